@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, argument_parser, better_of_two, environment, write_json
 from benchmarks.own_pictures import train
 from composable_energy.noise import Noise
 from composable_energy.parsing import parse
@@ -86,7 +86,7 @@ def train_judge(pictures: Tensor, digits: np.ndarray) -> Judge:
 def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: Mapping[int, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Returns for each expression the share of samples that satisfy it, the number of samples of each digit, and the share of real digits.
 
-    The share of best is that of the better of two samples by `best_of=2`, which compares the evidence of the expression.
+    The share of best is that of the better of two samples, by the evidence of the expression.
 
     Args:
         run: The folder of the run.
@@ -98,7 +98,7 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
     energies, found = {name: ce.load(run / name) for name in names}, {}
     for text, allowed in EXPRESSIONS.items():
         energy = energies[text] if text in energies else parse(text, energies.__getitem__)
-        seen, better = (judge(energy.sample(samples, seed=0, best_of=count)) for count in (1, 2))
+        seen, better = judge(energy.sample(samples, seed=0)), judge(better_of_two(energy, samples, seed=0))
         real_share = float(np.mean([np.isin(real[digit], allowed).mean() for digit in allowed]))
         found[text] = {
             "share": float(np.isin(seen, allowed).mean()),

@@ -21,6 +21,7 @@ __all__ = [
     "RESULTS",
     "ROOT",
     "argument_parser",
+    "better_of_two",
     "environment",
     "latest_checkpoint",
     "least_seconds",
@@ -50,6 +51,14 @@ def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = 
     if path is not None:
         parser.add_argument("--write", action="store_true", help=f"write {path.relative_to(ROOT)}")
     return parser
+
+
+def better_of_two(energy: Any, n: int, **options: Any) -> torch.Tensor:
+    """Returns, of two draws for each of $n$ points, the one with the lower evidence; bound conditions have a row for each draw."""
+    pairs = energy.sample(2 * n, latents=True, **options)
+    best = energy.evidence(pairs).view(n, 2).argmin(1)
+    points = pairs.unflatten(0, (n, 2))[range(n), best]
+    return points if energy.decoder is None else energy.decoder(points).detach()
 
 
 def environment(*packages: str, **settings: Any) -> dict[str, Any]:

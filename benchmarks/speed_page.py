@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness import RESULTS, ROOT, read_json
-from benchmarks.pages import Blocks, code_cell, format_number, markdown_table
+from benchmarks.pages import Blocks, code_cell, markdown_table
 
 __all__ = ["PAGE", "blocks"]
 
@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "speed.md"
 
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""
-    return {"attributes": attributes, "precision": precision}
+    return {"attributes": attributes}
 
 
 def attributes() -> str:
@@ -24,13 +24,3 @@ def attributes() -> str:
         for name in list(found[sizes[0]])[1:]:
             lines.append([f"{family}, by {code_cell(name)}", *(f"{found[points][name]['ratio']:.2f}" for points in sizes)])
     return markdown_table(["gradient of 8 attributes / of one", *(f"{points} codes" for points in sizes)], lines)
-
-
-def precision() -> str:
-    """Returns the table of faces in both precisions."""
-    rows = read_json(RESULTS / "precision.json")["rows"]
-    lines = []
-    for row in rows:
-        name = f"{row['precision']}{', compiled' if row['compile'] else ''}"
-        lines.append([f"{row['pictures']:,}", name, f"{row['seconds']:.2f}", format_number(row["correct"])])
-    return markdown_table(["faces", "precision", "seconds of one thread", "correct"], lines)

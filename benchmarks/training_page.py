@@ -82,7 +82,7 @@ def digits() -> str:
     for name, title in zip(names[:2], ("One sample", "The better of two"), strict=True):
         below = [f"`{text}`" for text, found in result["rows"].items() if name in found and found[name] < target]
         verdicts.append(f"{title}, below the target of {format_number(target, 2)}: {', '.join(below) or 'none'}.")
-    return f"{markdown_table(['expression', 'correct', 'correct, `best_of=2`', 'of real digits'], rows)}\n\n{' '.join(verdicts)}"
+    return f"{markdown_table(['expression', 'correct', 'correct, better of two', 'of real digits'], rows)}\n\n{' '.join(verdicts)}"
 
 
 def digits_parts() -> str:

@@ -190,6 +190,3 @@ class Energy(EnergyFunction):
 
     def __repr__(self) -> str:
         return _algebra().tree(self)
-
-    def _repr_html_(self) -> str:
-        return _algebra().html_tree(self)

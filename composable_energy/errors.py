@@ -142,8 +142,7 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Chains reached a non-finite energy or gradient.
 
     Attributes:
-        samples: The last finite points of all chains, with shape $(m, *)$: $m = n$ chains for $n$ points, or $m = nk$ with `best_of=k`,
-            the $k$ chains of a point in sequence.
+        samples: The last finite points of all chains, with shape $(m, *)$.
         diverged: Which chains diverged, with shape $(m,)$.
         step: The step at which the first chain diverged.
     """

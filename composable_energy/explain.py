@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,11 +16,8 @@ from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
 from composable_energy.memo import memo_scope, memoize
-from composable_energy.tables import Html, escape, html_block, html_table
 
 __all__ = ["Explanation", "explain"]
-
-_POINTS, _ROWS, _LETTERS = 6, 200, 100  # columns, rows and characters of a term in notebooks
 
 
 @dataclass(frozen=True)
@@ -65,12 +61,7 @@ class Explanation:
             lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{note}")
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        each = len(self.energy) <= _POINTS
-        header = ["energy of", *([f"point {i}" for i in range(1, len(self.energy) + 1)] if each else ["mean", "lowest", "highest"])]
-        rows = [_html_row(depth, row, each) for depth, row in itertools.islice(self.rows(), _ROWS)]
-        table = html_table([*header, "share", ""], rows, range(1, len(header) + 1))
-        return html_block(table, f"the first {_ROWS} terms" if len(rows) == _ROWS else "")
+    __repr__ = __str__
 
 
 def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
@@ -146,16 +137,6 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
         node = _explain_once(term, x, conditions)
         terms.append(replace(node, share=share))
     return Explanation(str(energy), own, None, tuple(terms), _note(energy), probability)
-
-
-def _html_row(depth: int, row: Explanation, each: bool) -> list[object]:
-    """Returns the cells of one node: its energies at few points, or their mean, lowest and highest."""
-    energy = row.energy.detach().cpu().double()
-    values = energy.tolist() if each else [energy.mean().item(), energy.min().item(), energy.max().item()]
-    text = row.expression if len(row.expression) <= _LETTERS else f"{row.expression[:_LETTERS]} ..."
-    term = Html(f'<code style="padding-left:{1.2 * depth:.1f}em">{escape(text)}</code>')
-    share = "" if row.share is None else f"{row.share.mean().item():.3f}"
-    return [term, *(f"{value:.3f}" for value in values), share, row.note]
 
 
 def _note(energy: Energy) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 from composable_energy.catalog import EnergyFamily, get_family
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, PluginNotFound
-from composable_energy.printable import describe_error, printable
+from composable_energy.printable import describe_error, printable, text_table
 from composable_energy.registry import PluginRecord, get_factory, plugins
 from composable_energy.suggestions import listed, nearest
-from composable_energy.tables import Html, escape, html_block, html_table, text_table
 
 __all__ = ["EnergyInfo", "EnergyTable", "describe_energies", "energies"]
 
@@ -90,10 +89,6 @@ class EnergyTable(Sequence[EnergyInfo]):
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
-        rows = [(_unbroken(row.name), row.state, row.line, _unbroken(row.distribution or "this session")) for row in self._rows]
-        return html_block(html_table(("energy", "state", "what it is", "from"), rows))
-
 
 def energies() -> EnergyTable:
     """Returns the installed energies with one line each, and whether they are trained.
@@ -133,10 +128,6 @@ def _describe(record: PluginRecord) -> EnergyInfo:
     except BaseException as error:  # third-party code, which may even exit; the other entries are still listed
         return EnergyInfo(name, record.distribution, _summary(obj), error=f"listing its members raised {describe_error(error)}")
     return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), members)
-
-
-def _unbroken(text: str) -> Html:
-    return Html(f'<span style="white-space:nowrap">{escape(text)}</span>')
 
 
 def _is_a(obj: Any, cls: type) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-__all__ = ["LazyMethod", "lazy_exports"]
+__all__ = ["LazyMethod", "attach_stub"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,24 +40,23 @@ class LazyMethod(Generic[P, R]):
         return function if instance is None else function.__get__(instance, owner)
 
 
-def lazy_exports(
-    package: str, modules: Mapping[str, Sequence[str]], submodules: Sequence[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns the functions `__getattr__` and `__dir__` of a package (PEP 562).
+def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
 
     Args:
         package: The package's `__name__`.
-        modules: The exported names by the module that defines each, such as `{"trainer": ["Trainer", "Report"]}`.
-        submodules: Modules of the package that are listed with the names.
+        file: The package's `__file__`; the stub is beside it.
 
     Example:
-        >>> __getattr__, __dir__ = lazy_exports("package", {"module": ["Name"]})
+        >>> __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
     """
-    homes = {name: module for module, names in modules.items() for name in names}
+    imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: node.module or package for node in imports for alias in node.names}
 
     def get_attribute(name: str) -> Any:
-        if name in homes:
-            found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes.get(name, package)
+        if home != package:
+            found = getattr(importlib.import_module(home), name)
             setattr(sys.modules[package], name, found)
             return found
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
@@ -63,6 +64,6 @@ def lazy_exports(
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def list_attributes() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *submodules})
+        return sorted({*homes, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
-    return get_attribute, list_attributes
+    return get_attribute, list_attributes, sorted(homes)

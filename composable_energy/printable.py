@@ -1,10 +1,11 @@
-"""Text of others on a terminal: control characters are shown as escapes, so that they cannot move the cursor or hide text."""
+"""Text of others on a terminal, and tables: control characters are shown as escapes, so that they cannot move the cursor or hide text."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["describe_error", "one_line", "printable"]
+__all__ = ["describe_error", "one_line", "printable", "text_table"]
 
 
 def printable(text: object) -> str:
@@ -32,6 +33,23 @@ def one_line(text: object) -> str:
 def describe_error(error: BaseException) -> str:
     """Returns the type and the text of an error of third-party code, whose `str` may raise."""
     return f"{type(error).__name__}: {printable(error)}"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+    """Returns a table with aligned columns, and escapes for control characters.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells; None is empty.
+        right: The indices of right-aligned columns.
+    """
+    cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = (
+        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _is_harmless(character: str) -> bool:

@@ -35,13 +35,9 @@ class TestSummary:
             assert row.mean == pytest.approx(points[:, axis].mean().item()) and row.sd == pytest.approx(points[:, axis].std().item())
 
     def test_facts_describe_the_run(self):
-        trace = run(gaussian(1.0, 1.0), (8, 2), ChEES(0.5, 1.5), 30, best_of=2)
+        trace = run(gaussian(1.0, 1.0), (8, 2), ChEES(0.5, 1.5), 30)
         facts = trace.summary().facts
-        assert (
-            facts["chains"] == "16"
-            and facts["draws"] == "15 of each chain: the later half of the steps"
-            and facts["best of"].startswith("2")
-        )
+        assert facts["chains"] == "8" and facts["draws"] == "15 of each chain: the later half of the steps"
         assert trace.seconds > 0 and facts["steps"] == f"30, seed 0, {trace.seconds:.3g} s"
         assert facts["gradients"].startswith(f"{sum(trace.scalars['leapfrogs']) + 1:.0f} of each chain")
         assert facts["leapfrogs"].startswith("1 to 3") and "goal 0.75" in facts["acceptance"]
@@ -111,10 +107,6 @@ class TestSummary:
         line = ce.as_energy(lambda x: x.float().square() / 2)
         trace = run(line, (8,), Langevin(0.5), 40, trace=1, init=torch.zeros(8, dtype=torch.bfloat16))
         assert [row.name for row in trace.summary().rows] == ["energy", "x"] and trace.to_arviz()["posterior"]["x"].shape == (8, 40)
-
-    def test_a_notebook_gets_a_table(self):
-        page = run(gaussian(1.0, 1.0), (8, 2), MALA(1.0), 40, trace=1).summary()._repr_html_()
-        assert page.count("<tr>") == page.count("</tr>") > 6 and "<td>x[0]</td>" in page and "<li>ess:" in page
 
     def test_very_many_chains_cost_no_more(self):
         trace = run(gaussian(1.0), (2000, 1), Langevin(0.1), 20, trace=1)

@@ -75,11 +75,6 @@ def test_a_mixture_whose_values_do_not_fit_is_refused_by_samplers_of_gradients(m
         mixture().sample(50, **{**DRAWS, "steps": 1})
 
 
-def test_the_choice_among_several_chains_needs_values_that_fit():
-    with pytest.raises(ExpressionError, match="do not fit its `with_gradient`"):
-        Silent().sample(10, best_of=3, **{**DRAWS, "steps": 1})
-
-
 @pytest.mark.slow
 def test_right_values_of_an_own_gradient_are_accepted():
     draws = (Own(1.0) & Own(3.0)).sample((2000, 1), sampler="hmc", steps=60, seed=0, dtype=torch.float64)

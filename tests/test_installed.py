@@ -74,15 +74,12 @@ def test_one_that_fails_is_listed_with_its_error():
     assert "ZeroDivisionError: no members today" in str(table) and "unwritten weights" in table["unwritten"].line
 
 
-def test_the_table_is_a_sequence_with_text_and_html():
+def test_the_table_is_a_sequence_with_text():
     with ce.register("energy", "mine", Trained):
         table = ce.energies()
     assert table[0].name == "mine" and [row.name for row in table][1:] == sorted(row.name for row in table if row.name != "mine")
     lines = str(table).splitlines()
     assert len(lines) == len(table) + 1 and repr(table) == str(table)
-    page = table._repr_html_()
-    assert page.count("<tr>") == len(table) + 1
-    assert "A network of &lt;b&gt;toys&lt;/b&gt;" in page and "<b>toys" not in page
     with pytest.raises(PluginNotFound, match="Did you mean 'faces'"):
         table["face"]
 

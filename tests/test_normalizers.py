@@ -286,8 +286,8 @@ class TestCalibrate:
 
 class TestBranchShares:
     @pytest.mark.full
-    @pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"best_of": 2}])
-    def test_conditions_of_each_chain_and_copies(self, options):
+    @pytest.mark.parametrize("options", [{}, {"batch_size": 3}])
+    def test_conditions_of_each_chain(self, options):
         near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))
         mixture = ce.any_of(near, gaussian(2.0), weights=[1.0, 1.0])
         x, trace = mixture.sample(10, sampler="hmc", steps=5, seed=0, trace=True, init=torch.ones(10, 2), **options)

@@ -73,7 +73,6 @@ def test_an_annealed_run_resumes_to_its_end():
         {"seed": 1},
         {"init": torch.zeros(3, 2)},
         {"step_size": 0.2},
-        {"best_of": 2},
         {"first_chain": 1},
         {"noise": "philox"},
     ],
@@ -109,9 +108,6 @@ def test_chunks_get_their_own_rows_of_conditions():
     assert (x - targets).abs().max() < 0.6
     for size in (1, 3):
         assert same(x, draw(batch_size=size))
-    best = draw(best_of=3, batch_size=4)
-    assert (best - targets).abs().max() < 0.6
-    assert ((best - targets).square().sum(1) <= (x - targets).square().sum(1) + 1).all()
     tuned = centred.given(c=targets).sample((10, 2), sampler=HMC(tuning_steps=40), steps=40, seed=0)
     assert (tuned - targets).abs().max() < 0.6
 
@@ -154,10 +150,3 @@ def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
         (2, [2.0] * 2, 2.0),
     ]
     assert same(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
-
-
-def test_the_best_of_several_resumes():
-    given = {"sampler": Langevin(0.1), "seed": 0, "best_of": 3}
-    whole = Bowl().sample((4, 2), steps=5, **given)
-    _, trace = Bowl().sample((4, 2), steps=3, trace=True, **given)
-    assert same(whole, Bowl().sample((4, 2), steps=2, resume=trace))

@@ -60,7 +60,6 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"steps": math.nan}, OptionError, "steps must be a whole number of at least 1, got nan"),
         ({"burn_in": None}, OptionError, "burn_in must be a whole number of at least 0, got None"),
         ({"batch_size": 2.5}, OptionError, r"batch_size must be a whole number of at least 1, got 2.5"),
-        ({"best_of": True}, OptionError, "best_of must be a whole number of at least 1, got True"),
         ({"first_chain": "1"}, OptionError, "first_chain must be a whole number of at least 0, got '1'"),
         ({"trace": "yes"}, OptionError, "trace must be a whole number of at least 1, got 'yes'"),
         ({"trace": None}, OptionError, "trace must be a whole number of at least 1, got None"),

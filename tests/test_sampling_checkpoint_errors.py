@@ -20,7 +20,6 @@ from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
         ({"seed": 1}, "seed was 0, is 1"),
         ({"step_size": 0.2}, r"sampler was 'Langevin\(step_size=0.1.*, is 'Langevin\(step_size=0.2"),
         ({"init": torch.ones(4, 3, dtype=torch.float64)}, "init was None, is '"),
-        ({"best_of": 2}, "best_of was 1, is 2"),
         ({"trace": 5}, "trace was False, is 5"),
         ({"noise": "philox"}, "noise was 'blocks', is 'philox'"),
     ],

@@ -48,7 +48,7 @@ class TestConvergence:
             (BOWL | narrow).sample((10, 2), sampler=MALA(1.0), init=start, steps=60, seed=0)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("options", [{"batch_size": 20}, {"best_of": 2}, {"steps": 30}, {"on_divergence": "keep"}, {"trace": 1}])
+    @pytest.mark.parametrize("options", [{"batch_size": 20}, {"steps": 30}, {"on_divergence": "keep"}, {"trace": 1}])
     def test_right_runs_do_not(self, options):
         BOWL.sample((64, 2), **{"sampler": MALA(1.0), "steps": 120, "seed": 0, **options})
 

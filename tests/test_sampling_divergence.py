@@ -216,40 +216,8 @@ def test_what_the_error_carries_is_decoded_and_holds_every_chain():
     energy = Cliff()
     energy.event_shape, energy.decoder = torch.Size([2]), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(SamplingDiverged) as error:
-        energy.sample((20, 3), sampler=Langevin(0.3), steps=50, seed=0, init=torch.zeros(20, 2), best_of=2)
-    assert error.value.samples.shape == (40, 3) and error.value.diverged.shape == (40,)
-
-
-@pytest.mark.parametrize("size", [None, 5])
-def test_an_error_carries_all_copies_that_were_drawn(size):
-    """As many rows as chains, the copies of a point one after another, as where each is drawn for itself."""
-    start = torch.zeros(4, 2)
-    with pytest.raises(SamplingDiverged, match="2 of 12 chains") as error:
-        After(51, slice(1, 3)).sample((4, 2), sampler=Langevin(0.2), steps=100, seed=0, init=start, best_of=3)
-    assert error.value.diverged.nonzero().squeeze(1).tolist() == [1, 2]
-    before, after = (After(10**6).sample((12, 2), sampler=Langevin(0.2), steps=s, seed=0, init=torch.zeros(12, 2)) for s in (50, 51))
-    assert torch.equal(error.value.samples, torch.where(error.value.diverged[:, None], before, after))
-    with pytest.raises(SamplingDiverged) as error:
-        Cliff().sample((4, 2), sampler=Langevin(0.3), steps=50, seed=0, init=start, best_of=3, batch_size=size)
-    assert error.value.samples.shape == (12, 2) and len(error.value.samples.unique(dim=0)) == 12
-
-
-@pytest.mark.slow
-def test_the_best_of_several_is_one_that_did_not_diverge():
-    draws = {
-        policy: Cliff(2.0).sample(
-            (30, 2), sampler=Langevin(0.3), steps=12, seed=0, init=torch.zeros(30, 2), best_of=2, on_divergence=policy, trace=True
-        )
-        for policy in ("keep", "drop", "restart")
-    }
-    x, trace = draws["keep"]
-    pairs = trace.diverged.view(30, 2)
-    mixed = pairs.sum(1) == 1
-    assert mixed.any() and pairs.all(1).any()
-    assert not trace.diverged[trace.kept[mixed]].any()
-    dropped, dropped_trace = draws["drop"]
-    assert torch.equal(dropped, x[~pairs.all(1)]) and len(dropped_trace.kept) == len(dropped)
-    assert draws["restart"][0].shape == (30, 2)
+        energy.sample((20, 3), sampler=Langevin(0.3), steps=50, seed=0, init=torch.zeros(20, 2))
+    assert error.value.samples.shape == (20, 3) and error.value.diverged.shape == (20,)
 
 
 def test_the_pilot_of_a_tuned_sampler_survives_losses():

@@ -117,7 +117,6 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         ({"steps": 2.5}, OptionError, "steps must be a whole number of at least 1, got 2.5"),
         ({"steps": True}, OptionError, "steps must be a whole number of at least 1, got True"),
         ({"batch_size": 0}, OptionError, "batch_size must be a whole number of at least 1"),
-        ({"best_of": 0}, OptionError, "best_of must be a whole number of at least 1"),
         ({"burn_in": -1}, OptionError, "burn_in must be a whole number of at least 0"),
         ({"trace": 0}, OptionError, "trace must be a whole number of at least 1"),
         ({"first_chain": -1}, OptionError, "first_chain must be a whole number of at least 0"),

@@ -71,7 +71,7 @@ hole = {"steps": 12, "init": torch.zeros(11, 3)}
 walk = {"sampler": "langevin", "step_size": 0.1, "trace": True}
 calls = {
     "langevin": ("plane", {"sampler": "langevin", "step_size": 0.1, "steps": 12, "trace": 3}),
-    "hmc": ("network", {"sampler": "hmc", "steps": 6, "trace": True, "best_of": 2, "batch_size": 4, **double}),
+    "hmc": ("network", {"sampler": "hmc", "steps": 6, "trace": True, "batch_size": 4, **double}),
     "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
     "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
     "smc": ("mixture", {"sampler": "smc", "levels": 6, "trace": True, "batch_size": 4}),
@@ -101,10 +101,6 @@ try:
     energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole, **long)
 except SamplingDiverged as error:
     out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
-try:
-    energies["hole"].sample((11, 3), seed=3, ranks=ranks, best_of=3, **{**hole, **long, "step_size": 2.0, "steps": 1})
-except SamplingDiverged as error:
-    out["copies"] = [error.samples, error.diverged, str(error)]
 other = ce.as_energy(torch.distributions.Normal(torch.tensor([0.0, 0.0, 0.01], **double), 1.0))
 for name, call in (("checkpoint", {"checkpoint": f"{folder}/{ranks} langevin", "seed": 3, **calls["langevin"][1]}), ("trace", {})):
     try:
@@ -172,7 +168,6 @@ def compare(one, two, **tolerance):
         "stopped",
         "checkpoint",
         "error",
-        "copies",
         "other checkpoint",
         "other trace",
     ],
@@ -191,12 +186,6 @@ def test_scalars_are_those_of_all_processes(drawn):
     assert one[0].shape[0] < 11 and one[-1]["level"] == two[-1]["level"]
     for name in ("height", "mean"):
         assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-6)  # in float32, and summed in another order
-
-
-@pytest.mark.full
-def test_an_error_of_two_processes_carries_all_copies(drawn):
-    samples, diverged, message = load(drawn / "gather.pt")["copies"]
-    assert samples.shape == (33, 3) and diverged.shape == (33,) and diverged.any() and "of 33 chains" in message
 
 
 @pytest.mark.full

@@ -11,7 +11,7 @@ from composable_energy.errors import (
     ShapeError,
 )
 from composable_energy.sampling import Info, State
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from composable_energy_mcmc import MALA, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
 
 
@@ -67,7 +67,7 @@ def test_the_trace_tells_what_was_done():
     torch.testing.assert_close(trace.energies[-1], Bowl()(x))
     assert trace.point_steps == [7, 11] and trace.points.shape == (2, 5, 3)
     torch.testing.assert_close(trace.energies[10], Bowl()(trace.points[1]))
-    assert (trace.seed, trace.noise, trace.steps, trace.shape, trace.best_of) == (3, "blocks", 12, (5, 3), 1)
+    assert (trace.seed, trace.noise, trace.steps, trace.shape) == (3, "blocks", 12, (5, 3))
     assert trace.kept.tolist() == [0, 1, 2, 3, 4] and not trace.diverged.any()
     assert repr(trace).startswith("Trace(MALA(step_size=0.5") and repr(trace).endswith("seed=3, steps=12, shape=(5, 3))")
     record = trace.to_dict()
@@ -79,23 +79,6 @@ def test_the_trace_tells_what_was_done():
     _, trace = Bowl().sample((5, 3), sampler=Langevin(0.5), steps=12, trace=True)
     assert trace.points is None and trace.acceptance is None
     assert trace.to_dict()["posterior"] == {} and trace.to_dict()["sample_stats"]["lp"].shape == (5, 12)
-
-
-def test_the_best_of_several_has_the_lowest_evidence():
-    base = Bowl()
-    energy = base & ce.as_energy(lambda x: 0.5 * x.square().sum(1) + (x[:, 0] - 1).square()).relative_to(base)
-    x, trace = energy.sample((6, 2), sampler=HMC(0.3), steps=10, seed=0, best_of=4, trace=1)
-    everything = trace.points[-1]
-    evidence = energy.evidence(everything).view(6, 4)
-    assert trace.kept.tolist() == (evidence.argmin(1) + torch.arange(0, 24, 4)).tolist()
-    assert torch.equal(x, everything[trace.kept]) and trace.best_of == 4
-    assert torch.equal(x, energy.sample((6, 2), sampler=HMC(0.3), steps=10, seed=0, best_of=4, batch_size=5))
-
-
-def test_the_best_of_noise_levels_is_judged_at_the_last():
-    x, trace = Bowl().sample((3, 2), sampler=Annealed(levels=4), seed=0, best_of=5, trace=1)
-    chosen = Bowl()(trace.points[-1], sigma=0.05).view(3, 5).amin(1)
-    torch.testing.assert_close(Bowl()(x, sigma=0.05), chosen)
 
 
 def test_a_callback_sees_all_chains_and_stops_early(capsys):

@@ -172,13 +172,6 @@ def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, 
     assert torch.equal(noisy(0.0).sample((10, 2), resume=trace), draw(noisy(0.0), **call))
 
 
-def test_the_evidence_that_chooses_among_several_chains_is_compared(tmp_path):
-    base, term = at(0.0), at(1.0)
-    relative, absolute = (base & term).relative_to(base), base & term
-    torch.testing.assert_close(relative(torch.ones(1, 2)), absolute(torch.ones(1, 2)))
-    refused(relative, absolute, tmp_path / "c", best_of=3)
-
-
 def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
     traces = [draw(at(0.0), trace=True, init=torch.full((10, 2), value))[1] for value in (0.0, 1.0)]
     at(0.0).sample((10, 2), resume=traces[0], steps=3, checkpoint=tmp_path / "c")

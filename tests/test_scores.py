@@ -63,7 +63,6 @@ def test_samplers_and_estimators_that_need_values_refuse(score):
         with pytest.raises(ExpressionError, match=f"sampler {sampler} needs values"):
             E.sample(4, sampler=sampler, seed=0)
     for refused in (
-        lambda: E.sample(4, best_of=2, **DRAWS),
         lambda: ce.log_z(E, seed=0),
         lambda: E.explain(x),
         lambda: ce.calibrate(events_over(score()), seed=0),

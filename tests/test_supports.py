@@ -152,7 +152,7 @@ def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path)
 
 
 @pytest.mark.slow
-def test_callbacks_best_of_and_branch_shares_see_points_of_the_support():
+def test_callbacks_and_branch_shares_see_points_of_the_support():
     beta, other = (ce.as_energy(td.Beta(t(a), t(b))) for a, b in ((2.0, 9.0), (9.0, 2.0)))
     mixture = beta | other
     seen = []
@@ -161,8 +161,6 @@ def test_callbacks_best_of_and_branch_shares_see_points_of_the_support():
     torch.testing.assert_close(seen[-1].energy, mixture(drawn))
     share = torch.softmax(-mixture.branches(drawn), 0).mean(1)
     torch.testing.assert_close(trace.branch_shares, share)
-    best = mixture.sample(50, seed=0, best_of=4, **SHORT)
-    assert mixture(best).mean() < mixture(drawn).mean()
 
 
 @pytest.mark.full

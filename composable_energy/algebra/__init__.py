@@ -6,7 +6,6 @@ from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
-from composable_energy.algebra.notebook import html_tree
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
 from composable_energy.algebra.preparation import estimate_levels, warn_of_shares
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
@@ -40,7 +39,6 @@ __all__ = [
     "bind_conditions",
     "describe_shares",
     "estimate_levels",
-    "html_tree",
     "implies",
     "inside",
     "negate",

@@ -19,7 +19,6 @@ from composable_energy.diagnostics.draws import Draws, select_draws
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
 from composable_energy.diagnostics.warnings import find_warnings
 from composable_energy.sampling.sampler import Sampler
-from composable_energy.tables import Html, escape, html_block, html_table
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -62,13 +61,6 @@ class Summary:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        facts = html_table((), [(Html(f"<b>{escape(name)}</b>"), value) for name, value in self.facts.items()])
-        cells = [_cells(row) for row in (*self.rows, *self.quantiles)]
-        table = html_table(("", *_COLUMNS), cells, range(1, 1 + len(_COLUMNS))) if self.rows else ""
-        wrong = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings) or "<li>No warnings.</li>"
-        return html_block(Html(f"<code>{escape(self.title)}</code>"), facts, table, Html(f"<ul>{wrong}</ul>"))
 
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
@@ -130,8 +122,6 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
     if trace.errors:
         facts["errors"] = f"at {trace.errors} points, which were rejected"
-    if trace.best_of > 1:
-        facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:
         facts["R-hat, ESS"] = f"of {MOST_CHAINS} chains, at even distances"
     if coordinates is not None:

@@ -81,17 +81,16 @@ def compiled(energy: Energy) -> Energy:
     return energy if isinstance(energy, CompiledEnergy) else CompiledEnergy(energy)
 
 
-def compiled_twin(energy: Energy, still: Energy, precision: str) -> Energy:
+def compiled_twin(energy: Energy, still: Energy) -> Energy:
     """Returns the compiled form of an energy's twin; the energy keeps the compiled functions for later twins.
 
     Args:
         energy: The energy.
         still: Its twin.
-        precision: The precision of the twin; the functions of each are kept.
     """
     if isinstance(still, CompiledEnergy):
         return still
-    return CompiledEnergy(still, vars(energy).setdefault(f"_compiled_graphs_{precision}", _Graphs()))
+    return CompiledEnergy(still, vars(energy).setdefault("_compiled_graphs", _Graphs()))
 
 
 @dataclass(frozen=True)
@@ -278,8 +277,7 @@ class CompiledEnergy(EqualEnergy):
             raise
         except Exception as error:
             raise _NotCompiled(f"the compiler fails on it ({first_line(error)})") from error
-        rounding = max((part.rounding for part in self.energy.modules() if isinstance(part, EqualEnergy)), default=0.0)
-        if not all(close(new, old, math.sqrt(max(torch.finfo(old.dtype).eps, rounding))) for new, old in zip(results, eager, strict=True)):
+        if not all(close(new, old, math.sqrt(torch.finfo(old.dtype).eps)) for new, old in zip(results, eager, strict=True)):
             raise _NotCompiled("it computes something else when it is compiled")
         return traced, function
 

@@ -25,7 +25,6 @@ from composable_energy.sampling.faults import Faults, guard, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
-from composable_energy.sampling.precision import Precision
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
@@ -58,11 +57,9 @@ def sample(
     on_error: Literal["reject", "raise"] = "reject",
     warn: bool = True,
     noise: Kind | None = None,
-    best_of: int = 1,
     latents: bool = False,
     allow_improper: bool = False,
     compile: bool = False,
-    precision: Precision = "float32",
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 10.0,
     ranks: Share | None = None,
@@ -108,14 +105,11 @@ def sample(
         warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
             compiled steps.
-        best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
         compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
             noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
             without compilation and with the same `noise`, up to rounding.
-        precision: `"bfloat16"` evaluates products of matrices and convolutions of the energy in bfloat16, by autocast: faster on processors
-            with instructions for it. Points and noise stay in float32. For samplers that follow gradients alone.
         checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
             bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
             gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
@@ -142,7 +136,7 @@ def sample(
         FileFormatError: The checkpoint is damaged, or of another format.
         InUseError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
-        SamplingDiverged: Chains diverged; the error carries the last finite points of all chains, those of each copy with `best_of`.
+        SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
 
     Example:
@@ -157,10 +151,10 @@ def sample(
         request = resolve_request(arguments, held)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
-        evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
+        evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         faults = Faults()
-        plain, used = request.energy, _compile(request, precision) if compile else request.energy
+        plain, used = request.energy, _compile(request) if compile else request.energy
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
@@ -198,10 +192,10 @@ def _name(sampler: Sampler) -> str:
     return type(sampler).__name__.lower()
 
 
-def _compile(request: SampleRequest, precision: Precision) -> Energy:
+def _compile(request: SampleRequest) -> Energy:
     from composable_energy.sampling.compile import compiled_twin  # late: torch's compiler is slow to import
 
-    return compiled_twin(request.owner, request.energy, precision)
+    return compiled_twin(request.owner, request.energy)
 
 
 def _layout(request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, compile: bool) -> Layout:
@@ -209,8 +203,8 @@ def _layout(request: SampleRequest, used: Energy, sampler: Sampler, pilots: Pilo
     if compile or hasattr(request.energy, "compiled_steps"):
         from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
-    starts = Starts(sampler, points.zeros(), request.best_of, request.init, pilots)
-    return Layout(used, sampler, noise, starts, points.n, request.best_of, request.batch_size, request.ranks, fuse)
+    starts = Starts(sampler, points.zeros(), request.init, pilots)
+    return Layout(used, sampler, noise, starts, points.n, request.batch_size, request.ranks, fuse)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
@@ -221,7 +215,6 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
         first_chain=request.chains.start,
         sampler=chains.sampler,
         shape=request.points.shape,
-        best_of=request.best_of,
         on_divergence=request.on_divergence,
         tuned=request.resume.tuned if request.resume else changed_options(request.sampler, chains.sampler),
         burn_in=request.burn_in,
@@ -243,7 +236,7 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_detached(uses)
     else:
         chains.resume(before)
-    by_values = chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
+    by_values = chains.sampler.needs_values or mixes_values(request.energy)
     if chains.chunks and by_values and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))

@@ -77,8 +77,7 @@ class Layout:
         sampler: The sampler.
         noise: The noise of all chains at step 0.
         starts: The start points.
-        rows: The number of rows of bound conditions, one for each point that is returned.
-        copies: How many chains share a row.
+        rows: The number of chains of all processes, which is that of the rows of bound conditions.
         batch_size: How many chains are advanced together.
         ranks: The processes that share the chains.
         fuse: Returns steps of chains as one function, from sampler, energy, state, noise, the next step, and whether it may be several in
@@ -90,7 +89,6 @@ class Layout:
     noise: Noise
     starts: Starts
     rows: int
-    copies: int
     batch_size: int
     ranks: Ranks | None = None
     fuse: Fuse | None = None
@@ -98,8 +96,7 @@ class Layout:
     @cached_property
     def own(self) -> range:
         """The chains of this process."""
-        rows = range(self.rows) if self.ranks is None else self.ranks.own(self.rows)
-        return range(rows.start * self.copies, rows.stop * self.copies)
+        return range(self.rows) if self.ranks is None else self.ranks.own(self.rows)
 
     def batches(self) -> list[range]:
         """Returns the chains of this process in batches."""
@@ -129,7 +126,7 @@ class Layout:
         """Returns the energy of some chains, with their rows of bound conditions."""
         if CHAINS not in self.energy.conditions:
             return self.energy
-        return select_rows(self.energy, ids if self.copies == 1 else compact(tensor_of(ids) // self.copies), self.rows)
+        return select_rows(self.energy, ids, self.rows)
 
     def noise_of(self, ids: Ids, attempt: int) -> Noise:
         """Returns the noise of some chains, a different one after each restart."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import digest_of
@@ -25,7 +24,6 @@ from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describ
 from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.precision import in_precision
 from composable_energy.sampling.progress import ProgressFunction
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
@@ -60,7 +58,6 @@ class SampleRequest:
     sampler: Sampler
     points: PointSpec
     init: Tensor | None
-    best_of: int
     batch_size: int
     chains: range
     seed: int
@@ -120,34 +117,29 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     burn_in = check_integer("burn_in", call.burn_in, least=0)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
-    sampler, best_of, seed, first, shape = _resolve_chains(call, arguments.keys())
+    sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
     check_density(call.energy, sampler, call.allow_improper)
-    if best_of > 1:
-        check_value(call.energy, "`best_of`", evidence=True)
     energy, resume = twin(call.energy), call.resume
     known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     init = _start_points(energy, call.init, points)
-    energy = in_precision(energy, call.precision, sampler, best_of, points.dtype)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
     asked = call.noise or (resume.noise if resume else None)
     in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
-    total = points.n * best_of
-    if first + total > 2**32:
-        raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
-    points.check_memory(total if ranks is None else -(-total // ranks.size))
+    if first + points.n > 2**32:
+        raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
+    points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
     request = SampleRequest(
         owner=call.energy,
         energy=energy,
         sampler=sampler,
         points=points,
         init=init,
-        best_of=best_of,
-        batch_size=total if call.batch_size is None else check_integer("batch_size", call.batch_size),
-        chains=range(first, first + total),
+        batch_size=points.n if call.batch_size is None else check_integer("batch_size", call.batch_size),
+        chains=range(first, first + points.n),
         seed=secrets.randbits(63) if seed is None else seed,
         noise=resolve_noise(asked, points.device, in_graph),
         pilot_noise=resolve_noise(asked, points.device),
@@ -198,7 +190,6 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
             "sampler": describe(request.sampler),
             "seed": seed,
             "shape": request.points.shape,
-            "best_of": request.best_of,
             "noise": request.noise,
             "trace": call.trace,
             "burn_in": request.burn_in,
@@ -221,8 +212,6 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 def _check_types(call: SimpleNamespace) -> None:
     for name in ("latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
-    if call.precision not in ("float32", "bfloat16"):
-        raise OptionError(f"precision is 'float32' or 'bfloat16', got {call.precision!r}; for float64 points, give dtype=torch.float64.")
     if call.on_error not in ("reject", "raise"):
         raise OptionError(f"on_error is 'reject' or 'raise', got {call.on_error!r}.")
     if not (isinstance(call.progress, bool) or callable(call.progress)):
@@ -243,22 +232,21 @@ def _resolve_policy(call: SimpleNamespace) -> Policy:
     return policy
 
 
-def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int, int | None, int, int | Sequence[int]]:
-    """Returns the sampler, `best_of`, the seed, the first chain and the shape, of the call or of the resumed trace."""
+def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int | None, int, int | Sequence[int]]:
+    """Returns the sampler, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
     if resume is None:
         sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "shape", "options"})
-        best_of, seed = check_integer("best_of", call.best_of), _resolve_seed(call.seed)
-        return sampler, best_of, seed, check_integer("first_chain", call.first_chain, least=0), shape
+        return sampler, _resolve_seed(call.seed), check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
     given = {"sampler": call.sampler, "init": call.init, "seed": call.seed, "noise": call.noise, **call.options}
     wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
-    wrong += ["best_of"] * (call.best_of not in (1, resume.best_of)) + ["first_chain"] * (call.first_chain not in (0, resume.first_chain))
+    wrong += ["first_chain"] * (call.first_chain not in (0, resume.first_chain))
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
-    return resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
+    return resume.sampler, resume.seed, resume.first_chain, resume.shape
 
 
 def _resolve_seed(seed: Any) -> int | None:

@@ -44,7 +44,7 @@ def collect_result(
     trace = recorder.trace(chains)
     trace.errors, trace.first_error = faults.points, faults.first
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
-    trace.kept = _select(evaluator, chains, points, present) + first
+    trace.kept = present.nonzero().squeeze(1) + first
     drawn = points[(trace.kept - first).to(points.device)]
     trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
     if request.trace:
@@ -56,17 +56,6 @@ def collect_result(
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
-
-
-def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
-    """Returns the places of the chains that are returned: of the copies of each point, the one with the lowest evidence."""
-    copies = evaluator.copies
-    if copies == 1:
-        return present.nonzero().squeeze(1)
-    evidence = evaluator.evidence(chains.own, points).cpu()
-    evidence[~present | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
-    best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
-    return best[present.view(-1, copies).any(1)]
 
 
 def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
@@ -145,6 +134,6 @@ def _at_points(
     conditions, parts = sampler.final_conditions(request.energy), []
     for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
         bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-        bound[CHAINS] = ids // request.best_of
+        bound[CHAINS] = ids
         parts.append(function(some, bound))
     return torch.cat(parts, -1)

@@ -38,8 +38,7 @@ class Starts:
     Args:
         sampler: The sampler, which proposes start points if the caller gives none.
         zeros: Zeros with the shape of one point.
-        copies: How many chains share a row of `init`.
-        init: The caller's start points, one for each row; None lets the sampler choose.
+        init: The caller's start points, one for each chain; None lets the sampler choose.
         pilots: Where pilot chains arrived; None leaves all start points as they are.
 
     Attributes:
@@ -48,7 +47,6 @@ class Starts:
 
     sampler: Sampler
     zeros: Tensor
-    copies: int
     init: Tensor | None = None
     pilots: PilotResult | None = None
     relocated: set[int] = field(default_factory=set, init=False)
@@ -79,9 +77,9 @@ class Starts:
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
     def _rows_of(self, init: Tensor, ids: Sequence[int]) -> Tensor:
-        if self.copies == 1 and isinstance(ids, range) and ids.step == 1:
+        if isinstance(ids, range) and ids.step == 1:
             return init[ids.start : ids.stop].clone()
-        return init[tensor_of(ids) // self.copies]
+        return init[tensor_of(ids)]
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
         return pilots.points[tensor_of(chains) % len(pilots.points)]

@@ -34,7 +34,7 @@ class Stopped:
 
 @dataclass
 class Trace:
-    r"""The record of a call of `sample`. There are $m = n$ chains, or $m = nk$ with `best_of=k`.
+    r"""The record of a call of `sample`. There are $m = n$ chains.
 
     Attributes:
         seed: The seed, also when it was drawn.
@@ -44,7 +44,6 @@ class Trace:
         tuned: The names of the sampler's options that pilot chains tuned.
         steps: The number of steps since the start, those before a resume included.
         shape: The requested shape.
-        best_of: The number of draws for each one that was returned.
         on_divergence: The policy for chains that diverged.
         batch_size: The number of chains that were evaluated together.
         chains: The ids, from 0, of the $m$ chains of this record: all chains, or those of one process.
@@ -81,7 +80,6 @@ class Trace:
     first_chain: int
     sampler: Sampler
     shape: tuple[int, ...]
-    best_of: int
     on_divergence: Policy = "raise"
     tuned: tuple[str, ...] = ()
     batch_size: int = 0
@@ -174,7 +172,6 @@ class Trace:
                 "first_chain": self.first_chain,
                 "sampler": repr(self.sampler),
                 "steps": self.steps,
-                "best_of": self.best_of,
             },
         }
 
@@ -182,11 +179,6 @@ class Trace:
     def kept_steps(self) -> list[int]:
         """The steps of the recorded points where there are some, and all steps of this call otherwise."""
         return self.point_steps if self.points is not None else list(range(self.steps - len(self.energies) + 1, self.steps + 1))
-
-    def _repr_html_(self) -> str:
-        from composable_energy.sampling.notebook import html_trace
-
-        return html_trace(self)
 
     def __repr__(self) -> str:
         bad = f", {int(self.diverged.sum())} diverged" if self.diverged.any() else ""

@@ -36,14 +36,12 @@ class Values:
         x: The points, with shape $(m, *)$.
         energies: The energies, with shape $(m, L)$.
         grads: The gradients, with shape $(m, L, *)$; NaN where none is known, which is not compared.
-        evidence: The evidence, with shape $(m, 1)$ where it selects among several chains, else $(m, 0)$.
     """
 
     chains: Tensor
     x: Tensor
     energies: Tensor
     grads: Tensor
-    evidence: Tensor
 
     @classmethod
     def of_states(cls, chains: Tensor, states: Sequence[State]) -> Values:
@@ -51,7 +49,7 @@ class Values:
         x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
         known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
         grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
-        return cls(chains, x, energies[:, None], grads[:, None], energies.new_empty(len(x), 0))
+        return cls(chains, x, energies[:, None], grads[:, None])
 
     def select(self, chains: range) -> Values:
         """Returns the values of some chains."""
@@ -61,7 +59,7 @@ class Values:
     def is_consistent(self) -> bool:
         """Returns whether the shapes fit together."""
         rows = len(self.x) if self.x.ndim else -1
-        same = all(tensor.ndim == 2 and len(tensor) == rows for tensor in (self.energies, self.evidence))
+        same = self.energies.ndim == 2 and len(self.energies) == rows
         return same and self.chains.shape == (rows,) and self.grads.shape == (*self.energies.shape, *self.x.shape[1:])
 
     def to(self, device: torch.device) -> Values:
@@ -87,14 +85,12 @@ class Evaluator:
         energy: The energy.
         sampler: The sampler. Conditions that it binds get two values: the last one of the sampler, and a fixed one.
         rows: The number of rows of bound conditions.
-        copies: How many chains share a row.
         batch_size: How many points are evaluated together.
     """
 
     energy: Energy
     sampler: Sampler
     rows: int
-    copies: int
     batch_size: int
 
     def values(self, chains: Sequence[int] | Tensor, x: Tensor) -> Values:
@@ -107,41 +103,32 @@ class Evaluator:
         ids = tensor_of(chains)
         if not len(ids):
             levels = len(self._conditions())
-            return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]), x.new_empty(0, int(self.copies > 1)))
+            return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]))
         return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
-
-    def evidence(self, chains: Sequence[int] | Tensor, x: Tensor) -> Tensor:
-        """Returns the evidence at points of chains, with shape $(m,)$, under the sampler's last conditions."""
-        last, parts = self.sampler.final_conditions(self.energy), []
-        for ids, some in zip(tensor_of(chains).split(self.batch_size), x.split(self.batch_size), strict=True):
-            parts.append(self._energy_of(ids).evidence(some, **_per_point(last, some)))
-        return torch.cat(parts)
 
     @property
     def states_hold_values(self) -> bool:
         """Whether states of the sampler hold all values that are compared."""
-        return self.copies == 1 and not self.sampler.binds & self.energy.conditions
+        return not self.sampler.binds & self.energy.conditions
 
     def difference(self, before: Values) -> str | None:
         """Describes the first value that changed by more than rounding; None if there is none."""
         if not len(before.x):
             return None
         now = self.values(before.chains.cpu(), before.x)
-        if now.energies.shape != before.energies.shape or now.evidence.shape != before.evidence.shape:
+        if now.energies.shape != before.energies.shape:
             return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
         near, close = _tolerances(before)
         for name, old, new, tolerance in (
             ("energy", before.energies, now.energies, near),
             ("gradient", _flat(before.grads), _flat(now.grads), close),
-            ("evidence", before.evidence, now.evidence, near.amax(1, keepdim=True)),
         ):
             both = old.isfinite() & new.isfinite()
             unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
             same = torch.where(both, (new - old).abs() <= tolerance, (old == new) | unknown)
             if not same.all():
                 row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
-                bound = self._conditions()[level] if name != "evidence" else {}
-                under = "".join(f" at {condition}={value:.4g}" for condition, value in bound.items())
+                under = "".join(f" at {condition}={value:.4g}" for condition, value in self._conditions()[level].items())
                 a, b = old[place].item(), new[place].item()
                 digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
                 chain = int(before.chains[row])
@@ -151,13 +138,12 @@ class Evaluator:
     def _batch(self, chains: Tensor, x: Tensor) -> Values:
         energy = self._energy_of(chains)
         energies, grads = zip(*(_energy_and_gradient(energy, x, conditions) for conditions in self._conditions()), strict=True)
-        evidence = self.evidence(chains, x)[:, None] if self.copies > 1 else x.new_empty(len(x), 0)
-        return Values(chains, x, torch.stack(energies, 1), torch.stack(grads, 1), evidence)
+        return Values(chains, x, torch.stack(energies, 1), torch.stack(grads, 1))
 
     def _energy_of(self, chains: Tensor) -> Energy:
         if CHAINS not in self.energy.conditions:
             return self.energy
-        return select_rows(self.energy, compact(chains // self.copies), self.rows)
+        return select_rows(self.energy, compact(chains), self.rows)
 
     def _conditions(self) -> list[dict[str, float]]:
         """Returns the sets of conditions to compare under."""
@@ -181,8 +167,7 @@ def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], ranks: 
         OptionError: The energy is another one, or its weights have changed: a step would mix both.
     """
     own = range(evaluator.rows) if ranks is None else ranks.own(evaluator.rows)
-    chains = range(own.start * evaluator.copies, own.stop * evaluator.copies)
-    found = [evaluator.difference(values.select(chains)) for values in reference]
+    found = [evaluator.difference(values.select(own)) for values in reference]
     found = found if ranks is None else [text for texts in ranks.gather(found) for text in texts]
     problem = next(filter(None, found), None)
     if problem is not None and checkpoint is None:

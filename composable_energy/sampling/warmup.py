@@ -42,7 +42,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     rows = [i % points.n for i in range(_PILOTS)]
     zeros = points.zeros()
     x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
-    memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, 1, _PILOTS)
+    memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, _PILOTS)
     known = memory.get(request.owner)
     if known is not None and known.fits(sampler, request.pilot_noise, x) and evaluator.difference(known.values) is None:
         return known.sampler, known.pilots

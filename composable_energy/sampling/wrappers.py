@@ -63,13 +63,7 @@ class EnergyWrapper(Energy, ABC):
 
 
 class EqualEnergy(EnergyWrapper, ABC):
-    """Abstract energy that equals another one up to rounding, and has all its properties.
-
-    Attributes:
-        rounding: The relative rounding, where it is larger than that of the dtype of the energies.
-    """
-
-    rounding: float = 0.0
+    """Abstract energy that equals another one up to rounding, and has all its properties."""
 
     def __init__(self, energy: Energy) -> None:
         super().__init__(energy)

@@ -1,4 +1,4 @@
-"""Draws the layers of the library from its imports; lists its files on a page.
+"""Draws the layers of the library from its imports.
 
 python docs/gallery/architecture.py
 """
@@ -21,7 +21,6 @@ else:
 ROOT = Path(__file__).parent.parent.parent
 CORE = "composable_energy"
 PICTURE = ROOT / "docs" / "img" / "architecture.png"
-PAGE = ROOT / "docs" / "architecture.md"
 INK, CORE_FILL, PACKAGE_FILL = "#303f9f", "#e8eaf6", "#fff3e0"
 WIDTH, HEIGHT, GAP, PAD = 100.0, 5.2, 0.7, 1.1
 LONGEST_ROW, LETTERS = 9, 6.5  # boxes; points of a letter by its share of a box
@@ -148,27 +147,11 @@ def draw(groups, sizes, counts):
     figure.savefig(PICTURE, dpi=150, bbox_inches="tight")
 
 
-def table(found):
-    """Returns a table of the files of the core with their lines."""
-    folders = {}
-    for modules in found.values():
-        for module, count in modules.items():
-            folder, _, file = module.rpartition("/")
-            if folder.split("/")[0] == CORE and not file.startswith("__"):
-                folders.setdefault(folder, []).append(f"`{file}` {count}")
-    rows = [f"| `{k}` | {', '.join(cells)} |" for k, cells in sorted(folders.items())]
-    return "\n".join(["| folder | files and their lines |", "|---|---|", *rows])
-
-
 def main():
-    """Draws the picture and writes the table."""
+    """Draws the picture."""
     groups, found = bands(), files()
     sizes = {name: sum(modules.values()) for name, modules in found.items()}
     draw(groups, sizes, imports({name for names in groups.values() for name in names}))
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- files -->")
-    tail = rest.partition("<!-- end of files -->")[2]
-    text = f"{head}<!-- files -->\n{table(found)}\n\n<!-- end of files -->{tail}"
-    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

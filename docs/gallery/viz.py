@@ -1,25 +1,21 @@
-"""Draws the pictures of the page `viz.md`; those of notebooks need Chromium.
+"""Draws the pictures of the page `viz.md`.
 
 python docs/gallery/viz.py
 """
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 import composable_energy as ce
 
 DOCS = Path(__file__).parent.parent
 IMG = DOCS / "img"
-PAGES = (("#ffffff", "#212121"), ("#1e2129", "#d5d7e0"))  # light and dark
-WIDTH, HEIGHT = 840, 890
 
 
 def page_names():
@@ -69,28 +65,6 @@ def draw_forces(names):
     figure.savefig(IMG / "viz-forces.png", dpi=110)
 
 
-def draw_notebook(names, browser):
-    """Draws the tables of a notebook on a light and a dark page."""
-    either = names["male"] & ~ce.load("faces/smiling")
-    found = names["found"].terms[-1]
-    shown = (either, names["trace"], found)
-    body = "".join(f"<p>{part._repr_html_()}</p>" for part in shown)
-    sheet = Image.new("RGB", (2 * WIDTH, HEIGHT))
-    with tempfile.TemporaryDirectory() as folder:
-        for i, (paper, ink) in enumerate(PAGES):
-            page, target = Path(folder) / "page.html", Path(folder) / "page.png"
-            style = f"background:{paper};color:{ink};font-family:sans-serif;margin:20px"
-            page.write_text(
-                f'<meta charset="utf-8"><body style="{style}">{body}', encoding="utf-8"
-            )
-            size, to = f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={target}"
-            options = ("--headless", "--no-sandbox", "--hide-scrollbars", size, to)
-            subprocess.run([browser, *options, str(page)], check=True)
-            with Image.open(target) as half:
-                sheet.paste(half, (i * WIDTH, 0))
-    sheet.quantize(64).save(IMG / "viz-notebook.png", optimize=True)
-
-
 def main():
     """Draws all pictures."""
     torch.set_num_threads(1)
@@ -99,11 +73,6 @@ def main():
     draw_plane(names)
     draw_terms(names)
     draw_forces(names)
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        print("viz-notebook.png was not drawn: there is no Chromium.", file=sys.stderr)
-    else:
-        draw_notebook(names, browser)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from composable_energy.energy import Energy
-    from composable_energy.sampling import Sampler, Trace
+    from composable_energy.sampling import Sampler
 
 __all__ = ["Sample"]
 
 _SHEET = 512
-_FLAGS = ("sampler", "steps", "seed", "batch_size", "best_of", "checkpoint", "progress")
+_FLAGS = ("sampler", "steps", "seed", "batch_size", "checkpoint", "progress")
 
 
 class Sample(Command):
@@ -58,8 +58,6 @@ class Sample(Command):
             metavar="FILE",
             help="file for the state of a long run; the same command resumes from it",
         )
-        best = "draw K for each, keep the one with the lowest evidence"
-        parser.add_argument("--best-of", type=whole_number(1), default=1, metavar="K", help=best)
         parser.add_argument("--sharpen", type=float, metavar="W", help="weight of the evidence (guidance); less diverse for W above 1")
         parser.add_argument("--untrained", action="store_true", help="also sample networks with random weights, which `energies` lists")
         add_range(parser)
@@ -92,7 +90,6 @@ class Sample(Command):
                 steps=arguments.steps,
                 seed=arguments.seed,
                 batch_size=arguments.batch_size,
-                best_of=arguments.best_of,
                 checkpoint=arguments.checkpoint,
                 latents=True,
                 trace=True,
@@ -106,7 +103,6 @@ class Sample(Command):
             "seed": trace.seed,
             "sampler": repr(trace.sampler),
             "steps": trace.steps,
-            "best_of": trace.best_of,
         }
         if target.suffix.lower() in PICTURES:
             from composable_energy.grids import write_grid
@@ -118,7 +114,7 @@ class Sample(Command):
         if arguments.json:
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
-        drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
+        drawn = f"{len(seen)} {_describe_draws(arguments.n, seen)} of {energy}"
         steps = f"{trace.steps} {'step' if trace.steps == 1 else 'steps'} of {_describe_sampler(trace.sampler)}"
         print(printable(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
@@ -136,7 +132,7 @@ def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
 
     points = resolve_points(energy, arguments.n)
     try:
-        points.check_memory(arguments.n * arguments.best_of)
+        points.check_memory(arguments.n)
     except OptionError as error:
         raise OptionError(f"-n {arguments.n}: {error}") from error
     shape = tuple(points.shape[1:])
@@ -164,7 +160,6 @@ def _decode(energy: Energy, points: Tensor) -> Tensor:
     return decode(twin(energy.decoder), points)
 
 
-def _describe_draws(wanted: int, seen: Tensor, trace: Trace) -> str:
-    best = f", each the best of {trace.best_of}," if trace.best_of > 1 else ""
+def _describe_draws(wanted: int, seen: Tensor) -> str:
     fewer = f" (of {wanted}; the others diverged)" if len(seen) < wanted else ""
-    return f"{'draw' if len(seen) == 1 else 'draws'}{best}{fewer}"
+    return f"{'draw' if len(seen) == 1 else 'draws'}{fewer}"

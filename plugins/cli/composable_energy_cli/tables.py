@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from composable_energy.printable import printable
-from composable_energy.tables import text_table as table
+from composable_energy.printable import text_table as table
 
 __all__ = ["json_text", "table"]
 

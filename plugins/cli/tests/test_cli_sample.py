@@ -62,7 +62,7 @@ def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
 
 
 def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
-    options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--best-of", "2", "--sharpen", "2", "--batch-size", "3"]
+    options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--sharpen", "2", "--batch-size", "3"]
     assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["file"] == "samples.png" and Path("samples.png").is_file()
@@ -71,7 +71,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     assert probabilities == pytest.approx([math.exp(-energy) for energy in energies])
     assert events["toys"]["probability"] is None
     assert report["expression"] == "(bright | toys).sharpened(2)"
-    assert (report["n"], report["steps"], report["best_of"]) == (4, 4, 2)
+    assert (report["n"], report["steps"]) == (4, 4)
     assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
     assert isinstance(report["seed"], int) and report["seconds"] > 0
     whole, *terms = report["terms"]
@@ -104,7 +104,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright & ~bright"], "No point fulfils bright & ~bright"),
         (["bright", "--in", "toyz"], "No plug-in offers the energy 'toyz'. Did you mean 'toys'?"),
         (["bright", "-n", "1e9"], "-n 1000000000: 1,000,000,000 points of shape (3, 16, 16) need at least 3.1 TB of memory"),
-        (["plane", "-n", "1000000000", "--best-of", "1000"], "-n 1000000000: 1,000,000,000,000 points of shape (2,) need at least 16 TB"),
+        (["plane", "-n", "1000000000000"], "-n 1000000000000: 1,000,000,000,000 points of shape (2,) need at least 16 TB"),
         (["bright", "--sampler", "langevine"], "No plug-in offers the sampler 'langevine'. Did you mean 'langevin'?"),
         (["bright", "--option", "step=2"], "langevin has no option --step; it takes --step-size, --temperature"),
         (["bright", "--stepsize", "2"], "langevin has no option --stepsize; it takes --step-size"),
@@ -170,7 +170,6 @@ def test_one_name_is_one_energy():
         (["sample", "a", "-n", "2.5"], "argument -n: takes a whole number of at least 1, got '2.5'"),
         (["sample", "a", "-n", "inf"], "argument -n: takes a whole number of at least 1, got 'inf'"),
         (["sample", "a", "--steps", "0"], "argument --steps: takes a whole number of at least 1, got '0'"),
-        (["sample", "a", "--best-of", "-2"], "argument --best-of: takes a whole number of at least 1, got '-2'"),
         (["sample", "a", "--batch-size", "0"], "argument --batch-size: takes a whole number of at least 1, got '0'"),
         (["sample", "a", "--seed", "18446744073709551616"], "argument --seed: takes a whole number from -9223372036854775808 to 184467440"),
         (["sample", "a", "--step-size"], "unrecognized arguments: --step-size"),

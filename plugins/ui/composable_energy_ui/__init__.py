@@ -6,15 +6,6 @@ The page comes from a small server of the standard library and loads nothing fro
 one order after another.
 """
 
-from typing import TYPE_CHECKING
+from composable_energy.lazy import attach_stub
 
-from composable_energy.lazy import lazy_exports
-
-if TYPE_CHECKING:
-    from composable_energy_ui.orders import Limits
-    from composable_energy_ui.plane import Plane
-    from composable_energy_ui.server import Playground
-
-__all__ = ["Limits", "Plane", "Playground"]
-
-__getattr__, __dir__ = lazy_exports(__name__, {"orders": ["Limits"], "plane": ["Plane"], "server": ["Playground"]})
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -66,7 +66,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     report({"kind": "points", "points": points.numpy()})
     report({"kind": "sampled"})
     pictures = view.kind == "pictures"
-    about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": 1}
+    about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps}
     shown = {"kind": "result", "view": view.kind, **about, **view.shown(points, about)}
     if view.kind == "plane" and trace.points is not None:
         shown["paths"] = _paths(trace.points)

@@ -1,0 +1,2 @@
+from composable_energy_diffusion.pipelines.energy import PipelineEnergy as PipelineEnergy
+from composable_energy_diffusion.pipelines.energy import load_pipeline as load_pipeline
