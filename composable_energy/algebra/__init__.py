@@ -8,7 +8,7 @@ from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.notebook import html_tree
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
-from composable_energy.algebra.preparation import estimate_levels, warn_of_shares
+from composable_energy.algebra.preparation import Branch, estimate_levels, known_branches, warn_of_shares
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
 from composable_energy.algebra.restricted import Inside, Restricted, inside
 from composable_energy.algebra.shares import Shares, describe_shares
@@ -18,6 +18,7 @@ from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.bases import value_of
 
 __all__ = [
+    "Branch",
     "Conditioned",
     "Conjunction",
     "Decoded",
@@ -43,6 +44,7 @@ __all__ = [
     "html_tree",
     "implies",
     "inside",
+    "known_branches",
     "negate",
     "noise_leaves",
     "one_of",
