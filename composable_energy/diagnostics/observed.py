@@ -76,7 +76,9 @@ def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Seque
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
         error = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error)
         if abs(share - branch.share) > max(_ERRORS * error, _MARGIN * min(branch.share, 1 - branch.share)):
-            wrong.append((abs(share - branch.share), f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}"))
+            wrong.append(
+                (abs(share - branch.share), f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}")
+            )
     where = f"start chains in all branches by `init=`{or_use(sampler, ', or use {}', 'chees', 'tempering')}."
     if wrong:
         seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}"

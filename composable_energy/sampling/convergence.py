@@ -121,7 +121,8 @@ class ConvergenceObserver(Observer):
         drift, r_hat = early.drift(late), early.r_hat(late, groups)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
-        if r_hat.max() > _R_HAT and not has_rows(chains.layout.energy):
+        exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
+        if r_hat.max() > _R_HAT and not exact and not has_rows(chains.layout.energy):
             return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []

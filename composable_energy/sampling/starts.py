@@ -118,7 +118,7 @@ def _drawn(energy: DistributionEnergy, count: int, points: PointSpec, seed: int)
 
 
 def _sample_branch(energy: Energy, points: PointSpec) -> Tensor | None:
-    """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains of trained energies need not arrive."""
+    """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains need not arrive, as of networks."""
     from composable_energy.sampling.driver import sample  # late: it imports this module
 
     if recommendations(energy):
