@@ -31,7 +31,7 @@ from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.starts import PilotResult, Starts
+from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_branches
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
@@ -158,8 +158,9 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        tuned, pilots = _tune(replace(request, energy=plain), used, report)
-        layout = _layout(request, used, tuned, pilots, compile)
+        branches = draw_branches(request.branches, request.points) if request.init is None and request.resume is None else None
+        tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
+        layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
         judge = not _is_recommended(request.owner, sampler, steps)
@@ -170,7 +171,7 @@ def sample(
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed = tuple(observer.warnings(chains))
+        record.observed += tuple(observer.warnings(chains, record.branch_of))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -181,11 +182,13 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[Sampler, PilotResult | None]:
+def _tune(
+    request: SampleRequest, used: Energy, branches: BranchDraws | None, report: ProgressFunction | None
+) -> tuple[Sampler, PilotResult | None]:
     """Tunes the sampler on pilot chains."""
     what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
     with noted(lambda: what):
-        return tune_sampler(request, counted(used, request.sampler, report))
+        return tune_sampler(request, counted(used, request.sampler, report), branches)
 
 
 def _name(sampler: Sampler) -> str:
@@ -198,12 +201,14 @@ def _compile(request: SampleRequest) -> Energy:
     return compiled_twin(request.owner, request.energy)
 
 
-def _layout(request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, compile: bool) -> Layout:
+def _layout(
+    request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, branches: BranchDraws | None, compile: bool
+) -> Layout:
     fuse = None
     if compile or hasattr(request.energy, "compiled_steps"):
         from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
-    starts = Starts(sampler, points.zeros(), request.init, pilots)
+    starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
     return Layout(used, sampler, noise, starts, points.n, request.batch_size, request.ranks, fuse)
 
 

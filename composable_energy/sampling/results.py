@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted
+from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of
 from composable_energy.algebra.node import as_float
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
@@ -47,10 +47,11 @@ def collect_result(
     trace.kept = present.nonzero().squeeze(1) + first
     drawn = points[(trace.kept - first).to(points.device)]
     trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
+    trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
+    trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
+    _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
-        trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
-        trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
     if ranks is not None and ranks.share == "gather":
         own = trace if request.trace else replace(trace, states=[], stopped=[])  # which nobody sees
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
@@ -81,6 +82,27 @@ def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, cha
     if not isinstance(energy, Disjunction) or energy.needs_log_densities or not len(chains):
         return None
     return _at_points(lambda x, bound: torch.softmax(-energy.branches(x, **bound), 0), request, sampler, points, chains).mean(1)
+
+
+def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trace: Trace) -> None:
+    """Finds the branch of each point, of a mixture with known shares, and warns in the trace if they have other shares."""
+    _, points = visible_energy(request.energy, points)
+    known = request.branches if len(points) else ()
+    if known:
+        shifts = points.new_tensor([branch.shift for branch in known])[:, None]
+
+        def probabilities(x: Tensor, bound: dict[str, Tensor]) -> Tensor:
+            return torch.softmax(-torch.stack([value_of(branch.energy, x, bound) for branch in known]) - shifts, 0)
+
+        found = _at_points(probabilities, request, sampler, points, trace.kept)
+        trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
+    elif trace.branch_shares is None or trace.shares == "exact":
+        return
+    else:
+        shares = trace.branch_shares
+    from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
+
+    trace.observed = tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))
 
 
 def _formula_probability(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> float | None:
