@@ -12,7 +12,7 @@ from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weigh
 from composable_energy.algebra.node import as_float
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import SamplingDiverged
+from composable_energy.errors import SamplingDiverged, SamplingInterrupted
 from composable_energy.events import Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import final_reference
@@ -24,7 +24,7 @@ from composable_energy.sampling.trace import Trace, gather_trace
 from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
-__all__ = ["collect_result"]
+__all__ = ["collect_result", "interrupted_error"]
 
 
 def collect_result(
@@ -56,6 +56,19 @@ def collect_result(
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
+
+
+def interrupted_error(
+    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults, last_step: int
+) -> SamplingInterrupted:
+    """Returns the error of a call that Ctrl-C ended, with what it would have returned after the steps that it took."""
+    points, trace = collect_result(replace(request, trace=True), chains, recorder, evaluator, None, faults)
+    return SamplingInterrupted(
+        f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of now; "
+        f"`sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
+        points=points,
+        trace=trace,
+    )
 
 
 def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
