@@ -158,7 +158,7 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         self.step = step
 
 
-class SamplingInterrupted(KeyboardInterrupt):  # noqa: N818
+class SamplingInterrupted(KeyboardInterrupt):
     """Ctrl-C interrupted the sampling. As `KeyboardInterrupt` it is no `Exception`, so `except Exception` does not swallow it.
 
     Attributes:
