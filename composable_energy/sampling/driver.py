@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from composable_energy.sampling.loop import Callback, CallbackObserver, Observer
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
-from composable_energy.sampling.results import collect_result
+from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_branches
@@ -137,6 +137,7 @@ def sample(
         InUseError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
+        SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
 
     Example:
@@ -170,6 +171,11 @@ def sample(
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
+        except KeyboardInterrupt as interrupt:
+            if chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
+                with suppress(Exception):
+                    raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
+            raise
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed += tuple(observer.warnings(chains, record.branch_of))
         emit_warnings([*record.observed, *warn_of_points(record)])
