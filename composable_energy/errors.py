@@ -165,7 +165,7 @@ class SamplingInterrupted(KeyboardInterrupt):
         trace: Their trace; `sample(..., resume=trace, steps=k)` takes k more steps.
     """
 
-    def __init__(self, message: str, *, points: Tensor, trace: Trace) -> None:
+    def __init__(self, message: str, *, points: Tensor, trace: Any) -> None:
         super().__init__(message)
         self.points = points
         self.trace = trace
