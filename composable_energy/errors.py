@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from composable_energy.sampling import Trace
 
 __all__ = [
     "ComposableEnergyError",
