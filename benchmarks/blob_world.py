@@ -45,7 +45,7 @@ def blob_base(folder: Path) -> ce.Energy:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.trace(Blobs(), torch.zeros(2, LATENTS)).save(path)
-    return latent(load_generator(path), Uniform(-torch.ones(LATENTS), torch.ones(LATENTS)), name="blobs")
+    return latent(load_generator(path, trust=True), Uniform(-torch.ones(LATENTS), torch.ones(LATENTS)), name="blobs")
 
 
 def blob_labels(pictures: Tensor) -> dict[str, Tensor]:

@@ -17,13 +17,13 @@ from composable_energy.errors import OptionError, PluginLoadError, PluginNotFoun
 from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.printable import describe_error
 from composable_energy.registry.api import REGISTRY
-from composable_energy.registry.build import build, guarded
+from composable_energy.registry.build import build, check_stored, guarded
 from composable_energy.registry.contract import check_built, plugin_error
 from composable_energy.registry.kinds import KINDS
 from composable_energy.registry.records import Entry
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["EnergyFamily", "entry_of", "get_encoder", "get_energy", "get_family", "rebuild_object"]
+__all__ = ["EnergyFamily", "check_origin", "entry_of", "get_encoder", "get_energy", "get_family", "rebuild_object"]
 
 
 class EnergyFamily(ABC):
@@ -169,22 +169,38 @@ def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Modu
         PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
+        OptionError: The plug-in does not take an option, or it may be a path.
     """
-    name = origin.entry
-    if origin.distribution is not None and (kind, name) not in REGISTRY.registered:
-        name = f"{origin.distribution}:{name}"
     try:
-        REGISTRY.entry(kind, name)
+        name = check_origin(kind, origin)
     except PluginNotFound as error:
         if origin.distribution is None:
-            way = f"It was registered in the session that wrote it; use composable_energy.register({kind!r}, {name!r}, ...) here too"
+            way = (
+                f"It was registered in the session that wrote it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
+            )
         else:
             way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
         raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
     if kind == "encoder":
         return get_encoder(name, **dict(origin.options))
     return _build_energy(name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
+
+
+def check_origin(kind: str, origin: Origin) -> str:
+    """Returns the name of the entry that rebuilds an object of a saved file, after a check of its options.
+
+    Raises:
+        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
+        PluginConflictError: Several plug-ins offer it.
+        PluginLoadError: The plug-in fails to load.
+        OptionError: An option may be a path or an address, which no saved file may give.
+    """
+    name = origin.entry
+    if origin.distribution is not None and (kind, name) not in REGISTRY.registered:
+        name = f"{origin.distribution}:{name}"
+    entry = REGISTRY.entry(kind, name)
+    check_stored(entry, REGISTRY.load(kind, entry), origin.options)
+    return name
 
 
 def entry_of(cls: type[Energy]) -> Entry | None:

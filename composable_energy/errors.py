@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from composable_energy.sampling import Trace
+
 __all__ = [
     "ComposableEnergyError",
     "ContradictionError",
@@ -33,6 +35,7 @@ __all__ = [
     "PluginNotFound",
     "ProcessLost",
     "SamplingDiverged",
+    "SamplingInterrupted",
     "ShapeError",
     "StorageError",
     "SupportWarning",
@@ -152,6 +155,20 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         self.samples = samples
         self.diverged = diverged
         self.step = step
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C interrupted the sampling. As `KeyboardInterrupt` it is no `Exception`, so `except Exception` does not swallow it.
+
+    Attributes:
+        points: What `sample` would have returned after the steps that were taken.
+        trace: Their trace; `sample(..., resume=trace, steps=k)` takes k more steps.
+    """
+
+    def __init__(self, message: str, *, points: Tensor, trace: Trace) -> None:
+        super().__init__(message)
+        self.points = points
+        self.trace = trace
 
 
 class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818

@@ -141,13 +141,11 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
     Raises:
         FileFormatError: The file is missing, damaged, or has another digest.
     """
-    import safetensors.torch
-
     data = read_bytes(path)
     if not unchecked and hashlib.sha256(data).hexdigest() != digest:
         raise FileFormatError(f"{path} is not the file that {config} was written with: it is damaged, or from another folder.")
     try:
-        return safetensors.torch.load(data)
+        return _load_tensors(data)
     except Exception as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
 
@@ -176,16 +174,25 @@ def parse_tensors(data: bytes, key: str, path: Path) -> tuple[dict[str, Any], di
     Raises:
         FileFormatError: The file is damaged, or has no such object.
     """
-    import safetensors.torch
-
     try:
         length = int.from_bytes(data[:8], "little")
         record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][key])
         if not isinstance(record, dict):
             raise ValueError(f"its metadata is a {type(record).__name__}")
-        return record, safetensors.torch.load(data)
+        return record, _load_tensors(data)
     except Exception as error:  # various errors of various damages
         raise FileFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _load_tensors(data: bytes) -> dict[str, Tensor]:
+    """Returns the tensors of a file, which may be no archive at the same time: another reader would find other things in that."""
+    import safetensors.torch
+
+    end = data.rfind(b"PK\5\6", max(len(data) - 2**16 - 22, 0))  # the last part of an archive; before it, the list of its files
+    size = int.from_bytes(data[end + 12 : end + 16], "little")
+    if end >= 0 and (data.startswith(b"PK\1\2", max(end - size, 0)) or data.startswith(b"PK\6\7", max(end - 20, 0))):
+        raise ValueError("it is a zip archive, too")
+    return safetensors.torch.load(data)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -19,26 +19,34 @@ LARGEST = 2**32
 """The largest number of bytes that a file compressed by gzip, or an archive of numpy, may unpack to."""
 LARGEST_PICTURE = 2**26
 """The largest number of pixels of a picture in a file."""
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+)  # others are read by other programs, such as PostScript by Ghostscript, or by readers that few use
 _BLOCK = 2**20
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Opens a picture, and reads its header only.
+    """Opens a picture in PNG, JPEG, WebP or BMP, whatever its name, and reads its header only.
 
     Raises:
-        FileFormatError: It has more than 2**26 pixels.
+        FileFormatError: It has another format, or more than 2**26 pixels.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     found = "too many"
     try:
-        picture = Image.open(path)
+        picture = Image.open(path, formats=_FORMATS)
         if picture.width * picture.height <= LARGEST_PICTURE:
             return picture
         found = f"{picture.width:,} x {picture.height:,}"
         picture.close()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has limits of its own
         pass
+    except UnidentifiedImageError:
+        raise FileFormatError(f"{path} cannot be read as a picture in {', '.join(_FORMATS)}. Replace or delete it.") from None
     raise FileFormatError(f"{path} has {found} pixels, and {LARGEST_PICTURE:,} at most are read: make it smaller.")
 
 

@@ -143,8 +143,12 @@ class TestWarnings:
 
     def test_branches_that_nobody_visits(self):
         other = ce.as_energy(Independent(Normal(torch.full((2,), 30.0, dtype=F64), 1.0), 1))
-        trace = run(gaussian(1.0, 1.0) | other, (30, 2), MALA(1.0), 60)
-        assert "No point of 30 is in branch 1 of the 2" in text(trace, "branch") and "branch shares" in str(trace.summary())
+        start = torch.zeros(30, 2, dtype=F64)
+        trace = run(gaussian(1.0, 1.0) | other, (30, 2), MALA(1.0), 60, init=start)
+        assert "for 0.500 +- 0.091" in text(trace, "branch") and "branch shares" in str(trace.summary())
+        function = ce.as_energy(lambda x: (x - 30).square().sum(1) / 2, event_shape=(2,))
+        trace = run(ce.any_of(gaussian(1.0, 1.0), function, weights=[1, 1]), (30, 2), MALA(1.0), 60, init=start)
+        assert "No point of 30 is in branch 1 of the 2" in text(trace, "branch")
         near = ce.as_energy(Independent(Normal(torch.full((2,), 1.0, dtype=F64), 1.0), 1))
         assert "branch" not in kinds(run(gaussian(1.0, 1.0) | near, (30, 2), MALA(1.0), 60))
 

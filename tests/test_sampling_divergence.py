@@ -49,7 +49,7 @@ SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.35, leapfrogs=1)]
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(), Annealed(levels=3)], ids=repr)
 def test_an_energy_that_is_never_finite_is_reported_at_the_start(sampler, value, policy):
     energy = ce.as_energy(lambda x: x.square().sum(1) * 0 + value)
-    with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`") as error:
+    with pytest.raises(SamplingDiverged, match=r"5 of 5 .* at the start: the energy of .*, or give points in `init`") as error:
         energy.sample((5, 2), sampler=sampler, seed=0, on_divergence=policy)
     assert (
         error.value.step == 0

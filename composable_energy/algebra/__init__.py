@@ -7,7 +7,7 @@ from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, weakens_
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
-from composable_energy.algebra.preparation import estimate_levels, warn_of_shares
+from composable_energy.algebra.preparation import Branch, estimate_levels, known_branches, warn_of_shares
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
 from composable_energy.algebra.restricted import Inside, Restricted, inside
 from composable_energy.algebra.shares import Shares, describe_shares
@@ -17,6 +17,7 @@ from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.bases import value_of
 
 __all__ = [
+    "Branch",
     "Conditioned",
     "Conjunction",
     "Decoded",
@@ -41,6 +42,7 @@ __all__ = [
     "estimate_levels",
     "implies",
     "inside",
+    "known_branches",
     "negate",
     "noise_leaves",
     "one_of",

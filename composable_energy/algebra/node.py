@@ -155,6 +155,10 @@ class Node(RelativeEnergy, ABC):
         """Returns the support of a density from those of the terms; that of the first term by default."""
         return supports[0]
 
+    def support_without_terms(self, error: ExpressionError) -> Support:
+        """Returns the support where that of a term is unknown: raises by default."""
+        raise error
+
     @property
     def opposite(self) -> Energy | None:
         """The complement of this node that exists already, if there is one."""
@@ -240,7 +244,7 @@ def _find_repeated(root: Energy) -> tuple[Energy, ...]:
 
 def _find_support(root: Energy) -> Support:
     """Returns the support of an expression; each part is visited once."""
-    found: dict[Energy, Support] = {}
+    found: dict[Energy, Support | ExpressionError] = {}
     todo = [root]
     while todo:
         missing = [term for term in todo[-1].terms if term not in found]
@@ -248,5 +252,16 @@ def _find_support(root: Energy) -> Support:
             todo += missing
             continue
         energy = todo.pop()
-        found[energy] = energy.join_supports([found[term] for term in energy.terms]) if isinstance(energy, Node) else energy.support
-    return found[root]
+        supports = [found[term] for term in energy.terms]
+        error = next((some for some in supports if isinstance(some, ExpressionError)), None)
+        try:
+            if not isinstance(energy, Node) or (type(energy).support is not Node.support and energy is not root):
+                found[energy] = energy.support
+            else:
+                found[energy] = energy.join_supports(supports) if error is None else energy.support_without_terms(error)  # pyright: ignore[reportArgumentType]
+        except ExpressionError as unknown:
+            found[energy] = unknown
+    result = found[root]
+    if isinstance(result, ExpressionError):
+        raise result
+    return result

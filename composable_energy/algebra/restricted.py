@@ -39,13 +39,11 @@ class Restricted(Node):
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    @property
-    def support(self) -> Support:
-        try:
-            own = self.terms[0].support
-        except ExpressionError:  # the union of its terms is unknown, and this support decides
-            return self._within
-        return intersect([(self.terms[0], own), (self, self._within)])
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        return intersect([(self.terms[0], supports[0]), (self, self._within)])
+
+    def support_without_terms(self, error: ExpressionError) -> Support:
+        return self._within
 
     @property
     def grounded(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,8 @@ from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
+from composable_energy.support_sets import intersect
+from composable_energy.supports import Support
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
@@ -107,7 +109,8 @@ class Sharpened(Node):
 class Difference(Node):
     r"""The quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
 
-    Common bases cancel. Where both energies are infinite, the difference is infinite.
+    Common bases cancel. Where both energies are infinite, the difference is infinite. The support is the intersection, as the ratio has no
+    value where $p_B$ is 0.
     """
 
     precedence = 70
@@ -123,6 +126,9 @@ class Difference(Node):
     @property
     def grounded(self) -> bool:
         return False
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        return intersect(list(zip(self.terms, supports, strict=True)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms

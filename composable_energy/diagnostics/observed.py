@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from composable_energy.diagnostics.advice import SamplingWarning, length_of, list_ids, or_use
 
 if TYPE_CHECKING:
+    from composable_energy.algebra import Branch
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
 __all__ = [
     "LARGEST_BIAS",
+    "find_branch_warnings",
     "find_point_warnings",
     "warn_of_bias",
     "warn_of_disagreement",
@@ -21,6 +24,8 @@ __all__ = [
 ]
 
 LARGEST_BIAS = 0.1  # of variances
+_ERRORS, _MARGIN = 4.5, 0.05  # of a share: standard errors, and a part of it that does not count
+_EMPTY, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
 _PROBABLE = 0.25  # the mean probability of a formula at its draws, below which it is reported
 
 
@@ -56,6 +61,32 @@ def warn_of_disagreement(sampler: Sampler, name: str, r_hat: float, steps: tuple
         "it started.",
         f"Take more `steps`; if no chain leaves its mode, start in all modes (`init=`){or_use(sampler, ' or use {}', 'tempering')}.",
     )
+
+
+def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
+    """Yields the warning about branches of a mixture without points, or with more or fewer points than chance explains.
+
+    Args:
+        sampler: The sampler.
+        shares: The mean probabilities of the branches at the points.
+        known: The branches with their shares; none if these are not known.
+        count: The number of points.
+    """
+    wrong = []
+    for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
+        error = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error)
+        if abs(share - branch.share) > max(_ERRORS * error, _MARGIN * min(branch.share, 1 - branch.share)):
+            wrong.append(
+                (abs(share - branch.share), f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}")
+            )
+    where = f"start chains in all branches by `init=`{or_use(sampler, ', or use {}', 'chees', 'tempering')}."
+    if wrong:
+        seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}"
+        yield SamplingWarning("branch", f"{seen}, counted from 0.", f"Leave out `init`, so that chains start in the branches; else {where}")
+    empty = [str(number) for number, share in enumerate(shares) if share * count < _EMPTY]
+    if empty and not known and count >= _LEAST_POINTS:
+        seen = f"No point of {count} is in branch {', '.join(empty)} of the {len(shares)} of the mixture, counted from 0."
+        yield SamplingWarning("branch", seen, f"If it should have some: {where} `ce.calibrate` makes the weights of branches comparable.")
 
 
 def find_point_warnings(trace: Trace) -> list[SamplingWarning]:

@@ -33,7 +33,6 @@ _R_HAT = 1.1  # Gelman et al. (2013): a chain is worth about ten independent dra
 _LOST = 0.15  # acceptance below its goal
 _STUCK, _STUCK_STEPS = 0.05, 20
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
-_SHARE, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
 
 
 def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
@@ -45,10 +44,11 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
         rows: The statistics of the draws.
         unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
     """
-    found = [*_diverged(trace), *find_point_warnings(trace), *_branch(trace)]
+    found = [*_diverged(trace), *find_point_warnings(trace)]
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(trace, draws)]
-        found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
+        if trace.branch_of is None or len(trace.branch_of.unique()) == 1:  # else chains need not move between branches
+            found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}
     return found + [warning for warning in trace.observed if warning.kind not in known]
@@ -198,18 +198,3 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     count, numbers = sum(len(part) for part in known), sum(state.x.numel() for *_, state in trace.states)
     if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS and count:
         yield warn_of_bias(trace.sampler, excess)
-
-
-def _branch(trace: Trace) -> Iterator[SamplingWarning]:
-    shares = trace.branch_shares
-    if shares is None or len(trace.kept) < _LEAST_POINTS:
-        return
-    empty = (shares * len(trace.kept) < _SHARE).nonzero().flatten().tolist()
-    if empty:
-        yield SamplingWarning(
-            "branch",
-            f"No point of {len(trace.kept)} is in branch {', '.join(map(str, empty))} of the {len(shares)} of the mixture, counted from 0.",
-            "If it should have some: start chains there with `init=`"
-            f"{or_use(trace.sampler, ', or use levels ({})', 'tempering', 'annealed')}; `ce.calibrate` makes the weights of branches "
-            "comparable.",
-        )

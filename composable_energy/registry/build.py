@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
@@ -12,9 +13,11 @@ from composable_energy.printable import describe_error
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
-__all__ = ["build", "check_options", "describe_options", "guarded"]
+__all__ = ["build", "check_options", "check_stored", "describe_options", "guarded", "stored_options"]
 
 _LONGEST = 60
+_CHOICES = re.compile(r"Literal\[([^]]*)\]")
+_TEXTS = frozenset({"str", "None", "Sequence", "list", "tuple", "typing", "Optional", "Union", "collections", "abc"})
 
 
 def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -48,6 +51,71 @@ def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[st
     except TypeError as error:
         accepted = ", ".join(str(p) for p in signature.parameters.values()) or "no options"
         raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
+
+
+def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | None]:
+    """Returns the options of a plug-in that a saved file may give, each with the texts that it may be; None stands for any text.
+
+    A file may come from anybody, so it gives no paths and no addresses. Texts are the choices of an option with the annotation
+    `Literal["a", "b"]`, a text that is the default, and any text for the options that the class or function names in its attribute
+    `stored_texts`. A path, or an option that takes nothing but other texts, is left out; an entry that needs such an option has none.
+    Numbers, truth values, tensors and other energies are data.
+
+    Args:
+        builder: The class or function.
+    """
+    declared, found = set(getattr(builder, "stored_texts", ())), {}
+    for option in _parameters(builder).values():
+        annotation = "" if option.annotation is option.empty else inspect.formatannotation(option.annotation)
+        words = set(re.findall(r"[A-Za-z_]\w*", _CHOICES.sub("Literal", annotation)))
+        if option.name in declared:
+            found[option.name] = None
+        elif not words & {"Path", "PathLike"} and not ("str" in words and words <= _TEXTS):
+            texts = (text for choices in _CHOICES.findall(annotation) for text in re.findall(r"['\"]([^'\"]*)['\"]", choices))
+            found[("**" if option.kind is option.VAR_KEYWORD else "") + option.name] = frozenset(texts)
+        elif option.default is option.empty:
+            return {}
+    return found
+
+
+def check_stored(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises unless a saved file may give the options to a plug-in; see `stored_options`.
+
+    Raises:
+        OptionError: It may not.
+    """
+    stored = stored_options(builder)
+    others = next((texts for name, texts in stored.items() if name.startswith("**")), frozenset())
+    known = {name: option.default for name, option in _parameters(builder).items()}
+    for name, value in options.items():
+        texts = stored.get(name, frozenset() if name in known else others)
+        if value is None or texts is None or (isinstance(value, str) and value == known.get(name)):
+            continue
+        if (name in stored or name not in known) and texts.issuperset(_texts_in(value)):
+            continue
+        raise OptionError(
+            f"{name}={value!r:.{_LONGEST}} of {entry.name!r} may be a path or an address, which no saved file may give. Register what it "
+            f"makes, as in `composable_energy.register('energy', 'mine', function)`, and build the expression with that name; an author of "
+            "a plug-in lists safe texts as `Literal[...]`, or the option in `stored_texts`"
+        )
+
+
+def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    for evaluated in (True, False):
+        try:
+            return inspect.signature(builder, eval_str=evaluated).parameters
+        except Exception:  # annotations of the type checker alone; no signature, or one that third-party code computes
+            continue
+    return {}
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yields the texts among values of a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_in(item)
 
 
 def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:

@@ -89,11 +89,16 @@ class ConvergenceObserver(Observer):
             self.moments = []
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
-    def warnings(self, chains: Chains) -> list[SamplingWarning]:
-        """Returns at most one warning; none about a sampler without a stationary density."""
-        return self._judge(chains) if chains.sampler.stationary and len(self.end) else []
+    def warnings(self, chains: Chains, branch_of: Tensor | None = None) -> list[SamplingWarning]:
+        """Returns at most one warning; none about a sampler without a stationary density.
 
-    def _judge(self, chains: Chains) -> list[SamplingWarning]:
+        Args:
+            chains: The chains at their end.
+            branch_of: The branch of each chain in a mixture with known shares, which chains need not leave; None for another energy.
+        """
+        return self._judge(chains, branch_of) if chains.sampler.stationary and len(self.end) else []
+
+    def _judge(self, chains: Chains, branch_of: Tensor | None) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             warn_of_bias,
@@ -110,10 +115,14 @@ class ConvergenceObserver(Observer):
         if not self.moments or not active.all():
             return []
         early, late = self.moments
-        drift, r_hat = early.drift(late), early.r_hat(late)
+        if branch_of is not None and len(branch_of) > len(active):  # those of all processes
+            branch_of = branch_of[chains.own.start : chains.own.stop]
+        groups = None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
+        drift, r_hat = early.drift(late), early.r_hat(late, groups)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
-        if r_hat.max() > _R_HAT and not has_rows(chains.layout.energy):
+        exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
+        if r_hat.max() > _R_HAT and not exact and not has_rows(chains.layout.energy):
             return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
@@ -186,10 +195,14 @@ class _Moments:
         error = change.std(0) / len(change) ** 0.5
         return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
-    def r_hat(self, late: _Moments) -> Tensor:
-        """Returns the split R-hat of each number."""
+    def r_hat(self, late: _Moments, groups: Tensor | None = None) -> Tensor:
+        """Returns the split R-hat of each number; the means of groups of chains may differ."""
         within = ((self.square + late.square) / (self.count + late.count - 2)).mean(0)
-        between = torch.cat([self.mean, late.mean]).var(0)
+        means = torch.stack([self.mean, late.mean])
+        for group in [] if groups is None else groups.unique():
+            rows = (groups == group).to(means.device)
+            means[:, rows] -= means[:, rows].mean((0, 1))
+        between = means.flatten(0, 1).var(0)
         return (1 - 1 / self.count + between / within).sqrt().nan_to_num(0.0)
 
     def _within(self, late: _Moments) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +28,10 @@ from composable_energy.sampling.loop import Callback, CallbackObserver, Observer
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
-from composable_energy.sampling.results import collect_result
+from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.starts import PilotResult, Starts
+from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_branches
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
@@ -137,6 +137,7 @@ def sample(
         InUseError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
+        SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
 
     Example:
@@ -158,8 +159,9 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        tuned, pilots = _tune(replace(request, energy=plain), used, report)
-        layout = _layout(request, used, tuned, pilots, compile)
+        branches = draw_branches(request.branches, request.points) if request.init is None and request.resume is None else None
+        tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
+        layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
         judge = not _is_recommended(request.owner, sampler, steps)
@@ -169,8 +171,13 @@ def sample(
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
+        except KeyboardInterrupt as interrupt:
+            if chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
+                with suppress(Exception):
+                    raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
+            raise
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed = tuple(observer.warnings(chains))
+        record.observed += tuple(observer.warnings(chains, record.branch_of))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -181,11 +188,13 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[Sampler, PilotResult | None]:
+def _tune(
+    request: SampleRequest, used: Energy, branches: BranchDraws | None, report: ProgressFunction | None
+) -> tuple[Sampler, PilotResult | None]:
     """Tunes the sampler on pilot chains."""
     what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
     with noted(lambda: what):
-        return tune_sampler(request, counted(used, request.sampler, report))
+        return tune_sampler(request, counted(used, request.sampler, report), branches)
 
 
 def _name(sampler: Sampler) -> str:
@@ -198,12 +207,14 @@ def _compile(request: SampleRequest) -> Energy:
     return compiled_twin(request.owner, request.energy)
 
 
-def _layout(request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, compile: bool) -> Layout:
+def _layout(
+    request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, branches: BranchDraws | None, compile: bool
+) -> Layout:
     fuse = None
     if compile or hasattr(request.energy, "compiled_steps"):
         from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
-    starts = Starts(sampler, points.zeros(), request.init, pilots)
+    starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
     return Layout(used, sampler, noise, starts, points.n, request.batch_size, request.ranks, fuse)
 
 

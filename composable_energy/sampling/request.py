@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Branch, known_branches
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import digest_of
@@ -51,6 +52,7 @@ class SampleRequest:
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
         pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
+        branches: The branches of a mixture with known shares; none where the draws need not have these shares.
     """
 
     owner: Energy
@@ -77,6 +79,7 @@ class SampleRequest:
     warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
+    branches: tuple[Branch, ...] = ()
 
     @property
     def reference(self) -> Sequence[Values]:
@@ -119,7 +122,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
     sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
     check_density(call.energy, sampler, call.allow_improper)
-    energy, resume = twin(call.energy), call.resume
+    energy = twin_of_call = twin(call.energy)
+    resume = call.resume
     known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
@@ -155,6 +159,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         checkpoint_every=call.checkpoint_every,
         on_error=call.on_error,
         warn=call.warn,
+        branches=_branches(twin_of_call, sampler),
     )
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
@@ -172,6 +177,14 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
+
+
+def _branches(energy: Energy, sampler: Sampler) -> tuple[Branch, ...]:
+    """Returns the branches of a mixture whose shares the draws should have: at temperature 1, and without a selection."""
+    density = getattr(sampler, "temperature", 1.0) == 1 and getattr(sampler, "clamp", None) is None and not sampler.minimizes
+    if not density or sampler.binds & energy.conditions or energy.needs_log_densities or has_rows(energy):
+        return ()
+    return known_branches(energy)
 
 
 def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted
+from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of
 from composable_energy.algebra.node import as_float
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import SamplingDiverged
+from composable_energy.errors import SamplingDiverged, SamplingInterrupted
 from composable_energy.events import Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import final_reference
@@ -24,7 +24,12 @@ from composable_energy.sampling.trace import Trace, gather_trace
 from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
-__all__ = ["collect_result"]
+__all__ = ["collect_result", "interrupted_error"]
+
+_LATER = (
+    "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 there, "
+    "return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
+)
 
 
 def collect_result(
@@ -39,18 +44,20 @@ def collect_result(
     stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
     if stop is not None:
         diverged = chains.diverged_at >= 0
+        advice = _LATER if stop.step else _start_advice(request, chains.sampler, points[diverged.to(points.device)], diverged, first)
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
+        raise _diverged_error(request.energy, stop, advice, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
     trace.errors, trace.first_error = faults.points, faults.first
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = present.nonzero().squeeze(1) + first
     drawn = points[(trace.kept - first).to(points.device)]
     trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
+    trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
+    trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
+    _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
-        trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
-        trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
     if ranks is not None and ranks.share == "gather":
         own = trace if request.trace else replace(trace, states=[], stopped=[])  # which nobody sees
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
@@ -58,16 +65,47 @@ def collect_result(
     return request.points.decode(drawn), trace
 
 
-def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
-    ways = (
-        "check the energy there, or give `init`"
-        if stop.step == 0
-        else "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
-        "there, return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
+def interrupted_error(
+    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults, last_step: int
+) -> SamplingInterrupted:
+    """Returns the error of a call that Ctrl-C ended, with what it would have returned after the steps that it took."""
+    points, trace = collect_result(replace(request, trace=True), chains, recorder, evaluator, None, faults)
+    return SamplingInterrupted(
+        f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of now; "
+        f"`sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
+        points=points,
+        trace=trace,
     )
+
+
+def _start_advice(request: SampleRequest, sampler: Sampler, points: Tensor, diverged: Tensor, first: int) -> str:
+    """Returns which term is not finite where chains start, in which quantity, and what to do; `first` is the first chain here."""
+    where = "other points in `init`" if request.init is not None else "points in `init`, where it is finite"
+    energy, points = visible_energy(request.energy, points)
+    if not points.isfinite().all():
+        return "the start points are not finite themselves: give others"
+    chains, found, todo = diverged.nonzero()[: request.batch_size, 0] + first, "", [energy]
+    bound = _conditions_at(request, sampler, points[: len(chains)], chains)
+    while todo and len(chains):
+        term = todo.pop()
+        try:
+            own = {name: value for name, value in bound.items() if name in term.conditions}
+            values, grads = term.with_gradient(points[: len(chains)], **own)
+        except Exception:  # as of a term of other points or conditions; the node above it is named
+            continue
+        for name, numbers in (("energy", values[:, None]), ("gradient", grads.flatten(1))):
+            bad = ~numbers.isfinite().all(1)
+            if bad.any():
+                kind = "NaN" if numbers.isnan().any() else "infinite"
+                found, todo = f"the {name} of {term} is {kind} at {int(bad.sum())} of {len(chains)}: ", list(reversed(term.terms))
+                break
+    return f"{found}check the energy there, or give {where}"
+
+
+def _diverged_error(energy: Energy, stop: Diverged, advice: str, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
     return SamplingDiverged(
         f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "
-        f"{ways}. The error's `samples` are the last finite points."
+        f"{advice}. The error's `samples` are the last finite points."
         + (f" At {faults.points} points the energy raised an exception, first {faults.first}" if faults.points else ""),
         samples=samples,
         diverged=diverged,
@@ -81,6 +119,27 @@ def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, cha
     if not isinstance(energy, Disjunction) or energy.needs_log_densities or not len(chains):
         return None
     return _at_points(lambda x, bound: torch.softmax(-energy.branches(x, **bound), 0), request, sampler, points, chains).mean(1)
+
+
+def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trace: Trace) -> None:
+    """Finds the branch of each point, of a mixture with known shares, and warns in the trace if they have other shares."""
+    _, points = visible_energy(request.energy, points)
+    known = request.branches if len(points) else ()
+    if known:
+        shifts = points.new_tensor([branch.shift for branch in known])[:, None]
+
+        def probabilities(x: Tensor, bound: dict[str, Tensor]) -> Tensor:
+            return torch.softmax(-torch.stack([value_of(branch.energy, x, bound) for branch in known]) - shifts, 0)
+
+        found = _at_points(probabilities, request, sampler, points, trace.kept)
+        trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
+    elif trace.branch_shares is None or trace.shares == "exact":
+        return
+    else:
+        shares = trace.branch_shares
+    from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
+
+    trace.observed = tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))
 
 
 def _formula_probability(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> float | None:
@@ -131,9 +190,13 @@ def _at_points(
     function: Callable[[Tensor, dict[str, Tensor]], Tensor], request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor
 ) -> Tensor:
     """Returns a function of points and conditions at points of chains, batch by batch, joined along the last axis."""
-    conditions, parts = sampler.final_conditions(request.energy), []
+    parts = []
     for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
-        bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-        bound[CHAINS] = ids
-        parts.append(function(some, bound))
+        parts.append(function(some, _conditions_at(request, sampler, some, ids)))
     return torch.cat(parts, -1)
+
+
+def _conditions_at(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
+    """Returns the conditions of an energy at points of chains: the last noise level, and the rows."""
+    conditions = sampler.final_conditions(request.energy)
+    return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}

@@ -1,20 +1,31 @@
-"""Start points of chains: the caller's or the sampler's, moved to where the pilot chains of a tuned sampler arrived."""
+"""Start points of chains: the caller's, draws of the branches of a mixture, or the sampler's, moved to where its pilot chains arrived."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from composable_energy.algebra import Branch, Decoded, Relative
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
+from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
 from composable_energy.sampling.ids import tensor_of
+from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.selection import recommendations
+from composable_energy.supports import contains
 
-__all__ = ["PilotResult", "Starts"]
+__all__ = ["BranchDraws", "PilotResult", "Starts", "draw_branches"]
+
+_DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,118 @@ class PilotResult:
 
 
 @dataclass(frozen=True)
+class BranchDraws:
+    """Draws of each branch of a mixture, in the coordinates of chains.
+
+    Args:
+        points: With shape $(K, m, *)$.
+        shares: The shares of the branches, with shape $(K,)$, in float64.
+        exact: Whether all are exact draws, not the last points of pilot chains in a branch.
+    """
+
+    points: Tensor
+    shares: Tensor
+    exact: bool
+
+    def branch_of(self, noise: Noise, like: Tensor) -> Tensor:
+        """Returns the branch in which each chain starts, by its id alone, with shape $(B,)$."""
+        edges = self.shares.cumsum(0)[:-1].to(like.device)
+        return torch.searchsorted(edges, noise.uniform(like).double(), right=True)
+
+    def starts(self, noise: Noise, like: Tensor) -> Tensor:
+        """Returns the start points of chains, with shape $(B, *)$."""
+        rows = (noise.uniform(like, stream=1).double() * self.points.shape[1]).long()
+        return self.points[self.branch_of(noise, like), rows]
+
+    def pilots(self, count: int) -> Tensor:
+        """Returns start points of pilot chains, as many in each branch, so that a step suits all of them."""
+        places = torch.arange(count)
+        return self.points[places % len(self.points), places // len(self.points) % self.points.shape[1]]
+
+
+def draw_branches(branches: Sequence[Branch], points: PointSpec) -> BranchDraws | None:
+    """Returns draws of the branches of a mixture; None if one can neither be drawn nor sampled.
+
+    A distribution is drawn; any other branch is sampled by chains of its own. Both have a fixed seed, as tuning has.
+
+    Args:
+        branches: The branches of the mixture, of which each has at least one point.
+        points: The points of the chains.
+    """
+    if not branches:
+        return None
+    most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
+    found, exact = [], True
+    for number, branch in enumerate(branches):
+        drawn = _draw_distribution(branch.energy, points, max(_LEAST, most), number)
+        exact = exact and drawn is not None
+        drawn = _sample_branch(branch.energy, points) if drawn is None else drawn
+        if drawn is None:
+            return None
+        found.append(drawn)
+    least = min(map(len, found))
+    return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor([b.share for b in branches], dtype=torch.float64), exact)
+
+
+def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:
+    """Returns exact draws of a distribution in the coordinates of chains; None for another energy, or where they do not follow a seed."""
+    while isinstance(energy, Relative | Decoded):
+        energy = energy.terms[0]
+    if not isinstance(energy, DistributionEnergy):
+        return None
+    try:
+        with torch.no_grad():
+            one, two = (_drawn(energy, count, points, seed) for _ in range(2))
+    except NotImplementedError:
+        return None
+    if one.shape != (count, *points.event) or not torch.equal(one, two):
+        return None
+    return _in_coordinates(energy, points, one)
+
+
+def _drawn(energy: DistributionEnergy, count: int, points: PointSpec, seed: int) -> Tensor:
+    with _Seeded(torch.Generator(points.device).manual_seed(seed)):
+        return energy.distribution.sample((count,)).to(points.device, points.dtype)
+
+
+def _sample_branch(energy: Energy, points: PointSpec) -> Tensor | None:
+    """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains need not arrive, as of networks."""
+    from composable_energy.sampling.driver import sample  # late: it imports this module
+
+    if recommendations(energy):
+        return None
+    asked: dict[str, Any] = {"latents": True, "warn": False, "dtype": points.dtype, "device": points.device}
+    try:
+        return _in_coordinates(energy, points, sample(energy, (_LEAST, *points.event), seed=0, **asked))
+    except ComposableEnergyError:
+        return None
+
+
+def _in_coordinates(energy: Energy, points: PointSpec, x: Tensor) -> Tensor | None:
+    """Returns the coordinates of points; where one is rounded to the boundary of the support, another point stands for it."""
+    u, good = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
+    if points.coordinates is not None:
+        good = contains(energy.support, x)
+        u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
+    u = u[u.reshape(len(u), -1).isfinite().all(1)]
+    return u[torch.arange(len(x), device=u.device) % len(u)] if len(u) else None
+
+
+class _Seeded(TorchDispatchMode):
+    """Random numbers of torch come from a generator: those of this thread inside, not from the state that the caller's code uses."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random and not any(argument.name == "generator" for argument in func._schema.arguments):
+            func = func.overloadpacket.generator
+        return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})
+
+
+@dataclass(frozen=True)
 class Starts:
     """The start points of chains, which depend on the chain, not on the other chains of a batch.
 
@@ -40,6 +163,7 @@ class Starts:
         zeros: Zeros with the shape of one point.
         init: The caller's start points, one for each chain; None lets the sampler choose.
         pilots: Where pilot chains arrived; None leaves all start points as they are.
+        branches: Draws of the branches of a mixture, at which chains without `init` start; None for another energy.
 
     Attributes:
         relocated: The chains that the sampler could not bring from `init` to the bulk of the density.
@@ -49,23 +173,29 @@ class Starts:
     zeros: Tensor
     init: Tensor | None = None
     pilots: PilotResult | None = None
+    branches: BranchDraws | None = None
     relocated: set[int] = field(default_factory=set, init=False)
 
     def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
         """Returns the start points, with shape $(B, *)$.
 
-        Without `init` they are those of the sampler, or where pilot chains arrived. The sampler moves points in a tail; a chain that it
-        cannot bring to the bulk starts where a pilot chain arrived.
+        Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
+        moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived.
 
         Args:
             ids: The chains.
             energy: Their energy.
             noise: Their noise at step 0.
         """
+        like = self.zeros.expand(len(ids), *self.zeros.shape)
+        if self.branches is not None:
+            x = self.branches.starts(noise.child("branch"), like)
+            level = None if self.pilots is None else self.pilots.level
+            return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
         if self.init is not None:
             x = self._rows_of(self.init, ids)
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
-            x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
+            x = self.sampler.start(like.contiguous(), noise.child("start"))
         else:
             x = self._points_of_pilots(self.pilots, noise.chains)
         if self.pilots is None:

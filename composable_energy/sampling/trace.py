@@ -65,6 +65,8 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
+        branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
+            mixtures inside it count one by one. None for any other energy.
         formula_probability: For events, the mean of P(formula | x) at the points that were returned, by the heads; None without events.
         alike: Whether all chains have one density; not if each has bound conditions of its own.
         errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
@@ -100,6 +102,7 @@ class Trace:
     states: list[tuple[Ids, int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
+    branch_of: Tensor | None = None
     formula_probability: float | None = None
     alike: bool = True
     errors: int = 0
@@ -216,6 +219,7 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
         states=[group for part in parts for group in part.states],
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
+        branch_of=torch.cat([part.branch_of for part in parts if part.branch_of is not None]) if parts[0].branch_of is not None else None,
         scalars=_gather_scalars(parts),
         formula_probability=weighted_mean(known) if known else None,
         errors=sum(part.errors for part in parts),

@@ -12,7 +12,7 @@ from composable_energy.energy import Energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.request import SampleRequest
 from composable_energy.sampling.sampler import Sampler
-from composable_energy.sampling.starts import PilotResult
+from composable_energy.sampling.starts import BranchDraws, PilotResult
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows, select_rows
 
@@ -23,7 +23,7 @@ _NEARLY_ALL = 0.97
 _MEMORY = "_tuned_for"
 
 
-def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, PilotResult | None]:
+def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws | None = None) -> tuple[Sampler, PilotResult | None]:
     """Returns the requested sampler with all options set, and where the pilot chains arrived; None if nothing was tuned.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
@@ -34,6 +34,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     Args:
         request: The request.
         compiled: The energy as the sampler gets it, compiled or not.
+        branches: Draws of the branches of a mixture, where pilots start; None for another energy.
     """
     sampler, points, init = request.sampler, request.points, request.init
     if type(sampler).tune is Sampler.tune or request.resume is not None:
@@ -41,7 +42,10 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     noise = Noise(0, range(_PILOTS), kind=request.pilot_noise).child("pilot")
     rows = [i % points.n for i in range(_PILOTS)]
     zeros = points.zeros()
-    x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
+    if branches is not None:
+        x = branches.pilots(_PILOTS)
+    else:
+        x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
     memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, _PILOTS)
     known = memory.get(request.owner)
     if known is not None and known.fits(sampler, request.pilot_noise, x) and evaluator.difference(known.values) is None:

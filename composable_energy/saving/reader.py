@@ -22,11 +22,12 @@ from composable_energy.algebra import (
     Sharpened,
     Weighted,
 )
+from composable_energy.catalog import check_origin
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
-from composable_energy.identity import equal, set_token
+from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
 from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
 from composable_energy.saving.references import Reference, read_reference, read_references
@@ -119,8 +120,11 @@ class _Reader:
                 cls = CLASSES[name] if name in CLASSES else _load_class(config)
                 options = config if name in CLASSES else config["options"]
                 terms = [self.energy(term) for term in _check_type(data["terms"], list)]
+                options = _check_type(decode(options, self), dict)
+                if name == "plugin":
+                    check_origin("energy", Origin(config["entry"], options=options))
                 with limited(self.tensors):
-                    energy = _build_node(cls, terms, _check_type(decode(options, self), dict))
+                    energy = _build_node(cls, terms, options)
             else:
                 raise ValueError(f"its class {name!r} is not known")
             if "token" in data:

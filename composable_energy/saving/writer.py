@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.terms import common_recommendation
-from composable_energy.catalog import entry_of
+from composable_energy.catalog import check_origin, entry_of
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError
+from composable_energy.errors import ExpressionError, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
@@ -97,6 +98,7 @@ class _Writer:
                 f"{hint} is a {type(module).__name__} that no plug-in built, so it cannot be saved. Offer it as a plug-in, with an entry "
                 "point or `composable_energy.register`, and get it from `get_energy` or `get_encoder`."
             )
+        _check_stored(part.kind, part.origin)
         options = encode(dict(part.origin.options), self, f"{part.origin}.options")
         if has_references(options):
             raise ExpressionError(
@@ -139,6 +141,7 @@ class _Writer:
         node = {"class": name, "terms": terms, "config": config}
         if not own:
             node |= {"class": "plugin", "config": {"entry": _entry_of_node(energy), "options": config}}
+            _check_stored("energy", Origin(node["config"]["entry"], options=energy.config()))
         if not terms:
             node["token"] = token_of(energy)
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
@@ -151,6 +154,7 @@ class _Writer:
         if part is not None and part.path:
             return {"class": "reference", "terms": [], "config": {"of": self.module(energy, str(energy))}}
         origin = _origin_by_class(energy) if part is None else part.origin
+        _check_stored("energy", origin)
         options = encode(dict(origin.options), self, f"{origin}.options")
         if has_references(options):
             reference = _Reference("energy", origin, options)
@@ -177,6 +181,15 @@ class _Writer:
         reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
         for path, tensor in tensors_of(module, str(reference.origin)).items():
             reference.tensors[prefix + path] = self._state(tensor, f"{reference.origin}.{prefix}{path}")
+
+
+def _check_stored(kind: str, origin: Origin) -> None:
+    """Raises if the options may be a path, which no reader takes from a file; what is not installed here is checked by the reader."""
+    try:
+        with contextlib.suppress(PluginNotFound, PluginConflictError, PluginLoadError):
+            check_origin(kind, origin)
+    except OptionError as error:
+        raise ExpressionError(f"{origin} cannot be saved: {error}.") from error
 
 
 def _origin_by_class(energy: Energy) -> Origin:

@@ -82,7 +82,7 @@ def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
     ("expression", "name", "message"),
     [
         ("bright", "missing.png", "There is no file 'missing.png'."),
-        ("bright", "text.png", "text.png cannot be read as an image"),
+        ("bright", "text.png", "text.png cannot be read as a picture"),
         ("bright", "text.npy", "text.npy is not an array of numbers"),
         ("bright", "pickled.npy", "pickled.npy is not an array of numbers"),
         ("bright", "five.npy", "five.npy has points of shape (5,); the energy takes (n, 3, 16, 16) or (n, 4)."),

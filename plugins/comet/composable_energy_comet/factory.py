@@ -46,8 +46,8 @@ def comet(
     cells: int | None = None,
     inhibition: bool = True,
     cap: float | None = 8.0,
-    weights: str | None = None,
-    **energy: Any,
+    weights: Literal["objects", "sprites"] | str | None = None,
+    **energy: Literal["pool", "stride", "image", "uniform", "none"] | Any,
 ) -> Comet:
     """Returns a model that finds objects, by recurrent attention and an energy in coordinates relative to each component.
 
@@ -99,8 +99,8 @@ def comet_global(
     head: Literal["conv", "quadratic"] = "conv",
     network: Literal["plain", "residual"] = "plain",
     filters: int | None = None,
-    weights: str | None = None,
-    **energy: Any,
+    weights: Literal["objects", "sprites"] | str | None = None,
+    **energy: Literal["pool", "stride", "image", "uniform", "none"] | Any,
 ) -> Comet:
     """Returns a model that finds factors of the whole picture, such as light and camera: one vector, split into components without a pose.
 
@@ -140,8 +140,8 @@ def comet_window(
     encoder_filters: int = 32,
     seen: int | None = 32,
     again: int = 2,
-    weights: str | None = None,
-    **energy: Any,
+    weights: Literal["objects", "sprites"] | str | None = None,
+    **energy: Literal["pool", "stride", "image", "uniform", "none"] | Any,
 ) -> Comet:
     """Returns a model that finds sharp objects on a ground: a glimpse of each object, and an energy painted in a window around its place.
 
@@ -211,7 +211,7 @@ def load_comet(weights: str | Path) -> Comet:
         FileFormatError: There is no such model, or it is damaged or of another version.
     """
     folder = Path(weights).expanduser()
-    if not is_file(folder / _CONFIG) and is_file(SHIPPED / str(weights) / _CONFIG):
+    if is_file(SHIPPED / Path(weights).name / _CONFIG) and str(weights) == Path(weights).name:
         folder = SHIPPED / str(weights)
     if not is_file(folder / _CONFIG):
         names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))

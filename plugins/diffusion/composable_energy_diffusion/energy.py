@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class DiffusionEnergy(Energy):
         >>> E.conditions, E.has_value
         (frozenset({'sigma'}), False)
     """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("schedule", "parametrisation", "name")
 
     def __init__(
         self,

@@ -139,8 +139,10 @@ def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
 
     check_gradients(energy, pipeline, lambda x, t: call(x, t, 1), **energy.encode("a dog"))
     check_gradients(energy, pipeline, lambda x, t: call(x, t, 0))  # zeros stand for no prompt
-    (energy.concept("a dog") & energy.concept("a cat")).save(folder / "saved")
-    assert ce.load(folder / "saved").equals(energy.concept("a dog") & energy.concept("a cat"))
+    with ce.register("energy", "xl", lambda: load_pipeline(str(folder / "xl"))):
+        named: Any = ce.get_energy("xl")
+        (named.concept("a dog") & named.concept("a cat")).save(folder / "saved")
+        assert ce.load(folder / "saved").equals(named.concept("a dog") & named.concept("a cat"))
 
 
 def own(energy: PipelineEnergy) -> Any:
@@ -280,13 +282,19 @@ def test_latents_are_decoded_by_the_autoencoder(text):
 
 
 def test_expressions_are_copied_and_saved(text, classes, tmp_path):
-    for energy, expression in (
-        (text, text.concept("a dog") & text.concept("a cat")),
-        (classes, classes.concept(class_label=0).sharpened(2)),
-    ):
-        expression.save(tmp_path / energy.name)
+    ways: list[tuple[Any, Callable[[Any], ce.Energy]]] = [
+        (text, lambda energy: energy.concept("a dog") & energy.concept("a cat")),
+        (classes, lambda energy: energy.concept(class_label=0).sharpened(2)),
+    ]
+    for energy, express in ways:
+        with pytest.raises(ce.errors.ExpressionError, match=r"location=.* no saved file may give"):
+            express(energy).save(tmp_path / energy.name)
+        with ce.register("energy", "pipe", lambda energy=energy: PipelineEnergy(**energy.config())):
+            expression = express(ce.get_energy("pipe"))
+            expression.save(tmp_path / energy.name)
+            again = ce.load(tmp_path / energy.name)
         x = points(energy)
-        for other in (copy.deepcopy(expression), ce.load(tmp_path / energy.name)):
+        for other in (copy.deepcopy(expression), again):
             assert other.equals(expression)
             torch.testing.assert_close(other.with_gradient(x, sigma=1.0), expression.with_gradient(x, sigma=1.0))
     loaded = copy.deepcopy(text)

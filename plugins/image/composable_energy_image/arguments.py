@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 from torch import nn
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice
 
-__all__ = ["ACTIVATIONS", "activation_of", "check_multiple"]
+__all__ = ["ACTIVATIONS", "Activation", "activation_of", "check_multiple"]
+
+Activation = Literal["leaky-relu", "relu", "swish"]
+"""The names of `ACTIVATIONS`."""
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType({"leaky-relu": nn.LeakyReLU, "relu": nn.ReLU, "swish": nn.SiLU})
 """Activations by name. The leaky ReLU has slope 0.2 below zero, as in the papers."""

@@ -2,7 +2,7 @@ r"""The base of `base-and-attributes`: the energy of any picture, over codes of 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -69,6 +69,8 @@ class CodeEnergy(ce.Energy):
     """
 
     comes_trained = False
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self,

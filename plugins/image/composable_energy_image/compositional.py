@@ -8,6 +8,7 @@ $x' = \text{clamp}(x - 100\, \nabla E + .005\, \xi)$.
 from __future__ import annotations
 
 from composable_energy.options import check_integer
+from composable_energy_image.arguments import Activation
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
@@ -22,7 +23,7 @@ def compositional_128(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 64,
-    activation: str = "swish",
+    activation: Activation = "swish",
     spectral_norm: bool = True,
     dropout: float = 0.0,
 ) -> ImageEnergy:
@@ -53,7 +54,7 @@ def compositional_64(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 64,
-    activation: str = "swish",
+    activation: Activation = "swish",
     spectral_norm: bool = True,
     dropout: float = 0.0,
 ) -> ImageEnergy:

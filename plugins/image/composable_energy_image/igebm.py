@@ -9,6 +9,7 @@ $= 2 a$ and temperature $.005^2 / 2 a$.
 from __future__ import annotations
 
 from composable_energy.options import check_integer
+from composable_energy_image.arguments import Activation
 from composable_energy_image.convolutional import ConvolutionalEnergy
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
@@ -24,7 +25,7 @@ def igebm_resnet32(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 128,
-    activation: str = "leaky-relu",
+    activation: Activation = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.0,
 ) -> ImageEnergy:
@@ -53,7 +54,7 @@ def igebm_resnet32_large(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 128,
-    activation: str = "leaky-relu",
+    activation: Activation = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.5,
 ) -> ImageEnergy:
@@ -81,7 +82,7 @@ def igebm_resnet32_wider(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 192,
-    activation: str = "leaky-relu",
+    activation: Activation = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.5,
 ) -> ImageEnergy:
@@ -109,7 +110,7 @@ def igebm_mnist(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 64,
-    activation: str = "leaky-relu",
+    activation: Activation = "leaky-relu",
     spectral_norm: bool = True,
 ) -> ImageEnergy:
     """Builds the paper's network for MNIST: a convolution and three that halve the size, then two linear layers.
@@ -136,7 +137,7 @@ def igebm_dsprites(
     labels: int | None = None,
     numbers: int | None = None,
     width: int = 64,
-    activation: str = "swish",
+    activation: Activation = "swish",
     spectral_norm: bool = True,
 ) -> ImageEnergy:
     """Builds the paper's network for dSprites: a convolution and four that halve the size, then two linear layers.

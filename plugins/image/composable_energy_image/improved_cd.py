@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d, conv2d
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_image.arguments import activation_of, check_multiple
+from composable_energy_image.arguments import Activation, activation_of, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution
 from composable_energy_image.recommendation import recommend_langevin
@@ -72,7 +72,7 @@ class ImprovedCDEnergy(ImageEnergy):
     def __init__(
         self,
         *,
-        setting: str = "cifar10",
+        setting: Literal["cifar10", "celeba"] = "cifar10",
         size: int | None = None,
         channels: int = 3,
         labels: int | None = None,
@@ -80,7 +80,7 @@ class ImprovedCDEnergy(ImageEnergy):
         width: int | None = None,
         multiscale: bool = True,
         attention: bool = True,
-        activation: str = "swish",
+        activation: Activation = "swish",
         spectral_norm: bool = True,
     ) -> None:
         if setting not in _ARCHITECTURES:

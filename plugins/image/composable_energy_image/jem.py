@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import activation_of
+from composable_energy_image.arguments import Activation, activation_of
 from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["JEM", "WideResNet"]
@@ -53,7 +53,7 @@ class JEM(ce.Energy):
         labels: int = 10,
         depth: int = 28,
         width: int = 10,
-        activation: str = "leaky-relu",
+        activation: Activation = "leaky-relu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import activation_of, check_multiple
+from composable_energy_image.arguments import Activation, activation_of, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.noise_conditioning import EMBEDDING, embed_level, frequency_table, level_column
 
@@ -66,7 +66,7 @@ class UNetEnergy(ImageEnergy):
         width: int = 32,
         levels: int = 3,
         blocks: int = 1,
-        activation: str = "swish",
+        activation: Activation = "swish",
         dropout: float = 0.0,
         data_std: float = 0.25,
         sigma_min: float = 0.01,

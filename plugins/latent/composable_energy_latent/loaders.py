@@ -1,48 +1,56 @@
-"""Generators in files: TorchScript, `torch.export` and ONNX. No pickle is read, so a file runs no code of its own."""
+"""Generators in files: TorchScript, `torch.export` and ONNX, which run what their authors wrote."""
 
 from __future__ import annotations
 
 import io
-import json
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
+from composable_energy.files import read_bytes
+from composable_energy.options import check_flag
 
 __all__ = ["load_generator"]
 
-_PICKLED = "Reading a pickle can run any code, so it was not read"
-_EXPORT = "export the generator anew with `torch.jit.trace(g, z).save(path)`, `torch.export.save(program, path)`, or to ONNX"
+_WAYS = (
+    "weights and code are safe: in Python, `g = Generator()` from your own code, then "
+    "`g.load_state_dict(safetensors.torch.load_file(path))`, with a file that `safetensors.torch.save_file(g.state_dict(), path)` wrote"
+)
 
 
-def load_generator(path: str | Path) -> nn.Module:
+def load_generator(path: str | Path, *, trust: bool = False) -> nn.Module:
     """Returns the module in a file of TorchScript, of `torch.export`, or of ONNX; its parameters need no gradient.
 
-    The readers of the first two are those of torch, of the third `onnx2torch` (the extra `onnx`), which makes a module of torch with
-    gradients. Files with pickled objects are refused: checkpoints of `torch.save`, and exported programs whose constants or examples are
-    pickled. `latent(load_generator(path), prior)` makes a base of it; `ce.get_encoder("generator", path=...)` gives the same module with
-    its origin, so that expressions can be saved.
+    **Such a file can run any code**: torch evaluates texts of an exported program and runs methods of TorchScript, and `onnx2torch` (the
+    extra `onnx`) writes Python with names of the graph. Read only what you or somebody you trust exported; else take weights as
+    safetensors and a module of your own code. `latent(load_generator(path, trust=True), prior)` makes a base of it. No saved expression
+    names a path: register the module, `ce.register("encoder", "mine", lambda: load_generator(path, trust=True))`, take it by
+    `ce.get_encoder("mine")`, and do the same where the expression is loaded.
 
     Args:
         path: The file.
+        trust: Whether the file may run code.
 
     Raises:
-        FileFormatError: The file is missing, damaged, of another kind, or holds pickled objects.
+        OptionError: The file may run code, and `trust` is False.
+        FileFormatError: The file is missing, damaged, or of another kind, such as a checkpoint of `torch.save`.
         ExtraNotInstalled: `onnx2torch` is not installed.
     """
+    check_flag("trust", trust)
     path = Path(path)
+    data = read_bytes(path)
+    read = _reader(path, data)
+    if not trust:
+        raise OptionError(f"{path} can run any code when it is read: say trust=True if you know its author. Else {_WAYS}.", ["trust"])
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error
-    try:
-        module = _read(path, data)
+        module = read(data)
     except (FileFormatError, ImportError):
         raise
     except Exception as error:
@@ -52,42 +60,29 @@ def load_generator(path: str | Path) -> nn.Module:
     return module
 
 
-def _read(path: Path, data: bytes) -> nn.Module:
+def _reader(path: Path, data: bytes) -> Callable[[bytes], nn.Module]:
+    """Returns the function that reads the content of a file, by its kind; nothing is run."""
     if path.suffix == ".onnx":
-        return _read_onnx(data)
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise FileFormatError(f"{path} is no TorchScript, no exported program, and has no name that ends in `.onnx`: {_EXPORT}.")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [name.partition("/")[2] for name in archive.namelist()]
-        if any(name.startswith("models/") and name.endswith(".json") for name in names):
-            _check_program(path, archive)
-            return torch.export.load(io.BytesIO(data)).module()
+        return _read_onnx
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        raise FileFormatError(f"{path} is a file of weights alone (safetensors): {_WAYS}.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except Exception as error:
+        raise FileFormatError(f"{path} is no TorchScript, no exported program, and has no name that ends in `.onnx`.") from error
+    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+        return lambda data: torch.export.load(io.BytesIO(data)).module()
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        with warnings.catch_warnings():  # newer versions of torch advise `torch.export`
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
-        return module if hasattr(module, "training") else _Frozen(module)
-    raise FileFormatError(f"{path} is a checkpoint of `torch.save`, a pickle. {_PICKLED}: {_EXPORT}.")
+        return _read_script
+    raise FileFormatError(f"{path} is a checkpoint of `torch.save`, a pickle without the network: {_WAYS}.")
 
 
-def _check_program(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raises if torch would unpickle a part of an exported program.
-
-    Raises:
-        FileFormatError: It would.
-    """
-    for name in archive.namelist():
-        inner = name.partition("/")[2]
-        if inner.endswith("_config.json"):
-            payloads: dict[str, Any] = json.loads(archive.read(name))["config"]
-            pickled = [key for key, of in payloads.items() if of.get("use_pickle", True) or not _is_tensor(of["path_name"])]
-            if pickled:
-                raise FileFormatError(f"{path} has pickled weights or constants ({', '.join(pickled[:3])}). {_PICKLED}: {_EXPORT}.")
-        if inner.startswith("data/sample_inputs/"):
-            try:  # torch would read it as a pickle where this fails
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-            except Exception as error:
-                raise FileFormatError(f"The example inputs in {path} are a pickle of other objects than tensors. {_PICKLED}.") from error
+def _read_script(data: bytes) -> nn.Module:
+    with warnings.catch_warnings():  # newer versions of torch advise `torch.export`
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+    return module if hasattr(module, "training") else _Frozen(module)
 
 
 class _Frozen(nn.Module):
@@ -99,10 +94,6 @@ class _Frozen(nn.Module):
 
     def forward(self, z: Tensor) -> Any:
         return self.parts[0](z)
-
-
-def _is_tensor(name: str) -> bool:
-    return name.startswith(("weight_", "tensor_"))
 
 
 def _read_onnx(data: bytes) -> nn.Module:

@@ -38,23 +38,24 @@ class ChEES(Sampler):
     - In windows of 32 steps $\varepsilon$ follows dual averaging, and $S$ is estimated from the points of all pilots. The windows end when
       energies and scales stay the same, and a dense $S$ comes from 30 points for each coordinate.
     - $T$ is the one of $2 \varepsilon, 4 \varepsilon, \dots$, or three quarters or one and a half of it, with the fewest gradients for an
-      effective draw: $\bar L \max_j \tau_j$ with the correlation times $\tau_j$ of coordinates and their squares. ChEES ascends the
-      gradient of a criterion of the distance from the mean instead, which finds the nearest maximum and does not see motion around a ring.
+      effective draw: $\bar L \max_j \tau_j$ with the correlation times $\tau_j$ of coordinates, of the principal directions of the means
+      of pilots over a window, in which they are slow, and of their squares. ChEES ascends the gradient of a criterion of the distance from
+      the mean instead, which finds the nearest maximum and does not see motion around a ring.
     - Chains take `warmup` steps before the first one that counts: twice the longest $\tau_j$.
 
     `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
 
     Args:
-        step_size: $\varepsilon > 0$, in units of whitened points; None tunes it together with `trajectory`.
-        trajectory: $T > 0$, in units of whitened points; None tunes it together with `step_size`.
+        step_size: $\varepsilon > 0$, in units of whitened points; None tunes it.
+        trajectory: $T > 0$, in units of whitened points; None tunes it.
         metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
-            that pays and diagonal elsewhere; or a metric that was tuned before.
+            that pays and diagonal elsewhere, and the identity beside a `step_size`; or a metric that was tuned before.
         acceptance: The mean acceptance to tune for, `mean_acceptance`. It is below the arithmetic mean where few trajectories are much
             worse than others: there, in a narrow part of a curved energy, chains would stay for long. Where the energy jumps, it is the
             share that is accepted of the trajectories that the jumps leave.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
-        warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.
+        warmup: The number of steps of each chain before the first one; None tunes it with `step_size` or `trajectory`.
 
     References:
         An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte Carlo (Hoffman et al., 2021),
@@ -77,12 +78,10 @@ class ChEES(Sampler):
         for name in ("step_size", "trajectory"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)
-        if (self.step_size is None) != (self.trajectory is None):
-            raise OptionError("step_size and trajectory are tuned together: give both of them, or neither.")
         if not isinstance(self.metric, Metric) and self.metric not in ("auto", "identity", "diagonal", "dense"):
             raise OptionError(f"metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got {self.metric!r}.")
         if self.step_size is not None and self.metric in ("diagonal", "dense"):
-            raise OptionError(f"metric={self.metric!r} is estimated while step_size and trajectory are tuned: leave these out.")
+            raise OptionError(f"metric={self.metric!r} is estimated while step_size is tuned, in its units: leave step_size out.")
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("max_leapfrogs", self.max_leapfrogs)
         check_integer("tuning_steps", self.tuning_steps, 2)
@@ -90,12 +89,12 @@ class ChEES(Sampler):
             check_integer("warmup", self.warmup, 0)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        if self.step_size is not None:
+        if self.step_size is not None and self.trajectory is not None:
             return self, x
         state, _ = approach(energy, x, noise.child("approach"), metric=self.whitening)
         state = redraw_outliers(energy, state, noise.child("redraw"))
-        sampler, state = adapt_metric(self, energy, state, noise.child("metric"))
-        sampler, state = choose_trajectory(sampler, energy, state, noise.child("trajectory"))
+        sampler, state, slow = adapt_metric(self, energy, state, noise.child("metric"))
+        sampler, state = choose_trajectory(sampler, energy, state, noise.child("trajectory"), slow)
         return sampler, state.x
 
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
@@ -128,7 +127,7 @@ class ChEES(Sampler):
             fuse: Whether a compiled energy takes several leapfrogs as one function, as in `iterate`.
         """
         if self.step_size is None or self.trajectory is None:
-            raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
+            raise OptionError("ChEES has no step_size yet, or no trajectory: give both, or let `sample` tune what is missing.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
         count = noise.of_step(lambda step: math.ceil(van_der_corput(step) * ratio - _ROUNDING))
         return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening, fuse=fuse), count

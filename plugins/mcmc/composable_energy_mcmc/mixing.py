@@ -37,7 +37,9 @@ class Mixing:
     state: State
 
 
-def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
+def measure_mixing(
+    sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL, directions: Tensor | None = None
+) -> Mixing:
     r"""Returns how fast chains mix.
 
     The correlation times $\tau_j$ of the coordinates of whitened points and of their squared distances to the median are estimated over
@@ -51,6 +53,7 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
         state: The chains, near their stationary density.
         noise: Their noise.
         steps: The number of steps.
+        directions: Directions of whitened points, with shape $(d, k)$, that count as coordinates do.
     """
     points, gradients = [state.x], 0
     for step in range(1, steps + 1):
@@ -59,6 +62,7 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
         gradients += count
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
     x = x[:, x.isfinite().all(2).all(0)]
+    x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
     values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
     longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))
     return Mixing(gradients / steps * longest, longest, state)

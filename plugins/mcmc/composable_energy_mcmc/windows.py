@@ -26,6 +26,7 @@ __all__ = ["adapt_metric", "choose_trajectory"]
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _POINTS = 30  # for each coordinate of a dense metric, from windows in which energies stay the same
+_DIRECTIONS = 4  # in which chains move slowly: sums of coordinates that no coordinate shows
 _SHORT = 8  # times shorter than the first steps of a window, steps may be so because of jumps
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
 _SLOW, _LONG_TRIAL = 6.0, 32  # steps: a short trial is sure of correlation times below that, else a longer one follows
@@ -35,7 +36,7 @@ _BETWEEN = (0.75, 1.5)  # of the best power of two, tried at last
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 
 
-def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
+def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State, Tensor]:
     """Tunes the step size and the metric, in windows, until energies and scales stay the same.
 
     Args:
@@ -45,14 +46,14 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
         noise: Their noise.
 
     Returns:
-        The sampler, and the pilot chains after that.
+        The sampler, the pilot chains after that, and the directions of whitened points in which they move slowly, with shape $(d, k)$.
     """
-    kind = None if isinstance(sampler.metric, Metric) or sampler.metric == "identity" else sampler.metric
+    kind = None if isinstance(sampler.metric, Metric) or sampler.metric == "identity" or sampler.step_size is not None else sampler.metric
     sampler, stable, left, number = replace(sampler, metric=sampler.whitening), False, sampler.tuning_steps, 0
     points = None if kind is None else CovarianceEstimator(kind, state.x)
     while True:
         number += 1
-        trajectory = None if number == 1 and kind is not None else _TRAJECTORY
+        trajectory = None if number == 1 and kind is not None else sampler.trajectory or _TRAJECTORY
         window = _adapt_step_size(sampler, energy, state, noise.child(f"window {number}"), min(left, _STEPS), trajectory, points)
         state = redraw_outliers(energy, window.state, noise.child(f"redraw {number}"))
         left, stable, before = left - _STEPS, window.stable, stable
@@ -60,36 +61,39 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
         same = metric is None or _scale_ratio(metric, sampler.whitening) < _FACTOR
         enough = points is None or not points.wide or sampler.whitening.kind != "dense" or points.count >= _POINTS * state.x[0].numel()
         if left <= 0 or (number >= _WINDOWS and stable and before and same and enough):
-            return replace(sampler, step_size=window.step_size, trajectory=_TRAJECTORY), state
+            return replace(sampler, step_size=window.step_size), state, _slow_directions(sampler, window.mean)
         if points is not None and not (stable and same):
             points = CovarianceEstimator(points.kind, state.x)
         sampler = sampler if metric is None else replace(sampler, metric=metric)
 
 
-def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
+def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise, directions: Tensor) -> tuple[ChEES, State]:
     """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
-    It tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the best. Slow chains get a longer trial. There it
-    takes the longer one of two trajectories with nearly equal costs: a trial sees less of the slow motion of short ones.
+    A trajectory that was given is tried alone. Else it tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the
+    best. Slow chains get a longer trial. There it takes the longer one of two trajectories with nearly equal costs: a trial sees less of
+    the slow motion of short ones.
 
     Args:
         sampler: The sampler with its step size and metric.
         energy: The energy.
         state: The pilot chains.
         noise: Their noise.
+        directions: Directions of whitened points that count beside coordinates, with shape $(d, k)$.
 
     Returns:
         The sampler, and the pilot chains after that.
     """
-    step_size, best, found, least = sampler.step_size or 0.0, sampler, None, math.inf
+    step_size, found, least = sampler.step_size or 0.0, None, math.inf
+    best = sampler if sampler.trajectory else replace(sampler, trajectory=_TRAJECTORY)
 
     def is_better(leapfrogs: float) -> bool:
         """Tries a trajectory, and takes it if it costs less, or little more where chains are slow and it is longer."""
         nonlocal best, found, least, state
         trial = replace(sampler, trajectory=leapfrogs * step_size)
-        mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs:g} leapfrogs"))
+        mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs:g} leapfrogs"), directions=directions)
         if mixing.longest > _SLOW:
-            mixing = measure_mixing(trial, energy, mixing.state, noise.child(f"{leapfrogs:g} leapfrogs again"), _LONG_TRIAL)
+            mixing = measure_mixing(trial, energy, mixing.state, noise.child(f"{leapfrogs:g} leapfrogs again"), _LONG_TRIAL, directions)
         state = mixing.state
         slow, longer = found is None or found.longest > _SLOW, found is None or leapfrogs * step_size > (best.trajectory or 0.0)
         if (slow and not longer) or mixing.cost >= (_COSTLIER if slow else _CHEAPER) * least:
@@ -98,6 +102,9 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
         return True
 
     leapfrogs, worse, chosen = min(2, sampler.max_leapfrogs), 0, 0
+    if sampler.trajectory:
+        is_better(sampler.trajectory / step_size)
+        best, leapfrogs = sampler, math.inf
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
         better = is_better(leapfrogs)
         chosen, worse = (leapfrogs, 0) if better else (chosen, worse + 1)
@@ -112,11 +119,22 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
 
 @dataclass(frozen=True)
 class _Window:
-    """The result of a window: the pilot chains, the tuned step size, and whether energies stay the same."""
+    """The result of a window: the pilot chains, the tuned step size, whether energies stay the same, and the mean of each chain."""
 
     state: State
     step_size: float
     stable: bool
+    mean: Tensor
+
+
+def _slow_directions(sampler: ChEES, means: Tensor) -> Tensor:
+    """Returns the principal directions of the means of chains, whitened: those in which chains are slow. A dense metric leaves none."""
+    y = flatten_points(sampler.whitening.whiten(means)).double()
+    y = y[y.isfinite().all(1)] if sampler.whitening.kind != "dense" else y[:0]
+    y = y - y.mean(0)
+    _, vectors = torch.linalg.eigh(y @ y.T / y.abs().sum().clamp_min(1e-300).square())
+    axes = y.T @ vectors[:, -_DIRECTIONS:]
+    return axes / axes.norm(dim=0).clamp_min(1e-300)
 
 
 def _adapt_step_size(
@@ -124,7 +142,8 @@ def _adapt_step_size(
 ) -> _Window:
     """Runs a window, and adds the points of its second half to `points`.
 
-    Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs.
+    Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs. A step size that the
+    sampler has stays.
     """
 
     def trial(length: float) -> ChEES:
@@ -134,20 +153,24 @@ def _adapt_step_size(
     def first_trial(length: float) -> ChEES:
         return replace(sampler, step_size=length, trajectory=length)
 
-    first = find_first_length(first_trial, energy, state, noise.child("first"))
+    given = sampler.step_size
+    first = given or find_first_length(first_trial, energy, state, noise.child("first"))
     averaging, lost = DualAveraging(first), None
-    energies = []
+    energies, mean, half = [], torch.zeros_like(state.x), steps // 2
     for step in range(1, steps + 1):
-        if lost is None and step <= steps // 2 and averaging.length < first / _SHORT:
+        if lost is None and step <= half and averaging.length < first / _SHORT:
             lost = lost_to_jumps(first_trial(first), energy, state, noise.child("jumps"))
             averaging = DualAveraging(first) if lost else averaging
         here = finite_rows(state)
         state, rates, _ = take_step(trial(averaging.length), energy, state, noise.at(step))
-        averaging.add(sampler.acceptance * (1 - (lost or 0.0)) - mean_rate(rates[here], jumps=bool(lost)))
+        if given is None:
+            averaging.add(sampler.acceptance * (1 - (lost or 0.0)) - mean_rate(rates[here], jumps=bool(lost)))
         energies.append(state.energy)
-        if points is not None and step > steps // 2:
-            points.add(state.x[finite_rows(state)])
-    return _Window(state, averaging.best, _is_stable(energies))
+        if step > half:
+            mean = mean + (state.x - mean) / (step - half)
+            if points is not None:
+                points.add(state.x[finite_rows(state)])
+    return _Window(state, given or averaging.best, _is_stable(energies), mean)
 
 
 def _is_stable(energies: list[Tensor]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,8 @@ class ClashEnergy(Energy):
         OptionError: An amino acid is unknown, there are fewer than two, or a number is not positive.
         ShapeError: The backbones have a wrong shape.
     """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("residues",)
 
     backbones: Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Size, Tensor
@@ -60,6 +60,8 @@ class ObservedEnergy(Energy):
         >>> (prior & seen).sample(1000, seed=0).mean(0)[0].round()
         tensor(1.)
     """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("operator", "noise", "name")
 
     y: Tensor
     widens_itself = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class RewardEnergy(Energy):
         >>> (base & ce.reward(lambda x: x[:, 0], 2.0)).sample(1000, seed=0).mean().round()
         tensor(2.)
     """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("name",)
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Waypoint(Energy):
     Raises:
         OptionError: The width is not positive, a target is not finite, or there are both `axes` and `of`.
     """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("name",)
 
     target: Tensor
     width: Tensor

@@ -130,11 +130,23 @@ def as_source(data: Any) -> BatchSource:
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _check_item(data)
         return IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
-    if isinstance(data, Iterable):
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data) and data[0].ndim != data[1].ndim:
+        raise OptionError("A pair of points and labels has the labels by name, as `(x, {'y': y})`, got a pair of tensors.")
+    if isinstance(data, Iterable) and not isinstance(data, str) and not hasattr(data, "__array__"):
         return IterableSource(data)
-    raise OptionError(
-        f"Training takes Pictures, a tensor, a pair of a tensor and labels by name, or an iterable of these, got {type(data).__name__}."
-    )
+    raise _unknown_form("Training takes Pictures, a tensor, a pair of a tensor and labels by name, or an iterable of these", data)
+
+
+def _unknown_form(rule: str, data: Any) -> OptionError:
+    """Returns an error with the way to convert the data, where there is one."""
+    ways = {
+        "__array__": "convert arrays by `torch.as_tensor(...)`",
+        "casefold": "open pictures by `open_pictures` of composable_energy_image.data",
+        "append": "stack numbers by `torch.tensor(...)`",
+        "__getitem__": "give `DataLoader(dataset, batch_size=...)`",
+    }
+    way = next((f"; {way}" for name, way in ways.items() if hasattr(data, name)), "")
+    return OptionError(f"{rule}, got {type(data).__name__}{way}.")
 
 
 class IndexedSource(BatchSource):
@@ -269,7 +281,7 @@ def _check_item(item: Any) -> Raw:
         item = item[0]
     x, labels = item if _is_pair(item) else (item, {})
     if not isinstance(x, Tensor):
-        raise OptionError(f"An item of the data must be a tensor, or a pair of a tensor and labels by name, got {type(item).__name__}.")
+        raise _unknown_form("An item of the data must be a tensor, or a pair of a tensor and labels by name", item)
     for name, values in labels.items():
         if len(values) != len(x):
             raise ShapeError(f"There are {len(x)} points and {len(values)} labels {name!r}; give one label for each point.")

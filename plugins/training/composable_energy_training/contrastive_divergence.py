@@ -87,7 +87,8 @@ class ContrastiveDivergence(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `energy`, `energy_negative`, `gap` $\langle E(x') - E(x) \rangle$, `magnitude`
-        $\langle |E| \rangle$ over both, `diverged`, the share of chains that diverged, and `acceptance` for a sampler that rejects.
+        $\langle |E| \rangle$ over both, `spread`, the standard deviation of energies within each, `diverged`, the share of chains that
+        diverged, and `acceptance` for a sampler that rejects.
 
         Raises:
             OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
@@ -122,9 +123,11 @@ def contrast(
         positive, negative = (as_float32(model(points, **conditions)) for points in (x, negatives))
     value = positive.mean() - negative.mean() + l2 * (positive.square().mean() + negative.square().mean())
     low, high = positive.detach().mean(), negative.detach().mean()
+    variances = positive.detach().var(correction=0), negative.detach().var(correction=0)
     return value, {
         "energy": low,
         "energy_negative": high,
         "gap": high - low,
         "magnitude": (positive.detach().abs().mean() + negative.detach().abs().mean()) / 2,
+        "spread": ((variances[0] + variances[1]) / 2).sqrt(),
     }

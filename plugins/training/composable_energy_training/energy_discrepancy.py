@@ -41,8 +41,8 @@ class EnergyDiscrepancy(Objective):
         self.stabilizer, self.condition = check_number("stabilizer", stabilizer, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        r"""Returns the loss. Its scalars are `gap`, the mean of $E(x_j) - E(x)$ over the noisy points, and `magnitude`, the mean absolute
-        energy.
+        r"""Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over the noisy points, and `magnitude`, the mean
+        absolute energy.
 
         Raises:
             OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
@@ -57,7 +57,7 @@ class EnergyDiscrepancy(Objective):
             differences = torch.cat([differences, differences.new_full((len(differences), 1), math.log(self.stabilizer))], 1)
         value = differences.logsumexp(1).mean() - math.log(self.particles)
         found = energies.detach()
-        return Loss(value, {"gap": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})
+        return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})
 
 
 def evaluate_many(model: nn.Module, points: Tensor, conditions: dict[str, Tensor]) -> Tensor:

@@ -48,8 +48,8 @@ class LabelContrast(Objective):
             raise OptionError("In several processes the classes of a batch differ between processes: give `classes`.")
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        r"""Returns the loss. Its scalars are `accuracy`, the share of rows whose own class has the lowest energy of $S$, `gap`, the mean of
-        the other classes' energies minus the own, and `magnitude`, the mean absolute energy.
+        r"""Returns the loss. Its scalars are `accuracy`, the share of rows whose own class has the lowest energy of $S$, `margin`, the mean
+        of the other classes' energies minus the own, and `magnitude`, the mean absolute energy.
 
         Raises:
             OptionError: The model is not an energy or lacks the condition, the data lack the attribute, or have a class outside of $S$.
@@ -68,7 +68,7 @@ class LabelContrast(Objective):
         found, low = energies.detach(), own.detach()
         scalars = {
             "accuracy": (found.argmin(1) == place).to(found).mean(),
-            "gap": ((found.sum(1) - low) / max(count - 1, 1) - low).mean(),
+            "margin": ((found.sum(1) - low) / max(count - 1, 1) - low).mean(),
             "magnitude": found.abs().mean(),
         }
         return Loss(value, scalars)

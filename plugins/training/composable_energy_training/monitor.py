@@ -1,8 +1,8 @@
 r"""A monitor of training: it detects instability, as is common in contrastive divergence, and lowers the rate, rolls back or stops.
 
-It watches running means of the scalars of the objective: the *gap* $E(x') - E(x)$ between chains and data, the *magnitude* $|E|$, the loss,
-the *acceptance* rate of the sampler, the share of chains that *diverged*; and counts steps whose loss or gradient is not finite, which are
-skipped in any case.
+It watches running means of the scalars of the objective: the *gap* $E(x') - E(x)$ between chains and data, the *magnitude* $|E|$, both
+beside the *spread* of the energies within each, the loss, the *acceptance* rate of the sampler, the share of chains that *diverged*; and
+counts steps whose loss or gradient is not finite, which are skipped in any case.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.options import check_integer, check_number
 
 __all__ = ["Alert", "Monitor", "MonitorState", "stop_error"]
 
 Action = Literal["lower", "rollback", "stop"]
+
+_SPREADS = 3  # healthy runs stay below 1.8; chains that lose the data are further away
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Monitor:
         action: `"lower"` multiplies the learning rate by `factor`; `"rollback"` also restores the last good checkpoint and continues with
             other random numbers; `"stop"` raises `TrainingDiverged`. Checkpoints are kept in all cases.
         gap: The largest absolute mean of the gap $E(x') - E(x)$. Far above zero the chains do not reach regions of low energy (Du et al.,
-            2020, stop there); far below zero they have found spurious ones, and networks may not recover from the correction.
-        magnitude: The largest mean $|E|$, for objectives with a gap (Du et al., 2021); elsewhere the zero of the energy is arbitrary.
+            2020, stop there); far below zero they have found spurious ones, and networks may not recover from the correction. A gap counts
+            only beyond three times the spread of the energies: the draws of a plain Gaussian have a spread of $\sqrt{d/2}$.
+        magnitude: The largest mean $|E|$, for objectives with a gap (Du et al., 2021). It counts only where the spread is larger too, since
+            the zero of an energy may be arbitrary.
         loss: The largest absolute mean of the loss (Grathwohl et al., 2020).
         acceptance: The smallest mean acceptance rate, for samplers that have one; below it chains do not move.
         diverged: The largest mean share of chains that diverge.
@@ -84,16 +89,17 @@ class Monitor:
             raise OptionError(f"action must be 'lower', 'rollback' or 'stop', got {self.action!r}.")
         for name in ("gap", "magnitude", "loss", "diverged", "nonfinite"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise OptionError(f"{name} must be positive, or None to ignore it, got {value!r}.")
-        if self.acceptance is not None and not 0 <= self.acceptance <= 1:
-            raise OptionError(f"acceptance must be in [0, 1], got {self.acceptance!r}.")
-        if not self.window >= 1:
-            raise OptionError(f"window must be 1 step or more, got {self.window!r}.")
-        if not 0 < self.factor < 1:
-            raise OptionError(f"factor must be in (0, 1), got {self.factor!r}.")
-        if not self.limit >= 0:
-            raise OptionError(f"limit must be 0 or more, got {self.limit!r}.")
+            if value is not None and not (_is_number(value) and value > 0):
+                raise OptionError(f"{name} must be a positive number, or None to ignore it, got {value!r}.")
+        if self.acceptance is not None and not (_is_number(self.acceptance) and 0 <= self.acceptance <= 1):
+            raise OptionError(f"acceptance must be in [0, 1], or None to ignore it, got {self.acceptance!r}.")
+        check_integer("window", self.window)
+        check_number("factor", self.factor, above=0, below=1)
+        check_integer("limit", self.limit, least=0)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass
@@ -136,7 +142,7 @@ class MonitorState:
             return None
         if finite:
             self.steps += 1
-            for name in ("gap", "magnitude", "loss", "acceptance", "diverged"):
+            for name in ("gap", "magnitude", "spread", "loss", "acceptance", "diverged"):
                 if name in scalars and math.isfinite(scalars[name]):
                     before = self.means.get(name, scalars[name])
                     self.means[name] = before + (scalars[name] - before) / min(self.steps, self.monitor.window)
@@ -159,13 +165,16 @@ class MonitorState:
             return "nonfinite", f"loss or gradient was not finite {self.in_a_row} times in a row"
         if self.steps < monitor.window:
             return None
-        window = f"over the last {monitor.window} steps"
-        for name in ("gap", "magnitude", "loss", "diverged"):
-            mean, most = self.means.get(name), getattr(monitor, name)
-            if name == "magnitude" and "gap" not in self.means:
-                continue
-            if mean is not None and most is not None and (abs(mean) if name in ("gap", "loss") else mean) > most:
-                return name, f"the mean {name} {window} is {mean:.4g}, beyond {most:g} in size"
+        window, spread = f"over the last {monitor.window} steps", self.means.get("spread")
+        limits = {name: getattr(monitor, name) for name in ("gap", "magnitude", "loss", "diverged")}
+        if spread is not None:
+            limits["gap"] = None if monitor.gap is None else max(monitor.gap, _SPREADS * spread)
+        if "gap" not in self.means or (spread is not None and monitor.magnitude is not None and spread <= monitor.magnitude):
+            limits["magnitude"] = None
+        for name, most in limits.items():
+            mean = self.means.get(name)
+            if mean is not None and most is not None and abs(mean) > most:
+                return name, f"the mean {name} {window} is {mean:.4g}, beyond {most:.4g} in size"
         accepted = self.means.get("acceptance")
         if accepted is not None and monitor.acceptance is not None and accepted < monitor.acceptance:
             return "acceptance", f"the mean acceptance {window} is {accepted:.4g}, less than {monitor.acceptance:g}"
@@ -196,8 +205,9 @@ def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:
     where = "" if path is None else f" The last good checkpoint is {path}."
     after = f" after {acted} actions" if acted else ""
     return TrainingDiverged(
-        f"Training was stopped at step {alert.step}{after}: {alert.message}.{where} Try a lower rate, more steps of the sampler, or "
-        "a stronger penalty on energies.",
+        f"Training was stopped at step {alert.step}{after} by the trainer's `monitor`: {alert.message}.{where} Try a lower rate, more "
+        f"steps of the sampler, or a stronger penalty on energies. If the run is healthy, give `monitor=Monitor({alert.cause}=...)` "
+        f"another threshold, `Monitor({alert.cause}=None)` to ignore this one, or `monitor=None`.",
         step=alert.step,
         checkpoint=path,
     )

@@ -46,8 +46,8 @@ class NoiseContrastive(Objective):
         self.noise, self.ratio, self.condition = noise, check_integer("ratio", ratio), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `gap`, the mean
-        of $E(x') - E(x)$, and `magnitude`, the mean absolute energy.
+        r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `margin`, the
+        mean of $E(x') - E(x)$, and `magnitude`, the mean absolute energy.
 
         Raises:
             OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
@@ -65,7 +65,7 @@ class NoiseContrastive(Objective):
         right = (-real.detach() > real_noise).float().mean() + (-fake[0].detach() < drawn[0][1]).float().mean()
         scalars = {
             "accuracy": right / 2,
-            "gap": fake[0].detach().mean() - real.detach().mean(),
+            "margin": fake[0].detach().mean() - real.detach().mean(),
             "magnitude": (real.detach().abs().mean() + fake[0].detach().abs().mean()) / 2,
         }
         return Loss(value, scalars)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
+from composable_energy.options import check_number
 
 __all__ = ["Optimizer"]
 
@@ -46,25 +47,26 @@ class Optimizer:
     clip: float | Literal["adam"] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "milestones", tuple((int(step), float(factor)) for step, factor in self.milestones))
-        object.__setattr__(self, "slow", tuple((str(name), float(share)) for name, share in self.slow))
-        if not self.rate > 0:
-            raise OptionError(f"rate must be positive, got {self.rate!r}.")
+        check_number("rate", self.rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("warm_up", self.warm_up, least=0)
+        if check_number("decay", self.decay, least=0) > 1:
+            raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
+        if self.clip is not None and self.clip != "adam" and (not isinstance(self.clip, int | float) or not self.clip > 0):
+            raise OptionError(f"clip must be a positive norm, 'adam' or None, got {self.clip!r}.")
+        try:
+            object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+            object.__setattr__(self, "milestones", tuple((int(step), float(factor)) for step, factor in self.milestones))
+            object.__setattr__(self, "slow", tuple((str(name), float(share)) for name, share in self.slow))
+        except (TypeError, ValueError) as error:
+            given = f"betas={self.betas!r}, milestones={self.milestones!r}, slow={self.slow!r}"
+            raise OptionError(f"betas must be two numbers, milestones and slow sequences of pairs, got {given}.") from error
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise OptionError(f"betas must be two numbers in [0, 1), got {self.betas!r}.")
-        if not self.weight_decay >= 0:
-            raise OptionError(f"weight_decay must be 0 or more, got {self.weight_decay!r}.")
-        if not self.warm_up >= 0:
-            raise OptionError(f"warm_up must be 0 steps or more, got {self.warm_up!r}.")
-        if not 0 <= self.decay <= 1:
-            raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
         if not all(step > 0 and factor > 0 for step, factor in self.milestones):
             raise OptionError(f"milestones must be pairs (step, factor) of positive numbers, got {self.milestones!r}.")
         if not all(share > 0 for _, share in self.slow):
             raise OptionError(f"slow must be pairs (beginning of names, positive share), got {self.slow!r}.")
-        if self.clip is not None and self.clip != "adam" and (isinstance(self.clip, str) or not self.clip > 0):
-            raise OptionError(f"clip must be a positive norm, 'adam' or None, got {self.clip!r}.")
 
     def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.Adam:
         """Returns torch's optimizer, with a group of parameters for each share of the rate, under `share`.

@@ -1,4 +1,4 @@
-"""SIGTERM during a training: the step in progress ends, a checkpoint is written, and the process exits."""
+"""SIGTERM or Ctrl-C during a training: the step in progress ends, a checkpoint is written, and the process exits."""
 
 from __future__ import annotations
 
@@ -7,49 +7,59 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["Termination"]
 
 
 class Termination:
-    """Whether SIGTERM has arrived. The signal sets a flag, so that a step is never left half done.
+    """Whether SIGTERM or Ctrl-C has arrived. The signal sets a flag, so that a step is never left half done.
 
     Attributes:
-        requested: Whether the process was asked to end.
+        requested: The signal that asked to end; None as long as none did.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested: int | None = None
 
     @contextmanager
     def watch(self, enabled: bool = True) -> Iterator[None]:
-        """A context in which SIGTERM sets `requested`, and ends the process on exit; restores the handler.
+        """A context in which a signal sets `requested`, and ends the run on exit; restores the handlers. A second Ctrl-C ends it at once.
 
         A handler of the program stays in place. Outside of the main thread nothing is watched, since Python allows handlers there only.
 
         Args:
             enabled: Whether to watch.
         """
-        self.requested = False
-        own = enabled and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        if own:
-            signal.signal(signal.SIGTERM, self._handle)
+        self.requested, own = None, dict[int, Any]()
+        if enabled and threading.current_thread() is threading.main_thread():
+            defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+            own = {number: default for number, default in defaults.items() if signal.getsignal(number) == default}
         try:
+            for number in own:
+                signal.signal(number, self._handle)
             yield
             if self.requested:
-                self.exit()
+                self.exit("at the end")
         finally:
-            if own:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number, default in own.items():
+                signal.signal(number, default)
 
-    def exit(self) -> NoReturn:
-        """Ends the process with the status of a process that SIGTERM ended.
+    def exit(self, when: str) -> NoReturn:
+        """Ends the run.
+
+        Args:
+            when: What was done, for the message.
 
         Raises:
-            SystemExit: Always.
+            KeyboardInterrupt: It was Ctrl-C.
+            SystemExit: It was SIGTERM, with the status of a process that it ended.
         """
+        if self.requested == signal.SIGINT:
+            raise KeyboardInterrupt(f"Training was interrupted {when}.")
         raise SystemExit(128 + signal.SIGTERM)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        if self.requested == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = number

@@ -114,10 +114,25 @@ class Trainer:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every), ("keep", keep)):
+        named = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "checkpoint_every": checkpoint_every, "keep": keep}
+        for name, value in named.items():
             check_integer(name, value)
+        check_integer("seed", seed, least=-(2**63))
+        _check_part("model", model, nn.Module, "a module of torch, such as `ce.as_energy(network)`")
+        _check_part("objective", objective, Objective, "an objective, such as `ContrastiveDivergence(steps=20)`")
+        _check_part("optimizer", optimizer, Optimizer, "the settings of Adam, as `Optimizer(rate=1e-3)` of composable_energy_training")
+        _check_part("monitor", monitor, Monitor | None, "a `Monitor()`, or None for no monitor")
+        _check_part("callbacks", callbacks, Sequence, "a list of callbacks")
+        for callback in callbacks:
+            _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
+        _check_part("preparation", preparation, Callable | None, "a function of points and noise, or None")
+        _check_part("out", out, str | Path | None, "the path of a folder, or None")
+        _check_part("dtype", dtype, torch.dtype | None, "a dtype of torch, such as torch.float32")
         first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
-        self.device = first.device if device is None else torch.device(device)
+        try:
+            self.device = first.device if device is None else torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise OptionError(f"device must be one that torch has here, such as 'cpu', got {device!r}.") from error
         self.dtype = first.dtype if dtype is None else dtype
         check_precision(precision, self.device)
         if ema is not None:
@@ -166,7 +181,8 @@ class Trainer:
             InUseError: Another run has the folder.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
-            SystemExit: SIGTERM arrived, in a run of one process in the main thread; a checkpoint was written after the step.
+            SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C, in a run of one process in the main thread; a checkpoint was written after
+                the step, and the next `fit` continues from it. A second Ctrl-C does not wait for the end of the step.
         """
         with ExitStack() as stack:
             stack.enter_context(self.checkpoints.locked())
@@ -189,7 +205,9 @@ class Trainer:
             scalars = self._take_step()
             if self._termination.requested:
                 self._save()
-                self._termination.exit()
+                self._interrupted = False
+                path = self.checkpoints.path(self.step) or "in memory"
+                self._termination.exit(f"after step {self.step} of {self.steps}; `fit()` continues from its checkpoint, {path}")
         self._interrupted = False
         if self._ema is not None:
             copy_tensors(self._ema.model.state_dict(), self.model)
@@ -254,7 +272,7 @@ class Trainer:
     def _act(self, alert: Alert, due: bool) -> None:
         """Performs the action of an alert; saves a checkpoint that is due unless the run is rolled back or stopped."""
         if self.ranks.is_first:
-            _LOG.warning("%s", alert)
+            _LOG.warning("monitor: %s", alert)
         self._notify("on_alert", alert)
         if alert.action == "lower" and due:
             self._save()
@@ -311,3 +329,11 @@ class Trainer:
         if self.ranks.is_first:
             for callback in self.callbacks:
                 getattr(callback, hook)(self, *arguments)
+
+
+def _check_part(name: str, value: object, kind: Any, wanted: str) -> None:
+    """Raises OptionError if a part of the trainer is of another kind, such as a class in place of an instance."""
+    if not isinstance(value, kind):
+        plain = value is None or isinstance(value, str | int | float)
+        got = f"the class {value.__name__}" if isinstance(value, type) else repr(value) if plain else f"an object {type(value).__name__}"
+        raise OptionError(f"{name} must be {wanted}; got {got}.", [name])

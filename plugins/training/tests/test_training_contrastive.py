@@ -119,6 +119,7 @@ def test_the_loss_and_its_scalars_are_those_of_the_formula():
     torch.testing.assert_close(loss.value, expected)
     results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
     results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
+    results |= {"spread": torch.stack([here, there]).var(1, correction=0).mean().sqrt()}
     assert loss.scalars.keys() == results.keys()
     for name, value in results.items():
         torch.testing.assert_close(loss.scalars[name], value.detach())

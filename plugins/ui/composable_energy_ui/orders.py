@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -170,7 +169,7 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
     except TypeError as error:
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
-    known = find_names(order.family, family, local)
+    known = find_names(order.family, family)
     for leaf in leaves(parse_tree(order.expression)):
         if not local:
             _check_offered(leaf, known)
@@ -187,17 +186,19 @@ def _check_offered(leaf: Name, known: Names) -> None:
     raise ParseError(f"No plug-in offers this name.{hint} Folders may only be named on the computer that runs the playground.", leaf.place)
 
 
-def find_names(asked: str | None, own: str | None, local: bool) -> Names:
-    """Returns the names of a family; users of other computers may not look into folders.
+def find_names(asked: str | None, own: str | None) -> Names:
+    """Returns the names of a family: the playground's own, or a plug-in's; a request never says in which folder to look.
 
     Raises:
-        PluginNotFound: There is no such family.
-        FileFormatError: The folder has no saved energies.
-        OptionError: It is a folder, and the user is at another computer.
+        OptionError: No plug-in offers the family.
+        FileFormatError: The playground's own folder has no saved energies.
     """
-    if not local and asked not in (own, None) and not re.fullmatch(r"[\w-]+", asked):
-        raise OptionError("Folders may only be named on the computer that runs the playground.")
-    return Names(asked or own)
+    known = Names(own)
+    if asked in (own, None):
+        return known
+    if asked not in known.entries:
+        raise OptionError(f"No plug-in offers the family {asked!r:.100}: folders are named by `composable-energy ui --in FOLDER` alone.")
+    return Names(asked)
 
 
 def _check(order: Order, limits: Limits) -> None:

@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _names(self, asked: str | None) -> Event:
         """Returns the names for completion: members of a family first, then all other energies."""
         family, limits = asked or self.playground.family or DEFAULT_FAMILY, asdict(self.playground.limits)
-        known = find_names(asked, self.playground.family, self.playground.local)
+        known = find_names(asked, self.playground.family)
         entries = [entry for entry in ce.energies() if entry.name != family and entry.state in ("", "trained")]
         others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
         samplers = sorted(names("sampler"))
@@ -252,12 +252,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _same_site(self) -> bool:
         """Returns whether the request is for this server and from its own page; answers 403 otherwise.
 
-        Another site could let its name point to this computer, and read what it asks for.
+        Another site could let its name point to this computer, and read what it asks for. It may link to the page, and nothing else.
         """
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        own = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin") or self.path == "/"
         try:
             name = urlsplit(f"//{host}").hostname or ""
-            same = (is_local(name) or not self.playground.local) and (origin is None or urlsplit(origin).netloc == host)
+            same = own and (is_local(name) or not self.playground.local) and (origin is None or urlsplit(origin).netloc == host)
         except ValueError:  # it is no address
             same = False
         if not same:

@@ -6,11 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
 
+import composable_energy as ce
 from composable_energy.errors import FileFormatError
 from composable_energy_cli import main
 from composable_energy_ui import Limits, Playground
@@ -141,6 +142,10 @@ def test_the_page_has_a_policy_that_allows_no_other_host(playground):
         ("GET", "/", None, {"Host": "elsewhere.org"}, 403),
         ("GET", "/", None, {"Origin": "http://elsewhere.org"}, 403),
         ("POST", "/api/sample", ORDER, {"Origin": "http://elsewhere.org"}, 403),
+        *(("GET", path, None, {"Sec_Fetch_Site": "cross-site"}, 403) for path in ("/api/names", "/api/points?job=x", "/page.js", "/?x")),
+        ("GET", "/api/names", None, {"Sec_Fetch_Site": "same-site"}, 403),
+        ("GET", "/", None, {"Sec_Fetch_Site": "cross-site"}, 200),  # a link
+        ("GET", "/api/names", None, {"Sec_Fetch_Site": "same-origin"}, 200),
         ("POST", "/api/sample", ORDER, {"Content_Type": "text/plain"}, 415),
         ("POST", "/api/check", {"expression": "a" * 200_000}, {}, 413),
         ("POST", "/api/check", [1], {}, 404),
@@ -157,6 +162,21 @@ def test_names_are_those_of_the_family_and_of_all_others(playground):
     answer = json.loads(ask(playground, "GET", "/api/names?family=plane").read())
     assert "ring" in answer["members"] and "faces/male" in answer["others"] and "plane/ring" not in answer["others"]
     assert json.loads(ask(playground, "GET", "/api/names?family=plaine").read())["kind"] == "error"
+
+
+@pytest.mark.parametrize("path", ["/api/names", "/api/check", "/api/sample"])
+@pytest.mark.parametrize("form", ["absolute", "relative", "home", "bare"])
+def test_a_request_names_a_family_and_never_a_folder(playground, monkeypatch, tmp_path, path, form):
+    (energy := ce.load("plane/ring")).save(tmp_path / "saved" / "mine")
+    energy.save(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    family = {"absolute": str(tmp_path / "saved"), "relative": "./saved", "home": "~/saved", "bare": "saved"}[form]
+    if path == "/api/names":
+        answer = json.loads(ask(playground, "GET", f"{path}?family={quote(family)}").read())
+    else:
+        answer = json.loads(ask(playground, "POST", path, {**ORDER, "family": family, "expression": "mine"}).read())
+    assert answer["kind"] == "error" and "No plug-in offers the family" in answer["message"]
 
 
 def test_the_command_refuses_what_it_cannot_serve(playground, capsys, tmp_path):

@@ -19,7 +19,7 @@ __all__ = ["calibrate_mixtures"]
 
 
 def calibrate_mixtures(expression: Energy, **options: Any) -> Energy:
-    r"""Returns an expression in which every mixture has an estimate of $\log Z$ of each branch.
+    r"""Returns an expression in which every mixture has $\log Z$ of each branch; those with known shares stay as they are.
 
     Args:
         expression: The expression; it stays as it is.
@@ -76,7 +76,7 @@ class _Calibration:
         inside = context.enter(energy)
         terms = [self.calibrate(term, inside) for term in energy.terms]
         new = energy
-        if isinstance(energy, Disjunction) and energy.formula is None:
+        if isinstance(energy, Disjunction) and energy.formula is None and energy.shares != "known":
             new = self._calibrate_mixture(energy, terms, inside)
         elif energy.has_config and any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
             new = energy.rebuild(*terms)

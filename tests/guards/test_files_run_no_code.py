@@ -1,0 +1,229 @@
+"""Files name no paths, addresses or plug-ins that open them, and what can run code asks for trust."""
+
+import hashlib
+import io
+import json
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError
+from composable_energy_cli import main
+from composable_energy_latent import load_generator
+from tests.saving_energies import Mean
+
+TOUCHED: list[Any] = []
+
+
+class Opens(nn.Module):
+    """A third party's encoder; it notes what it was built with."""
+
+    def __init__(self, size: int = 2, path: Any = None, mode: str = "a", where: Path | None = None, kind: Literal["p", "q"] = "p") -> None:
+        super().__init__()
+        TOUCHED.append((size, path, mode, where, kind))
+        self.linear = nn.Linear(2, size)
+
+    def forward(self, z):
+        return self.linear(z)
+
+
+class Declares(Opens):
+    stored_texts: ClassVar[tuple[str, ...]] = ("mode",)
+
+
+class Bowl(ce.Energy):
+    """A third party's energy around another one."""
+
+    def __init__(self, inner: ce.Energy, file: str = "", width: float = 1.0) -> None:
+        super().__init__()
+        self.inner, self.file, self.width = inner, file, width
+        TOUCHED.append(file)
+
+    def config(self):
+        return {"inner": self.inner, "file": self.file, "width": self.width}
+
+    def forward(self, x):
+        return self.inner(x) / self.width
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    TOUCHED.clear()
+    with ce.register("encoder", "opens", Opens), ce.register("encoder", "declares", Declares), ce.register("energy", "bowl", Bowl):
+        yield
+
+
+def script(path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(nn.Linear(2, 2)).save(path)
+    return path
+
+
+def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
+    """Saves an energy over an encoder, with other options in the file than it was built with."""
+    prior = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("opens"), name="prior")
+    prior.save(target)
+    edit(target, lambda config: config["references"][0].update({"entry": name, "options": options}))
+    TOUCHED.clear()
+    return target
+
+
+def edit(folder: Path, change: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("checksum", None)
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("reader", [torch.jit.load, torch.export.load], ids=["script", "export"])
+@pytest.mark.parametrize("way", ["load", "command"])
+def test_a_saved_file_cannot_name_a_generator(tmp_path, monkeypatch, capsys, reader, way):
+    module = torch.jit if reader is torch.jit.load else torch.export
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the file was read"))
+    folder = saved(tmp_path / "E", "generator", path=str(script(tmp_path / "g.pt")), trust=True)
+    if way == "command":
+        assert main(["sample", str(folder), "-n", "1", "-o", str(tmp_path / "x.npy")]) == 2
+        assert "no saved file may give" in capsys.readouterr().err
+    else:
+        with pytest.raises(FileFormatError, match="no saved file may give"):
+            ce.load(folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"path": "/etc/passwd"},
+        {"path": ["a", {"b": "x"}]},
+        {"mode": "w"},
+        {"where": 3},
+        {"where": "x"},
+        {"kind": "r"},
+        {"path": {"$tuple": ["x"]}},
+    ],
+    ids=str,
+)
+def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path, options):
+    with pytest.raises(FileFormatError, match="no saved file may give"):
+        ce.load(saved(tmp_path / "E", **options))
+    assert not TOUCHED
+
+
+@pytest.mark.parametrize("options", [{}, {"size": 2}, {"kind": "q"}, {"path": None}, {"path": [1, {"b": 2.5}]}], ids=str)
+def test_plain_data_are_read_from_files(tmp_path, options):
+    assert ce.load(saved(tmp_path / "E", **options)).decoder is not None
+    assert TOUCHED
+
+
+def test_a_plug_in_declares_texts_that_are_safe(tmp_path):
+    ce.load(saved(tmp_path / "E", "declares", mode="anything"))
+    assert TOUCHED == [(2, None, "anything", None, "p")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "options"),
+    [
+        ("energy", "diffusers", {"location": "owner/name"}),
+        ("energy", "faces", {"folder": "/tmp"}),
+        ("energy", "generated-faces", {"folder": "elsewhere"}),
+        ("encoder", "comet", {"weights": "/tmp/model"}),
+        ("encoder", "comet-global", {"weights": "../sprites"}),
+    ],
+)
+def test_plug_ins_of_the_library_open_nothing_for_a_file(tmp_path, monkeypatch, kind, entry, options):
+    folder = saved(tmp_path / "E", entry, **options)
+    edit(folder, lambda config: config["references"][0].update(kind=kind, distribution="composable-energy"))
+    opened, open_path = [], Path.open
+
+    def record(path: Path, *arguments, **options):
+        if path.suffix != ".pyi":  # the stub of a package that is imported now
+            opened.append(path)
+        return open_path(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", record)
+    with pytest.raises(FileFormatError, match="no saved file may give"):
+        ce.load(folder)
+    assert not opened
+
+
+def test_an_energy_around_another_takes_no_text_from_a_file(tmp_path):
+    Bowl(ce.as_energy(Normal(torch.zeros(2), 1.0)), width=2.0).save(tmp_path / "E")  # its text is the default
+    assert ce.load(tmp_path / "E")(torch.ones(1, 2)) > 0
+    TOUCHED.clear()
+    edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"]["options"].update(file="/etc/passwd"))
+    with pytest.raises(FileFormatError, match="no saved file may give"):
+        ce.load(tmp_path / "E")
+    assert not TOUCHED
+
+
+def test_a_node_of_a_plug_in_takes_no_text_from_a_file(tmp_path):
+    with ce.register("energy", "mean", Mean):
+        Mean(*(ce.as_energy(Normal(torch.zeros(2), scale)) for scale in (1.0, 2.0))).save(tmp_path / "E")
+        edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"]["options"].update(power="/etc/passwd"))
+        with pytest.raises(FileFormatError, match="no saved file may give"):
+            ce.load(tmp_path / "E")
+
+
+def test_what_no_reader_takes_is_not_written(tmp_path):
+    energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("opens", mode="w"), name="prior")
+    with pytest.raises(ExpressionError, match=r"mode='w' .* no saved file may give.*register"):
+        energy.save(tmp_path / "E")
+    assert not (tmp_path / "E").exists()
+    with ce.register("encoder", "mine", lambda: Opens(mode="w")):  # the way that the message gives
+        energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("mine"), name="prior")
+        energy.save(tmp_path / "E")
+        assert ce.load(tmp_path / "E").equals(energy)
+
+
+def test_a_generator_is_read_only_with_trust(tmp_path, monkeypatch):
+    path = script(tmp_path / "g.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
+        for read in (load_generator, lambda path: ce.get_encoder("generator", path=path)):
+            with pytest.raises(OptionError, match=r"can run any code.*trust=True.*load_state_dict"):
+                read(path)
+    assert load_generator(path, trust=True)(torch.zeros(1, 2)).shape == (1, 2)
+
+
+def test_an_onnx_file_is_read_only_with_trust(tmp_path):
+    (tmp_path / "g.onnx").write_bytes(b"")
+    with pytest.raises(OptionError, match="trust=True"):
+        load_generator(tmp_path / "g.onnx")
+
+
+def test_weights_that_are_an_archive_too_are_refused(tmp_path):
+    """A file of safetensors whose last tensor ends in a zip archive is two files for two readers."""
+    archive = script(tmp_path / "g.pt").read_bytes()
+    padded = torch.frombuffer(bytearray(archive), dtype=torch.uint8)
+    path = tmp_path / "both.safetensors"
+    safetensors.torch.save_file({"x": padded}, path)
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(FileFormatError, match="weights alone"):
+        load_generator(path, trust=True)
+    with pytest.raises(FileFormatError, match="zip archive, too"):
+        ce.load(ce_folder(tmp_path / "E", padded))
+
+
+def ce_folder(folder: Path, tensor: torch.Tensor) -> Path:
+    """Saves an energy and puts a file of weights with one more tensor beside it."""
+    saved(folder)
+    path = folder / "model.safetensors"
+    content = safetensors.torch.save({**safetensors.torch.load(path.read_bytes()), "x": tensor})
+    path.write_bytes(content)
+    edit(folder, lambda config: config.update(tensors_sha256=hashlib.sha256(content).hexdigest()))
+    return folder
+
+
+def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):
+    energy = ce.as_energy(Normal(torch.frombuffer(bytearray(b"PK\5\6" * 8), dtype=torch.float32).clone(), 1.0))
+    energy.save(tmp_path / "E")
+    assert ce.load(tmp_path / "E").equals(energy)
+    assert not zipfile.is_zipfile(io.BytesIO(b"PK"))

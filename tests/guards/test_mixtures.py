@@ -1,0 +1,140 @@
+"""Mixtures draw from each branch in proportion to its share, or `sample` warns."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, Normal, VonMises
+
+import composable_energy as ce
+from composable_energy.diagnostics import SamplingWarning
+
+SAMPLERS = ["chees", "hmc", "mala", "langevin", "underdamped", "tempering", "smc"]
+
+
+def normal(mean: float, sd: float, axes: int = 1) -> ce.Energy:
+    return ce.as_energy(Normal(torch.full((axes,), mean), sd))
+
+
+def function(mean: float, sd: float) -> ce.Energy:
+    return ce.as_energy(lambda x: ((x - mean) / sd).square().sum(1) / 2, event_shape=(1,))
+
+
+def errors(found: torch.Tensor, share: float) -> float:
+    """Returns by how many standard errors of independent draws a share differs from the right one."""
+    return abs(found.double().mean().item() - share) / math.sqrt(share * (1 - share) / len(found))
+
+
+FAR = ce.any_of(normal(-1.0, 1.0), normal(10.0, 0.5), weights=[0.2, 0.8])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_sampler_loses_a_branch(sampler):
+    for seed in (11,) if sampler == "tempering" else (11, 12):
+        points = FAR.sample(2000, sampler=sampler, seed=seed)
+        left, right = points[points < 5], points[points > 5]
+        assert errors((points > 5).squeeze(1), 0.8) < 4.5
+        assert abs(left.mean() + 1) < 4.5 / len(left) ** 0.5 and abs(right.mean() - 10) < 2.25 / len(right) ** 0.5
+
+
+@pytest.mark.slow
+def test_starts_in_branches_follow_from_chain_and_seed_alone():
+    options = {"sampler": "mala", "steps": 3, "step_size": 0.1}
+    whole = FAR.sample(300, seed=5, **options)
+    assert torch.equal(whole, FAR.sample(300, seed=5, batch_size=7, **options))
+    assert torch.equal(whole[100:], FAR.sample(200, seed=5, first_chain=100, **options))
+    assert not torch.equal(whole, FAR.sample(300, seed=6, **options))
+    state = torch.get_rng_state()
+    FAR.sample(10, seed=5, **options)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mixture", "above", "share"),
+    [
+        (ce.any_of(normal(0.0, 1.0), normal(30.0, 1.0), weights=[0.99, 0.01]), 15.0, 0.01),
+        (ce.any_of(normal(-30.0, 0.1), normal(30.0, 5.0), weights=[0.5, 0.5]), 0.0, 0.5),
+        (normal(-30.0, 1.0) | normal(0.0, 1.0) | normal(30.0, 1.0), 15.0, 1 / 3),
+        (ce.any_of(normal(-30.0, 1.0), ce.any_of(normal(0.0, 1.0), normal(30.0, 1.0), weights=[0.3, 0.7]), weights=[1, 3]), 15.0, 0.525),
+        (
+            ce.any_of(ce.as_energy(Gamma(torch.tensor([2.0]), 2.0)), ce.as_energy(Gamma(torch.tensor([400.0]), 10.0)), weights=[0.7, 0.3]),
+            15,
+            0.3,
+        ),
+        (
+            ce.any_of(
+                normal(-30.0, 1.0).relative_to(normal(0.0, 9.0)), normal(30.0, 1.0).relative_to(normal(0.0, 9.0)), weights=[0.2, 0.8]
+            ),
+            0.0,
+            0.8,
+        ),
+    ],
+    ids=["tiny", "scales", "three", "nested", "positive", "relative"],
+)
+def test_each_branch_gets_its_share(mixture, above, share):
+    points = mixture.sample(4000, sampler="mala", steps=20, seed=13)
+    assert errors((points > above).squeeze(1), share) < 4.5
+
+
+@pytest.mark.slow
+def test_branches_on_a_circle_and_branches_that_are_mixtures():
+    circle = ce.any_of(*(ce.as_energy(VonMises(torch.tensor([m]), 50.0)) for m in (0.0, 3.0)), weights=[0.7, 0.3])
+    assert errors((circle.sample(4000, sampler="mala", steps=20, seed=13).abs() > 1.5).squeeze(1), 0.3) < 4.5
+    parts = Independent(Normal(torch.tensor([[-50.0], [50.0]]), 1.0), 1)
+    mixture = ce.as_energy(MixtureSameFamily(Categorical(torch.tensor([0.5, 0.5])), parts)) | normal(0.0, 1.0)
+    points = mixture.sample(4000, sampler="mala", seed=13).squeeze(1)
+    assert errors(points < -20, 0.25) < 4.5 and errors(points > 20, 0.25) < 4.5
+
+
+@pytest.mark.full
+def test_functions_with_estimated_normalisers_start_in_their_branches():
+    mixture = ce.calibrate(ce.any_of(function(0.0, 1.0), function(30.0, 0.5), weights=[0.2, 0.8]), seed=0)
+    points = mixture.sample(2000, seed=13)
+    assert errors((points > 15).squeeze(1), 0.8) < 5
+
+
+@pytest.mark.full
+def test_narrow_and_wide_branches_keep_their_spread():
+    mixture = ce.any_of(normal(-5.0, 0.1, 10), normal(5.0, 2.0, 10), weights=[0.6, 0.4])
+    points = mixture.sample(2000, seed=13)
+    narrow = (points < -4).all(1)
+    assert errors(narrow, 0.6) < 4.5
+    assert points[narrow].std() == pytest.approx(0.1, rel=0.05) and points[~narrow].std() == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.slow
+def test_start_points_that_leave_out_a_branch_warn():
+    with pytest.warns(SamplingWarning, match=r"branch: The points do not have the shares .* for 0\.\d+"):
+        FAR.sample(200, sampler="mala", steps=50, init=torch.zeros(200, 1), seed=1)
+    with pytest.warns(SamplingWarning, match="branch"):
+        ce.any_of(FAR, normal(40.0, 1.0), weights=[0.5, 0.5]).sample(200, sampler="mala", steps=50, init=torch.full((200, 1), 10.0), seed=1)
+    with pytest.warns(SamplingWarning, match="No point of 200 is in branch 1"):
+        chosen = ce.any_of(function(0.0, 1.0), function(30.0, 1.0), weights=[1, 1])
+        chosen.sample(200, sampler="mala", steps=50, seed=1)
+
+
+@pytest.mark.slow
+def test_overlapping_branches_do_not_warn():
+    mixture = ce.any_of(normal(0.0, 1.0), normal(0.5, 2.0), weights=[0.3, 0.7])
+    for seed in range(20):  # warnings are errors
+        points = mixture.sample(300, sampler="hmc", step_size=0.8, steps=20, init=torch.zeros(300, 1), seed=seed)
+    assert points.shape == (300, 1)
+
+
+@pytest.mark.full
+def test_calibration_keeps_shares_that_are_known():
+    left, right = normal(-2.0, 1.0), normal(2.0, 2.0)
+    x = torch.linspace(-6, 6, 13)[:, None]
+    for known in (left ^ right, left | right, (left & ~right) | (right & ~left) | normal(9.0, 1.0)):
+        torch.testing.assert_close(ce.calibrate(known, seed=0)(x), known(x))
+    inside = ce.calibrate((left ^ right) & normal(0.0, 5.0), seed=0)
+    torch.testing.assert_close(inside(x), ((left ^ right) & normal(0.0, 5.0))(x))
+    mixed = ce.calibrate(ce.any_of(normal(-30.0, 1.0), function(30.0, 0.5), weights=[0.7, 0.3]), seed=0)
+    grid = torch.linspace(-60, 60, 24001, dtype=torch.float64)[:, None].float()
+    density = (-mixed(grid)).double().exp()
+    assert density[grid[:, 0] > 0].sum() / density.sum() == pytest.approx(0.3, abs=0.03)
+    asked = ce.calibrate(ce.any_of(left & ~right, right & ~left, weights=[0.9, 0.1]), seed=0)
+    shares = (-torch.stack([term(grid) for term in asked.terms]) - torch.tensor(asked.log_z)[:, None]).double().exp().sum(1) * 0.005
+    assert shares.tolist() == pytest.approx([1.0, 1.0], abs=0.1)
