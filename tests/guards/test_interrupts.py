@@ -61,11 +61,11 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
     assert torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
-def test_an_interrupted_call_returns_points_of_the_support_and_the_best_of_its_copies():
+def test_an_interrupted_call_returns_points_of_the_support():
     energy = ce.as_energy(Independent(HalfNormal(torch.ones(2)), 1))
     with pytest.raises(SamplingInterrupted) as caught:
-        energy.sample(4, steps=50, best_of=3, callback=interrupting(20), **CALL)
-    assert torch.equal(caught.value.points, energy.sample(4, steps=20, best_of=3, **CALL))
+        energy.sample(4, steps=50, callback=interrupting(20), **CALL)
+    assert torch.equal(caught.value.points, energy.sample(4, steps=20, **CALL))
     assert (caught.value.points > 0).all() and caught.value.points.shape == (4, 2)
 
 
