@@ -33,9 +33,9 @@ def ways() -> dict[str, dict[str, Any]]:
         "progress": {"progress": True},
         "trace": {"trace": True},
         "trace, every point": {"trace": 1},
-        "moments": {"callback": ce.RunningMoments()},
-        "moments of each chain": {"callback": ce.RunningMoments(chains=True)},
-        "trace, moments, progress": {"trace": True, "callback": ce.RunningMoments(), "progress": True},
+        "moments": {"callback": ce.diagnostics.RunningMoments()},
+        "moments of each chain": {"callback": ce.diagnostics.RunningMoments(chains=True)},
+        "trace, moments, progress": {"trace": True, "callback": ce.diagnostics.RunningMoments(), "progress": True},
     }
 
 
