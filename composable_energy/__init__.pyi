@@ -10,8 +10,11 @@ from composable_energy.catalog import EnergyFamily as EnergyFamily
 from composable_energy.catalog import get_encoder as get_encoder
 from composable_energy.catalog import get_energy as get_energy
 from composable_energy.catalog import get_family as get_family
-from composable_energy.classification import classifier as classifier
 from composable_energy.diagnostics import SamplingWarning as SamplingWarning
+from composable_energy.doors import classifier as classifier
+from composable_energy.doors import observed as observed
+from composable_energy.doors import over_time as over_time
+from composable_energy.doors import reward as reward
 from composable_energy.energy import Energy as Energy
 from composable_energy.energy import Recommendation as Recommendation
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
@@ -22,8 +25,6 @@ from composable_energy.lift import as_energy as as_energy
 from composable_energy.memo import shared as shared
 from composable_energy.normalizers import calibrate as calibrate
 from composable_energy.normalizers import log_z as log_z
-from composable_energy.observations import observed as observed
-from composable_energy.observations import reward as reward
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import get as get
 from composable_energy.registry import get_kernel as get_kernel
@@ -34,6 +35,5 @@ from composable_energy.registry import plugins as plugins
 from composable_energy.registry import register as register
 from composable_energy.saving import load as load
 from composable_energy.saving import save as save
-from composable_energy.trajectories import over_time as over_time
 
 __version__: str
