@@ -46,9 +46,6 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
     Args:
         package: The package's `__name__`.
         file: The package's `__file__`; the stub is beside it.
-
-    Example:
-        >>> __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
     """
     imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: node.module or package for node in imports for alias in node.names}

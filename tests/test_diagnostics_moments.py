@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy import RunningMoments
+from composable_energy.diagnostics import RunningMoments
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, State, Trace
 from composable_energy_mcmc import HMC, MALA, Langevin

@@ -85,4 +85,4 @@ def test_the_table_is_a_sequence_with_text():
 
 
 def test_without_energies_it_says_so():
-    assert "No energies are installed" in str(ce.EnergyTable([]))
+    assert "No energies are installed" in str(ce.installed.EnergyTable([]))

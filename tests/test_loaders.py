@@ -82,7 +82,7 @@ def test_an_unknown_scheme_lists_the_installed_ones(bowls: Path):
 
 def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
     install(bowls, "other-bowls", {"loaders": {"bowl": "third_party_bowls:other"}})
-    ce.refresh()
+    ce.registry.refresh()
     with pytest.raises(PluginConflictError, match="ask for 'acme-bowls:bowl' or 'other-bowls:bowl'"):
         ce.load("bowl:x")
     assert str(ce.load("other-bowls:bowl:x")) == "other"
@@ -100,7 +100,7 @@ def test_the_name_of_an_energy_stays_its_name(acme: Path):
 def test_a_distribution_that_is_left_out_is_named(acme: Path, monkeypatch: pytest.MonkeyPatch):
     install(acme, "acme-bowls", {"loaders": {"bowl": "third_party_a:ring"}})
     monkeypatch.setenv("COMPOSABLE_ENERGY_PLUGINS", "")
-    ce.refresh()
+    ce.registry.refresh()
     for name in ("acme-energies:bowl", "bowl:x"):
         with pytest.raises(PluginNotFound, match=r"is offered by acme-[a-z]+, which COMPOSABLE_ENERGY_PLUGINS leaves out"):
             ce.load(name)
@@ -133,7 +133,7 @@ def test_a_publisher_is_found_by_its_scheme():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     with ce.register("publisher", "box", publish), ce.register("publisher", "default", publish), ce.register("loader", "box", kept.get):
         assert energy.push("box:here", tag="@1") == "box:here@1"
-        assert ce.push(energy, "owner/name") == "box:owner/name"
+        assert ce.saving.push(energy, "owner/name") == "box:owner/name"
         assert kept == {"here": energy, "owner/name": energy}
         assert ce.load("box:here") is energy
         with pytest.raises(OptionError, match=r"'box' takes \(tag: .*\), got \(private\)"):

@@ -22,7 +22,7 @@ def normaliser(width: float, axes: int = 2) -> float:
     return axes * (math.log(2 * math.pi) / 2 + math.log(width))
 
 
-def close(found: ce.LogZ, truth: float, errors: float = 4.0) -> None:
+def close(found: ce.normalizers.LogZ, truth: float, errors: float = 4.0) -> None:
     assert abs(found.value - truth) < errors * found.standard_error + 1e-6, f"{found}, not {truth:.3f}"
     assert found.standard_error < 0.1
 
@@ -97,7 +97,7 @@ class TestValue:
         close(ce.log_z(ce.as_energy(scaled).given(y=4.0), event_shape=(2,), seed=0), normaliser(0.5))
 
     def test_the_estimator_is_a_plugin(self):
-        found = ce.LogZ(1.0, 0.1, 1.0, None, 1.0, 1, 16, 0)
+        found = ce.normalizers.LogZ(1.0, 0.1, 1.0, None, 1.0, 1, 16, 0)
         with ce.register("estimator", "log-z", lambda energy, like, sampler, noise, **options: replace(found, particles=len(noise.chains))):
             assert ce.log_z(gaussian(1.0), particles=99) == replace(found, particles=99)
 
@@ -232,7 +232,7 @@ class TestCalibrate:
         tree = ce.calibrate((weight * (A | B)) & C & (ce.any_of(A | B, C, weights=[1, 3])).sharpened(2.0), **QUICK)
         scaled, alone, sharp = tree.terms
         inner, outer = scaled.terms[0], sharp.terms[0]
-        assert isinstance(scaled, ce.Weighted) and isinstance(inner, ce.Disjunction) and isinstance(outer, ce.Disjunction)
+        assert isinstance(scaled, ce.algebra.Weighted) and isinstance(inner, ce.Disjunction) and isinstance(outer, ce.Disjunction)
         assert alone is C and scaled.weight is weight and inner.terms[0] is A
         assert getattr(outer.terms[0], "log_z") == inner.log_z  # noqa: B009
         assert inner.log_z == pytest.approx([normaliser(0.5), normaliser(1.0)], abs=0.1)

@@ -18,7 +18,7 @@ from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 def test_a_third_party_energy_has_a_name(acme):
     energy = ce.get_energy("bowl", scale=3)
     assert energy(torch.ones(2, 2)).tolist() == [3.0, 3.0]
-    assert energy.origin == ce.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
+    assert energy.origin == ce.identity.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
     assert ce.get_energy("ring", radius=2.0)(torch.zeros(1, 2)).item() == 4.0
     assert ce.get_energy("acme-energies:bowl")(torch.ones(1, 2)).item() == 1.0
     assert ce.get_energy("Acme_Energies:bowl")(torch.ones(1, 2)).item() == 1.0
@@ -48,7 +48,7 @@ def test_a_scan_happens_once_and_refresh_sees_what_was_installed_since(acme):
     install(acme, "acme-late", {"energies": {"late": "third_party_late:Bowl"}}, {"third_party_late": GOOD_ENERGY})
     with pytest.raises(PluginNotFound):
         ce.get_energy("late")
-    ce.refresh()
+    ce.registry.refresh()
     assert ce.get_energy("late")(torch.zeros(1, 1)).item() == 0.0
 
 
@@ -72,7 +72,7 @@ def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme, capsys):
     assert ce.load("small")(torch.ones(1, 2)).item() == 1.0  # its module is there
     (acme / "third_party_big.py").write_text(textwrap.dedent(GOOD_ENERGY))
     importlib.invalidate_caches()
-    ce.refresh()
+    ce.registry.refresh()
     assert ce.load("big")(torch.ones(1, 2)).item() == 1.0
 
 
@@ -137,7 +137,7 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
         assert ce.get_energy("bowl").equals(plain)
     assert not ce.get_energy("bowl").equals(plain)
     ce.register("energy", "mine", lambda: plain)
-    ce.refresh()
+    ce.registry.refresh()
     assert ce.get_energy("mine").equals(plain)
 
 

@@ -71,7 +71,7 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
 def test_a_package_with_the_name_of_a_default_changes_no_sample(site):
     wanted = ce.as_energy(NORMAL).sample((8, 2), seed=0)
     install(site, "evil", {"samplers": {"chees": "third_party_walk:Walk"}}, {"third_party_walk": GOOD_SAMPLER})
-    ce.refresh()
+    ce.registry.refresh()
     assert torch.equal(ce.as_energy(NORMAL).sample((8, 2), seed=0), wanted)
     with pytest.raises(PluginConflictError, match="composable-energy:chees"):
         ce.as_energy(NORMAL).sample((8, 2), sampler="chees", seed=0)

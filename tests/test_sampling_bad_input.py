@@ -199,8 +199,8 @@ def test_levels_of_noise_are_the_samplers_own_business():
 def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("composable_energy.registry.registry.scan", lambda group: ([], [], None))
-        ce.refresh()
+        ce.registry.refresh()
         for sampler in (None, "langevin"):
             with pytest.raises(PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):
                 ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).sample((3, 2), sampler=sampler)
-    ce.refresh()
+    ce.registry.refresh()

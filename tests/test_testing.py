@@ -124,7 +124,7 @@ class Forgetful(Broken):
 class Unbalanced(Broken):
     @property
     def bases(self):
-        return (ce.WeightedBase(LEAVES["distribution"]),)
+        return (ce.bases.WeightedBase(LEAVES["distribution"]),)
 
 
 @pytest.mark.parametrize(

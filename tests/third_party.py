@@ -77,7 +77,7 @@ def install(
         (folder / f"{module}.py").write_text(textwrap.dedent(source))
 
 
-def row(name: str, distribution: str | None = None) -> ce.PluginRecord:
+def row(name: str, distribution: str | None = None) -> ce.registry.PluginRecord:
     """Returns the only record with this name."""
     (found,) = (r for r in ce.plugins() if r.name == name and (distribution is None or r.distribution == distribution))
     return found
@@ -90,13 +90,13 @@ def site(tmp_path):
         patch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
         patch.syspath_prepend(tmp_path)
         patch.setattr(api.REGISTRY, "registered", {})
-        ce.refresh()
+        ce.registry.refresh()
         before = set(sys.modules)
         yield tmp_path
         for name in set(sys.modules) - before:
             if name.startswith("third_party"):
                 del sys.modules[name]
-    ce.refresh()
+    ce.registry.refresh()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class RunningMoments:
     Example:
         >>> import torch, composable_energy as ce
         >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-        >>> moments = ce.RunningMoments(burn_in=20)
+        >>> moments = ce.diagnostics.RunningMoments(burn_in=20)
         >>> _ = bowl.sample((500, 2), steps=100, seed=0, callback=moments)
         >>> moments
         RunningMoments(40000 points of shape (2,))

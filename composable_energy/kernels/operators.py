@@ -6,6 +6,7 @@ Operators take seeds as signed numbers of 64 bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,25 +29,9 @@ _NUMBERS = (
     mutates_args=(),
     schema=f"(Tensor x, Tensor[] gradients, Tensor? momentum, {_NUMBERS}) -> Tensor[]",
 )
-def step(
-    x: Tensor,
-    gradients: list[Tensor],
-    momentum: Tensor | None,
-    weights: list[float],
-    drift: float,
-    scale: float,
-    keep: float,
-    move: float,
-    low: float | None,
-    high: float | None,
-    seed: int,
-    step: int,
-    chain: int,
-    stream: int,
-) -> list[Tensor]:
+def step(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, weights: list[float], *numbers: Any) -> list[Tensor]:
     """Takes a step and returns the points, and the momentum if there is one."""
-    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
-    return _run(x, gradients, momentum, coefficients, Counter(seed % 2**64, step, chain, stream), inplace=False)
+    return _run(x, gradients, momentum, weights, numbers, inplace=False)
 
 
 @step.register_fake
@@ -59,25 +44,9 @@ def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *coefficients
     mutates_args=("x", "momentum"),
     schema=f"(Tensor(a!) x, Tensor[] gradients, Tensor(b!)? momentum, {_NUMBERS}) -> ()",
 )
-def step_(
-    x: Tensor,
-    gradients: list[Tensor],
-    momentum: Tensor | None,
-    weights: list[float],
-    drift: float,
-    scale: float,
-    keep: float,
-    move: float,
-    low: float | None,
-    high: float | None,
-    seed: int,
-    step: int,
-    chain: int,
-    stream: int,
-) -> None:
+def step_(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, weights: list[float], *numbers: Any) -> None:
     """Takes a step in place."""
-    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
-    _run(x, gradients, momentum, coefficients, Counter(seed % 2**64, step, chain, stream), inplace=True)
+    _run(x, gradients, momentum, weights, numbers, inplace=True)
 
 
 @step_.register_fake
@@ -108,8 +77,10 @@ def to_signed(seed: int) -> int:
 
 
 def _run(
-    x: Tensor, gradients: list[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, counter: Counter, inplace: bool
+    x: Tensor, gradients: list[Tensor], momentum: Tensor | None, weights: list[float], numbers: Sequence[Any], inplace: bool
 ) -> list[Tensor]:
+    coefficients = StepCoefficients(tuple(weights), *numbers[:6])
+    counter = Counter(numbers[6] % 2**64, *numbers[7:])
     noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
     others = gradients if momentum is None else [*gradients, momentum]
     kernel = None if x.is_cpu and forced_kernel() is None else kernel_for(x, others, noise)

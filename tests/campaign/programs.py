@@ -90,7 +90,7 @@ def prepare_plugins(folder: Path) -> Trial:
         )
         install(place, "good", {"energies": {"bowl": f"good_{module}:Bowl"}}, {f"good_{module}": GOOD_ENERGY})
         sys.path.insert(0, str(place))
-        ce.refresh()
+        ce.registry.refresh()
         out = io.StringIO()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
@@ -111,7 +111,7 @@ def prepare_plugins(folder: Path) -> Trial:
             raise Defect(f"untyped error: SystemExit({error.code})") from error
         finally:
             sys.path.remove(str(place))
-            ce.refresh()
+            ce.registry.refresh()
         return "isolated" if not any(found) else "typed error"
 
     return trial

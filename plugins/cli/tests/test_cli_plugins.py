@@ -69,10 +69,10 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def record(name: str, state: str = "ok", error: str | None = None, group: str = "samplers", value: str = "composable_energy_mcmc:X"):
     """A row of a distribution; of this session if it is to be loaded, since those of others are loaded elsewhere."""
     owner = ("acme", "1.0") if state != "ok" else (None, None)
-    return ce.PluginRecord(f"composable_energy.{group}" if group else "", name, value, *owner, state, error)  # pyright: ignore[reportArgumentType]
+    return ce.registry.PluginRecord(f"composable_energy.{group}" if group else "", name, value, *owner, state, error)  # pyright: ignore[reportArgumentType]
 
 
-def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.PluginRecord) -> tuple[int, str, dict]:
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.registry.PluginRecord) -> tuple[int, str, dict]:
     monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: list(rows))
     code = run("doctor")
     text = capsys.readouterr().out

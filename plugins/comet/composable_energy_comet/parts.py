@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy.algebra import Conditioned
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.component import ComponentEnergy
@@ -101,7 +102,7 @@ def _quadratic_minimum(parts: Sequence[ce.Energy]) -> Tensor:
 
 
 def _is_component(part: ce.Energy) -> bool:
-    return isinstance(part, ce.Conditioned) and isinstance(part.terms[0], ComponentEnergy) and part.values.keys() == {"z"}
+    return isinstance(part, Conditioned) and isinstance(part.terms[0], ComponentEnergy) and part.values.keys() == {"z"}
 
 
 def _latents(part: ce.Energy, rows: int) -> Tensor:

@@ -36,7 +36,7 @@ class OverTime(Node):
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> step = ce.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
+        >>> step = ce.lift.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
         >>> ce.over_time(step, 3)(torch.tensor([[[0.0], [1.0], [3.0]]]))
         tensor([2.5000])
     """

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy import ClassifierEnergy, Conjunction, Energy, Negation, Weighted
+from composable_energy import ClassifierEnergy, Energy, Negation
+from composable_energy.algebra import Conjunction, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.errors import ExpressionError
 from composable_energy_planning.over_time import OverTime

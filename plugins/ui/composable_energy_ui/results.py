@@ -16,7 +16,8 @@ from torch import Tensor
 from composable_energy.grids import is_picture, layout, write_grid
 
 if TYPE_CHECKING:
-    from composable_energy import Energy, Explanation
+    from composable_energy import Energy
+    from composable_energy.explain import Explanation
     from composable_energy.sampling import Trace
 
 __all__ = ["EXTENT", "density_image", "grid_image", "kind_of", "numbers", "summary_of", "terms_of", "traces_of"]

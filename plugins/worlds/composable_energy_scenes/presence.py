@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.bases import WeightedBase
+from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.noise_conditioning import level_column
 from composable_energy_image.unet import UNet
@@ -54,7 +54,7 @@ def cell_of(position: Tensor) -> Tensor:
     return row * CELLS + column
 
 
-class Presence(ce.RelativeEnergy):
+class Presence(RelativeEnergy):
     r"""The energy of pictures with an object at $c$, up to a Gaussian error $r$: $\text{base}(z) - \log \frac{p(c \mid z)}{p(c)}$.
 
     Here $p(c \mid z) = \sum_k P(k \mid z)\, \mathcal N(c; m_k, r^2)$ is the density of the labelled position: in training, the label of a

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from composable_energy import Conditioned, Disjunction, Energy, PulledBack, log_z
+from composable_energy import Disjunction, Energy, log_z
+from composable_energy.algebra import Conditioned, PulledBack
 from composable_energy.errors import ContradictionError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula

@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass
 from torch import Tensor
 from torch.distributions import Distribution
 
-from composable_energy import Energy, LogZ
+from composable_energy import Energy
 from composable_energy.errors import NormalizerError, OptionError
+from composable_energy.normalizers import LogZ
 from composable_energy.sampling import Noise, Sampler, sample
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
