@@ -98,7 +98,7 @@ def test_users_of_other_computers_name_no_folders_and_locations(expression, fami
     """Nor do they learn from an error which folders there are."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "saves").mkdir()
-    with pytest.raises((OptionError, ParseError), match="only be named on the computer|folders are named by") as caught:
+    with pytest.raises((OptionError, ParseError), match=r"only be named on the computer|folders are named by") as caught:
         read_order({"expression": expression, "family": family}, None, False)
     assert "saves" not in str(caught.value)
 
