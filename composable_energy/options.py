@@ -11,7 +11,10 @@ from typing import Any
 from composable_energy.errors import OptionError
 from composable_energy.suggestions import nearest
 
-__all__ = ["check_choice", "check_flag", "check_integer", "check_number"]
+__all__ = ["check_choice", "check_flag", "check_instance", "check_integer", "check_number"]
+
+
+_LARGEST, _LEAST = 1e18, 1e-30  # squares are numbers of float32, and products with them do not vanish in float64
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:
@@ -32,7 +35,7 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = math.inf) -> float:
-    """Returns a finite number in a range.
+    """Returns a number in a range, of at most 1e18; a positive one is at least 1e-30.
 
     Args:
         name: The option, for the message.
@@ -42,18 +45,19 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
         below: An open upper bound.
 
     Raises:
-        OptionError: The value is not a finite number, or out of range.
+        OptionError: The value is not such a number, or out of range.
     """
     try:
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:  # a whole number of hundreds of digits
         number = math.nan
-    if math.isfinite(number) and (above is None or number > above) and (least is None or number >= least) and number < below:
+    if abs(number) <= _LARGEST and (above is None or number > (above or _LEAST)) and (least is None or number >= least) and number < below:
         return number
     if below < math.inf:
         wanted = f"between {above:g} and {below:g}" if above is not None else f"from {least:g} to below {below:g}"
         raise OptionError(f"{name} must be a number {wanted}, got {value!r}.", [name])
     wanted = "a positive number" if above == 0 else "a number" if least is None else f"a number of at least {least:g}"
+    wanted += f" up to {_LARGEST:g}" if math.isfinite(number) and abs(number) > _LARGEST else ""
     raise OptionError(f"{name} must be {wanted}, got {value!r}.", [name])
 
 
@@ -65,6 +69,17 @@ def check_flag(name: str, value: Any) -> bool:
     """
     if not isinstance(value, bool):
         raise OptionError(f"{name} must be True or False, got {value!r}.", [name])
+    return value
+
+
+def check_instance(name: str, value: Any, kind: type) -> Any:
+    """Returns a value that is None or of a class.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise OptionError(f"{name} must be a {kind.__name__}, got {value!r:.100}.", [name])
     return value
 
 

@@ -8,7 +8,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["exists", "is_directory", "is_file"]
+from composable_energy.errors import OptionError
+
+__all__ = ["exists", "expanded", "is_directory", "is_file"]
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with the home of `~` and `~user`.
+
+    Raises:
+        OptionError: It is no path of this system, such as a text with a null character, or the user is unknown.
+    """
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a null character")
+        return Path(path).expanduser()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"{str(path)!r:.200} is no path: {str(error).rstrip('.')}.") from error
 
 
 def exists(path: Path) -> bool:

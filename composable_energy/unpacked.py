@@ -19,12 +19,7 @@ LARGEST = 2**32
 """The largest number of bytes that a file compressed by gzip, or an archive of numpy, may unpack to."""
 LARGEST_PICTURE = 2**26
 """The largest number of pixels of a picture in a file."""
-_FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-)  # others are read by other programs, such as PostScript by Ghostscript, or by readers that few use
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # others need other programs, as PostScript does, or readers that few use
 _BLOCK = 2**20
 
 

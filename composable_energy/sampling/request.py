@@ -21,6 +21,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import digest_of
 from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
+from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
 from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Callback
@@ -212,7 +213,7 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
             "init": None if request.init is None else digest_of({"init": request.init}),
             "resumed": resumed if ranks is None else ranks.broadcast(resumed),
         }
-        file = CheckpointFile(Path(call.checkpoint).expanduser(), described)
+        file = CheckpointFile(expanded(call.checkpoint), described)
         held.enter_context(file.locked(ranks))
         saved = file.read() if ranks is None else ranks.broadcast(file.read())
     if seed is None:

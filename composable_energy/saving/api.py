@@ -10,7 +10,7 @@ import torch
 from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.paths import is_directory, is_file
+from composable_energy.paths import expanded, is_directory, is_file
 from composable_energy.registry.schemes import find_loader, find_publisher
 from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
@@ -46,7 +46,7 @@ def save(energy: Energy, folder: str | Path) -> None:
         config, tensors = write_expression(energy)
     except RecursionError as error:
         raise ExpressionError("The expression is nested too deeply to be saved.") from error
-    files.write(Path(folder), config, tensors)
+    files.write(expanded(folder), config, tensors)
 
 
 def load(source: str | Path, /, **options: Any) -> Energy:
@@ -65,9 +65,11 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: A plug-in fails to load.
-        OptionError: A plug-in does not take an option, or there are options for a folder.
+        OptionError: The source is no path and no text, a plug-in does not take an option, or there are options for a folder.
     """
-    folder = Path(source).expanduser()
+    if not isinstance(source, str | Path):
+        raise OptionError(f"load takes a folder, a name or a location, got {type(source).__name__}: write `ce.load('faces/male')`.")
+    folder = expanded(source)
     if is_file(folder / files.CONFIG):
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
@@ -106,4 +108,6 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"push takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
+    if not isinstance(location, str):
+        raise OptionError(f"push takes a location as text, such as 'hf:owner/name', got {location!r:.100}.")
     return find_publisher(location).push(energy, **options)

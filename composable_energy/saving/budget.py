@@ -17,7 +17,7 @@ FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, Ar
 
 LARGEST = 100_000
 """The largest number of nodes of an expression; a node that occurs twice counts twice."""
-_DEEPEST = 300
+_DEEPEST = 100  # what loads can also be evaluated, sampled and printed within the recursion limit of Python
 _ELEMENTS = 2**26  # that an object may allocate besides 4 times its saved tensors
 _OPERATIONS = 50_000  # of torch, besides 100 for each saved tensor
 _MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "linspace", "repeat", "randperm"}

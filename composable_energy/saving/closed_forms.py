@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
@@ -65,6 +66,8 @@ def build_distribution(name: str, arguments: Mapping[str, Any], exact: Mapping[s
         raise ValueError(f"the distribution {name!r} is not known")
     if not all(isinstance(value, Tensor | Distribution) or type(value) is int for value in arguments.values()):
         raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
+    if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *exact.values())):
+        raise ValueError(f"the distribution {name} has truth values as numbers")
     result = _copy_nested(cls(**arguments, validate_args=False))
     own = tensors_in(result)
     for path, tensor in exact.items():

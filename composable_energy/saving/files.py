@@ -58,7 +58,7 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """
     from composable_energy import __version__
 
-    folder = folder.expanduser().resolve()
+    folder = folder.resolve()
     _check_target(folder)
     try:
         data = tensors_bytes({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})

@@ -31,7 +31,7 @@ from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
 from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
 from composable_energy.saving.references import Reference, read_reference, read_references
-from composable_energy.saving.values import decode, decode_recommendation
+from composable_energy.saving.values import FLOATING, INTEGERS, decode, decode_recommendation
 
 __all__ = ["CLASSES", "read_expression"]
 
@@ -151,6 +151,8 @@ class _Reader:
     def tensor(self, name: Any, learnable: bool) -> Tensor:
         if name not in self.tensors:
             raise ValueError(f"there is no tensor {name!r}")
+        if self.tensors[name].dtype not in FLOATING and (learnable or self.tensors[name].dtype not in INTEGERS):
+            raise ValueError(f"the tensor {name!r} has {self.tensors[name].dtype}, in which nothing can be computed here")
         if not learnable:
             return self.tensors[name]
         return self._learnable.setdefault(name, nn.Parameter(self.tensors[name]))

@@ -13,7 +13,7 @@ from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginC
 from composable_energy.identity import Origin, set_token
 from composable_energy.saving.budget import FAILURES, limited
 from composable_energy.saving.modules import inherited_mode, same_bits
-from composable_energy.saving.values import Source, decode, decode_recommendation
+from composable_energy.saving.values import FLOATING, Source, decode, decode_recommendation
 
 __all__ = ["Reference", "read_reference", "read_references"]
 
@@ -59,6 +59,8 @@ class Reference:
         """
         own = self.module.state_dict(keep_vars=True)
         for path, tensor in self.tensors.items():
+            if path in own and own[path].dtype != tensor.dtype and not {own[path].dtype, tensor.dtype} <= FLOATING:
+                raise ValueError(f"the tensor {path} of {self.label} has {own[path].dtype}, and the file has {tensor.dtype}")
             if path not in own or own[path].shape != tensor.shape:
                 here = f"the shape {tuple(own[path].shape)}" if path in own else "no such tensor"
                 raise ValueError(

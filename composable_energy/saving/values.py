@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from composable_energy.catalog import check_origin
 from composable_energy.energy import Energy, Recommendation
-from composable_energy.errors import ExpressionError
+from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.identity import Origin
+from composable_energy.registry import get_own, own_name
 from composable_energy.saving import closed_forms
 from composable_energy.supports import arguments_of, build_support
 
-__all__ = ["Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
+__all__ = ["FLOATING", "INTEGERS", "Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
 
+FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""The types of the tensors of nodes; objects of plug-ins may have others."""
 _DEEPEST = 24
+_MOST, _MOST_PRODUCT, _MOST_STEPS = 10_000, 5 * 10**7, 100_000  # of whole numbers of a recommended sampler, and of its steps
 
 
 class Sink(Protocol):
@@ -142,25 +151,31 @@ def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: 
 
 
 def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
-    """Returns the recommended sampler of encoded data.
+    """Returns the recommended sampler of encoded data, whose numbers are so small that a call ends.
 
     Raises:
-        ValueError: The data are malformed.
+        ValueError: The data are malformed, or the sampler does not take the options, or not from a file.
     """
     if data is None:
         return None
-    if (
-        not isinstance(data, dict)
-        or data.keys() - {"precedence"} != {"sampler", "options", "threads"}
-        or not isinstance(data["sampler"], str)
-    ):
+    if not isinstance(data, dict) or data.keys() - {"precedence"} != {"sampler", "options", "threads"}:
         raise ValueError("its recommended sampler is incomplete")
-    if data["threads"] is not None and type(data["threads"]) is not int:
-        raise ValueError(f"its number of threads is {data['threads']!r}")
-    options = decode(data["options"], source)
-    if not isinstance(options, dict):
-        raise ValueError("the options of its recommended sampler are not a dict")
-    precedence = data.get("precedence", 0)
-    if type(precedence) is not int:
-        raise ValueError(f"the precedence of its recommended sampler is {precedence!r}")
-    return Recommendation(data["sampler"], options, data["threads"], precedence)
+    recommended = Recommendation(data["sampler"], decode(data["options"], source), data["threads"], data.get("precedence", 0))
+    numbers = [number for number in _whole_numbers(recommended.options) if number > 1]
+    if max(numbers, default=1) > _MOST or math.prod(numbers) > _MOST_PRODUCT:
+        raise ValueError(f"its recommended sampler has numbers above {_MOST:,}, or with a product above {_MOST_PRODUCT:,}")
+    with contextlib.suppress(PluginNotFound, ExtraNotInstalled, PluginConflictError, PluginLoadError):
+        check_origin("sampler", Origin(own_name("sampler", recommended.sampler), options=recommended.options))
+        sampler = get_own("sampler", recommended.sampler)(**recommended.options)
+        if (sampler.total_steps or 0) > _MOST_STEPS:
+            raise ValueError(f"its recommended sampler takes {sampler.total_steps:,} steps, and a file says at most {_MOST_STEPS:,}")
+    return recommended
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """Yields the whole numbers among values of a file."""
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _whole_numbers(item)
+    elif type(value) is int:
+        yield value

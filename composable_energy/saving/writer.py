@@ -95,8 +95,7 @@ class _Writer:
         part = part_of(module)
         if part is None:
             raise ExpressionError(
-                f"{hint} is a {type(module).__name__} that no plug-in built, so it cannot be saved. Offer it as a plug-in, with an entry "
-                "point or `composable_energy.register`, and get it from `get_energy` or `get_encoder`."
+                f"{hint} is a {type(module).__name__} that no plug-in built, so it cannot be saved: code is not data. {_named('encoder')}"
             )
         _check_stored(part.kind, part.origin)
         options = encode(dict(part.origin.options), self, f"{part.origin}.options")
@@ -196,11 +195,21 @@ def _origin_by_class(energy: Energy) -> Origin:
     """Returns the origin of an energy that was not built by name, from the entry point that offers its class."""
     if isinstance(energy, CallableEnergy):
         raise ExpressionError(
-            f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. Offer it as a plug-in, with an "
-            "entry point or `composable_energy.register('energy', name, function_that_builds_it)`, and get it from `get_energy`."
+            f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. {_named('energy')}"
         )
     config, entry = energy.config(), _entry_by_class(energy)
     return Origin(entry.name, None, config, entry.distribution, entry.version)
+
+
+def _named(kind: str) -> str:
+    """Returns the two lines after which a network or function can be saved; its weights are in the file."""
+    built = "network" if kind == "encoder" else "composable_energy.as_energy(network)"
+    return (
+        "Give it a name, also in the program that loads it, and use what the name stands for:\n"
+        f"    composable_energy.register('{kind}', 'mine', lambda: {built})\n"
+        f"    {'network' if kind == 'encoder' else 'E'} = composable_energy.get_{kind}('mine')\n"
+        "An entry point of a package does the first for all programs."
+    )
 
 
 def _entry_by_class(energy: Energy) -> Entry:

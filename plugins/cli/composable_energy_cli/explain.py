@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ShapeError
+from composable_energy.paths import expanded
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, read_expression
 from composable_energy_cli.pictures import read_points
@@ -44,7 +45,7 @@ class Explain(Command):
         black_to_white = value_range(arguments)
         with foreign_output():
             energy = at_level(read_expression(arguments), arguments.sigma)
-        labels, points = _read([path.expanduser() for path in arguments.files], energy, black_to_white)
+        labels, points = _read([expanded(path) for path in arguments.files], energy, black_to_white)
         from composable_energy.sampling import twin
 
         explanation = twin(energy).explain(points)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
-from composable_energy.paths import is_directory, is_file
+from composable_energy.paths import expanded, is_directory, is_file
 from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
@@ -167,7 +167,7 @@ class Names:
             ExtraNotInstalled: The name comes with an extra that is not installed.
         """
         name = leaf.name
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
             if not is_directory(folder):
                 raise unknown_name(leaf, _sibling_folders(name, folder), "there is no such folder.")
@@ -220,7 +220,7 @@ def _members(family: str) -> tuple[str, ...]:
 
 def _folder(family: str) -> Path | None:
     """Returns the folder of saved energies; None if it is not a folder."""
-    folder = Path(family).expanduser()
+    folder = expanded(family)
     if is_directory(folder):
         if saved_in(folder):
             return folder

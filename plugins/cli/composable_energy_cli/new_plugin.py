@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from composable_energy.errors import OptionError, StorageError
-from composable_energy.paths import exists
+from composable_energy.paths import exists, expanded
 from composable_energy.printable import printable
 from composable_energy.registry import Command, names
 
@@ -35,7 +35,7 @@ class NewPlugin(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Writes the project, and prints the next steps."""
-        folder = (arguments.directory or Path(arguments.name)).expanduser()
+        folder = expanded(arguments.directory or Path(arguments.name))
         files = write_project(arguments.name, arguments.kind, folder)
         print(printable(f"{folder}: a project with the {arguments.kind} {arguments.name!r}"))
         print("\n".join(f"  {file.relative_to(folder).as_posix()}" for file in files))

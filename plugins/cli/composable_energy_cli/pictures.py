@@ -150,7 +150,7 @@ def _tiles(picture: Image.Image) -> list[Image.Image]:
         grid = json.loads(picture.info[KEY])
         n, columns, height, width, gap = (int(grid[key]) for key in ("n", "columns", "height", "width", "gap"))
         zoom = int(grid.get("zoom", 1))
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return [picture]
     across, down = width + gap, height + gap
     if (

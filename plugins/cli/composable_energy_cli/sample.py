@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import OptionError
+from composable_energy.paths import expanded
 from composable_energy.printable import printable
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, check_trained, read_expression
@@ -137,8 +138,8 @@ def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
         raise OptionError(f"-n {arguments.n}: {error}") from error
     shape = tuple(points.shape[1:])
     target = arguments.output or Path("samples.png" if is_picture(shape) else "samples.npy")
-    check_target(target.expanduser(), shape)
-    return target.expanduser()
+    check_target(expanded(target), shape)
+    return expanded(target)
 
 
 def _describe_sampler(sampler: Sampler) -> str:

@@ -12,7 +12,7 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import check_config, config_bytes, read_config, read_tensors, replace_file
 from composable_energy.options import check_choice
-from composable_energy.paths import is_file
+from composable_energy.paths import expanded, is_file
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
@@ -184,7 +184,7 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_en
         half: Whether to store weights in half precision, for small files.
         small_encoder: Whether to store those of the encoder in 8 bits, `float8_e4m3fn`. The error of the shipped objects grows by 3 %.
     """
-    target = Path(folder).expanduser()
+    target = expanded(folder)
     kind = next(name for name, encoder in _ENCODERS.items() if isinstance(model.encoder, encoder))
     config = {
         "version": _VERSION,
@@ -210,7 +210,7 @@ def load_comet(weights: str | Path) -> Comet:
     Raises:
         FileFormatError: There is no such model, or it is damaged or of another version.
     """
-    folder = Path(weights).expanduser()
+    folder = expanded(weights)
     if is_file(SHIPPED / Path(weights).name / _CONFIG) and str(weights) == Path(weights).name:
         folder = SHIPPED / str(weights)
     if not is_file(folder / _CONFIG):

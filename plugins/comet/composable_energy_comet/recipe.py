@@ -16,6 +16,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import replace_file
 from composable_energy.options import check_choice
+from composable_energy.paths import expanded
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
@@ -67,7 +68,7 @@ class CometRecipe(Recipe):
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
-        out = Path(out).expanduser()
+        out = expanded(out)
         stages = [name for name in self._stages if self.settings[name]["steps"]]
         if not stages:
             names = " and ".join(f"{name}.steps" for name in self._stages)

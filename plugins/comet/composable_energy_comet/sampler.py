@@ -11,7 +11,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.descent import SPREAD
@@ -48,6 +48,7 @@ class InnerDescent(Sampler):
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations)
         check_number("step_size", self.step_size, above=0)
+        check_instance("start_image", self.start_image, Tensor)
         if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
             raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
         object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))

@@ -47,7 +47,7 @@ class LevelSampler(Sampler, ABC):
         sigma_max: The highest level; None for the highest that all diffusion models in the expression know, at most 200, else that of
             its recommendation, else 20.
         sigma_min: The lowest level; None as above, else .01.
-        rho: $\rho$; more levels are low for a higher one.
+        rho: $\rho$ from .5 to below 100; more levels are low for a higher one.
         mean: $m$, a number or a tensor with the shape of one point; None for the denoised point at the highest level.
     """
 
@@ -62,7 +62,7 @@ class LevelSampler(Sampler, ABC):
 
     def __post_init__(self) -> None:
         check_integer("levels", self.levels, 2)
-        check_number("rho", self.rho, above=0)
+        check_number("rho", self.rho, least=0.5, below=100)
         for name in ("sigma_min", "sigma_max"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy.paths import expanded
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import open_pictures
@@ -29,7 +30,7 @@ class Attribute(Recipe):
         return self.with_changes({"heads.steps": steps})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
-        out = Path(out).expanduser()
+        out = expanded(out)
         pipeline, table = AttributePipeline.open(self.settings, out, progress), self.settings["data"]
         base = self._base().to(pipeline.device)
         coder = base.autoencoder

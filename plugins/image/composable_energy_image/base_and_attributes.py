@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import composable_energy as ce
+from composable_energy.paths import expanded
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
@@ -46,7 +47,7 @@ class BaseAndAttributes(Recipe):
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         check_picture_shape(self.settings["data"]["size"], self.settings["data"]["channels"])  # before reading the pictures
-        out = Path(out).expanduser()
+        out = expanded(out)
         pipeline = AttributePipeline.open(self.settings, out, progress)
         options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
         return self._run(open_pictures(data, progress=pipeline.progress, **options), pipeline, out)
@@ -62,7 +63,7 @@ class BaseAndAttributes(Recipe):
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
-        out = Path(out).expanduser()
+        out = expanded(out)
         return self._run(pictures, AttributePipeline.open(self.settings, out, progress), out)
 
     def _run(self, pictures: Pictures, pipeline: AttributePipeline, out: Path) -> Path:

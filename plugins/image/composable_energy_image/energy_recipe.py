@@ -16,7 +16,9 @@ from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
+from composable_energy.paths import expanded
 from composable_energy.registry import get_factory
+from composable_energy.registry.build import stored_options
 from composable_energy.saving import save
 from composable_energy.suggestions import listed, nearest
 from composable_energy_image.data import Pictures, Preparation, open_pictures
@@ -108,7 +110,7 @@ class EnergyRecipe(Recipe):
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
-            "model": {"name": setting("name", str), **get_parameters(model)},
+            "model": {"name": setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
             "objective": {"name": setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
             "optimizer": get_parameters(Optimizer),
@@ -183,7 +185,7 @@ class EnergyRecipe(Recipe):
         )
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
-        out = Path(out).expanduser()
+        out = expanded(out)
         ranks, folder = join(), out / "energy"
         progress = progress and ranks.is_first
         pictures = _call("data", open_pictures, {**self._table("data"), "path": data, "progress": progress})

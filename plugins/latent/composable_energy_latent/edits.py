@@ -141,7 +141,7 @@ class Edits:
             ]
             if any(step.latents.shape != tensors["original"].shape for step in parts):
                 raise ValueError("its latent points have several shapes")
-        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
             raise FileFormatError(f"{path} cannot be read as edits: {error}.") from error
         if tensors["original"].shape[1:] != base.event_shape:
             raise FileFormatError(

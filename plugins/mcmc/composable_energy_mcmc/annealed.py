@@ -88,6 +88,7 @@ class Annealed(Sampler):
     max_gradient: float | None = None
 
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
+    stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
 
     def __post_init__(self) -> None:
         check_integer("levels", self.levels, 2)

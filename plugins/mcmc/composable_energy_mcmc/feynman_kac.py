@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, check_precise_terms, emit_warnings
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
@@ -108,6 +108,8 @@ class FeynmanKac(Sampler):
         check_number("delta", self.delta, above=0, below=1)
         check_number("spread", self.spread, above=0)
         check_number("resample_below", self.resample_below, least=0)
+        for gaussian in check_instance("gaussians", self.gaussians, tuple) or ():
+            check_instance("gaussians", gaussian, Gaussian)
 
     @property
     def total_steps(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
 from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
@@ -90,6 +90,7 @@ class SMC(Sampler):
         check_integer("leapfrogs", self.leapfrogs)
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_gaussian_options(self.mean, self.scale)
+        check_instance("schedule", self.schedule, Schedule)
 
     @property
     def total_steps(self) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
@@ -88,6 +88,7 @@ class Tempering(Sampler):
         check_integer("leapfrogs", self.leapfrogs)
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_gaussian_options(self.mean, self.scale)
+        check_instance("schedule", self.schedule, Schedule)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.schedule is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer
-from composable_energy.paths import is_file
+from composable_energy.paths import expanded, is_file
 from composable_energy.unpacked import check_gzip
 from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
@@ -48,7 +48,7 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
         OptionError: It has no such model or chain.
     """
     gemmi = import_extra("gemmi", "molecules")
-    path = Path(path).expanduser()
+    path = expanded(path)
     check_integer("model", model, least=0)
     if not is_file(path):
         raise FileFormatError(f"{path} is no file; a PDB or mmCIF file was expected.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.files import remove_leftovers, replace_file
-from composable_energy.paths import is_file
+from composable_energy.paths import expanded, is_file
 from composable_energy.registry import get_recipe
 from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
@@ -68,7 +68,7 @@ class Recipe(ABC):
             FileFormatError: The file is missing or not TOML, or has other keys above the tables.
             OptionError: A setting is unknown, or has another type.
         """
-        path = Path(file).expanduser()
+        path = expanded(file)
         text, head, settings = _read(path)
         about, source, needs, cost = (head.get(key, "") for key in _HEAD)
         return cls(path.stem, about, source, needs, cost, settings, text).with_changes(flatten(settings))
@@ -146,7 +146,7 @@ class Recipe(ABC):
         Raises:
             OptionError: The folder has a run with other settings, or a setting has no form in TOML.
         """
-        out = Path(out).expanduser()
+        out = expanded(out)
         file, new = out / _FILE, flatten(_replace_none(self.resolved_settings()))
         text = self.toml()
         if file.is_file():
@@ -184,7 +184,7 @@ def _open(name: str, folder: Path, seen: tuple[Path, ...]) -> Recipe:
         if not isinstance(recipe, Recipe):
             raise PluginLoadError(f"The recipe {name!r} is not a Recipe but a {type(recipe).__name__}; upgrade the plug-in.")
         return replace(recipe, entry=name)
-    path = (folder / Path(name).expanduser()).resolve()
+    path = (folder / expanded(name)).resolve()
     if path in seen:
         raise FileFormatError(f"{path} extends itself, through {' and '.join(str(other) for other in seen)}.")
     text, head, settings = _read(path)

@@ -17,6 +17,9 @@ else:
 __all__ = ["flatten", "parse_value", "read_toml", "to_toml", "unflatten"]
 
 
+_DEEPEST = 50
+
+
 def read_toml(text: str, source: str) -> dict[str, Any]:
     """Returns the data of a TOML document.
 
@@ -29,7 +32,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of 5,000 digits
         raise FileFormatError(f"{source} is not TOML: {error}.") from error
 
 
@@ -53,7 +56,9 @@ def parse_value(text: str) -> Any:
     """Returns the value of a command-line word that is TOML, else the word itself; `[a, b]` is a list of words."""
     try:
         data = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except RecursionError as error:
+        raise OptionError(f"{text[:40]!r}... is nested too deeply.") from error
+    except ValueError:
         if text.startswith("[") and text.endswith("]"):
             return [parse_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
         return text
@@ -64,8 +69,10 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested mappings as one mapping with dotted keys; an empty mapping stays a value.
 
     Raises:
-        OptionError: A key contains a dot.
+        OptionError: A key contains a dot, or mappings are nested more than 50 times.
     """
+    if prefix.count(".") > _DEEPEST:
+        raise OptionError(f"The key {prefix[:40]}... is nested more than {_DEEPEST} times.")
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if "." in key:

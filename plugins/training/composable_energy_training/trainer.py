@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError, TrainingDiverged
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
+from composable_energy.paths import expanded
 from composable_energy_training.batches import BatchLoader, as_source
 from composable_energy_training.callbacks import Callback, ProgressBar
 from composable_energy_training.checkpoint import Checkpoint
@@ -142,7 +143,7 @@ class Trainer:
         self.precision: Precision = precision
         self._requested_precision: Precision = precision
         self.checkpoint_every, self.callbacks = checkpoint_every, (*callbacks, ProgressLog(), *([ProgressBar()] if progress else []))
-        self.out = None if out is None else Path(out).expanduser()
+        self.out = None if out is None else expanded(out)
         self.ranks = Ranks.current()
         self.checkpoints = CheckpointStore(None if self.out is None else self.out / "checkpoints", keep, self.ranks)
         source = as_source(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from composable_energy import Energy, Recommendation
 from composable_energy.catalog import get_energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.paths import is_directory
+from composable_energy.paths import expanded, is_directory
 from composable_energy.suggestions import nearest
 from composable_energy_diffusion.energy import DiffusionEnergy
 from composable_energy_diffusion.pipelines.files import read_pipeline
@@ -156,7 +155,7 @@ def load_pipeline(
         ExpressionError: The pipeline does not take a prompt, or a class.
         OptionError: The pipeline, its network or its scheduler has a class or field that is not known, or there is no such class.
     """
-    folder = Path(location).expanduser()
+    folder = expanded(location)
     location = str(folder.resolve()) if is_directory(folder) else location  # a saved expression loads in any working directory
     options = {"location": location, "revision": revision, "variant": variant, "dtype": dtype, "unconditional": unconditional}
     energy: Any = get_energy("diffusers", **{name: value for name, value in options.items() if value is not None})

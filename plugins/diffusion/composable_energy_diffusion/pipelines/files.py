@@ -13,7 +13,7 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_choice
-from composable_energy.paths import exists, is_file
+from composable_energy.paths import exists, expanded, is_file
 
 __all__ = ["DTYPES", "read_pipeline"]
 
@@ -40,7 +40,7 @@ def read_pipeline(location: str, *, revision: str | None = None, variant: str | 
     """
     diffusers = import_extra("diffusers", "diffusers")
     precision = DTYPES[check_choice("dtype", dtype, DTYPES)]
-    place = str(Path(location).expanduser()) if exists(Path(location).expanduser()) else location
+    place = str(expanded(location)) if exists(expanded(location)) else location
     index = _read_index(diffusers, place, revision)
     options: dict[str, Any] = {name: None for name in _UNUSED if name in index}
     if importlib.util.find_spec("accelerate") is None:

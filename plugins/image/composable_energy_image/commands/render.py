@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.paths import exists, is_directory
+from composable_energy.paths import exists, expanded, is_directory
 from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text, whole_number
 
@@ -54,7 +54,7 @@ class Render(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Renders, writes the contact sheet, and prints a summary."""
-        folder: Path = arguments.output.expanduser()
+        folder: Path = expanded(arguments.output)
         if exists(folder) and not is_directory(folder):
             raise OptionError(f"-o {folder} is a file; give a folder.")
         options = _options(arguments)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["is_npy", "is_npz", "read_npy", "read_npz"]
 
 _IMAGES = "images"
+_DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")
 
 
 def is_npy(path: Path) -> bool:
@@ -53,7 +54,9 @@ def read_npy(request: ReadRequest) -> PictureSource:
 
 
 def read_npz(request: ReadRequest) -> PictureSource:
-    """Reads an archive with `images` and labels by name into memory, because it may be compressed.
+    """Reads an archive with `images`, or `imgs` as in dSprites, and labels by name into memory, because it may be compressed.
+
+    An array of several columns is an attribute for each. A single Python object, such as `metadata`, is skipped and not unpickled.
 
     Raises:
         FileFormatError: The file is damaged, unpacks to more than 2**32 bytes, has no `images`, or needs unpickling.
@@ -68,19 +71,25 @@ def read_npz(request: ReadRequest) -> PictureSource:
             raise zipfile.BadZipFile("it is not an archive")
         check_archive(request.path)
         with request.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files if not _describes_all(request.path, name)}
     except FileFormatError:
         raise
     except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(request.path, error) from None
+    if _IMAGES not in arrays and "imgs" in arrays:  # dSprites
+        arrays[_IMAGES] = arrays.pop("imgs")
     if _IMAGES not in arrays:
         raise FileFormatError(f"{request.path} has no array {_IMAGES!r}, only {', '.join(arrays) or 'none'}: give the pictures this name.")
     odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
     if odd is not None:  # a file in the archive that is no array
         raise FileFormatError(f"{request.path} holds {odd!r}, which is no array of numpy: write it again without that.")
     images = arrays.pop(_IMAGES)
+    if images.dtype == np.uint8 and images.size and images.max() == 1:
+        images *= 255  # 0 and 1 are black and white
+    if "latents_classes" in arrays:
+        arrays.pop("latents_values", None)  # the same factors
     labels = {}
-    for name, values in arrays.items():
+    for name, values in _columns(arrays).items():
         if values.shape != images.shape[:1]:
             raise ShapeError(f"{request.path}: {name!r} has shape {values.shape}, expected ({len(images)},), a label for each picture.")
         try:
@@ -94,6 +103,27 @@ def read_npz(request: ReadRequest) -> PictureSource:
             kind = type(error) if isinstance(error, ComposableEnergyError) else DtypeError
             raise kind(f"{request.path}, labels {name!r}: {error}") from None
     return _source(request.path, description, images, labels)
+
+
+def _describes_all(path: Path, name: str) -> bool:
+    """Returns whether an array is one Python object, such as the `metadata` of dSprites: it belongs to no picture, and is not unpickled."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    return shape == () and kind.hasobject
+
+
+def _columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits arrays of several columns into arrays with names of their own."""
+    found = {}
+    for name, values in arrays.items():
+        if values.ndim == 2:
+            known = _DSPRITES if name == "latents_classes" and values.shape[1] == len(_DSPRITES) else None
+            found |= {known[i] if known else f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
+        else:
+            found[name] = values
+    return found
 
 
 def _source(path: Path, description: str, array: np.ndarray, labels: dict[str, Labels]) -> PictureSource:

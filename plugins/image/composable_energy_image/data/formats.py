@@ -12,7 +12,7 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.options import check_integer
-from composable_energy.paths import is_directory, is_file
+from composable_energy.paths import expanded, is_directory, is_file
 from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy_image.data.cache import read_cached, write_cached
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
@@ -90,15 +90,15 @@ def open_pictures(
             check_integer(option, value)
     if channels not in (None, *CHANNELS):
         raise OptionError(f"channels must be 1 (grey), 3 (color), or None for those of the first picture, got {channels!r}.")
-    where = Path(path).expanduser()
-    table = None if labels is None else Path(labels).expanduser()
+    where = expanded(path)
+    table = None if labels is None else expanded(labels)
     source = _find_format(where, format).read(ReadRequest(where, part, table, strict, progress))
     long = next((text for name, some in source.labels.items() for text in (name, *some.names) if len(text.encode()) > _LONGEST), None)
     if long is not None:  # names of attributes and values become names of folders at the end of a training
         raise FileFormatError(f"{where} has the name {long[:40]!r}... of {len(long)} characters: at most {_LONGEST} bytes are possible.")
     count = source.count if limit is None else min(limit, source.count)
     rows = [index * source.count // count for index in range(count)]
-    pixels, subset = _read_pixels(source, rows, size, channels, None if cache is None else Path(cache).expanduser(), progress)
+    pixels, subset = _read_pixels(source, rows, size, channels, None if cache is None else expanded(cache), progress)
     index = torch.tensor(rows)
     found = {name: some if count == source.count else some.take(index) for name, some in source.labels.items()}
     return Pictures(pixels, found, f"{source.description} at {where}", index if subset else None)

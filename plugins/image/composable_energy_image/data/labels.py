@@ -69,6 +69,7 @@ class Labels:
 
 
 _MOST_CLASSES = 1_000_000
+_MOST_FRACTIONS, _NEAR = 1000, 0.02  # distinct ones, and their distance from multiples, since files round
 _MOST_DIGITS = 1000  # Python converts no more than 4,300
 
 
@@ -76,7 +77,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     """Returns the labels in a column of text.
 
     A column of 0 and 1, -1 and 1, no and yes, or false and true (in any case) is binary. Any other is categorical: integers in numeric
-    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers.
+    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, and fractions as their multiples.
 
     Raises:
         OptionError: All cells are empty, numbers and words are mixed, or a number is not an integer.
@@ -92,6 +93,8 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     if numbers and numbers != known:
         raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
     broken = sorted(word for word in numbers if not _is_integer(word))
+    if broken and (classes := _classes(torch.tensor([float(word or -1) for word in words], dtype=torch.float64))) is not None:
+        return labels_from_numbers(classes)
     if broken:
         raise OptionError(f"{broken[0][:40]!r} is not an integer: an attribute has classes, so write the class of each number.")
     names = tuple(sorted(known, key=int) if numbers else sorted(known))
@@ -101,13 +104,17 @@ def labels_from_words(words: Sequence[str]) -> Labels:
 def labels_from_numbers(values: Tensor) -> Labels:
     """Returns the labels in a tensor of integers or booleans.
 
-    Booleans, and integers of 0 and 1, are binary. Other integers are indices into the names "0", "1" and so on; -1 is unknown.
+    Booleans, and integers of 0 and 1, are binary. Other integers are indices into the names "0", "1" and so on; -1 is unknown. Fractions
+    from 0 to 1, multiples of $1 / (k - 1)$ with both ends and half of the $k$ values among them, are the integers from 0 to $k - 1$.
 
     Raises:
         ShapeError: The tensor is not one-dimensional.
-        DtypeError: The values are neither integers nor booleans.
+        DtypeError: The values are neither integers, booleans nor such fractions.
         OptionError: A value is below -1.
     """
+    fractions = _classes(values.detach().cpu().double()) if values.is_floating_point() else None
+    if fractions is not None:
+        values = fractions
     if values.is_floating_point() or values.is_complex():
         raise DtypeError(f"Labels must be integers or booleans, got {values.dtype}; write `labels.long()`.")
     values = values.detach().cpu().long()
@@ -115,6 +122,15 @@ def labels_from_numbers(values: Tensor) -> Labels:
     if most >= _MOST_CLASSES:
         raise OptionError(f"a label is {most}, and at most {_MOST_CLASSES - 1} is read: number the classes from 0.")
     return Labels(values, BINARY if most <= 1 else tuple(map(str, range(most + 1))))
+
+
+def _classes(values: Tensor) -> Tensor | None:
+    """Returns the integers 0 to $k - 1$ of multiples of $1 / (k - 1)$, and -1 where the value is; None for other numbers."""
+    found = values[values != -1].unique()
+    if not 2 <= len(found) <= _MOST_FRACTIONS or found[0] != 0 or found[-1] != 1:
+        return None
+    most = next((m for m in range(len(found) - 1, 2 * len(found)) if (found * m - (found * m).round()).abs().max() <= _NEAR), None)
+    return None if most is None else torch.where(values == -1, values, (values * most).round()).long()
 
 
 def _normalize(word: str) -> str:

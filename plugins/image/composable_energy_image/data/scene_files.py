@@ -15,6 +15,7 @@ import numpy as np
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import replace_file
 from composable_energy.memory import written_bytes
+from composable_energy.paths import expanded
 from composable_energy.unpacked import check_archive
 from composable_energy_image.data.world import Scenes, World, check_integer
 
@@ -50,7 +51,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     """
     from tqdm import tqdm
 
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
     metadata = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
@@ -108,7 +109,7 @@ def open_scenes(folder: str | Path) -> Scenes:
     Raises:
         FileFormatError: The folder has no pictures, or they are unfinished or damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     metadata = _read_metadata(folder)
     if metadata is None or metadata["done"] != metadata["n"]:
         state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
@@ -173,7 +174,7 @@ def _read_metadata(folder: Path) -> dict[str, Any] | None:
         return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"]), "classes": classes}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"Cannot read {path}: {type(error).__name__}: {error}. {_ADVICE}") from error
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.paths import exists, is_directory, is_file
+from composable_energy.paths import exists, expanded, is_directory, is_file
 from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
 
@@ -55,7 +55,7 @@ class Train(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Trains, and prints the folder of the energy and a command that samples it."""
-        data, out = arguments.data.expanduser(), arguments.out.expanduser()
+        data, out = expanded(arguments.data), expanded(arguments.out)
         if not exists(data):
             raise FileFormatError(f"--data: there is no file or folder {str(data)!r}.")
         if exists(out) and not is_directory(out):
@@ -128,7 +128,7 @@ def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _check_table(table: Any, setting: str) -> None:
     """Raises FileFormatError if a table of attributes is named that does not exist."""
-    if isinstance(table, str | Path) and not is_file(Path(table).expanduser()):
+    if isinstance(table, str | Path) and not is_file(expanded(table)):
         raise FileFormatError(f"{setting}: there is no file {str(table)!r}; it names the CSV of attributes, one line for each picture.")
 
 

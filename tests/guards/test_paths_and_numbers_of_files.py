@@ -1,0 +1,235 @@
+"""What no path, number or type of a file may be is refused with a typed error, at once."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+import composable_energy as ce
+from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError
+from composable_energy.files import config_bytes
+from composable_energy_training import open_recipe
+
+X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+
+
+def normal(mean: float = 0.0) -> ce.Energy:
+    return ce.as_energy(Normal(torch.full((2,), mean), 1.0), name=f"at{mean:g}")
+
+
+@pytest.fixture(autouse=True)
+def at_once():
+    """Ends a test that hangs."""
+
+    def end(*_):
+        raise AssertionError("it did not end within 10 seconds")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def rewrite(folder: Path, change: Any = None, tensors: Any = None) -> Path:
+    """Changes the config and the tensors of a saved energy, with right digests."""
+    config, data = json.loads((folder / "config.json").read_text()), (folder / "model.safetensors").read_bytes()
+    config.pop("checksum"), config.pop("tensors_sha256")
+    if change is not None:
+        change(config)
+    if tensors is not None:
+        data = safetensors.torch.save({name: tensors(value) for name, value in safetensors.torch.load(data).items()})
+        (folder / "model.safetensors").write_bytes(data)
+    (folder / "config.json").write_bytes(config_bytes(config, data))
+    return folder
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", "~nosuchuser/x", "a\0b", "\ud800"], ids=repr)
+@pytest.mark.parametrize("way", ["load", "save", "checkpoint"])
+def test_what_is_no_path_has_a_typed_error(path, way):
+    if way == "checkpoint" and path is None:
+        pytest.skip("no checkpoint")
+    calls = {
+        "load": lambda: ce.load(path),
+        "save": lambda: normal().save(path),
+        "checkpoint": lambda: normal().sample(2, steps=2, seed=0, warn=False, checkpoint=path),
+    }
+    with pytest.raises(ComposableEnergyError):
+        calls[way]()
+
+
+def recommending(folder: Path, sampler: str, **options: Any) -> Path:
+    energy = normal()
+    energy.recommended = ce.Recommendation("chees")
+    energy.save(folder)
+    threads = options.pop("threads", None)
+
+    def change(config):
+        config["nodes"][-1]["recommended"] = {"sampler": sampler, "options": options, "threads": threads}
+
+    return rewrite(folder, change)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        *[("chees", {"threads": threads}) for threads in (10**9, -1, 0, True, "2", 1.5, [1])],
+        *[("annealed", {"levels": levels}) for levels in (10**9, -1, True, "40", [40], 1e9)],
+        ("annealed", {"levels": 10_000, "corrector_steps": 10_000}),
+        ("annealed", {"sigma_max": 1e300}),
+        ("annealed", {"corrector": {"$tuple": ["/etc/passwd"]}}),
+        ("hmc", {"leapfrogs": 10**9}),
+        ("smc", {"moves": 10_000, "leapfrogs": 10_000, "levels": 10_000}),
+        ("smc", {"schedule": [0.0, 1.0]}),
+        ("tempering", {"schedule": {"levels": 3}}),
+        ("tempering", {"levels": 10**9}),
+        ("feynman-kac", {"gaussians": [1]}),
+        ("inner-descent", {"iterations": 10**9}),
+        ("inner-descent", {"start_image": [1.0]}),
+        ("langevin", {"step_size": 1e300}),
+        ("langevin", {"metric": "/etc/passwd"}),
+        ("ode", {"rho": 1e-300}),
+        ("sde", {"sigma_min": 1e-300}),
+        ("chees", {"no_such_option": 1}),
+        (["chees"], {}),
+    ],
+    ids=str,
+)
+def test_a_recommendation_of_a_file_is_checked_when_it_is_loaded(tmp_path, sampler, options):
+    with pytest.raises(FileFormatError):
+        ce.load(recommending(tmp_path / "E", sampler, **options))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("chees", {"threads": 2, "max_leapfrogs": 64, "tuning_steps": 320, "metric": "diagonal"}),
+        ("annealed", {"levels": 1000, "corrector_steps": 10, "corrector": "mala"}),
+        ("langevin", {"step_size": 0.01, "clamp": {"$tuple": [0.0, 1.0]}}),
+        ("of-another-package", {"scale": 2.0}),
+    ],
+    ids=str,
+)
+def test_usual_recommendations_are_loaded(tmp_path, sampler, options):
+    recommended = ce.load(recommending(tmp_path / "E", sampler, **options)).recommended
+    assert recommended is not None and recommended.sampler == sampler and recommended.threads == options.get("threads")
+
+
+@pytest.mark.parametrize("threads", [10**9, -1, True, 1.5, "2"])
+def test_a_recommendation_in_code_is_checked_too(threads):
+    with pytest.raises(OptionError, match="threads"):
+        ce.Recommendation("chees", threads=threads)
+
+
+@pytest.mark.parametrize("sampler", ["smc", "tempering"])
+def test_a_schedule_of_another_type_is_refused_by_the_call(sampler):
+    with pytest.raises(OptionError, match="schedule must be a Schedule"):
+        normal().sample(4, sampler=sampler, schedule=[0.0, 1.0], seed=0)
+
+
+class Learnt(ce.Energy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return (x - self.mean).square().sum(1) / 2
+
+    def config(self):
+        return {}
+
+
+ENERGIES = {
+    "a distribution": normal,
+    "a learnable distribution": lambda: ce.as_energy(Normal(nn.Parameter(torch.zeros(2)), torch.ones(2))),
+    "a weight": lambda: nn.Parameter(torch.tensor(0.5)) * normal(),
+    "a plug-in's": Learnt,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float8_e4m3fn, torch.complex64], ids=str)
+@pytest.mark.parametrize("energy", ENERGIES)
+def test_parameters_of_a_type_without_arithmetic_are_refused(tmp_path, energy, dtype):
+    with ce.register("energy", "learnt", Learnt):
+        ENERGIES[energy]().save(tmp_path / "E")
+        with pytest.raises(FileFormatError, match="dtype|torch|truth values|floating"):
+            ce.load(rewrite(tmp_path / "E", tensors=lambda value: value.to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_floating_types_are_read(tmp_path, dtype):
+    with ce.register("energy", "learnt", Learnt):
+        Learnt().save(tmp_path / "E")
+        assert ce.load(rewrite(tmp_path / "E", tensors=lambda value: value.to(dtype)))(X.to(dtype)).dtype == dtype
+
+
+STEPS = {
+    "Weighted": lambda term: {"terms": [term], "config": {"weight": 1.5}},
+    "Conjunction": lambda term: {"terms": [term, 0], "config": {}},
+    "Disjunction": lambda term: {"terms": [term, 0], "config": {"weights": [1.0, 1.0], "log_z": [0.0, 0.0]}},
+}
+
+
+def deep(folder: Path, kind: str, levels: int) -> Path:
+    {"Weighted": 1.5 * (normal() | normal(1.0)), "Conjunction": normal() & normal(1.0), "Disjunction": normal() | normal(1.0)}[kind].save(
+        folder
+    )
+
+    def nest(config):
+        nodes, node = config["nodes"], config["nodes"][-1]
+        while len(nodes) < levels + 1:
+            rest = node["terms"][1:] if kind != "Weighted" else []
+            nodes.append({**node, "terms": [len(nodes) - 1, *rest]})
+        config["root"] = len(nodes) - 1
+
+    return rewrite(folder, nest)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_an_expression_that_is_too_deep_to_be_used_is_refused(tmp_path, kind):
+    with pytest.raises(FileFormatError, match="nested more than 100 times"):
+        ce.load(deep(tmp_path / "E", kind, 290))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Weighted", "Disjunction"])
+def test_an_expression_that_is_loaded_can_be_used(tmp_path, kind):
+    energy = ce.load(deep(tmp_path / "E", kind, 95))
+    assert energy(X).isfinite().all() and len(str(energy)) > 95 and repr(energy)
+    energy.with_gradient(X)
+    energy.sample((2, 2), sampler="langevin", steps=1, seed=0, warn=False)
+    energy.save(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[model]\nname = " + "[" * 3000,
+        "[model]\nname = " + "[" * 3000 + "]" * 3000,
+        "[model]\nname = " + "{a=" * 3000 + "1" + "}" * 3000,
+        "[" + ".".join(["a"] * 3000) + "]\nx = 1",
+        ".".join(["model"] * 3000) + " = 1",
+        "[model]\nsize = " + "1" * 5000,
+    ],
+    ids=["open", "lists", "tables", "header", "key", "digits"],
+)
+def test_deep_settings_have_a_typed_error(tmp_path, text):
+    path = tmp_path / "r.toml"
+    path.write_text(f'about = "a"\nsource = "b"\nneeds = "c"\ncost = "d"\n{text}\n')
+    with pytest.raises((FileFormatError, OptionError)):
+        open_recipe(path)
+
+
+@pytest.mark.parametrize("option", ["folder", "location"])
+def test_a_recipe_gives_no_path_to_a_plug_in(tmp_path, option):
+    name = {"folder": "faces", "location": "diffusers"}[option]
+    path = tmp_path / "r.toml"
+    path.write_text(f'extends = "cd-small"\n[model]\nname = "{name}"\n{option} = "/etc"\n')
+    with pytest.raises(ComposableEnergyError, match=option):
+        open_recipe(path)
