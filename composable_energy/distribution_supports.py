@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,14 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Tr
 
 from composable_energy.supports import Support, circle, ends_of, interval, plain
 
-__all__ = ["support_of"]
+__all__ = ["inherits", "support_of"]
+
+D = TypeVar("D", bound=Distribution)
+
+
+def inherits(distribution: Distribution, cls: type[D], method: str) -> TypeGuard[D]:
+    """Returns whether a distribution is one of a class of torch, or of a subclass that does not override a method or property."""
+    return isinstance(distribution, cls) and getattr(type(distribution), method) is getattr(cls, method)
 
 
 def support_of(distribution: Distribution) -> Support:
@@ -21,11 +28,11 @@ def support_of(distribution: Distribution) -> Support:
     """
     if isinstance(distribution, VonMises):
         return circle
-    if isinstance(distribution, Independent):
+    if inherits(distribution, Independent, "support"):
         return support_of(distribution.base_dist)
-    if isinstance(distribution, MixtureSameFamily):
+    if inherits(distribution, MixtureSameFamily, "support"):
         return _hull(support_of(distribution.component_distribution), len(distribution.batch_shape))
-    if type(distribution) is TransformedDistribution:
+    if inherits(distribution, TransformedDistribution, "support"):
         return _image(distribution)
     return plain(distribution.support)  # pyright: ignore[reportArgumentType]
 
@@ -40,7 +47,7 @@ def _hull(support: Support, axis: int) -> Support:
     return interval(low, high.amax(axis) if isinstance(high, Tensor) and high.ndim > axis else high)
 
 
-def _image(distribution: TransformedDistribution) -> Support:
+def _image(distribution: Any) -> Support:
     """Returns the image of an interval under transforms of single numbers; else the codomain of the last transform."""
     found: Any = ends_of(support_of(distribution.base_dist))
     transforms: list[Any] = distribution.transforms
@@ -49,8 +56,11 @@ def _image(distribution: TransformedDistribution) -> Support:
     like = next((end for end in found if isinstance(end, Tensor)), torch.zeros(()))
     low, high = (torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in found)
     for transform in transforms:
-        ends: Any = transform(low), transform(high)
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        domain, ends = ends_of(transform.domain), ends_of(transform.codomain)
+        whole = domain is not None and bool((low == domain[0]).all() and (high == domain[1]).all())
+        ends = ends if whole and ends is not None else (transform(low), transform(high))  # torch's logits are finite at 0 and 1
+        low, high = (torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in ends)
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
     if bool((low.isnan() | high.isnan()).any()):
         return plain(distribution.support)  # pyright: ignore[reportArgumentType]
     return interval(low, high)

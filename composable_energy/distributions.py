@@ -20,11 +20,11 @@ from torch.distributions import (
 
 from composable_energy.arithmetic import zeros
 from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
-from composable_energy.distribution_supports import support_of
+from composable_energy.distribution_supports import inherits, support_of
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.estimate import Estimate
-from composable_energy.supports import Support
+from composable_energy.supports import Support, format_support
 
 __all__ = ["DistributionEnergy"]
 
@@ -85,6 +85,7 @@ class DistributionEnergy(Energy):
             self._learnt[path] = path.replace(".", "_")
             self.register_parameter(self._learnt[path], parameter)
         self._constant = _constant(distribution, parameters)
+        _check_fits(self._constant)
         self._log_prob = None if self._learnt else _log_prob_of(self._constant)
 
     @property
@@ -131,14 +132,32 @@ def _check_continuous(distribution: Distribution) -> None:
         inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
     try:
         support: Any = inner.support
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):
         support = None
-    if support is None:
+    if support is None or constraints.is_dependent(support):
         raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
     if support.is_discrete:
         raise LiftError(
             f"{name} is discrete: its points are numbers without a gradient, which samplers need. Draw them with its own `sample`, or "
             "relax it (`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
+        )
+
+
+def _check_fits(distribution: Distribution) -> None:
+    """Raises if the support of a distribution is not one of points with its batch and event shape."""
+    if _is_positive(distribution):
+        return
+    try:
+        point = _interior(distribution).unsqueeze(0)
+        found = _inside(distribution, point)
+    except LiftError:
+        raise
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {type(error).__name__}: {error}") from error
+    if found.shape != (1, *distribution.batch_shape):
+        raise LiftError(
+            f"The support of {type(distribution).__name__}, {format_support(distribution.support)}, checks points of more axes than its "
+            f"event_shape, {tuple(distribution.event_shape)}, has."
         )
 
 
@@ -157,21 +176,21 @@ def _log_prob_of(distribution: Distribution) -> LogProb:
     r"""Returns $\log p$ with $-\infty$ and zero gradient outside the support; a `partial` if the support is not all points."""
     if _is_positive(distribution):
         return distribution.log_prob
-    if isinstance(distribution, Independent):
+    if inherits(distribution, Independent, "log_prob"):
         return partial(_independent_log_prob, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, MixtureSameFamily):
+    if inherits(distribution, MixtureSameFamily, "log_prob"):
         return partial(_mixture_log_prob, _log_prob_of(distribution.component_distribution), distribution)
     log_prob: LogProb = distribution.log_prob
-    if type(distribution) is TransformedDistribution:
+    if inherits(distribution, TransformedDistribution, "log_prob") and inherits(distribution, TransformedDistribution, "support"):
         log_prob = partial(_transformed_log_prob, _log_prob_of(distribution.base_dist), distribution)
     return partial(_guard_support, log_prob, distribution, _interior(distribution))
 
 
 def _is_positive(distribution: Distribution) -> bool:
     """Returns whether a density is positive at all points, and its class is known not to validate them."""
-    if isinstance(distribution, Independent):
+    if type(distribution) is Independent:
         return _is_positive(distribution.base_dist)
-    if isinstance(distribution, MixtureSameFamily):
+    if type(distribution) is MixtureSameFamily:
         return _is_positive(distribution.component_distribution)
     if type(distribution) is TransformedDistribution:
         return _is_positive(distribution.base_dist) and all(_is_real(transform.codomain) for transform in distribution.transforms)
@@ -220,6 +239,12 @@ def _guard_support(log_prob: LogProb, distribution: Distribution, interior: Tens
         inside = inside & _inside(distribution, point.detach())
         point = torch.where(inside[axes], x, interior)
     logs = log_prob(point)
+    expected = point.shape[: point.ndim - len(distribution.event_shape)]
+    if logs.shape != expected:
+        raise ShapeError(
+            f"`log_prob` of {type(distribution).__name__} returned {tuple(logs.shape)} for points of shape {tuple(point.shape)}, expected "
+            f"{tuple(expected)}: a log density is one number for all axes of the event_shape, {tuple(distribution.event_shape)}."
+        )
     if point.requires_grad:  # at a boundary in the support the density may be zero with an infinite slope
         nowhere = (logs == -math.inf)[axes]
         point.register_hook(lambda gradient: gradient.masked_fill(nowhere, 0.0))
@@ -228,13 +253,13 @@ def _guard_support(log_prob: LogProb, distribution: Distribution, interior: Tens
 
 def _inside(distribution: Distribution, x: Tensor) -> Tensor:
     """Returns whether points are in the support, with a shape that ends in the batch shape."""
-    if isinstance(distribution, Independent):
+    if inherits(distribution, Independent, "support"):
         inside, axes = _inside(distribution.base_dist, x), distribution.reinterpreted_batch_ndims
         return inside.flatten(-axes).all(-1) if axes else inside
-    if isinstance(distribution, MixtureSameFamily):
+    if inherits(distribution, MixtureSameFamily, "support"):
         return _inside(distribution.component_distribution, x.unsqueeze(-1 - len(distribution.event_shape))).any(-1)
-    if type(distribution) is not TransformedDistribution:
-        return distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if not inherits(distribution, TransformedDistribution, "support"):
+        return _all_entries(distribution.support.check(x), distribution, x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     # Torch's support is the codomain of the last transform; that of a shifted uniform distribution is smaller.
     checks: list[Tensor] = []
     y: Any = x
@@ -242,21 +267,26 @@ def _inside(distribution: Distribution, x: Tensor) -> Tensor:
         checks.append(transform.codomain.check(y))  # pyright: ignore[reportAttributeAccessIssue]
         y = transform.inv(y)
     checks.append(_inside(distribution.base_dist, y))
-    axes = x.ndim - len(distribution.event_shape)
-    inside = checks[0].flatten(axes).all(-1) if checks[0].ndim > axes else checks[0]
+    inside = _all_entries(checks[0], distribution, x)
     for check in checks[1:]:
-        inside = inside & (check.flatten(axes).all(-1) if check.ndim > axes else check)
+        inside = inside & _all_entries(check, distribution, x)
     return inside
+
+
+def _all_entries(inside: Tensor, distribution: Distribution, x: Tensor) -> Tensor:
+    """Returns a check for each point, where a constraint checks the entries of the event shape one by one."""
+    axes = x.ndim - len(distribution.event_shape)
+    return inside.flatten(axes).all(-1) if inside.ndim > axes else inside
 
 
 @torch.no_grad()
 def _interior(distribution: Distribution) -> Tensor:
     """Returns a point inside the support, with batch and event shape."""
-    if isinstance(distribution, Independent):
+    if inherits(distribution, Independent, "support"):
         return _interior(distribution.base_dist)
-    if isinstance(distribution, MixtureSameFamily):
+    if inherits(distribution, MixtureSameFamily, "support"):
         return _interior(distribution.component_distribution).select(len(distribution.batch_shape), 0)
-    if type(distribution) is TransformedDistribution:
+    if inherits(distribution, TransformedDistribution, "support"):
         point: Any = _interior(distribution.base_dist)
         for transform in distribution.transforms:
             point = transform(point)

@@ -7,7 +7,7 @@ values are equal; a copy that was trained since is another energy. Two nodes are
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -230,13 +230,13 @@ class Copies:
 
     Args:
         pairs: Pairs of copies.
-        versions: What `differ` found at the last comparison: how often each tensor was written to, and which tensors they are.
-        tensors: The tensors of all pairs, where no module replaces one, as in twins; empty where they are collected each time.
+        tensors: The tensors of all pairs, in a twin, which replaces none; empty elsewhere.
+        versions: How often each of them was written to before the last comparison.
     """
 
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
-    versions: list[Any] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     @classmethod
     def inside(cls, root: nn.Module) -> Copies | None:
@@ -258,33 +258,27 @@ class Copies:
             todo.extend(reversed(list(module.children())))
         return cls(tuple(pairs)) if pairs else None
 
-    def differ(self) -> tuple[nn.Module, nn.Module] | None:
-        """Returns a pair that is no longer equal; None if all are equal."""
-        kept = self.tensors
-        now = [tensor._version for tensor in kept] if kept else [_version(tensor) for tensor in self._collect()]
-        if now == self.versions:
+    def differ(self, equal: Callable[[nn.Module, nn.Module], bool]) -> tuple[nn.Module, nn.Module] | None:
+        """Returns a pair that is no longer equal; None if all are equal.
+
+        Numbers are compared at each call, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace. A twin compares
+        them at its first evaluation, and then where a tensor was written to.
+
+        Args:
+            equal: The comparison.
+        """
+        # `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning.
+        now = [tensor._version for tensor in self.tensors]
+        if now and now == self.versions:
             return None
-        found = next((pair for pair in self.pairs if not equal(*pair)), None)
-        if found is None:
-            self.versions[:] = now
-        return found
+        self.versions[:] = now
+        return next((pair for pair in self.pairs if not equal(*pair)), None)
 
     def keep_tensors(self) -> None:
-        """Collects the tensors once: modules that replace no tensor are compared by the writes to these."""
-        self.tensors[:] = [tensor for tensor in self._collect() if not tensor.is_inference()]  # those cannot be written to
+        """Collects the tensors of a twin."""
+        found = [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())]
+        self.tensors[:] = [tensor for tensor in found if not tensor.is_inference()]  # those cannot be written to
 
     def forget_tensors(self) -> None:
-        """Collects the tensors each time again."""
+        """Compares the numbers at each evaluation again."""
         self.tensors.clear()
-
-    def _collect(self) -> list[Tensor]:
-        return [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())]
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """Returns values that change when a tensor is replaced or written to.
-
-    `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning. Comparing all numbers at each
-    evaluation would cost as much as a small network.
-    """
-    return id(tensor), 0 if tensor.is_inference() else tensor._version

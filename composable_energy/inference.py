@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from composable_energy.checks import check_value
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
 from composable_energy.explain import encode_points
 from composable_energy.memo import memo_scope
+from composable_energy.options import check_flag
 
 __all__ = ["Inference", "infer"]
 
@@ -72,13 +75,17 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         joint: Whether all points have the same condition; their energies are then added.
 
     Raises:
-        OptionError: The energy does not depend on a condition, or candidates are missing or not a list.
+        OptionError: The energy does not depend on a condition, or `over` is no mapping from conditions to lists of candidates.
         ContradictionError: No point fulfils the energy for any candidate. A candidate that no point fulfils has probability 0.
         ExpressionError: The energy has no value.
     """
+    if not isinstance(over, Mapping) or any(isinstance(values, str | Mapping) for values in over.values()):
+        names = sorted(energy.conditions - {CHAINS}) or ["y"]
+        raise OptionError(f"`over` maps conditions to lists of candidates, as in over={{{names[0]!r}: [...]}}, got {over!r}.")
+    check_flag("joint", joint)
     unknown = over.keys() - energy.conditions
     if unknown or not over:
-        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {'chains'})}; got candidates of {sorted(over)}.")
+        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {CHAINS})}; got candidates of {sorted(map(str, over))}.")
     try:
         candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     except TypeError as error:  # a single number
@@ -105,4 +112,6 @@ def _evaluate(energy: Energy, x: Tensor) -> Tensor | None:
 
 
 def _as_row(value: Any) -> Any:
+    if isinstance(value, np.ndarray) or (isinstance(value, list | tuple) and any(isinstance(number, float) for number in value)):
+        value = torch.as_tensor(value)  # a list of whole numbers is several labels
     return value.unsqueeze(0) if isinstance(value, Tensor) and value.ndim > 0 else value

@@ -256,7 +256,7 @@ def format_support(support: Support) -> str:
         return "all of R^n"
     name = name_of(support)
     if name is None or name in _SINGLE:
-        return name or str(support)
+        return name or type(support).__name__.lstrip("_")
     if isinstance(support, constraints.cat | constraints.stack):
         return f"{name}({', '.join(map(format_support, support.cseq))})"
     bounds = ", ".join(_format_bound(value) for value in arguments_of(support)[1])

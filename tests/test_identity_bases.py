@@ -11,6 +11,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, PluginLoadError
 from composable_energy.identity import equal, same, token_of
+from composable_energy.sampling import twin
 from tests.identity_energies import Noisy, Ring, Tilt, X, bowl, check_same, loaded
 
 pytestmark = pytest.mark.usefixtures("identity_registry")
@@ -108,8 +109,8 @@ def test_every_change_of_one_copy_is_seen_at_the_next_evaluation(change):
             joined(X)
 
 
-def test_unchanged_copies_are_not_compared_again(monkeypatch):
-    joined = Ring(1.0).relative_to(base := Noisy(0.3)) & Ring(2.0).relative_to(copy.deepcopy(base))
+def test_a_twin_compares_unchanged_copies_once(monkeypatch):
+    joined = twin(Ring(1.0).relative_to(base := Noisy(0.3)) & Ring(2.0).relative_to(copy.deepcopy(base)))
     joined(X)
     compared, original = [], torch.equal
     monkeypatch.setattr(torch, "equal", lambda a, b: compared.append(a) or original(a, b))

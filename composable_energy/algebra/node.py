@@ -21,7 +21,8 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.gradients import substituted
-from composable_energy.identity import Copies
+from composable_energy.identity import Copies, equal
+from composable_energy.memo import memoize
 from composable_energy.supports import Support
 
 __all__ = [
@@ -76,8 +77,7 @@ class Node(RelativeEnergy, ABC):
         return {}
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        pair = None if self._copies is None else self._copies.differ()
-        if pair is not None:
+        if self._copies is not None and (pair := self._copies.differ(_equal_once)) is not None:
             raise ExpressionError(
                 f"{self} counts two copies of one {type(pair[0]).__name__} once, but their numbers differ now. Build the expression again; "
                 "or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
@@ -228,6 +228,11 @@ def set_weight(node: Node, weight: Weight) -> None:
 def as_float(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
+
+
+def _equal_once(a: nn.Module, b: nn.Module) -> bool:
+    """Returns whether two copies are equal, compared once by all nodes of an expression."""
+    return memoize(("copies", id(a), id(b)), (a, b), lambda: equal(a, b))
 
 
 def _find_repeated(root: Energy) -> tuple[Energy, ...]:

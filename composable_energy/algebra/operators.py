@@ -110,9 +110,11 @@ def negate(
 
 
 def scale_weight(energy: Energy, weight: object) -> Any:
-    """Returns `w * A` for a number or a 0-d tensor; NotImplemented for anything else."""
+    """Returns `w * A` for a number or a 0-d tensor, and A for the number 1; NotImplemented for anything else."""
     if not _is_weight(weight):
         return NotImplemented
+    if not isinstance(weight, Tensor) and weight == 1:
+        return energy
     return Weighted(energy, weight if isinstance(weight, Tensor) else float(weight))  # pyright: ignore[reportArgumentType]
 
 

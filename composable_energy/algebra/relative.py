@@ -13,16 +13,18 @@ from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
+from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
 from composable_energy.options import check_number
 from composable_energy.supports import Support
+from composable_energy.twins import twin
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "bind_conditions"]
 
@@ -211,6 +213,7 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         return energy
     if energy not in done:
         if not isinstance(energy, Node) or isinstance(energy, Conditioned):
+            _check_rows(energy, own)
             done[energy] = energy.bind(own)
         elif isinstance(energy, PulledBack) and "sigma" in own:
             rest = {name: value for name, value in own.items() if name != "sigma"}
@@ -218,6 +221,45 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         else:
             done[energy] = energy.rebuild(*(_bind_once(term, own, done) for term in energy.terms))
     return done[energy]
+
+
+def _check_rows(energy: Energy, values: Mapping[str, Any]) -> None:
+    """Raises if a vector is one condition of all points and not a number for each, as far as an evaluation at three points shows.
+
+    Raises:
+        ShapeError: The energy takes the vector as a whole.
+    """
+    floats = {
+        name: torch.tensor(value) for name, value in values.items() if isinstance(value, list) and any(type(v) is float for v in value)
+    }
+    values = {**values, **floats}
+    rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1}
+    rows = {name: value for name, value in rows.items() if value.is_floating_point()}  # whole numbers are labels
+    if not rows or energy.event_shape is None or energy.required_conditions - values.keys() - {CHAINS}:
+        return
+    count = next(n for n in (3, 5, 7, 9) if n not in {*energy.event_shape, *map(len, rows.values())}) if len(energy.event_shape) < 4 else 3
+    for name, value in rows.items():
+        others = {other: some[:1] if other in rows else some for other, some in values.items() if other != name}
+        if _evaluates(energy, count, {**others, name: value[:1].expand(count)}) or not _evaluates(
+            energy, count, {**others, name: value[None]}
+        ):
+            continue
+        raise ShapeError(
+            f"{name} is a vector of {len(value)} numbers, and {energy} takes it as a whole: a condition of all points has a first axis of "
+            f"1, so write `given({name}={name}[None])`. Without it, {name} is {len(value)} numbers, one for each point."
+        )
+
+
+def _evaluates(energy: Energy, count: int, conditions: Mapping[str, Any]) -> bool:
+    """Returns whether an energy can be evaluated at points of zeros; neither it nor the global random state changes."""
+    like = next((tensor for tensor in tensors_of(energy) if tensor.is_floating_point()), torch.empty(0))
+    x = torch.zeros((count, *(energy.event_shape or ())), dtype=like.dtype, device=like.device)
+    try:
+        with torch.random.fork_rng([]), torch.no_grad():
+            twin(energy)(x, **{name: value.to(x) if isinstance(value, Tensor) else value for name, value in conditions.items()})
+    except Exception:  # of any function
+        return False
+    return True
 
 
 def _format_value(value: Any) -> str:

@@ -14,6 +14,7 @@ from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
+from composable_energy.events import Formula
 from composable_energy.support_sets import intersect
 from composable_energy.supports import Support
 
@@ -60,6 +61,14 @@ class Weighted(Node):
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
     @property
+    def formula(self) -> Formula | None:
+        """The formula of an event with the weight 1, in all; none with a tensor, which may change."""
+        weight, inner = self.factor, self.terms[0]
+        while isinstance(inner, Weighted):
+            weight, inner = weight * inner.factor, inner.terms[0]
+        return inner.formula if not isinstance(weight, Tensor) and weight == 1 else None
+
+    @property
     def grounded(self) -> bool:
         return as_float(self.weight) > 0 and self.terms[0].grounded
 
@@ -89,6 +98,10 @@ class Sharpened(Node):
 
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight}
+
+    @property
+    def formula(self) -> Formula | None:
+        return self.terms[0].formula if not isinstance(self.weight, Tensor) and self.weight == 1 else None
 
     @property
     def grounded(self) -> bool:

@@ -33,7 +33,7 @@ from composable_energy.sampling.selection import check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.values import Values
-from composable_energy.sampling.wrappers import has_rows
+from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
 
 __all__ = ["SampleRequest", "resolve_noise", "resolve_request"]
@@ -129,6 +129,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
+    check_rows(energy, points.n)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)

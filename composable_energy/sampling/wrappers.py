@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from composable_energy.algebra import Conditioned
 from composable_energy.bases import WeightedBase
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
+from composable_energy.errors import ShapeError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
 from composable_energy.sampling.ids import tensor_of
 from composable_energy.supports import Support
 
-__all__ = ["EnergyWrapper", "EqualEnergy", "chains_of", "has_rows", "repeated", "select_rows"]
+__all__ = ["EnergyWrapper", "EqualEnergy", "chains_of", "check_rows", "has_rows", "repeated", "select_rows"]
 
 
 class EnergyWrapper(Energy, ABC):
@@ -174,20 +175,44 @@ def repeated(energy: Energy, n: int, times: int) -> Energy:
     return _RowSelection(whole, rows.repeat_interleave(times))
 
 
+def check_rows(energy: Energy, n: int) -> None:
+    """Raises if a bound condition has rows, and not one for each of the `n` points that are asked for.
+
+    Raises:
+        ShapeError: It has another number of rows.
+    """
+    for part in _parts(energy):
+        for name, value in _rows_of(part).items():
+            if len(value) != n:
+                raise ShapeError(
+                    f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {n} points "
+                    f"were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
+                )
+
+
 def has_rows(energy: Energy) -> bool:
     """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
-    seen: set[Energy] = set()  # a shared part is searched once
+    for part in _parts(energy):
+        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
+            return True
+        if _rows_of(part) or not (part.terms or part.bases):
+            return True
+    return False
+
+
+def _rows_of(part: Energy) -> dict[str, Tensor]:
+    """Returns the bound conditions with several rows."""
+    values = part.values if isinstance(part, Conditioned) else {}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1}
+
+
+def _parts(energy: Energy) -> Iterator[Energy]:
+    """Returns the parts of an energy that may depend on the chain, each once."""
+    seen: set[Energy] = set()
     todo = [energy.energy if isinstance(energy, _RowSelection) else energy]
     while todo:
         part = todo.pop()
-        if part in seen or CHAINS not in part.conditions:
-            continue
-        seen.add(part)
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
-            return True
-        bound = part.values.values() if isinstance(part, Conditioned) else ()
-        inside = [*part.terms, *(base.energy for base in part.bases)]
-        if not inside or any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
-            return True
-        todo += inside
-    return False
+        if part not in seen and CHAINS in part.conditions:
+            seen.add(part)
+            yield part
+            todo += [*part.terms, *(base.energy for base in part.bases)]
