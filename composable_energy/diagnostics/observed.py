@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from composable_energy.diagnostics.advice import SamplingWarning, length_of, list_ids, or_use
@@ -13,15 +15,37 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST_BIAS",
+    "chance",
     "find_point_warnings",
+    "largest_r_hat",
     "warn_of_bias",
     "warn_of_disagreement",
     "warn_of_drift",
+    "warn_of_error",
     "warn_of_still_chains",
 ]
 
 LARGEST_BIAS = 0.1  # of variances
+_RARE = 0.01  # the probability of a false alarm about the worst of several numbers
 _PROBABLE = 0.25  # the mean probability of a formula at its draws, below which it is reported
+
+
+def chance(pieces: int, numbers: int) -> float:
+    """Returns how much larger than expected the variance of the means of pieces is by chance, for the worst of some numbers."""
+    spread = 2 / (9 * (pieces - 1))  # the quantile of a chi-squared number by Wilson & Hilferty (1931)
+    return (1 - spread + NormalDist().inv_cdf(1 - _RARE / numbers) * math.sqrt(spread)) ** 3
+
+
+def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
+    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one is the usual threshold.
+
+    Args:
+        usual: The usual threshold.
+        draws: The number of draws of each piece.
+        pieces: The number of pieces of all chains.
+        numbers: The number of numbers.
+    """
+    return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
@@ -55,6 +79,16 @@ def warn_of_disagreement(sampler: Sampler, name: str, r_hat: float, steps: tuple
         f"The chains do not agree: R-hat is {r_hat:.2f} for {name} over the steps {steps[0]} to {steps[1]}, so each still depends on where "
         "it started.",
         f"Take more `steps`; if no chain leaves its mode, start in all modes (`init=`){or_use(sampler, ' or use {}', 'tempering')}.",
+    )
+
+
+def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
+    """Returns the warning about the mean of the points that a trace keeps."""
+    return SamplingWarning(
+        "ess",
+        f"The points of the trace are worth about {draws:.0f} independent draws of {name}: the standard error of its mean is "
+        f"{1 / math.sqrt(draws):.2f} standard deviations.",
+        f"Take more `steps` or more chains{or_use(sampler, ', or {}, which mixes faster', 'chees')}.",
     )
 
 
