@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from composable_energy.diagnostics.advice import SamplingWarning, length_of, list_ids, or_use
@@ -15,18 +16,40 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST_BIAS",
+    "chance",
     "find_branch_warnings",
     "find_point_warnings",
+    "largest_r_hat",
     "warn_of_bias",
     "warn_of_disagreement",
     "warn_of_drift",
+    "warn_of_error",
     "warn_of_still_chains",
 ]
 
 LARGEST_BIAS = 0.1  # of variances
 _ERRORS, _MARGIN = 4.5, 0.05  # of a share: standard errors, and a part of it that does not count
 _EMPTY, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
+_RARE = 0.01  # the probability of a false alarm about the worst of several numbers
 _PROBABLE = 0.25  # the mean probability of a formula at its draws, below which it is reported
+
+
+def chance(pieces: int, numbers: int) -> float:
+    """Returns how much larger than expected the variance of the means of pieces is by chance, for the worst of some numbers."""
+    spread = 2 / (9 * (pieces - 1))  # the quantile of a chi-squared number by Wilson & Hilferty (1931)
+    return (1 - spread + NormalDist().inv_cdf(1 - _RARE / numbers) * math.sqrt(spread)) ** 3
+
+
+def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
+    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one is the usual threshold.
+
+    Args:
+        usual: The usual threshold.
+        draws: The number of draws of each piece.
+        pieces: The number of pieces of all chains.
+        numbers: The number of numbers.
+    """
+    return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
@@ -87,6 +110,16 @@ def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Seque
     if empty and not known and count >= _LEAST_POINTS:
         seen = f"No point of {count} is in branch {', '.join(empty)} of the {len(shares)} of the mixture, counted from 0."
         yield SamplingWarning("branch", seen, f"If it should have some: {where} `ce.calibrate` makes the weights of branches comparable.")
+
+
+def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
+    """Returns the warning about the mean of the points that a trace keeps."""
+    return SamplingWarning(
+        "ess",
+        f"The points of the trace are worth about {draws:.0f} independent draws of {name}: the standard error of its mean is "
+        f"{1 / math.sqrt(draws):.2f} standard deviations.",
+        f"Take more `steps` or more chains{or_use(sampler, ', or {}, which mixes faster', 'chees')}.",
+    )
 
 
 def find_point_warnings(trace: Trace) -> list[SamplingWarning]:

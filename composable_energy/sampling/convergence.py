@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
@@ -24,35 +24,40 @@ __all__ = ["ConvergenceObserver", "emit_warnings", "silenced", "warn_of_points"]
 
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
-_LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
+_LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
-_OBSERVED_STEPS = 16  # of each quarter, at least: more change nothing where it counts, as steps of slow chains are alike
+_PIECES, _PIECES_OF_ONE = 2, 8  # of the later half of the steps: of several chains, and of one
+_OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it counts, as steps of slow chains are alike
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
-_R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % of the distance of the start are left
+_R_HAT, _RELAXED = 1.1, 1.7  # of draws; and where all steps are about four times the relaxation time, so that 2 % of the start are left
+_ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 
 
 class ConvergenceObserver(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
-    The later half of the steps is divided into two quarters. Each chain has a mean and a variance over 16 to 31 steps of each quarter, of
-    the energy and of up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over the
-    chains, and the split R-hat. With fewer than 80 steps only chains that never move are found. Diverged chains and runs that a callback
-    ends are not checked, and chains with conditions of their own are not compared.
+    The later half of the steps is divided into two quarters, that of a single chain into eight pieces. Each chain has a mean and a variance
+    over 16 to 31 steps of each piece, of the energy and of up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a
+    drift with its standard error over the chains, the split R-hat, and the standard error of the means of the points that a trace keeps.
+    R-hat counts from 1.1 on, where it is beyond chance; that of final points of a sampler without rejection, whose relaxation is that of
+    its steps everywhere, from 1.7 on. With fewer than 80 steps, or 320 of a single chain, only chains that never move are found. Diverged
+    chains and runs that a callback ends are not checked, and chains with conditions of their own are not compared.
 
     Args:
         last_step: The number of the last step.
-        judge: Whether drift and R-hat are checked; else only chains that stand still.
+        judge: Whether drift, R-hat and errors are checked; else only chains that stand still.
         coordinates: The coordinates that chains use; None for those of the points.
+        kept: The number of steps of which a trace keeps points.
     """
 
-    def __init__(self, last_step: int, *, judge: bool, coordinates: Coordinates | None = None) -> None:
-        self.last_step, self.judge, self.coordinates = last_step, judge, coordinates
-        self.first = self.middle = self.turn = 0
-        self.every = 1
+    def __init__(self, last_step: int, *, judge: bool, coordinates: Coordinates | None = None, kept: int = 0) -> None:
+        self.last_step, self.judge, self.coordinates, self.kept = last_step, judge, coordinates, kept
+        self.first = self.middle = 0
+        self.every = self.piece = 1
         self.start = self.halfway = self.end = torch.empty(0)
         self.moments: list[_Moments] = []
         self._buffer: list[Tensor] = []
@@ -60,13 +65,14 @@ class ConvergenceObserver(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        quarter = min(self.last_step // 4, (self.last_step - self.first) // 2)  # of all steps, those of a resumed call included
-        self.every = max(1, quarter // _OBSERVED_STEPS)
-        quarter -= quarter % self.every
-        self.middle, self.turn = self.last_step - 2 * quarter, self.last_step - quarter
+        half = min(self.last_step // 2, self.last_step - self.first)  # of all steps, those of a resumed call included
+        pieces = _PIECES if len(chains.own) > 1 else _PIECES_OF_ONE
+        self.every = max(1, half // pieces // _OBSERVED_STEPS)
+        self.piece = max(self.every, half // pieces - half // pieces % self.every)
+        self.middle = self.last_step - min(pieces * self.piece, half)
         self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
-        if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:
-            self.moments, self._has_value = [_Moments(), _Moments()], chains.layout.energy.has_value
+        if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
+            self.moments, self._has_value = [_Moments() for _ in range(pieces)], chains.layout.energy.has_value
 
     def next_step(self, step: int) -> int | None:
         if step < self.middle:
@@ -101,9 +107,12 @@ class ConvergenceObserver(Observer):
     def _judge(self, chains: Chains, branch_of: Tensor | None) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
+            chance,
+            largest_r_hat,
             warn_of_bias,
             warn_of_disagreement,
             warn_of_drift,
+            warn_of_error,
             warn_of_still_chains,
         )
 
@@ -114,16 +123,21 @@ class ConvergenceObserver(Observer):
             return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
         if not self.moments or not active.all():
             return []
-        early, late = self.moments
-        if branch_of is not None and len(branch_of) > len(active):  # those of all processes
-            branch_of = branch_of[chains.own.start : chains.own.stop]
-        groups = None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
-        drift, r_hat = early.drift(late), early.r_hat(late, groups)
-        if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
-            return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
-        exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
-        if r_hat.max() > _R_HAT and not exact and not has_rows(chains.layout.energy):
-            return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
+        steps = (self.middle, self.last_step)
+        if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments[0].drift(self.moments[-1])).max() > 1:
+            return [warn_of_drift(chains.sampler, self._name(drift), steps)]
+        if not has_rows(chains.layout.energy):
+            if branch_of is not None and len(branch_of) > len(active):  # those of all processes
+                branch_of = branch_of[chains.own.start : chains.own.stop]
+            r_hat, draws = _compare(self.moments, None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)])
+            count, pieces, numbers = self.moments[0].count, len(self.moments[0].mean) * len(self.moments), len(r_hat)
+            usual = _R_HAT if self.kept or chains.sampler.needs_values else _RELAXED
+            exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
+            if not exact and r_hat.max() > largest_r_hat(usual, count, pieces, numbers):
+                return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), steps)]
+            draws = draws * (self.kept / (self.last_step - self.middle))
+            if self.kept and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
+                return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
@@ -147,8 +161,8 @@ class ConvergenceObserver(Observer):
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])
         self._buffer.append(numbers)
-        if step in (self.turn, self.last_step) or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
-            self.moments[step > self.turn].add(torch.stack(self._buffer).to(_widest(numbers)))
+        if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
+            self.moments[(step - self.middle - 1) // self.piece].add(torch.stack(self._buffer).to(_widest(numbers)))
             self._buffer = []
 
     def _numbers(self, x: Tensor, energy: Tensor) -> Tensor:
@@ -157,8 +171,7 @@ class ConvergenceObserver(Observer):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if x.shape[1] > _NUMBERS:
             if not len(self._signs):
-                signs = torch.randint(0, 2, (x.shape[1], 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-                self._signs = (signs * (torch.arange(len(signs))[:, None] % _NUMBERS == torch.arange(_NUMBERS))).to(x)
+                self._signs = _sums(x.shape[1]).to(x)
             x = x @ self._signs
         return torch.cat([energy[:, None].to(x), x], 1) if self._has_value else x
 
@@ -195,20 +208,33 @@ class _Moments:
         error = change.std(0) / len(change) ** 0.5
         return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
-    def r_hat(self, late: _Moments, groups: Tensor | None = None) -> Tensor:
-        """Returns the split R-hat of each number; the means of groups of chains may differ."""
-        within = ((self.square + late.square) / (self.count + late.count - 2)).mean(0)
-        means = torch.stack([self.mean, late.mean])
-        for group in [] if groups is None else groups.unique():
-            rows = (groups == group).to(means.device)
-            means[:, rows] -= means[:, rows].mean((0, 1))
-        between = means.flatten(0, 1).var(0)
-        return (1 - 1 / self.count + between / within).sqrt().nan_to_num(0.0)
-
     def _within(self, late: _Moments) -> Tensor:
         """Returns the variance over both quarters and all chains."""
         means = torch.cat([self.mean, late.mean])
         return ((self.square + late.square) / (self.count + late.count)).mean(0) + means.var(0)
+
+
+def _compare(moments: Sequence[_Moments], groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns the split R-hat of each number, and the number of independent draws that all are worth for its mean.
+
+    The means of groups of chains, such as those of the branches of a mixture, may differ.
+    """
+    count, means = moments[0].count, torch.stack([piece.mean for piece in moments])
+    for group in [] if groups is None else groups.unique():
+        rows = (groups == group).to(means.device)
+        means[:, rows] -= means[:, rows].mean((0, 1))
+    means = means.flatten(0, 1)
+    within = torch.stack([piece.square for piece in moments]).mean((0, 1)) / (count - 1)
+    between, least = means.var(0), 1 - 1 / count
+    r_hat = (least + between / within).sqrt().nan_to_num(0.0)
+    return r_hat, (len(means) * (within * least + between) / between).nan_to_num(torch.inf)
+
+
+def _sums(size: int) -> Tensor:
+    """Returns the factors of coordinates in sums, with shape (size, numbers): of neighbours, and others with random signs."""
+    half, index = _NUMBERS // 2, torch.arange(size)[:, None]
+    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+    return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
 
 
 def _widest(of: Tensor) -> torch.dtype:

@@ -165,7 +165,8 @@ def sample(
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
         judge = not _is_recommended(request.owner, sampler, steps)
-        observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
+        kept = 0 if request.every is None else last_step - (request.burn_in or 0)
+        observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         try:
             _start(request, chains, recorder.before)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
