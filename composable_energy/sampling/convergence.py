@@ -89,16 +89,17 @@ class ConvergenceObserver(Observer):
             self.moments = []
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
-    def warnings(self, chains: Chains, branch_of: Tensor | None = None) -> list[SamplingWarning]:
+    def warnings(self, chains: Chains, branch_of: Tensor | None = None, *, exact: bool = False) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
 
         Args:
             chains: The chains at their end.
             branch_of: The branch of each chain in a mixture with known shares, which chains need not leave; None for another energy.
+            exact: Whether chains started at draws of the density, so that slow ones are draws as well.
         """
-        return self._judge(chains, branch_of) if chains.sampler.stationary and len(self.end) else []
+        return self._judge(chains, branch_of, exact) if chains.sampler.stationary and len(self.end) else []
 
-    def _judge(self, chains: Chains, branch_of: Tensor | None) -> list[SamplingWarning]:
+    def _judge(self, chains: Chains, branch_of: Tensor | None, exact: bool) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             warn_of_bias,
@@ -121,7 +122,6 @@ class ConvergenceObserver(Observer):
         drift, r_hat = early.drift(late), early.r_hat(late, groups)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
-        exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
         if r_hat.max() > _R_HAT and not exact and not has_rows(chains.layout.energy):
             return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5

@@ -177,7 +177,9 @@ def sample(
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed += tuple(observer.warnings(chains, record.branch_of))
+        exact = layout.starts.branches is not None and layout.starts.branches.exact
+        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=exact))
+        record.observed += tuple(tuned.diagnose(chains.state(), exact)) if chains.chunks else ()
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
