@@ -176,8 +176,8 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
 
     `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, so a constant added to one energy changes its share, and so does the width of its density.
     Calibration estimates $\log Z$ of each branch of every mixture, for the whole density of the branch with its base; then
-    `any_of(A, B, weights=[.7, .3])` has seven draws of A for three of B. Estimates of an earlier calibration are replaced. Without weights, a
-    mixture whose shares are known keeps its density: `A | B` and `A ^ B` of distributions. Else the density changes.
+    `any_of(A, B, weights=[.7, .3])` has seven draws of A for three of B. Estimates of an earlier calibration are replaced. Without
+    weights, a mixture whose shares are known keeps its density: `A | B` and `A ^ B` of distributions. Else the density changes.
 
     Formulas of events are exact and stay as they are; beside densities they count as one branch. An unsatisfiable branch keeps the share 0.
     A mixture that is the base of an event or of another leaf stays as it is. Parts without a mixture are shared with the expression, not

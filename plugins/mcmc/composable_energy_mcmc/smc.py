@@ -155,8 +155,8 @@ class SMC(Sampler):
             return []
         families = len(state.ancestor.unique())
         seen = (
-            f"The {len(state.x)} points descend from {families} draws of the Gaussian and still resemble their relatives, so they are worth "
-            f"about {len(state.x) / factor:.0f} independent ones: shares of modes and `log_z` are as uncertain."
+            f"The {len(state.x)} points descend from {families} draws of the Gaussian and still resemble their relatives, so they are "
+            f"worth about {len(state.x) / factor:.0f} independent ones: shares of modes and `log_z` are as uncertain."
         )
         ways = "Take more chains, `kept` nearer to 1, more `moves`, or the `mean` and `scale` of a Gaussian nearer to the density."
         return [SamplingWarning("families", seen, ways)]

@@ -125,11 +125,9 @@ class Tempering(Sampler):
         share = (born[:, -1] == 0).double().mean().item()
         if exact or share <= _OLD or born.max() < _LEAST_STEPS:
             return []
-        seen = (
-            f"The points of {share:.0%} of the chains still descend from their start points: no draw of the Gaussian has replaced them, so"
-        )
+        seen = f"The points of {share:.0%} of the chains still descend from the start, not from draws of the Gaussian: modes may"
         ways = "Take more `steps`, more `levels`, or the `mean` and `scale` of a Gaussian nearer to the density."
-        return [SamplingWarning("trips", f"{seen} modes may have wrong shares.", ways)]
+        return [SamplingWarning("trips", f"{seen} have wrong shares.", ways)]
 
     @property
     def _tuned_schedule(self) -> Schedule:
@@ -161,9 +159,11 @@ class Tempering(Sampler):
             log_uniform.flatten(),
         )
         pairs = (first.x, rest.x), (first.energy, rest.energy), (first.grad, rest.grad)
-        replicas = (torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs)
+        points, energies, grads = (
+            torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs
+        )
         born = torch.cat([torch.full_like(state.born[:, :1], noise.step), state.born[:, 1:]], 1)
-        return Replicas(rest.x, rest.energy, rest.grad, *replicas, born), rates.view(chains, count - 1)
+        return Replicas(rest.x, rest.energy, rest.grad, points, energies, grads, born), rates.view(chains, count - 1)
 
     def _equalize_levels(self, schedule: Schedule, energy: Energy, x: Tensor, noise: Noise, *, final: bool) -> Schedule:
         """Runs pilot chains, and returns a schedule with equal swap rates by their figures, and with better step sizes.
