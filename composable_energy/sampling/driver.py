@@ -32,7 +32,7 @@ from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_branches
+from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_starts
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
@@ -164,7 +164,9 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        branches = draw_branches(request.branches, request.points) if request.init is None and request.resume is None else None
+        branches = None
+        if request.density is not None and request.init is None and request.resume is None:
+            branches = draw_starts(request.density, request.branches, request.points, len(request.chains))
         tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
@@ -177,9 +179,9 @@ def sample(
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        exact = layout.starts.branches is not None and layout.starts.branches.exact
-        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=exact))
-        record.observed += tuple(tuned.diagnose(chains.state(), exact)) if chains.chunks else ()
+        record.exact = branches is not None and branches.exact
+        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
+        record.observed += tuple(tuned.diagnose(chains.state(), record.exact)) if chains.chunks else ()
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points

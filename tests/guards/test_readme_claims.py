@@ -30,7 +30,8 @@ def function(mean: float, sd: float) -> ce.Energy:
 def test_mixtures_say_what_their_shares_are():
     assert says("`A | B` says whether its shares are exact, known, calibrated or arbitrary")
     logits = lambda x: torch.cat([x, -x], 1)
-    red, blue = (ce.ClassifierEnergy(logits, label, normal(0.0, 1.0), labels=2) for label in (0, 1))
+    base = normal(0.0, 1.0)
+    red, blue = (ce.ClassifierEnergy(logits, label, base, labels=2) for label in (0, 1))
     arbitrary = function(0.0, 1.0) | function(3.0, 2.0)
     found = [(red | blue).shares, (normal(0.0, 1.0) | normal(3.0, 1.0)).shares, ce.calibrate(arbitrary, seed=0).shares, arbitrary.shares]
     assert found == ["exact", "known", "calibrated", "unknown"]
