@@ -18,7 +18,7 @@ class SamplingWarning(UserWarning):
 
     Args:
         kind: `"start"`, `"diverged"`, `"errors"`, `"formula"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`,
-            `"bias"`, `"branch"`, `"weak"`, `"precise"` or `"unchecked"`.
+            `"bias"`, `"branch"`, `"families"`, `"trips"`, `"weak"`, `"precise"` or `"unchecked"`.
         seen: The observation, with figures.
         advice: What to do.
     """

@@ -47,7 +47,7 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
     found = [*_diverged(trace), *find_point_warnings(trace)]
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(trace, draws)]
-        if trace.branch_of is None or len(trace.branch_of.unique()) == 1:  # else chains need not move between branches
+        if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
             found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}

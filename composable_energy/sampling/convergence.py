@@ -95,16 +95,17 @@ class ConvergenceObserver(Observer):
             self.moments = []
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
-    def warnings(self, chains: Chains, branch_of: Tensor | None = None) -> list[SamplingWarning]:
+    def warnings(self, chains: Chains, branch_of: Tensor | None = None, *, exact: bool = False) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
 
         Args:
             chains: The chains at their end.
             branch_of: The branch of each chain in a mixture with known shares, which chains need not leave; None for another energy.
+            exact: Whether chains started at draws of the density, so that slow ones are draws as well.
         """
-        return self._judge(chains, branch_of) if chains.sampler.stationary and len(self.end) else []
+        return self._judge(chains, branch_of, exact) if chains.sampler.stationary and len(self.end) else []
 
-    def _judge(self, chains: Chains, branch_of: Tensor | None) -> list[SamplingWarning]:
+    def _judge(self, chains: Chains, branch_of: Tensor | None, exact: bool) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             chance,
@@ -132,7 +133,6 @@ class ConvergenceObserver(Observer):
             r_hat, draws = _compare(self.moments, None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)])
             count, pieces, numbers = self.moments[0].count, len(self.moments[0].mean) * len(self.moments), len(r_hat)
             usual = _R_HAT if self.kept or chains.sampler.needs_values else _RELAXED
-            exact = chains.layout.starts.branches is not None and chains.layout.starts.branches.exact  # then slow chains are draws as well
             if not exact and r_hat.max() > largest_r_hat(usual, count, pieces, numbers):
                 return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), steps)]
             draws = draws * (self.kept / (self.last_step - self.middle))

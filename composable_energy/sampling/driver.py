@@ -31,7 +31,7 @@ from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_branches
+from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_starts
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
@@ -159,7 +159,9 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        branches = draw_branches(request.branches, request.points) if request.init is None and request.resume is None else None
+        branches = None
+        if request.density is not None and request.init is None and request.resume is None:
+            branches = draw_starts(request.density, request.branches, request.points, len(request.chains))
         tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
@@ -178,7 +180,9 @@ def sample(
                     raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
             raise
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed += tuple(observer.warnings(chains, record.branch_of))
+        record.exact = branches is not None and branches.exact
+        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
+        record.observed += tuple(tuned.diagnose(chains.state(), record.exact)) if chains.chunks else ()
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,7 @@ class SampleRequest:
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
         pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
-        branches: The branches of a mixture with known shares; none where the draws need not have these shares.
+        density: The expression whose density the draws should have; None for other draws, as at another temperature.
     """
 
     owner: Energy
@@ -80,7 +81,12 @@ class SampleRequest:
     warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
-    branches: tuple[Branch, ...] = ()
+    density: Energy | None = None
+
+    @cached_property
+    def branches(self) -> Sequence[Branch]:
+        """The branches of a mixture whose known shares the draws should have."""
+        return () if self.density is None else known_branches(self.density)
 
     @property
     def reference(self) -> Sequence[Values]:
@@ -161,7 +167,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         checkpoint_every=call.checkpoint_every,
         on_error=call.on_error,
         warn=call.warn,
-        branches=_branches(twin_of_call, sampler),
+        density=twin_of_call if _keeps_density(twin_of_call, sampler) else None,
     )
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
@@ -181,12 +187,10 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     return "philox"
 
 
-def _branches(energy: Energy, sampler: Sampler) -> tuple[Branch, ...]:
-    """Returns the branches of a mixture whose shares the draws should have: at temperature 1, and without a selection."""
-    density = getattr(sampler, "temperature", 1.0) == 1 and getattr(sampler, "clamp", None) is None and not sampler.minimizes
-    if not density or sampler.binds & energy.conditions or energy.needs_log_densities or has_rows(energy):
-        return ()
-    return known_branches(energy)
+def _keeps_density(energy: Energy, sampler: Sampler) -> bool:
+    """Returns whether draws should have the density of an energy that can be evaluated, and all chains have one density."""
+    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
+    return not (changed or sampler.binds & energy.conditions or energy.needs_log_densities or not energy.has_value or has_rows(energy))
 
 
 def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
+
+if TYPE_CHECKING:
+    from composable_energy.diagnostics import SamplingWarning
 
 __all__ = ["Info", "Sampler", "State", "changed_options"]
 
@@ -229,6 +232,15 @@ class Sampler(ABC):
         the density; on a Gaussian it is the excess of the variance.
         """
         return None
+
+    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+        """Returns warnings about the state of all chains after the last step, such as of a population that lost its ancestors.
+
+        Args:
+            state: The state.
+            exact: Whether the chains started at draws of the density.
+        """
+        return ()
 
     def mean_acceptance(self, acceptance: Tensor) -> float:
         """Returns the mean of acceptances with shape (steps, chains) that the option `acceptance` is the goal of; the arithmetic one.

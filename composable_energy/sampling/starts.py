@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent, MixtureSameFamily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from composable_energy.algebra import Branch, Decoded, Relative
+from composable_energy.algebra import Branch, Conjunction, Decoded, Disjunction, Relative, Restricted, Weighted
+from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
@@ -23,7 +25,7 @@ from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
 from composable_energy.supports import contains
 
-__all__ = ["BranchDraws", "PilotResult", "Starts", "draw_branches"]
+__all__ = ["BranchDraws", "PilotResult", "Starts", "draw_starts"]
 
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 
@@ -72,17 +74,20 @@ class BranchDraws:
         return self.points[places % len(self.points), places // len(self.points) % self.points.shape[1]]
 
 
-def draw_branches(branches: Sequence[Branch], points: PointSpec) -> BranchDraws | None:
-    """Returns draws of the branches of a mixture; None if one can neither be drawn nor sampled.
+def draw_starts(energy: Energy, branches: Sequence[Branch], points: PointSpec, chains: int) -> BranchDraws | None:
+    """Returns draws of an expression with mixtures; None for another one, and where it has no draws.
 
-    A distribution is drawn; any other branch is sampled by chains of its own. Both have a fixed seed, as tuning has.
+    Of known branches, a distribution is drawn; any other is sampled by chains of its own. Where shares are not known, as in `mixture & A`
+    and `A ^ B`, draws of the distributions of the expression are weighed and resampled. All have a fixed seed, as tuning has.
 
     Args:
-        branches: The branches of the mixture, of which each has at least one point.
+        energy: The expression.
+        branches: Its branches, if they have known shares.
         points: The points of the chains.
+        chains: The number of the chains.
     """
     if not branches:
-        return None
+        return _resample(energy, points, chains) if any(map(_is_mixture, energy.modules())) else None
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
     found, exact = [], True
     for number, branch in enumerate(branches):
@@ -94,6 +99,55 @@ def draw_branches(branches: Sequence[Branch], points: PointSpec) -> BranchDraws 
         found.append(drawn)
     least = min(map(len, found))
     return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor([b.share for b in branches], dtype=torch.float64), exact)
+
+
+def _is_mixture(part: object) -> bool:
+    if isinstance(part, DistributionEnergy):
+        distribution = part.distribution
+        while isinstance(distribution, Independent):
+            distribution = distribution.base_dist
+        return isinstance(distribution, MixtureSameFamily)
+    return isinstance(part, Disjunction) and part.formula is None
+
+
+def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | None:
+    """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count."""
+    sources = list(dict.fromkeys(_find_sources(energy)))
+    most = min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources))
+    drawn = [_draw_distribution(source, replace(points, coordinates=None), max(_LEAST, most), i) for i, source in enumerate(sources)]
+    if not drawn or any(some is None for some in drawn):
+        return None
+    x = torch.cat([some for some in drawn if some is not None])
+    try:
+        with torch.no_grad():
+            parts = [(-energy(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
+    except ComposableEnergyError:
+        return None
+    logs = torch.cat([log_density.double() - log_proposals.double().logsumexp(0) for log_density, log_proposals in parts])
+    weights = torch.softmax(logs.nan_to_num(-math.inf, posinf=-math.inf), 0)
+    effective = 1 / weights.square().sum().item()
+    if not effective >= _LEAST:
+        return None
+    rows = torch.multinomial(weights.cpu(), len(x), replacement=True, generator=torch.Generator().manual_seed(0))
+    u = _in_coordinates(energy, points, x[rows.to(x.device)])
+    return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact=effective >= chains)
+
+
+def _find_sources(energy: Energy) -> list[Energy]:
+    """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do."""
+    match energy:
+        case DistributionEnergy():
+            return [energy]
+        case Disjunction():
+            parts = [_find_sources(term) for term in energy.satisfiable_terms]
+            return [source for part in parts for source in part] if all(parts) else []
+        case Conjunction():
+            return [source for term in energy.terms for source in _find_sources(term)]
+        case Relative() | Decoded() | Restricted():
+            return _find_sources(energy.terms[0])
+        case Weighted() if as_float(energy.weight) > 0:
+            return _find_sources(energy.terms[0])
+    return [source for base in energy.bases for source in _find_sources(base.energy)]  # evidence is bounded
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:

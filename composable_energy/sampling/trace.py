@@ -67,6 +67,7 @@ class Trace:
             shape $(K,)$; None for any other energy.
         branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
             mixtures inside it count one by one. None for any other energy.
+        exact: Whether chains started at draws of the density, as those of a mixture of distributions do; they need not mix to be draws.
         formula_probability: For events, the mean of P(formula | x) at the points that were returned, by the heads; None without events.
         alike: Whether all chains have one density; not if each has bound conditions of its own.
         errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
@@ -103,6 +104,7 @@ class Trace:
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
     branch_of: Tensor | None = None
+    exact: bool = False
     formula_probability: float | None = None
     alike: bool = True
     errors: int = 0

@@ -138,3 +138,40 @@ def test_calibration_keeps_shares_that_are_known():
     asked = ce.calibrate(ce.any_of(left & ~right, right & ~left, weights=[0.9, 0.1]), seed=0)
     shares = (-torch.stack([term(grid) for term in asked.terms]) - torch.tensor(asked.log_z)[:, None]).double().exp().sum(1) * 0.005
     assert shares.tolist() == pytest.approx([1.0, 1.0], abs=0.1)
+
+
+EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, labels=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "expression",
+    [
+        normal(-1.0, 1.0) ^ normal(10.0, 0.5),
+        FAR & normal(0.0, 20.0),
+        2 * FAR,
+        FAR / 2,
+        FAR.on(torch.distributions.constraints.greater_than(-1.5)),
+        FAR & (lambda x: 0.3 * x.squeeze(1).abs()),
+        EVENT | ~EVENT,
+        ~EVENT,
+    ],
+    ids=["xor", "and", "power", "temperature", "on", "function", "event or not", "not event"],
+)
+def test_mixtures_inside_an_expression_keep_their_branches(expression):
+    """The right share is by quadrature."""
+    grid = torch.linspace(-15.0, 20.0, 14001)[:, None]
+    density = torch.softmax(-expression(grid).double(), 0)
+    share = density[grid[:, 0] > 5].sum().item()
+    points = expression.sample((2000, 1), sampler="hmc", step_size=0.3, steps=20, seed=13)  # warnings are errors
+    assert errors((points > 5).squeeze(1), share) < 4.5
+
+
+@pytest.mark.slow
+def test_a_distribution_that_is_a_mixture_keeps_its_modes():
+    parts = Independent(
+        Normal(torch.tensor([[-50.0, 0.0], [50.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.1, 5.0], [1.0, 1.0]])), 1
+    )
+    energy = ce.as_energy(MixtureSameFamily(Categorical(torch.tensor([0.6, 0.3, 0.1])), parts))
+    points = energy.sample(2000, sampler="mala", steps=20, seed=13)
+    assert errors(points[:, 0] < -20, 0.6) < 4.5 and errors(points[:, 0] > 20, 0.3) < 4.5

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
@@ -19,12 +20,14 @@ from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc.batch import flatten_points
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
 
 __all__ = ["SMC", "Particles"]
 
 _MIN_LEVELS = 8
+_LIKE_FAMILIES = 5.0  # by which relatives that are alike raise variances
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
 
 
@@ -146,11 +149,33 @@ class SMC(Sampler):
         equal = torch.full_like(state.log_weight, log_z)
         return Particles(state.x[rows], state.energy[rows], state.grad[rows], equal, state.ancestor[rows]), scalars
 
+    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+        state = cast(Particles, state)
+        factor = _family_factor(state)
+        if factor <= _LIKE_FAMILIES:
+            return []
+        families = len(state.ancestor.unique())
+        seen = (
+            f"The {len(state.x)} points descend from {families} draws of the Gaussian and still resemble their relatives, so they are "
+            f"worth about {len(state.x) / factor:.0f} independent ones: shares of modes and `log_z` are as uncertain."
+        )
+        ways = "Take more chains, `kept` nearer to 1, more `moves`, or the `mean` and `scale` of a Gaussian nearer to the density."
+        return [SamplingWarning("families", seen, ways)]
+
     @property
     def _tuned_schedule(self) -> Schedule:
         if self.schedule is None:
             raise OptionError("SMC has no schedule yet: let `sample` tune it.")
         return self.schedule
+
+
+def _family_factor(state: Particles) -> float:
+    """Returns the variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count."""
+    x = flatten_points(state.x).double()
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    family = state.ancestor.unique(return_inverse=True)[1]
+    sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
+    return (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
 
 
 def _standard_error(state: Particles) -> float:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from einops import rearrange
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated
@@ -29,6 +30,7 @@ __all__ = ["Replicas", "Tempering", "swap_replicas"]
 _ROUNDS, _SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
 _REJECTION = 0.3  # of a swap between neighbours, which decides the number of levels
 _MIN_LEVELS, _MAX_LEVELS = 4, 32
+_OLD, _LEAST_STEPS = 0.1, 80  # of the chains, which bias a share by less; and steps, as for the other checks of convergence
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Replicas(State):
         points: With shape $(B, K, *)$, from the base to the energy; `x` is the last of them.
         energies: Their $E$, with shape $(B, K)$.
         grads: Their $\nabla E$, with shape $(B, K, *)$.
+        born: The last step at which each was drawn from the base, with shape $(B, K)$; 0 for a replica that descends from the start.
     """
 
     points: Tensor
     energies: Tensor
     grads: Tensor
+    born: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Tempering(Sampler):
     neighbours, first the even pairs, then the odd ones, with probability $\min(1, e^{(b_i - b_j)(D_i - D_j)})$, $D = E - E_0$. It costs
     $(K - 1) L + 1$ gradients for a chain, evaluated for $K - 1$ points of each chain at a time. Chains are independent of each other.
 
-    `trace.scalars` has `swaps`, the mean swap rate of neighbours, and `swaps[0]`, `swaps[1]`, ... of each pair of levels.
+    `trace.scalars` has `swaps`, the mean swap rate of neighbours, and `swaps[0]`, `swaps[1]`, ... of each pair of levels. A warning says if
+    points still descend from start points, not from draws of $E_0$.
 
     The Gaussian, the levels and a step size for each are tuned on pilot chains, the levels so that all neighbours have the same swap rate.
     `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
@@ -104,7 +109,8 @@ class Tempering(Sampler):
         schedule.check(x)
         state, count = evaluate(energy, x), len(schedule.levels)
         points, grads = (values[:, None].expand(-1, count, *x.shape[1:]).contiguous() for values in (x, state.grad))
-        return Replicas(x, state.energy, state.grad, points, state.energy[:, None].expand(-1, count).contiguous(), grads)
+        energies = state.energy[:, None].expand(-1, count).contiguous()
+        return Replicas(x, state.energy, state.grad, points, energies, grads, torch.zeros_like(energies, dtype=torch.int64))
 
     def step(self, energy: Energy, state: Replicas, noise: Noise) -> tuple[Replicas, Info]:
         base = self._tuned_schedule.base.to(state.x)
@@ -114,6 +120,15 @@ class Tempering(Sampler):
         broken = (state.energies.isnan() | (state.energies == -torch.inf)).any(1)
         scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
         return replace(state, energy=torch.where(broken, torch.nan, state.energy)), Info(rates[:, -1], scalars)
+
+    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+        born = cast(Replicas, state).born
+        share = (born[:, -1] == 0).double().mean().item()
+        if exact or share <= _OLD or born.max() < _LEAST_STEPS:
+            return []
+        seen = f"The points of {share:.0%} of the chains still descend from the start, not from draws of the Gaussian: modes may"
+        ways = "Take more `steps`, more `levels`, or the `mean` and `scale` of a Gaussian nearer to the density."
+        return [SamplingWarning("trips", f"{seen} have wrong shares.", ways)]
 
     @property
     def _tuned_schedule(self) -> Schedule:
@@ -145,8 +160,11 @@ class Tempering(Sampler):
             log_uniform.flatten(),
         )
         pairs = (first.x, rest.x), (first.energy, rest.energy), (first.grad, rest.grad)
-        replicas = (torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs)
-        return Replicas(rest.x, rest.energy, rest.grad, *replicas), rates.view(chains, count - 1)
+        points, energies, grads = (
+            torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs
+        )
+        born = torch.cat([torch.full_like(state.born[:, :1], noise.step), state.born[:, 1:]], 1)
+        return Replicas(rest.x, rest.energy, rest.grad, points, energies, grads, born), rates.view(chains, count - 1)
 
     def _equalize_levels(self, schedule: Schedule, energy: Energy, x: Tensor, noise: Noise, *, final: bool) -> Schedule:
         """Runs pilot chains, and returns a schedule with equal swap rates by their figures, and with better step sizes.
@@ -203,8 +221,8 @@ def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> t
             left, right = values[:, low].clone(), values[:, high].clone()
             values[:, low], values[:, high] = torch.where(swap, right, left), torch.where(swap, left, right)
     rows = torch.arange(chains, device=b.device)[:, None]
-    points, energies, grads = (values[rows, order] for values in (state.points, state.energies, state.grads))
-    return Replicas(points[:, -1], energies[:, -1], grads[:, -1], points, energies, grads), rates
+    points, energies, grads, born = (values[rows, order] for values in (state.points, state.energies, state.grads, state.born))
+    return Replicas(points[:, -1], energies[:, -1], grads[:, -1], points, energies, grads, born), rates
 
 
 def _keep_finite(after: Replicas, before: Replicas) -> Replicas:

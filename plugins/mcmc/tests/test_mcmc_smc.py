@@ -47,7 +47,7 @@ def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     energy, axes, chains, sampler, truth = TARGETS[name]
     sampler, scores, errors = tuned(energy, axes, sampler), [], []
     for seed in range(20):
-        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True)
+        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True, warn=False)  # few families survive
         errors.append(trace.scalars["log_z"][-1] - truth)
         scores.append(errors[-1] / trace.scalars["log_z_se"][-1])
     scores = torch.tensor(scores)

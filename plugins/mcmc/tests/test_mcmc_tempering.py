@@ -76,7 +76,7 @@ def worst_of_levels(steps: int = 8, n: int = 20_000) -> tuple[float, float]:
     flat = evaluate(energy, points.flatten(0, 1))
     with torch.no_grad():
         cold = sampler.init(energy, points[:, -1], noise)
-        state = tempering.Replicas(cold.x, cold.energy, cold.grad, points, flat.energy.view(n, -1), flat.grad.view_as(points))
+        state = tempering.Replicas(cold.x, cold.energy, cold.grad, points, flat.energy.view(n, -1), flat.grad.view_as(points), cold.born)
         for step in range(1, steps + 1):
             state, info = sampler.step(energy, state, noise.at(step))
     white = torch.stack([(state.points[:, i] - mean) / sd for i, (mean, sd) in enumerate(laws)], 1).flatten(1)
@@ -103,7 +103,9 @@ def always(state, base, b, noise):
 def forgetful(state, base, b, noise):
     """Swaps points, and leaves energies and gradients where they were."""
     after, rates = SWAP(state, base, b, noise)
-    return tempering.Replicas(after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads), rates
+    return tempering.Replicas(
+        after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads, state.born
+    ), rates
 
 
 def without_base(state, base, b, noise):
