@@ -172,5 +172,5 @@ __getattr__, __dir__ = lazy_exports(
         "saving": ("load", "push", "save"),
         "memo": ("shared",),
     },
-    submodules=("samplers", "viz"),
+    submodules=("diagnostics", "errors", "events", "registry", "samplers", "sampling", "supports", "testing", "viz"),
 )

@@ -60,9 +60,13 @@ def lazy_exports(
             return found
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
             return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from composable_energy.suggestions import nearest  # late: it is rarely needed
+
+        public = [] if name.startswith("_") else [*homes, *submodules]
+        raise AttributeError(f"module {package!r} has no attribute {name!r}.{nearest(name, public)}")
 
     def list_attributes() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *submodules})
+        own = (name for name in vars(sys.modules[package]) if name.startswith("__"))
+        return sorted({*own, *homes, *submodules})
 
     return get_attribute, list_attributes

@@ -146,7 +146,7 @@ class Registry:
             return KINDS[name]
         known = self.kinds()
         if name not in known:
-            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.")
+            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.{nearest(name, known)}")
         required = self.load("kind", self.entry("kind", name))
         return Kind("builder", (required,))
 

@@ -247,7 +247,7 @@ def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, in
     """Returns the sampler, `best_of`, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
     if resume is None:
-        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "shape", "options"})
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "options"})
         best_of, seed = check_integer("best_of", call.best_of), _resolve_seed(call.seed)
         return sampler, best_of, seed, check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
