@@ -26,6 +26,7 @@ __all__ = [
     "InUseError",
     "LevelWarning",
     "LiftError",
+    "MemoryShortage",
     "MixtureWarning",
     "NormalizerError",
     "OperatorError",
@@ -103,6 +104,10 @@ class OperatorError(ExpressionError, TypeError):
 
 class ContradictionError(ExpressionError):
     """An expression that no point fulfils, such as `A & ~A`, was evaluated or sampled."""
+
+
+class MemoryShortage(ComposableEnergyError, MemoryError):  # noqa: N818
+    """Memory ran out in sampling or training."""
 
 
 class UngroundedError(ExpressionError):

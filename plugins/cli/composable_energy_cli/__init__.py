@@ -12,10 +12,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from composable_energy import __version__
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.memory import ran_out
 from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get
 from composable_energy.registry import names as installed
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are invalid, or request help or the version.
     """
+    for name in ("stdin", "stdout", "stderr"):  # closed by the caller; the files opened next would take their places
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = None
     try:
@@ -71,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _NO_READER
     except (ComposableEnergyError, OSError, MemoryError, RuntimeError) as error:
-        full = not isinstance(error, ComposableEnergyError | OSError)
-        if (full and not _is_full(error)) or (parsed is not None and parsed.traceback):
+        full = ran_out(error)
+        if not (full or isinstance(error, ComposableEnergyError | OSError)) or (parsed is not None and parsed.traceback):
             raise
         text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else printable(error)
         print(f"composable-energy: error: {text}", file=sys.stderr)
@@ -82,11 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show_warning(message: Warning | str, *_: object) -> None:
     """Shows a warning as the errors are shown, without the line of Python that it comes from."""
     print(f"composable-energy: warning: {printable(message)}", file=sys.stderr)
-
-
-def _is_full(error: BaseException) -> bool:
-    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
 @contextmanager
