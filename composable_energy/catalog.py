@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.printable import describe_error
 from composable_energy.registry.api import REGISTRY
 from composable_energy.registry.build import build, check_stored, guarded
 from composable_energy.registry.contract import check_built, plugin_error
 from composable_energy.registry.kinds import KINDS
-from composable_energy.registry.records import Entry
+from composable_energy.registry.records import FIRST_PARTY, Entry
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["EnergyFamily", "check_origin", "entry_of", "get_encoder", "get_energy", "get_family", "rebuild_object"]
+__all__ = ["EnergyFamily", "check_origin", "entry_of", "get_encoder", "get_energy", "get_family", "own_members", "rebuild_object"]
 
 
 class EnergyFamily(ABC):
@@ -95,7 +95,7 @@ def get_family(name: str, /, **options: Any) -> EnergyFamily:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: The plug-in does not take an option.
     """
-    entry = REGISTRY.entry("energy", name)
+    entry = _entry(name)
     obj = REGISTRY.load("energy", entry)
     if not _is_family(obj):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
@@ -118,10 +118,33 @@ def get_encoder(name: str, /, **options: Any) -> nn.Module:
     return _copy_built("encoder", entry, encoder, origin, {})
 
 
+def own_members() -> list[str]:
+    """Returns the members of the library's own families and of those of this session, such as `plane/ring`; imports their modules."""
+    found = []
+    for record in REGISTRY.records(["energy"]):
+        if record.distribution in (None, FIRST_PARTY) and record.state != "shadowed":
+            with contextlib.suppress(ComposableEnergyError):
+                entry = REGISTRY.entry("energy", record.qualified)
+                if _is_family(obj := REGISTRY.load("energy", entry)):
+                    found += [f"{record.name}/{member}" for member in guarded(entry, {}, _family(entry, obj, {}).members)]
+    return found
+
+
+def _entry(name: str) -> Entry:
+    """Returns the entry of an energy; an error suggests members of families where no entry is near."""
+    try:
+        return REGISTRY.entry("energy", name)
+    except PluginNotFound as error:
+        near = "" if nearest(name, REGISTRY.names("energy")) else nearest(name, own_members())
+        if not near:
+            raise
+        raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from error
+
+
 def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) -> Energy:
     """Returns a new energy by name; calls with one memo `copies` share their parts."""
     found, slash, member = name.partition("/")
-    entry = REGISTRY.entry("energy", found)
+    entry = _entry(found)
     obj = REGISTRY.load("energy", entry)
     origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
     with inherit_token(origin):

@@ -25,6 +25,7 @@ __all__ = [
     "InUseError",
     "LevelWarning",
     "LiftError",
+    "MemoryShortage",
     "MixtureWarning",
     "NormalizerError",
     "OperatorError",
@@ -102,6 +103,10 @@ class OperatorError(ExpressionError, TypeError):
 
 class ContradictionError(ExpressionError):
     """An expression that no point fulfils, such as `A & ~A`, was evaluated or sampled."""
+
+
+class MemoryShortage(ComposableEnergyError, MemoryError):  # noqa: N818
+    """Memory ran out in sampling or training."""
 
 
 class UngroundedError(ExpressionError):

@@ -43,12 +43,15 @@ class LazyMethod(Generic[P, R]):
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
 
+    Modules that the stub imports by `import package.module as module` are listed and found, but not in `__all__`.
+
     Args:
         package: The package's `__name__`.
         file: The package's `__file__`; the stub is beside it.
     """
-    imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
-    homes = {alias.name: node.module or package for node in imports for alias in node.names}
+    body = ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body
+    homes = {alias.name: node.module or package for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    modules = [alias.asname or alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
 
     def get_attribute(name: str) -> Any:
         home = homes.get(name, package)
@@ -58,9 +61,13 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
             return found
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
             return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from composable_energy.suggestions import nearest  # late: it is rarely needed
+
+        raise AttributeError(
+            f"module {package!r} has no attribute {name!r}.{'' if name.startswith('_') else nearest(name, [*homes, *modules])}"
+        )
 
     def list_attributes() -> list[str]:
-        return sorted({*homes, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
+        return sorted({*homes, *modules, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
     return get_attribute, list_attributes, sorted(homes)

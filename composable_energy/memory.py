@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["memory_of", "written_bytes"]
+__all__ = ["memory_of", "ran_out", "written_bytes"]
+
+_FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -31,6 +33,11 @@ def memory_of(device: torch.device) -> int | None:
         with suppress(OSError, ValueError):  # no container, or no limit
             found.append(int(path.read_text()))
     return min(found, default=None)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL))
 
 
 def written_bytes(number: float) -> str:

@@ -51,8 +51,7 @@ def plugin_exports(module: str, kind: str) -> tuple[Callable[[str], Any], Callab
 
 
 def _suggest(name: str, known: dict[str, list[PluginRecord]]) -> str:
-    """Returns a sentence with the nearest names, by the names of classes and of entries, in any case of letters."""
-    words = {word.lower(): attribute for attribute, records in known.items() for word in (attribute, *(row.name for row in records))}
-    wanted = name.lower()
-    close = dict.fromkeys(words[word] for word in ([wanted] if wanted in words else nearest_names(wanted, words)))
+    """Returns a sentence with the nearest names, by the names of classes and of entries."""
+    words = {word: attribute for attribute, records in known.items() for word in (attribute, *(row.name for row in records))}
+    close = dict.fromkeys(words[word] for word in nearest_names(name, words))
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(sorted(known))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.notes import add_note
 from composable_energy.printable import describe_error
 from composable_energy.registry.contract import check_entry, plugin_error
 from composable_energy.registry.discovery import scan
@@ -101,7 +102,10 @@ class Registry:
         rule = self.kind(kind)
         try:
             obj = import_object(entry.value)
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
+            add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
+            raise
+        except GeneratorExit:
             raise
         except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
             raise plugin_error(entry, f"importing it raised {describe_error(error)}") from error
@@ -142,7 +146,7 @@ class Registry:
             return KINDS[name]
         known = self.kinds()
         if name not in known:
-            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.")
+            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.{nearest(name, known)}")
         required = self.load("kind", self.entry("kind", name))
         return Kind("builder", (required,))
 

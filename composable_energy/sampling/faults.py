@@ -11,14 +11,14 @@ from torch import Tensor
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.errors import ComposableEnergyError, MemoryShortage
+from composable_energy.memory import ran_out
 from composable_energy.notes import add_note
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 __all__ = ["Faults", "guard", "noted"]
 
-_PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError, MemoryError)
-_PROGRAM += (torch.cuda.OutOfMemoryError,)
+_PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class GuardedEnergy(EnergyWrapper):
         Raises:
             Exception: The given error, if it is about the program, or if all points raise and so does one where the energy worked before.
         """
-        if isinstance(error, _PROGRAM) or not len(x):
+        if isinstance(error, _PROGRAM) or ran_out(error) or not len(x):
             raise error
         function = getattr(self.plain, method)
         parts: list[tuple[Tensor, Any]] = []
@@ -106,8 +106,9 @@ class GuardedEnergy(EnergyWrapper):
                     continue
             except _PROGRAM:
                 raise
-            except Exception:
-                pass
+            except Exception as other:
+                if ran_out(other):
+                    raise
             if len(rows) > 1:
                 todo += rows.chunk(2)
         if not parts and not self._works(function):
@@ -148,6 +149,9 @@ class noted:  # noqa: N801  (a context that is entered at each step)
 
     Args:
         what: Returns the note.
+
+    Raises:
+        MemoryShortage: The memory of the machine ran out.
     """
 
     def __init__(self, what: Callable[[], str]) -> None:
@@ -157,8 +161,11 @@ class noted:  # noqa: N801  (a context that is entered at each step)
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ComposableEnergyError):
-            add_note(error, self.what())
+        if not isinstance(error, Exception) or isinstance(error, ComposableEnergyError):
+            return
+        if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well
+            raise MemoryShortage(f"Memory ran out while {self.what()} Evaluate fewer chains at a time, by `batch_size=`.") from error
+        add_note(error, self.what())
 
 
 def _has_rows(value: Any, count: int) -> bool:

@@ -104,6 +104,8 @@ def resolve_points(
         DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
     """
     n, *given = _sizes(shape)
+    if torch.get_default_device().type == "meta":
+        raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device('cpu')`.")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
     device = None if device is None else _available_device(device)

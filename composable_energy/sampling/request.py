@@ -255,7 +255,7 @@ def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, in
     """Returns the sampler, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
     if resume is None:
-        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "shape", "options"})
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "options"})
         return sampler, _resolve_seed(call.seed), check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")

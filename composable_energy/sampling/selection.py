@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
@@ -22,6 +21,7 @@ from composable_energy.errors import (
 )
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
+from composable_energy.suggestions import nearest_names
 from composable_energy.supports import empty
 
 __all__ = ["SamplerLike", "check_density", "recommendations", "resolve_sampler"]
@@ -191,7 +191,7 @@ def _check_options(name: str, sampler: type[Sampler], options: Mapping[str, Any]
             continue
         if option in sampler.refused:
             raise OptionError(f"{name} refuses {option}: {sampler.refused[option]}", [option])
-        near = get_close_matches(option, [*accepted, *arguments], n=1)
+        near = nearest_names(option, [*accepted, *arguments], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         listed = ", ".join(accepted) if accepted else "no options"
         raise OptionError(f"{name} has no option {option}; it takes {listed}.{hint}", [option, *accepted, *near])

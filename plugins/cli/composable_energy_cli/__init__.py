@@ -10,13 +10,18 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 from composable_energy import __version__
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.memory import ran_out
 from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get
 from composable_energy.registry import names as installed
+from composable_energy.registry import plugins as records
 from composable_energy_cli.doctor import Doctor
 from composable_energy_cli.energies import Energies
 from composable_energy_cli.explain import Explain
@@ -39,6 +44,7 @@ _COMMANDS: Mapping[str, type[Command]] = {
     "doctor": Doctor,
 }
 _BAD_INPUT, _INTERRUPTED, _NO_READER = 2, 130, 141
+_RUN = "run of the command"  # no name that an argument of a plug-in has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,23 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are invalid, or request help or the version.
     """
+    for name in ("stdin", "stdout", "stderr"):  # closed by the caller; the files opened next would take their places
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = None
     try:
         parsed = _parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = parsed.run(parsed)
+            code = vars(parsed)[_RUN](parsed)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        for note in getattr(error, "__notes__", ()):
+            print(f"composable-energy: interrupted: {printable(note)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return _NO_READER
     except (ComposableEnergyError, OSError, MemoryError, RuntimeError) as error:
-        full = not isinstance(error, ComposableEnergyError | OSError)
-        if (full and not _is_full(error)) or (parsed is not None and parsed.traceback):
+        full = ran_out(error)
+        if not (full or isinstance(error, ComposableEnergyError | OSError)) or (parsed is not None and parsed.traceback):
             raise
         text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else printable(error)
         print(f"composable-energy: error: {text}", file=sys.stderr)
@@ -78,25 +89,31 @@ def _show_warning(message: Warning | str, *_: object) -> None:
     print(f"composable-energy: warning: {printable(message)}", file=sys.stderr)
 
 
-def _is_full(error: BaseException) -> bool:
-    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
-
-
-def _third_party(name: str) -> Command:
-    """Returns a command of a plug-in.
-
-    Raises:
-        PluginLoadError: It fails to load, or to be built.
-    """
-    cls = get("command", name)
+@contextmanager
+def _third_party(name: str) -> Iterator[None]:
+    """A context for code of a plug-in's command: what it prints goes to stderr, what it raises is a `PluginLoadError`."""
     try:
         with foreign_output():
-            return cls()
-    except (KeyboardInterrupt, GeneratorExit):
+            yield
+    except (KeyboardInterrupt, GeneratorExit, ComposableEnergyError):
         raise
     except BaseException as error:
         raise PluginLoadError(f"The command {name!r} cannot be used: building it raised {describe_error(error)}.") from error
+
+
+def _add_command(commands: Any, name: str, common: Parser, *, whole: bool) -> None:
+    """Adds a command to the parser, with its arguments if they are needed.
+
+    Raises:
+        PluginLoadError: It is one of a plug-in, and fails to load, to be built, or to add its arguments.
+    """
+    with nullcontext() if name in _COMMANDS else _third_party(name):
+        command = _COMMANDS[name]() if name in _COMMANDS else get("command", name)()
+        summary, description = printable(command.summary), command.description or command.summary
+        sub = commands.add_parser(name, parents=[common], help=summary.replace("%", "%%"), description=description)
+        if whole:
+            command.add_arguments(sub)
+        sub.set_defaults(**{_RUN: command.run})
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
@@ -115,19 +132,22 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    known = [*_COMMANDS, *(name for name in installed("command") if name not in _COMMANDS)]
+    known = [*_COMMANDS, *map(_unshadowed, installed("command"))]
     for name in [wanted] if wanted in known else known:
         try:
-            command = _COMMANDS[name]() if name in _COMMANDS else _third_party(name)
+            _add_command(commands, name, debugging, whole=name == wanted)
         except ComposableEnergyError as error:
             if name == wanted:
                 raise
             commands.add_parser(name, help=printable(f"not usable: {error}").replace("%", "%%"))
-            continue
-        sub = commands.add_parser(name, parents=[debugging], help=command.summary, description=command.description or command.summary)
-        command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
     return parser
+
+
+def _unshadowed(name: str) -> str:
+    """Returns the name of a plug-in's command; with its distribution where a command of this package has the name."""
+    if name not in _COMMANDS:
+        return name
+    return next(row.qualified for row in records() if row.group == "composable_energy.commands" and row.name == name)
 
 
 def _drop_output() -> None:

@@ -193,7 +193,7 @@ class Names:
             reason = str(error)
         if self._default_error is not None and not slash:
             raise self._default_error
-        raise unknown_name(leaf, self._candidates(entry if slash else None), reason)
+        raise unknown_name(leaf, self._candidates(name), reason)
 
     def _known(self) -> str:
         """Returns in words which names there are."""
@@ -202,10 +202,15 @@ class Names:
         own = f"{self.folder or self.family} has {', '.join(self.members[:20])}{', ...' * (len(self.members) > 20)}; " * bool(self.members)
         return f"{own}`composable-energy energies` lists {'the others' if own else 'the names'}."
 
-    def _candidates(self, entry: str | None) -> list[str]:
-        """Returns names to suggest, with the members of entries near to the one of the unknown name."""
+    def _candidates(self, name: str) -> list[str]:
+        """Returns names to suggest, with the members of entries near to the one of the unknown name, or of all own families."""
         known = [*self.members, *self.entries]
-        if entry is not None:
+        entry, slash, _ = name.partition("/")
+        if not slash and not nearest_names(name, known):
+            from composable_energy.catalog import own_members
+
+            known += own_members()
+        if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
                     known += [f"{near}/{member}" for member in _members(near)]

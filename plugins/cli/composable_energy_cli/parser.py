@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn
 
 from composable_energy.printable import printable
+from composable_energy.suggestions import listed, nearest
 
 __all__ = ["Parser", "whole_number"]
 
@@ -23,6 +24,12 @@ class Parser(argparse.ArgumentParser):
         if args is not None and "--option" in known:
             args = _join_options(args, tuple(known))
         return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raises the error of argparse for a command or a choice that there is not, with the nearest ones."""
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}.{nearest(str(value), known)}{listed(known)}")
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:
         super()._print_message(printable(message), file)

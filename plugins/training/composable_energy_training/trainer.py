@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError, TrainingDiverged
+from composable_energy.memory import ran_out
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
 from composable_energy.paths import expanded
@@ -118,6 +119,8 @@ class Trainer:
         named = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "checkpoint_every": checkpoint_every, "keep": keep}
         for name, value in named.items():
             check_integer(name, value)
+        if torch.get_default_device().type == "meta":
+            raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
         check_integer("seed", seed, least=-(2**63))
         _check_part("model", model, nn.Module, "a module of torch, such as `ce.as_energy(network)`")
         _check_part("objective", objective, Objective, "an objective, such as `ContrastiveDivergence(steps=20)`")
@@ -180,6 +183,7 @@ class Trainer:
             OptionError: The folder has checkpoints of a run with other settings or data, or the state of the objective is lost.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
             InUseError: Another run has the folder.
+            MemoryShortage: The memory of the machine ran out.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
             SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C, in a run of one process in the main thread; a checkpoint was written after
@@ -190,8 +194,14 @@ class Trainer:
             for callback in self.callbacks if self.ranks.is_first else ():
                 stack.callback(callback.on_exit, self)
             devices = [self.device] * (self.device.type == "cuda")
-            with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
-                report = self._run()
+            try:
+                with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
+                    report = self._run()
+            except (RuntimeError, MemoryError) as error:
+                if isinstance(error, ComposableEnergyError | torch.cuda.OutOfMemoryError) or not ran_out(error):
+                    raise
+                ways = "split each batch by `accumulate`, or take a smaller one, or a smaller buffer of the objective"
+                raise MemoryShortage(f"Memory ran out after {self.step} training steps: {ways}.") from error
             self._notify("on_end", report)
         return report
 

@@ -44,7 +44,7 @@ class Ui(Command):
                 "network that you trust.",
                 file=sys.stderr,
             )
-        print(f"The playground is at {playground.address}; Ctrl-C ends it.", flush=True)
+        print(f"The playground is at {playground.address} (Ctrl-C ends it)", flush=True)
         if not arguments.no_browser:
             webbrowser.open(playground.address)
         playground.run()

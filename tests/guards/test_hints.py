@@ -1,0 +1,147 @@
+"""A misspelt name, or one that others use, is answered with the name to write."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, PluginNotFound
+from composable_energy_cli import main
+from tests.third_party import install
+
+NORMAL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+FAMILY = """
+    import composable_energy as ce
+
+    class Shapes(ce.EnergyFamily):
+        def members(self):
+            return ("helix",)
+
+        def load(self, member):
+            return ce.as_energy(lambda x: x.square().sum(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("nuts", "'chees'"),
+        ("NUTS", "'chees'"),
+        ("HMC", "'hmc'"),
+        ("hamiltonian", "'hmc'"),
+        ("langevin-dynamics", "'langevin'"),
+        ("ula", "'langevin'"),
+        ("sgld", "'langevin'"),
+        ("Metropolis_Hastings", "'mala'"),
+        ("gibbs", "'mala'"),
+        ("parallel_tempering", "'tempering'"),
+        ("lagevin", "'langevin'"),
+        ("feynman_kac", "'feynman-kac'"),
+    ],
+)
+def test_a_sampler_by_another_name(name, right):
+    with pytest.raises(PluginNotFound, match=f"the sampler '{name}'. Did you mean {right}"):
+        NORMAL.sample((4, 2), sampler=name)
+
+
+@pytest.mark.parametrize(("name", "right"), [("NUTS", "ChEES"), ("Langvin", "Langevin"), ("langevin", "Langevin")])
+def test_a_sampler_by_another_class(name, right):
+    with pytest.raises(AttributeError, match=f"Did you mean '{right}'"):
+        getattr(ce.samplers, name)
+
+
+@pytest.mark.parametrize("get", [ce.load, ce.get_energy, ce.get_family])
+@pytest.mark.parametrize(
+    ("name", "right"), [("ring", "plane/ring"), ("rings", "plane/ring"), ("smilling", "faces/smiling"), ("plan", "plane")]
+)
+def test_an_energy_without_its_family(get, name, right):
+    with pytest.raises(PluginNotFound, match=f"the energy '{name}'. Did you mean '{right}'"):
+        get(name)
+
+
+def test_members_of_third_parties_are_not_imported_to_suggest_them(site):
+    install(site, "acme-shapes", {"energies": {"shapes": "third_party_shapes:Shapes"}}, {"third_party_shapes": FAMILY})
+    with pytest.raises(PluginNotFound, match="the energy 'helix'"):
+        ce.load("helix")
+    assert "third_party_shapes" not in sys.modules
+    with pytest.raises(PluginNotFound, match="'shapes/helix'"):
+        ce.load("shapes/helx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "right"),
+    [("recipe", "minst", "igebm-mnist"), ("recipe", "IGEBM_MNIST", "igebm-mnist"), ("samplers", "hmc", "sampler")],
+)
+def test_another_kind_of_plugin(kind, name, right):
+    with pytest.raises((PluginNotFound, OptionError), match=f"Did you mean '{right}'"):
+        ce.get(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("option", "right"),
+    [
+        ("stepsize", "step_size"),
+        ("lr", "step_size"),
+        ("num_steps", "steps"),
+        ("num_samples", "shape"),
+        ("num_chains", "shape"),
+        ("random_state", "seed"),
+        ("x0", "init"),
+        ("on_diverge", "on_divergence"),
+        ("Seed", "seed"),
+    ],
+)
+def test_an_option_by_another_name(option, right):
+    with pytest.raises(OptionError, match=rf"has no option {option}; .* Did you mean {right}\?"):
+        NORMAL.sample((4, 2), sampler="langevin", **{option: 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("laod", "load"), ("get_sampelr", "get_sampler"), ("Conjuntion", "Conjunction"), ("any", "any_of")]
+)
+def test_an_attribute_of_the_package(name, right):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'. Did you mean .*'{right}'"):
+        getattr(ce, name)
+    assert not hasattr(ce, name)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older versions suggest no attributes of modules")
+def test_a_method_of_an_energy_by_the_traceback_of_python():
+    code = "import torch, composable_energy as ce; ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).smple(3)"
+    error = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stderr
+    assert "Did you mean: 'sample'" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["smple", "ring"], "Did you mean 'sample'"),
+        (["sample", "ring"], "did you mean `plane/ring`"),
+        (["sample", "plane/rng"], "did you mean `plane/ring`"),
+        (["sample", "plane/ring", "--sampler", "nuts"], "Did you mean 'chees'"),
+        (["sample", "plane/ring", "--stps", "3"], "Did you mean --steps"),
+        (["new-plugin", "--kind", "samplr", "x"], "Did you mean 'sampler'"),
+    ],
+)
+def test_the_command_line(arguments, right, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    out, err = capsys.readouterr()
+    assert code == 2 and right in err and not out
+
+
+@pytest.mark.slow
+def test_the_listing_of_the_package_has_its_public_names_alone():
+    """Names of other packages too, as composable_energy_training, are listed by the same rule."""
+    code = "import composable_energy as ce; print([n for n in dir(ce) if not n.startswith('__') and n not in ce.__all__])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "['diagnostics', 'errors', 'events', 'registry', 'sampling', 'supports', 'testing']"
+    import composable_energy_training
+
+    assert [name for name in dir(composable_energy_training) if not name.startswith("__")] == sorted(composable_energy_training.__all__)
+    assert not {"TYPE_CHECKING", "annotations", "lazy", "lazy_exports"} & {*dir(ce), *dir(composable_energy_training)}
