@@ -159,9 +159,9 @@ def sample(
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        faults = Faults()
+        faults = Faults(rejects=request.on_error == "reject")
         plain, used = request.energy, _compile(request, precision) if compile else request.energy
-        if request.on_error == "reject":
+        if faults.rejects:
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
         tuned, pilots = _tune(replace(request, energy=plain), used, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.notes import add_note
+from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 __all__ = ["Faults", "guard", "noted"]
@@ -23,13 +24,15 @@ _PROGRAM += (torch.cuda.OutOfMemoryError,)
 
 @dataclass
 class Faults:
-    """The exceptions that an energy raised at single points.
+    """The points at which an energy raised an exception or was not a number, where a sampler rejects them as points of density 0.
 
     Args:
+        rejects: Whether they are rejected; else the first one ends the call.
         points: At how many points, those of pilot chains included.
-        first: The type and text of the first exception.
+        first: What the energy did at the first of them.
     """
 
+    rejects: bool = True
     points: int = 0
     first: str = ""
 
@@ -38,6 +41,24 @@ class Faults:
         self.points += count
         text = str(error).strip().partition("\n")[0]
         self.first = self.first or f"{type(error).__name__}: {text[:200]}"
+
+    def count_undefined(self, infos: list[Info], taken: int) -> None:
+        """Counts the proposals of the first steps that `Info.acceptance` marks as not a number, and gives them the acceptance 0, in place.
+
+        Raises:
+            ExpressionError: There are some, and they are not to be rejected.
+        """
+        rates = [info.acceptance for info in infos[:taken] if info.acceptance is not None]
+        undefined = int(torch.stack(rates).isnan().sum()) if rates else 0
+        if not undefined:
+            return
+        if not self.rejects:
+            raise ExpressionError(f"The energy is NaN at {undefined} proposals: correct it, or reject them by on_error='reject'.")
+        self.points += undefined
+        self.first = self.first or "an energy of NaN"
+        infos[:taken] = [
+            info if (rate := info.acceptance) is None else replace(info, acceptance=rate.nan_to_num(0.0)) for info in infos[:taken]
+        ]
 
 
 def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:

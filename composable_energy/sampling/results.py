@@ -19,9 +19,9 @@ from composable_energy.sampling.checkpoint_observer import final_reference
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.loop import TraceRecorder
 from composable_energy.sampling.request import SampleRequest
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace, gather_trace
-from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
+from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
 __all__ = ["collect_result"]
@@ -40,7 +40,7 @@ def collect_result(
     if stop is not None:
         diverged = chains.diverged_at >= 0
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
+        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults, chains.broken) from None
     trace = recorder.trace(chains)
     trace.errors, trace.first_error = faults.points, faults.first
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
@@ -69,8 +69,10 @@ def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tenso
     return best[present.view(-1, copies).any(1)]
 
 
-def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
-    ways = (
+def _diverged_error(
+    energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults, broken: State | None
+) -> SamplingDiverged:
+    ways = (None if broken is None else _advise(energy, broken)) or (
         "check the energy there, or give `init`"
         if stop.step == 0
         else "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
@@ -83,6 +85,21 @@ def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: T
         samples=samples,
         diverged=diverged,
         step=stop.step,
+    )
+
+
+def _advise(energy: Energy, broken: State) -> str | None:
+    """Returns what to do about chains at points that are finite, at the border of a support or where the gradient alone is broken."""
+    finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
+    if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
+        return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
+    rows = finite & broken.energy.isfinite()
+    if not rows.any():
+        return None
+    return (
+        f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "
+        "NaN where that of the branch which is not taken is: give each branch a safe argument, `f(torch.where(c, x, 1.0))`. Roots and "
+        "norms have no gradient at 0: add a small number inside"
     )
 
 
