@@ -136,7 +136,7 @@ class Chains:
             taken = min(taken, good + 1)
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
             for path in paths:
-                self.faults.count_undefined(path.infos, taken)
+                self.faults.count_undefined(path.infos[:taken])
             first = self.step
             while self.step < first + taken:
                 shown = self.step + 1 if next_step is None else next_step(self.step)

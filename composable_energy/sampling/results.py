@@ -42,6 +42,7 @@ def collect_result(
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
         raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults, chains.broken) from None
     trace = recorder.trace(chains)
+    faults.settle()
     trace.errors, trace.first_error = faults.points, faults.first
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = _select(evaluator, chains, points, present) + first

@@ -64,6 +64,11 @@ class Values:
         same = all(tensor.ndim == 2 and len(tensor) == rows for tensor in (self.energies, self.evidence))
         return same and self.chains.shape == (rows,) and self.grads.shape == (*self.energies.shape, *self.x.shape[1:])
 
+    def repeat(self, row: int, x: Tensor) -> Values:
+        """Returns the values of one row for as many copies of its point."""
+        chains, _, *values = (tensor[row].expand(len(x), *tensor.shape[1:]) for tensor in self._tensors())
+        return Values(chains, x, *values)
+
     def to(self, device: torch.device) -> Values:
         """Returns the values on a device."""
         return Values(*(tensor.to(device) for tensor in self._tensors()))
@@ -116,6 +121,10 @@ class Evaluator:
         for ids, some in zip(tensor_of(chains).split(self.batch_size), x.split(self.batch_size), strict=True):
             parts.append(self._energy_of(ids).evidence(some, **_per_point(last, some)))
         return torch.cat(parts)
+
+    def energies(self, chains: Tensor, x: Tensor) -> Tensor:
+        """Returns the energies at points of chains, in one batch, with shape $(m,)$, under the sampler's last conditions."""
+        return self._energy_of(chains)(x, **_per_point(self.sampler.final_conditions(self.energy), x))
 
     @property
     def states_hold_values(self) -> bool:
