@@ -44,9 +44,11 @@ class Coordinates(ABC):
     def inverse(self, x: Tensor) -> Tensor:
         """Returns the coordinates of points of the support; on a sphere those with a typical radius."""
 
-    def rounding(self, u: Tensor) -> Tensor:
-        """Returns how far from coordinates those of their rounded points are, with shape $(B,)$."""
-        return (self.inverse(self.points(u)[0]) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
+    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns how far from coordinates those of their points rounded to a dtype are, with shape $(B,)$."""
+        x = self.points(u)[0].to(dtype)
+        x = torch.where(x.abs() < torch.finfo(dtype).smallest_normal, 0.0, x)  # gradients overflow there
+        return (self.inverse(x.to(u.dtype)) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
 
     def features(self, u: Tensor) -> Tensor:
         """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
@@ -85,8 +87,9 @@ class Interval(Coordinates):
         self.below, self.above = low.isfinite(), high.isfinite()
         self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
         self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)
-        self.least = torch.where(self.below, torch.nextafter(low, torch.full_like(low, math.inf)), -math.inf)
-        self.most = torch.where(self.above, torch.nextafter(high, torch.full_like(high, -math.inf)), math.inf)
+        least = torch.finfo(low.dtype).smallest_normal  # gradients of a density overflow at smaller distances from 0
+        self.least = torch.where(self.below, torch.maximum(torch.nextafter(low, torch.full_like(low, math.inf)), low + least), -math.inf)
+        self.most = torch.where(self.above, torch.minimum(torch.nextafter(high, torch.full_like(high, -math.inf)), high - least), math.inf)
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         both, one = self.below & self.above, self.below ^ self.above
@@ -141,7 +144,7 @@ class Directions(Coordinates):
     def inverse(self, x: Tensor) -> Tensor:
         return x * math.sqrt(_degrees(x.shape[-1]) - 1)
 
-    def rounding(self, u: Tensor) -> Tensor:
+    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
         return u.new_zeros(len(u))
 
 
@@ -163,7 +166,7 @@ class Angles(Coordinates):
     def inverse(self, x: Tensor) -> Tensor:
         return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
 
-    def rounding(self, u: Tensor) -> Tensor:
+    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
         return u.new_zeros(len(u))
 
     def features(self, u: Tensor) -> Tensor:

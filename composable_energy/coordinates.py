@@ -105,8 +105,8 @@ class _Parts(Coordinates):
         some = x.unbind(self.axis) if self.stacked else x.split(self.lengths, self.axis)
         return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in zip(self.parts, some, strict=True)], 1)
 
-    def rounding(self, u: Tensor) -> Tensor:
-        return torch.stack([part.rounding(values) for part, values in self._split(u)]).amax(0)
+    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
+        return torch.stack([part.rounding(values, dtype) for part, values in self._split(u)]).amax(0)
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)

@@ -98,7 +98,7 @@ class EnergyFunction(nn.Module, ABC):
                 if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
                     check_energies(self, energies, x)
             except Exception as error:
-                note_evaluation(error, self, tuple(x.shape))
+                note_evaluation(error, self, x)
                 raise
             if x.requires_grad and not energies.requires_grad:
                 note_detached(self, x, conditions)

@@ -171,7 +171,7 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
             )
         return check_energies(energy, forward(x, **conditions), x)
     except Exception as error:
-        note_evaluation(error, energy, tuple(x.shape))
+        note_evaluation(error, energy, x)
         raise
 
 

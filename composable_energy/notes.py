@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from composable_energy.errors import ComposableEnergyError, ExpressionError
+import torch
+from torch import Tensor
+
+from composable_energy.errors import ComposableEnergyError, ExpressionError, ShapeError
 
 __all__ = ["EvaluationNote", "add_note", "note_evaluation"]
 
@@ -29,7 +32,7 @@ def add_note(error: BaseException, text: str) -> None:
             error.__cause__ = EvaluationNote(f"{before}\n{text}" if before else text)
 
 
-def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) -> None:
+def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
     """Notes on an exception from a user's function which term of which expression was evaluated, and at how many points.
 
     The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
@@ -38,13 +41,18 @@ def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) ->
     Args:
         error: The exception.
         energy: The energy that it leaves.
-        shape: The shape of the points.
+        x: The points.
 
     Raises:
         ExpressionError: The energy calls NumPy where a gradient is needed.
+        ShapeError: The function of the energy works on single points, not on a batch.
     """
     if isinstance(error, RuntimeError) and _NUMPY in str(error):
         raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
+    if type(error) in (RuntimeError, IndexError, TypeError, ValueError, ShapeError) and _takes_single_points(energy, x):
+        text = str(error).strip().partition("\n")[0]
+        what = text if isinstance(error, ShapeError) else f"{energy} raised at points of shape {tuple(x.shape)}: {text}."
+        raise ShapeError(f"{what} Its function takes one point at a time: `torch.vmap` of it takes a batch.") from error
     if isinstance(error, ComposableEnergyError):
         return
     term, before = getattr(error, _TERM, None), getattr(error, _TEXT, None)
@@ -52,7 +60,7 @@ def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) ->
         term = str(energy)
         setattr(error, _TERM, term)
     whole = "" if str(energy) == term else f", a term of {energy},"
-    text = f"This happened in the energy {term}{whole} at points of shape {shape}."
+    text = f"This happened in the energy {term}{whole} at points of shape {tuple(x.shape)}."
     setattr(error, _TEXT, text)
     notes = getattr(error, "__notes__", None)
     if notes is not None and before in notes:
@@ -61,3 +69,16 @@ def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) ->
         error.__cause__ = EvaluationNote(text)
     else:
         add_note(error, text)
+
+
+def _takes_single_points(energy: object, x: Tensor) -> bool:
+    """Returns whether the function of an energy gives a number for each single point."""
+    function = getattr(energy, "function", None)
+    if not callable(function) or not len(x):
+        return False
+    try:
+        with torch.no_grad():
+            found = torch.vmap(function)(x.detach())
+    except Exception:
+        return False
+    return isinstance(found, Tensor) and found.shape == x.shape[:1]

@@ -16,7 +16,7 @@ NAN, INF = float("nan"), float("inf")
 class Cliff(ce.Energy):
     """A bowl whose energy is not finite outside a radius."""
 
-    def __init__(self, radius: float = 2.0, beyond: float = NAN) -> None:
+    def __init__(self, radius: float = 2.0, beyond: float = -INF) -> None:
         super().__init__()
         self.radius, self.beyond = radius, beyond
 
@@ -26,17 +26,17 @@ class Cliff(ce.Energy):
 
 
 class After(ce.Energy):
-    """A bowl whose energy is not a number from some call on; `rows` says for which points."""
+    """A bowl whose energy is minus infinity from some call on; `rows` says for which points."""
 
     def __init__(self, calls: int, rows: slice = slice(None)) -> None:
         super().__init__()
-        self.left, self.rows = calls, rows
+        self.left, self.rows = calls + 2, rows  # two more compare a point beside others and beside copies of itself
 
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1
         energy = x.square().sum(1) / 2
         if self.left < 0:
-            energy[self.rows] = energy[self.rows] * NAN
+            energy[self.rows] = -INF
         return energy
 
 

@@ -129,9 +129,9 @@ def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
         found.append(
             SamplingWarning(
                 "errors",
-                f"The energy raised an exception at {trace.errors} points, those of pilot chains included; they were rejected as points of "
-                f"density 0. The first was {trace.first_error}",
-                "If it fails where the density is not 0, draws lack these points: correct the function; `on_error='raise'` stops there.",
+                f"The energy raised an exception or was NaN at {trace.errors} points, those of pilot chains included; they were rejected "
+                f"as points of density 0. The first was {trace.first_error}.",
+                "If the density is not 0 there, draws lack these points: correct the function; `on_error='raise'` stops there.",
             )
         )
     probability = trace.formula_probability

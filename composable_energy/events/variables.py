@@ -120,7 +120,7 @@ class Variable(ABC):
         try:
             return evaluate_once(self.network, x, rows)
         except Exception as error:
-            note_evaluation(error, self, tuple(x.shape))
+            note_evaluation(error, self, x)
             raise
 
     @abstractmethod

@@ -47,6 +47,7 @@ class Chains:
         stopped: The chains that were stopped, at their last finite points.
         diverged_at: After how many steps each chain diverged first; -1 if it did not.
         restarts: How often each chain was restarted.
+        broken: The first state in which chains diverged, those chains alone; None if none did.
     """
 
     def __init__(self, layout: Layout, policy: Policy, faults: Faults | None = None, *, single: bool = False) -> None:
@@ -60,6 +61,7 @@ class Chains:
         self.stopped: list[Stopped] = []
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
+        self.broken: State | None = None
         self._noted = noted(self._doing)
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
@@ -77,6 +79,7 @@ class Chains:
         good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
         if self.policy == "raise" or not good.any():
             self.diverged_at[~good] = 0
+            self.broken = take(joined := join([chunk.state for chunk in self.chunks]), ~finite_rows(joined))
             raise Diverged(0, "at the start")
         self._apply_policy([self._split_diverged(chunk, chunk.state) for chunk in self.chunks])
 
@@ -140,6 +143,8 @@ class Chains:
         size.adapt(time.perf_counter() - began, taken, good)
         taken = min(taken, good + 1)
         self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
+        for path in paths:
+            self.faults.count_undefined(path.infos[:taken])
         first = self.step
         while self.step < first + taken:
             shown = self.step + 1 if next_step is None else next_step(self.step)
@@ -222,6 +227,7 @@ class Chains:
         if all_finite(chunk.state):
             return None
         good = finite_rows(chunk.state)
+        self.broken = self.broken or take(chunk.state, ~good)
         kept, lost = (compact(tensor_of(chunk.ids)[rows]) for rows in (good.cpu(), ~good.cpu()))
         places, self.diverged_at = self.layout.places(lost), self.diverged_at.clone()  # a snapshot may hold the old one
         at = self.diverged_at[places]

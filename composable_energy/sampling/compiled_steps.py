@@ -175,7 +175,7 @@ def _record(
 
 def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:
     pairs = [zip(_tensors(a).values(), _tensors(b).values(), strict=True) for a, b in zip(one, other, strict=True)]
-    return all(torch.equal(a, b) for pair in pairs for a, b in pair)
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for pair in pairs for a, b in pair)
 
 
 def _tensors(of: State | Info) -> dict[str, Tensor]:

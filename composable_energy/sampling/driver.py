@@ -22,7 +22,7 @@ from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
 from composable_energy.sampling.faults import Faults, guard, noted
-from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, mixes_values
+from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
@@ -154,9 +154,9 @@ def sample(
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        faults = Faults()
+        faults = Faults(rejects=request.on_error == "reject")
         plain, used = request.energy, _compile(request) if compile else request.energy
-        if request.on_error == "reject":
+        if faults.rejects:
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
         branches = None
@@ -170,7 +170,7 @@ def sample(
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         try:
-            _start(request, chains, recorder.before)
+            _start(request, chains, recorder.before, evaluator)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
@@ -243,13 +243,15 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
 
 
-def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) -> None:
-    """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
+def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator) -> None:
+    """Starts or continues the chains, checks that points do not mix, and gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
         with recording(constant=True) as uses:
             chains.start()
         check_detached(uses)
+        if chains.chunks:
+            check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
     else:
         chains.resume(before)
     by_values = chains.sampler.needs_values or mixes_values(request.energy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,33 +11,63 @@ from torch import Tensor
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError, MemoryShortage
+from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError
 from composable_energy.memory import ran_out
 from composable_energy.notes import add_note
+from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 __all__ = ["Faults", "guard", "noted"]
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
+_MOST_SEARCHES = 20_000  # exceptions of parts of batches in a call, which take tens of seconds
+_ROUNDING = (
+    "A decomposition that fails by rounding, such as cholesky, works in dtype=torch.float64, and with jitter, a small number on the "
+    "diagonal."
+)
 
 
 @dataclass
 class Faults:
-    """The exceptions that an energy raised at single points.
+    """The points at which an energy raised an exception or was not a number, where a sampler rejects them as points of density 0.
 
     Args:
+        rejects: Whether they are rejected; else the first one ends the call.
         points: At how many points, those of pilot chains included.
-        first: The type and text of the first exception.
+        first: What the energy did at the first of them.
+        searches: How many evaluations of parts of batches raised, to find them.
+        undefined: How many proposals were not a number, which `settle` adds to the points.
     """
 
+    rejects: bool = True
     points: int = 0
     first: str = ""
+    searches: int = 0
+    undefined: Tensor | int = 0
 
     def add(self, count: int, error: Exception) -> None:
         """Counts points, and keeps the first exception."""
         self.points += count
-        text = str(error).strip().partition("\n")[0]
-        self.first = self.first or f"{type(error).__name__}: {text[:200]}"
+        self.first = self.first or first_line(error)
+
+    def count_undefined(self, infos: Sequence[Info]) -> None:
+        """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device.
+
+        Raises:
+            ExpressionError: There are some, and they are not to be rejected.
+        """
+        rates = [info.acceptance for info in infos if info.acceptance is not None]
+        if not rates:
+            return
+        self.undefined = torch.stack(rates).isnan().sum() + self.undefined
+        if not self.rejects and self.undefined:
+            raise ExpressionError(f"The energy is NaN at {int(self.undefined)} proposals: correct it, or reject them by on_error='reject'.")
+
+    def settle(self) -> None:
+        """Adds the proposals that are not a number to the points."""
+        count, self.undefined = int(self.undefined), 0
+        self.points += count
+        self.first = self.first or ("an energy of NaN" if count else "")
 
 
 def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
@@ -50,7 +80,8 @@ class GuardedEnergy(EnergyWrapper):
     r"""An energy that is $\infty$, with gradient 0, at points where the wrapped one raises an exception.
 
     After an exception the batch is halved until the points that raise are found. Exceptions about the program are raised at once: errors of
-    this library, `TypeError` and its like, and whatever is raised at all points, unless the energy still works where it worked first.
+    this library, `TypeError` and its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the
+    energy still works where it worked first. So is an error when the search takes too long.
 
     Args:
         energy: The energy, compiled or not.
@@ -92,6 +123,7 @@ class GuardedEnergy(EnergyWrapper):
 
         Raises:
             Exception: The given error, if it is about the program, or if all points raise and so does one where the energy worked before.
+            ExpressionError: The function raises at the batch and not at its parts, or at too many points.
         """
         if isinstance(error, _PROGRAM) or ran_out(error) or not len(x):
             raise error
@@ -104,15 +136,24 @@ class GuardedEnergy(EnergyWrapper):
                 if len(rows) < len(x):
                     parts.append((rows, function(x[rows.to(x.device)], **self._rows_of(x, conditions, rows))))
                     continue
+            except ShapeError as other:
+                raise _mixing(self.energy, x, error, other) from error
             except _PROGRAM:
                 raise
             except Exception as other:
                 if ran_out(other):
                     raise
+                self.faults.searches += 1
             if len(rows) > 1:
                 todo += rows.chunk(2)
+            if self.faults.searches > _MOST_SEARCHES:
+                raise self._too_many(error) from error
         if not parts and not self._works(function):
+            if isinstance(error, torch.linalg.LinAlgError):
+                add_note(error, _ROUNDING)
             raise error
+        if sum(len(rows) for rows, _ in parts) == len(x):
+            raise _mixing(self.energy, x, error) from error
         self.faults.add(len(x) - sum(len(rows) for rows, _ in parts), error)
         found = [values if isinstance(values, tuple) else (values,) for _, values in parts]
         energies = (found[0][0] if found else x).new_full((len(x),), torch.inf)
@@ -122,6 +163,13 @@ class GuardedEnergy(EnergyWrapper):
             if grad:
                 grads[rows.to(x.device)] = grad[0]
         return (energies, grads) if function.__name__ == "with_gradient" else energies
+
+    def _too_many(self, error: Exception) -> ExpressionError:
+        return ExpressionError(
+            f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer than to "
+            f"sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an exception: "
+            "`torch.linalg.cholesky_ex` tells where it failed."
+        )
 
     def _works(self, function: Callable[..., Any]) -> bool:
         if self._known is None:
@@ -142,6 +190,20 @@ class GuardedEnergy(EnergyWrapper):
         elif chains is None and CHAINS in self.energy.conditions:
             chosen[CHAINS] = rows
         return chosen
+
+
+def first_line(error: Exception) -> str:
+    """Returns the type of an exception with the first line of its text."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _mixing(energy: Energy, x: Tensor, error: Exception, alone: ShapeError | None = None) -> ExpressionError:
+    parts = "and at none of its parts alone" if alone is None else f"and alone {str(alone).partition('; ')[0]}"
+    return ExpressionError(
+        f"{energy} raised at {len(x)} points together ({first_line(error)}), {parts}: its function must compute the energy of each point "
+        "from that point alone. Choose by `torch.where`, not by `if`; give data an axis of their own, as in `(x - y).square().sum(1)`."
+    )
 
 
 class noted:  # noqa: N801  (a context that is entered at each step)

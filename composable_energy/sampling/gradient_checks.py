@@ -1,8 +1,9 @@
-"""Checks that gradients fit values: of energies with a `with_gradient` of their own, and of those that autograd finds constant."""
+"""Checks of energies at the start: that gradients fit values, and that the energy of a point does not depend on other points."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import Use, recording
+from composable_energy.sampling.ids import tensor_of
+from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["check_detached", "check_own_gradients", "mixes_values"]
+__all__ = ["check_detached", "check_own_gradients", "check_rows", "mixes_values"]
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
 
@@ -74,6 +77,45 @@ def check_detached(uses: Sequence[Use]) -> None:
                 f"{use.energy} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
                 "made a new tensor of numbers. Compute it with torch operations on the points throughout."
             )
+
+
+def check_rows(evaluator: Evaluator, chains: Sequence[int], x: Tensor) -> None:
+    """Raises if the energy of a point depends on the other points of its batch, or on its place among them.
+
+    A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
+    numbers differ without that, and are not judged.
+
+    Args:
+        evaluator: Evaluates the energy.
+        chains: The ids of the points, counted from 0.
+        x: The points, with shape $(B, *)$.
+
+    Raises:
+        ExpressionError: A value differs by more than rounding.
+    """
+    energy, ids, row = evaluator.energy, tensor_of(chains), int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
+    others = x
+    if not (x != x[:1]).any():
+        ids = ids.repeat(2) if len(x) == 1 else ids
+        others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
+    copies, evaluator = others[row].expand_as(x).contiguous(), replace(evaluator, batch_size=len(ids))
+    try:
+        if energy.has_value and not any(isinstance(part, Energy) and part.has_own_gradient for part in energy.modules()):
+            here, there = evaluator.energies(ids, others)[row], evaluator.energies(ids[row].repeat(len(x)), copies)
+            if not ((there - here).abs() > torch.finfo(here.dtype).eps ** (2 / 3) * (1 + here.abs())).any():
+                return  # the usual case, quickly
+        values = evaluator.values(ids, others)
+        problem = evaluator.difference(values.repeat(row, copies))
+        if problem is None or evaluator.difference(values) is not None:
+            return
+    except Exception:  # where an energy raises is found by the chains
+        return
+    raise ExpressionError(
+        f"The energy of a point by {energy} depends on the other points of its batch, or on its place. Of one point beside others and "
+        f"beside copies of itself: {problem}. Data as long as the batch are broadcast along it, as in `x[:, 0] - y`: give them an axis of "
+        "their own, `(x - y).square().sum(1)`. A mean over the batch, a softmax over `dim=0` and BatchNorm in training mode depend on the "
+        "others."
+    )
 
 
 def mixes_values(energy: Energy) -> bool:

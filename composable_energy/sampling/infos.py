@@ -28,9 +28,9 @@ def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
     """
     if len(infos) == 1 and len(infos[0][0]) == len(layout.own):
         info = infos[0][1]
-        if not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
+        if info.acceptance is None and not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
             return info
-    rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
+    rates = [(ids, info.acceptance.nan_to_num(0.0)) for ids, info in infos if info.acceptance is not None]
     names = dict.fromkeys(name for _, info in infos for name in info.scalars)
     parts = {name: [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars] for name in names}
     scalars = {name: _mean(f"The scalar {name!r} of {type(layout.sampler).__name__}", values) for name, values in parts.items()}

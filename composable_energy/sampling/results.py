@@ -19,9 +19,9 @@ from composable_energy.sampling.checkpoint_observer import final_reference
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.loop import TraceRecorder
 from composable_energy.sampling.request import SampleRequest
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace, gather_trace
-from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
+from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
 __all__ = ["collect_result", "interrupted_error"]
@@ -29,6 +29,9 @@ __all__ = ["collect_result", "interrupted_error"]
 _LATER = (
     "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 there, "
     "return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
+)
+_AT_SOME, _AT_OTHERS = (
+    f"check the energy there, or give {where}" for where in ("points in `init`, where it is finite", "other points in `init`")
 )
 
 
@@ -44,10 +47,13 @@ def collect_result(
     stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
     if stop is not None:
         diverged = chains.diverged_at >= 0
-        advice = _LATER if stop.step else _start_advice(request, chains.sampler, points[diverged.to(points.device)], diverged, first)
+        term = "" if stop.step else _find_term(request, chains.sampler, points[diverged.to(points.device)], diverged, first)
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, advice, request.points.decode(points), diverged, faults) from None
+        advice = None if chains.broken is None else _advise(request.energy, chains.broken)
+        advice = advice or (_LATER if stop.step else _AT_OTHERS if request.init is not None else _AT_SOME)
+        raise _diverged_error(request.energy, stop, term + advice, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
+    faults.settle()
     trace.errors, trace.first_error = faults.points, faults.first
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = present.nonzero().squeeze(1) + first
@@ -78,12 +84,11 @@ def interrupted_error(
     )
 
 
-def _start_advice(request: SampleRequest, sampler: Sampler, points: Tensor, diverged: Tensor, first: int) -> str:
-    """Returns which term is not finite where chains start, in which quantity, and what to do; `first` is the first chain here."""
-    where = "other points in `init`" if request.init is not None else "points in `init`, where it is finite"
+def _find_term(request: SampleRequest, sampler: Sampler, points: Tensor, diverged: Tensor, first: int) -> str:
+    """Returns which term is not finite where chains start, and in which quantity; `first` is the first chain here."""
     energy, points = visible_energy(request.energy, points)
     if not points.isfinite().all():
-        return "the start points are not finite themselves: give others"
+        return "the start points are not finite themselves; "
     chains, found, todo = diverged.nonzero()[: request.batch_size, 0] + first, "", [energy]
     bound = _conditions_at(request, sampler, points[: len(chains)], chains)
     while todo and len(chains):
@@ -99,7 +104,7 @@ def _start_advice(request: SampleRequest, sampler: Sampler, points: Tensor, dive
                 kind = "NaN" if numbers.isnan().any() else "infinite"
                 found, todo = f"the {name} of {term} is {kind} at {int(bad.sum())} of {len(chains)}: ", list(reversed(term.terms))
                 break
-    return f"{found}check the energy there, or give {where}"
+    return found
 
 
 def _diverged_error(energy: Energy, stop: Diverged, advice: str, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
@@ -110,6 +115,21 @@ def _diverged_error(energy: Energy, stop: Diverged, advice: str, samples: Tensor
         samples=samples,
         diverged=diverged,
         step=stop.step,
+    )
+
+
+def _advise(energy: Energy, broken: State) -> str | None:
+    """Returns what to do about chains at points that are finite, at the border of a support or where the gradient alone is broken."""
+    finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
+    if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
+        return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
+    rows = finite & broken.energy.isfinite()
+    if not rows.any():
+        return None
+    return (
+        f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "
+        "NaN where that of the branch which is not taken is: give each branch a safe argument, `f(torch.where(c, x, 1.0))`. Roots and "
+        "norms have no gradient at 0: add a small number inside"
     )
 
 

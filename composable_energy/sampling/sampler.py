@@ -65,7 +65,8 @@ class Info:
     """Diagnostics of a step.
 
     Args:
-        acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None if nothing is ever rejected.
+        acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None if nothing is ever rejected. NaN says
+            that a proposal was rejected because its energy is not a number: the driver counts it and records 0.
         scalars: Other numbers by name. A float is a setting that all chains share, such as the noise level. A tensor with shape $(B,)$ has
             one number for each chain, and the driver takes the mean over all chains without NaN, whatever the batches and processes; so a
             sampler takes no mean itself. Floats that differ between batches are averaged with the number of chains as weights. Other

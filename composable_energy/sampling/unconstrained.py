@@ -17,10 +17,19 @@ from composable_energy.sampling.sampler import State
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.supports import contains, format_support
 
-__all__ = ["UnconstrainedEnergy", "coordinates_of_start", "plain_energy", "visible_energy", "visible_state", "warn_of_rounding"]
+__all__ = [
+    "UnconstrainedEnergy",
+    "coordinates_of_start",
+    "near_border",
+    "plain_energy",
+    "visible_energy",
+    "visible_state",
+    "warn_of_rounding",
+]
 
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
 _SHARE = 1e-3  # of the points that may be so far off
+_BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
 
 
 class UnconstrainedEnergy(EnergyWrapper):
@@ -112,11 +121,18 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     return u
 
 
+def near_border(energy: Energy, u: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns which points are as close to the border of a support as numbers can be, of a dtype or of that of the points; shape $(B,)$."""
+    if not isinstance(energy, UnconstrainedEnergy):
+        return torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    return energy.coordinates.rounding(_BEYOND * u, dtype or u.dtype) > _FAR
+
+
 def warn_of_rounding(energy: Energy, u: Tensor) -> None:
     """Warns if points lie where numbers of their dtype are too far apart for the density, such as close to 1 in float32."""
     if not isinstance(energy, UnconstrainedEnergy) or not len(u):
         return
-    share = (energy.coordinates.rounding(u) > _FAR).double().mean().item()
+    share = near_border(energy, u).double().mean().item()
     if share > _SHARE:
         warnings.warn(
             f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "

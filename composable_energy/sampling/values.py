@@ -62,6 +62,11 @@ class Values:
         same = self.energies.ndim == 2 and len(self.energies) == rows
         return same and self.chains.shape == (rows,) and self.grads.shape == (*self.energies.shape, *self.x.shape[1:])
 
+    def repeat(self, row: int, x: Tensor) -> Values:
+        """Returns the values of one row for as many copies of its point."""
+        chains, _, *values = (tensor[row].expand(len(x), *tensor.shape[1:]) for tensor in self._tensors())
+        return Values(chains, x, *values)
+
     def to(self, device: torch.device) -> Values:
         """Returns the values on a device."""
         return Values(*(tensor.to(device) for tensor in self._tensors()))
@@ -105,6 +110,10 @@ class Evaluator:
             levels = len(self._conditions())
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]))
         return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
+
+    def energies(self, chains: Tensor, x: Tensor) -> Tensor:
+        """Returns the energies at points of chains, in one batch, with shape $(m,)$, under the sampler's last conditions."""
+        return self._energy_of(chains)(x, **_per_point(self.sampler.final_conditions(self.energy), x))
 
     @property
     def states_hold_values(self) -> bool:

@@ -9,7 +9,7 @@ from composable_energy.errors import DtypeError
 from composable_energy.sampling import Info, Noise, State
 from composable_energy_mcmc.batch import select
 
-__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose"]
+__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose", "judge"]
 
 CLAMP = "a clamped proposal has no density to accept it by; use langevin, or an energy that grows at the border."
 TEMPERATURE = "the density at temperature T is that of `energy / T`: sample that. At 0 there is none; `descent` finds modes."
@@ -31,10 +31,7 @@ def check_precision(state: State) -> None:
 
 
 def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
-    r"""Accepts proposals with probability $\min(1, e^r)$.
-
-    Proposals of infinite energy have density 0 and are rejected. A ratio that is not a number compares false with anything, so such a
-    proposal is accepted: the driver finds it in the state and reports it, whereas a rejection would hide a broken energy.
+    r"""Accepts proposals with probability $\min(1, e^r)$; see `judge`.
 
     Args:
         state: The current points.
@@ -47,6 +44,22 @@ def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, strea
         DtypeError: Points or energies have less than 32 bits.
     """
     check_precision(proposal)
-    log_ratio = torch.where(proposal.energy == torch.inf, -torch.inf, log_ratio)
-    accepted = ~(log_ratio <= noise.uniform(state.x, stream).log())
-    return select(accepted, proposal, state), Info(log_ratio.clamp(max=0).exp().nan_to_num_(0.0))
+    accepted, rates = judge(proposal.energy, log_ratio, noise.uniform(state.x, stream).log())
+    return select(accepted, proposal, state), Info(rates)
+
+
+def judge(energies: Tensor, log_ratio: Tensor, log_uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns which proposals are accepted, and their acceptance probabilities, each with shape $(B,)$.
+
+    Proposals whose energy is infinite or not a number have density 0 and are rejected; the probability of the latter is NaN, by which the
+    driver counts them, unless the ratio is known. Where the ratio alone is not a number the gradient is broken, and the proposal is
+    accepted, so that the driver finds it in the state and reports it.
+
+    Args:
+        energies: The energies of the proposals.
+        log_ratio: The logarithms of their acceptance ratios.
+        log_uniform: Logarithms of uniform numbers.
+    """
+    ratio = torch.where(energies < torch.inf, log_ratio, -torch.inf)
+    rates = ratio.clamp(max=0).exp().nan_to_num_(0.0).masked_fill_(energies.isnan() & log_ratio.isnan(), torch.nan)
+    return ~(ratio <= log_uniform), rates

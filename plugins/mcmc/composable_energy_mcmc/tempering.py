@@ -186,7 +186,7 @@ class Tempering(Sampler):
             state, swap_rates = swap_replicas(_keep_finite(after, state), base, b, own)
             swaps += swap_rates.nan_to_num().mean(0)
             gain = sweep**-0.5
-            for level, rate in enumerate(rates.mean(0).tolist(), start=1):
+            for level, rate in enumerate(rates.nan_to_num(0.0).mean(0).tolist(), start=1):
                 step_sizes[level] *= math.exp(gain * (rate - self.acceptance))
         rejections = [0.0, *accumulate((1 - swaps / _SWEEPS).clamp_min(1e-3).tolist())]
         count = len(b)

@@ -101,8 +101,8 @@ def try_step(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tu
     after, info = sampler.step(energy, state, noise)
     finite, counted = finite_rows(after), finite_rows(state)
     rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance
-    rate = torch.where(finite, rate, 0.0)[counted].mean().item() if counted.any() else 0.0
-    return select(finite, after, state), rate if math.isfinite(rate) else 0.0
+    rate = torch.where(finite, rate, 0.0).nan_to_num(0.0)[counted].mean().item() if counted.any() else 0.0
+    return select(finite, after, state), rate
 
 
 def mean_acceptance(rates: Tensor) -> Tensor:

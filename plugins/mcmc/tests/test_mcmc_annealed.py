@@ -148,7 +148,7 @@ def test_chunks_change_nothing_and_images_pass():
 
 
 def test_a_broken_energy_is_reported():
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, torch.nan, 1.0) * x.square().sum(1) / 2)
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, -torch.inf, 1.0) * x.square().sum(1) / 2)
     with pytest.raises(SamplingDiverged):
         broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))
 

@@ -94,7 +94,7 @@ def test_a_trajectory_that_runs_away_is_rejected_but_a_broken_energy_is_reported
         (50, 2), sampler=HMC(2.0, leapfrogs=12, jitter=False), steps=10, seed=0, init=torch.full((50, 2), 0.5), trace=True
     )
     assert x.isfinite().all() and not trace.diverged.any()
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 1.5, torch.nan, 1.0) * x.square().sum(1) / 2)
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 1.5, -torch.inf, 1.0) * x.square().sum(1) / 2)
     for sampler in (MALA(0.5), HMC(0.5, leapfrogs=3), ChEES(0.5, 1.5)):
         with pytest.raises(SamplingDiverged):
             broken.sample((50, 2), sampler=sampler, steps=50, seed=0, init=torch.zeros(50, 2))

@@ -171,7 +171,7 @@ def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there()
 
 
 def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, torch.nan, 1.0) * x.square().sum(1) * 5)
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, -torch.inf, 1.0) * x.square().sum(1) * 5)
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
     with pytest.raises(SamplingDiverged):
         broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)

@@ -11,7 +11,7 @@ from composable_energy.sampling import State, energy_and_gradient
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.batch import select, sum_of_each
 from composable_energy_mcmc.hamiltonian import RUNAWAY
-from composable_energy_mcmc.metropolis import check_precision
+from composable_energy_mcmc.metropolis import check_precision, judge
 
 __all__ = ["evaluate", "geometric_energy", "hamiltonian_step"]
 
@@ -30,12 +30,13 @@ def geometric_energy(level: float | Tensor, at_base: Tensor, energies: Tensor) -
 
 
 def evaluate(energy: Energy, x: Tensor) -> State:
-    r"""Returns points with $E$ and $\nabla E$; where the energy is infinite the gradient is 0.
+    r"""Returns points with $E$ and $\nabla E$; where the energy is not a number it is infinite, and there the gradient is 0.
 
     Raises:
         DtypeError: Points or energies have less than 32 bits.
     """
     energies, grad = energy_and_gradient(energy, x)
+    energies = torch.where(energies.isnan(), torch.inf, energies)
     state = State(x, energies, torch.where(unsqueeze_to(energies == torch.inf, x), 0.0, grad))
     check_precision(state)
     return state
@@ -46,7 +47,7 @@ def hamiltonian_step(
 ) -> tuple[State, Tensor]:
     r"""Takes a step of Hamiltonian Monte Carlo with each point at a level of its own; each leapfrog step costs one gradient of $E$.
 
-    Infinite energies and runaway trajectories are rejected. An energy that is not a number is accepted, so that the driver finds it.
+    Proposals are accepted as `judge` says, and runaway trajectories are rejected.
 
     Args:
         energy: $E$.
@@ -59,7 +60,7 @@ def hamiltonian_step(
         log_uniform: Logarithms of uniform numbers, with shape $(N,)$.
 
     Returns:
-        The next points with their $E$ and $\nabla E$, and the acceptance probability of each proposal, with shape $(N,)$.
+        The next points with their $E$ and $\nabla E$, and the acceptance probabilities of `judge`.
     """
     b, units = unsqueeze_to(levels, state.x), unsqueeze_to(step_sizes, state.x) * base.scale
 
@@ -79,6 +80,5 @@ def hamiltonian_step(
         highest = torch.fmax(highest, here.energy)
     log_ratio = before - hamiltonian(here, momentum)
     runaway = (levels * highest > before + RUNAWAY) & ~log_ratio.isfinite()
-    log_ratio = torch.where((here.energy == torch.inf) | runaway, -torch.inf, log_ratio)
-    accepted = ~(log_ratio <= log_uniform)
-    return select(accepted, here, state), log_ratio.clamp(max=0).exp().nan_to_num_(0.0)
+    accepted, rates = judge(here.energy, torch.where(runaway, -torch.inf, log_ratio), log_uniform)
+    return select(accepted, here, state), rates

@@ -112,7 +112,7 @@ class _HamiltonianPilots(Pilots):
         after, rates = hamiltonian_step(self.energy, self.base, state, level * ones, step_size * ones, momentum, leapfrogs, log_uniform)
         finite = finite_rows(after)
         self.state = select(finite, after, state)
-        return torch.where(finite, rates, 0.0).mean().item()
+        return torch.where(finite, rates, 0.0).nan_to_num(0.0).mean().item()
 
     def failure(self, reason: str) -> OptionError:
         return OptionError(
