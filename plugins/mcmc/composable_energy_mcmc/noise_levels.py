@@ -102,7 +102,7 @@ def levels_between(low: float, high: float, count: int, ratio: float) -> int:
 
 
 def find_start(
-    energy: Energy, like: Tensor, noise: Noise, ends: tuple[float | None, float | None], default: tuple[float, float]
+    energy: Energy, like: Tensor, noise: Noise, ends: tuple[float | None, float | None], default: tuple[float, float], *, warn: bool = True
 ) -> tuple[float, float, LevelStart]:
     """Returns the lowest and the highest level of a sampler, and the Gaussian at the highest; warns if points are not Gaussian there.
 
@@ -115,6 +115,10 @@ def find_start(
         noise: The noise of the pilots.
         ends: The lowest and highest level that the user gives, or None.
         default: The levels to begin with.
+        warn: Whether to warn.
+
+    Raises:
+        OptionError: The lowest level is above the highest, or the models have none in common.
     """
     low, high = known_range(energy)
     count = max(2, min(len(like), _PILOTS, _COORDINATES // max(1, like[0].numel()))) if not has_rows(energy) else len(like)
@@ -126,14 +130,17 @@ def find_start(
     top = ends[1] or min(high or default[1], max(_HIGHEST, default[1]))
     found = first = fit(top)
     limit = top if ends[1] or (high is not None and not _declared(energy)) else high or top * 2**_DOUBLINGS
-    while not found.fits and found.sigma < limit and found.slope < 1 + _MISFIT:
+    while not found.fits and found.sigma < limit and found.slope < (1 + _MISFIT) * (1 + 1 / found.sigma**2):
         found = fit(min(2 * found.sigma, limit))
     if not found.fits and high is None:
         found = first
-    if not found.fits:
+    if warn and not found.fits:
         _warn_of_start(energy, found)
     narrow = min(1.0, found.narrowest) if found.fits else 1.0
-    return ends[0] or low or default[0] * narrow, found.sigma, found
+    bottom = ends[0] or low or default[0] * narrow
+    if not bottom < found.sigma:
+        raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
+    return bottom, found.sigma, found
 
 
 def _declared(energy: Energy) -> bool:
@@ -164,6 +171,7 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
 
     xi = xi - xi.mean(0)
     mean, scale, misfit = torch.zeros_like(xi[0]).double(), torch.full_like(xi[0], math.hypot(sigma, 1)).double(), xi.new_zeros(())
+    share = error = raw = change = torch.zeros_like(mean)
     for _ in range(2):
         x = (mean + scale * xi).to(xi)
         denoised = denoise(x)
