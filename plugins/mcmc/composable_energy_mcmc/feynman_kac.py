@@ -151,7 +151,7 @@ class FeynmanKac(Sampler):
         if self.gaussians is not None:
             return self, x
         density, known, default = ComposedDensity(energy), known_range(energy), (_SIGMA_MIN, _SIGMA_MAX)
-        leaves = [find_start(leaf, x, noise, (self.sigma_min, self.sigma_max), default, warn=False) for leaf in density.leaves]
+        leaves = [find_start(leaf, x, noise, (self.sigma_min, self.sigma_max), default) for leaf in density.leaves]
         low = self.sigma_min or known[0] or min(leaf[0] for leaf in leaves)
         high = min(max(leaf[1] for leaf in leaves), known[1] or math.inf)
         tuned, found = first = self._fit(density, x, noise, low, high)
@@ -166,7 +166,7 @@ class FeynmanKac(Sampler):
 
     def _fit(self, density: ComposedDensity, x: Tensor, noise: Noise, low: float, high: float) -> tuple[FeynmanKac, LevelStart]:
         """Returns the sampler with levels and the Gaussians of the leaves at the highest, and that of the expression there."""
-        starts = [find_start(leaf, x, noise, (low, high), (low, high))[2] for leaf in density.leaves]
+        starts = [find_start(leaf, x, noise, (low, high), (low, high), warn=False)[2] for leaf in density.leaves]
         gaussians = tuple(Gaussian(start.mean.double(), start.scale.double()) for start in starts)
         levels = self.levels or levels_between(low, high, _LEVELS, _SIGMA_MAX / _SIGMA_MIN)
         tuned = replace(self, levels=levels, sigma_min=low, sigma_max=high, gaussians=gaussians)

@@ -25,7 +25,9 @@ _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates,
 _PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its own
 _HIGHEST = 200.0  # some schedules end at thousands, where float32 has few digits left for the data; a wide density may need it
 _DOUBLINGS = 24
-_MISFIT = 0.2
+_MISFIT, _WRONG, _SLOPE = 0.2, 0.35, 1.2  # misfits that a higher level cures, if there is one, and that warn
+_NOTHING, _LOST = 0.1, 0.1
+_FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
 _LEAST, _LARGEST = 1e-8, 1 - 1e-5
@@ -130,16 +132,20 @@ def find_start(
     top = ends[1] or min(high or default[1], max(_HIGHEST, default[1]))
     found = first = fit(top)
     limit = top if ends[1] or (high is not None and not _declared(energy)) else high or top * 2**_DOUBLINGS
-    while not found.fits and found.sigma < limit and found.slope < (1 + _MISFIT) * (1 + 1 / found.sigma**2):
+    while not found.fits and found.sigma < limit and found.slope < _SLOPE * (1 + 1 / found.sigma**2):
         found = fit(min(2 * found.sigma, limit))
     if not found.fits and high is None:
         found = first
-    if warn and not found.fits:
+    if warn and found.misfit > _WRONG:
         _warn_of_start(energy, found)
+    elif warn and high is None and ends[1] is None:
+        _warn_of_distant_data(energy, found, fit)
     narrow = min(1.0, found.narrowest) if found.fits else 1.0
     bottom = ends[0] or low or default[0] * narrow
     if not bottom < found.sigma:
         raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
+    if warn and ends[0] is None:
+        _warn_of_lost_spread(energy, bottom, found.variance)
     return bottom, found.sigma, found
 
 
@@ -155,6 +161,31 @@ def _warn_of_start(energy: Energy, found: LevelStart) -> None:
         "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
     )
     emit_warnings([SamplingWarning("start", seen, advice)])
+
+
+def _warn_of_lost_spread(energy: Energy, low: float, variance: Tensor) -> None:
+    """Warns if the last step, to the expected points without noise, takes a part of the variance of a coordinate."""
+    variance = variance.flatten()
+    known = variance[variance > _NOTHING * low**2]  # of a coordinate with less, nothing is known
+    if len(known) and (least := known.min().item()) < low**2 / _LOST:
+        seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
+        seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."
+        emit_warnings([SamplingWarning("precise", seen, "Use models that know lower levels.")])
+
+
+def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[float], LevelStart]) -> None:
+    for factor in _FARTHER:
+        try:
+            wide = fit(factor * found.sigma)
+        except Exception:  # a model of a user may refuse levels above its own
+            return
+        spread, seen = wide.variance.max().item(), found.variance.max().item()
+        if wide.fits and spread > max(4 * seen, found.sigma**2 / 4):
+            says = f"At the noise level {wide.sigma:g} the data of {energy} have the standard deviation {math.sqrt(spread):.3g}, at "
+            says += f"{found.sigma:g}, where the chains start, {math.sqrt(seen):.3g}: parts of them are too far to be seen there."
+            advice = "Say the highest level that the model knows, by `sigma_max` or by its recommendation."
+            emit_warnings([SamplingWarning("start", says, advice)])
+            return
 
 
 def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) -> LevelStart:
@@ -178,16 +209,14 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
         gap, change = x.double() - x.double().mean(0), denoised - denoised.mean(0)
         share, error, raw = _regress(gap, change)
         rest = change - share * gap
-        misfit = torch.maximum(
-            misfit, 2 * (rest.square().mean(0) if len(xi) >= _PER_COORDINATE else rest.square().mean()).max().sqrt() / sigma
-        )
+        misfit = torch.maximum(misfit, 2 * rest.square().mean().sqrt() / sigma)
         mean = torch.where(raw < 1, (denoised.mean(0) - share * x.double().mean(0)) / (1 - share), denoised.mean(0))
         scale = sigma / (1 - share).sqrt()
     way = change.reshape(len(xi), -1)
     way = (way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(way.dtype).tiny)).view(xi.shape)
     ahead, back = (denoise((mean + sign * _REACH * scale * way).to(xi)) for sign in (1, -1))
-    off = ((ahead - back) / 2 - share * _REACH * scale * way).reshape(len(xi), -1).norm(dim=1) / (_REACH * sigma)
-    misfit = torch.maximum(misfit, off.max()).item()
+    off = (((ahead - back) / 2 - share * _REACH * scale * way) * way).reshape(len(xi), -1).sum(1).abs() / (_REACH * sigma)
+    misfit = torch.maximum(misfit, off.mean()).item()
     if not math.isfinite(misfit):  # the driver reports it
         return LevelStart(sigma, torch.zeros_like(xi[0]), torch.ones_like(xi[0]), 0.0, 1.0, 1.0)
     variance, upper = (sigma**2 * part / (1 - part) for part in (share, (share + 2 * error).clamp(max=_LARGEST)))
