@@ -54,11 +54,11 @@ class Banana(Energy):
 
 
 class NetworkEnergy(Gaussian):
-    """A Gaussian plus a bounded network."""
+    """A Gaussian plus a bounded network, which noise blurs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(torch.zeros(2, dtype=torch.float64))
         self.network = network
 
     def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh()
+        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh() / (1 + torch.as_tensor(sigma) ** 2)

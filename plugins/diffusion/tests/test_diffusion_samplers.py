@@ -1,6 +1,7 @@
 """The samplers along noise levels: the kit, moments within the stated bias, and orders of convergence."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -142,8 +143,9 @@ def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, 
         return x * t[:, None] / (1 + t[:, None] ** 2)
 
     E = DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,))
-    whole = E.sample(20, sampler=sampler, seed=0, checkpoint=tmp_path / "run")
-    _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
+    with pytest.warns(SamplingWarning, match="the last step takes away") if ends[0] > 1 else nullcontext():
+        whole = E.sample(20, sampler=sampler, seed=0, checkpoint=tmp_path / "run")
+        _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
     torch.testing.assert_close(E.sample(20, resume=trace), whole)
 
 

@@ -36,7 +36,9 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("sampler", "options"), [("sde", {"sigma_min": 0.1}), ("ode", {"sigma_min": 0.1}), ("annealed", {})])
+@pytest.mark.parametrize(
+    ("sampler", "options"), [("sde", {"sigma_min": 0.1}), ("ode", {"sigma_min": 0.1}), ("annealed", {"sigma_min": 0.1})]
+)
 def test_a_term_more_precise_than_the_lowest_level_warns_unless_silenced(sampler, options):
     with pytest.warns(ce.SamplingWarning, match="precise: A term of .* is more precise than the lowest noise level") as found:
         measured(0.05).sample(64, sampler=sampler, seed=0, **options)

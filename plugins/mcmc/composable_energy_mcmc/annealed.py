@@ -26,11 +26,24 @@ from composable_energy.sampling import (
     level_gradient,
     warn_of_weak_evidence,
 )
+from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_gaussian
+from composable_energy_mcmc.annealing.pilots import tune_schedule
+from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, log_density_ratio, warn_of_last_level
+from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
+from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
+from composable_energy_mcmc.tuning import try_step
 
 __all__ = ["GUIDED_STEPS", "Annealed"]
 
+_SIGMA_MIN, _SIGMA_MAX, _LEVELS = 0.05, 4.0, 40
 _DELTA = 0.1  # in units of the square of the noise level
+_WIDER, _SETTLING, _LEAPFROGS, _ACCEPTANCE = (
+    1.3,
+    200,
+    4,
+    0.8,
+)  # of tempered energies
 GUIDED_STEPS = 1
 """Corrector steps at a level, at most, for an expression with terms without noise levels; see decision record 24."""
 
@@ -53,49 +66,62 @@ class Annealed(Sampler):
     $\hat x = x - s^2 \nabla E_n(x, s)$ of the other terms $E_n$; see `composable_energy.sampling.level_gradient`. Such an expression takes
     one corrector step at a level at most, and evaluates these terms once a level, after it.
 
-    An energy without `sigma` is tempered instead: level $s$ is the temperature $(1 + s^2) T$, the last one $T$ itself, and each takes
-    `corrector_steps + 1` Langevin steps $x \leftarrow x - \delta \nabla E(x) + \sqrt{2 \delta (1 + s^2) T}\, \xi$.
+    An energy without `sigma` is tempered instead: with $f = 1 + s^2$, level $s$ has the energy $E / f T + (1 - 1 / f)\, E_0$, the last one
+    $E / T$. Chains start from the Gaussian $E_0$, fitted to pilot chains, so that each level has a density also where $E$ has heavy tails.
+    The corrector is `hmc`; a score, or an energy with `delta`, takes `corrector_steps + 1` Langevin steps with $\delta$ in units of $x^2$.
 
     Any other sampler may be the corrector; one that accepts and rejects adds no error at a level, whatever its step size. It moves points
-    in units of the level, $y = x / u$ with $u = s$, or $u = \sqrt{1 + s^2}$ for a tempered energy and 1 at its last level. So its step size
-    $h$ is $h u$ in units of $x$, a Langevin step $\lambda$ is $\lambda u^2$, and options tuned at the first level fit all levels. It is
-    initialised at each level, which costs one more gradient.
+    in units of the level, $y = x / u$ with $u = s$, or $u = \sqrt{f}$ for a tempered energy and 1 at its last level. So its step size
+    $h$ is $h u$ in units of $x$, a Langevin step $\lambda$ is $\lambda u^2$, and options tuned at the first level fit all levels. For a
+    tempered energy it is tuned at the last level, and $u$ follows the steps that pilots take at each. It is initialised at each level,
+    which costs one more gradient.
 
     Args:
-        levels: The number of noise levels, at least 2.
-        sigma_max: The highest level.
-        sigma_min: The lowest level.
+        levels: The number of noise levels, at least 2; None takes 40, and more for a range above that from .05 to 4.
+        sigma_max: The highest level; None for the highest that all models in the expression know, at most 200 or what wide data need, else
+            that of its recommendation, else 4 or the first higher one at which points are nearly Gaussian.
+        sigma_min: The lowest level; None as above, else .05, or a twentieth of the narrowest coordinate.
         corrector_steps: Steps of the corrector at each level; 0 leaves the ancestral ones.
         delta: $\delta$, the step size of the built-in corrector in units of $s^2$; None is .1, and for a tempered energy half the step size
             that `langevin` tunes.
         temperature: $T$.
-        corrector: Another sampler, or its name; None is the Langevin step above.
+        corrector: Another sampler, or its name; None is the Langevin step above, and `hmc` for a tempered energy.
         max_gradient: The largest $s \lVert \nabla E(x, s) \rVert$ of a chain, over the root of the number of coordinates; longer gradients
             are scaled down to it. Its usual size is about 1, so 3 affects only points far out where a term is steep. It is for energies
             with the condition `sigma`; None leaves all gradients as they are.
+        mean: The mean of the Gaussian from which chains start, a number or a tensor with the shape of a point; None fits it.
+        scale: Its standard deviation, a number or a tensor with the shape of a point.
+        units: The tuned $u$ of each level of a tempered energy, in units of `scale`; None tunes them with the corrector.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
     """
 
-    levels: int = 40
-    sigma_max: float = 4.0
-    sigma_min: float = 0.05
+    levels: int | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
     corrector_steps: int = 3
     delta: float | None = None
     temperature: float = 1.0
     corrector: Sampler | str | None = None
     max_gradient: float | None = None
+    mean: float | Tensor | None = None
+    scale: float | Tensor | None = None
+    units: tuple[float, ...] | None = None
 
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
 
     def __post_init__(self) -> None:
-        check_integer("levels", self.levels, 2)
-        check_number("sigma_min", self.sigma_min, above=0)
-        check_number("sigma_max", self.sigma_max, above=0)
-        if not self.sigma_min < self.sigma_max:
-            raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
+        if self.levels is not None:
+            check_integer("levels", self.levels, 2)
+        for name in ("sigma_min", "sigma_max"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
+        low, high = self.sigma_range
+        if self.sigma_min is not None and self.sigma_max is not None and not low < high:
+            raise OptionError(f"sigma_min must be below sigma_max, got {low} and {high}.")
+        check_gaussian_options(self.mean, self.scale)
         check_integer("corrector_steps", self.corrector_steps, 0)
         if self.delta is not None:
             check_number("delta", self.delta, above=0)
@@ -107,7 +133,12 @@ class Annealed(Sampler):
 
     @property
     def total_steps(self) -> int:
-        return self.levels
+        return self.levels or _LEVELS
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        return self.sigma_min or _SIGMA_MIN, self.sigma_max or _SIGMA_MAX
 
     @property
     def needs_values(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -115,48 +146,101 @@ class Annealed(Sampler):
 
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
-        return self.sigma_max * (self.sigma_min / self.sigma_max) ** ((step - 1) / (self.levels - 1))
+        low, high = self.sigma_range
+        return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
-        return noise.normal(like).mul_(math.sqrt(self.sigma_max**2 + 1))
+        if self.mean is None or self.scale is None:
+            return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
+        return Gaussian.from_options(self.mean, self.scale, like).from_standard(noise.normal(like))
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self.sigma_min} if "sigma" in energy.conditions else {}
+        return {"sigma": self._known_levels(energy)[0]} if "sigma" in energy.conditions else {}
+
+    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        return {"sigma": math.sqrt(math.prod(self._known_levels(energy)))} if "sigma" in energy.conditions else {}
+
+    def _known_levels(self, energy: Energy) -> tuple[float, float]:
+        known, own = known_range(energy), self.sigma_range
+        return self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         warn_of_weak_evidence(energy, "annealed")
-        if not isinstance(self.corrector, Sampler):
-            if self.delta is not None or "sigma" in energy.conditions or self.temperature == 0:
-                return self, x
-            langevin, points = Langevin(temperature=self.temperature).tune(energy, x, noise)
-            return replace(self, delta=(cast(Langevin, langevin).step_size or 0.0) / 2), points
-        level = self.level_energy(energy, 1)
-        start = x / level.unit
-        corrector, points = self.corrector.tune(level, start, noise.child("corrector"))
-        return replace(self, corrector=corrector), x if points is start else points * level.unit
-
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
+        if "sigma" not in energy.conditions:
+            return (self, x) if self.temperature == 0 else self._tune_tempered(energy, x, noise)
+        low, high, found = find_start(energy, x, noise.child("levels"), (self.sigma_min, self.sigma_max), (_SIGMA_MIN, _SIGMA_MAX))
+        levels = self.levels or levels_between(low, high, _LEVELS, _SIGMA_MAX / _SIGMA_MIN)
+        tuned = replace(self, sigma_min=low, sigma_max=high, levels=levels)
+        if self.mean is None and not found.is_standard:
+            tuned = replace(tuned, mean=found.mean, scale=found.scale)
+        if not isinstance(self.corrector, Sampler):
+            return tuned, x
+        level = tuned.level_energy(energy, 1)
+        start = tuned.start(x, noise.child("start")) / level.unit
+        corrector, points = self.corrector.tune(level, start, noise.child("corrector"))
+        return replace(tuned, corrector=corrector), x if points is start else points * level.unit
+
+    def _tune_tempered(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        """Fits the Gaussian at the first level to pilot chains, and tunes the corrector to the last level and its steps to each level."""
+        if self.units is not None or (isinstance(self.mean, Tensor) and self.delta is not None):
+            return self, x  # tuned before
+        given = None if self.mean is None or self.scale is None else Gaussian.from_options(self.mean, self.scale, x)
+        ratios, delta = (1.0,) * self.total_steps, self.delta
+        if delta is not None:  # the draws do not depend on values, nor do those of the pilots
+            base, points = self._settle(energy, x, noise), x
+        elif energy.has_value:
+            schedule, points = tune_schedule(energy, x, noise.child("path"), self.mean, self.scale, _LEAPFROGS, _ACCEPTANCE)
+            base, steps = schedule.base, [schedule.step_size_at(1 / self._temperature_factor(i + 1)) for i in range(self.total_steps)]
+            ratios = tuple(step / steps[-1] for step in steps)
+        else:
+            langevin, points = Langevin(temperature=self.temperature).tune(energy, x, noise)
+            base, delta = fit_gaussian(points, _WIDER), (cast(Langevin, langevin).step_size or 0.0) / 2
+        base = given or Gaussian(base.mean, base.scale * math.sqrt(self.temperature))
+        tuned = replace(self, mean=base.mean, scale=base.scale)
+        if self.corrector is None and delta is not None:
+            return replace(tuned, delta=delta), points
+        tuned = replace(tuned, corrector=self.corrector or HMC(leapfrogs=_LEAPFROGS), units=ratios)
+        level = tuned.level_energy(energy, self.total_steps)
+        corrector = cast(Sampler, tuned.corrector)
+        found, arrived = corrector.tune(level, points / level.unit, noise.child("corrector"))
+        if found is corrector:  # its options are the user's, in units of points
+            return replace(tuned, units=None), points
+        return replace(tuned, corrector=found), arrived * level.unit
+
+    def _settle(self, energy: Energy, x: Tensor, noise: Noise) -> Gaussian:
+        """Returns a Gaussian somewhat wider than where Langevin steps of the given size lead."""
+        langevin = Langevin(2 * cast(float, self.delta), self.temperature)
+        state = langevin.init(energy, x / self._width, noise)
+        for step in range(1, _SETTLING + 1):
+            state, _ = try_step(langevin, energy, state, noise.at(step))
+        return fit_gaussian(state.x, _WIDER / math.sqrt(self.temperature))
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        base = self._base
+        if "sigma" not in energy.conditions and base is not None and energy.has_value and self.delta is None:
+            factor = self._temperature_factor(1)
+            return first_points(energy, x, noise.child("first"), base.to(x), 1 / factor, self.temperature)
         return self._evaluate(energy, x, 1)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        if "sigma" not in energy.conditions:
+            return self._step_tempered(energy, state, noise)
         step, s, rates = noise.step, self.level(noise.step), None
         if isinstance(self.corrector, Sampler):
             state, rates = self.correct(energy, state, noise)
-        if "sigma" not in energy.conditions:
-            return self._step_tempered(energy, state, noise, rates)
         delta = _DELTA if self.delta is None else self.delta
         count = 0 if self.corrector else min(self.corrector_steps, GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
         for i in range(count):
             state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
-        if step >= self.levels:
+        if step >= self.total_steps:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
-            x = check_precise_terms(energy, x, s, math.hypot(self.sigma_max, 1), "annealed")
+            x = check_precise_terms(energy, x, s, self._width, "annealed")
         else:
             n = self.level(step + 1)
             x = self._langevin_move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)
-        return self._evaluate(energy, x, min(step + 1, self.levels), state if count else None), Info(rates, {"sigma": s})
+        return self._evaluate(energy, x, min(step + 1, self.total_steps), state if count else None), Info(rates, {"sigma": s})
 
     def _evaluate(self, energy: Energy, x: Tensor, step: int, held: State | None = None) -> State:
         """Returns the state at points; terms without noise levels keep the slope that they have in another state."""
@@ -176,15 +260,39 @@ class Annealed(Sampler):
     def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
 
-    def _step_tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
-        factor, delta = self._temperature_factor(noise.step), _DELTA if self.delta is None else self.delta
+    def _step_tempered(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        step, factor, base, rates, log_weight = noise.step, self._temperature_factor(noise.step), self._base, None, None
+        if isinstance(state, Weighted) and base is not None:
+            rise = 0.0 if step == 1 else 1 / factor - 1 / self._temperature_factor(step - 1)
+            log_weight = state.log_weight + rise * log_density_ratio(state, base.to(state.x), self.temperature)
+        if isinstance(self.corrector, Sampler):
+            state, rates = self.correct(energy, state, noise)
+        delta = _DELTA if self.delta is None else self.delta
         for i in range(0 if self.corrector else self.corrector_steps + 1):
-            x = self._langevin_move(state, delta, math.sqrt(2 * delta * factor), noise, i)
+            if base is None:
+                x = self._langevin_move(state, delta, math.sqrt(2 * delta * factor), noise, i)
+            else:
+                pull = torch.add(state.grad / factor, base.to(state.x).gradient(state.x), alpha=(1 - 1 / factor) * self.temperature)
+                x = self._langevin_move(replace(state, grad=pull), delta, math.sqrt(2 * delta), noise, i)
             state = State(x, *energy_and_gradient(energy, x))
+        if step >= self.total_steps:
+            warn_of_last_level(energy, state, rates, log_weight)
+        state = state if log_weight is None else Weighted(state.x, state.energy, state.grad, log_weight)
         return state, Info(rates, {"temperature": factor * self.temperature})
 
     def _temperature_factor(self, step: int) -> float:
-        return 1.0 if step >= self.levels else 1 + self.level(step) ** 2
+        return 1.0 if step >= self.total_steps else 1 + self.level(step) ** 2
+
+    @property
+    def _base(self) -> Gaussian | None:
+        return Gaussian(self.mean, self.scale) if isinstance(self.mean, Tensor) and isinstance(self.scale, Tensor) else None
+
+    @property
+    def _width(self) -> float:
+        """The largest size of points at the start."""
+        if self.mean is None or self.scale is None:
+            return math.hypot(self.sigma_range[1], 1)
+        return (torch.as_tensor(self.mean).abs() + torch.as_tensor(self.scale)).max().item()
 
     # Another corrector ----------------------------------------------------------------------------------------------------------------
 
@@ -211,7 +319,9 @@ class Annealed(Sampler):
         if "sigma" in energy.conditions:
             return LevelEnergy(energy, self.level(step), self.temperature, sigma=self.level(step))
         factor = self._temperature_factor(step)
-        return LevelEnergy(energy, math.sqrt(factor), factor * self.temperature)
+        base = self._base
+        unit = math.sqrt(factor) if self.units is None or base is None else self.units[min(step, len(self.units)) - 1] * base.scale
+        return LevelEnergy(energy, unit, factor * self.temperature, base, 1 - 1 / factor)
 
     def correct(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor | None]:
         """Takes the steps of another corrector at one level.
@@ -230,7 +340,7 @@ class Annealed(Sampler):
         for i in range(self.corrector_steps):
             inner, info = corrector.step(level, inner, own.at((noise.step - 1) * self.corrector_steps + i + 1))
             rates.append(info.acceptance)
-        state = State(level.unit * inner.x, level.temperature * inner.energy, level.temperature / level.unit * inner.grad)
+        state = level.to_points(inner)
         return state, None if rates[0] is None else torch.stack(rates).mean(0)
 
 
@@ -247,22 +357,36 @@ class _Guided(State):
 
 
 class LevelEnergy(Energy):
-    r"""The energy $E(u y, c) / T$ of points $y$ in units of a level.
+    r"""The energy $E(u y, c) / T + r E_0(u y)$ of points $y$ in units of a level, with a Gaussian $E_0$.
 
     Args:
         energy: $E$.
-        unit: $u$.
+        unit: $u$, a number or a tensor with the shape of a point.
         temperature: $T$.
+        base: $E_0$; None leaves it out.
+        rest: $r$.
         **bound: The conditions $c$.
     """
 
-    def __init__(self, energy: Energy, unit: float, temperature: float, **bound: float) -> None:
+    def __init__(
+        self, energy: Energy, unit: float | Tensor, temperature: float, base: Gaussian | None = None, rest: float = 0.0, **bound: float
+    ) -> None:
         super().__init__()
-        self.energy, self.unit, self.temperature, self.bound = energy, unit, temperature, bound
+        self.energy, self.unit, self.temperature, self.base, self.rest, self.bound = energy, unit, temperature, base, rest, bound
         self.event_shape, self.has_value = energy.event_shape, energy.has_value
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.energy(self.unit * x, **self.bound) / self.temperature
+        x = self.unit * x
+        energies = self.energy(x, **self.bound) / self.temperature
+        return energies if self.base is None or not self.rest else energies + self.rest * self.base.to(x).energy(x)
+
+    def to_points(self, state: State) -> State:
+        """Returns a state of this energy as one of $E$."""
+        x, energies, grad = self.unit * state.x, state.energy, state.grad / self.unit
+        if self.base is not None and self.rest:
+            base = self.base.to(x)
+            energies, grad = energies - self.rest * base.energy(x), grad - self.rest * base.gradient(x)
+        return State(x, self.temperature * energies, self.temperature * grad)
 
     def __str__(self) -> str:
         return str(self.energy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,13 +15,16 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, check_precise_terms, emit_warnings
 from composable_energy_mcmc.annealed import GUIDED_STEPS
-from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
-from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
+from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
+from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
+from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between
 
 __all__ = ["FeynmanKac"]
 
+_LEVELS, _SIGMA_MIN, _SIGMA_MAX = 100, 0.02, 10.0
+_UNIT, _DOUBLINGS = (0.5, 2.0), 10
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
 _ENOUGH = 64
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
@@ -67,16 +70,18 @@ class FeynmanKac(Sampler):
     not used.
 
     Args:
-        levels: The number of noise levels, at least 2, falling geometrically.
-        sigma_max: The highest level: several times the width of the data.
-        sigma_min: The lowest level: smaller than the details that count.
+        levels: The number of noise levels, at least 2, falling geometrically; None takes 100, more for a range above .02 to 10.
+        sigma_max: The highest level; None for the highest that all models in the expression know, at most 200 or what wide data need, else
+            that of its recommendation, else 10 or the first higher one at which points of all leaves are nearly Gaussian.
+        sigma_min: The lowest level; None as above, else .02, or a fiftieth of the narrowest coordinate of a leaf.
         corrector_steps: Langevin steps at each level; one at most with terms without noise levels.
         delta: Their step size, in units of $s^2$.
-        spread: $v$, the standard deviation of the data, about.
+        spread: $v$, the standard deviation of the data, about; None takes that at the highest level, or 1 where it is about 1.
         resample_below: The share of the effective number of chains below which they are resampled.
         weighted: Whether to weigh; False follows the summed scores and correctors alone. None weighs until the effective number of chains
             falls below a tenth of them.
         gaussians: Gaussians of the leaves at the highest level; None fits them to pilot points.
+        first: The Gaussian from which chains start; None is $N(0, \sigma_\text{max}^2 + v^2)$.
 
     References:
         Feynman-Kac correctors in diffusion (Skreta et al., 2025), https://arxiv.org/abs/2503.02819
@@ -84,61 +89,106 @@ class FeynmanKac(Sampler):
         Reduce, reuse, recycle (Du et al., 2023), https://arxiv.org/abs/2302.11552
     """
 
-    levels: int = 100
-    sigma_max: float = 10.0
-    sigma_min: float = 0.02
+    levels: int | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
     corrector_steps: int = 1
     delta: float = 0.1
-    spread: float = 1.0
+    spread: float | None = None
     resample_below: float = 0.5
     weighted: bool | None = None
     gaussians: tuple[Gaussian, ...] | None = None
+    first: Gaussian | None = None
 
     needs_values: ClassVar[bool] = False
     carries_log_densities: ClassVar[bool] = True
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
     def __post_init__(self) -> None:
-        check_integer("levels", self.levels, 2)
-        check_number("sigma_min", self.sigma_min, above=0)
-        check_number("sigma_max", self.sigma_max, above=0)
-        if not self.sigma_min < self.sigma_max:
+        if self.levels is not None:
+            check_integer("levels", self.levels, 2)
+        for name in ("sigma_min", "sigma_max", "spread"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
+        if self.sigma_min is not None and self.sigma_max is not None and not self.sigma_min < self.sigma_max:
             raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
         check_integer("corrector_steps", self.corrector_steps, 0)
         check_number("delta", self.delta, above=0, below=1)
-        check_number("spread", self.spread, above=0)
         check_number("resample_below", self.resample_below, least=0)
         for gaussian in check_instance("gaussians", self.gaussians, tuple) or ():
             check_instance("gaussians", gaussian, Gaussian)
 
     @property
     def total_steps(self) -> int:
-        return self.levels
+        return self.levels or _LEVELS
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        return self.sigma_min or _SIGMA_MIN, self.sigma_max or _SIGMA_MAX
+
+    @property
+    def _spread(self) -> float:
+        return self.spread or 1.0
 
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
-        return self.sigma_max * (self.sigma_min / self.sigma_max) ** ((step - 1) / (self.levels - 1))
+        low, high = self.sigma_range
+        return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self.sigma_min}
+        return {"sigma": self._known_levels(energy)[0]}
+
+    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        return {"sigma": math.sqrt(math.prod(self._known_levels(energy)))}
+
+    def _known_levels(self, energy: Energy) -> tuple[float, float]:
+        known, own = known_range(energy), self.sigma_range
+        return self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
-        return noise.normal(like).mul_(math.hypot(self.sigma_max, self.spread))
+        return self._first(like).to(like).from_standard(noise.normal(like))
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.gaussians is not None:
             return self, x
-        points = self.start(torch.zeros_like(x), noise)
-        return replace(self, gaussians=fit_gaussians(ComposedDensity(energy), points, self.sigma_max, self.spread)), x
+        density, known, default = ComposedDensity(energy), known_range(energy), (_SIGMA_MIN, _SIGMA_MAX)
+        leaves = [find_start(leaf, x, noise, (self.sigma_min, self.sigma_max), default) for leaf in density.leaves]
+        low = self.sigma_min or known[0] or min(leaf[0] for leaf in leaves)
+        high = min(max(leaf[1] for leaf in leaves), known[1] or math.inf)
+        tuned, found = first = self._fit(density, x, noise, low, high)
+        highest = high if self.sigma_max else known[1] or high * 2**_DOUBLINGS
+        while not found.fits and found.sigma < highest:
+            tuned, found = self._fit(density, x, noise, low, min(2 * found.sigma, highest))
+        tuned, found = (tuned, found) if found.fits else first  # the weights tell whether its points are too far from the Gaussian
+        spread = found.variance.mean().sqrt().item()
+        if self.spread is None and not _UNIT[0] < spread < _UNIT[1]:
+            tuned = replace(tuned, spread=spread)
+        return tuned if found.is_standard else replace(tuned, first=Gaussian(found.mean, found.scale)), x
+
+    def _fit(self, density: ComposedDensity, x: Tensor, noise: Noise, low: float, high: float) -> tuple[FeynmanKac, LevelStart]:
+        """Returns the sampler with levels and the Gaussians of the leaves at the highest, and that of the expression there."""
+        starts = [find_start(leaf, x, noise, (low, high), (low, high), warn=False)[2] for leaf in density.leaves]
+        gaussians = tuple(Gaussian(start.mean.double(), start.scale.double()) for start in starts)
+        levels = self.levels or levels_between(low, high, _LEVELS, _SIGMA_MAX / _SIGMA_MIN)
+        tuned = replace(self, levels=levels, sigma_min=low, sigma_max=high, gaussians=gaussians)
+        xi = noise.child("expression").normal(torch.zeros_like(x))
+        return tuned, fit_start(lambda points: tuned._first_state(density, points, range(len(points))).grad, xi, high)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> WeightedParticles:
-        density, gaussians = ComposedDensity(energy), self._gaussians
-        if len(gaussians) != len(density.leaves):
-            raise OptionError(f"There are {len(gaussians)} Gaussians for the {len(density.leaves)} leaves of {energy}: leave them out.")
-        x, scale = self.start(x, noise), math.hypot(self.sigma_max, self.spread)
-        values, scores = density.scores(x, self.sigma_max)
-        wide = x.double()
-        starts = torch.stack([-gaussian.to(wide).energy(wide) for gaussian in gaussians], 1)
+        density, base = ComposedDensity(energy), self._first(x)
+        if len(self._gaussians) != len(density.leaves):
+            listed = f"There are {len(self._gaussians)} Gaussians for the {len(density.leaves)} leaves of {energy}"
+            raise OptionError(f"{listed}: leave them out.")
+        state = self._first_state(density, self.start(x, noise), noise.chains)
+        log_weight = state.value + base.energy(state.x.double())
+        return replace(state, log_weight=log_weight if self._weighs else torch.zeros_like(log_weight))
+
+    def _first_state(self, density: ComposedDensity, x: Tensor, chains: Sequence[int]) -> WeightedParticles:
+        """Returns the state of points at the highest level, without weights."""
+        high, base = self.sigma_range[1], self._first(x)
+        values, scores = density.scores(x, high)
+        starts = torch.stack([-gaussian.to(x.double()).energy(x.double()) for gaussian in self._gaussians], 1)
         zeros = torch.zeros_like(starts)
         blank = WeightedParticles(
             x=x,
@@ -149,31 +199,37 @@ class FeynmanKac(Sampler):
             scores=scores,
             slopes=zeros,
             potential=zeros[:, 0],
-            seen=x * (self.spread / scale) ** 2,
+            seen=(base.mean + (x - base.mean) * (self._spread / base.scale).square()).to(x),
             widening=zeros[:, 0],
             value=zeros[:, 0],
             residual=zeros,
-            ancestor=torch.tensor(list(noise.chains), device=x.device),
+            ancestor=torch.tensor(list(chains), device=x.device),
             lowest=1.0,
             weighted=self._weighs,
         )
-        state = self._settle(density, blank, self.sigma_max)
-        log_weight = state.value + normal_energy(wide / scale, x[0].numel() * math.log(scale))
-        return replace(state, log_weight=log_weight if self._weighs else torch.zeros_like(log_weight))
+        return self._settle(density, blank, high)
+
+    def _first(self, like: Tensor) -> Gaussian:
+        """The Gaussian from which chains start, in float64."""
+        like = like.double()
+        return (
+            Gaussian.from_options(0.0, math.hypot(self.sigma_range[1], self._spread), like) if self.first is None else self.first.to(like)
+        )
 
     def step(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Info]:
         density, step = ComposedDensity(energy), noise.step
-        s, n = (self.level(min(number, self.levels)) for number in (step, step + 1))
+        s, n = (self.level(min(number, self.total_steps)) for number in (step, step + 1))
         count = min(self.corrector_steps, GUIDED_STEPS) if density.has_plain else self.corrector_steps
-        if step < self.levels:
+        if step < self.total_steps:
             state = self._descend(density, state, s, n, noise)
         else:
             count = max(count, _LAST_STEPS) if self._weighs else count
         for number in range(1, count + 1):
             state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
-        if step >= self.levels:
+        if step >= self.total_steps:
             state = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
-            x = check_precise_terms(energy, state.x, n, math.hypot(self.sigma_max, self.spread), "feynman-kac")
+            first = self._first(state.x)
+            x = check_precise_terms(energy, state.x, n, float((first.mean.abs() + first.scale).max()), "feynman-kac")
             state = replace(state, x=x)
         return state, Info(scalars={"sigma": s})
 
@@ -182,7 +238,7 @@ class FeynmanKac(Sampler):
             return state, {"weighted": 0.0}
         ancestors = float(len(state.ancestor.unique()))
         if not state.weighted:
-            if noise.step == self.levels:
+            if noise.step == self.total_steps:
                 self._warn(state, energy)
             return state, {"weighted": 0.0, "ess": math.nan, "ancestors": ancestors, "log_z": math.nan}
         count, log_weight = len(state.x), state.log_weight
@@ -197,9 +253,9 @@ class FeynmanKac(Sampler):
         scalars = {"weighted": 1.0, "ess": ess, "ancestors": ancestors, "log_z": log_z}
         if self.weighted is None and count >= _FEWEST and ess < count * _COLLAPSED:
             return replace(state, weighted=False), {**scalars, "weighted": 0.0}
-        if noise.step == self.levels:
+        if noise.step == self.total_steps:
             self._warn(state, energy)
-        if noise.step != self.levels - 1 and ess >= count * self.resample_below:
+        if noise.step != self.total_steps - 1 and ess >= count * self.resample_below:
             return state, scalars
         rows = systematic_resample(log_weight, noise.uniform(state.x, stream=1)[0])
         taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
@@ -217,7 +273,7 @@ class FeynmanKac(Sampler):
 
     def _descend(self, density: ComposedDensity, state: WeightedParticles, s: float, n: float, noise: Noise) -> WeightedParticles:
         """Moves points from level $s$ to level $n$, with their weights and log densities."""
-        d, low, size, score = s**2 - n**2, n**2 + self.spread**2, state.x[0].numel(), -state.grad
+        d, low, size, score = s**2 - n**2, n**2 + self._spread**2, state.x[0].numel(), -state.grad
         rho = 1 + d / low
         change = torch.add(d * score, noise.normal(state.x), alpha=math.sqrt(d / rho))
         rises = products(state.scores, change[:, None]) - d / 2 * products(state.scores, state.scores)
@@ -237,7 +293,7 @@ class FeynmanKac(Sampler):
     def _correct(self, density: ComposedDensity, state: WeightedParticles, level: float, xi: Tensor) -> WeightedParticles:
         """Takes a Langevin step at a level; it is exact for a Gaussian with the standard deviation `spread`."""
         length = self.delta * level**2
-        scale = math.sqrt(2 * length - length**2 / (level**2 + self.spread**2))
+        scale = math.sqrt(2 * length - length**2 / (level**2 + self._spread**2))
         return self._move(density, state, torch.add(state.x - length * state.grad, xi, alpha=scale), level)
 
     def _move(

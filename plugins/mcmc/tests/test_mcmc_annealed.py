@@ -137,7 +137,7 @@ def test_gradients_are_counted():
     calls = []
     energy = ce.as_energy(lambda x, sigma: calls.append(len(x)) or (x.square() / (2 * (1 + sigma[:, None] ** 2))).sum(1))
     energy.sample((10, 2), sampler=Annealed(levels=5, corrector=HMC(0.5, leapfrogs=2, jitter=False), corrector_steps=3), seed=0)
-    assert sum(calls) == 10 * (1 + 5 * (1 + 3 * 2 + 1))
+    assert calls.count(10) == 1 + 5 * (1 + 3 * 2 + 1)  # the pilots are 64
 
 
 def test_chunks_change_nothing_and_images_pass():
@@ -148,7 +148,7 @@ def test_chunks_change_nothing_and_images_pass():
 
 
 def test_a_broken_energy_is_reported():
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, -torch.inf, 1.0) * x.square().sum(1) / 2)
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 3, -torch.inf, 1.0) * x.square().sum(1) / 2)
     with pytest.raises(SamplingDiverged):
         broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))
 
@@ -190,9 +190,10 @@ def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
 def test_a_steep_term_diverges_without_a_limit_of_gradients_and_not_with_one():
     steep = Noisy() & ce.as_energy(lambda x, sigma: 1e5 * x.square().sum(1))
     options = {"sampler": "annealed", "levels": 10, "sigma_min": 1.0, "corrector_steps": 30, "seed": 0, "dtype": F64}
-    with pytest.raises(SamplingDiverged):
-        steep.sample((20, 3), **options)
-    assert steep.sample((20, 3), max_gradient=3.0, **options).isfinite().all()
+    with pytest.warns(ce.SamplingWarning, match=r"times that of the Gaussian of the start"):
+        with pytest.raises(SamplingDiverged):
+            steep.sample((20, 3), **options)
+        assert steep.sample((20, 3), max_gradient=3.0, **options).isfinite().all()
 
 
 def test_a_limit_of_gradients_that_cannot_be():

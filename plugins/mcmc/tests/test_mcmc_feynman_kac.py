@@ -177,7 +177,14 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ExpressionError, match=message):
             energy.sample((4, 1), sampler=FAST, seed=0)
-    for options in ({"levels": 1}, {"sigma_min": 20.0}, {"corrector_steps": -1}, {"delta": 1.0}, {"spread": 0.0}, {"resample_below": -1.0}):
+    for options in (
+        {"levels": 1},
+        {"sigma_min": 20.0, "sigma_max": 10.0},
+        {"corrector_steps": -1},
+        {"delta": 1.0},
+        {"spread": 0.0},
+        {"resample_below": -1.0},
+    ):
         with pytest.raises(OptionError, match=next(iter(options))):
             FeynmanKac(**options)
     with pytest.raises(OptionError, match="none can start again alone"):

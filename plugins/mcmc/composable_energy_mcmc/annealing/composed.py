@@ -15,9 +15,8 @@ from composable_energy.denoised import denoising
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling import State, Widened, denoised_pull, energies_and_gradients, has_rows, plain_energy, widen
-from composable_energy_mcmc.annealing.gaussian import Gaussian
 
-__all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
+__all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "products", "rise"]
 
 
 @dataclass(frozen=True)
@@ -193,27 +192,6 @@ class ComposedDensity:
     @staticmethod
     def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:
         return {"sigma": rows_for("sigma", sigma, x)}
-
-
-def fit_gaussians(density: ComposedDensity, x: Tensor, sigma: float, spread: float) -> tuple[Gaussian, ...]:
-    r"""Returns a Gaussian for each leaf at a high noise level, by linear regression of its score on each coordinate.
-
-    Args:
-        density: The expression.
-        x: Draws of $N(0, (\sigma^2 + v^2) I)$, with shape $(B, *)$.
-        sigma: $\sigma$.
-        spread: $v$; a coordinate whose score is not a falling function of it counts as one of $N(0, \sigma^2 + v^2)$.
-    """
-    scores, x = density.scores(x, sigma)[1].double(), x.double()
-    centred = x - x.mean(0)
-    found = []
-    for score in scores.unbind(1):
-        slope = (centred * score).mean(0) / centred.square().mean(0)
-        good = -slope * sigma**2 > 0.1  # a narrower Gaussian than the noise has a slope of at most -1 / sigma^2
-        variance = torch.where(good, -1 / slope, sigma**2 + spread**2)
-        mean = torch.where(good, x.mean(0) + variance * score.mean(0), 0.0)
-        found.append(Gaussian(mean, variance.sqrt()))
-    return tuple(found)
 
 
 def combine(slopes: Tensor, scores: Tensor) -> Tensor:

@@ -83,6 +83,10 @@ class Gaussian:
         """Returns the negative logarithm of the density, with shape $(B,)$."""
         return normal_energy(self.standardize(x), self.log_volume)
 
+    def gradient(self, x: Tensor) -> Tensor:
+        """Returns the gradient of the energy, of a Gaussian with a diagonal scale."""
+        return (x - self.mean) / self.scale.square()
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
             return NotImplemented

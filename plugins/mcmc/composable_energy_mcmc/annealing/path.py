@@ -65,8 +65,7 @@ def hamiltonian_step(
     b, units = unsqueeze_to(levels, state.x), unsqueeze_to(step_sizes, state.x) * base.scale
 
     def kick(here: State) -> Tensor:
-        base_gradient = (here.x - base.mean) / base.scale.square()
-        return ((1 - b) * base_gradient + b * here.grad).mul_(units)
+        return ((1 - b) * base.gradient(here.x) + b * here.grad).mul_(units)
 
     def hamiltonian(here: State, momentum: Tensor) -> Tensor:
         return geometric_energy(levels, base.energy(here.x), here.energy) + sum_of_each(momentum.square()) / 2

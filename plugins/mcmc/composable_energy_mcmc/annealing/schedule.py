@@ -47,6 +47,10 @@ class Schedule:
         if x.shape[1:] != self.base.mean.shape:
             raise ShapeError(f"This schedule was tuned for points of shape {tuple(self.base.mean.shape)}, got {tuple(x.shape[1:])}.")
 
+    def step_size_at(self, level: float) -> float:
+        """Returns the step size at any level, from those of its neighbours."""
+        return math.exp(_interpolate(self.levels, [math.log(step_size) for step_size in self.step_sizes], level))
+
     def respace(self, count: int, positions: Sequence[float] | None = None) -> Schedule:
         """Returns a schedule of other levels, evenly spaced in a quantity that rises from level to level.
 

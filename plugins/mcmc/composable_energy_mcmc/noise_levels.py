@@ -1,0 +1,239 @@
+r"""Where samplers along noise levels start: the range of levels that an expression knows, and the Gaussian at the highest one.
+
+At a noise level far above the spread of the data, $p_\sigma$ is nearly the Gaussian $N(m, \operatorname{diag}(V) + \sigma^2 I)$, and the
+denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2)^{-1} (x - m)$. A level where it is not is too low to
+start from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy, SamplingWarning
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Noise, emit_warnings, has_rows, level_gradient
+
+__all__ = ["LevelStart", "find_start", "fit_start", "known_range", "levels_between"]
+
+_PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
+_PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its own
+_HIGHEST = 200.0  # some schedules end at thousands, where float32 has few digits left for the data; a wide density may need it
+_DOUBLINGS = 24
+_MISFIT, _WRONG, _SLOPE = 0.2, 0.35, 1.2  # misfits that a higher level cures, if there is one, and that warn
+_NOTHING, _LOST = 0.1, 0.1
+_FARTHER = 16.0, 256.0  # where data that a level does not show would appear
+_REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
+_NEAR, _UNIT = 0.02, 1 / 15
+_LEAST, _LARGEST = 1e-8, 1 - 1e-5
+
+
+@dataclass(frozen=True)
+class LevelStart:
+    r"""The Gaussian of the points at a noise level.
+
+    Args:
+        sigma: $\sigma$.
+        mean: $m$, with the shape of a point.
+        variance: $V$, the variance of the data, with the shape of a point.
+        misfit: How far denoised points are from those of this Gaussian, in units of the noise level.
+        slope: The gradient over that of $N(m, (\sigma^2 + 1) I)$.
+        narrowest: The least standard deviation of a coordinate of the data.
+    """
+
+    sigma: float
+    mean: Tensor
+    variance: Tensor
+    misfit: float
+    slope: float
+    narrowest: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether points at this level may start from the Gaussian."""
+        return self.misfit < _MISFIT
+
+    @property
+    def scale(self) -> Tensor:
+        r"""$\sqrt{V + \sigma^2}$."""
+        return (self.variance + self.sigma**2).sqrt()
+
+    @property
+    def is_standard(self) -> bool:
+        r"""Whether $N(0, (\sigma^2 + 1) I)$ is as good."""
+        off = (self.variance - 1).abs() / (self.variance + self.sigma**2)
+        return bool((self.mean.abs() < _NEAR * self.sigma).all() and (off < _UNIT).all())
+
+
+def known_range(energy: Energy) -> tuple[float | None, float | None]:
+    """Returns the noise levels that all models in an expression know, else those of a recommendation, else None.
+
+    Args:
+        energy: The expression. A part of it with a range has the attribute `sigma_range`, as diffusion models have.
+
+    Raises:
+        OptionError: The models have no level in common.
+    """
+    known = [found for part in energy.modules() if (found := getattr(part, "sigma_range", None)) is not None]
+    if not known:
+        options: dict[str, Any] = {}
+        for part in (part for part in energy.modules() if isinstance(part, Energy)):
+            options = {**(part.recommended.options if part.recommended else {}), **options}
+        return options.get("sigma_min"), options.get("sigma_max")
+    low, high = max(low for low, _ in known), min(high for _, high in known)
+    if not low < high:
+        raise OptionError(f"The diffusion models of {energy} have no noise level in common: their ranges are {known}.")
+    return low, high
+
+
+def levels_between(low: float, high: float, count: int, ratio: float) -> int:
+    """Returns the number of geometric levels as dense as `count` between ends with a ratio; at least as many.
+
+    Args:
+        low: The lowest level.
+        high: The highest level.
+        count: The number of levels for ends with the ratio.
+        ratio: The highest over the lowest level.
+    """
+    return max(count, 1 + math.ceil((count - 1) * math.log(high / low) / math.log(ratio) - 1e-6))
+
+
+def find_start(
+    energy: Energy, like: Tensor, noise: Noise, ends: tuple[float | None, float | None], default: tuple[float, float], *, warn: bool = True
+) -> tuple[float, float, LevelStart]:
+    """Returns the lowest and the highest level of a sampler, and the Gaussian at the highest; warns if points are not Gaussian there.
+
+    A level that nothing says is found by looking: the highest is doubled until points are nearly Gaussian, the lowest falls with the
+    narrowest coordinate.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+        like: Points of pilots, with shape $(B, *)$; only their shape counts.
+        noise: The noise of the pilots.
+        ends: The lowest and highest level that the user gives, or None.
+        default: The levels to begin with.
+        warn: Whether to warn.
+
+    Raises:
+        OptionError: The lowest level is above the highest, or the models have none in common.
+    """
+    low, high = known_range(energy)
+    count = max(2, min(len(like), _PILOTS, _COORDINATES // max(1, like[0].numel()))) if not has_rows(energy) else len(like)
+    xi = noise.for_chains(range(count)).normal(torch.zeros_like(like[:count]))
+
+    def fit(sigma: float) -> LevelStart:
+        return fit_start(lambda x: level_gradient(energy, x, sigma).grad, xi, sigma)
+
+    top = ends[1] or min(high or default[1], max(_HIGHEST, default[1]))
+    found = first = fit(top)
+    limit = top if ends[1] or (high is not None and not _declared(energy)) else high or top * 2**_DOUBLINGS
+    while not found.fits and found.sigma < limit and found.slope < _SLOPE * (1 + 1 / found.sigma**2):
+        found = fit(min(2 * found.sigma, limit))
+    if not found.fits and high is None:
+        found = first
+    if warn and found.misfit > _WRONG:
+        _warn_of_start(energy, found)
+    elif warn and high is None and ends[1] is None:
+        _warn_of_distant_data(energy, found, fit)
+    narrow = min(1.0, found.narrowest) if found.fits else 1.0
+    bottom = ends[0] or low or default[0] * narrow
+    if not bottom < found.sigma:
+        raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
+    if warn and ends[0] is None:
+        _warn_of_lost_spread(energy, bottom, found.variance)
+    return bottom, found.sigma, found
+
+
+def _declared(energy: Energy) -> bool:
+    return any(getattr(part, "sigma_range", None) is not None for part in energy.modules())
+
+
+def _warn_of_start(energy: Energy, found: LevelStart) -> None:
+    seen = f"At the highest noise level, {found.sigma:g}, the gradient of {energy} is {found.slope:.2g} times that of the Gaussian of "
+    seen += f"the start, and denoised points are off by {found.misfit:.2g} of the level."
+    advice = (
+        "So the draws do not follow its density. If its terms count a base more than once, express concepts relative to one base: "
+        "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
+    )
+    emit_warnings([SamplingWarning("start", seen, advice)])
+
+
+def _warn_of_lost_spread(energy: Energy, low: float, variance: Tensor) -> None:
+    """Warns if the last step, to the expected points without noise, takes a part of the variance of a coordinate."""
+    variance = variance.flatten()
+    known = variance[variance > _NOTHING * low**2]  # of a coordinate with less, nothing is known
+    if len(known) and (least := known.min().item()) < low**2 / _LOST:
+        seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
+        seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."
+        emit_warnings([SamplingWarning("precise", seen, "Use models that know lower levels.")])
+
+
+def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[float], LevelStart]) -> None:
+    for factor in _FARTHER:
+        try:
+            wide = fit(factor * found.sigma)
+        except Exception:  # a model of a user may refuse levels above its own
+            return
+        spread, seen = wide.variance.max().item(), found.variance.max().item()
+        if wide.fits and spread > max(4 * seen, found.sigma**2 / 4):
+            says = f"At the noise level {wide.sigma:g} the data of {energy} have the standard deviation {math.sqrt(spread):.3g}, at "
+            says += f"{found.sigma:g}, where the chains start, {math.sqrt(seen):.3g}: parts of them are too far to be seen there."
+            advice = "Say the highest level that the model knows, by `sigma_max` or by its recommendation."
+            emit_warnings([SamplingWarning("start", says, advice)])
+            return
+
+
+def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) -> LevelStart:
+    r"""Fits the Gaussian at a noise level to denoised points, coordinate by coordinate, and measures what it leaves out.
+
+    Args:
+        gradient: $\nabla E(\cdot, \sigma)$ of points with shape $(B, *)$.
+        xi: Standard normal numbers, with that shape.
+        sigma: $\sigma$.
+    """
+
+    def denoise(x: Tensor) -> Tensor:
+        return x.double() - sigma**2 * gradient(x).double()
+
+    xi = xi - xi.mean(0)
+    mean, scale, misfit = torch.zeros_like(xi[0]).double(), torch.full_like(xi[0], math.hypot(sigma, 1)).double(), xi.new_zeros(())
+    share = error = raw = change = torch.zeros_like(mean)
+    for _ in range(2):
+        x = (mean + scale * xi).to(xi)
+        denoised = denoise(x)
+        gap, change = x.double() - x.double().mean(0), denoised - denoised.mean(0)
+        share, error, raw = _regress(gap, change)
+        rest = change - share * gap
+        misfit = torch.maximum(misfit, 2 * rest.square().mean().sqrt() / sigma)
+        mean = torch.where(raw < 1, (denoised.mean(0) - share * x.double().mean(0)) / (1 - share), denoised.mean(0))
+        scale = sigma / (1 - share).sqrt()
+    way = change.reshape(len(xi), -1)
+    way = (way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(way.dtype).tiny)).view(xi.shape)
+    ahead, back = (denoise((mean + sign * _REACH * scale * way).to(xi)) for sign in (1, -1))
+    off = (((ahead - back) / 2 - share * _REACH * scale * way) * way).reshape(len(xi), -1).sum(1).abs() / (_REACH * sigma)
+    misfit = torch.maximum(misfit, off.mean()).item()
+    if not math.isfinite(misfit):  # the driver reports it
+        return LevelStart(sigma, torch.zeros_like(xi[0]), torch.ones_like(xi[0]), 0.0, 1.0, 1.0)
+    variance, upper = (sigma**2 * part / (1 - part) for part in (share, (share + 2 * error).clamp(max=_LARGEST)))
+    slope = (1 - raw.mean().item()) * (1 + 1 / sigma**2)
+    return LevelStart(sigma, mean.to(xi), variance.to(xi), misfit, slope, upper.min().sqrt().item())
+
+
+def _regress(gap: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the slope of denoised points by coordinate, its standard error, and the slope before it is limited.
+
+    A coordinate has a slope of its own where it differs from that of all by three standard errors.
+    """
+    squares = gap.square().sum(0)
+    pooled = ((gap * change).sum() / squares.sum()).expand_as(squares)
+    if len(gap) < _PER_COORDINATE:
+        return pooled.clamp(_LEAST, _LARGEST), torch.zeros_like(pooled), pooled
+    own = (gap * change).sum(0) / squares
+    error = ((change - own * gap).square().sum(0) / squares / len(gap)).sqrt()
+    raw = torch.where((own - pooled).abs() > 3 * error, own, pooled)
+    return raw.clamp(_LEAST, _LARGEST), error, raw

@@ -1,0 +1,154 @@
+r"""Draws along noise levels have the density of the data, whatever its width, centre and shape: the levels are those of the model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy_diffusion import DiffusionEnergy
+
+N, ERRORS = 2000, 4.5
+DISCRETE = {"name": "vp-discrete", "betas": "linear"}
+
+
+class Data:
+    """A mixture of normal distributions in one dimension."""
+
+    def __init__(self, means: list[float], widths: list[float], shares: list[float]) -> None:
+        self.means, self.widths, self.shares = torch.tensor(means), torch.tensor(widths), torch.tensor(shares)
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = self.widths**2 + sigma[:, None] ** 2
+        gaps = self.means - x
+        weights = torch.softmax(self.shares.log() - variance.log() / 2 - gaps.square() / (2 * variance), 1)
+        return (weights * gaps / variance).sum(1, keepdim=True)
+
+    def model(self, low: float, high: float) -> DiffusionEnergy:
+        """A network of the clean points under a variance exploding schedule."""
+        schedule = {"name": "ve", "sigma_min": low, "sigma_max": high}
+        return DiffusionEnergy(lambda x, t: x + t[:, None] ** 2 * self.score(x, t), schedule, "x0", event_shape=(1,))
+
+    def scores(self) -> ce.ScoreEnergy:
+        """A score of any level, of which nothing says the levels."""
+        return ce.ScoreEnergy(lambda x, sigma: self.score(x, sigma), event_shape=(1,))
+
+    def errors(self, x: Tensor) -> list[float]:
+        """By how many standard errors the mean, the widths and the shares of draws are off."""
+        mean = (self.shares * self.means).sum()
+        variance = (self.shares * (self.widths**2 + (self.means - mean) ** 2)).sum()
+        found = [(x.mean() - mean) / (variance / N).sqrt()]
+        nearest = ((x - self.means).abs() / self.widths).argmin(1)
+        for index, (width, share) in enumerate(zip(self.widths, self.shares, strict=True)):
+            own = x[nearest == index]
+            found.append((own.std() / width - 1) * math.sqrt(2 * share * N))
+            found.append((len(own) / N - share) / (share * (1 - share) / N).sqrt().clamp_min(1e-9))
+        return [abs(float(error)) for error in found]
+
+
+UNIT, WIDE, WIDEST, NARROW = (Data([0.0], [width], [1.0]) for width in (1.0, 20.0, 100.0, 0.05))
+FAR, NEAR = Data([-30.0, 30.0], [1.0, 1.0], [0.8, 0.2]), Data([-2.0, 2.0], [0.3, 0.3], [0.8, 0.2])
+AWAY, FARTHER, FINE = Data([50.0], [1.0], [1.0]), Data([1000.0], [1.0], [1.0]), Data([-1.0, 1.0], [0.05, 0.05], [0.5, 0.5])
+CASES = {
+    "a range far above wide data": (WIDE, WIDE.model(0.01, 1000.0)),
+    "a normal density wider than its levels": (WIDEST, WIDEST.model(0.01, 50.0)),
+    "a width that nothing says": (WIDEST, WIDEST.scores()),
+    "modes farther apart than the default levels": (FAR, FAR.model(0.01, 50.0)),
+    "far modes that nothing says": (FAR, FAR.scores()),
+    "a range below the default": (UNIT, UNIT.model(0.01, 3.0)),
+    "modes at a range below the default": (NEAR, NEAR.model(0.01, 3.0)),
+    "data that are not centred": (AWAY, AWAY.scores()),
+    "data farther away than the levels": (FARTHER, FARTHER.model(0.01, 80.0)),
+    "narrow data that nothing says": (NARROW, NARROW.scores()),
+    "narrow modes": (FINE, FINE.model(0.002, 80.0)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", [None, "sde", "ode", pytest.param("feynman-kac", marks=pytest.mark.full)])
+@pytest.mark.parametrize("case", CASES)
+def test_draws_have_the_density_of_the_data(case, sampler):
+    data, energy = CASES[case]
+    x = energy.sample((N, 1), sampler=sampler, seed=11)
+    assert max(data.errors(x)) < ERRORS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [DISCRETE, "vp", "flow", "edm"])
+def test_models_of_every_schedule_are_drawn_over_their_own_levels(schedule):
+    energy = DiffusionEnergy(lambda x, t: x, schedule, event_shape=(2,))
+    own = energy.schedule
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:  # of normal data with the mean 3 and the width 2; all points have one time
+        sigma = grid[(times - t[0]).abs().argmin()]
+        return sigma * (x / own.scale(sigma) - 3) / (4 + sigma**2)
+
+    grid = torch.logspace(*(math.log10(end) for end in own.sigma_range), 4001)
+    times = own.time(grid)
+    x = DiffusionEnergy(noise, schedule, event_shape=(2,)).sample((N, 2), seed=11)
+    assert ((x.mean(0) - 3).abs() < ERRORS * 2 / math.sqrt(N)).all()
+    assert ((x.std(0) / 2 - 1).abs() < ERRORS / math.sqrt(2 * N)).all()
+
+
+@pytest.mark.slow
+def test_an_expression_is_drawn_over_the_levels_that_all_of_its_models_know():
+    seen: list[float] = []
+
+    def model(low: float, high: float, mean: float) -> DiffusionEnergy:
+        def clean(x: Tensor, t: Tensor) -> Tensor:
+            seen.extend([float(t.min()), float(t.max())])
+            return (x * 4 + mean * t[:, None] ** 2) / (4 + t[:, None] ** 2)
+
+        return DiffusionEnergy(clean, {"name": "ve", "sigma_min": low, "sigma_max": high}, "x0", event_shape=(1,))
+
+    base = model(0.002, 300.0, 0.0)
+    expression = model(0.01, 60.0, 2.0).relative_to(base) & model(0.02, 90.0, -1.0).relative_to(base)
+    x = expression.sample((N, 1), seed=11)
+    assert min(seen) * 1.001 >= 0.02 and max(seen) <= 60.0 * 1.001
+    assert abs(x.mean() - 1) < ERRORS * 2 / math.sqrt(N) and abs(x.std() / 2 - 1) < ERRORS / math.sqrt(2 * N)
+    with pytest.raises(ce.errors.OptionError, match="no noise level in common"):
+        (model(0.1, 0.5, 0.0) & model(0.6, 3.0, 0.0)).sample((4, 1), seed=0)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_far_scores_has_its_shares():
+    left, right = (Data([mean], [1.0], [1.0]).scores() for mean in (-30.0, 30.0))
+    x = ce.any_of(left, right, weights=[0.8, 0.2]).sample((N, 1), sampler="feynman-kac", seed=11)
+    assert max(FAR.errors(x)) < ERRORS
+
+
+@pytest.mark.parametrize("sampler", [None, "sde", "ode"])
+def test_levels_that_end_within_the_data_warn(sampler):
+    with pytest.warns(ce.SamplingWarning, match=r"start: At the highest noise level, 1, .* raise sigma_max"):
+        NEAR.model(0.01, 1.0).sample((8, 1), sampler=sampler, seed=0)
+    with pytest.warns(ce.SamplingWarning, match=r"start: At the highest noise level, 4, .* raise sigma_max"):
+        FAR.scores().sample((8, 1), sampler=sampler, sigma_max=4.0, seed=0)
+
+
+@pytest.mark.parametrize("sampler", [None, "sde", "feynman-kac"])
+def test_lowest_levels_above_the_spread_of_the_data_warn(sampler):
+    with pytest.warns(ce.SamplingWarning, match=r"lowest noise level is 2: the last step takes away 55% of it"):
+        UNIT.model(2.0, 30.0).sample((8, 1), sampler=sampler, seed=0)
+
+
+@pytest.mark.parametrize("sampler", [None, "sde", "feynman-kac"])
+def test_distant_data_that_no_start_can_see_warn(sampler):
+    with pytest.warns(ce.SamplingWarning, match="parts of them are too far to be seen"):
+        Data([0.0, 1000.0], [1.0, 1.0], [0.98, 0.02]).scores().sample((64, 1), sampler=sampler, seed=0)
+
+
+def test_points_of_one_shape_of_pictures_are_drawn_about_their_mean():
+    means = torch.linspace(-20, 40, 3 * 8 * 8).view(3, 8, 8)
+    energy = ce.ScoreEnergy(lambda x, sigma: (means - x) / (4 + sigma**2).view(-1, 1, 1, 1), event_shape=(3, 8, 8))
+    x = energy.sample((64, 3, 8, 8), seed=11)
+    errors = (x - means).flatten() / 2
+    assert abs(errors.mean()) < ERRORS / math.sqrt(len(errors)) + 0.02 and abs(errors.std() - 1) < 0.05
+
+
+def test_single_numbers_are_points():
+    energy = ce.ScoreEnergy(lambda x, sigma: (7 - x) / (25 + sigma**2), event_shape=())
+    x = energy.sample(N, seed=11)
+    assert abs(x.mean() - 7) < ERRORS * 5 / math.sqrt(N) and abs(x.std() / 5 - 1) < ERRORS / math.sqrt(2 * N)
