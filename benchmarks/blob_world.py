@@ -12,8 +12,6 @@ from torch.distributions import Uniform
 import composable_energy as ce
 from composable_energy_latent import latent, load_generator
 
-__all__ = ["LATENTS", "blob_base", "blob_labels"]
-
 LATENTS, _SIZE, _CHANNELS = 9, 24, 3
 
 

@@ -13,8 +13,6 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import composable_energy as ce
 from composable_energy.testing import Banana
 
-__all__ = ["F64", "TARGETS", "Target", "gaussian", "mixture"]
-
 F64 = torch.float64
 
 

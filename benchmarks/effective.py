@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["effective", "least_effective"]
-
 
 def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the effective sample sizes and the variances of k numbers, each with shape $(k,)$.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 
-__all__ = ["Convolutions", "CountingEnergy", "Mixture", "Perceptron", "circle", "convolution_layers", "mixture_energy"]
-
 
 def circle() -> Tensor:
     """Returns the means of eight Gaussians on a circle, with shape $(8, 2)$."""

@@ -21,8 +21,6 @@ from composable_energy.noise import Noise
 from composable_energy.sampling import compiled, energy_and_gradient
 from composable_energy.testing import kernel_checks
 
-__all__ = ["DTYPES", "FULL", "TINY", "Plan", "bandwidth", "composition", "loops", "parity"]
-
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EVENT = 1024

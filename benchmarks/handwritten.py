@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from composable_energy_image.data import open_pictures
 
-__all__ = ["Judge", "LabelledPixels", "load_digits", "load_idx", "train_judge"]
-
 
 @dataclass(frozen=True)
 class LabelledPixels:

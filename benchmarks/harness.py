@@ -17,20 +17,6 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "RESULTS",
-    "ROOT",
-    "argument_parser",
-    "better_of_two",
-    "environment",
-    "latest_checkpoint",
-    "least_seconds",
-    "peak_memory",
-    "read_json",
-    "replace_rows",
-    "write_json",
-]
-
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")

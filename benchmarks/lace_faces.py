@@ -19,8 +19,6 @@ from composable_energy_faces.scores import CRITERIA, Criterion, build_expression
 from composable_energy_latent import LACE, Attributes, Edits, edit, fit_attributes
 from composable_energy_mcmc import ChEES, Langevin
 
-__all__ = ["PICTURES", "SAMPLERS", "attributes", "costs", "decode", "edits", "faces", "joined", "sample"]
-
 PICTURES, DRAWN = 1000, 20_000
 FIT: dict[str, Any] = {"count": 40_000, "rounds": 2, "seed": 0}
 ROWS = ("smiling", "~smiling", "male & ~smiling", "(male & smiling) | (~male & glasses)", "male & smiling & glasses & hat")

@@ -8,8 +8,6 @@ from typing import Any
 from benchmarks.harness import RESULTS, ROOT, read_json
 from benchmarks.pages import Blocks, code_cell, format_number, markdown_table
 
-__all__ = ["PAGE", "PATH", "blocks"]
-
 PATH, PAGE = RESULTS / "lace.json", ROOT / "docs" / "results" / "lace.md"
 Row = Mapping[str, Any]
 

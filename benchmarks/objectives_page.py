@@ -9,8 +9,6 @@ from typing import Any
 from benchmarks.harness import RESULTS, read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 
-__all__ = ["blocks"]
-
 _HEAD = ("objective", "steps", "log likelihood", "Frechet distance of `smc`", "of its own sampler", "outlying losses", "skipped steps")
 _OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 

@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["Blocks", "block_names", "code_cell", "fill_page", "format_number", "markdown_table", "outside_blocks", "short", "write_page"]
-
 Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
 

@@ -9,8 +9,6 @@ from benchmarks.planning_tasks import Grid, Task, clearance_of, resample
 from composable_energy_planning import World
 from composable_energy_planning.transition import features
 
-__all__ = ["ForwardModel", "cross_entropy", "descend_actions", "grid_plan", "rrt_star"]
-
 _MARGIN = 0.02
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from benchmarks.planning_tasks import Task, clearance_of, draw_tasks
 from composable_energy_planning import World
 
-__all__ = ["MARGIN", "Solvable", "reference_plan"]
-
 MARGIN = 0.02
 """The clearance of the reference, the same as that of the random motion."""
 

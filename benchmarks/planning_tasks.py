@@ -16,8 +16,6 @@ from torch import Tensor
 
 from composable_energy_planning import Disc, World
 
-__all__ = ["Grid", "Task", "clearance_of", "draw_tasks", "judge", "random_tasks", "resample"]
-
 _SHARE = 0.75  # of the horizon that the shortest path may take at full speed
 _RADIUS = {"maze": 0.12, "arm": 0.08, "car": 0.12}  # of later obstacles
 _CELLS = {"maze": 81, "arm": 61, "car": 81}

@@ -10,8 +10,6 @@ from benchmarks.harness import RESULTS, ROOT, read_json
 from benchmarks.pages import Blocks, format_number, markdown_table, short
 from benchmarks.posteriors.table import OURS, verdict
 
-__all__ = ["PAGE", "blocks"]
-
 PAGE = ROOT / "docs" / "samplers.md"
 Rows = Sequence[Mapping[str, Any]]
 

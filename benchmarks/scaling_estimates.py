@@ -7,8 +7,6 @@ from typing import Any
 
 from benchmarks.pages import markdown_table, short
 
-__all__ = ["cluster", "node", "public_figures"]
-
 MEMORY, PRODUCTS, CAPACITY = 4.8e12, 67e12, 141e9  # NVIDIA H200 SXM, data sheet: bytes/s, float32 operations/s without tensor cores, bytes
 NVLINK, NETWORK = 450e9, 50e9  # bytes/s in one direction: NVLink of a GPU (900 GB/s both ways), 400 Gb/s InfiniBand of a DGX H200
 GPUS, NODES = 8, 1_000

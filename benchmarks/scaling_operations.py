@@ -19,8 +19,6 @@ import composable_energy as ce
 from composable_energy.sampling import energy_and_gradient, sample
 from composable_energy_mcmc import Langevin
 
-__all__ = ["measure_operations"]
-
 _FREE = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.detach}
 
 

@@ -10,8 +10,6 @@ from benchmarks.harness import RESULTS, ROOT, read_json
 from benchmarks.pages import Blocks, markdown_table, short, write_page
 from benchmarks.scaling_estimates import cluster, node, public_figures
 
-__all__ = ["PAGE", "blocks"]
-
 PAGE = ROOT / "docs" / "scaling.md"
 WAYS = {
     "plain": "",

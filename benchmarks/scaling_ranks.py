@@ -24,8 +24,6 @@ from torch import distributed
 import composable_energy as ce
 from benchmarks.energies import Mixture, Perceptron
 
-__all__ = ["measure_ranks"]
-
 FACES, LATENTS, CHAINS = 1_024, 8_192, 20_000
 STEPS = (10, 30)
 TIMED = {

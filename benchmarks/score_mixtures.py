@@ -11,8 +11,6 @@ from torch import Tensor
 
 import composable_energy as ce
 
-__all__ = ["EXPRESSIONS", "LEAVES", "Mixture", "expressions", "quadrant_shares", "quadrants"]
-
 F64 = torch.float64
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from benchmarks.harness import RESULTS, ROOT, read_json
 from benchmarks.pages import Blocks, code_cell, markdown_table
 
-__all__ = ["PAGE", "blocks"]
-
 PAGE = ROOT / "docs" / "speed.md"
 
 

@@ -7,8 +7,6 @@ from typing import Any
 from benchmarks.harness import RESULTS, read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 
-__all__ = ["blocks"]
-
 EXPRESSIONS = (
     *("male & ~smiling", "male & smiling", "~male & glasses", "~(male | hat)", "(male & smiling) | (~male & glasses)"),
     *("male & smiling & glasses & hat", "hair=red & old & ~glasses"),

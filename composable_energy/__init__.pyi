@@ -1,4 +1,15 @@
+from composable_energy import algebra as algebra
+from composable_energy import diagnostics as diagnostics
+from composable_energy import errors as errors
+from composable_energy import events as events
+from composable_energy import kernels as kernels
+from composable_energy import lift as lift
+from composable_energy import registry as registry
 from composable_energy import samplers as samplers
+from composable_energy import sampling as sampling
+from composable_energy import saving as saving
+from composable_energy import supports as supports
+from composable_energy import testing as testing
 from composable_energy import viz as viz
 from composable_energy.algebra import Disjunction as Disjunction
 from composable_energy.algebra import Negation as Negation

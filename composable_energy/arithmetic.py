@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["add", "mixture", "scale", "subtract", "unsqueeze_to", "zeros"]
-
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
     """Returns weighted energies; a weight tensor moves to their device.

@@ -26,8 +26,6 @@ from composable_energy.supports import Support
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
 
-__all__ = ["RelativeEnergy", "WeightedBase", "evidence_of", "select_conditions", "value_of"]
-
 
 @dataclass(frozen=True)
 class WeightedBase:

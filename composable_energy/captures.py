@@ -17,20 +17,6 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = [
-    "PLAIN",
-    "attributes",
-    "check_methods",
-    "content",
-    "contents",
-    "dense_parts",
-    "holds_modules",
-    "is_data",
-    "named_globals",
-    "slots",
-    "tensors_of",
-]
-
 PLAIN = (str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, types.ModuleType, types.BuiltinFunctionType)
 _ITEMS = (list, tuple, set, frozenset)
 _HANDLED = (*PLAIN, *_ITEMS, dict, Tensor, nn.Module, types.FunctionType, functools.partial)

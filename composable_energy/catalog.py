@@ -23,8 +23,6 @@ from composable_energy.registry.kinds import KINDS
 from composable_energy.registry.records import FIRST_PARTY, Entry
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["EnergyFamily", "check_origin", "entry_of", "get_encoder", "get_energy", "get_family", "own_members", "rebuild_object"]
-
 
 class EnergyFamily(ABC):
     """Abstract family of related energies, such as the attributes of one kind of picture.

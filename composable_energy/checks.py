@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.energy_function import EnergyFunction
 
-__all__ = ["advise_output", "check_batch", "check_energies", "check_points", "check_value", "check_weights"]
-
 
 def check_points(energy: EnergyFunction, x: Tensor) -> None:
     """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""

@@ -23,19 +23,6 @@ from composable_energy.suggestions import nearest
 if TYPE_CHECKING:
     from composable_energy.energy_function import EnergyFunction
 
-__all__ = [
-    "CHAINS",
-    "Parameters",
-    "bound_rows",
-    "check_conditions",
-    "check_names",
-    "copy_condition",
-    "detach_conditions",
-    "method_parameters",
-    "parameters_of",
-    "rows_for",
-]
-
 CHAINS = "chains"
 
 

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.supports import format_support
 
-__all__ = ["Angles", "Bijection", "Coordinates", "Directions", "Interval", "Simplex", "Triangular"]
-
 _TURNS = 3  # of the window of angles
 
 

@@ -11,8 +11,6 @@ from contextvars import ContextVar, Token
 import torch
 from torch import Tensor
 
-__all__ = ["DENOISED", "denoised_level", "denoising", "is_denoised", "is_left_out", "seen"]
-
 DENOISED: ContextVar[tuple[Tensor, Tensor | None, float | None] | None] = ContextVar("denoised", default=None)
 
 

@@ -14,8 +14,6 @@ from composable_energy.second_derivatives import differentiable_gradient
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["log_prob", "score"]
-
 
 def log_prob(energy: Energy, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
     r"""Returns $\log p(x) = -E(x) - \log Z$; see `Energy.log_prob`."""

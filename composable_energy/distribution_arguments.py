@@ -17,8 +17,6 @@ from torch.distributions import Distribution, ExpTransform, Transform, Transform
 
 from composable_energy.errors import LiftError
 
-__all__ = ["ARGUMENTS", "argument", "map_tensors", "parameters_in", "rebuild", "tensors_in"]
-
 # The names of the arguments for each class; the first of several ways is used for constants.
 ARGUMENTS: Mapping[type[Distribution], tuple[tuple[str, ...], ...]] = {
     distributions.Beta: (("concentration1", "concentration0"),),

@@ -10,8 +10,6 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Tr
 
 from composable_energy.supports import Support, circle, ends_of, interval, plain
 
-__all__ = ["inherits", "support_of"]
-
 D = TypeVar("D", bound=Distribution)
 
 

@@ -26,8 +26,6 @@ from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.estimate import Estimate
 from composable_energy.supports import Support, format_support
 
-__all__ = ["DistributionEnergy"]
-
 LogProb = Callable[[Tensor], Tensor]
 
 

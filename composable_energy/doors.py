@@ -11,8 +11,6 @@ from composable_energy.energy import Energy
 from composable_energy.registry import get_own
 from composable_energy.registry.api import REGISTRY
 
-__all__ = ["classifier", "observed", "over_time", "reward"]
-
 
 def classifier(
     energy: Energy | Sequence[Energy] | Mapping[Any, Energy], over: str = "y", classes: Iterable[Any] | int | None = None, **options: Any

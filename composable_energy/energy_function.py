@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.events import Formula
 
-__all__ = ["EnergyFunction"]
-
 # The hooks of a module, which `forward` alone does not call; torch has no public way to ask for them (`test_twins.py` pins the names).
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

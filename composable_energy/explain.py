@@ -17,8 +17,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
 from composable_energy.memo import memo_scope, memoize
 
-__all__ = ["Explanation", "explain"]
-
 
 @dataclass(frozen=True)
 class Explanation:

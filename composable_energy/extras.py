@@ -7,8 +7,6 @@ from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled
 
-__all__ = ["import_extra"]
-
 
 def import_extra(module: str, extra: str) -> Any:
     """Imports a module of an extra, such as `metrics` of `pip install 'composable-energy[metrics]'`.

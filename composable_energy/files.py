@@ -23,23 +23,6 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.locks import runs
 
-__all__ = [
-    "LARGEST_CONFIG",
-    "check_config",
-    "config_bytes",
-    "digest_of",
-    "parse_config",
-    "parse_tensors",
-    "read_bytes",
-    "read_config",
-    "read_config_bytes",
-    "read_tensors",
-    "remove_leftovers",
-    "replace_file",
-    "replace_files",
-    "tensors_bytes",
-]
-
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
 """The largest size of a JSON file, in bytes."""

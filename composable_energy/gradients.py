@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.energy_function import EnergyFunction
 
-__all__ = [
-    "SUBSTITUTES",
-    "Use",
-    "current",
-    "evaluate",
-    "evaluating_together",
-    "note_detached",
-    "recording",
-    "substituted",
-    "substituting",
-    "uses_own_gradient",
-    "value_and_gradient",
-]
-
 
 class Evaluation:
     """The state of one `with_gradient`.

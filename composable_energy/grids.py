@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["CHANNELS", "KEY", "is_picture", "layout", "write_grid", "write_image"]
-
 CHANNELS = (1, 3)
 KEY = "composable-energy"  # the text chunk of the layout
 _GAP = 2

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from composable_energy.captures import dense_parts
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
-__all__ = ["Copies", "Origin", "Part", "equal", "inherit_token", "mark_origin", "part_of", "same", "set_token", "token_of", "tokens_in"]
-
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN = "_identity_token"
 _PART = "_identity_part"

@@ -19,8 +19,6 @@ from composable_energy.explain import encode_points
 from composable_energy.memo import memo_scope
 from composable_energy.options import check_flag
 
-__all__ = ["Inference", "infer"]
-
 
 @dataclass(frozen=True)
 class Inference:

@@ -16,8 +16,6 @@ from composable_energy.printable import describe_error, printable, text_table
 from composable_energy.registry import PluginRecord, get_factory, plugins
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["EnergyInfo", "EnergyTable", "describe_energies", "energies"]
-
 _GROUP = "composable_energy.energies"
 
 

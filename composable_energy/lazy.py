@@ -43,6 +43,8 @@ class LazyMethod(Generic[P, R]):
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
 
+    Modules that the stub imports from the package itself are attributes, and not in `__all__`.
+
     Modules that the stub imports by `import package.module as module` are listed and found, but not in `__all__`.
 
     Args:
@@ -70,4 +72,4 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
     def list_attributes() -> list[str]:
         return sorted({*homes, *modules, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
-    return get_attribute, list_attributes, sorted(homes)
+    return get_attribute, list_attributes, sorted(name for name, home in homes.items() if home != package)

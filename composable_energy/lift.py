@@ -18,8 +18,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.supports import Support, contains
 
-__all__ = ["CallableEnergy", "ScoreEnergy", "as_energy", "liftable"]
-
 
 class CallableEnergy(Energy):
     r"""The energy that a callable or module computes.

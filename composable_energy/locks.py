@@ -12,8 +12,6 @@ from filelock import FileLock, Timeout
 
 from composable_energy.errors import InUseError, StorageError
 
-__all__ = ["exclusive", "runs"]
-
 _PAUSE = 0.01  # seconds between two attempts
 _GRACE = 10.0  # seconds to wait for the children of a killed process, which hold its locks until they notice
 

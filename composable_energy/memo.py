@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from composable_energy.gradients import current
 
-__all__ = ["evaluate_once", "is_repeated", "memo_scope", "memoize", "shared"]
-
 _REPEATED = "repeated"
 _MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 

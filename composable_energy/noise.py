@@ -34,8 +34,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise_blocks import BlockBuffer, BlockGenerator, BlockPlaces, block_size, blocks_of
 from composable_energy.philox import PHILOX_LEAST, philox_normal, philox_uniform
 
-__all__ = ["Kind", "Noise"]
-
 _WORD = 0xFFFFFFFF
 _FEW = 2**16
 _DRAWN = (torch.float32, torch.float64)  # dtypes of blocks

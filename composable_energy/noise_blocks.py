@@ -11,8 +11,6 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 
-__all__ = ["BlockBuffer", "BlockGenerator", "BlockPlaces", "block_size", "blocks_of"]
-
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little

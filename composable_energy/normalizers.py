@@ -32,8 +32,6 @@ from composable_energy.support_sets import is_full
 from composable_energy.supports import format_support
 from composable_energy.twins import twin
 
-__all__ = ["LogZ", "calibrate", "log_z"]
-
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError, ShapeError
 
-__all__ = ["EvaluationNote", "add_note", "note_evaluation"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NUMPY = "Can't call numpy() on Tensor that requires grad"
 _TERM, _TEXT = "_composable_energy_term", "_composable_energy_note"  # attributes of an exception that passed through an energy
@@ -77,8 +77,10 @@ def _takes_single_points(energy: object, x: Tensor) -> bool:
     if not callable(function) or not len(x):
         return False
     try:
+        import torch  # late: the registry imports this file, and commands need no torch
+
         with torch.no_grad():
             found = torch.vmap(function)(x.detach())
     except Exception:
         return False
-    return isinstance(found, Tensor) and found.shape == x.shape[:1]
+    return isinstance(found, torch.Tensor) and found.shape == x.shape[:1]

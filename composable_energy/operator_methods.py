@@ -7,8 +7,6 @@ from typing import Any, NoReturn
 
 from composable_energy.errors import OperatorError
 
-__all__ = ["operator_pair", "refuse_arithmetic", "refuse_truth"]
-
 
 def operator_pair(algebra: Callable[[], Any], build: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
     """Returns the methods of a binary operator, for an energy on the left and on the right.

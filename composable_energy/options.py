@@ -11,9 +11,6 @@ from typing import Any
 from composable_energy.errors import OptionError
 from composable_energy.suggestions import nearest
 
-__all__ = ["check_choice", "check_flag", "check_instance", "check_integer", "check_number"]
-
-
 _LARGEST, _LEAST = 1e18, 1e-30  # squares are numbers of float32, and products with them do not vanish in float64
 
 

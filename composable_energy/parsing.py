@@ -33,23 +33,6 @@ from composable_energy.suggestions import nearest_names
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = [
-    "MAX_DEPTH",
-    "MAX_LENGTH",
-    "Chain",
-    "Complement",
-    "Name",
-    "ParseError",
-    "Scaled",
-    "SourceSpan",
-    "Tree",
-    "build",
-    "leaves",
-    "parse",
-    "parse_tree",
-    "unknown_name",
-]
-
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
 

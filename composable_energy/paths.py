@@ -10,8 +10,6 @@ from pathlib import Path
 
 from composable_energy.errors import OptionError
 
-__all__ = ["exists", "expanded", "is_directory", "is_file"]
-
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Returns a path with the home of `~` and `~user`.

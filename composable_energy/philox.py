@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["PHILOX_LEAST", "box_muller", "key_of", "philox", "philox_normal", "philox_uniform", "to_unit"]
-
 _WORD = 0xFFFFFFFF
 
 PHILOX_LEAST = 2.0**-33

@@ -5,8 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["describe_error", "one_line", "printable", "text_table"]
-
 
 def printable(text: object) -> str:
     r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.

@@ -9,9 +9,6 @@ from typing import Any
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 
-__all__ = ["Recommendation"]
-
-
 _MOST_THREADS = 1024
 
 

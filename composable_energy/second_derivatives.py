@@ -20,8 +20,6 @@ from torch.overrides import TorchFunctionMode
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["differentiable_gradient"]
-
 
 def differentiable_gradient(energy: Callable[..., Tensor], x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
     r"""Returns $E(x)$, with shape $(B,)$, and $\nabla_x \sum_b E(x_b)$, with the shape of the points; both have a graph.

@@ -6,8 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["listed", "nearest", "nearest_names"]
-
 _SHOWN = 20
 _ELSEWHERE = {  # names that other libraries and papers use, by the names here
     "adam descent gradient-descent map optimize": ("descent",),

@@ -13,8 +13,6 @@ from torch.distributions import constraints
 from composable_energy.errors import ExpressionError
 from composable_energy.supports import Bound, Support, empty, ends_of, format_support, interval, name_of, parts_of, plain
 
-__all__ = ["includes", "intersect", "is_bounded", "is_full", "same_support", "unite"]
-
 _RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0)}  # of single numbers in points of these supports
 
 

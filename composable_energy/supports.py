@@ -19,25 +19,6 @@ from torch.distributions.constraints import Constraint
 
 from composable_energy.errors import ExpressionError, OptionError
 
-__all__ = [
-    "Support",
-    "arguments_of",
-    "build_support",
-    "check_support",
-    "circle",
-    "contains",
-    "empty",
-    "ends_of",
-    "format_support",
-    "interval",
-    "map_support",
-    "name_of",
-    "parts_of",
-    "plain",
-    "sphere",
-    "split",
-]
-
 Support = Constraint | None
 Bound = float | Tensor
 

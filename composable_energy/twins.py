@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, is_data, named_globals, slots
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 
-__all__ = ["twin"]
-
 T = TypeVar("T")
 
 _CODE = (types.FunctionType, types.MethodType)

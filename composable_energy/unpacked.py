@@ -13,8 +13,6 @@ from composable_energy.errors import FileFormatError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["LARGEST", "LARGEST_PICTURE", "check_archive", "check_gzip", "open_picture", "read_gzip"]
-
 LARGEST = 2**32
 """The largest number of bytes that a file compressed by gzip, or an archive of numpy, may unpack to."""
 LARGEST_PICTURE = 2**26

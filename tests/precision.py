@@ -9,8 +9,6 @@ import pytest
 
 from composable_energy_training import Trainer
 
-__all__ = ["train_in_float32"]
-
 
 def train_in_float32(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
     """Makes the trainers that some modules set up compute in float32, whatever these ask for.

@@ -14,8 +14,6 @@ from torch import Tensor
 from benchmarks.harness import RESULTS, ROOT, environment, write_json
 from benchmarks.pages import format_number
 
-__all__ = ["COMET", "COMPOSITIONAL", "IMPLICIT", "Paper", "arrange_grid", "arrange_rows", "print_table", "write_picture", "write_rounded"]
-
 
 @dataclass(frozen=True)
 class Paper:

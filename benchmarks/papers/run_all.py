@@ -23,8 +23,6 @@ from typing import Any
 from benchmarks.harness import ROOT, argument_parser
 from benchmarks.papers.write_pages import write_pages
 
-__all__ = ["STAGES", "main", "module_of", "run"]
-
 STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     "compositional_2020": (
         (  # the longest first, so that no long one runs alone at the end

@@ -11,8 +11,6 @@ from benchmarks.papers.comet_2021 import page as comet_page
 from benchmarks.papers.compositional_2020 import page as compositional_page
 from benchmarks.papers.implicit_2019 import continual_page, robustness_page
 
-__all__ = ["FOLDER", "PAGES", "write_pages"]
-
 FOLDER = ROOT / "docs" / "results"
 PAGES: Mapping[str, Callable[[], Blocks]] = {
     "comet-2021": comet_page.blocks,

@@ -15,8 +15,6 @@ from torch import nn
 
 from benchmarks.effective import least_effective
 
-__all__ = ["banana", "gaussian", "network", "pictures", "samplers"]
-
 Array = Any
 Density = Callable[[Array], Array]  # the log density at one point
 _CHEES_TUNING, _NUTS_TUNING = 2000, 500

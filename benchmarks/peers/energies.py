@@ -13,8 +13,6 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.energies import circle, convolution_layers, mixture_energy
 
-__all__ = ["Case", "Gaussian", "Network", "Pictures", "case"]
-
 
 @dataclass(frozen=True)
 class Case:

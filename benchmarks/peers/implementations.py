@@ -25,8 +25,6 @@ from benchmarks.peers.energies import Case
 from composable_energy.sampling import compiled
 from composable_energy_mcmc import HMC, Langevin
 
-__all__ = ["BARE", "LEAPFROGS", "OURS", "hmc", "langevin"]
-
 Run = Callable[[int], Tensor]
 Energy = Callable[[Tensor], Tensor]
 BARE, OURS = "bare gradient", "composable-energy"

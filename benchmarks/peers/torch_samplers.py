@@ -20,8 +20,6 @@ from torchebm.samplers import HamiltonianMonteCarlo
 
 from benchmarks.effective import least_effective
 
-__all__ = ["samplers"]
-
 Energy = Callable[[Tensor], Tensor]
 Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)
 

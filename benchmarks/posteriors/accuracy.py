@@ -14,8 +14,6 @@ from benchmarks.effective import effective
 from benchmarks.harness import read_json, write_json
 from benchmarks.posteriors.target import Target
 
-__all__ = ["REFERENCES", "Accuracy", "Reference", "compare", "least_effective", "moments", "read_reference"]
-
 REFERENCES = Path(__file__).parent / "references"
 MEAN, RATIO, ERRORS = 0.1, 0.05, 4.0  # what counts as right: sds, sd ratios, or standard errors
 _RESOLUTION = 0.05  # the largest standard error of a mean, in sds, at which the mean is decided

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal
 
-__all__ = ["BETWEEN", "CENTER", "LOG_NOISE", "SPAN", "SPREAD", "STEPS", "lotka_volterra", "populations", "runge_kutta"]
-
 # Medians of the priors of birth, predation, death, growth and both first populations, and their sds in the logarithm.
 CENTER, SPREAD = (0.6, 0.03, 0.8, 0.025, 25.0, 8.0), (0.4, 0.4, 0.4, 0.4, 0.5, 0.5)
 LOG_NOISE = (-1.5, 0.5)

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal, numbered
 
-__all__ = ["SCHOOLS", "counts_data", "dirichlet_multinomial", "eight_schools", "gaussian_process", "gp_data", "mixture", "mixture_data"]
-
 # Effects and standard errors of coaching in eight schools (Rubin, 1981).
 SCHOOLS = ((28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0), (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0))
 

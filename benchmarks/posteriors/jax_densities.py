@@ -14,8 +14,6 @@ from benchmarks.posteriors.measured_data import breast_cancer_data, diabetes_dat
 from benchmarks.posteriors.regressions import horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import TORUS_MODES, TORUS_SHARES
 
-__all__ = ["jax_density"]
-
 Array = Any
 Density = Callable[[Array], Array]
 

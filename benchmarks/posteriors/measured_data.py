@@ -11,8 +11,6 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal, numbered
 
-__all__ = ["breast_cancer", "breast_cancer_data", "diabetes", "diabetes_data"]
-
 
 def standardize(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / values.std(0)

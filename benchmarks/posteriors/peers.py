@@ -21,8 +21,6 @@ from benchmarks.posteriors.jax_densities import jax_density
 from benchmarks.posteriors.table import NUTS
 from benchmarks.posteriors.target import Target
 
-__all__ = ["check_agreement", "draw_nuts", "measure_peers"]
-
 NUTS_CHAINS, NUTS_WARM_UP, NUTS_DRAWS = 4, 1000, 1000  # as NumPyro's examples
 CHEES_CHAINS, CHEES_WARM_UP, CHEES_DRAWS = 64, 1000, 100  # the draws of this library's default
 Figures = dict[str, Any]

@@ -19,8 +19,6 @@ from benchmarks.posteriors.accuracy import Reference, least_effective, moments
 from benchmarks.posteriors.target import ClosedForm, Target
 from benchmarks.posteriors.targets import TARGETS, get_target
 
-__all__ = ["closed_reference", "main"]
-
 CHAINS, DRAWS, WARM_UP = 4, 10_000, 2_000
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COMMAND = "python -m benchmarks.posteriors.references --rows {}"

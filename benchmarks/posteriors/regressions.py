@@ -8,8 +8,6 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal, numbered
 
-__all__ = ["horseshoe", "horseshoe_data", "logistic", "logistic_data", "poisson", "poisson_data"]
-
 
 def columns(random: np.random.RandomState, rows: int, count: int, correlation: float) -> np.ndarray:
     """Returns standardised features; neighbours have the given correlation."""

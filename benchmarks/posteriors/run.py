@@ -33,8 +33,6 @@ from benchmarks.posteriors.target import Target
 from benchmarks.posteriors.targets import TARGETS, get_target
 from composable_energy.errors import ComposableEnergyError
 
-__all__ = ["PATH", "STARTS", "Counter", "main", "measure", "start_points"]
-
 PATH = RESULTS / "posteriors.json"
 STARTS = ("default", "zeros", "far")
 CHAINS = 64

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import ClosedForm, Target, log_normal, numbered
 
-__all__ = ["TORUS_MODES", "TORUS_SHARES", "banana", "far_modes", "funnel", "torus"]
-
 TORUS_MODES = ((-1.0, -0.8), (2.1, -0.5), (-1.2, 2.2), (2.0, 2.5))
 TORUS_SHARES = (0.4, 0.3, 0.2, 0.1)
 _CONCENTRATION, _WIDTH = 2.0, 0.2

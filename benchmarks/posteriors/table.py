@@ -10,8 +10,6 @@ from benchmarks.harness import ROOT
 from benchmarks.pages import markdown_table, short, write_page
 from benchmarks.posteriors.targets import get_target
 
-__all__ = ["NUTS", "OURS", "PAGE", "accuracy_table", "cost_table", "print_rows", "verdict", "write_table"]
-
 OURS, NUTS = "composable-energy", "NumPyro NUTS"
 PAGE = ROOT / "docs" / "results" / "posteriors.md"
 _LEAST = 100  # effective draws, below which costs mean little

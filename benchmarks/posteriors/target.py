@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ClosedForm", "Target", "log_normal", "numbered"]
-
 Points = Callable[[Tensor], Tensor]
 
 

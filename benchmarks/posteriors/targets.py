@@ -12,8 +12,6 @@ from benchmarks.posteriors.regressions import horseshoe, logistic, poisson
 from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
 from benchmarks.posteriors.target import Target
 
-__all__ = ["TARGETS", "get_target"]
-
 TARGETS: Mapping[str, Callable[[], Target]] = {
     "schools": partial(eight_schools, centered=False),
     "schools-centered": partial(eight_schools, centered=True),

@@ -19,8 +19,6 @@ from composable_energy.events import Formula, conjoin
 from composable_energy.support_sets import intersect
 from composable_energy.supports import Support
 
-__all__ = ["Conjunction"]
-
 
 class Conjunction(Node):
     r"""The conjunction of energies: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).

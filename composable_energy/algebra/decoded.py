@@ -15,8 +15,6 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.estimate import Estimate
 from composable_energy.identity import token_of
 
-__all__ = ["Decoded"]
-
 
 class Decoded(Node):
     r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.

@@ -23,8 +23,6 @@ from composable_energy.events import Formula, disjoin
 from composable_energy.support_sets import unite
 from composable_energy.supports import Support
 
-__all__ = ["Disjunction"]
-
 
 class _Branch(NamedTuple):
     """A term of a mixture.

@@ -14,8 +14,6 @@ from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
 
-__all__ = ["NoiseLeaves", "noise_leaves", "weakens_evidence"]
-
 _SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
 _FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)
 

@@ -27,8 +27,6 @@ from composable_energy.errors import ComposableEnergyError, ExpressionError, Lev
 from composable_energy.estimate import Estimate
 from composable_energy.twins import twin
 
-__all__ = ["Level", "LevelEstimate"]
-
 T = TypeVar("T")
 
 _SEED = 0

@@ -26,8 +26,6 @@ from composable_energy.options import check_choice, check_number
 from composable_energy.support_sets import intersect, is_full
 from composable_energy.supports import Support
 
-__all__ = ["Mode", "Negation", "has_level"]
-
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
 _QUANTILE, _TEMPERATURE = 0.95, 0.1

@@ -25,14 +25,6 @@ from composable_energy.identity import Copies, equal
 from composable_energy.memo import memoize
 from composable_energy.supports import Support
 
-__all__ = [
-    "Node",
-    "Weight",
-    "as_float",
-    "dividing_by",
-    "set_weight",
-]
-
 Weight = float | Tensor
 
 

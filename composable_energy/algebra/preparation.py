@@ -18,8 +18,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, MixtureWarning
 from composable_energy.estimate import Estimate
 
-__all__ = ["Branch", "estimate_levels", "known_branches", "warn_of_shares"]
-
 _UNKNOWN_ERROR = 0.1  # of a log Z that was given without one
 
 

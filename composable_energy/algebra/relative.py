@@ -26,8 +26,6 @@ from composable_energy.options import check_number
 from composable_energy.supports import Support
 from composable_energy.twins import twin
 
-__all__ = ["Conditioned", "PulledBack", "Relative", "bind_conditions"]
-
 
 class Relative(Node):
     r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.

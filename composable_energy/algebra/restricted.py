@@ -17,8 +17,6 @@ from composable_energy.errors import ExpressionError
 from composable_energy.support_sets import intersect, is_bounded
 from composable_energy.supports import Support, check_support, format_support, map_support
 
-__all__ = ["Inside", "Restricted", "inside"]
-
 
 class Restricted(Node):
     r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.

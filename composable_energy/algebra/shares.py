@@ -20,8 +20,6 @@ from composable_energy.identity import same
 if TYPE_CHECKING:
     from composable_energy.algebra.disjunction import Disjunction
 
-__all__ = ["Shares", "describe_shares", "mixture_normalizer", "shares_of"]
-
 Shares = Literal["exact", "calibrated", "chosen", "known", "unknown"]
 _TEXTS = {
     "exact": "exact",

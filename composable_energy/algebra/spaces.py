@@ -11,8 +11,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.identity import same
 
-__all__ = ["common_shape", "to_common_space"]
-
 
 def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
     """Returns terms in one space: if some are latent, energies of decoded points are pulled back.

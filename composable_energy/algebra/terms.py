@@ -11,8 +11,6 @@ from composable_energy.energy import Energy, Recommendation
 from composable_energy.events import Formula
 from composable_energy.identity import same
 
-__all__ = ["common_recommendation", "contains", "distinct", "flatten", "join_events", "shared_bases", "union_of_bases"]
-
 
 def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
     """Returns each term once, with the number of its occurrences."""

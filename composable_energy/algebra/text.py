@@ -7,8 +7,6 @@ from contextvars import ContextVar
 
 from composable_energy.energy import Energy
 
-__all__ = ["format_operand", "join_operands", "tree"]
-
 _TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # the texts of parts, formatted once
 _LONGEST = 20_000  # characters
 

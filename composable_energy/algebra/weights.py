@@ -18,8 +18,6 @@ from composable_energy.events import Formula
 from composable_energy.support_sets import intersect
 from composable_energy.supports import Support
 
-__all__ = ["Difference", "Sharpened", "Weighted"]
-
 
 class Weighted(Node):
     r"""A power of the density: $w E(x)$, or $E(x) / w$.

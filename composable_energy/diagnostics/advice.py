@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["SamplingWarning", "advise_shorter_step", "has_option", "is_tunable", "length_of", "list_ids", "longer_burn_in", "or_use"]
-
 
 class SamplingWarning(UserWarning):
     """A warning about a run. `trace.warnings()` returns all; `sample` emits those that are clear without a trace.

@@ -13,8 +13,6 @@ from composable_energy.extras import import_extra
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["to_arviz"]
-
 
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
     """Returns a trace as an xarray `DataTree`; see `Trace.to_arviz`."""

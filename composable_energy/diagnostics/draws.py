@@ -13,8 +13,6 @@ from composable_energy.errors import OptionError
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["Draws", "select_draws"]
-
 
 @dataclass(frozen=True)
 class Draws:

@@ -15,8 +15,6 @@ from composable_energy.options import check_integer
 if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Info, State
 
-__all__ = ["RunningMoments"]
-
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _FIELDS = ("burn_in", "every", "chains", "count", "event")
 _TENSORS = ("_mean", "_square", "_energy_mean", "_energy_square", "_counts", "_ids")

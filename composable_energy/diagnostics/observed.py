@@ -14,19 +14,6 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
-__all__ = [
-    "LARGEST_BIAS",
-    "chance",
-    "find_branch_warnings",
-    "find_point_warnings",
-    "largest_r_hat",
-    "warn_of_bias",
-    "warn_of_disagreement",
-    "warn_of_drift",
-    "warn_of_error",
-    "warn_of_still_chains",
-]
-
 LARGEST_BIAS = 0.1  # of variances
 _ERRORS, _MARGIN = 4.5, 0.05  # of a share: standard errors, and a part of it that does not count
 _EMPTY, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from composable_energy.extras import import_extra
 
-__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "compute_statistics", "screen_coordinates"]
-
 LEAST_DRAWS = 4  # ArviZ needs
 MOST_CHAINS = 512  # for ArviZ
 _MOST_NUMBERS = 4_000_000  # for ArviZ, about two seconds

@@ -23,8 +23,6 @@ from composable_energy.sampling.sampler import Sampler
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["Summary", "summarize"]
-
 _SHOWN = 16  # coordinates in a table
 _WORST = 8
 _WIDTH = 100

@@ -26,8 +26,6 @@ from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["find_warnings"]
-
 _ESS, _ESS_OF_A_CHAIN = 400, 100  # Vehtari et al. (2021): 100 for each of four chains; with thousands of chains each needs fewer
 _R_HAT = 1.1  # Gelman et al. (2013): a chain is worth about ten independent draws
 _LOST = 0.15  # acceptance below its goal

@@ -21,8 +21,6 @@ from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.events.normal import log_probability, log_sum
 
-__all__ = ["Cells", "ChainLabels", "End", "Interval", "IntervalCells", "LabelCells", "compare"]
-
 End = float | Tensor
 
 Label = int | Tensor

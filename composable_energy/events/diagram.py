@@ -26,8 +26,6 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError
 from composable_energy.events.normal import log_sum
 
-__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "DiagramBuilder", "Edge"]
-
 FALSE, TRUE = 0, 1
 
 NODE_LIMIT = 50_000

@@ -23,8 +23,6 @@ from composable_energy.events.nodes import Atom, NodeMerger, Operation
 from composable_energy.events.variables import Categorical, Variable
 from composable_energy.identity import same
 
-__all__ = ["Formula", "complement", "conjoin", "disjoin"]
-
 
 class Formula:
     """An immutable Boolean formula over variables, built by `Formula.atom`, `conjoin`, `disjoin` and `complement`.

@@ -21,8 +21,6 @@ from composable_energy.events.leaves import HeadEnergy
 from composable_energy.events.variables import Continuous, columns_of
 from composable_energy.options import check_integer
 
-__all__ = ["DensityEnergy", "GaussianHead", "IntervalEnergy"]
-
 ArrayLike = float | Sequence[float] | Tensor
 
 

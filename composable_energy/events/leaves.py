@@ -17,8 +17,6 @@ from composable_energy.events.cells import ChainLabels
 from composable_energy.events.formula import Formula
 from composable_energy.events.variables import Categorical, columns_of
 
-__all__ = ["ClassifierEnergy", "HeadEnergy"]
-
 
 class HeadEnergy(RelativeEnergy, ABC):
     """Abstract energy of one head over a base.

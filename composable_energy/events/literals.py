@@ -16,8 +16,6 @@ from composable_energy.events.cells import Cells, LabelCells
 from composable_energy.events.diagram import Diagram, Edge
 from composable_energy.events.variables import Categorical, Variable
 
-__all__ = ["Literals", "find_literals"]
-
 
 @dataclass(frozen=True)
 class Literals:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from composable_energy.events.cells import ChainLabels, Interval
 from composable_energy.events.variables import Variable
 
-__all__ = ["Atom", "NodeMerger", "Operation"]
-
 
 @dataclass(frozen=True, eq=False)
 class Atom:

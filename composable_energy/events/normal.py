@@ -14,8 +14,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["log_probability", "log_sum"]
-
 
 def log_probability(mean: Tensor, width: Tensor, low: Tensor | float | None, high: Tensor | float | None) -> Tensor:
     r"""Returns $\log P(\text{low} < v < \text{high})$ for $v \sim \mathcal N(\text{mean}, \text{width}^2)$, with shape $(B,)$.

@@ -25,8 +25,6 @@ from composable_energy.identity import equal, same, token_of
 from composable_energy.memo import evaluate_once
 from composable_energy.notes import note_evaluation
 
-__all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
-
 LOG_WIDTHS = (-5.0, 1.0)
 """The range to which the log widths of a Gaussian head are clamped."""
 

@@ -16,8 +16,6 @@ from composable_energy.kernels.kernel import Kernel
 from composable_energy.noise import Noise
 from composable_energy.registry.api import REGISTRY, get_kernel, plugins
 
-__all__ = ["SWITCH", "forced_kernel", "kernel_for"]
-
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Counter", "Kernel", "StepCoefficients"]
-
 
 class StepCoefficients(NamedTuple):
     r"""The coefficients of a step, in the notation of `langevin_step`.

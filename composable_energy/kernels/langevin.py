@@ -15,8 +15,6 @@ from composable_energy.kernels.kernel import Counter, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 
-__all__ = ["langevin_step", "normal"]
-
 _ONE = (1.0,)
 _WIDE = (torch.float32, torch.float64)
 

@@ -16,8 +16,6 @@ from composable_energy.kernels.kernel import Counter, Kernel, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 
-__all__ = ["run", "step", "step_", "to_signed"]
-
 _NUMBERS = (
     "float[] weights, float drift, float scale, float keep, float move, float? low, float? high, "
     "SymInt seed, SymInt step, SymInt chain, SymInt stream"

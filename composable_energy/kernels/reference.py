@@ -10,8 +10,6 @@ from torch import Tensor
 from composable_energy.kernels.kernel import StepCoefficients
 from composable_energy.noise import Noise
 
-__all__ = ["reference_step"]
-
 
 def reference_step(
     x: Tensor,

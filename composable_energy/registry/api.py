@@ -11,23 +11,6 @@ from composable_energy.registry.kinds import group_of, import_object
 from composable_energy.registry.records import Entry, PluginRecord
 from composable_energy.registry.registry import Registry
 
-__all__ = [
-    "REGISTRY",
-    "Registration",
-    "get",
-    "get_factory",
-    "get_kernel",
-    "get_own",
-    "get_recipe",
-    "get_sampler",
-    "get_world",
-    "names",
-    "own_name",
-    "plugins",
-    "refresh",
-    "register",
-]
-
 REGISTRY = Registry()
 
 

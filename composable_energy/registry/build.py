@@ -13,8 +13,6 @@ from composable_energy.printable import describe_error
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
-__all__ = ["build", "check_options", "check_stored", "describe_options", "guarded", "stored_options"]
-
 _LONGEST = 60
 _CHOICES = re.compile(r"Literal\[([^]]*)\]")
 _TEXTS = frozenset({"str", "None", "Sequence", "list", "tuple", "typing", "Optional", "Union", "collections", "abc"})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 
-__all__ = ["Command"]
-
 
 class Command(ABC):
     """Abstract command of `composable-energy`; an entry point of the group `composable_energy.commands` names a subclass.

@@ -11,8 +11,6 @@ from composable_energy.errors import PluginLoadError
 from composable_energy.registry.kinds import Kind
 from composable_energy.registry.records import API_VERSION, Entry
 
-__all__ = ["check_built", "check_entry", "plugin_error"]
-
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from composable_energy.registry.records import Entry, Fault, canonical
 
-__all__ = ["scan"]
-
 
 def scan(group: str) -> tuple[list[Entry], list[Fault], Exception | None]:
     """Returns what all distributions on the path declare in a group.

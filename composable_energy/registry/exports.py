@@ -10,8 +10,6 @@ from composable_energy.registry.kinds import group_of
 from composable_energy.registry.records import PluginRecord
 from composable_energy.suggestions import listed, nearest_names
 
-__all__ = ["plugin_exports"]
-
 
 def plugin_exports(module: str, kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns the functions `__getattr__` and `__dir__` of a module with the classes or functions of all plug-ins of a kind.

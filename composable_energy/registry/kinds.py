@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["KINDS", "Kind", "group_of", "import_object"]
-
 
 @dataclass(frozen=True)
 class Kind:

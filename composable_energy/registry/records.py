@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-__all__ = ["API_VERSION", "FIRST_PARTY", "Entry", "Fault", "PluginRecord", "State", "canonical"]
-
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
 FIRST_PARTY = "composable-energy"

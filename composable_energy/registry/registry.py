@@ -21,8 +21,6 @@ from composable_energy.registry.kinds import KINDS, Kind, group_of, import_objec
 from composable_energy.registry.records import FIRST_PARTY, Entry, Fault, PluginRecord, State, canonical
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["SWITCH", "Registry"]
-
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 
 

@@ -21,8 +21,6 @@ from composable_energy.suggestions import listed, nearest
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["Located", "find_loader", "find_publisher"]
-
 _SCHEME = re.compile(r"[A-Za-z0-9_-]{2,}")  # a single letter is a drive of Windows
 _DEFAULT = "default"
 

@@ -19,8 +19,6 @@ from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import BlockSize, first_block, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
-__all__ = ["Chains", "Diverged"]
-
 _MAX_RESTARTS = 20
 
 

@@ -26,8 +26,6 @@ from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Stopped, Trace
 from composable_energy.sampling.values import Values
 
-__all__ = ["CheckpointFile", "Saved", "describe"]
-
 _FORMAT = 2
 _KEY = "composable_energy_checkpoint"
 _ROWS = ("diverged_at", "restarts")  # one number for each chain

@@ -15,8 +15,6 @@ from composable_energy.sampling.trace import gather_trace
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows
 
-__all__ = ["CheckpointObserver", "final_reference"]
-
 _START_CHAINS = 64  # chains whose values at the start are kept
 _MAX_SHARE = 1 / 20  # of the time, spent on writing
 

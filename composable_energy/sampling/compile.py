@@ -44,8 +44,6 @@ from composable_energy.sampling.graph import (
 from composable_energy.sampling.wrappers import EqualEnergy
 from composable_energy.twins import twin
 
-__all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
-
 _MAX_SHAPES = 8  # a call has two or three shapes of batches
 _MOST_EXAMPLES, _MOST_NUMBERS, _LEAST_EXAMPLES = 16, 2**14, 4  # points, and their coordinates, that each call evaluates
 T = TypeVar("T")

@@ -13,20 +13,6 @@ from composable_energy.noise import Noise
 from composable_energy.philox import PHILOX_LEAST, box_muller, key_of, philox, to_unit
 from composable_energy.sampling.iteration import Repetitions
 
-__all__ = [
-    "MOST_COORDINATES",
-    "DrawnNoise",
-    "GraphDraw",
-    "NotRecordedError",
-    "RecordedDraw",
-    "RecordedNoise",
-    "draws_in_graph",
-    "graph_normal",
-    "graph_uniform",
-    "key_tensor",
-    "noise_inputs",
-]
-
 MOST_COORDINATES = 2**10
 """Compiled steps of larger points gain little, and would take long to compile."""
 RecordedDraw: TypeAlias = "GraphDraw | StepNumber"

@@ -39,8 +39,6 @@ from composable_energy.sampling.layout import finite_sums
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import MOST_NUMBERS
 
-__all__ = ["CompiledSteps", "compile_steps"]
-
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
 _LOOPS = 3  # steps with loops: their graph takes longer to compile, and a step has more to do

@@ -13,8 +13,6 @@ from composable_energy.sampling.ids import join_ids, tensor_of
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.trace import Trace
 
-__all__ = ["inconsistency"]
-
 _MOST_STEPS = 2**32
 
 

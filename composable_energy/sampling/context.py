@@ -12,8 +12,6 @@ import torch
 from composable_energy.energy import Energy
 from composable_energy.sampling.selection import recommendations
 
-__all__ = ["evaluation_context"]
-
 _NESTED: ContextVar[bool] = ContextVar("nested", default=False)
 
 

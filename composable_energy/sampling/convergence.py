@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["ConvergenceObserver", "emit_warnings", "silenced", "warn_of_points"]
-
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift

@@ -37,8 +37,6 @@ from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 
-__all__ = ["sample"]
-
 
 def sample(
     energy: Energy,

@@ -14,8 +14,6 @@ from composable_energy.errors import ExpressionError
 from composable_energy.gradients import evaluating_together
 from composable_energy.memo import memo_scope
 
-__all__ = ["energies_and_gradients", "energy_and_gradient"]
-
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
     r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.

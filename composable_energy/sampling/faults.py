@@ -17,8 +17,6 @@ from composable_energy.notes import add_note
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["Faults", "guard", "noted"]
-
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
 _MOST_SEARCHES = 20_000  # exceptions of parts of batches in a call, which take tens of seconds
 _ROUNDING = (

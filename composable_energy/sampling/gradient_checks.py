@@ -17,8 +17,6 @@ from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["check_detached", "check_own_gradients", "check_rows", "mixes_values"]
-
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
 
 

@@ -17,23 +17,6 @@ from composable_energy.captures import PLAIN, contents, dense_parts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 
-__all__ = [
-    "ANYTHING",
-    "Function",
-    "all_same",
-    "close",
-    "compile_graph",
-    "copied",
-    "count_flops",
-    "draws_random_numbers",
-    "first_line",
-    "held_by",
-    "record",
-    "run",
-    "same",
-    "trace",
-]
-
 Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value
 _ALL_TRUE = getattr(torch, "_is_all_true", None)  # how distributions look at their checks

@@ -11,8 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["ChainIds", "Ids", "compact", "join_ids", "tensor_of"]
-
 
 class ChainIds(tuple[int, ...]):
     """Ids of chains that are not consecutive."""

@@ -13,8 +13,6 @@ from composable_energy.sampling.ids import Ids
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.sampler import Info
 
-__all__ = ["merge_infos", "to_floats", "weighted_mean"]
-
 
 def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
     """Returns one info for all chains of a process. Means stay tensors, so that no step waits for the device; see `to_floats`.

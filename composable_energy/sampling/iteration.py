@@ -20,8 +20,6 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.steps import MOST_NUMBERS
 
-__all__ = ["Repetitions", "iterate"]
-
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _SIZES = (8, 2, 1)
 _MOST_NODES = 250  # operations of an energy and its gradient; the compiler takes long for more, and their calls are long enough

@@ -21,8 +21,6 @@ from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "Fuse", "FusedSteps", "Layout", "all_finite", "finite_rows", "finite_sums", "join", "take"]
-
 S = TypeVar("S", bound=State)
 
 

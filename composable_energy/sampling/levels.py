@@ -21,15 +21,6 @@ from composable_energy.sampling.unconstrained import plain_energy
 from composable_energy.sampling.widening import widen
 from composable_energy.sampling.wrappers import chains_of
 
-__all__ = [
-    "LevelGradient",
-    "check_precise_terms",
-    "denoised_pull",
-    "has_plain_terms",
-    "level_gradient",
-    "warn_of_weak_evidence",
-]
-
 _STEP = 0.01  # of a finite difference, in units of the noise level
 _PRECISE, _AWAY = 0.85, 10.0
 

@@ -16,8 +16,6 @@ from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy, visible_state
 
-__all__ = ["Callback", "CallbackObserver", "Observer", "SamplingLoop", "TraceRecorder"]
-
 D = TypeVar("D", State, Info)
 
 Callback = Callable[[int, State, Info], object]

@@ -16,8 +16,6 @@ from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.sampler import Info, Sampler
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["ProgressFunction", "ProgressObserver", "counted", "open_progress"]
-
 ProgressFunction = Callable[[str, int, int | None], object]
 """A function of what runs (`"tuning"` or `"sampling"`), of the evaluations or steps that are done, and of their number, if it is known."""
 

@@ -12,8 +12,6 @@ from torch import Tensor, distributed
 
 from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
 
-__all__ = ["Ranks", "Share", "detect_loss"]
-
 Share = Literal["gather", "shard"]
 T = TypeVar("T")
 _LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "broken pipe", "socket", "peer")

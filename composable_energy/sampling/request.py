@@ -37,8 +37,6 @@ from composable_energy.sampling.values import Values
 from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
 
-__all__ = ["SampleRequest", "resolve_noise", "resolve_request"]
-
 
 @dataclass(frozen=True)
 class SampleRequest:

@@ -24,8 +24,6 @@ from composable_energy.sampling.trace import Trace, gather_trace
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
-__all__ = ["collect_result", "interrupted_error"]
-
 _LATER = (
     "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 there, "
     "return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"

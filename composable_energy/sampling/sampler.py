@@ -34,8 +34,6 @@ from composable_energy.noise import Noise
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning
 
-__all__ = ["Info", "Sampler", "State", "changed_options"]
-
 
 @dataclass(frozen=True)
 class State:

@@ -24,8 +24,6 @@ from composable_energy.sampling.wrappers import has_rows
 from composable_energy.suggestions import nearest_names
 from composable_energy.supports import empty
 
-__all__ = ["SamplerLike", "check_density", "recommendations", "resolve_sampler"]
-
 SamplerLike = str | type[Sampler] | Sampler
 
 

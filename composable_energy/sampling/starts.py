@@ -25,8 +25,6 @@ from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
 from composable_energy.supports import contains
 
-__all__ = ["BranchDraws", "PilotResult", "Starts", "draw_starts"]
-
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 
 

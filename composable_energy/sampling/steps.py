@@ -12,8 +12,6 @@ from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.layout import Chunk, Fuse, all_finite
 from composable_energy.sampling.sampler import Info, Sampler, State
 
-__all__ = ["MOST_NUMBERS", "BlockSize", "Path", "first_block", "take_steps"]
-
 MOST_NUMBERS = 2**16
 """The largest number of coordinates of all points of a block on the CPU, which its cache holds."""
 _MOST_ON_DEVICE, _MOST_STEPS = 2**23, 128  # numbers, which take 64 MB with the gradients

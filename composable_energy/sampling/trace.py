@@ -19,8 +19,6 @@ from composable_energy.sampling.values import Values, join_values
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning, Summary
 
-__all__ = ["Policy", "Stopped", "Trace", "gather_trace"]
-
 Policy = Literal["raise", "drop", "restart", "keep"]
 
 

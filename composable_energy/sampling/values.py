@@ -22,8 +22,6 @@ from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Evaluator", "Values", "check_same_energy", "join_values"]
-
 _LEVEL = 1.0  # a second value, besides the last one, of a condition that the sampler binds
 
 

@@ -16,8 +16,6 @@ from composable_energy.sampling.starts import BranchDraws, PilotResult
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows, select_rows
 
-__all__ = ["tune_sampler"]
-
 _PILOTS = 64
 _NEARLY_ALL = 0.97
 _MEMORY = "_tuned_for"

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 
-__all__ = ["Widened", "widen"]
-
 _STEPS, _TOLERANCE = 3, 0.1
 _REACH, _FLAT, _RISING = 4.0, 0.1, 0.3
 _PRECISE = 30.0

@@ -20,8 +20,6 @@ from composable_energy.events.leaves import HeadEnergy
 from composable_energy.sampling.ids import tensor_of
 from composable_energy.supports import Support
 
-__all__ = ["EnergyWrapper", "EqualEnergy", "chains_of", "check_rows", "has_rows", "repeated", "select_rows"]
-
 
 class EnergyWrapper(Energy, ABC):
     """Abstract energy with the values, conditions and name of another one. A subclass changes how that one is evaluated.

@@ -16,8 +16,6 @@ from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
 from composable_energy.saving.writer import write_expression
 
-__all__ = ["load", "push", "save"]
-
 
 def save(energy: Energy, folder: str | Path) -> None:
     """Writes an expression and its tensors to a folder, atomically.

@@ -10,8 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FAILURES", "LARGEST", "check_size", "limited"]
-
 FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 """What building an object from options of a file may raise; errors of this library derive from them."""
 

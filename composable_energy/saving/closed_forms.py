@@ -14,8 +14,6 @@ from composable_energy.distribution_arguments import ARGUMENTS, argument, parame
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
 
-__all__ = ["arguments_of", "build_distribution"]
-
 # Transformed distributions are excluded: transforms are code.
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
 

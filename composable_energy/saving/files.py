@@ -29,8 +29,6 @@ from composable_energy.files import (
 from composable_energy.locks import exclusive
 from composable_energy.printable import one_line
 
-__all__ = ["CONFIG", "FORMAT", "TENSORS", "WAIT", "read", "write"]
-
 FORMAT = 2
 CONFIG = "config.json"
 TENSORS = "model.safetensors"

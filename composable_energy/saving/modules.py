@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["inherited_mode", "modes_of", "same_bits", "tensors_of"]
-
 
 def tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:
     """Returns the tensors in the state of a module, by path.

@@ -33,8 +33,6 @@ from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limit
 from composable_energy.saving.references import Reference, read_reference, read_references
 from composable_energy.saving.values import FLOATING, INTEGERS, decode, decode_recommendation
 
-__all__ = ["CLASSES", "read_expression"]
-
 T = TypeVar("T")
 
 CLASSES: Mapping[str, type[Energy]] = {

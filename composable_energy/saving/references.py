@@ -15,8 +15,6 @@ from composable_energy.saving.budget import FAILURES, limited
 from composable_energy.saving.modules import inherited_mode, same_bits
 from composable_energy.saving.values import FLOATING, Source, decode, decode_recommendation
 
-__all__ = ["Reference", "read_reference", "read_references"]
-
 _KEYS = frozenset({"kind", "entry", "member", "options", "distribution", "version", "modes", "tensors", "tokens"})
 
 

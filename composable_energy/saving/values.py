@@ -20,8 +20,6 @@ from composable_energy.registry import get_own, own_name
 from composable_energy.saving import closed_forms
 from composable_energy.supports import arguments_of, build_support
 
-__all__ = ["FLOATING", "INTEGERS", "Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
-
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 """The types of the tensors of nodes; objects of plug-ins may have others."""

@@ -22,8 +22,6 @@ from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
 from composable_energy.saving.values import encode, encode_recommendation, has_references
 
-__all__ = ["write_expression"]
-
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name.

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExtraNotInstalled, OptionError
 
-__all__ = ["Check", "SkipCheck", "assert_close", "build_subject", "check_expected_failures", "named_checks", "run_checks"]
-
-
 T = TypeVar("T")
 
 

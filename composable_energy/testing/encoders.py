@@ -12,8 +12,6 @@ from torch.utils._pytree import tree_flatten
 
 from composable_energy.testing.checks import Check, assert_close, build_subject, named_checks, run_checks
 
-__all__ = ["check_encoder", "encoder_checks"]
-
 EncoderLike = str | nn.Module | Callable[[], nn.Module]
 
 

@@ -23,8 +23,6 @@ from composable_energy.saving import load
 from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
 from composable_energy.testing.laws import assert_laws
 
-__all__ = ["check_energy", "energy_checks"]
-
 EnergyLike = str | Energy | Callable[[], Energy]
 
 

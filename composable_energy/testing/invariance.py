@@ -15,8 +15,6 @@ from torch import Tensor
 from composable_energy.noise import Noise
 from composable_energy.testing.targets import Banana
 
-__all__ = ["assert_invariant", "measure_deviations"]
-
 _CHAINS, _STEPS = 20_000, 20
 _MOST_ERRORS = 4.5  # standard errors; a correct sampler exceeds it for one of the five moments in 1 of 30,000 seeds
 _MOST_DISTANCE = 2.47  # Kolmogorov's distance times the square root of n; p = 1e-5

@@ -14,8 +14,6 @@ from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 from composable_energy.testing.checks import Check, SkipCheck, build_subject, named_checks, run_checks
 
-__all__ = ["check_kernel", "kernel_checks"]
-
 KernelLike = str | Kernel | Callable[[], Kernel]
 
 SHAPES = ((1, 1), (3, 2), (7, 3), (2, 4), (5,), (300, 2), (4, 3, 5, 7), (3, 770), (2, 4099))

@@ -13,8 +13,6 @@ from composable_energy.energy import Energy
 from composable_energy.testing.checks import assert_close
 from composable_energy.testing.targets import Gaussian
 
-__all__ = ["assert_laws"]
-
 
 def assert_laws(a: Energy, x: Tensor) -> None:
     """Asserts the laws of `&`, `|`, `~`, `*` and `-`.

@@ -8,8 +8,6 @@ from typing import Any
 
 from composable_energy.testing.checks import Check, SkipCheck, check_expected_failures
 
-__all__ = ["parametrize_with_checks"]
-
 
 def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mapping[str, str] | None = None) -> Callable[[Any], Any]:
     """Returns a decorator for one test per check: the test function gets the argument `check` and calls it.

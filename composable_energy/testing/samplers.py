@@ -19,8 +19,6 @@ from composable_energy.testing.checks import Check, SkipCheck, assert_close, nam
 from composable_energy.testing.invariance import assert_invariant
 from composable_energy.testing.targets import Banana, Gaussian, NetworkEnergy
 
-__all__ = ["check_sampler", "sampler_checks"]
-
 SamplerLike = str | type[Sampler] | Sampler
 
 

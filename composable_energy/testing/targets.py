@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 
-__all__ = ["Banana", "Gaussian", "NetworkEnergy"]
-
 
 class Gaussian(Energy):
     r"""A Gaussian with noise of level $\sigma$: $E(x, \sigma) = \lVert x - \mu \rVert^2 / 2 (s^2 + \sigma^2)$.

@@ -26,8 +26,6 @@ from urllib.parse import unquote, urlsplit
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser, find_chromium
 
-__all__ = ["broken_links", "errors_without_network", "foreign_loads", "main"]
-
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 _LOADS = {"src", "srcset", "poster", "data"}

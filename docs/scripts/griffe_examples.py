@@ -5,8 +5,6 @@ from typing import Any
 
 import griffe
 
-__all__ = ["Examples"]
-
 
 class Examples(griffe.Extension):
     """Renames the section before it is parsed."""

@@ -20,8 +20,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from run_blocks import blocks
 
-__all__ = ["NOTEBOOKS", "TUTORIALS", "cells", "main"]
-
 DOCS = Path(__file__).parent.parent
 TUTORIALS, NOTEBOOKS = DOCS / "tutorials", DOCS / "notebooks"
 _BLOCK = re.compile(r"^```(?:python|py)[ \t]*\n.*?^```[ \t]*\n", re.M | re.S)

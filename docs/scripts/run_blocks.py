@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Block", "blocks", "run", "sessions"]
-
 _IN_ORDER = "Run the blocks of this page in order."
 
 _FENCE = re.compile(

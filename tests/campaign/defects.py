@@ -29,8 +29,6 @@ import composable_energy_ui.server as ui_server
 from composable_energy import unpacked
 from composable_energy.sampling import checkpoint, context, driver, loop, ranks
 
-__all__ = ["DEFECTS"]
-
 _HELD: list[Any] = []
 
 

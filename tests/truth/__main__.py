@@ -27,8 +27,6 @@ from tests.truth.comparison import Comparison, compare_independent, compare_runs
 from tests.truth.expressions import Case, draw_case
 from tests.truth.plants import PLANTS
 
-__all__ = ["SAMPLERS", "Run", "judge", "run_case", "run_plant"]
-
 SAMPLERS = ("chees", "mala", "hmc", "tempering", "smc")
 _DRAWS, _RUNS, _DRAWS_OF_A_RUN = 1000, 12, 200
 _ERRORS, _FAMILY = 4.5, 0.01

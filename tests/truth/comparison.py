@@ -12,8 +12,6 @@ from torch import Tensor
 from tests.truth.expressions import Case
 from tests.truth.spaces import Array
 
-__all__ = ["Comparison", "compare_independent", "compare_runs"]
-
 _GROUPS = 10
 _LEAST = 0.7  # of the binomial standard error, which resampling that is systematic may fall below
 

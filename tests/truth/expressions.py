@@ -10,8 +10,6 @@ import composable_energy as ce
 from tests.truth.leaves import LEAVES, Known, event, ratio, tilt
 from tests.truth.spaces import SPACES, Array, Space
 
-__all__ = ["Case", "draw_case"]
-
 _TEMPERATURE = 0.1  # of the border of a level
 _BEYOND = 1e-7  # the share of the outermost cells, above which a density is taken for improper
 

@@ -28,8 +28,6 @@ from torch.distributions import (
 import composable_energy as ce
 from tests.truth.spaces import Array, Space
 
-__all__ = ["LEAVES", "Known", "event", "ratio", "tilt"]
-
 Function = Callable[[Array], Array]
 
 

@@ -13,8 +13,6 @@ import composable_energy as ce
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from tests.truth.expressions import Case
 
-__all__ = ["PLANTS", "Plant"]
-
 Plant = Callable[[Case], tuple[ce.Energy, Sampler | None]]
 
 

@@ -12,8 +12,6 @@ from torch.distributions import constraints
 
 import composable_energy as ce
 
-__all__ = ["SPACES", "Array", "Space"]
-
 Array = NDArray[np.float64]
 
 _CELLS_OF_A_LINE, _CELLS_OF_AN_AXIS = 20_001, 801

@@ -42,8 +42,6 @@ from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decompo
 from composable_energy_comet.metrics import adjusted_rand_index, territory_labels
 from composable_energy_training import Batch
 
-__all__ = ["ROWS", "Row", "score", "train_row"]
-
 SIZE, COMPONENTS = 16, 4
 
 

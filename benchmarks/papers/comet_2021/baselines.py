@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from benchmarks.papers.comet_2021.training import Budget, fit
 
-__all__ = ["Autoencoder", "codes_of", "encoder", "fit_principal_components", "pixels", "train_autoencoder"]
-
 CODES = 64
 BATCH, RATE = 16, 2e-3
 

@@ -21,23 +21,6 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import WORLDS, average_pixels, folder_of, majority_labels
 from composable_energy_image.data import render_to
 
-__all__ = [
-    "HALF",
-    "PICTURES",
-    "SEED",
-    "CropClassifier",
-    "LabelledScenes",
-    "centers",
-    "classify",
-    "crop",
-    "load_classifier",
-    "pad",
-    "read_classifier",
-    "render_labelled",
-    "train_classifier",
-    "write_classifier",
-]
-
 PICTURES, SEED = 5_000, 4
 HALF = 7
 BLURRED = 0.5

@@ -9,8 +9,6 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["blocks"]
-
 SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("BetaVAE", "MIG", "MCC")]
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import fit_principal_components
 
-__all__ = ["change_metric", "isometric_mcc", "measure_pictures"]
-
 PICTURES, STEP, SEED = 250, 0.08, 5
 
 

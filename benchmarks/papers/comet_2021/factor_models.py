@@ -21,8 +21,6 @@ from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
 from composable_energy_training import Batch
 from composable_energy_training.precision import Precision
 
-__all__ = ["COMPONENTS", "FACTORS", "SQUARED", "create_comet", "reconstruct", "train_comet", "train_or_load"]
-
 FACTORS = ("lamp intensity", "lamp x", "lamp y", "lamp z", "camera x", "camera y", "camera z")
 COMPONENTS, LATENT = 4, 16
 SQUARED, CHARBONNIER = Decomposition(iterations=3), Decomposition(iterations=3, reconstruction=charbonnier)

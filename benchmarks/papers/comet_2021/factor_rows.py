@@ -26,8 +26,6 @@ from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier
 from composable_energy_training import Batch
 
-__all__ = ["ROWS", "SLOTS", "codes_of_row", "reconstruct_row", "scaled_steps", "time_steps", "train_row"]
-
 COMPONENTS, LATENT, COARSE, RATE = 2, 32, 16, 2e-3
 SLOTS, NUMBERS = 4, 64
 

@@ -47,8 +47,6 @@ from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 
-__all__ = ["goals", "mean_and_error", "score", "summarize"]
-
 PAIRS, FITTED = 64, 5000
 
 

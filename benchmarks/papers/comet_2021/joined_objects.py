@@ -27,8 +27,6 @@ from composable_energy_scenes.detector import DetectionLoss, Detector, detect_ob
 from composable_energy_scenes.toys import OUTLINES
 from composable_energy_training import Batch
 
-__all__ = ["GAP", "Joined", "find_joined", "join_objects", "render_joined", "separate_pairs", "train_detector"]
-
 PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
 DETECTOR: Mapping[str, Any] = {"count": (1, 8), "sizes": (0.14, 0.26)}
 NUMBERS = {2: "two", 4: "four", 8: "eight"}

@@ -50,8 +50,6 @@ from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.detector import Detector, detect_objects
 from composable_energy_scenes.judge import Judge, judge_images
 
-__all__ = ["angle", "lights", "relight"]
-
 SCENES, PAIRS = "three-64", 500
 FITTED, PICTURE = 1_000, "window-light"
 

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["at_night", "draw_nights", "style"]
-
 _GREY = (0.30, 0.59, 0.11)
 _SKY = (0.32, 0.40, 0.68)  # what remains of a grey of 1
 _COLOR, _GLOW = 0.75, 0.45  # what remains of a color, and of its glow around it

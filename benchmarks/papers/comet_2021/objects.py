@@ -46,8 +46,6 @@ from composable_energy_comet.metrics import (
 )
 from composable_energy_training import Batch
 
-__all__ = ["CLIP", "PLANS", "TEST", "THRESHOLDS", "TRAIN", "VALIDATION", "Stage", "score", "train_plan"]
-
 TRAIN, VALIDATION, TEST = 12_000, 128, 320
 CLIP = 0.05  # gradients of a mean square are small, .03 in the median; a larger limit would not stop the rare ones around 1
 THRESHOLDS = (None, 0.5, 0.6, 0.7, 0.8)

@@ -8,8 +8,6 @@ from pathlib import Path
 from benchmarks.harness import argument_parser
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["SEEDS", "experiment_parser"]
-
 SEEDS = (5, 6, 7)
 """Seeds of the trainings in the tables; settings were chosen on others."""
 

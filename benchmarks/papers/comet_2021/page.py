@@ -9,8 +9,6 @@ from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.comet_2021 import factor_blocks, style_blocks, window_blocks
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["blocks"]
-
 WORLDS = {
     "sprites": "sprites, 32 pixels",
     "objects-16": "objects, 16 pixels",

@@ -32,8 +32,6 @@ from composable_energy_comet import Comet, Decomposition
 from composable_energy_comet.recipe import comet_paper_recipe
 from composable_energy_training import Optimizer, Trainer
 
-__all__ = ["MARKS", "WINDOWS", "create_comet", "train_paper", "train_windows"]
-
 WORLD, SIZE = "objects-32", 32
 MARKS = (2, 5, 10, 20, 40, 60, 90, 120, 150, 180, 210, 240)
 CHUNK = 5  # steps between looks at the clock; a stop loses the time of fewer

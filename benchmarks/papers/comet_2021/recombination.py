@@ -42,8 +42,6 @@ from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet
 
-__all__ = ["Pairs", "draw_pairs", "measure", "swap_objects"]
-
 SCORED = ("tetris-16-quadratic", "sprites-quadratic", "sprites-conv")
 PAIRS, TEST = 500, 1_000
 APART = 2

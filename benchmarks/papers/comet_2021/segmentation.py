@@ -8,8 +8,6 @@ from torch import Tensor
 from benchmarks.papers.comet_2021.worlds import Scenes
 from composable_energy_comet.metrics import adjusted_rand_index, kmeans_labels, quadrant_labels
 
-__all__ = ["foreground_ari", "otsu_threshold", "segmentation_baselines"]
-
 
 def foreground_ari(masks: Tensor, labels: Tensor) -> float:
     """Returns the mean adjusted Rand index over the pixels of objects."""

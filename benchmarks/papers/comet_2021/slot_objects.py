@@ -28,8 +28,6 @@ from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
 from composable_energy_comet.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
 
-__all__ = ["score"]
-
 SLOTS = 5
 WORLD = "objects-16"
 

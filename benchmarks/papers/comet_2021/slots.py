@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from benchmarks.papers.comet_2021.training import Budget, fit
 from composable_energy.errors import OptionError
 
-__all__ = ["SlotAttention", "train_slots"]
-
 WIDTH, HIDDEN, SMALL = 48, 96, 8
 
 

@@ -34,8 +34,6 @@ from composable_energy_comet import comet as create_comet
 from composable_energy_comet.descent import SPREAD
 from composable_energy_training import Batch
 
-__all__ = ["agreement", "finding", "memory", "plain_loop_loss", "training"]
-
 SIZE, COMPONENTS, ROWS, FILTERS = 32, 4, 16, 32
 STEPS = (3, 5)
 DEPTHS = (1, 2, 4, 8, 16)

@@ -9,8 +9,6 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["blocks"]
-
 WORLDS = {
     "apart": "A itself, B itself",
     "rebuilt": "A and B, each reconstructed by its model",

@@ -34,8 +34,6 @@ from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write
 from composable_energy_comet.metrics import linear_r2
 from composable_energy_faces.draw import ATTRIBUTES, draw
 
-__all__ = ["draw_faces", "draw_styles", "read_pairs", "restyle", "sketch"]
-
 _GREY, _PAPER = (0.30, 0.59, 0.11), (1.0, 0.97, 0.90)
 _LEAST, _LINE = 0.72, 0.75  # the grey of black areas, and how dark lines are
 DRAWN = {"train": (8_000, 1), "test": (2_000, 3)}

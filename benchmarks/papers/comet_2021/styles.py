@@ -51,8 +51,6 @@ from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write
 from composable_energy_comet import PictureCode, StyleCode, fit_styles
 from composable_energy_scenes import COLORS
 
-__all__ = ["classify_style", "mix_styles", "of_two_styles"]
-
 FITTED = 1_000
 
 

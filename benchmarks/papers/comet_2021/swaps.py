@@ -56,8 +56,6 @@ from composable_energy.errors import OptionError
 from composable_energy_comet import Comet, ConvEnergy, Decomposition
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Exchange", "exchange", "isolation", "shares"]
-
 OWNERS = (0, 1, 1, 1, 2, 3, 3)
 """The component of each factor, for training with labels."""
 

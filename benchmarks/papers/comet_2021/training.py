@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from composable_energy_training.precision import DTYPES, Precision, native_precision
 
-__all__ = ["PRECISION", "SLOW", "Budget", "fit"]
-
 PRECISION = native_precision(torch.device("cpu"))
 """The precision of trainings with `precision="auto"` on this processor."""
 

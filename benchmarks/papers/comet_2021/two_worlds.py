@@ -39,8 +39,6 @@ from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write
 from composable_energy_comet import Comet
 from composable_energy_scenes.detector import Detector, detect_objects
 
-__all__ = ["Pairs", "join_worlds", "render_pairs"]
-
 SOLIDS, TOYS, BOTH, TRAINED = "three-64", "three-toys-64", "solids-toys-64", "toys-64"
 PICTURES, PAIRS = 500, 200
 FIELDS = ("present", "position", "size", "shape", "color")

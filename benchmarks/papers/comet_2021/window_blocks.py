@@ -9,8 +9,6 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["PICTURES", "blocks"]
-
 PICTURES = {
     "renders": "B itself: the accuracy of the classifier",
     "rebuilt": "B, reconstructed without a swap",

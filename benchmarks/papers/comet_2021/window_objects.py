@@ -34,8 +34,6 @@ from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe
 from composable_energy_image.data import Pictures
 
-__all__ = ["MERGE", "SHOWN", "WORLD", "errors", "read_model", "sheet", "spent", "train", "train_on"]
-
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
 COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10

@@ -21,8 +21,6 @@ from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spe
 from benchmarks.papers.comet_2021.worlds import render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 
-__all__ = ["MODEL", "SETTINGS"]
-
 WORLD, MODEL = "sprites", "sprites-window"
 SETTINGS = {"model.components": 4, "model.window": 16, "quadratic.steps": 4_000, "window.steps": 5_000}
 

@@ -21,8 +21,6 @@ from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS, TOYS
 
-__all__ = ["WORLDS", "Room", "Scenes", "average_pixels", "folder_of", "majority_labels", "render_objects", "render_room"]
-
 SEEDS = {"train": 1, "validation": 2, "test": 3}
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {

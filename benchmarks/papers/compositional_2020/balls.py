@@ -7,8 +7,6 @@ import numpy as np
 from composable_energy_image.data import Scenes
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 
-__all__ = ["PICTURES", "POSITIONS", "RATIOS", "SEEDS", "SIDE", "STEPS", "balls", "positions_with_all_sizes", "test_pairs", "training_pairs"]
-
 RATIOS = (0.01, 0.1, 1.0)
 SIDE = 20  # positions on a side, and sizes
 POSITIONS = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij"), -1).reshape(-1, 2)

@@ -16,8 +16,6 @@ from benchmarks.papers.compositional_2020.options import Options
 from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts
 from composable_energy_scenes.concepts import SAMPLING
 
-__all__ = ["RADIUS", "SAMPLER", "WEIGHT", "Claim", "Heads", "draw", "random_conditions"]
-
 SAMPLER = {"sampler": SAMPLING.sampler, **SAMPLING.options}
 """The sampler of all experiments: the one that the concepts recommend."""
 

@@ -22,8 +22,6 @@ from composable_energy_image.data import Pictures, Scenes
 from composable_energy_scenes import SIZES
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer, ValueHeads
 
-__all__ = ["CACHE", "LEVELS", "Holistic", "Part", "Reader", "Sum", "Trainings", "condition", "waves"]
-
 LEVELS = (0.02, 4.0)  # of noise
 CACHE = COMPOSITIONAL.cache / "extrapolation"
 

@@ -18,8 +18,6 @@ from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_scenes import Concepts, load_concepts
 from composable_energy_scenes.weights import FOLDER
 
-__all__ = ["Options", "run_experiment"]
-
 
 @dataclass(frozen=True)
 class Options:

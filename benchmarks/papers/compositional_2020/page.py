@@ -9,8 +9,6 @@ from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.compositional_2020 import paper_method_blocks
 from benchmarks.papers.experiment import COMPOSITIONAL
 
-__all__ = ["blocks"]
-
 RULES = ("grounded", "heads", "grounded, weight 1", "weight 1")
 
 

@@ -23,8 +23,6 @@ from composable_energy_image.data import Scenes, open_scenes, render_to
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_training import ContrastiveDivergence, Optimizer, Trainer
 
-__all__ = ["CONCEPTS", "NOISE", "SETTINGS", "SIZE", "STEP", "WEIGHTS", "condition_of", "enlarge", "load", "reduce", "train"]
-
 WEIGHTS = Path(__file__).parent / "weights"
 CONCEPTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {"position": {"numbers": 2}, "color": {"labels": len(COLORS)}, "shape": {"labels": len(KINDS)}, "size": {"numbers": 1}}

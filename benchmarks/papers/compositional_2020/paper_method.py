@@ -40,8 +40,6 @@ from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_faces.judge import frechet_distance
 from composable_energy_scenes import COLORS
 
-__all__ = ["run"]
-
 CHAIN = 40
 """Steps of a chain that draws a picture; chosen on another seed, like the settings below."""
 

@@ -9,8 +9,6 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import COMPOSITIONAL
 
-__all__ = ["blocks", "parsed_table"]
-
 CELL = re.compile(r"(?P<part>.+?) (?P<value>[\d.]+)(?: \[(?P<paper>[\d.]+)\])? \((?P<chance>[\d.]+)\)")
 NOTS = {"bounded": 'bounded: `ce.negate(s * E, mode="contrast", offset=...) / s`', "classifier": "`~` of the energies' classifier"}
 

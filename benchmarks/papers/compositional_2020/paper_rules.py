@@ -14,8 +14,6 @@ from benchmarks.papers.compositional_2020.claims import draw
 from benchmarks.papers.compositional_2020.paper_energies import NOISE, SIZE, STEP, condition_of, enlarge, load
 from composable_energy_scenes import COLORS, Concepts
 
-__all__ = ["IMPLICATION", "Method", "bounded_not", "energy_classifier", "expressions", "of_codes", "of_pixels", "paper_not", "paper_or"]
-
 IMPLICATION = "position & ~each other color"
 
 

@@ -21,8 +21,6 @@ from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import Presence, detect_objects, load_detector, load_multi_object, multi_object_world
 
-__all__ = ["conjunction", "match_objects", "requested_places", "run", "scores"]
-
 TARGETS = {2: 0.85, 3: 0.65}
 WEIGHTS = (1.0, 8.0)
 """Weights of the evidence: that of the exact posterior, and the one with goals, which was chosen on seed 5."""

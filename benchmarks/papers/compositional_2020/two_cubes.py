@@ -19,8 +19,6 @@ from benchmarks.papers.compositional_2020.several_objects import match_objects
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import load_multi_object, multi_object_world
 
-__all__ = ["PLACES", "peaks", "run"]
-
 STEPS = 41
 PLACES = torch.cartesian_prod(*[torch.linspace(-1, 1, STEPS)] * 2).flip(1)
 """Positions of the map: a grid over the floor with steps of .05, rows from near to far."""

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from composable_energy_image.picture_loss import picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["WHAT", "WHERE", "Painting", "WhereAndWhat"]
-
 WHERE, WHAT = 2, 8
 _SIZE, _WINDOW = 64, 40  # pixels
 _ABOVE = 10  # pixels from the foot up to the middle of the window

@@ -29,8 +29,6 @@ from composable_energy_training import (
     Trainer,
 )
 
-__all__ = ["ENERGIES", "EWC", "LEARNERS", "Base", "Divergence", "Heads", "Learner", "Softmax", "fit_base"]
-
 CODE = 16
 FISHER = 500  # pictures of a task for the Fisher information; a task of scikit-learn's digits has fewer
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy_training import GaussianNoise
 
-__all__ = ["CLASSES", "HIDDEN", "LATENT", "VAE", "ClassHeads", "Classifier", "ConditionalEnergy"]
-
 CLASSES, HIDDEN, LATENT = 10, 128, 16
 
 

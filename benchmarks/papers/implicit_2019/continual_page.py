@@ -8,8 +8,6 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import IMPLICIT
 
-__all__ = ["blocks"]
-
 
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""

@@ -12,8 +12,6 @@ import composable_energy as ce
 from benchmarks.papers.implicit_2019.picture_sets import LEVELS
 from composable_energy_classification import Classifier
 
-__all__ = ["Autoencoder", "Autoregressive", "DenoisingEnergy", "DigitEnergy", "weights"]
-
 WIDTH, PIXELS, DIGITS = 128, 64, 10
 
 

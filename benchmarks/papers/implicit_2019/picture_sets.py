@@ -14,8 +14,6 @@ from torch import Tensor
 
 from composable_energy.extras import import_extra
 
-__all__ = ["LEVELS", "SETS", "Split", "choose_sets", "corrupted", "split", "unusual_sets"]
-
 TRAINING, HELD_OUT, LEVELS, SIZE = 1197, 200, 17, 8
 LETTERS = "ACDEFGHJKLMNPQRTUVWXYadefhkmnprtuvwxy"  # without those that are written as a digit is
 FONTS = (

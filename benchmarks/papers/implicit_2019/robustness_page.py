@@ -9,8 +9,6 @@ from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import IMPLICIT
 from benchmarks.papers.implicit_2019.picture_sets import SETS
 
-__all__ = ["blocks"]
-
 BASELINES = ("softmax probability", "nearest neighbour", "reconstruction", "autoregressive")
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 

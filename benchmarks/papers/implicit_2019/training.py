@@ -16,8 +16,6 @@ from composable_energy.noise import Noise
 from composable_energy_classification import pgd
 from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Optimizer, Trainer
 
-__all__ = ["Joint", "adversarial", "denoising", "joint", "minimise", "softmax"]
-
 BATCH, RATE = 64, 1e-3
 
 

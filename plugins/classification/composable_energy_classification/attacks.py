@@ -17,8 +17,6 @@ from composable_energy.sampling import twin
 from composable_energy_classification.calibration import check_labels
 from composable_energy_classification.classifier import Classifier
 
-__all__ = ["pgd"]
-
 
 def pgd(
     model: Classifier | Callable[[Tensor], Tensor],

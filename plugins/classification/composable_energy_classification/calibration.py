@@ -11,8 +11,6 @@ from torch import Tensor
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["CalibrationWarning", "calibration_error", "check_labels", "fit_probabilities"]
-
 _LEAST, _GREATEST = 1e-3, 1e3
 
 

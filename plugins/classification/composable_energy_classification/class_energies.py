@@ -19,8 +19,6 @@ from composable_energy.memo import memo_scope
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
 
-__all__ = ["Branches", "ClassEnergies", "Marginal", "Values", "class_energies"]
-
 
 class ClassEnergies(nn.Module, ABC):
     """Abstract energies of $K$ classes, in eval mode and with the caller's weights.

@@ -17,8 +17,6 @@ from composable_energy_classification.calibration import check_labels, fit_proba
 from composable_energy_classification.class_energies import ClassEnergies, Marginal, class_energies
 from composable_energy_classification.refinement import Refinement
 
-__all__ = ["Classifier", "build_classifier"]
-
 
 class Classifier(nn.Module):
     r"""A classifier by energies: $p(k \mid x) \propto e^{(o_k - E_k(x)) / T}$.

@@ -11,8 +11,6 @@ from torch import Tensor
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
 
-__all__ = ["Histogram", "auroc", "fpr_at_95", "histogram"]
-
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Returns the area under the ROC curve: the probability that a point from outside has the higher score; ties count half.

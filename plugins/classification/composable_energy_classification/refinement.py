@@ -14,8 +14,6 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
 
-__all__ = ["Refinement", "refine"]
-
 
 @dataclass(frozen=True)
 class Refinement:

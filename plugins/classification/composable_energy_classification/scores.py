@@ -9,8 +9,6 @@ from composable_energy import Energy
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy_classification.classifier import Classifier
 
-__all__ = ["energy_score", "gradient_score", "relative_score", "typicality_score", "uncertainty_score"]
-
 
 def energy_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
     r"""Returns the energy $E(x)$, with shape $(B,)$; of a classifier that of points of any class.

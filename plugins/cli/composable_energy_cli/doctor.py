@@ -19,8 +19,6 @@ from composable_energy_cli.trial import foreign_output, kernel_state, try_plugin
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord
 
-__all__ = ["Doctor"]
-
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
 _LOADABLE = ("not-loaded", "ok")
 _OPTIONAL = {"triton", "mujoco", "huggingface-hub"}

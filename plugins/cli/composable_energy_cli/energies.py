@@ -16,8 +16,6 @@ from composable_energy_cli.trial import foreign_output
 if TYPE_CHECKING:
     from composable_energy.installed import EnergyInfo
 
-__all__ = ["Energies"]
-
 _HEADER = ("energy", "state", "what it is")
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from composable_energy.energy import Energy
 
-__all__ = ["Explain"]
-
 
 class Explain(Command):
     """The command `composable-energy explain EXPR FILE...`: the energy of each term at images or points."""

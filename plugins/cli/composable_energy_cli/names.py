@@ -20,8 +20,6 @@ from composable_energy.suggestions import nearest_names
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["DEFAULT_FAMILY", "Names", "add_expression", "build_energy", "check_trained", "read_condition", "read_expression", "saved_in"]
-
 DEFAULT_FAMILY = "faces"
 _CONFIG = "config.json"
 

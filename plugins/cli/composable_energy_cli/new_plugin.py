@@ -14,8 +14,6 @@ from composable_energy.paths import exists, expanded
 from composable_energy.printable import printable
 from composable_energy.registry import Command, names
 
-__all__ = ["NewPlugin", "write_project"]
-
 _TEMPLATES = Path(__file__).with_name("templates")
 _KINDS = tuple(sorted(folder.name for folder in _TEMPLATES.iterdir() if (folder / "my_plugin.py").is_file()))
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

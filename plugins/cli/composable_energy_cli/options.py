@@ -10,8 +10,6 @@ from typing import Any
 
 from composable_energy.errors import OptionError
 
-__all__ = ["add_options", "own_spelling", "read_options"]
-
 _IN_PYTHON = {"shape", "init", "callback", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
 _IN_PYTHON |= {"compile", "checkpoint_every", "ranks"}
 _WORDS = {"true": True, "false": False, "none": None}

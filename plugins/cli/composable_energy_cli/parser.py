@@ -10,8 +10,6 @@ from typing import IO, Any, NoReturn
 from composable_energy.printable import printable
 from composable_energy.suggestions import listed, nearest
 
-__all__ = ["Parser", "whole_number"]
-
 
 class Parser(argparse.ArgumentParser):
     """A parser with short errors, and escapes for control characters.

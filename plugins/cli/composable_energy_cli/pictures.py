@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["ARRAYS", "PICTURES", "check_target", "read_points", "write_array"]
-
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
 _MODES = {1: "L", 3: "RGB"}

@@ -9,8 +9,6 @@ from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output
 
-__all__ = ["Plugins"]
-
 
 class Plugins(Command):
     """The command `composable-energy plugins`: the installed plug-ins and their distributions."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.sampling import Sampler
 
-__all__ = ["Sample"]
-
 _SHEET = 512
 _FLAGS = ("sampler", "steps", "seed", "batch_size", "checkpoint", "progress")
 

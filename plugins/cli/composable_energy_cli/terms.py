@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.explain import Explanation
 
-__all__ = ["add_range", "add_sigma", "at_level", "json_rows", "terms_table", "value_range"]
-
 _LOWEST = 0.05
 _SHOWN = 6
 _SMALL = 5e-4  # below it three digits would show zero

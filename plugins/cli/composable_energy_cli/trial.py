@@ -16,8 +16,6 @@ from composable_energy.printable import describe_error, printable
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord
 
-__all__ = ["LIMIT", "Trial", "foreign_output", "try_plugins"]
-
 LIMIT = 60.0
 """Seconds that the plug-ins of a distribution may take to load."""
 _PREFIXES = {"composable_energy.energies": "energy", "composable_energy.kernels": "kernel"}

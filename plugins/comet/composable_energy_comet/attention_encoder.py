@@ -13,8 +13,6 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid, estimate_pose
 
-__all__ = ["AttentionEncoder"]
-
 _WIDTH = 64  # of features, keys and the recurrent cell
 _NEAR = 0.99  # inhibition of the neighbors of a cell, relative to that of the cell
 _LEAST = 1e-4  # least remaining attention scope of a cell, so that attention can return

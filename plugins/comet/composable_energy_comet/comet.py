@@ -21,8 +21,6 @@ from composable_energy_comet.second_look import look_again
 from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
 
-__all__ = ["Comet"]
-
 _TOLERANCE = 1e-3  # values beyond [0, 1] that resizing may cause
 _BATCH = 64
 

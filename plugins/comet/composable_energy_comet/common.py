@@ -17,8 +17,6 @@ from composable_energy_comet.comet import Comet
 from composable_energy_comet.picture_code import PictureCode, object_shares
 from composable_energy_comet.window import WindowEnergy
 
-__all__ = ["CommonCode", "fit_common"]
-
 _RIDGE = 1e-5  # of the variance of latents, in units of its mean over directions
 
 

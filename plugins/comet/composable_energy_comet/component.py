@@ -17,8 +17,6 @@ from composable_energy.options import check_choice, check_integer
 from composable_energy.sampling import Noise
 from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid
 
-__all__ = ["COORDINATES", "ComponentEnergy"]
-
 COORDINATES = ("relative", "absolute", "none")
 """The coordinates that an energy reads: relative to its component, those of the picture, or none."""
 

@@ -13,8 +13,6 @@ from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, relative_coordinates
 
-__all__ = ["ConvEnergy"]
-
 
 class ConvEnergy(ComponentEnergy):
     r"""An energy of one component of a picture by convolutions, $E(x, z)$.

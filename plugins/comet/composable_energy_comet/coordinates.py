@@ -12,8 +12,6 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 
-__all__ = ["POSE", "check_picture_size", "coordinate_grid", "estimate_pose", "relative_coordinates"]
-
 POSE = 3
 """Numbers in a pose."""
 

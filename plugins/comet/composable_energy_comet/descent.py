@@ -11,8 +11,6 @@ from torch import Tensor
 from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_comet.conv import ConvEnergy
 
-__all__ = ["SPREAD", "descend", "descent_iterates", "descent_step"]
-
 SPREAD = 0.1
 """Standard deviation of the noise that is added to the start image."""
 

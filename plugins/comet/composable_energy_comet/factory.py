@@ -21,8 +21,6 @@ from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
 from composable_energy_comet.window import WindowEnergy
 
-__all__ = ["SHIPPED", "comet", "comet_global", "comet_window", "load_comet", "save_comet"]
-
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the models that come with the package."""
 

@@ -15,8 +15,6 @@ from composable_energy_comet.coordinates import POSE
 from composable_energy_comet.initialization import initialize
 from composable_energy_comet.window import check_window
 
-__all__ = ["GlimpseEncoder"]
-
 _HINT = 16  # numbers that attention tells about an object
 _SEEN_BY_GROUND = 16
 _FIRST_SHIFT, _SECOND_SHIFT = 0.5, 0.25  # the largest corrections of a centre, in units of the reach

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["initialize"]
-
 
 def initialize(*modules: nn.Module, gain: float = math.sqrt(2)) -> None:
     r"""Draws the weights of all linear and convolutional layers from a normal distribution with deviation $g / \sqrt{n}$; biases are 0.

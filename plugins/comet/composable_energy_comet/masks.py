@@ -15,8 +15,6 @@ from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.window import WindowEnergy
 
-__all__ = ["SCORE_METHODS", "component_scores", "merge_components"]
-
 SCORE_METHODS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single"), WindowEnergy: ("weight", "single")}
 """The scores that each class of energy supports, best first."""
 

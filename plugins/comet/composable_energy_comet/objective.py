@@ -18,8 +18,6 @@ from composable_energy_comet.descent import SPREAD, descent_iterates, descent_st
 from composable_energy_comet.targets import TargetEnergy, joint_minimum
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Decomposition", "charbonnier", "edge_error", "squared_error"]
-
 _EDGES = 6.0  # weight of differences of neighbors
 _WIDTH = 0.03  # differences below it, in units of [0, 1], count quadratically
 

@@ -18,8 +18,6 @@ from composable_energy_comet.descent import SPREAD, descend
 from composable_energy_comet.sampler import InnerDescent
 from composable_energy_comet.targets import TargetEnergy, joint_minimum
 
-__all__ = ["decode_latents", "join_parts", "recombine_parts"]
-
 _BATCH = 64
 
 

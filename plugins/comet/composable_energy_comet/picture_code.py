@@ -13,8 +13,6 @@ from composable_energy.sampling import twin
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.window import WindowEnergy
 
-__all__ = ["PictureCode", "object_shares"]
-
 _BATCH = 64
 
 

@@ -13,8 +13,6 @@ from composable_energy.options import check_choice, check_integer
 from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
 from composable_energy_comet.targets import TargetEnergy
 
-__all__ = ["QuadraticEnergy"]
-
 _CELLS = 8  # height and width of the decoder's first grid
 
 

@@ -26,8 +26,6 @@ from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
 
-__all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe", "comet_window_recipe"]
-
 _STAGES = ("quadratic", "conv", "window")
 _OBJECTIVE = ("iterates", "truncate", "cover")
 _ERRORS = {"squared": squared_error, "charbonnier": charbonnier, "edges": edge_error}

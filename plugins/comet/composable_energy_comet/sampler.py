@@ -16,8 +16,6 @@ from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_g
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.descent import SPREAD
 
-__all__ = ["InnerDescent"]
-
 
 @dataclass(frozen=True)
 class InnerDescent(Sampler):

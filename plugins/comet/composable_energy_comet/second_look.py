@@ -10,8 +10,6 @@ from composable_energy_comet.coordinates import POSE
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.targets import TargetEnergy
 
-__all__ = ["look_again"]
-
 _PART = 4  # errors are averaged over squares of a quarter of a window
 _LEAST = 3e-4  # mean squared error that a further window has to remove
 _NOWHERE = 4.0  # pictures are from -1 to 1, and windows reach less than 1.2

@@ -9,8 +9,6 @@ from torch import Tensor
 from composable_energy_comet.comet import Comet
 from composable_energy_image.sheets import tile_rows, write_rows
 
-__all__ = ["sheet", "write_sheet"]
-
 
 def sheet(model: Comet, x: Tensor) -> Tensor:
     """Returns a sheet with shape $(C, H, W)$. Its rows are the pictures, their reconstructions, and each component alone.

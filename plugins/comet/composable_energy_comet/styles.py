@@ -15,8 +15,6 @@ from composable_energy_comet.comet import Comet
 from composable_energy_comet.common import CommonCode, fit_common
 from composable_energy_comet.picture_code import PictureCode, object_shares
 
-__all__ = ["StyleCode", "fit_styles"]
-
 _LEAST = 0.85  # explained by two means; of a Gaussian they explain .64, of an even distribution .75, of the cosine of an angle .81
 _ROUNDS = 50  # of two-means in one dimension
 _RIDGE = 1e-3  # of the variance of latents, in units of its mean over directions

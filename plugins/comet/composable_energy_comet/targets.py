@@ -8,8 +8,6 @@ from torch import Tensor
 
 from composable_energy_comet.component import ComponentEnergy
 
-__all__ = ["TargetEnergy", "joint_minimum"]
-
 _LEAST = -40.0  # a log share below any rounding; smaller ones have subnormal gradients, which slow convolutions down by half
 
 

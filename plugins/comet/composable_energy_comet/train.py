@@ -26,8 +26,6 @@ from composable_energy_comet.factory import SHIPPED, load_comet, save_comet
 from composable_energy_comet.recipe import CometRecipe, comet_recipe, comet_window_recipe
 from composable_energy_image.data import Pictures
 
-__all__ = ["OBJECTS", "main", "object_pictures", "pictures"]
-
 SIZE, RENDERED, SEED = 16, 32, 1
 OBJECTS: dict[str, Any] = {"size": 64, "count": (2, 4), "sizes": (0.16, 0.38)}
 """Options of the world of the model `objects`."""

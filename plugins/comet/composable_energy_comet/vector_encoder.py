@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from composable_energy.options import check_choice, check_integer
 from composable_energy_comet.coordinates import check_picture_size
 
-__all__ = ["VectorEncoder"]
-
 
 class VectorEncoder(nn.Module):
     r"""Convolutions, then a vector of $K D$ numbers, for factors without a position such as light, camera or expression.

@@ -16,8 +16,6 @@ from composable_energy_comet.coordinates import POSE
 from composable_energy_comet.initialization import initialize
 from composable_energy_comet.targets import TargetEnergy
 
-__all__ = ["WindowEnergy"]
-
 _CELLS = 4  # height and width of the painter's first grid
 _OUTSIDE = 10.0  # log weights outside the window are minus this
 _LEAST_REACH = 1e-3

@@ -13,8 +13,6 @@ from composable_energy.algebra import Conditioned
 from composable_energy.gradients import current
 from composable_energy.memo import memoize
 
-__all__ = ["batched_gradient"]
-
 Conditions = Mapping[str, Tensor]
 
 

@@ -19,8 +19,6 @@ from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, noise
 from composable_energy_diffusion.schedule import Schedule
 from composable_energy_diffusion.schedules import schedule_of
 
-__all__ = ["DiffusionEnergy"]
-
 _VALUES = "energy"  # the parametrisation of a model that returns energies
 _READY: ContextVar[tuple[Energy, Tensor] | None] = ContextVar("ready", default=None)
 

@@ -24,8 +24,6 @@ from composable_energy.sampling import (
 )
 from composable_energy_mcmc.noise_levels import find_start, known_range
 
-__all__ = ["LevelSampler"]
-
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 20.0
 
 

@@ -15,8 +15,6 @@ from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import Noise, level_gradient, resolve_noise, twin
 from composable_energy_diffusion.ode import ODE
 
-__all__ = ["LogLikelihood", "log_likelihood"]
-
 _STEP = {torch.float64: 1e-4, torch.float32: 3e-3}  # of finite differences, in units of the noise level
 
 

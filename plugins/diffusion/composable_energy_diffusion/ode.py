@@ -12,8 +12,6 @@ from composable_energy import Energy
 from composable_energy.sampling import Info, Noise, State, level_gradient
 from composable_energy_diffusion.levels import LevelSampler
 
-__all__ = ["ODE"]
-
 
 @dataclass(frozen=True)
 class ODE(LevelSampler):

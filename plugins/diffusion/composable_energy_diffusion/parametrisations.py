@@ -30,8 +30,6 @@ from composable_energy.options import check_choice
 from composable_energy_diffusion.schedule import Schedule
 from composable_energy_diffusion.schedules import EDM
 
-__all__ = ["PARAMETRISATIONS", "clean_of", "noise_of", "output_of"]
-
 
 def _velocity(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
     return schedule.rates(sigma)

@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["Schedule"]
-
 
 class Schedule(ABC):
     r"""Abstract noise schedule, as functions of the noise level $\sigma$ with any shape.

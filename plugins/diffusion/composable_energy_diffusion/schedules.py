@@ -19,8 +19,6 @@ from composable_energy.suggestions import nearest
 from composable_energy_diffusion.schedule import Schedule
 from composable_energy_diffusion.variance_preserving import Cosine, DiscreteVP, LinearVP
 
-__all__ = ["EDM", "SCHEDULES", "RectifiedFlow", "VarianceExploding", "schedule_of"]
-
 _FIRST = 1e-3  # the least time of the straight path
 
 

@@ -15,8 +15,6 @@ from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, State
 from composable_energy_diffusion.levels import LevelSampler
 
-__all__ = ["SDE"]
-
 
 @dataclass(frozen=True)
 class AncestralState(State):

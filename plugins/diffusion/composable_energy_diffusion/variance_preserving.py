@@ -15,8 +15,6 @@ from composable_energy.options import check_number
 from composable_energy.suggestions import nearest
 from composable_energy_diffusion.schedule import Schedule
 
-__all__ = ["Cosine", "DiscreteVP", "LinearVP"]
-
 _FIRST = 1e-3  # the least time of continuous schedules
 
 

@@ -12,8 +12,6 @@ import zlib
 import torch
 from torch import Tensor
 
-__all__ = ["Canvas", "HashedRandom", "ellipse", "stroke"]
-
 
 class HashedRandom:
     """Stateless random numbers of faces: a hash (splitmix64) of seed, index and name."""

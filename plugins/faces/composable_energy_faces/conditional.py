@@ -20,8 +20,6 @@ from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.cost_log import CostLog
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
 
-__all__ = ["keep_one_attribute", "train_conditional"]
-
 _WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000
 

@@ -14,8 +14,6 @@ from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.networks import SIZE
 from composable_energy_image.data import Labels, Pictures
 
-__all__ = ["PART", "SEEDS", "draw_to"]
-
 SEEDS = {"train": 1, "judge": 2, "test": 3}
 """Seeds of the faces. The judge and the energies train on different faces, and are scored on a third set."""
 

@@ -19,8 +19,6 @@ from composable_energy_faces.canvas import HashedRandom
 from composable_energy_faces.portrait import paint_face
 from composable_energy_faces.threads import one_thread
 
-__all__ = ["ATTRIBUTES", "HAIR_COLORS", "DrawnFaces", "draw"]
-
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 """The binary attributes, in the order of the columns; each has probability 1/2, independently."""
 

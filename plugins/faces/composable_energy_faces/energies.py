@@ -11,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import composable_energy as ce
+from composable_energy.errors import PluginNotFound
 from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE
 from composable_energy_image import CodeEnergy, CodeHeads
-
-__all__ = ["Faces"]
 
 
 class Faces(ce.EnergyFamily):
@@ -48,7 +47,7 @@ class Faces(ce.EnergyFamily):
         if member is None:
             return self.base
         if member not in self.members():
-            raise ce.errors.PluginNotFound(f"There is no face attribute {member!r}; known are {', '.join(self.members())}.")
+            raise PluginNotFound(f"There is no face attribute {member!r}; known are {', '.join(self.members())}.")
         index = self.members().index(member)
         binary = index < len(ATTRIBUTES)
         columns = slice(index, index + 1) if binary else slice(len(ATTRIBUTES), len(ATTRIBUTES) + len(HAIR_COLORS))

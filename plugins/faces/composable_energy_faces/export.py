@@ -18,8 +18,6 @@ from tqdm import tqdm
 
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, draw
 
-__all__ = ["export", "main"]
-
 _CHUNK = 500
 _NAMES = (*ATTRIBUTES, "hair")
 

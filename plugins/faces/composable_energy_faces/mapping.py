@@ -15,8 +15,6 @@ from composable_energy_faces.networks import CODE, SIZE
 from composable_energy_image import Autoencoder
 from composable_energy_latent import Generator, latent
 
-__all__ = ["FaceMapping", "GeneratedFaces"]
-
 
 class FaceMapping(nn.Module):
     """The mapping $w = m(z)$ of standard normal numbers to codes of faces: a residual network.

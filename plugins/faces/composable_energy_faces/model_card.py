@@ -17,8 +17,6 @@ from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import CRITERIA, build_expression, score
 from composable_energy_faces.training_run import JUDGE_FACES, TRAINING_FACES, TrainingRun
 
-__all__ = ["TEST_FACES", "build_model_card", "evaluate_run"]
-
 TEST_FACES = 2_000
 """Number of test faces, on which the judge's accuracy is measured."""
 

@@ -6,8 +6,6 @@ import itertools
 
 from torch import Tensor, nn
 
-__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Judge"]
-
 SIZE = 64
 """Height and width of the pictures."""
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from composable_energy_faces.canvas import Canvas, HashedRandom, ellipse, stroke
 
-__all__ = ["paint_face"]
-
 _HAIR = torch.tensor([[0.09, 0.09, 0.11], [0.37, 0.21, 0.10], [0.96, 0.82, 0.42], [0.85, 0.30, 0.09]])
 _SKIN = torch.tensor([[1.00, 0.87, 0.77], [0.96, 0.78, 0.62], [0.84, 0.62, 0.45], [0.66, 0.47, 0.34]])
 _IRIS = torch.tensor([[0.22, 0.44, 0.74], [0.36, 0.22, 0.12], [0.20, 0.50, 0.28]])

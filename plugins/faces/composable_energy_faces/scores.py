@@ -15,8 +15,6 @@ from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.judge import Verdict, judge
 from composable_energy_faces.networks import Judge
 
-__all__ = ["CRITERIA", "Criterion", "Literal", "build_expression", "score"]
-
 Literal = tuple[str, bool]
 """An attribute, and whether it must hold."""
 

@@ -22,8 +22,6 @@ from composable_energy_faces import weights
 from composable_energy_faces.model_card import build_model_card, evaluate_run
 from composable_energy_faces.training_run import TrainingRun
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command.

@@ -23,8 +23,6 @@ from composable_energy_faces.energies import Faces
 from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
 
-__all__ = ["main", "pairs", "train"]
-
 _CHUNK, _BLOCK = 1000, 5000
 _AVERAGE = 0.999
 _HELD_OUT = 1000

@@ -21,8 +21,6 @@ from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.label_columns import label_loss
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
-__all__ = ["JUDGE_FACES", "TRAINING_FACES", "TrainingRun"]
-
 TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 
 _STEPS = {"autoencoder": 5_500, "decoder": 6_000, "base": 20_000, "heads": 12_000}

@@ -10,8 +10,6 @@ from torch import nn
 
 from composable_energy_image.weights import read_weights, write_weights
 
-__all__ = ["FOLDER", "read", "write"]
-
 FOLDER = Path(__file__).parent / "weights"
 """The folder of the weights that come with the package."""
 

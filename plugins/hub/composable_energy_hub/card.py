@@ -13,8 +13,6 @@ from composable_energy.conditions import CHAINS
 from composable_energy.supports import format_support
 from composable_energy_hub.location import Location, client
 
-__all__ = ["model_card"]
-
 LIBRARY = "composable-energy"
 _GIVEN_BY_SAMPLERS = {CHAINS, "sigma"}
 

@@ -13,8 +13,6 @@ from composable_energy.files import read_config
 from composable_energy_hub.errors import HubError, translated
 from composable_energy_hub.location import Location, client
 
-__all__ = ["CONFIG", "TENSORS", "load"]
-
 CONFIG, TENSORS = "config.json", "model.safetensors"
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _SHOWN = 5

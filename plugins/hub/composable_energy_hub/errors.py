@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy_hub.location import Location, client
 
-__all__ = ["HubAccessError", "HubConnectionError", "HubError", "HubNotFoundError", "translated"]
-
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 
-__all__ = ["SCHEME", "Location", "client"]
-
 SCHEME = "hf"
 
 

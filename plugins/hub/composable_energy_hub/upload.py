@@ -13,8 +13,6 @@ from composable_energy_hub.download import CONFIG, TENSORS
 from composable_energy_hub.errors import translated
 from composable_energy_hub.location import SCHEME, Location, client
 
-__all__ = ["push"]
-
 _CARD = "README.md"
 
 

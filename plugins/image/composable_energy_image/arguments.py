@@ -11,8 +11,6 @@ from torch import nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice
 
-__all__ = ["ACTIVATIONS", "Activation", "activation_of", "check_multiple"]
-
 Activation = Literal["leaky-relu", "relu", "swish"]
 """The names of `ACTIVATIONS`."""
 

@@ -15,8 +15,6 @@ from composable_energy_image.export import export_run
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
-__all__ = ["Attribute", "attribute"]
-
 
 @dataclass(frozen=True)
 class Attribute(Recipe):

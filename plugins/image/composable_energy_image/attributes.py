@@ -16,8 +16,6 @@ from composable_energy_image.heads import CodeHeads
 from composable_energy_image.joint_labels import find_joint_labels
 from composable_energy_image.label_columns import label_columns
 
-__all__ = ["attribute_energies", "count_values", "measure_accuracy", "select_attributes"]
-
 _RESERVED = frozenset({"base", "stages", "samples.png", "report.json", "recipe.toml"})
 _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")
 

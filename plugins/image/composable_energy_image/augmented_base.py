@@ -9,8 +9,6 @@ import composable_energy as ce
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.noise_conditioning import EMBEDDING
 
-__all__ = ["AugmentedCodeNetwork"]
-
 
 class AugmentedCodeNetwork(ce.Energy):
     r"""The energy $B(z, \sigma \mid c)$ of codes $z$ of pictures with changes $c$, such as angles and shifts; $c = 0$ is no change.

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["Autoencoder", "check_picture_shape"]
-
 _WIDTHS = (16, 16, 32, 64, 96, 128)
 """Channels of the encoder's layers. Smaller pictures need fewer layers, and use the last of these."""
 

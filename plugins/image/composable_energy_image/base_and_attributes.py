@@ -19,8 +19,6 @@ from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
-__all__ = ["BaseAndAttributes", "base_and_attributes"]
-
 _LOG = logging.getLogger("composable_energy_training")
 _STAGES = ("autoencoder", "decoder", "base", "heads")
 

@@ -12,8 +12,6 @@ from composable_energy.options import check_integer
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
 
-__all__ = ["CodeEnergy", "CodeNetwork"]
-
 
 class CodeNetwork(ce.Energy):
     r"""The energy of codes alone, $B(z, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.

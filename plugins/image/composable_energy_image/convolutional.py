@@ -16,8 +16,6 @@ from composable_energy_image.arguments import activation_of
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution, linear
 
-__all__ = ["ConvolutionalEnergy"]
-
 
 class ConvolutionalEnergy(ImageEnergy):
     """The energy of a plain convolutional network; see the module.

@@ -10,8 +10,6 @@ from pathlib import Path
 from composable_energy.files import replace_file
 from composable_energy_training import Callback, Trainer
 
-__all__ = ["CostLog", "read_costs"]
-
 _FILE = "costs.json"
 _WINDOW = 200  # steps of the running loss
 

@@ -17,8 +17,6 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["ImageEnergy", "NetOptions", "label_vectors", "number_features"]
-
 _WAVES = (1, 2, 4)
 """Half periods of the sines and cosines of a number, over the range -1 to 1."""
 

@@ -48,8 +48,6 @@ from composable_energy_training import (
 from composable_energy_training.setting_types import get_parameters
 from composable_energy_training.toml import flatten
 
-__all__ = ["EnergyRecipe", "energy_recipe"]
-
 _OBJECTIVES: Mapping[str, type[Objective]] = {
     "contrastive-divergence": ContrastiveDivergence,
     "denoising-score-matching": DenoisingScoreMatching,

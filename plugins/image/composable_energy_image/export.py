@@ -10,8 +10,6 @@ import composable_energy as ce
 from composable_energy.files import replace_file
 from composable_energy_image.sheets import write_rows
 
-__all__ = ["export_run"]
-
 _ROWS, _COLUMNS = 16, 8
 
 

@@ -11,8 +11,6 @@ from composable_energy.noise import Noise
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_training import FlowNoise, GaussianNoise, NoiseDistribution
 
-__all__ = ["FittedNoise", "fit_noise"]
-
 FittedNoise = Literal["gaussian", "flow"]
 """The name of a noise in recipes."""
 

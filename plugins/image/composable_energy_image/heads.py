@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from composable_energy.options import check_integer
 from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
 
-__all__ = ["CodeHeads"]
-
 
 class CodeHeads(nn.Module):
     r"""Logits of attributes given a code at a noise level $\sigma$.

@@ -21,16 +21,6 @@ from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
-__all__ = [
-    "compositional_64",
-    "compositional_128",
-    "igebm_dsprites",
-    "igebm_mnist",
-    "igebm_resnet32",
-    "igebm_resnet32_large",
-    "igebm_resnet32_wider",
-]
-
 _OPTIONS = """
 
     Args:

@@ -24,8 +24,6 @@ from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution
 from composable_energy_image.recommendation import recommend_langevin
 
-__all__ = ["ImprovedCDEnergy"]
-
 
 class _Architecture(NamedTuple):
     """A network of the paper. A tower is a string: its first channels in units of the width, then the channels after each block, followed

@@ -16,8 +16,6 @@ from composable_energy.options import check_integer, check_number
 from composable_energy_image.arguments import Activation, activation_of
 from composable_energy_image.recommendation import recommend_langevin
 
-__all__ = ["JEM", "WideResNet"]
-
 
 class JEM(ce.Energy):
     r"""A classifier as an energy of images of any label, $-\log \sum_y e^{f_y(x)}$ (JEM).

@@ -17,8 +17,6 @@ from composable_energy_image.data import Labels
 from composable_energy_training import Batch, Loss, Objective
 from composable_energy_training.score_matching import add_noise, check_levels
 
-__all__ = ["JointHeads", "JointLabels", "find_joint_labels"]
-
 _LARGEST = 512
 _PICTURES = 20  # of each combination, on average
 

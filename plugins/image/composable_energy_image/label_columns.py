@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["count_columns", "label_columns", "label_loss"]
-
 
 def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
     """Returns the columns of each attribute, in order.

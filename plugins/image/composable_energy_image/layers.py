@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["PerLabel", "convolution", "linear"]
-
 _CONVERGED, _CONVERGED_AFTER_MOVING = 1e-6, 1e-7
 """Relative growth of the singular value below which iteration stops: before and after the first iteration that changes the vectors."""
 

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EMBEDDING", "NoiseConditionedMLP", "embed_level", "frequency_table", "level_column"]
-
 EMBEDDING = 32
 """Numbers in the embedding of a noise level."""
 

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["outline_weights", "picture_loss"]
-
 _CONTRAST = 0.08
 _REACH = 2
 

@@ -27,8 +27,6 @@ from composable_energy_image.label_columns import count_columns
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 
-__all__ = ["AttributePipeline"]
-
 _CHUNK = 500
 _CLIP, _WARM_UP = 1.0, 200
 _NAMING = (0.018, 0.05)  # for many pictures, and for a small set

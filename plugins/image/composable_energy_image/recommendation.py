@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import composable_energy as ce
 
-__all__ = ["recommend_langevin"]
-
 
 def recommend_langevin(
     step: float, noise: float, *, clamp: tuple[float, float] | None = (0.0, 1.0), max_gradient: float | None = None

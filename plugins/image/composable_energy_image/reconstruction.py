@@ -16,8 +16,6 @@ from composable_energy_image.label_columns import label_loss
 from composable_energy_image.picture_loss import picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["AutoencoderWithLabels", "DecoderOnly", "Reconstruction"]
-
 
 class AutoencoderWithLabels(nn.Module):
     """The first stage's model: the whole autoencoder and a linear classifier of attributes, which keeps them linear in the code.

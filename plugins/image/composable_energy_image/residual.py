@@ -20,8 +20,6 @@ from composable_energy_image.arguments import activation_of, check_multiple
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution
 
-__all__ = ["Block", "ResidualEnergy"]
-
 
 class Block(NamedTuple):
     """A residual block: its output channels, and whether it halves the size."""

@@ -10,8 +10,6 @@ from composable_energy.errors import OptionError
 from composable_energy.registry import get_sampler
 from composable_energy_training.setting_types import get_parameters
 
-__all__ = ["sampler_options", "sampler_parameters", "setting"]
-
 
 def setting(name: str, annotation: Any) -> Parameter:
     """Returns a setting of a type, without a default."""

@@ -12,8 +12,6 @@ from torch.nn.functional import pad
 
 from composable_energy.grids import write_image
 
-__all__ = ["tile_rows", "write_rows"]
-
 _GAP = 2  # white pixels right of and below each picture
 
 

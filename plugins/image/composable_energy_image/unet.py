@@ -20,8 +20,6 @@ from composable_energy_image.arguments import Activation, activation_of, check_m
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.noise_conditioning import EMBEDDING, embed_level, frequency_table, level_column
 
-__all__ = ["UNet", "UNetEnergy"]
-
 _HIDDEN = 128
 
 

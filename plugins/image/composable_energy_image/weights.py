@@ -14,8 +14,6 @@ from torch import nn
 from composable_energy.errors import FileFormatError
 from composable_energy.files import replace_file
 
-__all__ = ["read_weights", "write_weights"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

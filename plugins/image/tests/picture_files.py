@@ -11,8 +11,6 @@ from PIL import Image
 
 from composable_energy_image.data import Labels, Pictures
 
-__all__ = ["RANDOM", "channels_first", "pictures_of", "random_pixels", "save"]
-
 RANDOM = np.random.default_rng(0)
 
 

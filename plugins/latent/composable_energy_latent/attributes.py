@@ -15,8 +15,6 @@ from composable_energy.options import check_number
 from composable_energy.suggestions import nearest
 from composable_energy_latent.networks import FixedWidth, LogOdds, Space, network_on
 
-__all__ = ["Attributes", "attribute", "continuous", "graded"]
-
 _LOG_ODDS_UNIT = 4.0
 _WIDTH = 0.1  # of the paper
 

@@ -15,8 +15,6 @@ from composable_energy_latent.errors import EditError
 from composable_energy_latent.kept import Keep, check_contradictions, kept_attributes
 from composable_energy_latent.potential import EditWeights, Potential, follow
 
-__all__ = ["edit"]
-
 
 def edit(
     z: Tensor | Edits,

@@ -20,8 +20,6 @@ from composable_energy.options import check_integer
 from composable_energy.sampling import twin
 from composable_energy_latent.errors import EditError
 
-__all__ = ["EditStep", "Edits"]
-
 _FORMAT = "composable-energy edits 1"
 
 

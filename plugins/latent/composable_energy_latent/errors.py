@@ -6,8 +6,6 @@ from typing import ClassVar
 
 from composable_energy.errors import ComposableEnergyError
 
-__all__ = ["EditError", "GeneratorError", "LabelError"]
-
 
 class GeneratorError(ComposableEnergyError, ValueError):
     """A generator returned something else than finite pictures of one shape, one for each latent point."""

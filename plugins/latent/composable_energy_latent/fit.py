@@ -25,8 +25,6 @@ from composable_energy_latent.networks import FixedWidth, LatentHeads, network_o
 from composable_energy_latent.refine import driven, head_losses
 from composable_energy_latent.report import AttributeReport, FitReport, calibration_error
 
-__all__ = ["draw_latents", "fit_attributes"]
-
 _NORMAL_90 = 1.6449
 _DECAY = 0.5  # of weights; below it heads learn their pictures by heart, and a sampler finds where they are wrong
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 
-__all__ = ["Velocity", "integrate"]
-
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
 _FIRST = 0.2  # the greatest change in the first step, relative to 1 + |x|
 

@@ -17,8 +17,6 @@ from composable_energy.errors import ComposableEnergyError, OptionError, ShapeEr
 from composable_energy.memo import evaluate_once
 from composable_energy_latent.errors import GeneratorError
 
-__all__ = ["Generator", "latent"]
-
 _PROBES = 2
 
 

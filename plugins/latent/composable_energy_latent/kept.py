@@ -17,8 +17,6 @@ from composable_energy_latent.attributes import Attributes
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.networks import FixedWidth, LogOdds
 
-__all__ = ["Keep", "Kept", "check_contradictions", "held_labels", "kept_attributes"]
-
 _ALL = 1e-3  # how far from 1 the probabilities of all labels of a classifier may sum up to
 
 Keep = Attributes | Mapping[str, Energy | GaussianHead] | Iterable[Energy | GaussianHead] | Energy | GaussianHead

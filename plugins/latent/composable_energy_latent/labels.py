@@ -14,8 +14,6 @@ from composable_energy import Energy
 from composable_energy_latent.errors import LabelError
 from composable_energy_latent.generator import Generator
 
-__all__ = ["Column", "Labeller", "columns_of_labels", "label_pictures"]
-
 Labeller = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 
 _CHUNK = 250

@@ -19,8 +19,6 @@ from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, has_rows, repeated
 from composable_energy_latent.flow import Velocity, integrate
 
-__all__ = ["LACE"]
-
 _BETA = (0.1, 20.0)  # of the variance preserving process of the paper
 _LAST = 1e-3  # the least time
 _POINTS = 2048  # evaluated together

@@ -17,8 +17,6 @@ from composable_energy.extras import import_extra
 from composable_energy.files import read_bytes
 from composable_energy.options import check_flag
 
-__all__ = ["load_generator"]
-
 _WAYS = (
     "weights and code are safe: in Python, `g = Generator()` from your own code, then "
     "`g.load_state_dict(safetensors.torch.load_file(path))`, with a file that `safetensors.torch.save_file(g.state_dict(), path)` wrote"

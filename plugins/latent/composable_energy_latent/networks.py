@@ -15,8 +15,6 @@ from composable_energy.memo import evaluate_once
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.generator import Generator
 
-__all__ = ["FixedWidth", "LatentHeads", "LogOdds", "OnMapped", "OnPictures", "Space", "network_on"]
-
 Space = Literal["z", "w", "x"]
 
 

@@ -21,8 +21,6 @@ from composable_energy_latent.fit import draw_latents
 from composable_energy_latent.flow import integrate
 from composable_energy_latent.kept import Kept, held_labels
 
-__all__ = ["EditWeights", "Potential", "follow"]
-
 _SPAN = 5.0  # the time of the paper's process
 _MOVES = 8
 _DRAWS, _WIDTH = 256, 0.2  # draws of the prior for the spread of a value, and the share of it that is its width

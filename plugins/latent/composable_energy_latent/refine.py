@@ -13,8 +13,6 @@ from composable_energy.coordinates import coordinates_of
 from composable_energy_latent.flow import integrate
 from composable_energy_latent.labels import Column
 
-__all__ = ["driven", "head_losses"]
-
 _SPAN, _ROUNDS, _TOLERANCE = 5.0, 100, 0.1  # of the flow: its time, tried steps of a point, and the error of a step
 _VALUES = 25.0  # the weight of a value: its width is then a fifth of its spread, as in edits
 _CHUNK = 2000

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["AttributeReport", "FitReport", "calibration_error"]
-
 _BINS = 15
 
 

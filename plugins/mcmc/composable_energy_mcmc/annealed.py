@@ -34,8 +34,6 @@ from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
 from composable_energy_mcmc.tuning import try_step
 
-__all__ = ["GUIDED_STEPS", "Annealed"]
-
 _SIGMA_MIN, _SIGMA_MAX, _LEVELS = 0.05, 4.0, 40
 _DELTA = 0.1  # in units of the square of the noise level
 _WIDER, _SETTLING, _LEAPFROGS, _ACCEPTANCE = (

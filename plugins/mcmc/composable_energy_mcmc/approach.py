@@ -12,8 +12,6 @@ from composable_energy.sampling import Noise, State, energy_and_gradient, has_ro
 from composable_energy_mcmc.batch import finite_rows, select, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
 
-__all__ = ["approach", "redraw_outliers"]
-
 _STEPS = 200
 _LONGER, _SHORTER = 1.25, 0.5  # in balance at an acceptance of three quarters
 _PROGRESS, _PATIENCE = 0.5, 10  # a chain that loses less energy in ten steps has arrived

@@ -11,8 +11,6 @@ from torch.nn.functional import pad
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.sampling import State
 
-__all__ = ["finite_rows", "flatten_points", "map_points", "select", "sum_of_each"]
-
 _BLOCK = 16
 
 

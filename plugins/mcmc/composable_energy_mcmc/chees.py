@@ -22,8 +22,6 @@ from composable_energy_mcmc.trials import take_step
 from composable_energy_mcmc.tuning import mean_acceptance
 from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
 
-__all__ = ["ChEES"]
-
 _ROUNDING = 1e-6  # of a ratio: without it the last bit of a step size could add a leapfrog
 
 

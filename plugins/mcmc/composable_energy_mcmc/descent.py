@@ -14,8 +14,6 @@ from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.batch import select, sum_of_each
 
-__all__ = ["Descent", "DescentState"]
-
 
 @dataclass(frozen=True)
 class DescentState(State):

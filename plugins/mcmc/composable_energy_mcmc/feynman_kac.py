@@ -21,8 +21,6 @@ from composable_energy_mcmc.annealing.resampling import effective_sample_size, s
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between
 
-__all__ = ["FeynmanKac"]
-
 _LEVELS, _SIGMA_MIN, _SIGMA_MAX = 100, 0.02, 10.0
 _UNIT, _DOUBLINGS = (0.5, 2.0), 10
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something

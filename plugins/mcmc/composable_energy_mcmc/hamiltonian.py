@@ -21,8 +21,6 @@ from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.tuning import tune_step_size
 
-__all__ = ["HMC", "RUNAWAY", "leapfrog", "propose", "van_der_corput"]
-
 RUNAWAY = 1000.0  # an error of the energy that no trajectory recovers from
 
 

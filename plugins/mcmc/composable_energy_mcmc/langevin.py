@@ -18,8 +18,6 @@ from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.unadjusted import tune_unadjusted
 
-__all__ = ["Langevin"]
-
 
 @dataclass(frozen=True)
 class Langevin(Sampler):

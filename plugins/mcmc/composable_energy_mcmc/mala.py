@@ -20,8 +20,6 @@ from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.tuning import tune_step_size
 
-__all__ = ["MALA", "langevin_log_ratio"]
-
 
 @dataclass(frozen=True)
 class MALA(Sampler):

@@ -10,8 +10,6 @@ from torch import Tensor
 from composable_energy.errors import ShapeError
 from composable_energy_mcmc.batch import flatten_points, map_points
 
-__all__ = ["IDENTITY", "CovarianceEstimator", "Metric", "same_tensor"]
-
 _DENSE_AXES = 256  # above, products with a matrix cost more than most energies
 _DRAWS_PER_AXIS = 10
 

@@ -9,8 +9,6 @@ from composable_energy.errors import DtypeError
 from composable_energy.sampling import Info, Noise, State
 from composable_energy_mcmc.batch import select
 
-__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose", "judge"]
-
 CLAMP = "a clamped proposal has no density to accept it by; use langevin, or an energy that grows at the border."
 TEMPERATURE = "the density at temperature T is that of `energy / T`: sample that. At 0 there is none; `descent` finds modes."
 REFUSED = {"clamp": CLAMP, "temperature": TEMPERATURE}

@@ -17,8 +17,6 @@ from composable_energy_mcmc.trials import take_step
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["Mixing", "measure_mixing"]
-
 _TRIAL, _LAGS = 8, 3  # steps, a cycle of trajectory lengths; and the lags of their correlations
 
 

@@ -19,8 +19,6 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise, emit_warnings, has_rows, level_gradient
 
-__all__ = ["LevelStart", "find_start", "fit_start", "known_range", "levels_between"]
-
 _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
 _PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its own
 _HIGHEST = 200.0  # some schedules end at thousands, where float32 has few digits left for the data; a wide density may need it

@@ -25,8 +25,6 @@ from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
 
-__all__ = ["Replicas", "Tempering", "swap_replicas"]
-
 _ROUNDS, _SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
 _REJECTION = 0.3  # of a swap between neighbours, which decides the number of levels
 _MIN_LEVELS, _MAX_LEVELS = 4, 32

@@ -17,8 +17,6 @@ from composable_energy_mcmc.tuning import mean_acceptance
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["lost_to_jumps", "mean_rate", "take_step"]
-
 _FINER, _LONG = 16, 15  # times as many leapfrogs; and a step whose trajectory has nearly its full length
 _LEAST = 0.02  # which does not shorten steps
 _JUMPS = 1 / 8  # of the loss by coarse steps: errors where a gradient jumps fall to 1/16, errors of smooth energies to 1/256

@@ -13,8 +13,6 @@ from composable_energy.sampling import Noise, Sampler, State
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, select
 
-__all__ = ["DualAveraging", "find_first_length", "mean_acceptance", "try_step", "tune_step_size"]
-
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
 _GRID = 1024  # lengths in a factor of e

@@ -15,8 +15,6 @@ from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points, select
 from composable_energy_mcmc.metric import IDENTITY, Metric
 
-__all__ = ["tune_unadjusted"]
-
 _STEPS, _MEASURED = 120, 40  # of the pilots, and the last ones that are measured
 _FORGET = 0.98
 _FALLBACK = 0.1  # where no chain starts at a finite energy, which the driver reports

@@ -16,8 +16,6 @@ from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.langevin import Langevin
 
-__all__ = ["MomentumState", "Underdamped"]
-
 
 @dataclass(frozen=True)
 class MomentumState(State):

@@ -21,8 +21,6 @@ from composable_energy_mcmc.tuning import DualAveraging, find_first_length
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["adapt_metric", "choose_trajectory"]
-
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _POINTS = 30  # for each coordinate of a dense metric, from windows in which energies stay the same

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from composable_energy.errors import ShapeError
 
-__all__ = ["dihedral", "place_atom", "recovered", "wrap"]
-
 
 def wrap(angles: Tensor, period: Tensor | float = 2 * math.pi) -> Tensor:
     r"""Returns angles in $[-P / 2, P / 2)$ that are equal modulo the period $P$.

@@ -16,8 +16,6 @@ from composable_energy.options import check_number
 from composable_energy_molecules.angles import place_atom
 from composable_energy_molecules.residues import ANGLES, RESIDUES, index_of
 
-__all__ = ["ClashEnergy", "side_chain_atoms"]
-
 BOND, ANGLE = 1.52, math.radians(112.0)
 """The length of all bonds in angstroms, and all angles between them."""
 _TINY = 1e-6

@@ -10,8 +10,6 @@ from torch import Tensor
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_molecules.residues import ANGLES, CONTEXT, RESIDUES, angle_mask
 
-__all__ = ["SideChains"]
-
 
 @dataclass(frozen=True)
 class SideChains:

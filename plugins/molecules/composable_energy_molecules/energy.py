@@ -14,8 +14,6 @@ from composable_energy.options import check_integer
 from composable_energy_molecules.angles import wrap
 from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, check_context
 
-__all__ = ["SideChainEnergy"]
-
 _BACKBONE_HARMONICS = 3
 _EMBEDDING = 16
 

@@ -13,8 +13,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_molecules.residues import ANGLES
 
-__all__ = ["WELLS", "Wells", "arc"]
-
 WELLS = {"gauche+": 60.0, "trans": 180.0, "gauche-": -60.0}
 """The wells of a bond between tetrahedral atoms, with their centres in degrees."""
 

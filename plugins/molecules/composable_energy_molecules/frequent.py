@@ -14,8 +14,6 @@ from composable_energy_molecules.angles import wrap
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods
 
-__all__ = ["FrequentRotamer"]
-
 
 class FrequentRotamer:
     r"""Predicts the mean angles of the most frequent rotamer.

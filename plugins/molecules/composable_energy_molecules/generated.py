@@ -18,8 +18,6 @@ from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, check_context, index_of
 from composable_energy_molecules.wells import BACKBONES, GENERATED, rotamers
 
-__all__ = ["GeneratedRotamers", "generate"]
-
 _BACKBONE = torch.tensor([[1.3, 2.2, 1.1, -0.6], [1.5, -1.2, 1.0, 2.4], [1.3, -2.6, 1.1, 0.9]])
 r"""Of the three wells of $\chi_1$: amplitude and phase of the log weight's dependence on $\phi$, and the same on $\psi$."""
 _LATER = torch.tensor([[0.6, 0.4, 0.5, 2.0], [0.5, 2.5, 0.6, -1.2], [0.6, -1.7, 0.5, 0.4]])

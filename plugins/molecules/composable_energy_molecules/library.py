@@ -13,8 +13,6 @@ from composable_energy_molecules.angles import wrap
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, CONTEXT, RESIDUES, angle_mask
 
-__all__ = ["AngleLibrary"]
-
 
 class AngleLibrary(nn.Module):
     r"""The density $q(\chi \mid \text{amino acid})$ with independent angles, each constant on bins, and positive everywhere.

@@ -13,8 +13,6 @@ from composable_energy.options import check_flag, check_integer
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import GROUPS, RESIDUES, angle_mask, angle_periods
 
-__all__ = ["VonMisesMixture"]
-
 _STRONGEST = 500.0
 
 

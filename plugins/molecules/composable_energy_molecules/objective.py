@@ -13,8 +13,6 @@ from composable_energy_molecules.energy import SideChainEnergy
 from composable_energy_molecules.library import AngleLibrary
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["SideChainContrast"]
-
 
 class SideChainContrast(Objective):
     r"""Noise-contrastive estimation by ranking: which of $K + 1$ angles belongs to the data, if $K$ come from a library $q$?

@@ -12,8 +12,6 @@ from composable_energy_molecules.energy import SideChainEnergy
 from composable_energy_molecules.library import AngleLibrary
 from composable_energy_molecules.residues import ANGLES, angle_mask
 
-__all__ = ["log_probs", "predict", "resample"]
-
 _CHUNK = 64
 
 

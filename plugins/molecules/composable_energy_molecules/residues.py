@@ -16,20 +16,6 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 
-__all__ = [
-    "ANGLES",
-    "CONTEXT",
-    "GROUPS",
-    "RESIDUES",
-    "Residue",
-    "angle_mask",
-    "angle_periods",
-    "check_context",
-    "context_of",
-    "group_of",
-    "index_of",
-]
-
 ANGLES = 4
 """The number of angles of a point."""
 CONTEXT = 5

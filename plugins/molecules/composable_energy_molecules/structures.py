@@ -20,8 +20,6 @@ from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, index_of
 
-__all__ = ["read_side_chains"]
-
 _NAMES = frozenset(residue.name for residue in RESIDUES)
 _LARGEST = 2**30  # bytes of a file when it is unpacked
 _LONGEST = 2.0  # of a peptide bond, in angstroms; 1.33 is usual

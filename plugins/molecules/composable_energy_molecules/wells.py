@@ -15,8 +15,6 @@ from torch import Tensor
 
 from composable_energy_molecules.residues import ANGLES, RESIDUES, index_of
 
-__all__ = ["BACKBONES", "GENERATED", "Rotamers", "rotamers"]
-
 Well = tuple[float, float, float]
 """Centre and width in degrees, and the log weight."""
 

@@ -19,8 +19,6 @@ from composable_energy_observed.interface import Operator
 from composable_energy_observed.noises import Noise, noise_of
 from composable_energy_observed.operators import description_of, operator_of
 
-__all__ = ["ObservedEnergy"]
-
 
 class ObservedEnergy(Energy):
     r"""Evidence for a measurement, $E(x) = -\log p(y \mid A x)$; for Gaussian noise $\lVert A x - y \rVert^2 / 2 \sigma^2$ + const.

@@ -11,8 +11,6 @@ from torch import Size, Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["Function", "Operator"]
-
 
 class Operator(nn.Module, ABC):
     """Abstract operator $A$. A subclass writes `forward`, `config` and, if a measurement has another shape than a point, `point_shape`.

@@ -17,8 +17,6 @@ from composable_energy.events.normal import log_probability
 from composable_energy.options import check_number
 from composable_energy.suggestions import nearest
 
-__all__ = ["NOISES", "Gaussian", "Noise", "Poisson", "Quantised", "noise_of"]
-
 
 class Noise(nn.Module, ABC):
     """Abstract noise model.

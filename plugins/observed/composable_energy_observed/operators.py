@@ -14,8 +14,6 @@ from composable_energy.suggestions import nearest
 from composable_energy_observed.interface import Function, Operator
 from composable_energy_observed.pictures import Blur, Downsample, Radon
 
-__all__ = ["OPERATORS", "Chain", "Identity", "Linear", "Mask", "description_of", "operator_of"]
-
 
 class Identity(Operator):
     """The point itself."""

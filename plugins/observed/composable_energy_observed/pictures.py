@@ -14,8 +14,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_observed.interface import Operator
 
-__all__ = ["Blur", "Downsample", "Radon"]
-
 _PADDINGS = {"reflect": "reflect", "circular": "circular", "zeros": "constant"}
 
 

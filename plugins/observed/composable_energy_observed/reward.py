@@ -13,8 +13,6 @@ from composable_energy.conditions import parameters_of
 from composable_energy.errors import ExpressionError, LiftError, OptionError
 from composable_energy.options import check_number
 
-__all__ = ["RewardEnergy"]
-
 
 class RewardEnergy(Energy):
     r"""A reward as an energy, $-\beta\, r(x)$.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
 
-__all__ = ["Box", "Disc"]
-
 
 class Disc(nn.Module):
     """The signed distance from a disc, or from a ball in more dimensions.

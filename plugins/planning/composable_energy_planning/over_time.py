@@ -13,8 +13,6 @@ from composable_energy.bases import value_of
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["OverTime"]
-
 
 class OverTime(Node):
     r"""An energy of states in succession over a whole trajectory, $E(x) = \sum_t E_\text{pair}(x_t, \dots, x_{t + k - 1})$.

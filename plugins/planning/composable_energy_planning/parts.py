@@ -18,8 +18,6 @@ from composable_energy_planning.terms import Effort, Waypoint
 from composable_energy_planning.transition import TransitionEnergy
 from composable_energy_planning.zones import Entered
 
-__all__ = ["Parts", "parts_of"]
-
 _GAP = 0.1
 _SHOWN = 64  # states that show whether a full turn changes a term
 _FORBIDDEN = 30.0  # nats above the median move of a trajectory

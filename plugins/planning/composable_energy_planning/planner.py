@@ -18,8 +18,6 @@ from composable_energy_planning.refine import descend
 from composable_energy_planning.search import Search
 from composable_energy_planning.terms import Waypoint, start, via
 
-__all__ = ["PlanWarning", "Planner"]
-
 
 class PlanWarning(UserWarning):
     """Every plan that was found has a move that the energy all but forbids, enters an avoided zone or misses a waypoint."""

@@ -11,8 +11,6 @@ from composable_energy import Energy
 from composable_energy.sampling import energy_and_gradient
 from composable_energy_planning.parts import Parts
 
-__all__ = ["curvature", "descend"]
-
 _REFRESH = 4
 _LEAST, _MOST = 1e-3, 1e8
 

@@ -23,8 +23,6 @@ from composable_energy_planning.parts import parts_of
 from composable_energy_planning.refine import curvature, descend
 from composable_energy_planning.search import Search
 
-__all__ = ["Trajectories"]
-
 _FIRST = 0.2
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from composable_energy_planning.parts import Parts
 
-__all__ = ["Search"]
-
 _LOWEST = -1e6
 _CHILDREN = 6
 _BINDING = 20.0  # a descent mends a move between the trees sooner than an end that is missed

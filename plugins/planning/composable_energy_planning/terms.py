@@ -13,8 +13,6 @@ from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_number
 
-__all__ = ["Effort", "Waypoint", "effort", "goal", "start", "via"]
-
 
 class Waypoint(Energy):
     r"""A Gaussian of one state of a trajectory, $E(x) = \lVert g(x_t) - y \rVert^2 / 2 w^2$ + const.

@@ -14,8 +14,6 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["GaussianStep", "TransitionEnergy", "features"]
-
 _WAVES = 4
 _WIDE = (1.0, 3.0)  # how much wider than the moves the contrastive noise is, in turns
 

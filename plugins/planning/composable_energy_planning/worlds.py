@@ -16,8 +16,6 @@ from torch import Tensor
 from composable_energy.errors import OptionError
 from composable_energy_planning.distances import Box, Disc
 
-__all__ = ["WORLDS", "Arm", "Car", "Maze", "World"]
-
 _ROUNDING = 1e-6
 _LOOKAHEAD = 0.05  # beside a move, in which the car steers back to its plan
 _PARTS = 8  # of a move, at whose ends it is checked for hits

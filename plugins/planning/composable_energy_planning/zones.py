@@ -14,8 +14,6 @@ from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
 from composable_energy_planning.distances import Box, Disc
 
-__all__ = ["Entered", "apart", "box", "disc", "zone"]
-
 
 class Entered(nn.Module):
     r"""The log probabilities that a trajectory never enters a zone, and that it does, with shape $(B, 2)$.

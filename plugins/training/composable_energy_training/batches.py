@@ -19,8 +19,6 @@ from composable_energy.noise import Noise
 from composable_energy_training.fingerprint import Fingerprint, fingerprint_rows
 from composable_energy_training.objective import Batch
 
-__all__ = ["BatchLoader", "BatchSource", "IndexedSource", "IterableSource", "as_source", "split_batch"]
-
 Raw = tuple[Tensor, Mapping[str, Tensor]]
 
 

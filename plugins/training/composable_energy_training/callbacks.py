@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from composable_energy_training.report import Report
     from composable_energy_training.trainer import Trainer
 
-__all__ = ["CSVLog", "Callback", "ProgressBar", "SampleSheet", "TensorBoard"]
-
 
 class Callback(ABC):  # noqa: B024  (every hook is optional)
     """Abstract callback. A subclass implements the hooks that it needs; they are called in the first process only."""

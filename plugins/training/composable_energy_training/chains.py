@@ -10,8 +10,6 @@ from torch import Tensor
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 
-__all__ = ["Factor", "run_langevin"]
-
 Factor = float | Tensor
 
 

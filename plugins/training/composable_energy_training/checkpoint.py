@@ -16,8 +16,6 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError
 from composable_energy.files import digest_of, parse_tensors, read_bytes, replace_file, tensors_bytes
 
-__all__ = ["Checkpoint", "DamagedCheckpoint", "check_tensors", "read_checkpoint", "write_checkpoint"]
-
 _FORMAT = 2
 _KEY = "composable_energy_training"
 _METADATA = "told"  # part of the format

@@ -19,8 +19,6 @@ from composable_energy_training.description import list_differences
 from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
 
-__all__ = ["CheckpointStore"]
-
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.safetensors\.\d+-[0-9a-f]{8}\.new")
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 

@@ -10,8 +10,6 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_number
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext
 
-__all__ = ["CombinedObjective"]
-
 
 class CombinedObjective(Objective):
     r"""The sum $\sum_k w_k L_k$ of objectives, for instance of a contrast of labels and a density.

@@ -15,8 +15,6 @@ from composable_energy_training.negative_samples import NegativeSampler
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start
 
-__all__ = ["ContrastiveDivergence", "contrast"]
-
 
 class ContrastiveDivergence(Objective):
     r"""The difference of energies between data $x$ and chains $x'$ of the model:

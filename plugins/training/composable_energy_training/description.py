@@ -23,8 +23,6 @@ from torch import Tensor, nn
 from composable_energy.files import digest_of
 from composable_energy_training.objective import Objective, constructor_arguments
 
-__all__ = ["describe", "describe_modules", "list_differences"]
-
 _DEPTH = 8
 _PLAIN = (bool, int, str, type(None))
 _SHALLOW = (*_PLAIN, float, Tensor, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype)

@@ -12,8 +12,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from composable_energy.options import check_number
 
-__all__ = ["EMA", "copy_tensors"]
-
 
 class EMA:
     r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from composable_energy.options import check_integer, check_number
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 
-__all__ = ["EnergyDiscrepancy", "evaluate_many"]
-
 
 class EnergyDiscrepancy(Objective):
     r"""Compares the energy of each point $x$ with those of $M$ points around a noisy copy of it (Schröder et al., 2023):

@@ -19,8 +19,6 @@ from composable_energy_training.chains import Factor, run_langevin
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 
-__all__ = ["EnergyMatching"]
-
 
 class EnergyMatching(Objective):
     r"""Flow matching of the gradient of the energy, and contrastive divergence near the data (Balcerak et al., 2025, algorithms 1 and 2).

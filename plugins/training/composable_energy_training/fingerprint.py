@@ -10,8 +10,6 @@ from torch import Tensor
 
 from composable_energy.files import digest_of
 
-__all__ = ["Fingerprint", "fingerprint_rows"]
-
 _MOST = 2**28  # numbers that are read, over all rows: a few seconds
 _GROUPS = 1024
 _ROUNDING = 1e-4

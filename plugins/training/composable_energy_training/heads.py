@@ -12,8 +12,6 @@ from composable_energy.options import check_integer
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_labels
 from composable_energy_training.score_matching import add_noise, check_levels
 
-__all__ = ["AttributeHeads", "ValueHeads", "cross_entropy"]
-
 _LOG_WIDTHS = (-5.0, 1.0)  # the range of composable_energy.GaussianHead
 
 

@@ -21,8 +21,6 @@ from composable_energy_training.negative_samples import NegativeSampler, Negativ
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start
 
-__all__ = ["ImprovedContrastiveDivergence"]
-
 
 class ImprovedContrastiveDivergence(Objective):
     r"""Contrastive divergence with the term that it neglects: chains depend on the parameters as well (Du et al., 2021).

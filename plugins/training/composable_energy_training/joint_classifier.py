@@ -15,8 +15,6 @@ from composable_energy_training.heads import cross_entropy
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_labels
 from composable_energy_training.replay_buffer import Start
 
-__all__ = ["JointEnergyClassifier"]
-
 
 class JointEnergyClassifier(Objective):
     r"""Contrastive divergence of an energy plus the cross entropy of a classifier (Grathwohl et al., 2020):

@@ -11,8 +11,6 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 
-__all__ = ["LabelContrast"]
-
 
 class LabelContrast(Objective):
     r"""Cross entropy of $p(y \mid x) \propto e^{-E(x, y)}$ among a set $S$ of classes (Li et al., 2020):

@@ -16,8 +16,6 @@ from typing import Any, Literal
 from composable_energy.errors import OptionError, TrainingDiverged
 from composable_energy.options import check_integer, check_number
 
-__all__ = ["Alert", "Monitor", "MonitorState", "stop_error"]
-
 Action = Literal["lower", "rollback", "stop"]
 
 _SPREADS = 3  # healthy runs stay below 1.8; chains that lose the data are further away

@@ -19,8 +19,6 @@ from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_nois
 from composable_energy_training.objective import Batch, RankContext, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 
-__all__ = ["NegativeSampler", "NegativeSamples"]
-
 
 @dataclass(frozen=True)
 class NegativeSamples:

@@ -12,8 +12,6 @@ from composable_energy.options import check_integer
 from composable_energy_training.noise_distributions import NoiseDistribution
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 
-__all__ = ["NoiseContrastive"]
-
 
 class NoiseContrastive(Objective):
     r"""Logistic regression of data against draws of a noise with known density $q$ (Gutmann & Hyvärinen, 2010):

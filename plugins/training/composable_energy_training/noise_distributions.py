@@ -12,8 +12,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
 
-__all__ = ["FlowNoise", "GaussianNoise", "NoiseDistribution"]
-
 
 class NoiseDistribution(nn.Module, ABC):
     r"""Abstract noise: an invertible function of standard normal numbers $z$. A subclass implements `push` and `pull`.

@@ -21,18 +21,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 
-__all__ = [
-    "Batch",
-    "Loss",
-    "Objective",
-    "RankContext",
-    "as_float32",
-    "constructor_arguments",
-    "get_conditions",
-    "get_labels",
-    "require_energy",
-]
-
 
 @dataclass(frozen=True)
 class RankContext:

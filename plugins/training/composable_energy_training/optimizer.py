@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
 
-__all__ = ["Optimizer"]
-
 _LOWEST = 0.01
 
 

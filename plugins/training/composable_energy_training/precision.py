@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
-__all__ = ["DTYPES", "Precision", "channels_last", "check_precision", "native_precision", "resolve_precision"]
-
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from composable_energy_training.report import Report
     from composable_energy_training.trainer import Trainer
 
-__all__ = ["ProgressLog"]
-
 _LOG = logging.getLogger("composable_energy_training")
 
 

@@ -16,8 +16,6 @@ from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.sampling.ranks import Ranks as SamplingRanks
 from composable_energy.sampling.ranks import detect_loss
 
-__all__ = ["Ranks", "join", "leave"]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ from composable_energy_training.toml import flatten, read_toml, to_toml, unflatt
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Recipe", "open_recipe"]
-
 _HEAD = ("about", "source", "needs", "cost")
 _FILE = "recipe.toml"
 _DEFAULT = "energy"  # the recipe whose class reads a file without `extends`

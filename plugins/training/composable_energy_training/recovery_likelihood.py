@@ -16,8 +16,6 @@ from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.objective import Batch, Loss, Objective, get_conditions, require_energy
 from composable_energy_training.score_matching import add_noise, check_levels
 
-__all__ = ["DiffusionRecoveryLikelihood"]
-
 
 class DiffusionRecoveryLikelihood(Objective):
     r"""Maximum likelihood of a point $x_\sigma$ with noise of level $\sigma$, given the same point with more noise,

@@ -18,8 +18,6 @@ from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy_training.objective import RankContext
 
-__all__ = ["ReplayBuffer", "Start", "draw_starts", "resolve_start"]
-
 Start = Literal["uniform", "normal"] | Callable[[Tensor, Noise], Tensor]
 
 _CHUNK = 128  # slots: keyed noise needs several words of memory for each number

@@ -9,8 +9,6 @@ from pathlib import Path
 from composable_energy_training.monitor import Alert
 from composable_energy_training.precision import Precision
 
-__all__ = ["Report"]
-
 
 @dataclass(frozen=True)
 class Report:

@@ -13,8 +13,6 @@ from composable_energy.noise import Noise
 from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 
-__all__ = ["DenoisingScoreMatching", "add_noise", "check_levels"]
-
 
 class DenoisingScoreMatching(Objective):
     r"""The squared error of the gradient at noisy points as a prediction of the noise:

@@ -11,8 +11,6 @@ from typing import Any
 
 from composable_energy.errors import OptionError
 
-__all__ = ["NONE", "check_setting", "get_parameters"]
-
 NONE = "none"
 """The text for None in a setting that may be None: TOML has no null, and an omitted setting has its default."""
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["Termination"]
-
 
 class Termination:
     """Whether SIGTERM or Ctrl-C has arrived. The signal sets a flag, so that a step is never left half done.

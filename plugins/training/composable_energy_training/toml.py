@@ -14,9 +14,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["flatten", "parse_value", "read_toml", "to_toml", "unflatten"]
-
-
 _DEEPEST = 50
 
 

@@ -16,8 +16,6 @@ from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import DTYPES, Precision, check_precision
 from composable_energy_training.ranks import Ranks
 
-__all__ = ["TrainStep"]
-
 
 class TrainStep:
     """Takes the training steps of a run.

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from composable_energy.kernels import Counter, Kernel, StepCoefficients
 
-__all__ = ["TritonKernel"]
-
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (3, 3)
 _TILE = 256  # quads of numbers in a program: 8 numbers for each of 128 threads

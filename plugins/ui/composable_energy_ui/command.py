@@ -9,8 +9,6 @@ import webbrowser
 from composable_energy_cli import Command
 from composable_energy_cli.terms import add_range, value_range
 
-__all__ = ["Ui"]
-
 
 class Ui(Command):
     """The command `composable-energy ui`: the playground in a browser."""

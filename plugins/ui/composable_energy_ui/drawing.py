@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from composable_energy import Energy
     from composable_energy.sampling import Info, State
 
-__all__ = ["Report", "draw", "report_conditions"]
-
 Report = Callable[[dict[str, Any]], None]
 _PAUSE = {"pictures": 0.25, "plane": 0.04, "numbers": 0.25}
 _PATHS = 200

@@ -18,8 +18,6 @@ from composable_energy_cli.names import Names, read_condition
 if TYPE_CHECKING:
     from composable_energy import Energy
 
-__all__ = ["LIMITS", "Edit", "Limits", "Order", "find_names", "read_order"]
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -14,8 +14,6 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
 
-__all__ = ["Plane"]
-
 _SPREAD = 1.4
 
 

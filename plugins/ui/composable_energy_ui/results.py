@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.sampling import Trace
 
-__all__ = ["EXTENT", "density_image", "grid_image", "kind_of", "numbers", "summary_of", "terms_of", "traces_of"]
-
 EXTENT = 3.6
 _PIXELS = 240
 _SHOWN = 200

@@ -16,8 +16,6 @@ from composable_energy_ui.orders import Order
 if TYPE_CHECKING:
     from composable_energy import Energy
 
-__all__ = ["command_line", "python_lines"]
-
 _TAKEN = {"ce", "torch", "E", "start", "noise", "points", "samples"}
 
 

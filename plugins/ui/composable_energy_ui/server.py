@@ -25,8 +25,6 @@ from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import LIMITS, Limits, Order, find_names, read_order
 from composable_energy_ui.worker import Event, Worker, error_event
 
-__all__ = ["Playground", "is_local"]
-
 _SCRIPTS = ("page.js", "stage.js", "parts.js", "charts.js", "completion.js")
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),

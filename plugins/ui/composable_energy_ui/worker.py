@@ -25,8 +25,6 @@ from composable_energy.parsing import ParseError
 from composable_energy.printable import printable
 from composable_energy_ui.orders import Limits, Order
 
-__all__ = ["Event", "Kept", "Worker", "error_event"]
-
 Event = dict[str, Any]
 _KEPT = 16
 _TICK = 0.1

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["BAR", "DOT", "INK", "LINES", "MUTED", "SHADES", "finish", "open_axes", "shorten"]
-
 INK, DOT, BAR, MUTED = "#303f9f", "#d84315", "#5c6bc0", "#9fa8da"
 SHADES = ("#ffffff", "#c5cae9", "#7986cb", INK)
 LINES = ("#d84315", "#00796b", "#6a1b9a", "#f9a825", "#0277bd", "#558b2f", "#ad1457", "#4e342e")

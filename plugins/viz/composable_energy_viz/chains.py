@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["trace"]
-
 _CHAINS, _STEPS = 256, 2_000  # chains in the band, and steps that are drawn
 
 

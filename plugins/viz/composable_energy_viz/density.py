@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["show"]
-
 _BATCH = 10_000  # points that are evaluated together
 _MOST = 5_000  # points that are drawn
 _TAIL, _MARGIN = 0.005, 0.2  # the window: quantiles of the draws, and a margin of their distance

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["forces"]
-
 _MOST = 12  # pictures that are drawn
 _LETTERS = 34
 _STRONGEST = 0.995  # the quantile of absolute forces that is fully bright

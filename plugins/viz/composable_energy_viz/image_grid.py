@@ -22,8 +22,6 @@ from composable_energy.paths import is_directory
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PictureWarning", "grid"]
-
 _GAP, _LINE = 4, 18  # pixels: between images, and of a line of text
 _WIDE, _SMALL = 512, 32  # pixels: the width that sheets reach, and the size below which pixels stay squares
 _OUTSIDE = 0.05  # the share of values outside of the range that is tolerated

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["explanation", "shares"]
-
 _ROWS, _DOTS, _LETTERS = 40, 200, 34  # terms and points that are drawn; letters of a term
 _LARGE, _LINEAR = 100, 10  # energies that need a logarithmic axis, and where it begins
 

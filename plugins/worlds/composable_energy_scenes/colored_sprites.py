@@ -12,8 +12,6 @@ from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.renderer import check_picture_size
 from composable_energy_scenes.sprites import SPRITES, inside
 
-__all__ = ["FULL_COLORS", "ColoredSprites"]
-
 FULL_COLORS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 """The colors of sprites and pieces, as classes: all mixtures of full red, green and blue."""
 

@@ -18,8 +18,6 @@ from composable_energy_scenes.judge import Judge
 from composable_energy_scenes.one_object import COLORS
 from composable_energy_scenes.renderer import KINDS
 
-__all__ = ["CODE", "HEADS_WIDTH", "SAMPLING", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
-
 CODE = 48
 """Numbers in a code."""
 

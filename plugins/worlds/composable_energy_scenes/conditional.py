@@ -13,8 +13,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
-__all__ = ["ConditionalEnergy"]
-
 _WAVES = (1, 2, 4)  # half periods over the range of a number
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from composable_energy.errors import ShapeError
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["DetectionLoss", "Detector", "detect_objects"]
-
 _GRID = 8
 _CELL = 2 / _GRID  # objects are further apart than a cell's diagonal, so a cell holds at most one
 _CHUNK = 250

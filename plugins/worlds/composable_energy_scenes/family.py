@@ -12,8 +12,6 @@ from composable_energy_scenes.concepts import Concepts, load_concepts
 from composable_energy_scenes.one_object import COLORS, SIZES
 from composable_energy_scenes.renderer import KINDS
 
-__all__ = ["SceneFamily"]
-
 _MIDDLE = sum(SIZES) / 2
 _PLACES = {"left": (0, -1), "right": (0, 1), "front": (1, -1), "back": (1, 1)}
 _SIZES = {"small": -1, "large": 1}

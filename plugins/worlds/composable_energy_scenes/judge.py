@@ -12,8 +12,6 @@ from composable_energy.errors import ShapeError
 from composable_energy_scenes.one_object import COLORS
 from composable_energy_scenes.renderer import KINDS
 
-__all__ = ["Judge", "Verdict", "judge_images"]
-
 _CHUNK = 250
 _WIDTHS = (3, 24, 48, 64, 96)
 _SIZE = 64

@@ -14,17 +14,6 @@ from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import PlaceHead, Presence
 
-__all__ = [
-    "COUNT",
-    "FOLDER",
-    "MULTI_OBJECT_SIZES",
-    "MultiObjectEnergies",
-    "draw_labelled_positions",
-    "load_detector",
-    "load_multi_object",
-    "multi_object_world",
-]
-
 COUNT = (1, 4)
 """The smallest and the largest number of objects in a picture."""
 

@@ -34,8 +34,6 @@ from composable_energy_training import (
     ValueHeads,
 )
 
-__all__ = ["LabelledPictures", "NetworkTrainer", "encode_images"]
-
 _CHUNK = 500
 _NUMBERS = ("position", "size", "light")
 

@@ -15,8 +15,6 @@ from composable_energy_scenes.projection import CameraView, count_visible_pixels
 from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, check_picture_size
 from composable_energy_scenes.toys import OUTLINES, SHAPES, parts_of, put_toy
 
-__all__ = ["VIEW", "Objects"]
-
 _MOST = 10
 _TRIES = 1_000
 _LEAST_AREA = 16 / 64**2  # visible share of the picture by ray casting; a renderer may count a few pixels less

@@ -15,8 +15,6 @@ import numpy as np
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, check_picture_size
 
-__all__ = ["COLORS", "PALETTE", "SIZES", "OneObject"]
-
 COLORS = ("red", "green", "blue", "yellow", "magenta", "cyan", "white", "black")
 """The colors of solids, as their classes."""
 

@@ -16,8 +16,6 @@ from composable_energy.errors import ShapeError
 from composable_energy_image.noise_conditioning import level_column
 from composable_energy_image.unet import UNet
 
-__all__ = ["CHANNELS", "PATCHES", "PatchCoder", "PatchEnergy", "PatchNetwork"]
-
 CHANNELS = 4
 """Numbers for each patch."""
 

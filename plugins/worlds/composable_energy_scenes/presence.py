@@ -17,8 +17,6 @@ from composable_energy_image.noise_conditioning import level_column
 from composable_energy_image.unet import UNet
 from composable_energy_scenes.patches import CHANNELS, PATCHES
 
-__all__ = ["CELLS", "PlaceHead", "Presence", "cell_of"]
-
 CELLS = 16
 """Cells of the floor on each side, each of 1/8 in the units of positions."""
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from composable_energy_scenes.renderer import KINDS
 
-__all__ = ["CameraView", "count_visible_pixels"]
-
 # A solid is the intersection of slabs along some axes and a quadric over others.
 _SLABS = {"box": (0, 1, 2), "sphere": (), "cylinder": (2,)}
 _ROUND = {"box": (), "sphere": (0, 1, 2), "cylinder": (0, 1)}

@@ -21,8 +21,6 @@ import numpy as np
 
 from composable_energy.errors import ExtraNotInstalled, OptionError
 
-__all__ = ["FLOOR_CELL", "HEAD", "KINDS", "Camera", "check_picture_size", "load_mujoco"]
-
 FLOOR_CELL = 8.0
 """The size of the cells of a floor: that of the floor."""
 

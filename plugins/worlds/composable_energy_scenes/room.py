@@ -15,8 +15,6 @@ from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, Camera, check_picture_size
 
-__all__ = ["ROOM_FACTORS", "Room"]
-
 ROOM_FACTORS = ("lamp intensity", "lamp x", "lamp y", "lamp z", "camera x", "camera y", "camera z")
 """The factors, in order: x is right, y away and z up."""
 

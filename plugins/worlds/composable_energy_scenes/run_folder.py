@@ -23,8 +23,6 @@ from composable_energy_scenes import weights
 from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
 from composable_energy_scenes.patches import PatchCoder
 
-__all__ = ["RunFolder", "run_command"]
-
 _WEIGHTS = "weights"
 
 

@@ -14,8 +14,6 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.renderer import check_picture_size
 
-__all__ = ["SPRITES", "SPRITE_FACTORS", "Sprites", "inside"]
-
 SPRITES = ("square", "ellipse", "heart")
 """The shapes, as their classes 0, 1 and 2."""
 

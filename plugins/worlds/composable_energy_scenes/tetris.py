@@ -12,8 +12,6 @@ from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.colored_sprites import FULL_COLORS, TONES
 from composable_energy_scenes.renderer import check_picture_size
 
-__all__ = ["PIECES", "Tetris"]
-
 _COUNT = 3
 _FREE = {
     "I": ["####"],

@@ -9,8 +9,6 @@ import numpy as np
 
 from composable_energy_scenes.renderer import KINDS, Camera
 
-__all__ = ["OUTLINES", "SHAPES", "TOYS", "parts_of", "put_toy"]
-
 _WHITE, _GREY, _DARK = (0.85, 0.85, 0.85), (0.6, 0.6, 0.6), (0.1, 0.1, 0.1)
 
 

@@ -27,8 +27,6 @@ from composable_energy_scenes.one_object import COLORS, OneObject
 from composable_energy_scenes.renderer import KINDS
 from composable_energy_scenes.run_folder import RunFolder, run_command
 
-__all__ = ["COUNTS", "SEEDS", "main", "train_concepts"]
-
 SEEDS = {"train": 1, "judge": 2, "test": 3, "light": 4}
 """Seeds of the renders. The judge and the energies train on different renders, and are scored on a third set."""
 

@@ -28,8 +28,6 @@ from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
 from composable_energy_scenes.run_folder import RunFolder, run_command
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching
 
-__all__ = ["COUNTS", "SEEDS", "main", "train_multi_object"]
-
 SEEDS = {"train": 1, "detector": 2}
 """Seeds of the renders. The detector and the energies train on different renders; experiments score on further seeds."""
 

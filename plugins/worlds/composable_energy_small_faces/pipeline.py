@@ -19,8 +19,6 @@ from composable_energy_faces.judge import Verdict, judge
 from composable_energy_faces.networks import Judge
 from composable_energy_image.weights import read_weights
 
-__all__ = ["ANY_FACE", "CLASSES", "FOLDER", "PIPELINE", "class_of", "judge_small", "load_small_judge", "shrink"]
-
 FOLDER = Path(__file__).parent / "weights"
 """The folder of the weights that come with the package."""
 

@@ -34,8 +34,6 @@ from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
-__all__ = ["ClassDiffusion", "main", "small_scheduler", "small_unet", "train_pipeline", "train_small_judge"]
-
 _FACES, _JUDGE_FACES = 40_000, 16_000
 _STEPS, _JUDGE_STEPS = 5_000, 800
 _WITHOUT_CLASS = 0.2

@@ -14,8 +14,6 @@ from composable_energy.extras import import_extra
 from composable_energy.options import check_integer
 from composable_energy_comet.metrics.inputs import Array, as_labels, as_tensor
 
-__all__ = ["kmeans_labels", "quadrant_labels", "territory_labels"]
-
 
 def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int = 0, *, starts: int = 10) -> Tensor:
     """Returns labels of pixels by color alone: k-means in each picture, with the true number of segments.

@@ -10,8 +10,6 @@ from composable_energy.extras import import_extra
 from composable_energy.options import check_integer
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
-__all__ = ["beta_vae_score"]
-
 _TRIES = 1000
 _ITERATIONS = 10_000  # of L-BFGS, far above what it needs
 

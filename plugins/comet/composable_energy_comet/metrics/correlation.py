@@ -9,8 +9,6 @@ from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
-__all__ = ["mean_correlation"]
-
 
 def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> float:
     r"""Returns the mean correlation coefficient (MCC) of dimensions and factors, matched one to one (Hyvarinen & Morioka, 2016).

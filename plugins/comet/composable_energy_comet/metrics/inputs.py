@@ -10,8 +10,6 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 
-__all__ = ["Array", "as_labels", "as_table", "as_tensor", "check_codes_and_factors"]
-
 Array: TypeAlias = Tensor | np.ndarray
 
 

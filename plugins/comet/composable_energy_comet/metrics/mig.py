@@ -8,8 +8,6 @@ from torch import Tensor
 from composable_energy.options import check_integer
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
-__all__ = ["mutual_information_gap"]
-
 
 def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, points: int | None = 10_000, seed: int = 0) -> float:
     r"""Returns the mutual information gap (MIG) between the two most informative dimensions for each factor (Chen et al., 2018).

@@ -8,8 +8,6 @@ from torch import Tensor
 from composable_energy.errors import ShapeError
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
-__all__ = ["linear_r2"]
-
 
 def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_factors: Array) -> Tensor:
     r"""Returns the share of each factor's variance that a least-squares fit on codes explains on test pictures.

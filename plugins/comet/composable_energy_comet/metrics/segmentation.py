@@ -13,8 +13,6 @@ from torch import Tensor
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_comet.metrics.inputs import Array, as_labels
 
-__all__ = ["adjusted_rand_index", "mean_segmentation_covering"]
-
 
 def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = False) -> Tensor:
     r"""Returns the adjusted Rand index (ARI): the agreement on pairs of pixels, corrected for chance (Hubert & Arabie, 1985).

@@ -16,8 +16,6 @@ from composable_energy_diffusion.pipelines.files import read_pipeline
 from composable_energy_diffusion.pipelines.networks import ClassNetwork, PromptNetwork, decoder_of, network_of
 from composable_energy_diffusion.pipelines.schedulers import process_of
 
-__all__ = ["PipelineEnergy", "load_pipeline"]
-
 
 class PipelineEnergy(DiffusionEnergy):
     r"""The energy of a pipeline of diffusers at noise levels; without a condition that of its unconditional model.

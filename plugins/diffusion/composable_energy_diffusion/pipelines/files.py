@@ -15,8 +15,6 @@ from composable_energy.extras import import_extra
 from composable_energy.options import check_choice
 from composable_energy.paths import exists, expanded, is_file
 
-__all__ = ["DTYPES", "read_pipeline"]
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _INDEX = "model_index.json"

@@ -11,18 +11,6 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
-__all__ = [
-    "ClassNetwork",
-    "Latents",
-    "Network",
-    "Pixels",
-    "PlainNetwork",
-    "PromptNetwork",
-    "SizedPromptNetwork",
-    "decoder_of",
-    "network_of",
-]
-
 
 class Network(nn.Module, ABC):
     """Abstract network of a pipeline, called as `model(x_t, t, **conditions)`; its output has the shape of the points.

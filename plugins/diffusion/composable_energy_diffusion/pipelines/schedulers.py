@@ -23,8 +23,6 @@ from composable_energy_diffusion.schedule import Schedule
 from composable_energy_diffusion.schedules import EDM, RectifiedFlow, VarianceExploding
 from composable_energy_diffusion.variance_preserving import DiscreteVP
 
-__all__ = ["process_of"]
-
 _OUTPUTS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")

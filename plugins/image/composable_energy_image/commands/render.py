@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from composable_energy_image.data import Scenes
 
-__all__ = ["SHEET", "Render"]
-
 SHEET = "contact-sheet.png"
 _SHOWN = 64
 

@@ -19,8 +19,6 @@ from composable_energy_image.data.source import PictureSource, ReadRequest, to_i
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["is_npy", "is_npz", "read_npy", "read_npz"]
-
 _IMAGES = "images"
 _DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")
 

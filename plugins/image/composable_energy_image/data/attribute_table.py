@@ -12,8 +12,6 @@ from composable_energy.files import read_bytes
 from composable_energy_image.data.labels import Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, join_names
 
-__all__ = ["AttributeTable", "check_match", "read_csv", "read_text"]
-
 
 @dataclass(frozen=True)
 class AttributeTable:

@@ -14,8 +14,6 @@ import numpy as np
 
 from composable_energy.errors import StorageError
 
-__all__ = ["read_cached", "write_cached"]
-
 _FORMAT = 1
 
 

@@ -15,8 +15,6 @@ from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
 
-__all__ = ["is_cifar10", "is_cifar100", "is_idx", "read_cifar10", "read_cifar100", "read_idx"]
-
 _PARTS = ("train", "test")
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE

@@ -13,8 +13,6 @@ from torch import Tensor
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 
-__all__ = ["Distortion"]
-
 _GRID = 4  # points on a side of the grid whose displacements bend a picture
 
 

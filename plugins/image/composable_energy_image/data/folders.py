@@ -18,8 +18,6 @@ from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequ
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["is_celeba", "is_folder", "read_celeba", "read_folder"]
-
 _CELEBA = "img_align_celeba"
 _PARTS = ("train", "valid", "test")
 

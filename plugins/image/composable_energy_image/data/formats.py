@@ -21,8 +21,6 @@ from composable_energy_image.data.pictures import CHANNELS, Pictures
 from composable_energy_image.data.rendered import is_rendered, read_rendered
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, decode_pictures
 
-__all__ = ["open_pictures"]
-
 
 @dataclass(frozen=True)
 class _Format:

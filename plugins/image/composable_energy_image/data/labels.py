@@ -10,8 +10,6 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 
-__all__ = ["BINARY", "Labels", "labels_from_numbers", "labels_from_words"]
-
 BINARY = ("no", "yes")
 _PAIRS = (("0", "1"), ("-1", "1"), ("no", "yes"), ("false", "true"))
 

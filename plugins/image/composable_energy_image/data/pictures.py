@@ -14,8 +14,6 @@ from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.philox import key_of, philox
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 
-__all__ = ["CHANNELS", "Pictures", "to_bytes"]
-
 CHANNELS = (1, 3)
 
 

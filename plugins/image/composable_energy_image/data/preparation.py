@@ -13,8 +13,6 @@ from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy_image.data.distortion import Distortion
 
-__all__ = ["Preparation"]
-
 _FLIP, _DOWN, _ACROSS, _DEQUANTIZE = range(4)
 
 

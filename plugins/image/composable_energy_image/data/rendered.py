@@ -13,8 +13,6 @@ from composable_energy_image.data.labels import Labels, labels_from_numbers
 from composable_energy_image.data.scene_files import open_scenes, read_classes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
 
-__all__ = ["is_rendered", "read_rendered"]
-
 
 def is_rendered(path: Path) -> bool:
     """Returns whether a folder holds a rendered world."""

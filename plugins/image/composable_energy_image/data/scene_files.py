@@ -19,8 +19,6 @@ from composable_energy.paths import expanded
 from composable_energy.unpacked import check_archive
 from composable_energy_image.data.world import Scenes, World, check_integer
 
-__all__ = ["PART", "open_scenes", "read_classes", "render_to"]
-
 PART = 1_000
 """Pictures that are rendered and marked as done together."""
 

@@ -20,8 +20,6 @@ from composable_energy_image.data.labels import Labels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ENDINGS", "PictureSource", "ReadRequest", "decode_pictures", "join_names", "open_image", "to_image"]
-
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MODES = {1: "L", 3: "RGB"}
 _AHEAD = 256  # pictures decoded in parallel before the first is used

@@ -14,8 +14,6 @@ import numpy as np
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
-__all__ = ["Field", "Scenes", "World"]
-
 
 @dataclass(frozen=True)
 class Field:

@@ -22,8 +22,6 @@ from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.path import geometric_energy
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 
-__all__ = ["Path", "tune_path"]
-
 _PILOTS = 256
 _LEVELS_PER_PILOT_LEVEL = 4
 _MIN_LEVELS = 16

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["bennett_acceptance_ratio", "bootstrap_error", "log_mean"]
-
 _RESAMPLES = 200
 _BISECTIONS = 60
 _MARGIN = 30.0

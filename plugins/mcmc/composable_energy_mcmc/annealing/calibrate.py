@@ -16,8 +16,6 @@ from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
 
-__all__ = ["calibrate_mixtures"]
-
 
 def calibrate_mixtures(expression: Energy, **options: Any) -> Energy:
     r"""Returns an expression in which every mixture has $\log Z$ of each branch; those with known shares stay as they are.

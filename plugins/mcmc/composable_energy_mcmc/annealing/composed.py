@@ -16,8 +16,6 @@ from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling import State, Widened, denoised_pull, energies_and_gradients, has_rows, plain_energy, widen
 
-__all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "products", "rise"]
-
 
 @dataclass(frozen=True)
 class WeightedParticles(State):

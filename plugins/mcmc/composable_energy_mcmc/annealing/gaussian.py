@@ -14,8 +14,6 @@ from composable_energy.options import check_number
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import Metric, same_tensor
 
-__all__ = ["Gaussian", "check_gaussian_options", "fit_gaussian", "normal_energy"]
-
 _ROWS_PER_AXIS = 10  # points for each coordinate from which a covariance is estimated
 _MAX_AXES = 256  # above, products with a matrix cost more than most energies
 

@@ -16,8 +16,6 @@ from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, boots
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.resampling import effective_sample_size
 
-__all__ = ["estimate_log_z"]
-
 _MIN_EFFECTIVE = 0.05
 _MIN_DRAWS = 20
 _PILOT_CHAINS = 1024

@@ -13,8 +13,6 @@ from composable_energy_mcmc.batch import select, sum_of_each
 from composable_energy_mcmc.hamiltonian import RUNAWAY
 from composable_energy_mcmc.metropolis import check_precision, judge
 
-__all__ = ["evaluate", "geometric_energy", "hamiltonian_step"]
-
 
 def geometric_energy(level: float | Tensor, at_base: Tensor, energies: Tensor) -> Tensor:
     """Returns $(1 - b) E_0 + b E$, with shape $(B,)$; at either end the other energy has no influence, even if it is infinite.

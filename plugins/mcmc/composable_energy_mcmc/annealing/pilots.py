@@ -18,8 +18,6 @@ from composable_energy_mcmc.batch import finite_rows, select
 from composable_energy_mcmc.hamiltonian import HMC, van_der_corput
 from composable_energy_mcmc.tuning import try_step
 
-__all__ = ["tune_schedule"]
-
 _SETTLING_STEPS = 40  # of the chains whose spread the first base is made from
 _FIRST_FACTOR = 10.0, 5.0  # of that spread, so that the first base reaches other modes
 _FACTOR = 1.3, 1.5  # a base that is narrower than the density misses its tails, a wider one costs a few levels

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["effective_sample_size", "systematic_resample"]
-
 
 def effective_sample_size(log_weights: Tensor) -> float:
     r"""Returns $(\sum_i w_i)^2 / \sum_i w_i^2$ of weights with shape $(B,)$; 0 if all of them are 0."""

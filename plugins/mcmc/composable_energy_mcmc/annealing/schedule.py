@@ -17,8 +17,6 @@ from composable_energy.sampling import Noise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.resampling import systematic_resample
 
-__all__ = ["Pilots", "Schedule", "find_schedule", "next_level"]
-
 _MOVES = 3  # steps of the pilots at each level, during which their step size adapts
 _BISECTIONS = 40
 _MIN_RISE = 1e-6

@@ -14,8 +14,6 @@ from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.path import evaluate
 from composable_energy_mcmc.batch import select
 
-__all__ = ["Weighted", "first_points", "log_density_ratio", "warn_of_last_level"]
-
 _CANDIDATES = 8
 _FROZEN = 0.03  # a mean acceptance at the last level
 _FEWEST, _ERRORS, _BIASED = 64, 4.5, 2.0  # chains, and the standard errors of a correlation and of the bias that it makes

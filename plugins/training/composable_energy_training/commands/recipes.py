@@ -10,8 +10,6 @@ from composable_energy.errors import ComposableEnergyError
 from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text
 
-__all__ = ["Recipes"]
-
 _WIDTH = 100
 
 

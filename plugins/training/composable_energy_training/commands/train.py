@@ -17,8 +17,6 @@ from composable_energy.paths import exists, expanded, is_directory, is_file
 from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
 
-__all__ = ["Train"]
-
 _SETTINGS = {"labels": "data.labels", "limit": "data.limit", "seed": "training.seed", "device": "training.device"}
 
 
