@@ -36,4 +36,12 @@ from composable_energy.registry import register as register
 from composable_energy.saving import load as load
 from composable_energy.saving import save as save
 
+from . import diagnostics as diagnostics
+from . import errors as errors
+from . import events as events
+from . import registry as registry
+from . import sampling as sampling
+from . import supports as supports
+from . import testing as testing
+
 __version__: str
