@@ -1,15 +1,4 @@
-from composable_energy import algebra as algebra
-from composable_energy import diagnostics as diagnostics
-from composable_energy import errors as errors
-from composable_energy import events as events
-from composable_energy import kernels as kernels
-from composable_energy import lift as lift
-from composable_energy import registry as registry
 from composable_energy import samplers as samplers
-from composable_energy import sampling as sampling
-from composable_energy import saving as saving
-from composable_energy import supports as supports
-from composable_energy import testing as testing
 from composable_energy import viz as viz
 from composable_energy.algebra import Disjunction as Disjunction
 from composable_energy.algebra import Negation as Negation
@@ -46,5 +35,13 @@ from composable_energy.registry import plugins as plugins
 from composable_energy.registry import register as register
 from composable_energy.saving import load as load
 from composable_energy.saving import save as save
+
+from . import diagnostics as diagnostics
+from . import errors as errors
+from . import events as events
+from . import registry as registry
+from . import sampling as sampling
+from . import supports as supports
+from . import testing as testing
 
 __version__: str

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.locks import runs
+from composable_energy.paths import real_path
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
@@ -203,7 +204,7 @@ def replace_files(files: Mapping[Path, bytes], mode: int | None = None) -> None:
     path = next(iter(files))
     try:
         for path, data in files.items():
-            target = Path(os.path.realpath(path))
+            target = real_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.{token}.new")
             ready.append((fresh, target))
@@ -223,7 +224,7 @@ def replace_files(files: Mapping[Path, bytes], mode: int | None = None) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Deletes the temporary files of `replace_file` for a path whose processes have ended, such as killed ones."""
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
     with contextlib.suppress(OSError):
         for entry in path.parent.iterdir():

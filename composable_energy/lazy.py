@@ -43,17 +43,15 @@ class LazyMethod(Generic[P, R]):
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
 
-    Modules that the stub imports from the package itself are attributes, and not in `__all__`.
-
-    Modules that the stub imports by `import package.module as module` are listed and found, but not in `__all__`.
+    Modules that the stub imports by `from . import module as module` are listed and found, but not in `__all__`.
 
     Args:
         package: The package's `__name__`.
         file: The package's `__file__`; the stub is beside it.
     """
-    body = ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body
-    homes = {alias.name: node.module or package for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    modules = [alias.asname or alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: node.module for node in imports if node.module for alias in node.names}
+    modules = [alias.name for node in imports if not node.module for alias in node.names]
 
     def get_attribute(name: str) -> Any:
         home = homes.get(name, package)
@@ -72,4 +70,4 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
     def list_attributes() -> list[str]:
         return sorted({*homes, *modules, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})
 
-    return get_attribute, list_attributes, sorted(name for name, home in homes.items() if home != package)
+    return get_attribute, list_attributes, sorted(homes)

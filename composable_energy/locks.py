@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from composable_energy.errors import InUseError, StorageError
+from composable_energy.paths import real_path
 
 _PAUSE = 0.01  # seconds between two attempts
 _GRACE = 10.0  # seconds to wait for the children of a killed process, which hold its locks until they notice
@@ -31,7 +32,7 @@ def exclusive(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         InUseError: Another process, or another call in this one, holds the lock.
         StorageError: The lock cannot be created.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     place = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

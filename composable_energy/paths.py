@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, StorageError
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -38,3 +38,17 @@ def is_file(path: Path) -> bool:
 def is_directory(path: Path) -> bool:
     """Returns whether there is a folder at a path."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def real_path(path: Path) -> Path:
+    """Returns the absolute path of a file or folder, without links.
+
+    Raises:
+        StorageError: The path is relative to a working directory that was deleted.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{path} leads nowhere, since the working directory was deleted: change to another, or give an absolute path."
+        ) from error

@@ -16,7 +16,7 @@ from composable_energy.sampling.ids import Ids, compact, join_ids, tensor_of
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Layout, all_finite, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import BlockSize, first_block, take_steps
+from composable_energy.sampling.steps import first_block, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 _MAX_RESTARTS = 20
@@ -126,39 +126,36 @@ class Chains:
         while self.step < last_step:
             before = self.snapshot()
             try:
-                yield from self._advance_block(size, last_step, next_step)
+                began = time.perf_counter()
+                count = min(size.steps, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
+                with self._noted:
+                    paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
+                taken = min((len(path.infos) for path in paths), default=1)
+                good = min((path.count_finite() for path in paths), default=taken)
+                size.adapt(time.perf_counter() - began, taken, good)
+                taken = min(taken, good + 1)
+                self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
+                for path in paths:
+                    self.faults.count_undefined(path.infos[:taken])
+                first = self.step
+                while self.step < first + taken:
+                    shown = self.step + 1 if next_step is None else next_step(self.step)
+                    self.step = min(shown, first + taken)
+                    index, infos = self.step - first - 1, list[tuple[Ids, Info]]()
+                    for chunk, path in zip(self.chunks, paths, strict=True):
+                        chunk.state = path.states[index + 1]
+                        infos.append((chunk.ids, path.infos[index]))
+                    if index == good or self.coupled:
+                        yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
+                    elif self.step == shown:
+                        yield merge_infos(infos, self.layout)
+                error = paths[0].error if paths else None
+                if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
+                    with self._noted:
+                        raise error
             except KeyboardInterrupt:  # some chains may be one step ahead of others
                 vars(self).update(vars(before))
                 raise
-
-    def _advance_block(self, size: BlockSize, last_step: int, next_step: Callable[[int], int] | None) -> Iterator[Info]:
-        began = time.perf_counter()
-        count = min(size.steps, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
-        with self._noted:
-            paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
-        taken = min((len(path.infos) for path in paths), default=1)
-        good = min((path.count_finite() for path in paths), default=taken)
-        size.adapt(time.perf_counter() - began, taken, good)
-        taken = min(taken, good + 1)
-        self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
-        for path in paths:
-            self.faults.count_undefined(path.infos[:taken])
-        first = self.step
-        while self.step < first + taken:
-            shown = self.step + 1 if next_step is None else next_step(self.step)
-            self.step = min(shown, first + taken)
-            index, infos = self.step - first - 1, list[tuple[Ids, Info]]()
-            for chunk, path in zip(self.chunks, paths, strict=True):
-                chunk.state = path.states[index + 1]
-                infos.append((chunk.ids, path.infos[index]))
-            if index == good or self.coupled:
-                yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
-            elif self.step == shown:
-                yield merge_infos(infos, self.layout)
-        error = paths[0].error if paths else None
-        if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
-            with self._noted:
-                raise error
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.

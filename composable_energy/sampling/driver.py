@@ -163,20 +163,12 @@ def sample(
         tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
-        recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
+        recorder, last_step = _recorder(request, chains), request.last_step(tuned)
         judge = not _is_recommended(request.owner, sampler, steps)
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
-        try:
-            _start(request, chains, recorder.before, evaluator)
-            SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
-        except Diverged as error:
-            stop = error
-        except KeyboardInterrupt as interrupt:
-            if chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
-                with suppress(Exception):
-                    raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
-            raise
+        loop = SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer])
+        stop = _run(request, loop, recorder, evaluator, faults)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.exact = branches is not None and branches.exact
         record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
@@ -239,6 +231,25 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
         first = chains.own.start
         before = request.saved.trace(blank, chains.layout.start(range(first, first + 1)).state)
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
+
+
+def _run(request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults) -> Diverged | None:
+    """Starts the chains and takes all steps; returns what ended them earlier.
+
+    Raises:
+        SamplingInterrupted: Ctrl-C, after the start.
+    """
+    try:
+        _start(request, loop.chains, recorder.before, evaluator)
+        loop.run()
+    except Diverged as error:
+        return error
+    except KeyboardInterrupt as interrupt:
+        if loop.chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
+            with suppress(Exception):
+                raise interrupted_error(request, loop.chains, recorder, evaluator, faults, loop.last_step) from interrupt
+        raise
+    return None
 
 
 def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator) -> None:

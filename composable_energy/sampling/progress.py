@@ -74,6 +74,7 @@ class _Bars:
                 total=total,
                 initial=done,
                 file=sys.stderr,
+                disable=sys.stderr is None,  # closed
                 desc=f"{what} {self.name}",
                 ascii=_bar_characters(),
                 bar_format=_FORMATS[what],

@@ -27,6 +27,7 @@ from composable_energy.files import (
     tensors_bytes,
 )
 from composable_energy.locks import exclusive
+from composable_energy.paths import real_path
 from composable_energy.printable import one_line
 
 FORMAT = 2
@@ -56,7 +57,7 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """
     from composable_energy import __version__
 
-    folder = folder.resolve()
+    folder = real_path(folder)
     _check_target(folder)
     try:
         data = tensors_bytes({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})

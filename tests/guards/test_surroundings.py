@@ -1,10 +1,16 @@
-"""Memory that runs out and a default device without values are typed errors."""
+"""Memory that runs out, a device without values, a deleted working directory: typed errors. Closed streams: none."""
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage
+from composable_energy.errors import ComposableEnergyError, DeviceError, FileFormatError, MemoryShortage, StorageError
+from composable_energy_cli import main
 from composable_energy_training import Trainer
 from plugins.training.tests.run_helpers import DATA, Scripted, network
 
@@ -51,3 +57,72 @@ def test_a_default_device_without_values_is_refused():
         with pytest.raises(ComposableEnergyError, match="meta"):
             ce.log_z(NORMAL)
     assert NORMAL.sample(4, seed=0, steps=2).device.type == "cpu"
+
+
+@pytest.fixture
+def deleted(tmp_path, monkeypatch):
+    """The working directory was deleted."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: ce.load("plane/ring").save("folder"),
+        lambda: NORMAL.sample(3, steps=2, seed=0, checkpoint="chains"),
+        lambda: Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, out="run").fit(),
+    ],
+    ids=["save", "checkpoint", "training"],
+)
+def test_a_relative_path_without_a_working_directory_is_a_typed_error(deleted, use):
+    with pytest.raises(StorageError, match="the working directory was deleted"):
+        use()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder")
+def test_what_needs_no_working_directory_works_without_one(deleted, tmp_path):
+    ce.load("plane/ring").save(tmp_path / "folder")
+    x = NORMAL.sample(3, steps=2, seed=0, checkpoint=tmp_path / "chains")
+    assert torch.equal(x, NORMAL.sample(3, steps=2, seed=0))
+    with pytest.raises(FileFormatError):
+        ce.load("./folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder")
+def test_the_command_line_without_a_working_directory(deleted, capsys):
+    assert main(["energies"]) == 2
+    assert "the working directory was deleted" in capsys.readouterr().err
+
+
+def test_bars_are_left_out_where_stderr_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert NORMAL.sample(3, steps=2, seed=0, progress=True).shape == (3, 2)
+    assert Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, progress=True).fit().steps == 2
+
+
+@pytest.mark.full
+@pytest.mark.skipif(os.name != "posix", reason="closes streams by a shell")
+@pytest.mark.parametrize(
+    ("command", "closed", "code"),
+    [
+        ("plugins --json", ">&-", 0),
+        ("energies", ">&-", 0),
+        ("smple", "2>&-", 2),
+        ("sample plane/ring -n 3 --steps 2 -o x.npy", ">&- 2>&- <&-", 0),
+    ],
+)
+def test_the_command_line_runs_with_closed_streams(tmp_path, command, closed, code):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m composable_energy {command} {closed}"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert not command.startswith("sample") or np.load(tmp_path / "x.npy").shape == (3, 2)

@@ -252,7 +252,7 @@ class ProgressBar(Callback):
     def on_start(self, trainer: Trainer) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=trainer.steps, initial=trainer.step, file=sys.stderr, desc="training")
+        self._bar = tqdm(total=trainer.steps, initial=trainer.step, file=sys.stderr, disable=sys.stderr is None, desc="training")
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         shown = {name: f"{scalars[name]:.4g}" for name in ("loss", "gap") if name in scalars}

@@ -203,7 +203,7 @@ def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:
     where = "" if path is None else f" The last good checkpoint is {path}."
     after = f" after {acted} actions" if acted else ""
     return TrainingDiverged(
-        f"Training was stopped at step {alert.step}{after} by the trainer's `monitor`: {alert.message}.{where} Try a lower rate, more "
+        f"The trainer's `monitor` stopped the training at step {alert.step}{after}: {alert.message}.{where} Try a lower rate, more "
         f"steps of the sampler, or a stronger penalty on energies. If the run is healthy, give `monitor=Monitor({alert.cause}=...)` "
         f"another threshold, `Monitor({alert.cause}=None)` to ignore this one, or `monitor=None`.",
         step=alert.step,

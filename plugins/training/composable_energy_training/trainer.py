@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -116,27 +116,9 @@ class Trainer:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        named = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "checkpoint_every": checkpoint_every, "keep": keep}
-        for name, value in named.items():
-            check_integer(name, value)
-        if torch.get_default_device().type == "meta":
-            raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
-        check_integer("seed", seed, least=-(2**63))
-        _check_part("model", model, nn.Module, "a module of torch, such as `ce.as_energy(network)`")
-        _check_part("objective", objective, Objective, "an objective, such as `ContrastiveDivergence(steps=20)`")
-        _check_part("optimizer", optimizer, Optimizer, "the settings of Adam, as `Optimizer(rate=1e-3)` of composable_energy_training")
-        _check_part("monitor", monitor, Monitor | None, "a `Monitor()`, or None for no monitor")
-        _check_part("callbacks", callbacks, Sequence, "a list of callbacks")
-        for callback in callbacks:
-            _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
-        _check_part("preparation", preparation, Callable | None, "a function of points and noise, or None")
-        _check_part("out", out, str | Path | None, "the path of a folder, or None")
-        _check_part("dtype", dtype, torch.dtype | None, "a dtype of torch, such as torch.float32")
+        _check_arguments(dict(locals()))
         first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
-        try:
-            self.device = first.device if device is None else torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise OptionError(f"device must be one that torch has here, such as 'cpu', got {device!r}.") from error
+        self.device = first.device if device is None else torch.device(device)
         self.dtype = first.dtype if dtype is None else dtype
         check_precision(precision, self.device)
         if ema is not None:
@@ -340,6 +322,39 @@ class Trainer:
         if self.ranks.is_first:
             for callback in self.callbacks:
                 getattr(callback, hook)(self, *arguments)
+
+
+_PARTS: Mapping[str, tuple[Any, str]] = {
+    "model": (nn.Module, "a module of torch, such as `ce.as_energy(network)`"),
+    "objective": (Objective, "an objective, such as `ContrastiveDivergence(steps=20)`"),
+    "optimizer": (Optimizer, "the settings of Adam, as `Optimizer(rate=1e-3)` of composable_energy_training"),
+    "monitor": (Monitor | None, "a `Monitor()`, or None for no monitor"),
+    "callbacks": (Sequence, "a list of callbacks"),
+    "preparation": ((Callable, type(None)), "a function of points and noise, or None"),
+    "out": (str | Path | None, "the path of a folder, or None"),
+    "dtype": (torch.dtype | None, "a dtype of torch, such as torch.float32"),
+}
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Raises OptionError if an argument of the trainer has another type.
+
+    Raises:
+        DeviceError: torch's default device has no values.
+    """
+    for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
+        check_integer(name, given[name])
+    check_integer("seed", given["seed"], least=-(2**63))
+    for name, (kind, wanted) in _PARTS.items():
+        _check_part(name, given[name], kind, wanted)
+    for callback in given["callbacks"]:
+        _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
+    if torch.get_default_device().type == "meta":
+        raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
+    try:
+        torch.device(given["device"] or "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"device must be one that torch has here, such as 'cpu', got {given['device']!r}.") from error
 
 
 def _check_part(name: str, value: object, kind: Any, wanted: str) -> None:
