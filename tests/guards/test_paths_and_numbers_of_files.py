@@ -158,7 +158,7 @@ ENERGIES = {
 def test_parameters_of_a_type_without_arithmetic_are_refused(tmp_path, energy, dtype):
     with ce.register("energy", "learnt", Learnt):
         ENERGIES[energy]().save(tmp_path / "E")
-        with pytest.raises(FileFormatError, match="dtype|torch|truth values|floating"):
+        with pytest.raises(FileFormatError, match=r"dtype|torch|truth values|floating"):
             ce.load(rewrite(tmp_path / "E", tensors=lambda value: value.to(dtype)))
 
 
