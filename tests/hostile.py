@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -38,12 +39,13 @@ from composable_energy_training import open_recipe
 from tests.campaign.files import _ODD, damage, edit, places
 from tests.campaign.pictures import KINDS
 from tests.campaign.runner import Counts, run_area
-from tests.campaign.trial import Area, Trial, check, typed
+from tests.campaign.trial import Area, Defect, Trial, check, typed
 from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
 
 CANARY = "hostile_canary"
 """A name in all code that a file plants, and in all paths that it gives."""
 LIMIT = 10.0
+"""Seconds in which a case ends; the runner waits six times as long for one that no signal reaches."""
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen")
 _CHANGES = (
     "os.remove",
@@ -61,6 +63,14 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
 
+class Hang(BaseException):
+    """A case did not end in time."""
+
+
+def _stop(*_: object) -> None:
+    raise Hang
+
+
 class Watch:
     """Notes what an audit hook of Python sees while a case runs."""
 
@@ -76,9 +86,14 @@ class Watch:
             Defect: It raised an error of another type, or did what no file may cause.
         """
         self.seen, self.place = [], Path(os.path.realpath(place))
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
         try:
             return typed(call)
+        except Hang as error:
+            raise Defect(f"hang: it did not end within {LIMIT:g} s") from error
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self.place = None
             check(not self.seen, "code or access", self.seen[:3])
 
@@ -326,7 +341,7 @@ def prepare(folder: Path) -> Trial:
 
 _OTHERS = ["levels", "path", "checkpoint", "callback"]
 _NUMBERS = [0, 1, 2, 3, 10_001, 10**9, -1, 0.5, 1e300, 1e-300, 1.0, True, [0.0, 1.0], {"$tensor": "x"}, "mala", "diagonal"]
-AREA = Area("hostile", prepare, LIMIT)
+AREA = Area("hostile", prepare, 6 * LIMIT)
 
 
 def run(cases: int, seed: int, *, until: Callable[[Counts], bool] = lambda counts: False) -> Counts:

@@ -101,7 +101,7 @@ def _writes(patch):
 def test_a_broken_promise_is_found(monkeypatch, plant, kind):
     from tests import hostile
 
-    monkeypatch.setattr(hostile, "AREA", hostile.Area("hostile", hostile.prepare, 4.0 if plant is _hangs else 60.0))
+    monkeypatch.setattr(hostile, "LIMIT", 2.0 if plant is _hangs else 10.0)
     Image.init()
     with monkeypatch.context() as patch:
         plant(patch)
