@@ -233,3 +233,15 @@ def test_a_recipe_gives_no_path_to_a_plug_in(tmp_path, option):
     path.write_text(f'extends = "cd-small"\n[model]\nname = "{name}"\n{option} = "/etc"\n')
     with pytest.raises(ComposableEnergyError, match=option):
         open_recipe(path)
+
+
+@pytest.mark.parametrize("decoder", ["x", 3, [1.0], {"a": 1}], ids=str)
+def test_a_decoder_that_is_no_module_is_refused(tmp_path, decoder):
+    normal().save(tmp_path / "E")
+    rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(decoder=decoder))
+    with pytest.raises(FileFormatError, match="decoder must be a Module"):
+        ce.load(tmp_path / "E")
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        ce.as_energy(lambda x: x.sum(1), decoder=decoder)
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        normal().shown_by(decoder)
