@@ -24,6 +24,7 @@ from composable_energy.distribution_supports import inherits, support_of
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.estimate import Estimate
+from composable_energy.options import check_instance
 from composable_energy.supports import Support, format_support
 
 LogProb = Callable[[Tensor], Tensor]
@@ -76,7 +77,7 @@ class DistributionEnergy(Energy):
                 f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
             )
         if decoder is not None:
-            self.decoder = decoder
+            self.decoder = check_instance("decoder", decoder, nn.Module)
         self._learnt: dict[str, str] = {}  # the name of a parameter by the path of its argument
         parameters = parameters_in(distribution)
         for path, parameter in parameters.items():

@@ -16,6 +16,7 @@ from composable_energy.coordinates import evaluate_inside, interior
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
+from composable_energy.options import check_instance
 from composable_energy.supports import Support, contains
 
 
@@ -60,7 +61,7 @@ class CallableEnergy(Energy):
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
         if decoder is not None:
-            self.decoder = decoder
+            self.decoder = check_instance("decoder", decoder, nn.Module)
         if support is not None:
             self.support = support
 

@@ -219,7 +219,8 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     """
     if name in _SINGLE and not arguments:
         return _SINGLE[name]
-    bounds = all(isinstance(value, int | float | Tensor | list | Constraint) for value in arguments)
+    kinds = int | float | Tensor | Constraint | (list if name in ("cat", "stack") else Tensor)
+    bounds = all(isinstance(value, kinds) for value in arguments)
     if name not in _BUILT or not bounds:
         raise ValueError(f"the support {name!r} with {len(arguments)} arguments is not known")
     support = _BUILT[name](*arguments)

@@ -56,5 +56,5 @@ def test_what_it_refuses():
         D.shown_by(nn.Linear(2, 3))
     with pytest.raises(OptionError, match="a `decoder` alone"):
         ce.as_energy(bowl(), decoder=nn.Linear(2, 3), name="x")
-    with pytest.raises(OptionError, match="A decoder is a module"):
+    with pytest.raises(OptionError, match="decoder must be a Module"):
         bowl().shown_by(lambda z: z)  # type: ignore[arg-type]

@@ -11,9 +11,10 @@ from composable_energy.algebra.node import Node
 from composable_energy.algebra.text import format_operand
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ExpressionError
 from composable_energy.estimate import Estimate
 from composable_energy.identity import token_of
+from composable_energy.options import check_instance
 
 
 class Decoded(Node):
@@ -33,11 +34,9 @@ class Decoded(Node):
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
         if operand.decoder is not None:
             raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
-        if not isinstance(decoder, nn.Module):
-            raise OptionError(f"A decoder is a module, which is called with latent points, got {type(decoder).__name__}.")
         super().__init__(operand)
+        self.generator = check_instance("decoder", decoder, nn.Module)
         token_of(decoder)
-        self.generator = decoder
         self._decoders = (decoder,)
         self._bases = operand.bases
 

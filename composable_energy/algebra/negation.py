@@ -91,6 +91,7 @@ class Negation(Node):
         set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
         if not as_float(self.weight) > 0:
             raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
+        check_number("offset", offset)
         self.offset = offset
         self._set_level(quantile, temperature, level, estimate)
         self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value

@@ -22,7 +22,7 @@ from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
-from composable_energy.options import check_number
+from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support
 from composable_energy.twins import twin
 
@@ -150,8 +150,8 @@ class PulledBack(Node):
         if "sigma" in operand.required_conditions:
             raise ExpressionError(f"{operand} depends on sigma, here the noise of latent points: bind it first, with `.at(sigma)`.")
         super().__init__(operand)
+        self.generator = check_instance("decoder", decoder, nn.Module)
         token_of(decoder)
-        self.generator = decoder
         self.damping = check_number("damping", damping, least=0)
         self.event_shape = None
         self._conditions |= {"sigma"}

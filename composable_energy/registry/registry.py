@@ -65,6 +65,8 @@ class Registry:
             ExtraNotInstalled: An entry has the name, and the extra that installs its module is missing.
             PluginConflictError: Several distributions offer different things under it.
         """
+        if not isinstance(name, str):
+            raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
         if (kind, name) in self.registered:
             return Entry(group_of(kind), name, _value_of(self.registered[kind, name]))
         distribution, colon, bare = name.rpartition(":")

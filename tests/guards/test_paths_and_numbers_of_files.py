@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from torch.distributions import Normal
+from torch.distributions import Normal, constraints
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError
@@ -233,3 +233,43 @@ def test_a_recipe_gives_no_path_to_a_plug_in(tmp_path, option):
     path.write_text(f'extends = "cd-small"\n[model]\nname = "{name}"\n{option} = "/etc"\n')
     with pytest.raises(ComposableEnergyError, match=option):
         open_recipe(path)
+
+
+@pytest.mark.parametrize("decoder", ["x", 3, [1.0], {"a": 1}], ids=str)
+def test_a_decoder_that_is_no_module_is_refused(tmp_path, decoder):
+    normal().save(tmp_path / "E")
+    rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(decoder=decoder))
+    with pytest.raises(FileFormatError, match="decoder must be a Module"):
+        ce.load(tmp_path / "E")
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        ce.as_energy(lambda x: x.sum(1), decoder=decoder)
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        normal().shown_by(decoder)
+
+
+@pytest.mark.parametrize("value", ["x", [1.0], {}, True], ids=str)
+def test_numbers_of_nodes_are_numbers(tmp_path, value):
+    """What a node writes into its text, or a support takes as a bound, is checked when it is built."""
+    energy = ce.negate(normal().relative_to(normal(1.0)), mode="contrast", offset=0.5)
+    energy.save(tmp_path / "E")
+    rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(offset=value))
+    with pytest.raises(FileFormatError, match="offset must be a number"):
+        ce.load(tmp_path / "E")
+    normal().on(constraints.interval(-1.0, 1.0)).save(tmp_path / "S")
+
+    def change(config):
+        config["nodes"][-1]["config"]["support"]["$support"][1][0] = value
+
+    if value is not True:
+        with pytest.raises(FileFormatError):
+            ce.load(rewrite(tmp_path / "S", change))
+
+
+@pytest.mark.parametrize("name", ["1.5", "1979-05-27", "true", "[1]"])
+def test_a_name_in_a_recipe_is_a_text(tmp_path, name):
+    path = tmp_path / "r.toml"
+    path.write_text(f'extends = "cd-small"\n[model]\nname = {name}\n[sampling]\nsampler = {name}\n')
+    with pytest.raises(ComposableEnergyError):
+        open_recipe(path)
+    with pytest.raises(OptionError, match="is a text"):
+        ce.get_sampler(3)  # pyright: ignore[reportArgumentType]

@@ -185,5 +185,5 @@ class TestBadGenerators:
             continuous(base, lambda z: z[:, 0], "a", width=1e-4)
         with pytest.raises(OptionError, match="two labels"):
             graded(ce.ClassifierEnergy(LatentHeads(4, 3), 2, base))
-        with pytest.raises(OptionError, match="decoder is a module"):
+        with pytest.raises(OptionError, match="decoder must be a Module"):
             ce.as_energy(ce.as_energy(Normal(torch.zeros(4), 1.0)), decoder=lambda z: z)

@@ -75,8 +75,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     """Returns the labels in a column of text.
 
     A column of 0 and 1, -1 and 1, no and yes, or false and true (in any case) is binary. Any other is categorical: integers in numeric
-    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, and fractions as their
-    multiples.
+    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, fractions as their multiples.
 
     Raises:
         OptionError: All cells are empty, numbers and words are mixed, or a number is not an integer.

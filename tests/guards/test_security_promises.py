@@ -1,0 +1,185 @@
+"""Each promise of SECURITY.md is tested here, and each is in SECURITY.md."""
+
+import builtins
+import contextlib
+import re
+import sys
+import time
+import warnings
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.distributions import Normal
+
+import composable_energy as ce
+from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.parsing import parse_tree
+from composable_energy_cli import main
+from composable_energy_image.data import arrays, open_pictures
+from composable_energy_latent import load_generator
+from composable_energy_ui import Playground
+from tests.campaign.faults import POSSIBLE
+
+SECURITY = Path(__file__).parents[2] / "SECURITY.md"
+PROMISES = {
+    "Files run no code": "test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end",
+    "Files name no paths": "test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end",
+    "Files change nothing": "test_reading_changes_no_file",
+    "Files end": "test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end",
+    "Generators need trust": "test_a_generator_needs_trust",
+    "Expressions are data": "test_expressions_and_arguments_run_no_code",
+    "Texts are escaped": "test_commands_print_no_control_characters",
+    "Other sites get nothing": "test_the_playground_answers_its_own_page_alone",
+}
+forks = pytest.mark.skipif(not POSSIBLE, reason="forks")
+
+
+def test_every_promise_has_a_test():
+    promised = re.findall(r"^- \*\*(.+?)\.\*\*", SECURITY.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert promised == list(PROMISES)
+    assert all(callable(globals()[name]) for name in PROMISES.values())
+
+
+@forks
+@pytest.mark.full
+def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
+    """A short part of `python -m tests.hostile`."""
+    from tests.hostile import run
+
+    counts = run(400, seed=3)
+    assert counts.trials == 400 and not counts.defects, counts.examples
+    kinds = {outcome.partition(":")[0] for outcome in counts.outcomes}
+    assert kinds == {"folder", "recommendation", "recipe", "picture"}
+    assert sum(count for outcome, count in counts.outcomes.items() if outcome.endswith((": used", ": read"))) >= 8
+
+
+def _opens_paths(patch):
+    """Lets a file give a plug-in a path."""
+    patch.setattr("composable_energy.catalog.check_stored", lambda *_: None)
+
+
+def _opens_pictures(patch):
+    """Opens pictures in any format."""
+    opened = Image.open
+    patch.setattr(Image, "open", lambda path, **_: opened(path))
+    patch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it looks for the program
+
+
+def _unpickles(patch):
+    loaded = np.load
+    patch.setattr(arrays.np, "load", lambda *args, **_: loaded(*args, allow_pickle=True))
+
+
+def _hangs(patch):
+    patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(60))
+
+
+def _raises(patch):
+    patch.setattr("composable_energy.saving.reader.decode_recommendation", lambda *_: {}["x"])
+
+
+def _writes(patch):
+    patch.setattr("composable_energy.saving.api.files.read", lambda folder: (Path(folder).parent.parent / "left").write_text("x"))
+
+
+@forks
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("plant", "kind"),
+    [
+        *((plant, "code or access") for plant in (_opens_paths, _opens_pictures, _unpickles, _writes)),
+        (_hangs, "hang"),
+        (_raises, "untyped error"),
+    ],
+)
+def test_a_broken_promise_is_found(monkeypatch, plant, kind):
+    from tests import hostile
+
+    monkeypatch.setattr(hostile, "LIMIT", 2.0 if plant is _hangs else 10.0)
+    Image.init()
+    with monkeypatch.context() as patch:
+        plant(patch)
+        counts = hostile.run(600, seed=5, until=lambda counts: bool(counts.defects))
+    assert kind in counts.defects, counts.examples
+
+
+def test_reading_changes_no_file(tmp_path, monkeypatch):
+    energy = ce.as_energy(Normal(torch.zeros(2), 1.0), name="n")
+    energy.save(tmp_path / "given" / "E")
+    Image.new("RGB", (4, 4)).save(tmp_path / "given" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert ce.load(tmp_path / "given" / "E").equals(energy)
+    (pictures := tmp_path / "given" / "1.png").read_bytes()
+    open_pictures(pictures.parent, cache=None)
+    with pytest.raises(ComposableEnergyError):
+        ce.load(tmp_path / "given")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_generator_needs_trust(tmp_path, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "g.pt")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(OptionError, match="trust=True"):
+        load_generator(tmp_path / "g.pt")
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os').system('x')", "(lambda: 0)()", "[x for x in ()]", "eval", "{1}", "f'{x}'", "$(x)", "`x`"]
+)
+def test_expressions_and_arguments_run_no_code(monkeypatch, text, capsys):
+    for name in ("eval", "exec", "compile", "__import__"):
+        real = getattr(builtins, name)
+
+        def forbidden(source, *args, real=real, name=name, **more):
+            caller = sys._getframe(1).f_code.co_filename
+            if "composable_energy" in caller and text in str(source):
+                pytest.fail(f"{name} was called with the text")
+            return real(source, *args, **more)
+
+        monkeypatch.setattr(builtins, name, forbidden)
+    with contextlib.suppress(ComposableEnergyError):
+        parse_tree(text)
+    assert main(["sample", text, "-n", "1", "-o", "x.npy"]) == 2
+    with pytest.raises(SystemExit):
+        main(["sample", "plane/ring", "--given", f"x={text}"])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\x1b]0;x\x07", "./\x9b2J", "ring & \x08\x08"])
+def test_commands_print_no_control_characters(tmp_path, text, capsys):
+    for words in (
+        ["sample", text, "-o", str(tmp_path / "x.npy")],
+        ["explain", text, text],
+        ["train", "--recipe", text, "--data", text, "--out", text],
+    ):
+        with contextlib.suppress(SystemExit):
+            assert main(words) == 2
+        shown = capsys.readouterr()
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown.out + shown.err)
+
+
+@pytest.mark.full
+def test_the_playground_answers_its_own_page_alone(tmp_path):
+    ce.as_energy(Normal(torch.zeros(2), 1.0)).save(tmp_path / "E")
+    with Playground() as playground:
+        place = urlsplit(playground.address).netloc
+
+        def status(path: str, **headers: str) -> tuple[int, bytes]:
+            connection = HTTPConnection(place, timeout=60)
+            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        for headers in ({"Origin": "http://elsewhere.org"}, {"Host": "elsewhere.org"}, {"Sec_Fetch_Site": "cross-site"}):
+            assert status("/api/names", **headers)[0] == 403
+        assert status("/api/names", Sec_Fetch_Site="same-origin")[0] == 200
+        assert b"No plug-in offers the family" in status(f"/api/names?family={tmp_path}")[1]

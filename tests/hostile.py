@@ -1,0 +1,373 @@
+"""Hostile files: `python -m tests.hostile --cases 20000 --seed 0` reads mutated folders, recommendations, recipes and pictures.
+
+A case ends with a result or a typed error within 10 seconds. An audit hook of Python watches what happens meanwhile: code of the file that
+is compiled or run, a process, a connection, an unpickled class, a file that is changed outside of the folder, a path of the file that is
+opened. Cases run in forked processes by the runner of the campaign; case `i` is a function of the seed and `i`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.files import config_bytes
+from composable_energy.registry import get_sampler, names
+from composable_energy.registry.build import stored_options
+from composable_energy_cli.pictures import read_points
+from composable_energy_image.data import open_pictures
+from composable_energy_training import open_recipe
+from tests.campaign.files import _ODD, damage, edit, places
+from tests.campaign.pictures import KINDS
+from tests.campaign.runner import Counts, run_area
+from tests.campaign.trial import Area, Defect, Trial, check, typed
+from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
+
+CANARY = "hostile_canary"
+"""A name in all code that a file plants, and in all paths that it gives."""
+LIMIT = 10.0
+"""Seconds in which a case ends; the runner waits six times as long for one that no signal reaches."""
+_PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen")
+_CHANGES = (
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.link",
+    "os.symlink",
+    "shutil.rmtree",
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+class Hang(BaseException):
+    """A case did not end in time."""
+
+
+def _stop(*_: object) -> None:
+    raise Hang
+
+
+class Watch:
+    """Notes what an audit hook of Python sees while a case runs."""
+
+    def __init__(self) -> None:
+        self.place: Path | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def tried(self, call: Callable[[], Any], place: Path) -> tuple[Any, str]:
+        """Returns the result of a call and "", or None and the name of its typed error; it may change files in `place` alone.
+
+        Raises:
+            Defect: It raised an error of another type, or did what no file may cause.
+        """
+        self.seen, self.place = [], Path(os.path.realpath(place))
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
+        try:
+            return typed(call)
+        except Hang as error:
+            raise Defect(f"hang: it did not end within {LIMIT:g} s") from error
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.place = None
+            check(not self.seen, "code or access", self.seen[:3])
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.place is None:
+            return
+        place, self.place = self.place, None  # what the hook itself does is not watched
+        try:
+            if reason := self._reason(event, arguments, place):
+                self.seen.append(f"{event}: {reason}"[:300])
+        finally:
+            self.place = place
+
+    def _reason(self, event: str, arguments: tuple[Any, ...], place: Path) -> str:
+        if event in _PROCESSES or event.startswith("socket.") or event == "pickle.find_class":
+            return str(arguments)
+        if event in ("exec", "compile", "import"):
+            text = _text_of(arguments[0])
+            return text if CANARY in text else ""
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path, flags = os.fsdecode(arguments[0]), arguments[2]
+            if CANARY in path and not Path(path).is_relative_to(place):
+                return path
+            return path if isinstance(flags, int) and flags & _WRITING and _outside(path, place) else ""
+        if event in _CHANGES:
+            return next((str(path) for path in arguments[:2] if isinstance(path, str | os.PathLike) and _outside(path, place)), "")
+        return ""
+
+
+def _text_of(source: Any) -> str:
+    if isinstance(source, CodeType):
+        return f"{source.co_names} {source.co_consts}"
+    return source.decode("latin-1") if isinstance(source, bytes) else str(source)
+
+
+def _outside(path: str | os.PathLike[str], place: Path) -> bool:
+    found = os.path.realpath(path)
+    return not (found.startswith(f"{place}{os.sep}") or found in (str(place), os.devnull))
+
+
+class Evil:
+    """An object whose pickle runs code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"'{CANARY}'",)
+
+
+def bait(folder: Path) -> list[str]:
+    """Writes files that would run code if they were read, and returns their paths."""
+    folder = folder / CANARY
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(folder / "script.pt")
+        torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), folder / "program.pt2")
+    torch.save(Evil(), folder / "pickle.pt")
+    (folder / "comet.json").write_text("{}")
+    (folder / "module.py").write_text(f"{CANARY} = 1\n")
+    return [*(str(path) for path in folder.iterdir()), str(folder), f"{folder}/../{CANARY}", f"__import__('{CANARY}')"]
+
+
+def prepare(folder: Path) -> Trial:
+    """Writes expressions, a recipe and baits; a case mutates one of them."""
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name, obj in (("people", Attributes), ("tempered", Tempered), ("picture", Picture), ("mean", Mean)):
+        ce.register("energy", name, obj)
+    ce.register("encoder", "linear", nn.Linear)
+    folder.mkdir(parents=True, exist_ok=True)
+    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("linear", in_features=2, out_features=3))
+    prior.recommended = ce.Recommendation("annealed", {"levels": 4, "corrector_steps": 1}, threads=1)
+    learnt = ce.as_energy(torch.distributions.Normal(nn.Parameter(torch.zeros(2)), 1.0))
+    mixed = [prior, ce.any_of(learnt, 2 * learnt & prior, weights=[0.2, 0.8]), ce.load("plane/ring") & ~ce.load("plane/right")]
+    saved = [folder / str(i) for i in range(len(mixed) + 3)]
+    for energy, place in zip([*expressions(), *mixed], saved, strict=True):
+        energy.save(place)
+    baits, samplers, recipes = bait(folder), names("sampler"), [open_recipe(name).toml() for name in ("cd-small", "attribute")]
+    references = [
+        {"kind": "encoder", "entry": "generator", "options": lambda path: {"path": path, "trust": True}},
+        {"kind": "encoder", "entry": "comet", "options": lambda path: {"weights": path}},
+        {"kind": "energy", "entry": "faces", "options": lambda path: {"folder": path}},
+        {"kind": "energy", "entry": "diffusers", "options": lambda path: {"location": path}},
+        {"kind": "encoder", "entry": "linear", "options": lambda path: {"in_features": 2, "out_features": 3, "device": path}},
+    ]
+    watch = Watch()
+
+    def odd(chance: random.Random) -> Any:
+        return chance.choice(baits) if chance.random() < 0.4 else deepcopy(chance.choice(_ODD))
+
+    def change(config: Any, chance: random.Random) -> None:
+        """Edits one value, or lets one be a path, a deep value or another plug-in."""
+        if chance.random() < 0.5:
+            edit(config, chance)
+            return
+        if config.get("references") and isinstance(config["references"], list) and chance.random() < 0.5:
+            target, attack = chance.choice(config["references"]), chance.choice(references)
+            if isinstance(target, dict):
+                target |= {"kind": attack["kind"], "entry": attack["entry"], "distribution": chance.choice([None, "composable-energy"])}
+                target["options"] = attack["options"](chance.choice(baits))
+            return
+        *path, last = chance.choice(list(places(config)))
+        holder = config
+        for key in path:
+            holder = holder[key]
+        holder[last] = odd(chance)
+        if chance.random() < 0.1:
+            for _ in range(chance.choice([5, 30, 900])):
+                holder[last] = [holder[last]]
+
+    def write(target: Path, config: Any, tensors: bytes, chance: random.Random) -> None:
+        for key in ("checksum", "tensors_sha256"):
+            config.pop(key, None)
+        try:
+            data = config_bytes(config, tensors)
+        except RecursionError:
+            data = b"[" * 10_000
+        (target / "config.json").write_bytes(damage(data, chance) if chance.random() < 0.1 else data)
+
+    def use(target: Path) -> str:
+        found, error = watch.tried(lambda: ce.load(target), target.parent)
+        if error:
+            return error
+        for step in (lambda: str(found), lambda: repr(found), lambda: found(X), lambda: found.with_gradient(X)):
+            _, error = watch.tried(step, target)
+            if error:
+                return f"{error} at use"
+        _, error = watch.tried(lambda: found.save(target.parent / "again"), target.parent)
+        return (error and f"{error} at save") or "used"
+
+    def a_folder(chance: random.Random, place: Path) -> str:
+        source, target = chance.choice(saved), place / "saved"
+        shutil.copytree(source, target)
+        tensors = (target / "model.safetensors").read_bytes()
+        match chance.randrange(8):
+            case 0:
+                name = chance.choice(["config.json", "model.safetensors"])
+                (target / name).write_bytes(damage((target / name).read_bytes(), chance))
+                return f"folder: {use(target)}"
+            case 1:  # a file that is two, or another one
+                other = Path(chance.choice(baits[:5])).read_bytes()
+                tensors = chance.choice([tensors + other, other, other + tensors])
+                (target / "model.safetensors").write_bytes(tensors)
+            case 2:
+                name = chance.choice(["config.json", "model.safetensors"])
+                (target / name).unlink()
+                (target / name).symlink_to(chance.choice(["/dev/zero", "/dev/stdin", target / name, place]))
+                return f"folder: {use(target)}"
+        config = json.loads((target / "config.json").read_text())
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            change(config, chance)
+        write(target, config, tensors, chance)
+        return f"folder: {use(target)}"
+
+    def a_recommendation(chance: random.Random, place: Path) -> str:
+        target = place / "saved"
+        shutil.copytree(saved[3], target)
+        config = json.loads((target / "config.json").read_text())
+        sampler = chance.choice(samplers)
+        options = {}
+        known = [name for name in stored_options(get_sampler(sampler)) if chance.random() < 0.9]
+        for name in chance.sample([*known, *_OTHERS], chance.choice([0, 1, 1, 2])):
+            options[name] = chance.choice([odd(chance), *_NUMBERS])
+        advice = {
+            "sampler": chance.choice([sampler] * 9 + [odd(chance)]),
+            "options": options,
+            "threads": chance.choice([1, None, odd(chance)]),
+        }
+        if chance.random() < 0.3:
+            advice["precedence"] = odd(chance)
+        config["nodes"][-1]["recommended"] = chance.choice([advice] * 9 + [odd(chance)])
+        write(target, config, (target / "model.safetensors").read_bytes(), chance)
+        found, error = watch.tried(lambda: ce.load(target), target.parent)
+        if error:
+            return f"recommendation: {error}"
+        few = (
+            {}
+            if found.recommended is None or found.recommended.sampler in ("annealed", "feynman-kac", "ode", "sde", "lace")
+            else {"steps": 2}
+        )
+        _, error = watch.tried(lambda: found.sample(2, seed=0, warn=False, **few), place)
+        return f"recommendation: {(error and error + ' at use') or 'used'}"
+
+    def a_recipe(chance: random.Random, place: Path) -> str:
+        lines = chance.choice(recipes).splitlines()
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            row = chance.randrange(len(lines))
+            key = lines[row].partition("=")[0]
+            value = chance.choice(
+                [json.dumps(odd(chance)), "[" * chance.choice([3, 3000]), "{a=" * 3000, "1" * 5000, "1979-05-27", "inf", "nan"]
+            )
+            match chance.randrange(5):
+                case 0:
+                    lines[row] = f"{key} = {value}"
+                case 1:
+                    lines.insert(
+                        row,
+                        chance.choice(
+                            [f"x = {value}", f"[{'a.' * chance.choice([1, 3000])}a]", f"extends = {json.dumps(chance.choice(baits))}"]
+                        ),
+                    )
+                case 2:
+                    del lines[row]
+                case 3:
+                    lines[row] = f"name = {json.dumps(chance.choice(['generator', 'faces', 'diffusers', 'jem', *baits]))}"
+                case _:
+                    lines.insert(row, chance.choice(lines))
+            lines = lines or ["x = 1"]
+        data = "\n".join(lines).encode("utf-8", "replace")
+        path = place / "recipe.toml"
+        path.write_bytes(damage(data, chance) if chance.random() < 0.3 else data)
+        found, error = watch.tried(lambda: open_recipe(path), place)
+        if error:
+            return f"recipe: {error}"
+        _, error = watch.tried(lambda: found.resolved_settings() and found.toml(), place)
+        return f"recipe: {error or 'read'}"
+
+    def a_picture(chance: random.Random, place: Path) -> str:
+        kind = chance.choice([*KINDS, "other"])
+        if kind == "other":
+            file = io.BytesIO()
+            Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(file, chance.choice(["GIF", "TIFF", "PPM", "ICO", "TGA", "PDF"]))
+            content = chance.choice([_POSTSCRIPT, file.getvalue(), bytes(26) + _POSTSCRIPT, Path(baits[0]).read_bytes()])
+            content = damage(content, chance) if chance.random() < 0.3 else content
+            (place / f"1{chance.choice(['.png', '.jpg', '.bmp', '.webp'])}").write_bytes(content)
+        else:
+            KINDS[kind](chance, place)
+        if kind == "array" and chance.random() < 0.5:
+            with zipfile.ZipFile(place / "a.npz", "w") as archive:
+                file = io.BytesIO()
+                np.save(file, np.array(Evil() if chance.random() < 0.5 else [Evil()], dtype=object), allow_pickle=True)
+                archive.writestr(chance.choice(["images.npy", "metadata.npy", "y.npy"]), file.getvalue())
+        target = place / "a.npz" if kind == "array" else place
+        _, error = watch.tried(lambda: open_pictures(target, cache=None, size=3), place)
+        if kind in ("pictures", "other"):
+            path = max(path for path in place.iterdir() if path.is_file())
+            _, error = watch.tried(lambda: read_points(path, [(3, 3, 3)], (0.0, 1.0)), place)
+        return f"picture: {error or 'read'}"
+
+    def trial(chance: random.Random, place: Path) -> str:
+        return chance.choices([a_folder, a_recommendation, a_recipe, a_picture], [50, 20, 15, 15])[0](chance, place)
+
+    return trial
+
+
+_OTHERS = ["levels", "path", "checkpoint", "callback"]
+_NUMBERS = [0, 1, 2, 3, 10_001, 10**9, -1, 0.5, 1e300, 1e-300, 1.0, True, [0.0, 1.0], {"$tensor": "x"}, "mala", "diagonal"]
+AREA = Area("hostile", prepare, 6 * LIMIT)
+
+
+def run(cases: int, seed: int, *, until: Callable[[Counts], bool] = lambda counts: False) -> Counts:
+    """Returns the counts of so many cases."""
+    with tempfile.TemporaryDirectory() as out:
+        return run_area(AREA, seed, float("inf"), Path(out), cases, until)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the cases, prints their outcomes, and returns 1 if there is a defect."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    Image.init()
+    counts = run(options.cases, options.seed)
+    for kind, count in sorted(counts.outcomes.items()):
+        print(f"{count:6,} {kind}")
+    print(
+        f"{counts.trials:,} cases in {counts.seconds:.0f} s, seed {options.seed}: {sum(counts.defects.values())} defects",
+        counts.defects or "",
+    )
+    for number, text in counts.examples:
+        print(f"case {number}: {text[:1500]}")
+    return int(bool(counts.defects))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
