@@ -14,7 +14,7 @@ from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
 
-__all__ = ["NoiseLeaves", "noise_leaves", "weakens_evidence"]
+__all__ = ["NoiseLeaves", "noise_leaves", "subtracts", "weakens_evidence"]
 
 _SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
 _FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)
@@ -79,6 +79,16 @@ def weakens_evidence(energy: Energy) -> bool:
     powers = (part for part in energy.modules() if isinstance(part, Weighted | Sharpened) and "sigma" in part.conditions)
     weak = [part for part in powers if 0 < as_float(part.factor if isinstance(part, Weighted) else part.weight) < 1]
     return any(noise_leaves(part).leaves for part in weak)
+
+
+def subtracts(energy: Energy) -> bool:
+    """Returns whether an expression takes a negative power of a density or of evidence; its tails decide whether it has a density."""
+    return any(
+        isinstance(part, Difference)
+        or (isinstance(part, Negation) and part.mode == "power")
+        or (isinstance(part, Weighted | Sharpened) and as_float(part.weight) < 0)
+        for part in energy.modules()
+    )
 
 
 def _takes_noise(part: Energy) -> bool:

@@ -40,6 +40,8 @@ from composable_energy.sampling.wrappers import has_rows
 
 __all__ = ["sample"]
 
+_FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
+
 
 def sample(
     energy: Energy,
@@ -175,6 +177,8 @@ def sample(
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
+        if judge and chains.sampler.stationary and not allow_improper:
+            _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed = tuple(observer.warnings(chains))
         emit_warnings([*record.observed, *warn_of_points(record)])
@@ -247,6 +251,20 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
     if chains.chunks and by_values and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
+
+
+def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver) -> None:
+    """Raises if chains have run far away, or diverged, because the energy has no density."""
+    if request.ranks is not None or not request.energy.has_value:
+        return
+    zeros = request.points.zeros().unsqueeze(0)
+    x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
+    far = _FAR * (1 if request.init is None else max(1.0, request.init.abs().max().item()))
+    reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
+    if stop is not None or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
+        from composable_energy.density import check_tails  # late: rare
+
+        check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
 
 
 def _progress(request: SampleRequest) -> bool | ProgressFunction:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import subtracts
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
@@ -37,6 +38,8 @@ from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
 
 __all__ = ["SampleRequest", "resolve_noise", "resolve_request"]
+
+_MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     energy = in_precision(energy, call.precision, sampler, best_of, points.dtype)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
+    if sampler.stationary and not call.allow_improper and resume is None:
+        _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
     in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     total = points.n * best_of
@@ -181,6 +186,16 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
+
+
+def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
+    """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
+    if points.event.numel() > _MOST_TAILS or not energy.has_value or not subtracts(owner):
+        return
+    from composable_energy.density import check_tails  # late: rare
+
+    zeros = points.zeros()
+    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
 
 
 def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:
