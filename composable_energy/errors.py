@@ -103,7 +103,7 @@ class ContradictionError(ExpressionError):
 
 
 class UngroundedError(ExpressionError):
-    """An energy that cannot be normalised, because it has no lower bound, was sampled."""
+    """An energy that cannot be normalised was sampled or integrated: it has no lower bound, or grows too slowly."""
 
 
 class NormalizerError(ComposableEnergyError, RuntimeError):

@@ -170,15 +170,13 @@ def sample(
         layout = _layout(request, used, tuned, pilots, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
-        judge = not _is_recommended(request.owner, sampler, steps)
-        observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
+        observer = ConvergenceObserver(last_step, judge=not _is_recommended(energy, sampler, steps), coordinates=request.points.coordinates)
         try:
             _start(request, chains, recorder.before)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
-        if judge and chains.sampler.stationary and not allow_improper:
-            _check_tails(request, chains, stop, observer)
+        _check_tails(request, chains, stop, observer, allow_improper)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed = tuple(observer.warnings(chains))
         emit_warnings([*record.observed, *warn_of_points(record)])
@@ -253,9 +251,9 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 
 
-def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver) -> None:
+def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver, improper: bool) -> None:
     """Raises if chains have run far away, or diverged, because the energy has no density."""
-    if request.ranks is not None or not request.energy.has_value:
+    if improper or not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
         return
     zeros = request.points.zeros().unsqueeze(0)
     x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)

@@ -132,12 +132,13 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
-    check_rows(energy, points.n)
+    if has_rows(energy):
+        check_rows(energy, points.n)
     init = _start_points(energy, call.init, points)
     energy = in_precision(energy, call.precision, sampler, best_of, points.dtype)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
-    if sampler.stationary and not call.allow_improper and resume is None:
+    if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
     in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
