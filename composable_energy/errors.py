@@ -110,7 +110,7 @@ class MemoryShortage(ComposableEnergyError, MemoryError):  # noqa: N818
 
 
 class UngroundedError(ExpressionError):
-    """An energy that cannot be normalised, because it has no lower bound, was sampled."""
+    """An energy that cannot be normalised was sampled or integrated: it has no lower bound, or grows too slowly."""
 
 
 class NormalizerError(ComposableEnergyError, RuntimeError):

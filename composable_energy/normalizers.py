@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from composable_energy.algebra import Conditioned
 from composable_energy.checks import check_value
+from composable_energy.density import check_tails
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.lift import as_energy
@@ -123,7 +124,7 @@ def log_z(
         OptionError: An option is unknown or out of range, or the base is no Gaussian.
         ShapeError, DtypeError, DeviceError: Base, draws or `init` do not fit the energy.
         ExpressionError: A condition is not bound, or has a row for each point, or the energy has no value.
-        UngroundedError: The energy has no lower bound.
+        UngroundedError: The energy has no lower bound, or grows too slowly for a finite integral.
         SamplingDiverged: An energy on a path is not a number.
         PluginNotFound: No package offers the estimator `log-z`.
 
@@ -149,11 +150,14 @@ def log_z(
     chosen = resolve_sampler(energy, sampler, options)
     with evaluation_context(energy):
         check_density(energy, chosen, allow_improper=False)
-        energy = twin(energy)
+        known, energy = energy.log_normalizer, twin(energy)
         _check_rows(energy)
         points = _points(energy, base, draws, init, event_shape, dtype, device)
         energy, draws, init = _unconstrained(energy, points, base, draws, init)
         like = points.zeros()
+        if known is None:
+            start = draws if draws is not None else init
+            check_tails(energy, like.new_full((16, *like.shape), torch.inf) if start is None else start, {})
         kind: Kind = noise or ("blocks" if like.device.type == "cpu" else "philox")
         return get_own("estimator", "log-z")(
             energy,

@@ -3,7 +3,7 @@
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.decoded import Decoded
 from composable_energy.algebra.disjunction import Disjunction
-from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, weakens_evidence
+from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, subtracts, weakens_evidence
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
@@ -48,6 +48,7 @@ __all__ = [
     "one_of",
     "scale_temperature",
     "scale_weight",
+    "subtracts",
     "to_common_space",
     "tree",
     "value_of",

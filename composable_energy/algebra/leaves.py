@@ -79,6 +79,16 @@ def weakens_evidence(energy: Energy) -> bool:
     return any(noise_leaves(part).leaves for part in weak)
 
 
+def subtracts(energy: Energy) -> bool:
+    """Returns whether an expression takes a negative power of a density or of evidence; its tails decide whether it has a density."""
+    return any(
+        isinstance(part, Difference)
+        or (isinstance(part, Negation) and part.mode == "power")
+        or (isinstance(part, Weighted | Sharpened) and as_float(part.weight) < 0)
+        for part in energy.modules()
+    )
+
+
 def _takes_noise(part: Energy) -> bool:
     """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
     if isinstance(part, PulledBack):

@@ -37,6 +37,8 @@ from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 
+_FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
+
 
 def sample(
     energy: Energy,
@@ -130,7 +132,7 @@ def sample(
         ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
         ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
             not fit its own `with_gradient`.
-        UngroundedError: The energy has no lower bound.
+        UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
         InUseError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
@@ -169,6 +171,7 @@ def sample(
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         loop = SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer])
         stop = _run(request, loop, recorder, evaluator, faults)
+        _check_tails(request, chains, stop, observer, allow_improper)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.exact = branches is not None and branches.exact
         record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
@@ -267,6 +270,20 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, ev
     if chains.chunks and by_values and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
+
+
+def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver, improper: bool) -> None:
+    """Raises if chains have run far away, or diverged, because the energy has no density."""
+    if improper or not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
+        return
+    zeros = request.points.zeros().unsqueeze(0)
+    x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
+    far = _FAR * (1 if request.init is None else max(1.0, request.init.abs().max().item()))
+    reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
+    if stop is not None or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
+        from composable_energy.density import check_tails  # late: rare
+
+        check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
 
 
 def _progress(request: SampleRequest) -> bool | ProgressFunction:

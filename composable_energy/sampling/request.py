@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Branch, known_branches
+from composable_energy.algebra import Branch, known_branches, subtracts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import digest_of
@@ -36,6 +36,8 @@ from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordi
 from composable_energy.sampling.values import Values
 from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
+
+_MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,13 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
-    check_rows(energy, points.n)
+    if has_rows(energy):
+        check_rows(energy, points.n)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
+    if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
+        _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
     in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     if first + points.n > 2**32:
@@ -189,6 +194,16 @@ def _keeps_density(energy: Energy, sampler: Sampler) -> bool:
     """Returns whether draws should have the density of an energy that can be evaluated, and all chains have one density."""
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
     return not (changed or sampler.binds & energy.conditions or energy.needs_log_densities or not energy.has_value or has_rows(energy))
+
+
+def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
+    """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
+    if points.event.numel() > _MOST_TAILS or not energy.has_value or not subtracts(owner):
+        return
+    from composable_energy.density import check_tails  # late: rare
+
+    zeros = points.zeros()
+    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
 
 
 def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:

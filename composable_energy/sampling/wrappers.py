@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -179,9 +179,9 @@ def check_rows(energy: Energy, n: int) -> None:
     Raises:
         ShapeError: It has another number of rows.
     """
-    for part in _parts(energy):
-        for name, value in _rows_of(part).items():
-            if len(value) != n:
+    for part in energy.modules():
+        for name, value in part.values.items() if isinstance(part, Conditioned) else ():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, n):
                 raise ShapeError(
                     f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {n} points "
                     f"were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
@@ -190,27 +190,18 @@ def check_rows(energy: Energy, n: int) -> None:
 
 def has_rows(energy: Energy) -> bool:
     """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
-    for part in _parts(energy):
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
-            return True
-        if _rows_of(part) or not (part.terms or part.bases):
-            return True
-    return False
-
-
-def _rows_of(part: Energy) -> dict[str, Tensor]:
-    """Returns the bound conditions with several rows."""
-    values = part.values if isinstance(part, Conditioned) else {}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1}
-
-
-def _parts(energy: Energy) -> Iterator[Energy]:
-    """Returns the parts of an energy that may depend on the chain, each once."""
-    seen: set[Energy] = set()
+    seen: set[Energy] = set()  # a shared part is searched once
     todo = [energy.energy if isinstance(energy, _RowSelection) else energy]
     while todo:
         part = todo.pop()
-        if part not in seen and CHAINS in part.conditions:
-            seen.add(part)
-            yield part
-            todo += [*part.terms, *(base.energy for base in part.bases)]
+        if part in seen or CHAINS not in part.conditions:
+            continue
+        seen.add(part)
+        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
+            return True
+        bound = part.values.values() if isinstance(part, Conditioned) else ()
+        inside = [*part.terms, *(base.energy for base in part.bases)]
+        if not inside or any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+            return True
+        todo += inside
+    return False
