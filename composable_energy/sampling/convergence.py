@@ -89,17 +89,11 @@ class ConvergenceObserver(Observer):
             self.moments = []
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
-    def warnings(self, chains: Chains, branch_of: Tensor | None = None, *, exact: bool = False) -> list[SamplingWarning]:
-        """Returns at most one warning; none about a sampler without a stationary density.
+    def warnings(self, chains: Chains, trace: Trace) -> list[SamplingWarning]:
+        """Returns at most one warning; none about a sampler without a stationary density."""
+        return self._judge(chains, trace) if chains.sampler.stationary and len(self.end) else []
 
-        Args:
-            chains: The chains at their end.
-            branch_of: The branch of each chain in a mixture with known shares, which chains need not leave; None for another energy.
-            exact: Whether chains started at draws of the density, so that slow ones are draws as well.
-        """
-        return self._judge(chains, branch_of, exact) if chains.sampler.stationary and len(self.end) else []
-
-    def _judge(self, chains: Chains, branch_of: Tensor | None, exact: bool) -> list[SamplingWarning]:
+    def _judge(self, chains: Chains, trace: Trace) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             warn_of_bias,
@@ -116,13 +110,14 @@ class ConvergenceObserver(Observer):
         if not self.moments or not active.all():
             return []
         early, late = self.moments
-        if branch_of is not None and len(branch_of) > len(active):  # those of all processes
-            branch_of = branch_of[chains.own.start : chains.own.stop]
-        groups = None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
+        groups = trace.branch_of
+        if groups is not None:  # of all processes, or of these chains
+            own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
+            groups = own[:: -(-len(own) // _MOST_CHAINS)]
         drift, r_hat = early.drift(late), early.r_hat(late, groups)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
-        if r_hat.max() > _R_HAT and not exact and not has_rows(chains.layout.energy):
+        if r_hat.max() > _R_HAT and not trace.exact and not has_rows(chains.layout.energy):
             return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []

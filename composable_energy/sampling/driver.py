@@ -164,9 +164,7 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        branches = None
-        if request.density is not None and request.init is None and request.resume is None:
-            branches = draw_starts(request.density, request.branches, request.points, len(request.chains))
+        branches = draw_starts(request)
         tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
@@ -180,8 +178,7 @@ def sample(
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.exact = branches is not None and branches.exact
-        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
-        record.observed += tuple(tuned.diagnose(chains.state(), record.exact)) if chains.chunks else ()
+        record.observed += (*observer.warnings(chains, record), *(tuned.diagnose(chains.state(), record.exact) if chains.chunks else ()))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
