@@ -93,17 +93,16 @@ class ConvergenceObserver(Observer):
             self.moments = []
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
-    def warnings(self, chains: Chains, branch_of: Tensor | None = None, *, exact: bool = False) -> list[SamplingWarning]:
+    def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
 
         Args:
             chains: The chains at their end.
-            branch_of: The branch of each chain in a mixture with known shares, which chains need not leave; None for another energy.
-            exact: Whether chains started at draws of the density, so that slow ones are draws as well.
+            trace: Its branches are not compared with each other, nor chains that started at exact draws.
         """
-        return self._judge(chains, branch_of, exact) if chains.sampler.stationary and len(self.end) else []
+        return self._judge(chains, trace) if chains.sampler.stationary and len(self.end) else []
 
-    def _judge(self, chains: Chains, branch_of: Tensor | None, exact: bool) -> list[SamplingWarning]:
+    def _judge(self, chains: Chains, trace: Trace | None) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             chance,
@@ -126,15 +125,17 @@ class ConvergenceObserver(Observer):
         if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments[0].drift(self.moments[-1])).max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), steps)]
         if not has_rows(chains.layout.energy):
-            if branch_of is not None and len(branch_of) > len(active):  # those of all processes
-                branch_of = branch_of[chains.own.start : chains.own.stop]
-            r_hat, draws = _compare(self.moments, None if branch_of is None else branch_of[:: -(-len(branch_of) // _MOST_CHAINS)])
+            groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
+            if groups is not None:  # of all processes, or of these chains
+                own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
+                groups = own[:: -(-len(own) // _MOST_CHAINS)]
+            r_hat, draws = _compare(self.moments, groups)
             count, pieces, numbers = self.moments[0].count, len(self.moments[0].mean) * len(self.moments), len(r_hat)
             usual = _R_HAT if self.kept or chains.sampler.needs_values else _RELAXED
             if not exact and r_hat.max() > largest_r_hat(usual, count, pieces, numbers):
                 return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), steps)]
             draws = draws * (self.kept / (self.last_step - self.middle))
-            if self.kept and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
+            if self.kept and not exact and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []

@@ -159,10 +159,7 @@ def sample(
         if faults.rejects:
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
-        branches = None
-        if request.density is not None and request.init is None and request.resume is None:
-            branches = draw_starts(request.density, request.branches, request.points, len(request.chains))
-        tuned, pilots = _tune(replace(request, energy=plain), used, branches, report)
+        branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
@@ -173,9 +170,7 @@ def sample(
         stop = _run(request, loop, recorder, evaluator, faults)
         _check_tails(request, chains, stop, observer, allow_improper)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.exact = branches is not None and branches.exact
-        record.observed += tuple(observer.warnings(chains, record.branch_of, exact=record.exact))
-        record.observed += tuple(tuned.diagnose(chains.state(), record.exact)) if chains.chunks else ()
+        record.observed += tuple(observer.warnings(chains, record))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -186,13 +181,12 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _tune(
-    request: SampleRequest, used: Energy, branches: BranchDraws | None, report: ProgressFunction | None
-) -> tuple[Sampler, PilotResult | None]:
-    """Tunes the sampler on pilot chains."""
+def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[BranchDraws | None, Sampler, PilotResult | None]:
+    """Draws start points in the branches of mixtures, and tunes the sampler on pilot chains."""
     what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
+    branches = draw_starts(request)
     with noted(lambda: what):
-        return tune_sampler(request, counted(used, request.sampler, report), branches)
+        return branches, *tune_sampler(request, counted(used, request.sampler, report), branches)
 
 
 def _name(sampler: Sampler) -> str:

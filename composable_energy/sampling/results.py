@@ -59,6 +59,9 @@ def collect_result(
     trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
     trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
     trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
+    branches = chains.layout.starts.branches
+    trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
+    trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact)) if chains.chunks else ()
     _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
@@ -157,7 +160,7 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
         shares = trace.branch_shares
     from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
 
-    trace.observed = tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))
+    trace.observed += tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))
 
 
 def _formula_probability(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> float | None:

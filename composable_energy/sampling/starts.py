@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from composable_energy.algebra import Branch, Conjunction, Decoded, Disjunction, Relative, Restricted, Weighted
+from composable_energy.algebra import Conjunction, Decoded, Disjunction, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
+from composable_energy.sampling.faults import Faults, guard
 from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
 from composable_energy.supports import contains
+
+if TYPE_CHECKING:
+    from composable_energy.sampling.request import SampleRequest
 
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 
@@ -72,20 +76,17 @@ class BranchDraws:
         return self.points[places % len(self.points), places // len(self.points) % self.points.shape[1]]
 
 
-def draw_starts(energy: Energy, branches: Sequence[Branch], points: PointSpec, chains: int) -> BranchDraws | None:
-    """Returns draws of an expression with mixtures; None for another one, and where it has no draws.
+def draw_starts(request: SampleRequest) -> BranchDraws | None:
+    """Returns draws of an expression with mixtures; None for another one, where it has no draws, and where chains have start points.
 
     Of known branches, a distribution is drawn; any other is sampled by chains of its own. Where shares are not known, as in `mixture & A`
     and `A ^ B`, draws of the distributions of the expression are weighed and resampled. All have a fixed seed, as tuning has.
-
-    Args:
-        energy: The expression.
-        branches: Its branches, if they have known shares.
-        points: The points of the chains.
-        chains: The number of the chains.
     """
+    energy, branches, points = request.density, request.branches, request.points
+    if energy is None or request.init is not None or request.resume is not None:
+        return None
     if not branches:
-        return _resample(energy, points, chains) if any(map(_is_mixture, energy.modules())) else None
+        return _resample(energy, points, len(request.chains)) if any(map(_is_mixture, energy.modules())) else None
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
     found, exact = [], True
     for number, branch in enumerate(branches):
@@ -116,10 +117,11 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | N
     if not drawn or any(some is None for some in drawn):
         return None
     x = torch.cat([some for some in drawn if some is not None])
+    guarded, _ = guard(energy, energy, Faults())
     try:
         with torch.no_grad():
-            parts = [(-energy(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
-    except ComposableEnergyError:
+            parts = [(-guarded(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
+    except Exception:  # at all points, which the chains report
         return None
     logs = torch.cat([log_density.double() - log_proposals.double().logsumexp(0) for log_density, log_proposals in parts])
     weights = torch.softmax(logs.nan_to_num(-math.inf, posinf=-math.inf), 0)

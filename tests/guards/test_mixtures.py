@@ -175,3 +175,24 @@ def test_a_distribution_that_is_a_mixture_keeps_its_modes():
     energy = ce.as_energy(MixtureSameFamily(Categorical(torch.tensor([0.6, 0.3, 0.1])), parts))
     points = energy.sample(2000, sampler="mala", steps=20, seed=13)
     assert errors(points[:, 0] < -20, 0.6) < 4.5 and errors(points[:, 0] > 20, 0.3) < 4.5
+
+
+@pytest.mark.slow
+def test_a_resumed_call_and_its_trace_judge_chains_as_the_first_call_does():
+    options = {"sampler": "hmc", "step_size": 0.5, "seed": 13, "trace": 1}
+    _, trace = FAR.sample(200, steps=100, **options)
+    points, resumed = FAR.sample(200, steps=100, resume=trace, trace=1)  # no chain leaves its branch, and warnings are errors
+    assert errors((points > 5).squeeze(1), 0.8) < 4.5
+    assert not {"r_hat", "branch"} & {warning.kind for warning in [*trace.warnings(), *resumed.warnings()]}
+
+
+@pytest.mark.slow
+def test_a_term_that_fails_at_some_points_keeps_the_branches():
+    def fails(x):
+        if (x > 11.5).any():
+            raise RuntimeError("not here")
+        return 0 * x.sum(1)
+
+    with pytest.warns(SamplingWarning, match="errors"):
+        points = (FAR & fails).sample(2000, sampler="mala", step_size=0.3, steps=20, seed=13)
+    assert errors((points > 5).squeeze(1), 0.8) < 4.5 and points.max() < 11.5
