@@ -40,6 +40,8 @@ from composable_energy.sampling.wrappers import has_rows
 
 __all__ = ["sample"]
 
+_CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
+
 
 def sample(
     energy: Energy,
@@ -171,7 +173,9 @@ def sample(
         judge = not _is_recommended(request.owner, sampler, steps)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
         try:
-            _start(request, chains, recorder.before, evaluator)
+            _start(request, chains, recorder.before)
+            if not chains.step and (pilots is not None or last_step >= _CHECKED_STEPS) and chains.chunks:
+                check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
@@ -234,15 +238,13 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
 
 
-def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator) -> None:
-    """Starts or continues the chains, checks that points do not mix, and gradients against values where the draws depend on both."""
+def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) -> None:
+    """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
         with recording(constant=True) as uses:
             chains.start()
         check_detached(uses)
-        if chains.chunks:
-            check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
     else:
         chains.resume(before)
     by_values = chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
