@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["ConvergenceObserver", "emit_warnings", "silenced", "warn_of_points"]
+__all__ = ["ConvergenceObserver", "emit_warnings", "silenced", "warn_of_points", "warn_of_spacing"]
 
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
@@ -32,6 +33,7 @@ _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that count
 _OBSERVED_STEPS = 16  # of each quarter, at least: more change nothing where it counts, as steps of slow chains are alike
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
+_COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 _R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % of the distance of the start are left
 
 
@@ -207,6 +209,26 @@ def warn_of_points(trace: Trace) -> list[SamplingWarning]:
     from composable_energy.diagnostics.observed import find_point_warnings
 
     return find_point_warnings(trace) if trace.errors or trace.formula_probability is not None else []
+
+
+def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
+    """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
+
+    Args:
+        energies: Energies at points of the density.
+        dtype: The dtype that they were computed in.
+        use: What their differences decide, for the message.
+    """
+    energies = energies[energies.isfinite()]
+    typical = energies.abs().median().item() if len(energies) else 0.0
+    if typical * torch.finfo(dtype).eps <= _COARSE:
+        return []
+    from composable_energy.diagnostics import SamplingWarning
+
+    spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
+    seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
+    advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
+    return [SamplingWarning("rounding", seen, advice)]
 
 
 class silenced:  # noqa: N801

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
-from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, guard, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.layout import Layout
@@ -37,6 +37,9 @@ from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
+
+if TYPE_CHECKING:
+    from composable_energy.diagnostics import SamplingWarning
 
 __all__ = ["sample"]
 
@@ -180,7 +183,7 @@ def sample(
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed = tuple(observer.warnings(chains))
+        record.observed = (*observer.warnings(chains), *_warn_of_spacing(request, chains))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -238,6 +241,18 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
 
 
+def _warn_of_spacing(request: SampleRequest, chains: Chains) -> list[SamplingWarning]:
+    """Returns the warning about energies that are too coarse, where the draws depend on their differences."""
+    if not chains.chunks or not _compares_values(request, chains.sampler):
+        return []
+    energies = torch.cat([chunk.state.energy for chunk in chains.chunks])
+    return warn_of_spacing(energies, energies.dtype, "what is accepted and the shares of branches")
+
+
+def _compares_values(request: SampleRequest, sampler: Sampler) -> bool:
+    return sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
+
+
 def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) -> None:
     """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
     before = interrupted or request.resume
@@ -247,8 +262,7 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_detached(uses)
     else:
         chains.resume(before)
-    by_values = chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
-    if chains.chunks and by_values and not request.energy.needs_log_densities:
+    if chains.chunks and _compares_values(request, chains.sampler) and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 
