@@ -176,9 +176,7 @@ def sample(
         judge = not _is_recommended(request.owner, sampler, steps)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
         try:
-            _start(request, chains, recorder.before)
-            if not chains.step and (pilots is not None or last_step >= _CHECKED_STEPS) and chains.chunks:
-                check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
+            _start(request, chains, recorder.before, evaluator if pilots or last_step >= _CHECKED_STEPS else None)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
@@ -253,13 +251,15 @@ def _compares_values(request: SampleRequest, sampler: Sampler) -> bool:
     return sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
 
 
-def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) -> None:
-    """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
+def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator | None) -> None:
+    """Starts or continues the chains, and checks points against others and gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
         with recording(constant=True) as uses:
             chains.start()
         check_detached(uses)
+        if evaluator is not None and chains.chunks:
+            check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
     else:
         chains.resume(before)
     if chains.chunks and _compares_values(request, chains.sampler) and not request.energy.needs_log_densities:
