@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
 from composable_energy.checks import check_energies
@@ -251,6 +250,7 @@ class OwnGradient(torch.autograd.Function):
 
     Raises:
         ShapeError: The gradient does not have the shape of the points.
+        ExpressionError: The gradient is to be differentiated again.
     """
 
     @staticmethod
@@ -265,11 +265,16 @@ class OwnGradient(torch.autograd.Function):
         if uses is not None:
             uses.append(Use(energy, point, conditions, gradient))
         ctx.save_for_backward(gradient)
+        ctx.energy = energy
         return energies.detach()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise ExpressionError(
+                f"The gradient of {ctx.energy} is that of its own `with_gradient` or of a compiled function, and has no derivative: "
+                "`create_graph` inside of an energy needs terms whose gradient is autograd's."
+            )
         (gradient,) = ctx.saved_tensors
         weights = unsqueeze_to(weights, gradient)
         return torch.where(weights == 0, 0.0, weights * gradient), None, None

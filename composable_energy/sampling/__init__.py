@@ -3,7 +3,7 @@
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
-from composable_energy.sampling.convergence import emit_warnings
+from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.iteration import iterate
@@ -50,6 +50,7 @@ __all__ = [
     "sample",
     "twin",
     "unsqueeze_to",
+    "warn_of_spacing",
     "warn_of_weak_evidence",
     "widen",
 ]

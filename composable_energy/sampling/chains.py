@@ -135,7 +135,7 @@ class Chains:
                 size.adapt(time.perf_counter() - began, taken, good)
                 taken = min(taken, good + 1)
                 self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
-                for path in paths:
+                for path in paths if self.sampler.needs_values else ():
                     self.faults.count_undefined(path.infos[:taken])
                 first = self.step
                 while self.step < first + taken:

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.captures import tensors_of
@@ -293,13 +292,15 @@ class _CompiledFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, energy: CompiledEnergy, conditions: dict[str, Any]) -> Tensor:
         energies, gradient = energy.with_gradient(x, **conditions)
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(x, gradient)
+        ctx.energy, ctx.conditions = energy.energy, conditions
         return energies
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
+        x, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative, which the compiled function does not give
+            (gradient,) = torch.autograd.grad(ctx.energy(x, **ctx.conditions).sum(), x, create_graph=True)
         return unsqueeze_to(weights, gradient) * gradient, None, None
 
 

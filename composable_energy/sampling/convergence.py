@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at on
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT, _RELAXED = 1.1, 1.7  # of draws; and where all steps are about four times the relaxation time, so that 2 % of the start are left
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
+_COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
 class ConvergenceObserver(Observer):
@@ -245,6 +247,26 @@ def warn_of_points(trace: Trace) -> list[SamplingWarning]:
     from composable_energy.diagnostics.observed import find_point_warnings
 
     return find_point_warnings(trace) if trace.errors or trace.formula_probability is not None else []
+
+
+def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
+    """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
+
+    Args:
+        energies: Energies at points of the density.
+        dtype: The dtype that they were computed in.
+        use: What their differences decide, for the message.
+    """
+    energies = energies[energies.isfinite()]
+    typical = energies.abs().median().item() if len(energies) else 0.0
+    if typical * torch.finfo(dtype).eps <= _COARSE:
+        return []
+    from composable_energy.diagnostics import SamplingWarning
+
+    spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
+    seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
+    advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
+    return [SamplingWarning("rounding", seen, advice)]
 
 
 class silenced:  # noqa: N801

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
-from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, guard, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.layout import Layout
@@ -37,7 +37,12 @@ from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 
+if TYPE_CHECKING:
+    from composable_energy.diagnostics import SamplingWarning
+
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
+
+_CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
 
 
 def sample(
@@ -170,7 +175,7 @@ def sample(
         stop = _run(request, loop, recorder, evaluator, faults)
         _check_tails(request, chains, stop, observer, allow_improper)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed += tuple(observer.warnings(chains, record))
+        record.observed += (*observer.warnings(chains, record), *_warn_of_spacing(request, chains))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -237,7 +242,8 @@ def _run(request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, ev
         SamplingInterrupted: Ctrl-C, after the start.
     """
     try:
-        _start(request, loop.chains, recorder.before, evaluator)
+        checked = loop.chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS
+        _start(request, loop.chains, recorder.before, evaluator if checked else None)
         loop.run()
     except Diverged as error:
         return error
@@ -249,19 +255,30 @@ def _run(request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, ev
     return None
 
 
-def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator) -> None:
-    """Starts or continues the chains, checks that points do not mix, and gradients against values where the draws depend on both."""
+def _warn_of_spacing(request: SampleRequest, chains: Chains) -> list[SamplingWarning]:
+    """Returns the warning about energies that are too coarse, where the draws depend on their differences."""
+    if not chains.chunks or not _compares_values(request, chains.sampler):
+        return []
+    energies = torch.cat([chunk.state.energy for chunk in chains.chunks])
+    return warn_of_spacing(energies, energies.dtype, "what is accepted and the shares of branches")
+
+
+def _compares_values(request: SampleRequest, sampler: Sampler) -> bool:
+    return sampler.needs_values or mixes_values(request.energy)
+
+
+def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator | None) -> None:
+    """Starts or continues the chains, and checks points against others and gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
         with recording(constant=True) as uses:
             chains.start()
         check_detached(uses)
-        if chains.chunks:
+        if evaluator is not None and chains.chunks:
             check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
     else:
         chains.resume(before)
-    by_values = chains.sampler.needs_values or mixes_values(request.energy)
-    if chains.chunks and by_values and not request.energy.needs_log_densities:
+    if chains.chunks and _compares_values(request, chains.sampler) and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 

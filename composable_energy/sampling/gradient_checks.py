@@ -98,7 +98,8 @@ def check_rows(evaluator: Evaluator, chains: Sequence[int], x: Tensor) -> None:
         others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
     copies, evaluator = others[row].expand_as(x).contiguous(), replace(evaluator, batch_size=len(ids))
     try:
-        if energy.has_value and not any(isinstance(part, Energy) and part.has_own_gradient for part in energy.modules()):
+        own = (part.has_own_gradient for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper))
+        if energy.has_value and not any(own):
             here, there = evaluator.energies(ids, others)[row], evaluator.energies(ids[row].repeat(len(x)), copies)
             if not ((there - here).abs() > torch.finfo(here.dtype).eps ** (2 / 3) * (1 + here.abs())).any():
                 return  # the usual case, quickly

@@ -57,7 +57,7 @@ MIXING = {
 @pytest.mark.parametrize("init", [None, torch.ones(64, 2)], ids=["random starts", "equal starts"])
 def test_points_that_mix_are_refused(name, init):
     energy = MIXING[name]
-    sampler = {"sampler": "annealed"} if name == "noise levels" else {"sampler": "langevin", "step_size": 0.01, "steps": 5}
+    sampler = {"sampler": "annealed"} if name == "noise levels" else {"sampler": "langevin", "step_size": 0.01, "steps": 16}
     with pytest.raises(ExpressionError, match=MIXES):
         energy.sample((64, 2), init=init, seed=0, **sampler)
 
@@ -71,12 +71,12 @@ def test_tuned_samplers_refuse_data_that_are_as_long_as_their_pilots(sampler):
 
 def test_a_single_chain_is_compared_with_itself_beside_another():
     with pytest.raises(ExpressionError, match=MIXES):
-        MIXING["mean over the batch"].sample((1, 2), sampler="langevin", step_size=0.1, steps=5, seed=0)
+        MIXING["mean over the batch"].sample((1, 2), sampler="langevin", step_size=0.1, steps=16, seed=0)
 
 
 def test_two_points_of_two_coordinates_are_no_transposed_batch():
     with pytest.raises(ExpressionError, match=MIXES):
-        ce.as_energy(lambda x: x[0] ** 2 + 3 * x[1] ** 2).sample((2, 2), sampler="langevin", step_size=0.1, steps=5, seed=0)
+        ce.as_energy(lambda x: x[0] ** 2 + 3 * x[1] ** 2).sample((2, 2), sampler="langevin", step_size=0.1, steps=16, seed=0)
 
 
 @pytest.mark.parametrize("count", [10, 100])
@@ -119,7 +119,7 @@ def test_energies_of_single_points_pass(name, count):
     energy = ALONE[name]
     if name == "rows of conditions" and count == 1:
         energy = ce.as_energy(lambda x, m: (x - m[:, None]).square().sum(1)).given(m=torch.ones(1))
-    assert energy.sample((count, 2), sampler="langevin", step_size=0.01, steps=3, seed=0).shape == (count, 2)
+    assert energy.sample((count, 2), sampler="langevin", step_size=0.01, steps=16, seed=0).shape == (count, 2)
 
 
 P = torch.tensor([[2.0, 0.5], [0.5, 1.0]])

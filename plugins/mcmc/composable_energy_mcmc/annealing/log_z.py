@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from composable_energy import Energy
 from composable_energy.errors import NormalizerError, OptionError
 from composable_energy.normalizers import LogZ
-from composable_energy.sampling import Noise, Sampler, sample
+from composable_energy.sampling import Noise, Sampler, emit_warnings, sample, warn_of_spacing
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
@@ -65,6 +65,7 @@ def estimate_log_z(
     forward, reverse = path.log_weights(z, schedule, noise.child("forward")).cpu(), None
     effective = effective_sample_size(forward) / particles
     _check_effective(energy, effective, particles, count, ends is not None)
+    emit_warnings(warn_of_spacing(forward, like.dtype, "log Z"))  # weights are as large as the energies
     if ends is not None:
         back = noise.child("reverse").for_chains(range(len(ends)))
         reverse = path.log_weights(path.base.standardize(ends), schedule, back, reverse=True).cpu()
