@@ -29,6 +29,7 @@ from composable_energy.sampling import (
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_bulk
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, log_density_ratio, warn_of_last_level
+from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
@@ -185,6 +186,8 @@ class Annealed(Sampler):
         """Fits the Gaussian at the first level to pilot chains, and tunes the corrector to the last level and its steps to each level."""
         if self.units is not None or (isinstance(self.mean, Tensor) and self.delta is not None):
             return self, x  # tuned before
+        if not finite_rows(State(x, *energy_and_gradient(energy, x))).any():
+            return self, x  # the driver reports it
         given = None if self.mean is None or self.scale is None else Gaussian.from_options(self.mean, self.scale, x)
         ratios, delta = (1.0,) * self.total_steps, self.delta
         if delta is not None:  # the draws do not depend on values, nor do those of the pilots

@@ -124,7 +124,7 @@ def fit_gaussian(points: Tensor, factor: float, *, covariance: bool = False) -> 
 
 
 def fit_bulk(points: Tensor, factor: float) -> Gaussian:
-    """Returns the Gaussian with the quartiles of some points, with shape $(B, *)$, wider by a factor; a few points in tails do not count."""
+    """Returns the Gaussian with the quartiles of some points, wider by a factor, so that few points in tails do not count."""
     low, middle, high = points.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=points.device), 0)
     spread = (high - low) / _QUARTILES
     return Gaussian(middle.to(points), (factor * torch.where(spread > 0, spread, 1.0)).to(points))
