@@ -113,7 +113,7 @@ def find_start(
 
     Args:
         energy: The energy, as a sampler gets it.
-        like: Points of pilots, with shape $(B, *)$; only their shape counts.
+        like: Points with shape $(B, *)$; only their shape counts, and their number where chains have conditions of their own.
         noise: The noise of the pilots.
         ends: The lowest and highest level that the user gives, or None.
         default: The levels to begin with.
@@ -123,8 +123,8 @@ def find_start(
         OptionError: The lowest level is above the highest, or the models have none in common.
     """
     low, high = known_range(energy)
-    count = max(2, min(len(like), _PILOTS, _COORDINATES // max(1, like[0].numel()))) if not has_rows(energy) else len(like)
-    xi = noise.for_chains(range(count)).normal(torch.zeros_like(like[:count]))
+    count = len(like) if has_rows(energy) else max(2, min(_PILOTS, _COORDINATES // max(1, like[0].numel())))
+    xi = noise.for_chains(range(count)).normal(like.new_zeros(count, *like.shape[1:]))
 
     def fit(sigma: float) -> LevelStart:
         return fit_start(lambda x: level_gradient(energy, x, sigma).grad, xi, sigma)
