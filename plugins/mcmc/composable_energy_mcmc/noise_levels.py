@@ -26,7 +26,7 @@ _PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its 
 _HIGHEST = 200.0  # some schedules end at thousands, where float32 has few digits left for the data; a wide density may need it
 _DOUBLINGS = 24
 _MISFIT, _WRONG, _SLOPE = 0.2, 0.35, 1.2  # misfits that a higher level cures, if there is one, and that warn
-_NOTHING, _LOST = 0.1, 0.1
+_NOTHING, _RESOLVED, _LOST = 0.1, 1e-3, 0.1
 _FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
@@ -145,7 +145,7 @@ def find_start(
     if not bottom < found.sigma:
         raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
     if warn and ends[0] is None:
-        _warn_of_lost_spread(energy, bottom, found.variance)
+        _warn_of_lost_spread(energy, bottom, found)
     return bottom, found.sigma, found
 
 
@@ -163,10 +163,10 @@ def _warn_of_start(energy: Energy, found: LevelStart) -> None:
     emit_warnings([SamplingWarning("start", seen, advice)])
 
 
-def _warn_of_lost_spread(energy: Energy, low: float, variance: Tensor) -> None:
+def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
     """Warns if the last step, to the expected points without noise, takes a part of the variance of a coordinate."""
-    variance = variance.flatten()
-    known = variance[variance > _NOTHING * low**2]  # of a coordinate with less, nothing is known
+    variance = found.variance.flatten()
+    known = variance[variance > max(_NOTHING * low**2, _RESOLVED * found.sigma**2)]  # of a coordinate with less, nothing is known
     if len(known) and (least := known.min().item()) < low**2 / _LOST:
         seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
         seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."
