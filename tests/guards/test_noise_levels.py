@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_diffusion import DiffusionEnergy
+from composable_energy_diffusion import DiffusionEnergy, log_likelihood
 
 N, ERRORS = 2000, 4.5
 DISCRETE = {"name": "vp-discrete", "betas": "linear"}
@@ -152,3 +152,10 @@ def test_single_numbers_are_points():
     energy = ce.ScoreEnergy(lambda x, sigma: (7 - x) / (25 + sigma**2), event_shape=())
     x = energy.sample(N, seed=11)
     assert abs(x.mean() - 7) < ERRORS * 5 / math.sqrt(N) and abs(x.std() / 5 - 1) < ERRORS / math.sqrt(2 * N)
+
+
+@pytest.mark.parametrize(("mean", "width", "low", "high"), [(5.0, 20.0, 0.01, 50.0), (50.0, 1.0, 0.01, 80.0), (0.0, 30.0, 0.5, 50.0)])
+def test_the_likelihood_of_data_of_any_width_is_that_of_the_closed_form(mean, width, low, high):
+    points = mean + width * torch.tensor([[0.0], [1.0], [-2.0]])
+    found = log_likelihood(Data([mean], [width], [1.0]).model(low, high), points, exact=True)
+    torch.testing.assert_close(found.values, torch.distributions.Normal(mean, width).log_prob(points[:, 0]), atol=0.01, rtol=0)

@@ -47,8 +47,8 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""Returns the log density of points under the probability flow, in nats.
 
-    The flow $dx / d\sigma = \sigma \nabla E(x, \sigma)$ carries a point up to the highest level, where the density is a Gaussian of
-    variance $\sigma_\text{max}^2 + 1$ around the mean of the data, and
+    The flow $dx / d\sigma = \sigma \nabla E(x, \sigma)$ carries a point up to the highest level, where the density is the Gaussian from
+    which the samplers start, and
 
     $$\log p(x) = \log p_\text{max}(x_\text{max})
     + \int_{\sigma_\text{min}}^{\sigma_\text{max}} \sigma\, \nabla \cdot \nabla E(x, \sigma)\; d\sigma .$$
@@ -87,14 +87,14 @@ def log_likelihood(
     if not len(x):
         return LogLikelihood(x.new_zeros(0), x.new_zeros(0), 0)
     with torch.no_grad():
-        model, kind, size = twin(energy), resolve_noise(None, x.device), x[:1].numel()
+        model, kind = twin(energy), resolve_noise(None, x.device)
         noise, point = Noise(seed, range(len(x)), kind=kind).child("directions"), x.detach()
         path, _ = path.tune(model, torch.zeros_like(point), noise.child("start"))
         directions = _coordinates(point) if exact else (torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes))
         last, logs = _flow(model, point, list(directions), path.sigma_range, levels)
-        variance = path.sigma_range[1] ** 2 + 1
+        variance = torch.as_tensor(path.scale if path.scale is not None else 1.0).to(point).square().expand_as(point[0])
         gradient = level_gradient(model, last, path.sigma_range[1]).grad  # (x - mean) / variance
-        top = -variance / 2 * gradient.flatten(1).square().sum(1) - size / 2 * math.log(2 * math.pi * variance)
+        top = -(variance * gradient.square()).flatten(1).sum(1) / 2 - (2 * math.pi * variance).log().sum() / 2
     evaluations = 4 * (levels - 1) * (1 + 2 * len(logs)) + 1
     if exact:
         return LogLikelihood(top + logs.sum(0), torch.zeros_like(top), evaluations)

@@ -26,9 +26,10 @@ from composable_energy.sampling import (
     level_gradient,
     warn_of_weak_evidence,
 )
-from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_gaussian
+from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_bulk
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, log_density_ratio, warn_of_last_level
+from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
@@ -184,6 +185,8 @@ class Annealed(Sampler):
         """Fits the Gaussian at the first level to pilot chains, and tunes the corrector to the last level and its steps to each level."""
         if self.units is not None or (isinstance(self.mean, Tensor) and self.delta is not None):
             return self, x  # tuned before
+        if not finite_rows(State(x, *energy_and_gradient(energy, x))).any():
+            return self, x  # the driver reports it
         given = None if self.mean is None or self.scale is None else Gaussian.from_options(self.mean, self.scale, x)
         ratios, delta = (1.0,) * self.total_steps, self.delta
         if delta is not None:  # the draws do not depend on values, nor do those of the pilots
@@ -194,7 +197,7 @@ class Annealed(Sampler):
             ratios = tuple(step / steps[-1] for step in steps)
         else:
             langevin, points = Langevin(temperature=self.temperature).tune(energy, x, noise)
-            base, delta = fit_gaussian(points, _WIDER), (cast(Langevin, langevin).step_size or 0.0) / 2
+            base, delta = fit_bulk(points, _WIDER), (cast(Langevin, langevin).step_size or 0.0) / 2
         base = given or Gaussian(base.mean, base.scale * math.sqrt(self.temperature))
         tuned = replace(self, mean=base.mean, scale=base.scale)
         if self.corrector is None and delta is not None:
@@ -213,7 +216,7 @@ class Annealed(Sampler):
         state = langevin.init(energy, x / self._width, noise)
         for step in range(1, _SETTLING + 1):
             state, _ = try_step(langevin, energy, state, noise.at(step))
-        return fit_gaussian(state.x, _WIDER / math.sqrt(self.temperature))
+        return fit_bulk(state.x, _WIDER / math.sqrt(self.temperature))
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         base = self._base

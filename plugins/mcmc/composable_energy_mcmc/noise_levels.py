@@ -24,7 +24,7 @@ _PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its 
 _HIGHEST = 200.0  # some schedules end at thousands, where float32 has few digits left for the data; a wide density may need it
 _DOUBLINGS = 24
 _MISFIT, _WRONG, _SLOPE = 0.2, 0.35, 1.2  # misfits that a higher level cures, if there is one, and that warn
-_NOTHING, _LOST = 0.1, 0.1
+_NOTHING, _RESOLVED, _LOST = 0.1, 1e-3, 0.1
 _FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
@@ -111,7 +111,7 @@ def find_start(
 
     Args:
         energy: The energy, as a sampler gets it.
-        like: Points of pilots, with shape $(B, *)$; only their shape counts.
+        like: Points with shape $(B, *)$; only their shape counts, and their number where chains have conditions of their own.
         noise: The noise of the pilots.
         ends: The lowest and highest level that the user gives, or None.
         default: The levels to begin with.
@@ -121,8 +121,8 @@ def find_start(
         OptionError: The lowest level is above the highest, or the models have none in common.
     """
     low, high = known_range(energy)
-    count = max(2, min(len(like), _PILOTS, _COORDINATES // max(1, like[0].numel()))) if not has_rows(energy) else len(like)
-    xi = noise.for_chains(range(count)).normal(torch.zeros_like(like[:count]))
+    count = len(like) if has_rows(energy) else max(2, min(_PILOTS, _COORDINATES // max(1, like[0].numel())))
+    xi = noise.for_chains(range(count)).normal(like.new_zeros(count, *like.shape[1:]))
 
     def fit(sigma: float) -> LevelStart:
         return fit_start(lambda x: level_gradient(energy, x, sigma).grad, xi, sigma)
@@ -143,7 +143,7 @@ def find_start(
     if not bottom < found.sigma:
         raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
     if warn and ends[0] is None:
-        _warn_of_lost_spread(energy, bottom, found.variance)
+        _warn_of_lost_spread(energy, bottom, found)
     return bottom, found.sigma, found
 
 
@@ -161,10 +161,10 @@ def _warn_of_start(energy: Energy, found: LevelStart) -> None:
     emit_warnings([SamplingWarning("start", seen, advice)])
 
 
-def _warn_of_lost_spread(energy: Energy, low: float, variance: Tensor) -> None:
+def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
     """Warns if the last step, to the expected points without noise, takes a part of the variance of a coordinate."""
-    variance = variance.flatten()
-    known = variance[variance > _NOTHING * low**2]  # of a coordinate with less, nothing is known
+    variance = found.variance.flatten()
+    known = variance[variance > max(_NOTHING * low**2, _RESOLVED * found.sigma**2)]  # of a coordinate with less, nothing is known
     if len(known) and (least := known.min().item()) < low**2 / _LOST:
         seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
         seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."

@@ -15,6 +15,7 @@ from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import Metric, same_tensor
 
 _ROWS_PER_AXIS = 10  # points for each coordinate from which a covariance is estimated
+_QUARTILES = 1.349  # the distance of the quartiles of a standard normal density
 _MAX_AXES = 256  # above, products with a matrix cost more than most energies
 
 
@@ -118,6 +119,13 @@ def fit_gaussian(points: Tensor, factor: float, *, covariance: bool = False) -> 
         triangle, failed = torch.linalg.cholesky_ex(torch.cov(rows.T))
         scale = scale if failed else triangle
     return Gaussian(mean.view(points.shape[1:]).to(points), (factor * scale).to(points))
+
+
+def fit_bulk(points: Tensor, factor: float) -> Gaussian:
+    """Returns the Gaussian with the quartiles of some points, wider by a factor, so that few points in tails do not count."""
+    low, middle, high = points.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=points.device), 0)
+    spread = (high - low) / _QUARTILES
+    return Gaussian(middle.to(points), (factor * torch.where(spread > 0, spread, 1.0)).to(points))
 
 
 def check_gaussian_options(mean: object, scale: object) -> None:
