@@ -34,7 +34,7 @@ _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it co
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT, _RELAXED = 1.1, 1.7  # of draws; and where all steps are about four times the relaxation time, so that 2 % of the start are left
-_RATIO_ERRORS = 3.0
+_RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 
 
