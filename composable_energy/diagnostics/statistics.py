@@ -1,7 +1,7 @@
 r"""R-hat, effective sample sizes and standard errors of draws, computed by ArviZ.
 
 If there are too many coordinates for ArviZ, all get the classic split R-hat in one pass; ArviZ gets the worst of them and some at even
-distances. If there are too many chains, it gets some at even distances.
+distances. If there are too many chains, it gets some at even distances. A single chain has the R-hat of its quarters, taken as chains.
 
 References:
     Rank-normalization, folding, and localization: an improved R-hat for assessing convergence of MCMC (Vehtari et al., 2021),
@@ -70,7 +70,7 @@ def compute_statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> 
                 statistics.mcse(array, method="mean", **axes),
                 statistics.ess(array, method="bulk", **axes),
                 statistics.ess(array, method="tail", prob=(0.05, 0.95), **axes),
-                statistics.rhat(array, **axes),
+                statistics.rhat(array if len(array) > 1 else _quarters(array), **axes),
             )
         still = (array == array[:1, :1]).all((0, 1))
         figures = np.where(still[:, None], np.nan, np.stack([np.broadcast_to(column, still.shape) for column in columns], 1)).tolist()
@@ -102,6 +102,12 @@ def _split_r_hat(values: Tensor) -> Tensor:
     halves = torch.cat([values[:half], values[-half:]], 1).double()
     within, between = halves.var(0).mean(0), halves.mean(0).var(0)
     return torch.where(within > 0, between / within, torch.where(between > 0, torch.inf, 0.0))
+
+
+def _quarters(array: np.ndarray) -> np.ndarray:
+    """Returns the quarters of a single chain as chains; the chain itself if it is too short."""
+    size = array.shape[1] // 4
+    return array[:, -4 * size :].reshape(4, size, -1) if size >= LEAST_DRAWS else array
 
 
 def _thin(values: Tensor, axis: int, most: int) -> Tensor:

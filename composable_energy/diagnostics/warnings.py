@@ -20,7 +20,7 @@ from composable_energy.diagnostics.advice import (
     or_use,
 )
 from composable_energy.diagnostics.draws import Draws
-from composable_energy.diagnostics.observed import LARGEST_BIAS, find_point_warnings, warn_of_bias
+from composable_energy.diagnostics.observed import LARGEST_BIAS, find_point_warnings, largest_r_hat, warn_of_bias
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 
 if TYPE_CHECKING:
@@ -154,20 +154,24 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
     r"""R-hat is about $\sqrt{1 + 2 m / n}$ for $m$ converged chains whose draws are worth $n$ independent ones (Vats & Knudson, 2021).
 
     So the usual threshold, 1.01 for four chains, asks for 400 independent draws. The same number of draws gives larger values for more
-    chains, up to the older threshold, at which a chain is worth about ten draws: it has forgotten its start.
+    chains, up to the older threshold, at which a chain is worth about ten draws: it has forgotten its start. For few chains and for the
+    worst of many numbers chance adds to it.
     """
-    chains = draws.energies.shape[1]
-    threshold = min(_R_HAT, math.sqrt(1 + 2 * max(chains, 4) / _ESS))
+    count, chains = draws.energies.shape
+    parts = 2 * chains if chains > 1 else 8
+    usual = min(_R_HAT, math.sqrt(1 + 2 * max(chains, 4) / _ESS))
+    threshold = largest_r_hat(usual, max(1, count * chains // parts), parts, 2 * len(rows)) if rows and chains else usual
     bad = sorted((row for row in rows if round(row.r_hat, 3) > round(threshold, 3)), key=lambda row: -row.r_hat)
     if bad:
         worth = min(bad[0].ess_bulk, bad[0].ess_tail) / chains
         more = f", and above {threshold:.3g} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
         yield SamplingWarning(
             "r_hat",
-            f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chains of {_ESS} independent draws in all have {threshold:.3g}"
-            f"{more}; a chain is worth {worth:.2g} independent draws of it.",
-            f"The chains do not agree: take more `steps` than {trace.steps} and {longer_burn_in(trace)}; if no chain leaves its mode, "
-            f"start in all modes (`init=`){or_use(trace.sampler, ' or use {}', 'tempering')}.",
+            f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chain{'s' * (chains > 1)} of {_ESS} independent draws in all "
+            f"have at most {threshold:.3g}{more}; a chain is worth {worth:.2g} independent draws of it.",
+            f"{'The chains' if chains > 1 else 'Parts of the chain'} do not agree: take more `steps` than {trace.steps} and "
+            f"{longer_burn_in(trace)}; if no chain leaves its mode, start in all modes (`init=`)"
+            f"{or_use(trace.sampler, ' or use {}', 'tempering')}.",
         )
 
 

@@ -33,6 +33,7 @@ _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it co
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT, _RELAXED = 1.1, 1.7  # of draws; and where all steps are about four times the relaxation time, so that 2 % of the start are left
+_RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
@@ -131,11 +132,13 @@ class ConvergenceObserver(Observer):
             if groups is not None:  # of all processes, or of these chains
                 own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
                 groups = own[:: -(-len(own) // _MOST_CHAINS)]
-            r_hat, draws = _compare(self.moments, groups)
+            r_hat, least, draws = _compare(self.moments, groups)
             count, pieces, numbers = self.moments[0].count, len(self.moments[0].mean) * len(self.moments), len(r_hat)
             usual = _R_HAT if self.kept or chains.sampler.needs_values else _RELAXED
-            if not exact and r_hat.max() > largest_r_hat(usual, count, pieces, numbers):
-                return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), steps)]
+            beyond = (least > usual) & (r_hat > largest_r_hat(usual, count, pieces, numbers)) | (r_hat > _RELAXED)
+            if beyond.any() and not exact:
+                worst = torch.where(beyond, r_hat, 0.0)
+                return [warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)]
             draws = draws * (self.kept / (self.last_step - self.middle))
             if self.kept and not exact and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
@@ -215,20 +218,22 @@ class _Moments:
         return ((self.square + late.square) / (self.count + late.count)).mean(0) + means.var(0)
 
 
-def _compare(moments: Sequence[_Moments], groups: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the split R-hat of each number, and the number of independent draws that all are worth for its mean.
+def _compare(moments: Sequence[_Moments], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
 
-    The means of groups of chains, such as those of the branches of a mixture, may differ.
+    The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of chains,
+    such as those of the branches of a mixture, may differ.
     """
     count, means = moments[0].count, torch.stack([piece.mean for piece in moments])
     for group in [] if groups is None else groups.unique():
         rows = (groups == group).to(means.device)
         means[:, rows] -= means[:, rows].mean((0, 1))
-    means = means.flatten(0, 1)
-    within = torch.stack([piece.square for piece in moments]).mean((0, 1)) / (count - 1)
-    between, least = means.var(0), 1 - 1 / count
-    r_hat = (least + between / within).sqrt().nan_to_num(0.0)
-    return r_hat, (len(means) * (within * least + between) / between).nan_to_num(torch.inf)
+    means, variances = means.flatten(0, 1), torch.cat([piece.square for piece in moments]) / (count - 1)
+    within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
+    ratio = between / within
+    error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
+    r_hat, least = (((rest + some).clamp_min(0)).sqrt().nan_to_num(0.0) for some in (ratio, ratio - _RATIO_ERRORS * error))
+    return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 def _sums(size: int) -> Tensor:

@@ -93,7 +93,7 @@ class _Subject:
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
         steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
-        return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, **options})
+        return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, "warn": False, **options})
 
     @cached_property
     def tuned(self) -> Sampler:
