@@ -40,7 +40,8 @@ def at_once():
 def rewrite(folder: Path, change: Any = None, tensors: Any = None) -> Path:
     """Changes the config and the tensors of a saved energy, with right digests."""
     config, data = json.loads((folder / "config.json").read_text()), (folder / "model.safetensors").read_bytes()
-    config.pop("checksum"), config.pop("tensors_sha256")
+    for key in ("checksum", "tensors_sha256"):
+        config.pop(key)
     if change is not None:
         change(config)
     if tensors is not None:
