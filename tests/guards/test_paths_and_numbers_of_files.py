@@ -217,8 +217,9 @@ def test_an_expression_that_is_loaded_can_be_used(tmp_path, kind):
         "[" + ".".join(["a"] * 3000) + "]\nx = 1",
         ".".join(["model"] * 3000) + " = 1",
         "[model]\nsize = " + "1" * 5000,
+        "[optimizer]\nlearning_rate = " + "1" * 400,
     ],
-    ids=["open", "lists", "tables", "header", "key", "digits"],
+    ids=["open", "lists", "tables", "header", "key", "digits", "float"],
 )
 def test_deep_settings_have_a_typed_error(tmp_path, text):
     path = tmp_path / "r.toml"
