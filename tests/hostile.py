@@ -201,7 +201,7 @@ def prepare(folder: Path) -> Trial:
             holder = holder[key]
         holder[last] = odd(chance)
         if chance.random() < 0.1:
-            for _ in range(chance.choice([5, 30, 900])):
+            for _ in range(chance.choice([5, 30, 400])):
                 holder[last] = [holder[last]]
 
     def write(target: Path, config: Any, tensors: bytes, chance: random.Random) -> None:

@@ -1,6 +1,7 @@
 """Published data sets are read as they are: dSprites with its pickled metadata, and factors that are fractions."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_other_numbers_are_no_classes(tmp_path, factors):
 
 @pytest.mark.parametrize("name", ["images", "imgs", "hair"])
 def test_objects_of_each_picture_are_refused_and_not_unpickled(tmp_path, name):
-    arrays = {"images": np.ones((2, 2, 2), np.uint8), "hair": np.array([0, 1])} | {name: np.array([{}, {}])}
+    arrays: dict[str, Any] = {"images": np.ones((2, 2, 2), np.uint8), "hair": np.array([0, 1])} | {name: np.array([{}, {}])}
     if name == "imgs":
         del arrays["images"]
     np.savez(tmp_path / "o.npz", **arrays)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy.errors import OptionError
+from composable_energy.options import check_number
 
 NONE = "none"
 """The text for None in a setting that may be None: TOML has no null, and an omitted setting has its default."""
@@ -53,7 +54,9 @@ def check_setting(key: str, value: Any, annotation: Any) -> Any:
         return None
     if not _fits(value, annotation):
         raise OptionError(f"{key} takes {_describe(annotation) or annotation}, got {value!r}.")
-    return float(value) if type(value) is int and float in choices and int not in choices and Any not in choices else value
+    if type(value) is int and float in choices and int not in choices and Any not in choices:
+        return check_number(key, value)
+    return value
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
