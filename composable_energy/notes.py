@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError, ShapeError
+from composable_energy.memory import ran_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,11 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
     """
     if isinstance(error, RuntimeError) and _NUMPY in str(error):
         raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
-    if type(error) in (RuntimeError, IndexError, TypeError, ValueError, ShapeError) and _takes_single_points(energy, x):
+    if (
+        type(error) in (RuntimeError, IndexError, TypeError, ValueError, ShapeError)
+        and not ran_out(error)
+        and _takes_single_points(energy, x)
+    ):
         text = str(error).strip().partition("\n")[0]
         what = text if isinstance(error, ShapeError) else f"{energy} raised at points of shape {tuple(x.shape)}: {text}."
         raise ShapeError(f"{what} Its function takes one point at a time: `torch.vmap` of it takes a batch.") from error

@@ -291,7 +291,7 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
     x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
     far = _FAR * (1 if request.init is None else max(1.0, request.init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
-    if stop is not None or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
+    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
         from composable_energy.density import check_tails  # late: rare
 
         check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))

@@ -99,7 +99,7 @@ def test_an_option_by_another_name(option, right):
 
 
 @pytest.mark.parametrize(
-    ("name", "right"), [("laod", "load"), ("get_sampelr", "get_sampler"), ("Conjuntion", "Conjunction"), ("any", "any_of")]
+    ("name", "right"), [("laod", "load"), ("get_sampelr", "get_sampler"), ("Disjuntion", "Disjunction"), ("any", "any_of")]
 )
 def test_an_attribute_of_the_package(name, right):
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'. Did you mean .*'{right}'"):

@@ -76,7 +76,7 @@ class DualAveraging:
 
 def _exp(log_length: float) -> float:
     """Returns a length on a grid of .1 %: else rounding would grow from step to step, by way of the acceptance."""
-    return math.exp(min(max(round(log_length * _GRID) / _GRID, -60.0), 60.0))
+    return math.exp(min(max(round(log_length * _GRID) / _GRID, -60.0), 34.0))
 
 
 def find_first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
