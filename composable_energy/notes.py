@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError, ShapeError
@@ -84,7 +85,8 @@ def _takes_single_points(energy: object, x: Tensor) -> bool:
     try:
         import torch  # late: the registry imports this file, and commands need no torch
 
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             found = torch.vmap(function)(x.detach())
     except Exception:
         return False

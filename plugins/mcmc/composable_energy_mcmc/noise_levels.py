@@ -134,7 +134,8 @@ def find_start(
         found = fit(min(2 * found.sigma, limit))
     if not found.fits and high is None:
         found = first
-    if warn and found.misfit > _WRONG:
+    evaluated = high is not None and not _declared(energy) and ends[1] is None  # by the author who recommends the levels
+    if warn and found.misfit > _WRONG and not evaluated:
         _warn_of_start(energy, found)
     elif warn and high is None and ends[1] is None:
         _warn_of_distant_data(energy, found, fit)
