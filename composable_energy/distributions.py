@@ -84,7 +84,8 @@ class DistributionEnergy(Energy):
             self._learnt[path] = path.replace(".", "_")
             self.register_parameter(self._learnt[path], parameter)
         self._constant = _constant(distribution, parameters)
-        _check_fits(self._constant)
+        if not _is_positive(self._constant):
+            _check_fits(self._constant)
         self._log_prob = None if self._learnt else _log_prob_of(self._constant)
 
     @property
@@ -144,8 +145,6 @@ def _check_continuous(distribution: Distribution) -> None:
 
 def _check_fits(distribution: Distribution) -> None:
     """Raises if the support of a distribution is not one of points with its batch and event shape."""
-    if _is_positive(distribution):
-        return
     try:
         point = _interior(distribution).unsqueeze(0)
         found = _inside(distribution, point)

@@ -34,7 +34,7 @@ class Faults:
         points: At how many points, those of pilot chains included.
         first: What the energy did at the first of them.
         searches: How many evaluations of parts of batches raised, to find them.
-        undefined: How many proposals were not a number, which `settle` adds to the points.
+        undefined: How many proposals were not a number, apart from these points.
     """
 
     rejects: bool = True
@@ -61,15 +61,11 @@ class Faults:
         if not self.rejects and self.undefined:
             raise ExpressionError(f"The energy is NaN at {int(self.undefined)} proposals: correct it, or reject them by on_error='reject'.")
 
-    def settle(self) -> None:
-        """Adds the proposals that are not a number to the points."""
-        count, self.undefined = int(self.undefined), 0
-        self.points += count
-        self.first = self.first or ("an energy of NaN" if count else "")
-
 
 def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
-    """Returns an energy and its compiled form, which may be the same, both guarded against exceptions at some of the points."""
+    """Returns an energy and its compiled form, which may be the same; both guarded where faults are rejected."""
+    if not faults.rejects:
+        return plain, used
     guarded = GuardedEnergy(plain, plain, faults)
     return guarded, guarded if used is plain else GuardedEnergy(used, plain, faults)
 

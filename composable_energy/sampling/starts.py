@@ -86,7 +86,13 @@ def draw_starts(request: SampleRequest) -> BranchDraws | None:
     if energy is None or request.init is not None or request.resume is not None:
         return None
     if not branches:
-        return _resample(energy, points, len(request.chains)) if any(map(_is_mixture, energy.modules())) else None
+        for part in energy.modules():
+            inner = part.distribution if isinstance(part, DistributionEnergy) else None
+            while isinstance(inner, Independent):
+                inner = inner.base_dist
+            if isinstance(inner, MixtureSameFamily) or (isinstance(part, Disjunction) and part.formula is None):
+                return _resample(energy, points, len(request.chains))
+        return None
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
     found, exact = [], True
     for number, branch in enumerate(branches):
@@ -98,15 +104,6 @@ def draw_starts(request: SampleRequest) -> BranchDraws | None:
         found.append(drawn)
     least = min(map(len, found))
     return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor([b.share for b in branches], dtype=torch.float64), exact)
-
-
-def _is_mixture(part: object) -> bool:
-    if isinstance(part, DistributionEnergy):
-        distribution = part.distribution
-        while isinstance(distribution, Independent):
-            distribution = distribution.base_dist
-        return isinstance(distribution, MixtureSameFamily)
-    return isinstance(part, Disjunction) and part.formula is None
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | None:

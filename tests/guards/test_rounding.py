@@ -53,11 +53,6 @@ def test_shares_of_branches_warn_by_any_sampler():
         pair.sample(100, sampler="langevin", step_size=0.1, steps=20, seed=0)
 
 
-def test_best_of_compares_them_too():
-    with pytest.warns(SamplingWarning, match=HINT):
-        bowl(-1e8).sample(10, sampler="langevin", step_size=0.1, steps=20, best_of=2, seed=0)
-
-
 @pytest.mark.full
 def test_normalisers_and_calibrated_mixtures_warn():
     with pytest.warns(SamplingWarning, match=r"what they decide, log Z"):
