@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable
-from contextvars import ContextVar, Token
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -268,23 +269,14 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     return [SamplingWarning("rounding", seen, advice)]
 
 
-class silenced:  # noqa: N801
-    """A context in which `emit_warnings` emits nothing, if it is asked to.
-
-    Args:
-        silent: Whether it is.
-    """
-
-    __slots__ = ("_silent", "_token")
-
-    def __init__(self, silent: bool) -> None:
-        self._silent = silent
-
-    def __enter__(self) -> None:
-        self._token: Token[bool] = _SILENT.set(self._silent)
-
-    def __exit__(self, *_: object) -> None:
-        _SILENT.reset(self._token)
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """A context in which `emit_warnings` emits nothing, if it is asked to."""
+    token = _SILENT.set(silent)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:

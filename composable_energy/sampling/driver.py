@@ -38,7 +38,6 @@ from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
-
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
 _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
 

@@ -177,7 +177,10 @@ class GuardedEnergy(EnergyWrapper):
 
     def _rows_of(self, x: Tensor, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
         """Returns the conditions of some rows of a batch; the chains of a whole batch are those of all conditions with rows."""
-        chosen = {name: value[rows.to(value.device)] if _has_rows(value, len(x)) else value for name, value in conditions.items()}
+        chosen = dict(conditions)
+        for name, value in conditions.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(x):
+                chosen[name] = value[rows.to(value.device)]
         chains = conditions.get(CHAINS)
         if isinstance(chains, slice):
             chosen[CHAINS] = torch.arange(chains.start, chains.stop)[rows]
@@ -222,7 +225,3 @@ class noted:  # noqa: N801  (a context that is entered at each step)
         if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well
             raise MemoryShortage(f"Memory ran out while {self.what()} Evaluate fewer chains at a time, by `batch_size=`.") from error
         add_note(error, self.what())
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count

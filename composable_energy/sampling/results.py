@@ -147,7 +147,7 @@ def _branch_shares(energy: Disjunction, request: SampleRequest, sampler: Sampler
 def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trace: Trace) -> None:
     """Finds the branch of each point, of a mixture with known shares, and warns in the trace if they have other shares."""
     _, points = visible_energy(request.energy, points)
-    known = request.branches if len(points) else ()
+    known, shares = request.branches if len(points) else (), trace.branch_shares
     if known:
         shifts = points.new_tensor([branch.shift for branch in known])[:, None]
 
@@ -156,10 +156,8 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
 
         found = _at_points(probabilities, request, sampler, points, trace.kept)
         trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
-    elif trace.branch_shares is None or trace.shares == "exact":
+    if shares is None or (not known and trace.shares == "exact"):
         return
-    else:
-        shares = trace.branch_shares
     from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
 
     trace.observed += tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))

@@ -220,7 +220,7 @@ class Starts:
             level = None if self.pilots is None else self.pilots.level
             return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
         if self.init is not None:
-            x = self._rows_of(self.init, ids)
+            x = self.init[ids.start : ids.stop].clone() if isinstance(ids, range) and ids.step == 1 else self.init[tensor_of(ids)]
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(like.contiguous(), noise.child("start"))
         else:
@@ -232,11 +232,6 @@ class Starts:
             return x
         self.relocated.update(tensor_of(noise.chains)[~arrived.cpu()].tolist())
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
-
-    def _rows_of(self, init: Tensor, ids: Sequence[int]) -> Tensor:
-        if isinstance(ids, range) and ids.step == 1:
-            return init[ids.start : ids.stop].clone()
-        return init[tensor_of(ids)]
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
         return pilots.points[tensor_of(chains) % len(pilots.points)]
