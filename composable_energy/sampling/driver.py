@@ -175,7 +175,7 @@ def sample(
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed += tuple(observer.warnings(chains, record))
         if compares and chains.chunks:
-            record.observed += tuple(warn_of_spacing(energies := chains.state().energy, energies.dtype, _DECIDED))
+            record.observed += tuple(warn_of_spacing(energies := chains.values(lambda state: state.energy), energies.dtype, _DECIDED))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
