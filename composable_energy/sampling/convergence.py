@@ -146,7 +146,10 @@ class ConvergenceObserver(Observer):
             few = self.kept and not exact and draws.min() * _ERROR**2 < 1
             if few and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
-        excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
+        biases = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
+        known = [bias for bias in biases if bias is not None]
+        excess = torch.cat(known).mean().item() if known and len(known) == len(biases) else 0.0  # where the sampler estimates it
+        error = (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
     def _still_chains(self, step: int) -> tuple[Tensor, int]:
@@ -290,13 +293,6 @@ def emit_warnings(found: Iterable[SamplingWarning]) -> None:
         frame = frame.f_back
     for warning in found:
         warnings.warn(warning, stacklevel=level)
-
-
-def _excess(chains: Chains) -> float:
-    """Returns the relative excess of variances by the length of steps, where the sampler estimates it; 0 for an unbiased one."""
-    parts = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
-    known = [part for part in parts if part is not None]
-    return torch.cat(known).mean().item() if known and len(known) == len(parts) else 0.0
 
 
 def _equal_rows(one: Tensor, other: Tensor) -> Tensor:

@@ -141,7 +141,11 @@ class GuardedEnergy(EnergyWrapper):
             if len(rows) > 1:
                 todo += rows.chunk(2)
             if self.faults.searches > _MOST_SEARCHES:
-                raise self._too_many(error) from error
+                raise ExpressionError(
+                    f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer "
+                    f"than to sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an "
+                    "exception: `torch.linalg.cholesky_ex` tells where it failed."
+                ) from error
         if not parts and not self._works(function):
             if isinstance(error, torch.linalg.LinAlgError):
                 add_note(error, _ROUNDING)
@@ -157,13 +161,6 @@ class GuardedEnergy(EnergyWrapper):
             if grad:
                 grads[rows.to(x.device)] = grad[0]
         return (energies, grads) if function.__name__ == "with_gradient" else energies
-
-    def _too_many(self, error: Exception) -> ExpressionError:
-        return ExpressionError(
-            f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer than to "
-            f"sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an exception: "
-            "`torch.linalg.cholesky_ex` tells where it failed."
-        )
 
     def _works(self, function: Callable[..., Any]) -> bool:
         if self._known is None:
