@@ -92,9 +92,8 @@ def _slowest_growth(energy: Energy, points: Tensor, conditions: Mapping[str, Any
     center = flat.median(0).values
     spread = max(1.0, (flat - center).abs().median().item())
     rays = torch.nn.functional.normalize(flat - center + 1e-3 * spread, dim=1)
-    ways = [(flat, line, 1) for line in _lines(energy, flat, points.shape[1:], conditions)] + [
-        (center.expand_as(flat), rays, flat.shape[1])
-    ]
+    ways = [(flat, line, 1) for line in _lines(energy, flat, points.shape[1:], conditions)]
+    ways.append((center.expand_as(flat), rays, flat.shape[1]))
     worst, needed = math.inf, 1
     for start, line, need in ways:
         x = torch.cat([start + spread * radius * line for radius in _RADII])

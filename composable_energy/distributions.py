@@ -3,7 +3,7 @@ r"""Torch distributions as energies: $E(x) = -\log p(x)$, infinite outside the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.distributions import (
     constraints,
     transform_to,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.arithmetic import zeros
 from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
@@ -84,7 +85,8 @@ class DistributionEnergy(Energy):
             self._learnt[path] = path.replace(".", "_")
             self.register_parameter(self._learnt[path], parameter)
         self._constant = _constant(distribution, parameters)
-        _check_fits(self._constant)
+        if not _is_positive(self._constant):
+            _check_fits(self._constant)
         self._log_prob = None if self._learnt else _log_prob_of(self._constant)
 
     @property
@@ -144,8 +146,6 @@ def _check_continuous(distribution: Distribution) -> None:
 
 def _check_fits(distribution: Distribution) -> None:
     """Raises if the support of a distribution is not one of points with its batch and event shape."""
-    if _is_positive(distribution):
-        return
     try:
         point = _interior(distribution).unsqueeze(0)
         found = _inside(distribution, point)
@@ -300,3 +300,27 @@ def _interior(distribution: Distribution) -> Tensor:
     shape = to_support.inverse_shape(distribution.batch_shape + distribution.event_shape)
     like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
     return to_support(like.new_zeros(shape))
+
+
+@torch.no_grad()
+def seeded_draws(distribution: Distribution, count: int, device: torch.device, seed: int) -> Tensor | None:
+    """Returns independent draws; None if the distribution has no method for them. Torch's global random state stays."""
+    with _Seeded(torch.Generator(device).manual_seed(seed)):
+        try:
+            return distribution.sample((count,))
+        except NotImplementedError:
+            return None
+
+
+class _Seeded(TorchDispatchMode):
+    """Random numbers of torch come from a generator: those of this thread inside, not from the state that the caller's code uses."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random and not any(argument.name == "generator" for argument in func._schema.arguments):
+            func = func.overloadpacket.generator
+        return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution
 
 from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS
-from composable_energy.distributions import DistributionEnergy
+from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, ExpressionError, LevelWarning, OptionError
 from composable_energy.estimate import Estimate
@@ -193,7 +192,8 @@ def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, E
     """Returns draws, their evidence, and how far the quantile of energies moved in the last quarter of the run, if that is known."""
     shape = x.shape[1:]
     if isinstance(energy, DistributionEnergy):
-        points = _exact_draws(energy.distribution, max(_KEPT, min(_EXACT_DRAWS, _NUMBERS // max(1, shape.numel()))))
+        draws = max(_KEPT, min(_EXACT_DRAWS, _NUMBERS // max(1, shape.numel())))
+        points = seeded_draws(energy.distribution, draws, x.device, _SEED)
         if points is not None and points.shape[1:] == shape:
             points = points.to(x)
             return points, twin(energy).evidence(points), None
@@ -204,17 +204,6 @@ def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, E
         before, after = (_find_quantile(trace.energies[i], quantile) for i in (3 * len(trace.energies) // 4, -1))
         drift = Estimate(after.value - before.value, math.hypot(before.standard_error, after.standard_error))
     return points, twin(energy).evidence(points), drift
-
-
-def _exact_draws(distribution: Distribution, count: int) -> Tensor | None:
-    """Returns independent draws; None if the distribution has no method for them. The global random state stays."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(_SEED)
-        try:
-            return distribution.sample((count,))
-        except NotImplementedError:
-            return None
 
 
 def _check_conditions(energy: Energy) -> None:

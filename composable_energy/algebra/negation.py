@@ -157,7 +157,7 @@ class Negation(Node):
         return self.mode != "power" and any(base.energy.grounded for base in self.bases)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        operand = self.terms[0]
+        operand = self._terms[0]
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
         if self.mode == "power":
@@ -176,7 +176,7 @@ class Negation(Node):
     def _find_level(self, x: Tensor, conditions: Mapping[str, Any]) -> float:
         if self.given_level is not None:
             return self.given_level
-        operand = self.terms[0]
+        operand = self._terms[0]
         known = operand.known_level(self.quantile)
         if known is not None:
             return known

@@ -249,13 +249,19 @@ def _find_support(root: Energy) -> Support:
             todo += missing
             continue
         energy = todo.pop()
-        supports = [found[term] for term in energy.terms]
-        error = next((some for some in supports if isinstance(some, ExpressionError)), None)
+        supports: list[Support] = []
+        error = None
+        for term in energy.terms:
+            known = found[term]
+            if isinstance(known, ExpressionError):
+                error = known
+            else:
+                supports.append(known)
         try:
             if not isinstance(energy, Node) or (type(energy).support is not Node.support and energy is not root):
                 found[energy] = energy.support
             else:
-                found[energy] = energy.join_supports(supports) if error is None else energy.support_without_terms(error)  # pyright: ignore[reportArgumentType]
+                found[energy] = energy.join_supports(supports) if error is None else energy.support_without_terms(error)
         except ExpressionError as unknown:
             found[energy] = unknown
     result = found[root]

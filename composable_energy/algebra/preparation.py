@@ -39,7 +39,7 @@ class Branch(NamedTuple):
 
 def known_branches(energy: Energy) -> tuple[Branch, ...]:
     """Returns the branches of a mixture with known shares, those of mixtures inside it included; none for any other energy."""
-    found = _find_branches(energy)
+    found = _find_branches(energy) if isinstance(energy, Disjunction | Relative | Decoded) else ()
     if len(found) < 2:
         return ()
     logs = [log for *_, log, _ in found]

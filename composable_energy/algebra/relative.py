@@ -227,9 +227,7 @@ def _check_rows(energy: Energy, values: Mapping[str, Any]) -> None:
     Raises:
         ShapeError: The energy takes the vector as a whole.
     """
-    floats = {
-        name: torch.tensor(value) for name, value in values.items() if isinstance(value, list) and any(type(v) is float for v in value)
-    }
+    floats = {key: torch.tensor(value) for key, value in values.items() if isinstance(value, list) and any(type(v) is float for v in value)}
     values = {**values, **floats}
     rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1}
     rows = {name: value for name, value in rows.items() if value.is_floating_point()}  # whole numbers are labels
@@ -238,9 +236,8 @@ def _check_rows(energy: Energy, values: Mapping[str, Any]) -> None:
     count = next(n for n in (3, 5, 7, 9) if n not in {*energy.event_shape, *map(len, rows.values())}) if len(energy.event_shape) < 4 else 3
     for name, value in rows.items():
         others = {other: some[:1] if other in rows else some for other, some in values.items() if other != name}
-        if _evaluates(energy, count, {**others, name: value[:1].expand(count)}) or not _evaluates(
-            energy, count, {**others, name: value[None]}
-        ):
+        each, whole = ({**others, name: some} for some in (value[:1].expand(count), value[None]))
+        if _evaluates(energy, count, each) or not _evaluates(energy, count, whole):
             continue
         raise ShapeError(
             f"{name} is a vector of {len(value)} numbers, and {energy} takes it as a whole: a condition of all points has a first axis of "

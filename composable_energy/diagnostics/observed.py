@@ -30,11 +30,7 @@ def chance(pieces: int, numbers: int) -> float:
 def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
     """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one is the usual threshold.
 
-    Args:
-        usual: The usual threshold.
-        draws: The number of draws of each piece.
-        pieces: The number of pieces of all chains.
-        numbers: The number of numbers.
+    Each of the pieces of all chains has that many draws.
     """
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 

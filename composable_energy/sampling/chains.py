@@ -179,7 +179,7 @@ class Chains:
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
         now = copy(self)
-        now.chunks, now.stopped = [replace(chunk) for chunk in self.chunks], list(self.stopped)
+        now.chunks, now.stopped = list(map(replace, self.chunks)), list(self.stopped)
         return now
 
     # Results --------------------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
-from contextvars import ContextVar, Token
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +61,7 @@ class ConvergenceObserver(Observer):
         self.first = self.middle = 0
         self.every = self.piece = 1
         self.start = self.halfway = self.end = torch.empty(0)
-        self.moments: list[_Moments] = []
+        self.moments: _Moments | None = None
         self._buffer: list[Tensor] = []
         self._has_value, self._signs = True, torch.empty(0)
 
@@ -73,7 +74,7 @@ class ConvergenceObserver(Observer):
         self.middle = self.last_step - min(pieces * self.piece, half)
         self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
         if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
-            self.moments, self._has_value = [_Moments() for _ in range(pieces)], chains.layout.energy.has_value
+            self.moments, self._has_value = _Moments(pieces), chains.layout.energy.has_value
 
     def next_step(self, step: int) -> int | None:
         if step < self.middle:
@@ -93,7 +94,7 @@ class ConvergenceObserver(Observer):
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         self._buffer = []
         if error is not None or chains.step < self.last_step or not chains.chunks:
-            self.moments = []
+            self.moments = None
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
@@ -103,9 +104,8 @@ class ConvergenceObserver(Observer):
             chains: The chains at their end.
             trace: Its branches are not compared with each other, nor chains that started at exact draws.
         """
-        return self._judge(chains, trace) if chains.sampler.stationary and len(self.end) else []
-
-    def _judge(self, chains: Chains, trace: Trace | None) -> list[SamplingWarning]:
+        if not (chains.sampler.stationary and len(self.end)):
+            return []
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             chance,
@@ -122,27 +122,34 @@ class ConvergenceObserver(Observer):
         still &= active
         if still.sum() > _STILL * len(still):
             return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
-        if not self.moments or not active.all():
+        if self.moments is None or not active.all():
             return []
         steps = (self.middle, self.last_step)
-        if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments[0].drift(self.moments[-1])).max() > 1:
+        if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments.drift()).max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), steps)]
         if not has_rows(chains.layout.energy):
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             if groups is not None:  # of all processes, or of these chains
                 own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
                 groups = own[:: -(-len(own) // _MOST_CHAINS)]
-            r_hat, least, draws = _compare(self.moments, groups)
-            count, pieces, numbers = self.moments[0].count, len(self.moments[0].mean) * len(self.moments), len(r_hat)
+            r_hat, least, draws = self.moments.compare(groups)
+            count, pieces, numbers = self.moments.count[0], len(self.moments.mean[0]) * len(self.moments.mean), len(r_hat)
             usual = _R_HAT if self.kept or chains.sampler.needs_values else _RELAXED
-            beyond = (least > usual) & (r_hat > largest_r_hat(usual, count, pieces, numbers)) | (r_hat > _RELAXED)
+            beyond = least > usual
+            if beyond.any():
+                beyond = beyond & (r_hat > largest_r_hat(usual, count, pieces, numbers))
+            beyond = beyond | (r_hat > _RELAXED)
             if beyond.any() and not exact:
                 worst = torch.where(beyond, r_hat, 0.0)
                 return [warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)]
             draws = draws * (self.kept / (self.last_step - self.middle))
-            if self.kept and not exact and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
+            few = self.kept and not exact and draws.min() * _ERROR**2 < 1
+            if few and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
-        excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
+        biases = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
+        known = [bias for bias in biases if bias is not None]
+        excess = torch.cat(known).mean().item() if known and len(known) == len(biases) else 0.0  # where the sampler estimates it
+        error = (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
     def _still_chains(self, step: int) -> tuple[Tensor, int]:
@@ -158,15 +165,18 @@ class ConvergenceObserver(Observer):
             x, energy = chains.chunks[0].state.x, chains.chunks[0].state.energy
         else:
             x, energy = chains.points()[0], chains.values(lambda state: state.energy)
-        if len(x) != len(chains.own):
-            self.moments = []
+        if len(x) != len(chains.own) or self.moments is None:
+            self.moments = None
             return
         every = -(-len(x) // _MOST_CHAINS)
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])
         self._buffer.append(numbers)
         if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
-            self.moments[(step - self.middle - 1) // self.piece].add(torch.stack(self._buffer).to(_widest(numbers)))
+            self.moments.add(
+                (step - self.middle - 1) // self.piece,
+                torch.stack(self._buffer).to(torch.float32 if x.device.type == "mps" else torch.float64),
+            )
             self._buffer = []
 
     def _numbers(self, x: Tensor, energy: Tensor) -> Tensor:
@@ -188,52 +198,44 @@ class ConvergenceObserver(Observer):
 
 
 class _Moments:
-    """Running means and variances of each chain, by the update of Chan et al. (1979) for several steps at once."""
+    """Running means and variances of each chain in each piece, by the update of Chan et al. (1979) for several steps at once."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self.square = torch.empty(0)
+    def __init__(self, pieces: int) -> None:
+        self.count, self.mean, self.square = [0] * pieces, [torch.empty(0)] * pieces, [torch.empty(0)] * pieces
 
-    def add(self, values: Tensor) -> None:
+    def add(self, piece: int, values: Tensor) -> None:
         """Adds numbers with shape (steps, m, numbers)."""
-        mean, count = values.mean(0), len(values)
+        mean, count, before = values.mean(0), len(values), self.count[piece]
         square = (values - mean).square().sum(0)
-        if self.count:
-            shift, total = mean - self.mean, self.count + count
-            self.mean = self.mean + shift * (count / total)
-            self.square = self.square + square + shift.square() * (self.count * count / total)
-        else:
-            self.mean, self.square = mean, square
-        self.count += count
+        if before:
+            shift, total = mean - self.mean[piece], before + count
+            mean = self.mean[piece] + shift * (count / total)
+            square = self.square[piece] + square + shift.square() * (before * count / total)
+        self.count[piece], self.mean[piece], self.square[piece] = before + count, mean, square
 
-    def drift(self, late: _Moments) -> Tensor:
+    def drift(self) -> Tensor:
         """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
-        change, deviation = late.mean - self.mean, self._within(late).sqrt()
-        error = change.std(0) / len(change) ** 0.5
+        change, means = self.mean[-1] - self.mean[0], torch.cat([self.mean[0], self.mean[-1]])
+        within = ((self.square[0] + self.square[-1]) / (self.count[0] + self.count[-1])).mean(0)
+        deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
         return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
-    def _within(self, late: _Moments) -> Tensor:
-        """Returns the variance over both quarters and all chains."""
-        means = torch.cat([self.mean, late.mean])
-        return ((self.square + late.square) / (self.count + late.count)).mean(0) + means.var(0)
+    def compare(self, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
 
-
-def _compare(moments: Sequence[_Moments], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
-
-    The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of chains,
-    such as those of the branches of a mixture, may differ.
-    """
-    count, means = moments[0].count, torch.stack([piece.mean for piece in moments])
-    for group in [] if groups is None else groups.unique():
-        rows = (groups == group).to(means.device)
-        means[:, rows] -= means[:, rows].mean((0, 1))
-    means, variances = means.flatten(0, 1), torch.cat([piece.square for piece in moments]) / (count - 1)
-    within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
-    ratio = between / within
-    error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
-    r_hat, least = (((rest + some).clamp_min(0)).sqrt().nan_to_num(0.0) for some in (ratio, ratio - _RATIO_ERRORS * error))
-    return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
+        The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
+        chains, such as those of the branches of a mixture, may differ.
+        """
+        count, means = self.count[0], torch.stack(self.mean)
+        for group in [] if groups is None else groups.unique():
+            rows = (groups == group).to(means.device)
+            means[:, rows] -= means[:, rows].mean((0, 1))
+        means, variances = means.flatten(0, 1), torch.cat(self.square) / (count - 1)
+        within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
+        ratio = between / within
+        error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
+        r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
+        return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 def _sums(size: int) -> Tensor:
@@ -241,10 +243,6 @@ def _sums(size: int) -> Tensor:
     half, index = _NUMBERS // 2, torch.arange(size)[:, None]
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
     return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
-
-
-def _widest(of: Tensor) -> torch.dtype:
-    return torch.float32 if of.device.type == "mps" else torch.float64
 
 
 def warn_of_points(trace: Trace) -> list[SamplingWarning]:
@@ -274,23 +272,14 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     return [SamplingWarning("rounding", seen, advice)]
 
 
-class silenced:  # noqa: N801
-    """A context in which `emit_warnings` emits nothing, if it is asked to.
-
-    Args:
-        silent: Whether it is.
-    """
-
-    __slots__ = ("_silent", "_token")
-
-    def __init__(self, silent: bool) -> None:
-        self._silent = silent
-
-    def __enter__(self) -> None:
-        self._token: Token[bool] = _SILENT.set(self._silent)
-
-    def __exit__(self, *_: object) -> None:
-        _SILENT.reset(self._token)
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """A context in which `emit_warnings` emits nothing, if it is asked to."""
+    token = _SILENT.set(silent)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:
@@ -304,13 +293,6 @@ def emit_warnings(found: Iterable[SamplingWarning]) -> None:
         frame = frame.f_back
     for warning in found:
         warnings.warn(warning, stacklevel=level)
-
-
-def _excess(chains: Chains) -> float:
-    """Returns the relative excess of variances by the length of steps, where the sampler estimates it; 0 for an unbiased one."""
-    parts = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
-    known = [part for part in parts if part is not None]
-    return torch.cat(known).mean().item() if known and len(known) == len(parts) else 0.0
 
 
 def _equal_rows(one: Tensor, other: Tensor) -> Tensor:

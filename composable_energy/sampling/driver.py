@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,11 +37,8 @@ from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 
-if TYPE_CHECKING:
-    from composable_energy.diagnostics import SamplingWarning
-
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
-
+_DECIDED = "what is accepted and the shares of branches"  # by differences of energies
 _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
 
 
@@ -160,42 +157,36 @@ def sample(
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         faults = Faults(rejects=request.on_error == "reject")
-        plain, used = request.energy, _compile(request) if compile else request.energy
-        if faults.rejects:
-            plain, used = guard(plain, used, faults)
-        report = held.enter_context(open_progress(_progress(request), request.sampler))
+        plain, used = guard(request.energy, _compile(request) if compile else request.energy, faults)
+        shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
+        report = held.enter_context(open_progress(shown, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)
         layout = _layout(request, used, tuned, pilots, branches, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
-        judge = not _is_recommended(request.owner, sampler, steps)
+        judge = sampler is not None or steps is not None or not recommendations(energy)  # as recommended, chains need not converge
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         loop = SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer])
-        stop = _run(request, loop, recorder, evaluator, faults)
-        _check_tails(request, chains, stop, observer, allow_improper)
+        compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
+        stop = _run(request, loop, recorder, evaluator, faults, compares)
+        if not allow_improper:
+            _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed += (*observer.warnings(chains, record), *_warn_of_spacing(request, chains))
+        record.observed += tuple(observer.warnings(chains, record))
+        if compares and chains.chunks:
+            record.observed += tuple(warn_of_spacing(energies := chains.values(lambda state: state.energy), energies.dtype, _DECIDED))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
 
 
-def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | None) -> bool:
-    """Returns whether sampler and number of steps are those that the energy was evaluated with; such chains need not converge."""
-    return sampler is None and steps is None and bool(recommendations(energy))
-
-
 def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[BranchDraws | None, Sampler, PilotResult | None]:
     """Draws start points in the branches of mixtures, and tunes the sampler on pilot chains."""
-    what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
+    what = f"{type(request.sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
     branches = draw_starts(request)
     with noted(lambda: what):
         return branches, *tune_sampler(request, counted(used, request.sampler, report), branches)
-
-
-def _name(sampler: Sampler) -> str:
-    return type(sampler).__name__.lower()
 
 
 def _compile(request: SampleRequest) -> Energy:
@@ -235,57 +226,43 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
 
 
-def _run(request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults) -> Diverged | None:
-    """Starts the chains and takes all steps; returns what ended them earlier.
+def _run(
+    request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults, compares: bool
+) -> Diverged | None:
+    """Starts or continues the chains and takes all steps; returns what ended them earlier.
+
+    Points are checked against others at a start, gradients against values where the draws depend on both.
 
     Raises:
         SamplingInterrupted: Ctrl-C, after the start.
     """
+    chains, before = loop.chains, recorder.before or request.resume
     try:
-        checked = loop.chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS
-        _start(request, loop.chains, recorder.before, evaluator if checked else None)
+        if before is not None:
+            chains.resume(before)
+        else:
+            with recording(constant=True) as uses:
+                chains.start()
+            check_detached(uses)
+            if chains.chunks and (chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS):
+                check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
+        if chains.chunks and compares and not request.energy.needs_log_densities:
+            chunk = chains.chunks[0]
+            check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
         loop.run()
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if loop.chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
+        if chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
             with suppress(Exception):
-                raise interrupted_error(request, loop.chains, recorder, evaluator, faults, loop.last_step) from interrupt
+                raise interrupted_error(request, chains, recorder, evaluator, faults, loop.last_step) from interrupt
         raise
     return None
 
 
-def _warn_of_spacing(request: SampleRequest, chains: Chains) -> list[SamplingWarning]:
-    """Returns the warning about energies that are too coarse, where the draws depend on their differences."""
-    if not chains.chunks or not _compares_values(request, chains.sampler):
-        return []
-    energies = torch.cat([chunk.state.energy for chunk in chains.chunks])
-    return warn_of_spacing(energies, energies.dtype, "what is accepted and the shares of branches")
-
-
-def _compares_values(request: SampleRequest, sampler: Sampler) -> bool:
-    return sampler.needs_values or mixes_values(request.energy)
-
-
-def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None, evaluator: Evaluator | None) -> None:
-    """Starts or continues the chains, and checks points against others and gradients against values where the draws depend on both."""
-    before = interrupted or request.resume
-    if before is None:
-        with recording(constant=True) as uses:
-            chains.start()
-        check_detached(uses)
-        if evaluator is not None and chains.chunks:
-            check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
-    else:
-        chains.resume(before)
-    if chains.chunks and _compares_values(request, chains.sampler) and not request.energy.needs_log_densities:
-        chunk = chains.chunks[0]
-        check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
-
-
-def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver, improper: bool) -> None:
+def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver) -> None:
     """Raises if chains have run far away, or diverged, because the energy has no density."""
-    if improper or not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
+    if not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
         return
     zeros = request.points.zeros().unsqueeze(0)
     x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
@@ -295,10 +272,6 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
         from composable_energy.density import check_tails  # late: rare
 
         check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
-
-
-def _progress(request: SampleRequest) -> bool | ProgressFunction:
-    return request.progress if request.ranks is None or request.ranks.rank == 0 else False
 
 
 def _observers(

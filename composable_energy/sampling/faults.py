@@ -34,7 +34,7 @@ class Faults:
         points: At how many points, those of pilot chains included.
         first: What the energy did at the first of them.
         searches: How many evaluations of parts of batches raised, to find them.
-        undefined: How many proposals were not a number, which `settle` adds to the points.
+        undefined: How many proposals were not a number, apart from these points.
     """
 
     rejects: bool = True
@@ -61,15 +61,11 @@ class Faults:
         if not self.rejects and self.undefined:
             raise ExpressionError(f"The energy is NaN at {int(self.undefined)} proposals: correct it, or reject them by on_error='reject'.")
 
-    def settle(self) -> None:
-        """Adds the proposals that are not a number to the points."""
-        count, self.undefined = int(self.undefined), 0
-        self.points += count
-        self.first = self.first or ("an energy of NaN" if count else "")
-
 
 def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
-    """Returns an energy and its compiled form, which may be the same, both guarded against exceptions at some of the points."""
+    """Returns an energy and its compiled form, which may be the same; both guarded where faults are rejected."""
+    if not faults.rejects:
+        return plain, used
     guarded = GuardedEnergy(plain, plain, faults)
     return guarded, guarded if used is plain else GuardedEnergy(used, plain, faults)
 
@@ -145,7 +141,11 @@ class GuardedEnergy(EnergyWrapper):
             if len(rows) > 1:
                 todo += rows.chunk(2)
             if self.faults.searches > _MOST_SEARCHES:
-                raise self._too_many(error) from error
+                raise ExpressionError(
+                    f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer "
+                    f"than to sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an "
+                    "exception: `torch.linalg.cholesky_ex` tells where it failed."
+                ) from error
         if not parts and not self._works(function):
             if isinstance(error, torch.linalg.LinAlgError):
                 add_note(error, _ROUNDING)
@@ -162,13 +162,6 @@ class GuardedEnergy(EnergyWrapper):
                 grads[rows.to(x.device)] = grad[0]
         return (energies, grads) if function.__name__ == "with_gradient" else energies
 
-    def _too_many(self, error: Exception) -> ExpressionError:
-        return ExpressionError(
-            f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer than to "
-            f"sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an exception: "
-            "`torch.linalg.cholesky_ex` tells where it failed."
-        )
-
     def _works(self, function: Callable[..., Any]) -> bool:
         if self._known is None:
             return False
@@ -181,7 +174,10 @@ class GuardedEnergy(EnergyWrapper):
 
     def _rows_of(self, x: Tensor, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
         """Returns the conditions of some rows of a batch; the chains of a whole batch are those of all conditions with rows."""
-        chosen = {name: value[rows.to(value.device)] if _has_rows(value, len(x)) else value for name, value in conditions.items()}
+        chosen = dict(conditions)
+        for name, value in conditions.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(x):
+                chosen[name] = value[rows.to(value.device)]
         chains = conditions.get(CHAINS)
         if isinstance(chains, slice):
             chosen[CHAINS] = torch.arange(chains.start, chains.stop)[rows]
@@ -226,7 +222,3 @@ class noted:  # noqa: N801  (a context that is entered at each step)
         if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well
             raise MemoryShortage(f"Memory ran out while {self.what()} Evaluate fewer chains at a time, by `batch_size=`.") from error
         add_note(error, self.what())
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count

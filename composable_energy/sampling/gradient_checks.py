@@ -34,8 +34,10 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     Raises:
         ExpressionError: Values and gradients do not fit at more than half of the points.
     """
-    parts = [part for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper)]
-    if all(type(part).with_gradient is Energy.with_gradient for part in parts):
+    for part in energy.modules():
+        if isinstance(part, Energy) and type(part).with_gradient is not Energy.with_gradient and not isinstance(part, EnergyWrapper):
+            break
+    else:
         return
     with recording() as uses:
         Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
@@ -98,12 +100,10 @@ def check_rows(evaluator: Evaluator, chains: Sequence[int], x: Tensor) -> None:
         others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
     copies, evaluator = others[row].expand_as(x).contiguous(), replace(evaluator, batch_size=len(ids))
     try:
-        own = (part.has_own_gradient for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper))
-        if energy.has_value and not any(own):
-            here, there = evaluator.energies(ids, others)[row], evaluator.energies(ids[row].repeat(len(x)), copies)
-            if not ((there - here).abs() > torch.finfo(here.dtype).eps ** (2 / 3) * (1 + here.abs())).any():
-                return  # the usual case, quickly
-        values = evaluator.values(ids, others)
+        values, again = evaluator.values(ids, others), evaluator.values(ids[row].repeat(len(x)), copies)
+        near = torch.finfo(values.energies.dtype).eps ** (2 / 3)
+        if torch.allclose(again.energies, values.energies[row], near, near) and torch.allclose(again.grads, values.grads[row], near, near):
+            return  # the usual case, quickly
         problem = evaluator.difference(values.repeat(row, copies))
         if problem is None or evaluator.difference(values) is not None:
             return

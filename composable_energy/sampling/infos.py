@@ -26,8 +26,8 @@ def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
     """
     if len(infos) == 1 and len(infos[0][0]) == len(layout.own):
         info = infos[0][1]
-        if info.acceptance is None and not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
-            return info
+        if not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
+            return info if info.acceptance is None else Info(info.acceptance.nan_to_num(0.0), info.scalars)
     rates = [(ids, info.acceptance.nan_to_num(0.0)) for ids, info in infos if info.acceptance is not None]
     names = dict.fromkeys(name for _, info in infos for name in info.scalars)
     parts = {name: [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars] for name in names}

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +54,7 @@ class SampleRequest:
         saved: The content of the checkpoint file, if it exists.
         pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
         density: The expression whose density the draws should have; None for other draws, as at another temperature.
+        branches: The branches of a mixture whose known shares the draws should have.
     """
 
     owner: Energy
@@ -82,11 +82,7 @@ class SampleRequest:
     file: CheckpointFile | None = None
     saved: Saved | None = None
     density: Energy | None = None
-
-    @cached_property
-    def branches(self) -> Sequence[Branch]:
-        """The branches of a mixture whose known shares the draws should have."""
-        return () if self.density is None else known_branches(self.density)
+    branches: Sequence[Branch] = ()
 
     @property
     def reference(self) -> Sequence[Values]:
@@ -129,13 +125,14 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
     sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
     check_density(call.energy, sampler, call.allow_improper)
-    energy = twin_of_call = twin(call.energy)
+    energy = whole = twin(call.energy)
     resume = call.resume
     known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
-    if has_rows(energy):
+    rows = has_rows(energy)
+    if rows:
         check_rows(energy, points.n)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
@@ -147,6 +144,9 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
     points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
+    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
+    changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
+    density = None if changed else whole
     request = SampleRequest(
         owner=call.energy,
         energy=energy,
@@ -170,7 +170,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         checkpoint_every=call.checkpoint_every,
         on_error=call.on_error,
         warn=call.warn,
-        density=twin_of_call if _keeps_density(twin_of_call, sampler) else None,
+        density=density,
+        branches=() if density is None else known_branches(density),
     )
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
@@ -188,12 +189,6 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
-
-
-def _keeps_density(energy: Energy, sampler: Sampler) -> bool:
-    """Returns whether draws should have the density of an energy that can be evaluated, and all chains have one density."""
-    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
-    return not (changed or sampler.binds & energy.conditions or energy.needs_log_densities or not energy.has_value or has_rows(energy))
 
 
 def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:

@@ -51,18 +51,21 @@ def collect_result(
         advice = advice or (_LATER if stop.step else _AT_OTHERS if request.init is not None else _AT_SOME)
         raise _diverged_error(request.energy, stop, term + advice, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
-    faults.settle()
-    trace.errors, trace.first_error = faults.points, faults.first
+    undefined = int(faults.undefined)
+    trace.errors, trace.first_error = faults.points + undefined, faults.first or ("an energy of NaN" if undefined else "")
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = present.nonzero().squeeze(1) + first
     drawn = points[(trace.kept - first).to(points.device)]
     trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
-    trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
-    trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
+    whole, visible = visible_energy(request.energy, drawn)
+    if isinstance(whole, Disjunction):
+        trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, trace.kept)
     branches = chains.layout.starts.branches
     trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
-    trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact)) if chains.chunks else ()
-    _judge_shares(request, chains.sampler, drawn, trace)
+    if chains.chunks and type(chains.sampler).diagnose is not Sampler.diagnose:
+        trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact))
+    if request.branches or trace.branch_shares is not None:
+        _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
     if ranks is not None and ranks.share == "gather":
@@ -134,10 +137,9 @@ def _advise(energy: Energy, broken: State) -> str | None:
     )
 
 
-def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
-    """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
-    energy, points = visible_energy(request.energy, points)
-    if not isinstance(energy, Disjunction) or energy.needs_log_densities or not len(chains):
+def _branch_shares(energy: Disjunction, request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
+    """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None if it is not known."""
+    if energy.needs_log_densities or not len(chains):
         return None
     return _at_points(lambda x, bound: torch.softmax(-energy.branches(x, **bound), 0), request, sampler, points, chains).mean(1)
 
@@ -145,7 +147,7 @@ def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, cha
 def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trace: Trace) -> None:
     """Finds the branch of each point, of a mixture with known shares, and warns in the trace if they have other shares."""
     _, points = visible_energy(request.energy, points)
-    known = request.branches if len(points) else ()
+    known, shares = request.branches if len(points) else (), trace.branch_shares
     if known:
         shifts = points.new_tensor([branch.shift for branch in known])[:, None]
 
@@ -154,10 +156,8 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
 
         found = _at_points(probabilities, request, sampler, points, trace.kept)
         trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
-    elif trace.branch_shares is None or trace.shares == "exact":
+    if shares is None or (not known and trace.shares == "exact"):
         return
-    else:
-        shares = trace.branch_shares
     from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
 
     trace.observed += tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))

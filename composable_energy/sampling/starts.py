@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.algebra import Conjunction, Decoded, Disjunction, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.distributions import DistributionEnergy
+from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
@@ -86,7 +85,13 @@ def draw_starts(request: SampleRequest) -> BranchDraws | None:
     if energy is None or request.init is not None or request.resume is not None:
         return None
     if not branches:
-        return _resample(energy, points, len(request.chains)) if any(map(_is_mixture, energy.modules())) else None
+        for part in energy.modules():
+            inner = part.distribution if isinstance(part, DistributionEnergy) else None
+            while isinstance(inner, Independent):
+                inner = inner.base_dist
+            if isinstance(inner, MixtureSameFamily) or (isinstance(part, Disjunction) and part.formula is None):
+                return _resample(energy, points, len(request.chains))
+        return None
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
     found, exact = [], True
     for number, branch in enumerate(branches):
@@ -98,15 +103,6 @@ def draw_starts(request: SampleRequest) -> BranchDraws | None:
         found.append(drawn)
     least = min(map(len, found))
     return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor([b.share for b in branches], dtype=torch.float64), exact)
-
-
-def _is_mixture(part: object) -> bool:
-    if isinstance(part, DistributionEnergy):
-        distribution = part.distribution
-        while isinstance(distribution, Independent):
-            distribution = distribution.base_dist
-        return isinstance(distribution, MixtureSameFamily)
-    return isinstance(part, Disjunction) and part.formula is None
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | None:
@@ -156,19 +152,10 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
         energy = energy.terms[0]
     if not isinstance(energy, DistributionEnergy):
         return None
-    try:
-        with torch.no_grad():
-            one, two = (_drawn(energy, count, points, seed) for _ in range(2))
-    except NotImplementedError:
+    one, two = (seeded_draws(energy.distribution, count, points.device, seed) for _ in range(2))
+    if one is None or two is None or one.shape != (count, *points.event) or not torch.equal(one, two):
         return None
-    if one.shape != (count, *points.event) or not torch.equal(one, two):
-        return None
-    return _in_coordinates(energy, points, one)
-
-
-def _drawn(energy: DistributionEnergy, count: int, points: PointSpec, seed: int) -> Tensor:
-    with _Seeded(torch.Generator(points.device).manual_seed(seed)):
-        return energy.distribution.sample((count,)).to(points.device, points.dtype)
+    return _in_coordinates(energy, points, one.to(points.device, points.dtype))
 
 
 def _sample_branch(energy: Energy, points: PointSpec) -> Tensor | None:
@@ -192,20 +179,6 @@ def _in_coordinates(energy: Energy, points: PointSpec, x: Tensor) -> Tensor | No
         u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
     u = u[u.reshape(len(u), -1).isfinite().all(1)]
     return u[torch.arange(len(x), device=u.device) % len(u)] if len(u) else None
-
-
-class _Seeded(TorchDispatchMode):
-    """Random numbers of torch come from a generator: those of this thread inside, not from the state that the caller's code uses."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random and not any(argument.name == "generator" for argument in func._schema.arguments):
-            func = func.overloadpacket.generator
-        return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})
 
 
 @dataclass(frozen=True)
@@ -247,7 +220,7 @@ class Starts:
             level = None if self.pilots is None else self.pilots.level
             return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
         if self.init is not None:
-            x = self._rows_of(self.init, ids)
+            x = self.init[ids.start : ids.stop].clone() if isinstance(ids, range) and ids.step == 1 else self.init[tensor_of(ids)]
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(like.contiguous(), noise.child("start"))
         else:
@@ -259,11 +232,6 @@ class Starts:
             return x
         self.relocated.update(tensor_of(noise.chains)[~arrived.cpu()].tolist())
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
-
-    def _rows_of(self, init: Tensor, ids: Sequence[int]) -> Tensor:
-        if isinstance(ids, range) and ids.step == 1:
-            return init[ids.start : ids.stop].clone()
-        return init[tensor_of(ids)]
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
         return pilots.points[tensor_of(chains) % len(pilots.points)]

@@ -109,10 +109,6 @@ class Evaluator:
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]))
         return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
 
-    def energies(self, chains: Tensor, x: Tensor) -> Tensor:
-        """Returns the energies at points of chains, in one batch, with shape $(m,)$, under the sampler's last conditions."""
-        return self._energy_of(chains)(x, **_per_point(self.sampler.final_conditions(self.energy), x))
-
     @property
     def states_hold_values(self) -> bool:
         """Whether states of the sampler hold all values that are compared."""
@@ -194,12 +190,7 @@ def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any
         with substituting({}) if energy.needs_log_densities else nullcontext():  # values of scores count as 0, which identifies them too
             return energy_and_gradient(energy, x, **conditions)
     except ExpressionError:  # the energy has no gradient, and some samplers need none
-        return energy(x, **_per_point(conditions, x)), torch.full_like(x, torch.nan)
-
-
-def _per_point(conditions: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
-    """Returns conditions with one value for all points as tensors with one row for each point."""
-    return {name: x.new_full((len(x),), value) for name, value in conditions.items()}
+        return energy(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()}), torch.full_like(x, torch.nan)
 
 
 def _tolerances(values: Values) -> tuple[Tensor, Tensor]:

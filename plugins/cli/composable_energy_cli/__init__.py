@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy import __version__
-from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.errors import ComposableEnergyError, PluginLoadError, StorageError
 from composable_energy.memory import ran_out
-from composable_energy.paths import real_path
 from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get
 from composable_energy.registry import names as installed
@@ -63,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = None
     try:
-        real_path(Path())  # torch ends the process where the working directory was deleted
+        try:
+            Path.cwd()
+        except FileNotFoundError as error:  # torch ends the process there
+            raise StorageError("the working directory was deleted: change to another.") from error
         parsed = _parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from composable_energy.energy import Energy
+    from composable_energy import Energy
 
 
 class Explain(Command):

@@ -18,7 +18,7 @@ from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy import Energy
 
 DEFAULT_FAMILY = "faces"
 _CONFIG = "config.json"
@@ -205,9 +205,11 @@ class Names:
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
-            from composable_energy.catalog import own_members
+            from composable_energy.installed import describe_energies
+            from composable_energy.registry import plugins
+            from composable_energy.registry.records import FIRST_PARTY
 
-            known += own_members()
+            known += [f"{energy.name}/{member}" for energy in describe_energies(plugins(of=FIRST_PARTY)) for member in energy.members]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):

@@ -24,7 +24,7 @@ from composable_energy_cli.trial import foreign_output
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from composable_energy.energy import Energy
+    from composable_energy import Energy
     from composable_energy.sampling import Sampler
 
 _SHEET = 512

@@ -13,7 +13,7 @@ from composable_energy_cli.tables import table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from composable_energy.energy import Energy
+    from composable_energy import Energy
     from composable_energy.explain import Explanation
 
 _LOWEST = 0.05

@@ -12,8 +12,8 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from composable_energy import Energy, Recommendation
 from composable_energy.catalog import get_energy
-from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
 from composable_energy.paths import expanded

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from composable_energy.options import check_integer
+from composable_energy_image.arguments import Activation
 from composable_energy_image.convolutional import ConvolutionalEnergy
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
@@ -41,7 +42,7 @@ def _residual(
     blocks: Sequence[tuple[int, bool]],
     size: int,
     width: int,
-    activation: str = "leaky-relu",
+    activation: Activation = "leaky-relu",
     dropout: float = 0.0,
     *,
     step: float,
@@ -58,7 +59,7 @@ def _residual(
         labels: int | None = None,
         numbers: int | None = None,
         width: int = width,
-        activation: str = activation,
+        activation: Activation = activation,
         spectral_norm: bool = True,
         dropout: float = dropout,
     ) -> ImageEnergy:
@@ -72,7 +73,7 @@ def _residual(
 
 
 def _convolutional(
-    name: str, text: str, first: int, multiples: Sequence[int], size: int, activation: str, step: float | None
+    name: str, text: str, first: int, multiples: Sequence[int], size: int, activation: Activation, step: float | None
 ) -> Callable[..., ImageEnergy]:
     """Returns a builder of convolutions, the later ones with multiples of `width` as channels, and two linear layers."""
 
@@ -83,7 +84,7 @@ def _convolutional(
         labels: int | None = None,
         numbers: int | None = None,
         width: int = 64,
-        activation: str = activation,
+        activation: Activation = activation,
         spectral_norm: bool = True,
     ) -> ImageEnergy:
         w = check_integer("width", width)

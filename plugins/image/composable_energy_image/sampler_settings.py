@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any, Optional
 
+from composable_energy import get_sampler
 from composable_energy.errors import OptionError
-from composable_energy.registry import get_sampler
 from composable_energy_training.setting_types import get_parameters
 
 

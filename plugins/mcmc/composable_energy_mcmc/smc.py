@@ -10,8 +10,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from composable_energy import Energy
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows

@@ -12,9 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from composable_energy import Energy
+from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated

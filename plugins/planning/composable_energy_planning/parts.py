@@ -11,7 +11,6 @@ from torch import Tensor
 
 from composable_energy import ClassifierEnergy, Energy, Negation
 from composable_energy.algebra import Conjunction, Weighted
-from composable_energy.algebra.node import as_float
 from composable_energy.errors import ExpressionError
 from composable_energy_planning.over_time import OverTime
 from composable_energy_planning.terms import Effort, Waypoint
@@ -175,7 +174,7 @@ def _weighted_terms(energy: Energy, weight: float = 1.0) -> list[tuple[Energy, f
     if isinstance(energy, Conjunction):
         return [found for term in energy.terms for found in _weighted_terms(term, weight)]
     if isinstance(energy, Weighted):
-        return _weighted_terms(energy.terms[0], weight * as_float(energy.factor))
+        return _weighted_terms(energy.terms[0], weight * torch.as_tensor(energy.factor).item())
     return [(energy, weight)]
 
 

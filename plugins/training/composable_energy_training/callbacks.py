@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
+from composable_energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, StorageError
 from composable_energy.files import remove_leftovers, replace_file
 from composable_energy.grids import is_picture, write_grid

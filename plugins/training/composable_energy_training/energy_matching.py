@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer, check_number

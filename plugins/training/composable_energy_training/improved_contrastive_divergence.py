@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
+from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer

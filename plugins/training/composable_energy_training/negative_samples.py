@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
+from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer

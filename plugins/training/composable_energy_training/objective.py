@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.energy import Energy
+from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 
