@@ -63,34 +63,3 @@ def test_a_discrete_distribution_is_refused(distribution):
         ce.as_energy(distribution)
     with pytest.raises(LiftError):
         ce.as_energy(td.Normal(0.0, 1.0)) & distribution
-
-
-class Strange(td.Distribution):
-    arg_constraints = {}
-
-    def __init__(self, support: object = None) -> None:
-        super().__init__(torch.Size(), torch.Size([2]))
-        self.bounds = support
-
-    @property
-    def support(self):
-        if self.bounds is None:
-            raise NotImplementedError
-        return self.bounds
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        return -value.sum(-1)
-
-
-class Odd(td.constraints.Constraint):
-    event_dim = 1
-
-    def check(self, value):
-        return value[..., 0] > 0
-
-
-def test_a_distribution_whose_support_is_not_known_is_refused():
-    with pytest.raises(LiftError, match="has no `support`"):
-        ce.as_energy(Strange())
-    with pytest.raises(LiftError, match=r"transform_to\.register"):
-        ce.as_energy(Strange(Odd()))

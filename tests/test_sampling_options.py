@@ -13,7 +13,6 @@ from composable_energy.errors import (
     UngroundedError,
 )
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
-from composable_energy.sampling.request import resolve_noise
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder
 
@@ -170,13 +169,6 @@ def test_densities_that_are_none_are_reported():
 def test_an_energy_without_gradient_is_reported():
     with pytest.raises(ExpressionError, match="has no gradient at its points: it is constant, or detaches"):
         ce.as_energy(lambda x: x.detach().square().sum(1)).sample((3, 2), sampler=Langevin(0.1))
-
-
-def test_noise_is_philox_where_blocks_cannot_be_drawn():
-    assert resolve_noise(None, torch.device("cuda")) == resolve_noise("philox", torch.device("cuda")) == "philox"
-    assert resolve_noise(None, torch.device("cpu")) == "blocks" and resolve_noise("philox", torch.device("cpu")) == "philox"
-    with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
-        resolve_noise("blocks", torch.device("cuda"))
 
 
 def test_an_error_inside_a_chunk_names_the_energy():

@@ -210,16 +210,6 @@ def test_clamping_a_point_that_moves_is_refused_with_the_reason():
         Bowl().sample((2, 2), sampler=Underdamped, step_size=0.1, clamp=(0, 1))
 
 
-def test_underdamped_takes_one_gradient_a_step_and_images():
-    sizes = []
-    energy = ce.as_energy(lambda x: sizes.append(len(x)) or x.square().flatten(1).sum(1) / 2)
-    x = energy.sample((500, 3, 4, 4), sampler=Underdamped(1.0), steps=60, seed=0)
-    assert sizes == [500] * 61
-    norms = x.flatten(1).square().sum(1)
-    assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
-    assert abs(norms.var() - 96) < 4 * 96 * math.sqrt(2 / 500 + 12 / 48 / 500)
-
-
 def test_underdamped_without_temperature_rolls_to_the_mode():
     assert Bowl().sample((4, 3), sampler=Underdamped(0.5, temperature=0), steps=200, seed=0).abs().max() < 1e-6
 
