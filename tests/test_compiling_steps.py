@@ -214,16 +214,6 @@ def test_chains_that_diverge_end_at_the_same_step_and_the_others_go_on():
     assert torch.equal(trace.diverged_at, fused.diverged_at)
 
 
-def test_the_fourth_sampler_takes_single_steps():
-    energy, counts = compiled(PAIR), []
-    for scale in (0.1, 0.2, 0.3, 0.4):
-        Counted.calls.clear()
-        sampler = Counted(scale=scale)
-        torch.testing.assert_close(energy.sample((20, 3), sampler=sampler, **CALL), PAIR.sample((20, 3), sampler=sampler, **CALL))
-        counts.append(len(Counted.calls) - 21)
-    assert counts == [9, 9, 9, 21]
-
-
 def move(energy, x, energies, length):
     energies, grad = energy_and_gradient(energy, x)
     move.calls += 1
@@ -231,17 +221,6 @@ def move(energy, x, energies, length):
 
 
 move.calls = 0
-
-
-def test_steps_with_large_products_are_compiled_one_by_one():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 2048), nn.Tanh(), nn.Linear(2048, 2048), nn.Tanh(), nn.Linear(2048, 1)).requires_grad_(False)
-    energy = ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1))
-    wanted = energy.sample((20, 3), sampler=Counted(), **CALL)
-    Counted.calls.clear()
-    found = compiled(energy).sample((20, 3), sampler=Counted(), **CALL)
-    assert len(Counted.calls) == 2  # without compilation, and recorded
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 23])
@@ -257,15 +236,6 @@ def test_applications_are_compiled_once_and_counted(count):
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other)
     assert torch.equal(found[0], iterate(move, energy, tensors, (torch.tensor(0.1),), count)[0])
-
-
-def test_another_length_compiles_nothing_and_a_tuning_neither():
-    energy, x = compiled(PAIR), torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
-    iterate(move, energy, (x, x.sum(1)), (torch.tensor(0.1),), 11)
-    for length, fuse, calls in ((0.2, True, 0), (0.2, False, 11)):
-        move.calls = 0
-        iterate(move, energy, (x, x.sum(1)), (torch.tensor(length),), 11, fuse=fuse)
-        assert move.calls == calls
 
 
 def test_many_points_and_what_looks_at_numbers_are_applied_without_compilation():

@@ -100,9 +100,6 @@ def test_arguments_of_the_wrong_kind_are_reported_with_what_was_got(options, err
         draw(**options)
 
 
-# Energies that change on the way ----------------------------------------------------------------------------------------------------------
-
-
 class Changing(ce.Energy):
     """A bowl that returns something else from some call on."""
 
@@ -162,9 +159,6 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
     assert trace.diverged.any() and x.isfinite().all() and x.square().sum(1).max() <= 8
     assert len(x) == (40 - int(trace.diverged.sum()) if policy == "drop" else 40)
     assert bool((trace.restarts > 0).any()) == (policy == "restart")
-
-
-# Going on with another energy -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

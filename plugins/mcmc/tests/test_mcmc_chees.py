@@ -10,11 +10,8 @@ from torch.distributions import MultivariateNormal
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy_mcmc import ChEES
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.metric import CovarianceEstimator
-from composable_energy_mcmc.trials import lost_to_jumps
 
 F64 = torch.float64
 
@@ -43,25 +40,6 @@ def rotated(size: int, condition: float) -> Tensor:
 
 def tuned(energy, n=2, **options):
     return energy.sample(n, sampler=ChEES(**options), steps=1, seed=0, trace=True)[1].sampler
-
-
-@pytest.mark.parametrize(
-    ("covariance", "draws", "kind"),
-    [
-        (rotated(20, 100.0), 2000, "dense"),
-        (rotated(20, 100.0), 150, "diagonal"),  # too few
-        (torch.diag(torch.logspace(-3, 3, 20, dtype=F64)), 2000, "diagonal"),
-        (torch.eye(100, dtype=F64), 1000, "diagonal"),  # all correlations are chance
-        (torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64), 2000, "dense"),
-        (torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=F64), 2000, "diagonal"),
-        (torch.eye(300, dtype=F64) + 9, 4000, "diagonal"),  # too many numbers in a point
-    ],
-)
-def test_a_matrix_is_taken_where_it_pays(covariance, draws, kind):
-    x = Noise(0, range(draws)).normal(torch.zeros(draws, len(covariance), dtype=F64)) @ torch.linalg.cholesky(covariance).T
-    spread = CovarianceEstimator("auto", x)
-    spread.add(x)
-    assert spread.metric(F64).kind == kind
 
 
 @pytest.mark.slow
@@ -187,15 +165,3 @@ def test_step_sizes_suit_the_smooth_part_of_energies_that_jump(name):
         mean = weights @ expected
         error = 4 * (weights @ (expected - mean).square() / 2000 + (weights.square() @ (expected - mean).square())).sqrt()
         assert abs(values.mean() - mean) < error
-
-
-def test_kinks_and_narrow_parts_are_no_jumps():
-    energies = {
-        "kink": lambda x: 3 * x.abs().sum(1),
-        "narrow": lambda x: x[:, 0].square() / 18 + (x[:, 1:].square() * (-x[:, :1]).exp()).sum(1) / 2 + x[:, 0],
-        "jump": lambda x: x.square().sum(1) / 2 + 3 * (x[:, 0] > 1).float(),
-    }
-    for name, function in energies.items():
-        energy, x = ce.as_energy(function), torch.randn(512, 3, generator=torch.Generator().manual_seed(2)) / 3
-        lost = lost_to_jumps(ChEES(0.6, 0.6), energy, State(x, *energy_and_gradient(energy, x)), Noise(0, range(512)))
-        assert (lost > 0) == (name == "jump")

@@ -12,10 +12,8 @@ import composable_energy as ce
 from benchmarks import closed_forms
 from benchmarks.closed_forms import Effort, effective, measure
 from composable_energy.diagnostics import SamplingWarning
-from composable_energy.sampling import Noise, sample
-from composable_energy.testing.invariance import assert_invariant
+from composable_energy.sampling import Noise
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.metric import Metric
 
 F64 = torch.float64
 
@@ -107,20 +105,6 @@ def test_a_flat_density_ends_at_its_borders(slope, sampler):
     assert x.min() >= 0 and x.max() <= high
     assert (x.mean() - mean).abs() < 4 * (variance / n).sqrt()
     assert (x.var() - variance).abs() < 4 * (x - mean).square().std() / math.sqrt(n)
-
-
-STRETCHED = Metric(torch.tensor([0.8, 1.5], dtype=F64))
-SLANTED = Metric(torch.tensor([[1.0, 0.0], [0.7, 1.2]], dtype=F64), torch.Size([2]))
-EXACT = [
-    *(MALA(0.1), HMC(0.15, leapfrogs=8), HMC(0.15, leapfrogs=8, jitter=False)),
-    *(ChEES(0.15, 1.2), ChEES(0.15, 1.2, STRETCHED), ChEES(0.15, 1.2, SLANTED)),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", EXACT, ids=repr)
-def test_exact_draws_of_a_banana_stay_exact(sampler):
-    assert_invariant(sample, sampler=sampler, seed=5)
 
 
 @pytest.mark.slow
@@ -222,9 +206,6 @@ def test_annealed_without_noise_levels_lowers_the_temperature():
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
     assert (x.var(0) - 1).abs().max() < 0.1
-
-
-# The benchmark of all of them, in short --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -14,8 +14,6 @@ from composable_energy_mcmc.metropolis import choose
 F64 = torch.float64
 
 
-# Balance -----------------------------------------------------------------------------------------------------------
-
 SKEWED = ce.as_energy(lambda x: x[:, 0] ** 4 / 4 - x[:, 0] ** 2 / 2 - x[:, 0] / 2)  # two modes of different depth
 
 
@@ -64,9 +62,6 @@ def test_as_many_chains_go_back_as_there(sampler, step):
 @pytest.mark.parametrize("sampler", [NoCorrection(1.0), Barker(1.0)], ids=lambda sampler: type(sampler).__name__)
 def test_the_balance_finds_wrong_acceptances(sampler):
     assert p_of_balance(sampler, 1) < 1e-8
-
-
-# Gradients -----------------------------------------------------------------------------------------------------------
 
 
 COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]

@@ -47,12 +47,6 @@ def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget(seed
     assert shares(stuck)[0] == 1
 
 
-# Exact levels -------------------------------------------------------------------------------------------------------------------------
-
-
-# Any energy ---------------------------------------------------------------------------------------------------------------------------
-
-
 class Labelled(ce.Energy):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return (x - y[:, None]).square().sum(1) * 2
