@@ -9,7 +9,6 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, LiftError, OptionError, ShapeError
-from tests.distribution_values import t
 
 
 class Decoder(nn.Module):
@@ -40,26 +39,3 @@ def test_a_class_is_a_typed_error_that_says_what_to_do(options):
         ce.as_energy(td.Normal, **options)
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, ComposableEnergyError)
-
-
-DISCRETE = [
-    td.Bernoulli(t(0.3)),
-    td.Binomial(3, t(0.3)),
-    td.Categorical(t(0.3, 0.7)),
-    td.Geometric(t(0.3)),
-    td.Multinomial(3, t(0.3, 0.7)),
-    td.NegativeBinomial(3, t(0.3)),
-    td.OneHotCategorical(t(0.3, 0.7)),
-    td.Poisson(t(2.0)),
-    td.Independent(td.Poisson(t(2.0, 3.0)), 1),
-    td.MixtureSameFamily(td.Categorical(t(0.3, 0.7)), td.Poisson(t(1.0, 2.0))),
-    td.TransformedDistribution(td.Poisson(t(2.0)), [td.AffineTransform(0.0, 2.0)]),
-]
-
-
-@pytest.mark.parametrize("distribution", DISCRETE, ids=lambda d: type(d).__name__)
-def test_a_discrete_distribution_is_refused(distribution):
-    with pytest.raises(LiftError, match="is discrete: its points are numbers without a gradient"):
-        ce.as_energy(distribution)
-    with pytest.raises(LiftError):
-        ce.as_energy(td.Normal(0.0, 1.0)) & distribution

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
+from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import SMC
 
@@ -129,12 +129,6 @@ def test_points_of_any_shape_and_dtype(shape, dtype):
     x, trace = energy.sample(shape, sampler=SMC(leapfrogs=2), seed=0, dtype=dtype, trace=True)
     assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
     assert abs(trace.scalars["log_z"][-1] - x[0].numel() * math.log(2 * math.pi) / 2) < 5 * trace.scalars["log_z_se"][-1] + 0.5
-
-
-def test_half_precision_is_refused():
-    for sampler in (SMC(mean=0.0, scale=1.0), "smc"):
-        with pytest.raises(DtypeError, match=r"dtype=torch\.float32"):
-            Gaussian(torch.zeros(2, dtype=torch.bfloat16)).sample(4, sampler=sampler, seed=0)
 
 
 def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():

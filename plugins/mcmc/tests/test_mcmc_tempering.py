@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Exponential, MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import Tempering
 
@@ -94,20 +94,6 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
         broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
     x = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep")
     assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_points_of_any_shape_and_dtype(shape, dtype):
-    energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
-    x, trace = energy.sample(shape, sampler=QUICK, steps=4, seed=0, dtype=dtype, trace=True)
-    assert x.shape == shape and x.dtype == dtype and x.isfinite().all() and trace.energies.unique(dim=0).shape[0] > 1
-
-
-def test_half_precision_is_refused():
-    for sampler in (QUICK, "tempering"):
-        with pytest.raises(DtypeError, match=r"dtype=torch\.float32"):
-            Gaussian(torch.zeros(2, dtype=torch.bfloat16)).sample(4, sampler=sampler, seed=0)
 
 
 def test_images_have_the_right_law_and_gradients_are_counted():
