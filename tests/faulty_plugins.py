@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 import composable_energy as ce
-from composable_energy.kernels import Kernel
-from composable_energy.kernels.reference import reference_step
-from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_training import Recipe
 
@@ -37,31 +34,6 @@ class Bowl(ce.Energy):
         return {"power": self.power}
 
 
-class ForgetsToSum(Bowl):
-    def forward(self, x):
-        return self.scale * x.abs().pow(self.power)
-
-
-class NormalisesTheBatch(Bowl):
-    def forward(self, x):
-        return super().forward(x / x.detach().std(0).clamp_min(0.1)) if len(x) > 1 else super().forward(x)
-
-
-class DetachesATerm(Bowl):
-    def forward(self, x):
-        return super().forward(x) + x.detach()[:, 0].square()
-
-
-class CentresInPlace(Bowl):
-    def forward(self, x):
-        return super().forward(x.detach().sub_(0.5) if not x.requires_grad else x - 0.5)
-
-
-class ComputesInDouble(Bowl):
-    def forward(self, x):
-        return super().forward(x.double())
-
-
 class ForgetsAnOption(Bowl):
     def __init__(self, power: float = 2.0) -> None:
         super().__init__(power)
@@ -72,60 +44,6 @@ class ForgetsAnOption(Bowl):
 
     def config(self):
         return {}
-
-
-@dataclass(frozen=True)
-class Walk(Sampler):
-    """Random-walk Metropolis."""
-
-    scale: float = 1.5
-
-    def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, energy(x), torch.zeros_like(x))
-
-    def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = state.x + self.scale * self.draw(noise, state.x)
-        energies = energy(x)
-        acceptance = self.accept(state.energy - energies)
-        keep = noise.uniform(state.x, stream=1) >= acceptance
-        return self.choose(keep, state, x, energies), Info(acceptance)
-
-    def draw(self, noise: Noise, x: Tensor) -> Tensor:
-        return noise.normal(x)
-
-    def accept(self, gain: Tensor) -> Tensor:
-        return gain.exp().clamp(max=1)
-
-    def choose(self, keep: Tensor, state: State, x: Tensor, energies: Tensor) -> State:
-        return State(torch.where(unsqueeze_to(keep, x), state.x, x), torch.where(keep, state.energy, energies), state.grad)
-
-
-class DrawsFromTorch(Walk):
-    def draw(self, noise, x):
-        return torch.randn_like(x)
-
-
-class SharesNoise(Walk):
-    def draw(self, noise, x):
-        return noise.normal(x)[:1].expand_as(x)
-
-
-class AcceptsBarker(Walk):
-    """The ratio of Barker, with a factor that makes it wrong."""
-
-    def accept(self, gain):
-        return (2 * torch.sigmoid(gain)).clamp(max=1)
-
-
-class OverwritesItsState(Walk):
-    def choose(self, keep, state, x, energies):
-        state.x.copy_(torch.where(unsqueeze_to(keep, x), state.x, x))
-        return State(state.x.clone(), torch.where(keep, state.energy, energies), state.grad)
-
-
-class KeepsTheWrongEnergy(Walk):
-    def choose(self, keep, state, x, energies):
-        return State(torch.where(unsqueeze_to(keep, x), state.x, x), energies, state.grad)
 
 
 class Encoder(nn.Module):
@@ -168,41 +86,6 @@ class LeavesALayerOut(Encoder):
     def __init__(self) -> None:
         super().__init__()
         self.middle = nn.Linear(8, 8)
-
-
-class Step(Kernel):
-    """The reference step as a kernel of float32."""
-
-    def available(self) -> tuple[bool, str]:
-        return True, ""
-
-    def refusal(self, x: Tensor) -> str:
-        return "" if x.dtype == torch.float32 else f"it takes no {x.dtype}"
-
-    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
-        noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
-        new, kick = reference_step(x, gradients, momentum, coefficients, noise, counter.stream, False)
-        out.copy_(new)
-        if kick is not None and out_momentum is not None:
-            out_momentum.copy_(kick)
-
-
-class ForgetsTheBox(Step):
-    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
-        super().langevin_step(x, gradients, momentum, coefficients._replace(low=None, high=None), counter, out, out_momentum)
-
-
-class CountsFromZero(Step):
-    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
-        super().langevin_step(x, gradients, momentum, coefficients, counter._replace(chain=0), out, out_momentum)
-
-
-class ReadsWhatItWrote(Step):
-    """It writes the points before it has read the momentum's share of them."""
-
-    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
-        out.zero_()
-        super().langevin_step(x, gradients, momentum, coefficients, counter, out, out_momentum)
 
 
 @dataclass(frozen=True)

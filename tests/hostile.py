@@ -36,7 +36,7 @@ from composable_energy.registry.build import stored_options
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_training import open_recipe
-from tests.campaign.files import _ODD, damage, edit, places
+from tests.campaign.files import ODD, damage, edit, places
 from tests.campaign.pictures import KINDS
 from tests.campaign.runner import Counts, run_area
 from tests.campaign.trial import Area, Defect, Trial, check, typed
@@ -182,7 +182,7 @@ def prepare(folder: Path) -> Trial:
     watch = Watch()
 
     def odd(chance: random.Random) -> Any:
-        return chance.choice(baits) if chance.random() < 0.4 else deepcopy(chance.choice(_ODD))
+        return chance.choice(baits) if chance.random() < 0.4 else deepcopy(chance.choice(ODD))
 
     def change(config: Any, chance: random.Random) -> None:
         """Edits one value, or lets one be a path, a deep value or another plug-in."""

@@ -99,11 +99,6 @@ def test_groundedness_follows_the_structure(base):
     assert not Tilt(base, 1.0).sharpened(-1).grounded and Tilt(base, 1.0).sharpened(0).grounded
 
 
-def test_implication_is_not_a_or_b():
-    a, b, x = LEAVES["event"], LEAVES["warm"], points()
-    torch.testing.assert_close((a >> b)(x), (~a | b)(x))
-
-
 def test_numbers_of_numpy_and_torch_are_weights(base):
     x = points()
     for weight in (2, 2.0, np.float64(2), np.float32(2), torch.tensor(2.0)):

@@ -17,21 +17,14 @@ pytestmark = [
 ]
 
 TRIALS = {
-    "files": 60,
-    "pictures": 60,
     "kills in save": 15,
     "kills in sampling": 8,
     "kills in training": 4,
     "full disk": 15,
     "clocks": 8,
-    "low memory": 8,
     "races": 4,
-    "ranks": 3,
     "numerics": 12,
-    "surroundings": 8,
-    "parser": 3,
     "command line": 30,
-    "playground: requests": 60,
 }
 
 
@@ -62,13 +55,6 @@ def test_a_campaign_continues_and_its_counts_add_up(tmp_path):
         assert campaign(tmp_path, "--areas", "command line", "--trials", "20")[0] == 0
     code, printed = campaign(tmp_path, "--report")
     assert code == 0 and "| command line | 40 |" in printed
-
-
-@pytest.mark.parametrize("defect", ["no sync of a folder", "escapes are printed"])
-def test_a_planted_defect_is_found(tmp_path, defect):
-    code, printed = campaign(tmp_path, "--defects", defect)
-    assert code == 0, printed
-    assert f"| {defect} |" in printed and "missed" not in printed
 
 
 def test_counts_that_are_negative_are_added_up(tmp_path):

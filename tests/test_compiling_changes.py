@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from typing import ClassVar
 
 import pytest
 import torch
@@ -43,46 +42,6 @@ OPTIONS = {"seed": 0, "sampler": "langevin", "step_size": 0.05, "steps": 3, "noi
 
 def assert_draws_same(energy):
     torch.testing.assert_close(energy.sample((4, 2), compile=True, **OPTIONS), energy.sample((4, 2), **OPTIONS))
-
-
-class Seen(Scaled):
-    """Notes how many points it is evaluated at."""
-
-    sizes: ClassVar[list[int]] = []
-
-    def forward(self, x):
-        self.sizes.append(len(x))
-        return super().forward(x)
-
-
-class Centered(Seen):
-    """An energy of each point that depends on all others."""
-
-    def forward(self, x):
-        return super().forward(x - x.mean(0))
-
-
-class Whole(Seen):
-    """An energy that takes batches of 40 points only."""
-
-    def forward(self, x):
-        return super().forward(x.view(40, 2))
-
-
-@needs_compiler
-@pytest.mark.parametrize(("kind", "points"), [(Seen, 16), (Centered, 40), (Whole, 40)])
-def test_a_call_evaluates_few_points_to_see_a_change(kind, points, monkeypatch):
-    def draw():
-        Seen.sizes.clear()
-        return energy.sample((40, 2), compile=True, **OPTIONS)
-
-    compilations, energy = Compilations(monkeypatch), kind()
-    first = draw()
-    assert compilations.of(lambda: torch.testing.assert_close(draw(), first)) == 0
-    assert Seen.sizes == [points]
-    monkeypatch.setattr(Scaled, "power", 4)
-    assert compilations.of(draw) == 2
-    torch.testing.assert_close(draw(), energy.sample((40, 2), **OPTIONS))
 
 
 @pytest.mark.slow

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, compiled, energy_and_gradient, iterate
-from composable_energy.sampling.compiled_noise import graph_normal, graph_uniform, key_tensor
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
 from tests.factories import needs_compiler
@@ -187,21 +185,6 @@ def test_steps_of_many_points_are_compiled_alone(sampler):
         assert len(Counted.calls) == 21 + 2  # one for the checks and one that is recorded
 
 
-@pytest.mark.parametrize(("dtype", "event"), [(torch.float32, (1,)), (torch.float32, (7,)), (torch.float64, (2, 5))])
-def test_noise_in_a_graph_is_that_of_single_steps_and_has_the_same_bits_for_other_chains(dtype, event):
-    def rows(first, n):
-        like, key = torch.zeros(n, *event, dtype=dtype), key_tensor(Noise(2**40 + 5, range(first, first + n), kind="philox"), 9)
-        return torch.compile(lambda key: (graph_normal(key, like, 3, 4), graph_uniform(key, like, 2, 4)))(key)
-
-    x = torch.zeros(21, *event, dtype=dtype)
-    noises = [Noise(2**40 + 5, range(11, 32), step, "philox") for step in range(9, 13)]
-    normal, uniform = rows(11, 21)
-    torch.testing.assert_close(normal, torch.stack([noise.normal(x, 3) for noise in noises]), rtol=1e-5, atol=2e-6)
-    assert torch.equal(uniform, torch.stack([noise.uniform(x, 2) for noise in noises]))
-    some, others = rows(14, 5)
-    assert torch.equal(some, normal[:, 3:8]) and torch.equal(others, uniform[:, 3:8])
-
-
 def test_compiled_steps_draw_the_noise_of_other_devices_and_other_steps_that_of_the_cpu(pair):
     call = {**CALL, "noise": None, "trace": True}
     for sampler, energy, kind in (("langevin", pair, "philox"), ("langevin", PAIR, "blocks"), ("smc", pair, "blocks")):
@@ -231,26 +214,6 @@ def test_chains_that_diverge_end_at_the_same_step_and_the_others_go_on():
     assert torch.equal(trace.diverged_at, fused.diverged_at)
 
 
-def test_a_changed_energy_is_compiled_again():
-    energy = Cliff(edge=1e6)
-    before = energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL)
-    energy.edge = 1e5
-    torch.testing.assert_close(energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL), before)
-    energy.edge = 0.2
-    with pytest.raises(ce.errors.SamplingDiverged):
-        energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL)
-
-
-def test_the_fourth_sampler_takes_single_steps():
-    energy, counts = compiled(PAIR), []
-    for scale in (0.1, 0.2, 0.3, 0.4):
-        Counted.calls.clear()
-        sampler = Counted(scale=scale)
-        torch.testing.assert_close(energy.sample((20, 3), sampler=sampler, **CALL), PAIR.sample((20, 3), sampler=sampler, **CALL))
-        counts.append(len(Counted.calls) - 21)
-    assert counts == [9, 9, 9, 21]
-
-
 def move(energy, x, energies, length):
     energies, grad = energy_and_gradient(energy, x)
     move.calls += 1
@@ -258,17 +221,6 @@ def move(energy, x, energies, length):
 
 
 move.calls = 0
-
-
-def test_steps_with_large_products_are_compiled_one_by_one():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 2048), nn.Tanh(), nn.Linear(2048, 2048), nn.Tanh(), nn.Linear(2048, 1)).requires_grad_(False)
-    energy = ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1))
-    wanted = energy.sample((20, 3), sampler=Counted(), **CALL)
-    Counted.calls.clear()
-    found = compiled(energy).sample((20, 3), sampler=Counted(), **CALL)
-    assert len(Counted.calls) == 2  # without compilation, and recorded
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 23])
@@ -284,15 +236,6 @@ def test_applications_are_compiled_once_and_counted(count):
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other)
     assert torch.equal(found[0], iterate(move, energy, tensors, (torch.tensor(0.1),), count)[0])
-
-
-def test_another_length_compiles_nothing_and_a_tuning_neither():
-    energy, x = compiled(PAIR), torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
-    iterate(move, energy, (x, x.sum(1)), (torch.tensor(0.1),), 11)
-    for length, fuse, calls in ((0.2, True, 0), (0.2, False, 11)):
-        move.calls = 0
-        iterate(move, energy, (x, x.sum(1)), (torch.tensor(length),), 11, fuse=fuse)
-        assert move.calls == calls
 
 
 def test_many_points_and_what_looks_at_numbers_are_applied_without_compilation():

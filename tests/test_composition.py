@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.sampling import compiled, energy_and_gradient
-from tests.factories import DTYPE, LEAVES, Affine, needs_compiler, points
+from composable_energy.sampling import energy_and_gradient
+from tests.factories import DTYPE, LEAVES, Affine, points
 
 
 class Passed(torch.autograd.Function):
@@ -134,20 +134,6 @@ def test_a_decoder_is_evaluated_once_for_all_that_it_shows():
     assert counts(energy, decoder) == (1, 1)
     assert counts(energy.at(0.5), decoder) == (1, 1)
     assert counts(energy, decoder, sigma=torch.rand(6, dtype=DTYPE)) == (1, 1)
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_it_is_compiled_once_as_well():
-    features = Counted(2, 8)
-    energy = EXPRESSIONS["weighted"](*heads(ce.shared(features))).eval()
-    plain = energy_and_gradient(energy, points(6))
-    fast = compiled(energy)
-    energy_and_gradient(fast, points(6))
-    graph = fast.graphs[0].graph
-    products = [node for node in graph.nodes if node.op == "call_function" and "mm" in str(node.target)]
-    assert len(products) == 2 * 1 + 2 * 4  # the features and four heads, there and back
-    torch.testing.assert_close(energy_and_gradient(fast, points(6)), plain, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow

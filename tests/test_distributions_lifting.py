@@ -9,7 +9,6 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, LiftError, OptionError, ShapeError
-from tests.distribution_values import t
 
 
 class Decoder(nn.Module):
@@ -40,57 +39,3 @@ def test_a_class_is_a_typed_error_that_says_what_to_do(options):
         ce.as_energy(td.Normal, **options)
     assert isinstance(caught.value, TypeError)
     assert isinstance(caught.value, ComposableEnergyError)
-
-
-DISCRETE = [
-    td.Bernoulli(t(0.3)),
-    td.Binomial(3, t(0.3)),
-    td.Categorical(t(0.3, 0.7)),
-    td.Geometric(t(0.3)),
-    td.Multinomial(3, t(0.3, 0.7)),
-    td.NegativeBinomial(3, t(0.3)),
-    td.OneHotCategorical(t(0.3, 0.7)),
-    td.Poisson(t(2.0)),
-    td.Independent(td.Poisson(t(2.0, 3.0)), 1),
-    td.MixtureSameFamily(td.Categorical(t(0.3, 0.7)), td.Poisson(t(1.0, 2.0))),
-    td.TransformedDistribution(td.Poisson(t(2.0)), [td.AffineTransform(0.0, 2.0)]),
-]
-
-
-@pytest.mark.parametrize("distribution", DISCRETE, ids=lambda d: type(d).__name__)
-def test_a_discrete_distribution_is_refused(distribution):
-    with pytest.raises(LiftError, match="is discrete: its points are numbers without a gradient"):
-        ce.as_energy(distribution)
-    with pytest.raises(LiftError):
-        ce.as_energy(td.Normal(0.0, 1.0)) & distribution
-
-
-class Strange(td.Distribution):
-    arg_constraints = {}
-
-    def __init__(self, support: object = None) -> None:
-        super().__init__(torch.Size(), torch.Size([2]))
-        self.bounds = support
-
-    @property
-    def support(self):
-        if self.bounds is None:
-            raise NotImplementedError
-        return self.bounds
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        return -value.sum(-1)
-
-
-class Odd(td.constraints.Constraint):
-    event_dim = 1
-
-    def check(self, value):
-        return value[..., 0] > 0
-
-
-def test_a_distribution_whose_support_is_not_known_is_refused():
-    with pytest.raises(LiftError, match="has no `support`"):
-        ce.as_energy(Strange())
-    with pytest.raises(LiftError, match=r"transform_to\.register"):
-        ce.as_energy(Strange(Odd()))

@@ -60,16 +60,6 @@ def test_a_formula_in_a_bad_order_is_refused_with_its_size():
     assert time.process_time() - start < 2
 
 
-def test_a_table_has_a_limit():
-    from composable_energy.events.diagram import DiagramBuilder
-
-    builder = DiagramBuilder(limit=5)
-    ors = builder.disjoin(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
-    with pytest.raises(ExpressionError, match="more than 5 nodes"):
-        for level in range(3, 9):
-            ors = builder.conjoin(ors, builder.node(level, (0, 1)))
-
-
 @pytest.mark.slow
 def test_parity_of_thirty_fair_heads_is_a_half():
     networks = [nn.Linear(3, 1).double() for _ in range(30)]

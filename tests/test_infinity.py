@@ -53,9 +53,6 @@ def both(energy: ce.Energy) -> tuple[Tensor, Tensor]:
     return energies, gradient
 
 
-# Defect 6 -----------------------------------------------------------------------------------------------------------------------------
-
-
 def test_relative_energies_over_a_bounded_base_are_infinite_where_it_is():
     left, right = A.relative_to(U), B.relative_to(U)
     energies, gradient = both(left & right)

@@ -74,14 +74,6 @@ def test_the_first_chains_of_a_block_are_those_of_the_whole_block(event, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_chain_at_a_time_draws_the_same(kind):
-    noise, x = Noise(1, range(5), kind=kind), torch.zeros(5, 3)
-    for step in (0, 1, 2**31):
-        rows = [noise.at(step).for_chains([i]).normal(x[:1]) for i in range(5)]
-        assert torch.equal(torch.cat(rows), noise.at(step).normal(x))
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("chains", [range(40), range(5, 300), (7, 3, 2049), range(2048, 2064)])
 def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):

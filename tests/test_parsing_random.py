@@ -122,13 +122,6 @@ def test_tree_and_energy_read_back_as_they_are_written(text: str):
         torch.testing.assert_close(again(x), energy(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.full
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60))
-def test_any_text_gives_a_tree_or_a_typed_error(text: str):
-    assert_tree_or_typed_error(text)
-
-
 @pytest.mark.slow
 def test_ten_thousand_random_strings_and_a_thousand_mutants_take_seconds():
     draw = random.Random(0)

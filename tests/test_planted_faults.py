@@ -6,14 +6,13 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.testing import check_encoder, check_energy, check_kernel, check_sampler
+from composable_energy.testing import check_encoder, check_energy
 from composable_energy_image.testing import check_world
 from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.faulty_plugins import SETTINGS, TEXTS
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]])
-SHAPES = [(3, 2), (5,), (2, 7)]
 
 
 def energy(cls: type[ce.Energy], **options) -> Callable[[], None]:
@@ -32,16 +31,8 @@ def instance(cls: type[ce.Energy]) -> Callable[[], None]:
     return check
 
 
-def sampler(cls) -> Callable[[], None]:
-    return lambda: check_sampler(cls(), steps=60)
-
-
 def encoder(cls) -> Callable[[], None]:
     return lambda: check_encoder(cls, POINTS)
-
-
-def kernel(cls) -> Callable[[], None]:
-    return lambda: check_kernel(cls, shapes=SHAPES)
 
 
 def recipe(cls, texts=TEXTS, settings=SETTINGS) -> Callable[[], None]:
@@ -56,26 +47,13 @@ WITHOUT_SEED = {"data": SETTINGS["data"], "training": {"steps": 10, "device": "n
 
 # The faulty plug-in, its correct twin, the check that catches it, and words of its message.
 FAULTS = {
-    "energy: a sum is missing": (energy(faulty.ForgetsToSum), energy(faulty.Bowl), "shape", r"\(4, 2\).*expected \(4,\)"),
-    "energy: the batch is normalised": (energy(faulty.NormalisesTheBatch), energy(faulty.Bowl), "rows", "alone and in a batch"),
-    "energy: a term is detached": (energy(faulty.DetachesATerm), energy(faulty.Bowl), "gradient", "slope.*finite differences"),
-    "energy: points are changed": (energy(faulty.CentresInPlace), energy(faulty.Bowl), "input", "points have been changed in place"),
-    "energy: the dtype is fixed": (energy(faulty.ComputesInDouble), energy(faulty.Bowl), "shape", r"float64.*float32"),
     "energy: config misses an option": (instance(faulty.ForgetsAnOption), instance(faulty.Bowl), "save", "other energies"),
     "energy: an option is misspelt": (energy(faulty.Bowl, powr=4.0), energy(faulty.Bowl, power=4.0), "build", "'planted' takes .*power"),
-    "sampler: noise of torch": (sampler(faulty.DrawsFromTorch), sampler(faulty.Walk), "seed", "random state|from `noise` only"),
-    "sampler: noise of one chain": (sampler(faulty.SharesNoise), sampler(faulty.Walk), "noise", "all chains get the same noise"),
-    "sampler: a wrong acceptance": (sampler(faulty.AcceptsBarker), sampler(faulty.Walk), "exact", "exact draws do not stay exact"),
-    "sampler: the state is changed": (sampler(faulty.OverwritesItsState), sampler(faulty.Walk), "state", "changes x of its state in place"),
-    "sampler: energy of a rejected point": (sampler(faulty.KeepsTheWrongEnergy), sampler(faulty.Walk), "values", "energies of the state"),
     "encoder: the batch is centred": (encoder(faulty.CentresTheBatch), encoder(faulty.Encoder), "rows", "alone and in a batch"),
     "encoder: dropout is never off": (encoder(faulty.AlwaysDropsOut), encoder(faulty.Encoder), "randomness", "random numbers from torch"),
     "encoder: no gradient": (encoder(faulty.WithoutGradient), encoder(faulty.Encoder), "gradient", "detached from the inputs"),
     "encoder: a tensor is not saved": (encoder(faulty.HidesATensor), encoder(faulty.Encoder), "state", "parameter or buffer"),
     "encoder: an unused layer": (encoder(faulty.LeavesALayerOut), encoder(faulty.Encoder), "weights", "no gradient reaches middle"),
-    "kernel: no box": (kernel(faulty.ForgetsTheBox), kernel(faulty.Step), "step", r"low=-0.5, high=0.75.*: off by"),
-    "kernel: chains from zero": (kernel(faulty.CountsFromZero), kernel(faulty.Step), "noise", r"the noise of Counter\("),
-    "kernel: reads what it wrote": (kernel(faulty.ReadsWhatItWrote), kernel(faulty.Step), "inplace", "in place differs"),
     "recipe: no source": (recipe(faulty.Fit, ("A bowl", "", *TEXTS[2:])), recipe(faulty.Fit), "texts", "source is empty"),
     "recipe: no seed": (recipe(faulty.Fit, settings=WITHOUT_SEED), recipe(faulty.Fit), "settings", "no setting training.seed"),
     "recipe: another seed each time": (

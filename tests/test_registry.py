@@ -175,13 +175,6 @@ def test_importing_the_library_loads_no_plugin(acme):
     assert done.stdout.strip() == "[]"
 
 
-def test_entrypoints_is_named_in_one_file_only():
-    import pathlib
-
-    core = pathlib.Path(ce.__file__).parent
-    assert [p.name for p in core.rglob("*.py") if "import entrypoints" in p.read_text(encoding="utf-8")] == ["discovery.py"]
-
-
 def test_conflicts_name_the_forms_that_resolve(acme):
     install(acme, "beta-energies", {"energies": {"bowl": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
     with pytest.raises(PluginConflictError, match="'acme-energies:bowl' or 'beta-energies:bowl'"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import PluginConflictError, PluginLoadError
+from composable_energy.errors import PluginLoadError
 from composable_energy.registry import api, discovery
 from composable_energy.registry.kinds import group_of
 from tests.third_party import GOOD_ENERGY, install, row
@@ -94,29 +94,6 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
         rows = ce.plugins(load=True)
     assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
     assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
-
-
-@pytest.mark.full
-def test_all_six_at_once(acme):
-    for name in ("raises", "missing", "wrong-type", "newer"):
-        value, source, _ = BROKEN[name]
-        install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0]: source})
-    install(acme, "clash-a", {"energies": {"clash": "third_party_a:Bowl"}})
-    install(acme, "clash-b", {"energies": {"clash": "third_party_a:ring"}})
-    install(acme, "unrelated", {}, raw="no section at all\n")
-    with pytest.warns(RuntimeWarning):
-        rows = ce.plugins(load=True)
-    states = {(r.distribution, r.name): r.state for r in rows}
-    assert {states[f"broken-{name}", name] for name in ("raises", "missing", "wrong-type", "newer")} == {"failed"}
-    assert states["clash-a", "clash"] == states["clash-b", "clash"] == "conflict"
-    assert states["unrelated", ""] == "failed"
-    assert len({r.error for r in rows if r.state in ("failed", "conflict")}) == 7
-    assert all(r.error for r in rows if r.state in ("failed", "conflict"))
-    with pytest.raises(PluginConflictError):
-        ce.get_energy("clash")
-    assert ce.get_energy("clash-b:clash")(torch.zeros(1, 2)).item() == 1.0
-    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
-    assert {r.state for r in rows if r.distribution == "composable-energy"} == {"ok"}
 
 
 @pytest.mark.full

@@ -100,9 +100,6 @@ def test_arguments_of_the_wrong_kind_are_reported_with_what_was_got(options, err
         draw(**options)
 
 
-# Energies that change on the way ----------------------------------------------------------------------------------------------------------
-
-
 class Changing(ce.Energy):
     """A bowl that returns something else from some call on."""
 
@@ -164,9 +161,6 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
     assert bool((trace.restarts > 0).any()) == (policy == "restart")
 
 
-# Going on with another energy -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_a_trace_of_another_energy_is_reported(sampler):
     _, trace = draw(sampler=sampler, trace=True)
@@ -178,16 +172,6 @@ def test_a_trace_of_another_energy_is_reported(sampler):
     with pytest.raises(ShapeError, match=r"\(5,\)"):
         wide.sample(3, resume=trace, steps=1)
     assert torch.equal(BOWL.sample((3, 2), resume=trace, steps=2), draw(sampler=sampler, steps=5))
-
-
-def test_weights_that_have_changed_are_reported():
-    layer = torch.nn.Linear(2, 1)
-    energy = ce.as_energy(lambda x: layer(x).squeeze(1) + x.square().sum(1))
-    _, trace = draw(energy, trace=True)
-    with torch.no_grad():
-        layer.bias += 1
-    with pytest.raises(OptionError, match="another energy"):
-        energy.sample((3, 2), resume=trace, steps=1)
 
 
 def test_levels_of_noise_are_the_samplers_own_business():

@@ -1,14 +1,12 @@
 """Checkpoints: an interrupted run ends as an uninterrupted one."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
-from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
+from tests.checkpoint_runs import BOWL, Stop, same, stop_at
 
 
 def network() -> ce.Energy:
@@ -86,25 +84,6 @@ def test_a_seed_that_nobody_gave_is_kept(tmp_path):
     first, second = (BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10, checkpoint=tmp_path / "c") for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10))
-
-
-def test_an_interrupt_in_the_middle_of_a_step_leaves_the_last_whole_one(tmp_path):
-    calls = 0
-
-    def energy(x):
-        nonlocal calls
-        calls += 1
-        if calls == 21:  # three chunks: their start, its values for the file, and five steps but for one chunk
-            raise KeyboardInterrupt
-        return x.square().sum(1) / 2
-
-    call = {"sampler": "langevin", "step_size": 0.1, "steps": 10, "seed": 0, "batch_size": 2, "trace": True}
-    quiet = ce.as_energy(energy, name="bowl")
-    with pytest.raises(KeyboardInterrupt):
-        quiet.sample((6, 3), checkpoint=tmp_path / "c", checkpoint_every=3600, **call)
-    told = json.loads(safe_metadata(tmp_path / "c")["composable_energy_checkpoint"])
-    assert told["steps"] == 4
-    same(quiet.sample((6, 3), **call), quiet.sample((6, 3), checkpoint=tmp_path / "c", **call))
 
 
 def test_a_divergence_leaves_a_checkpoint_that_another_policy_goes_on_from(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
-from composable_energy.files import digest_of, remove_leftovers
+from composable_energy.files import digest_of
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same
 from tests.processes import ended, needs_forkserver, start
@@ -61,15 +61,6 @@ def test_files_with_similar_names_and_links_stay(tmp_path):
     assert (tmp_path / "c").is_symlink()
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["real"]
     assert all((tmp_path / name).read_text() == "mine" for name in mine)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="asks whether a process runs")
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    code, _ = in_child(lambda: os._exit(0))
-    assert code == 0
-    (tmp_path / ".c.999999999-0123abcd.new").write_text("left")  # above the largest process id of Linux
-    remove_leftovers(tmp_path / "c")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.full

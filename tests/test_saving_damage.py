@@ -11,6 +11,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
+from tests.campaign.files import damage
 from tests.saving_energies import X, expressions, normal, people
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
@@ -24,29 +25,6 @@ def saved(tmp_path):
     for energy, folder in zip(expressions(), folders, strict=True):
         energy.save(folder)
     return folders
-
-
-def damaged(data: bytes, generator: random.Random) -> bytes:
-    kind = generator.choice(["flip", "flip", "flips", "cut", "insert", "erase", "zero", "empty"])
-    if kind == "empty":
-        return b""
-    place = generator.randrange(len(data))
-    match kind:
-        case "flip":
-            return data[:place] + bytes([data[place] ^ (1 << generator.randrange(8))]) + data[place + 1 :]
-        case "flips":
-            result = bytearray(data)
-            for _ in range(20):
-                result[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
-            return bytes(result)
-        case "cut":
-            return data[:place]
-        case "insert":
-            return data[:place] + generator.randbytes(3) + data[place:]
-        case "erase":
-            return data[:place] + data[place + generator.randrange(1, 9) :]
-        case _:
-            return data[:place] + b"\0" * 16 + data[place + 16 :]
 
 
 @pytest.mark.slow
@@ -63,7 +41,7 @@ def test_200_random_corruptions(saved, tmp_path):
         if generator.random() < 0.15:
             (folder / name).write_bytes((saved[(i + 1) % 3] / name).read_bytes())
         else:
-            (folder / name).write_bytes(damaged((folder / name).read_bytes(), generator))
+            (folder / name).write_bytes(damage((folder / name).read_bytes(), generator))
         try:
             assert torch.equal(ce.load(folder)(X), values[i])
             unchanged += 1

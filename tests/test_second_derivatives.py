@@ -81,25 +81,6 @@ def test_channels_last_and_points_with_a_graph_make_no_difference():
     assert_same(net, x * 2, [x, *net.parameters()])
 
 
-def names_of_graph(tensor: Tensor) -> set[str]:
-    seen, left = set(), [tensor.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            left += [after for after, _ in node.next_functions]
-    return {node.name() for node in seen}
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("same", "in place")])
-def test_slow_layers_of_torch_are_replaced(kind):
-    slow = ("ConvolutionBackward", "SiluBackward0", "AvgPool2DBackward", "SigmoidBackward")
-    ours, theirs = (
-        names_of_graph(gradient_of(Net(kind).double(), points(kind))[1]) for gradient_of in (differentiable_gradient, plain_gradient)
-    )
-    assert not [name for name in ours if name.startswith(slow)] and [name for name in theirs if name.startswith(slow)]
-
-
 @pytest.mark.parametrize("kind", ["plain", "pooled"])
 def test_third_derivatives_are_those_of_torch(kind):
     net, x = Net(kind).double(), points(kind)

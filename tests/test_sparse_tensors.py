@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.captures import dense_parts
 from composable_energy.errors import ExpressionError
 from tests.factories import needs_compiler
 
@@ -42,15 +41,6 @@ def test_copies_count_once_until_a_value_changes():
     with pytest.raises(ExpressionError, match="their numbers differ now"):
         both(x)
     assert not torch.equal((energy | copied)(x), (energy | energy)(x))
-
-
-@pytest.mark.parametrize("layout", [torch.strided, *LAYOUTS])
-def test_parts_of_a_tensor_are_dense_and_tell_tensors_apart(layout):
-    one, other = (matrix if layout is torch.strided else matrix.to_sparse(layout=layout) for matrix in (PRECISION, 2 * PRECISION))
-    parts = dense_parts(one)
-    assert all(part.layout is torch.strided for part in parts)
-    assert all(map(torch.equal, parts, dense_parts(one.clone())))
-    assert not all(map(torch.equal, parts, dense_parts(other)))
 
 
 @pytest.mark.slow

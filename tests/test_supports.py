@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -79,26 +77,6 @@ def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
     ce.as_energy(td.Beta(torch.tensor([0.9]), 0.9)).sample(400, seed=0, **options)  # warnings are errors
 
 
-def expression():
-    walls = ce.inside(constraints.cat([constraints.positive, constraints.interval(t(-1.0), t(2.0))]), (2,))
-    return ce.as_energy(td.Normal(t(0.5, 0.5), 1.0)).on(constraints.greater_than(-3.0)) & walls
-
-
-@pytest.mark.full
-@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4, when it reads its own pickles
-@pytest.mark.parametrize("way", ["saved", "pickled", "copied", "rebuilt"])
-def test_a_kept_energy_has_its_support_and_draws(way, tmp_path):
-    energy = expression()
-    if way == "saved":
-        energy.save(tmp_path / "energy")
-        kept = ce.load(tmp_path / "energy")
-    else:
-        kept = {"pickled": lambda e: pickle.loads(pickle.dumps(e)), "copied": copy.deepcopy, "rebuilt": lambda e: e.rebuild()}[way](energy)
-    assert kept.equals(energy)
-    assert same_support(kept.support, energy.support)
-    assert torch.equal(kept.sample(20, seed=0, **SHORT), energy.sample(20, seed=0, **SHORT))
-
-
 @pytest.mark.parametrize("support", [support for support, _ in EVERY.values()], ids=EVERY)
 def test_every_support_is_saved(support, tmp_path):
     ce.inside(support).save(tmp_path / "wall")
@@ -161,10 +139,3 @@ def test_callbacks_and_branch_shares_see_points_of_the_support():
     torch.testing.assert_close(seen[-1].energy, mixture(drawn))
     share = torch.softmax(-mixture.branches(drawn), 0).mean(1)
     torch.testing.assert_close(trace.branch_shares, share)
-
-
-@pytest.mark.full
-def test_a_compiled_energy_draws_the_same():
-    energy = ce.as_energy(td.Beta(t(2.0, 3.0), t(3.0, 2.0)))
-    plain, compiled = (energy.sample(20, seed=0, noise="philox", compile=compile, **SHORT) for compile in (False, True))
-    torch.testing.assert_close(compiled, plain)

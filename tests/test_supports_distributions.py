@@ -63,6 +63,11 @@ DISCRETE = {
     td.OneHotCategoricalStraightThrough: td.OneHotCategoricalStraightThrough(t(0.3, 0.7)),
     td.Poisson: td.Poisson(t(3.0)),
 }
+COMPOSED = (
+    td.Independent(td.Poisson(t(2.0, 3.0)), 1),
+    td.MixtureSameFamily(td.Categorical(t(0.3, 0.7)), td.Poisson(t(1.0, 2.0))),
+    td.TransformedDistribution(td.Poisson(t(2.0)), [td.AffineTransform(0.0, 2.0)]),
+)
 ABSTRACT = {td.Distribution, td.ExponentialFamily}
 HEAVY = (td.Cauchy, td.HalfCauchy)  # without a mean
 DRAWS, REFERENCE = 1000, 50_000
@@ -73,10 +78,12 @@ def test_all_classes_of_torch_are_listed():
     assert found == {*CONTINUOUS, *DISCRETE, *ABSTRACT}
 
 
-@pytest.mark.parametrize("distribution", DISCRETE.values(), ids=lambda some: type(some).__name__)
+@pytest.mark.parametrize("distribution", [*DISCRETE.values(), *COMPOSED], ids=lambda some: type(some).__name__)
 def test_a_discrete_distribution_is_refused(distribution):
     with pytest.raises(LiftError, match="is discrete: its points are numbers without a gradient"):
         ce.as_energy(distribution)
+    with pytest.raises(LiftError):
+        ce.as_energy(td.Normal(0.0, 1.0)) & distribution
 
 
 @pytest.mark.full

@@ -4,50 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import distributions as td
 from torch.distributions import constraints
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError
-from composable_energy.support_sets import includes, intersect, same_support, unite
-from composable_energy.supports import circle, contains, empty, format_support, sphere
+from composable_energy.support_sets import same_support
+from composable_energy.supports import circle
 from tests.distribution_values import F64, t
 from tests.support_values import SHORT
-
-ENDS = st.tuples(st.integers(-3, 3), st.integers(1, 4)).map(lambda pair: constraints.interval(float(pair[0]), float(sum(pair))))
-LINES = st.one_of(ENDS, st.sampled_from([None, constraints.positive, constraints.less_than(1.0)]))
-GRID = torch.linspace(-4, 8, 49, dtype=F64)[:, None] + 0.01
-
-
-@settings(max_examples=100, deadline=None)
-@given(a=LINES, b=LINES)
-def test_intervals_join_as_their_points_do(a, b):
-    inside = contains(a, GRID), contains(b, GRID)
-    assert torch.equal(contains(intersect([("A", a), ("B", b)]), GRID), inside[0] & inside[1])
-    assert same_support(intersect([("A", a), ("B", b)]), intersect([("B", b), ("A", a)]))
-    assert includes(a, intersect([("A", a), ("B", b)]))
-    try:
-        union = unite([("A", a), ("B", b)], one_number=True)
-    except ExpressionError:
-        assert intersect([("A", a), ("B", b)]) is empty
-    else:
-        assert torch.equal(contains(union, GRID), inside[0] | inside[1])
-
-
-def test_parts_join_one_by_one_and_ranges_hold_what_they_include():
-    def cat(*parts):
-        return constraints.cat(list(parts), lengths=[1, 2])
-
-    both = intersect([("A", cat(constraints.positive, circle)), ("B", cat(constraints.less_than(3.0), circle))])
-    assert format_support(both) == "cat(interval(0, 3), circle)"
-    half = intersect([("A", cat(constraints.positive, constraints.less_than(3.0))), ("B", constraints.positive)])
-    assert format_support(half) == "cat(positive, interval(0, 3))"
-    assert intersect([("A", cat(constraints.positive, constraints.real)), ("B", constraints.positive)]) is constraints.positive
-    assert intersect([("A", constraints.positive), ("B", constraints.simplex)]) is constraints.simplex
-    assert intersect([("A", constraints.interval(-2, 2)), ("B", sphere)]) is sphere
-    assert format_support(intersect([("A", circle), ("B", constraints.positive)])) == "interval(0, 3.142)"
 
 
 def test_supports_without_a_known_join_name_both():

@@ -15,7 +15,6 @@ from composable_energy_mcmc import Langevin
 from tests.captured_networks import (
     GLOBAL,
     GROUND,
-    Holder,
     network,
 )
 
@@ -73,53 +72,6 @@ def test_a_hook_that_changes_energies_changes_the_draws():
     assert torch.equal(hooked.sample((4, 2), **draw), steep.sample((4, 2), **draw))
 
 
-@pytest.mark.parametrize(
-    ("late", "error", "message"),
-    [
-        (lambda x: bowl(x)[:, None], ShapeError, r"late returned energies of shape \(4, 1\)"),
-        (lambda x: bowl(x).long(), DtypeError, "late must return a floating tensor of energies, got torch.int64"),
-        (lambda x: None, DtypeError, "late must return a floating tensor of energies, got NoneType"),
-        (lambda x: bowl(x.detach()), ExpressionError, "late has no gradient at its points"),
-        (lambda x: torch.from_numpy(x.numpy()).sum(1), ExpressionError, "late calls NumPy"),
-    ],
-)
-def test_an_energy_that_changes_at_a_later_step_is_checked_there(late, error, message):
-    calls = []
-
-    def energy(x):
-        calls.append(1)
-        return late(x) if len(calls) == 5 else bowl(x)
-
-    with pytest.raises(error, match=message):
-        ce.as_energy(energy, name="late").sample((4, 2), sampler=Langevin(0.1), steps=8, seed=0)
-    assert len(calls) == 5
-
-
-class NamedLikeAGlobal(ce.Energy):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.GLOBAL = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.GLOBAL(x).squeeze(1)
-
-
-def test_an_attribute_that_is_called_as_a_global_is_none():
-    GLOBAL.train()
-    net = network().eval()
-    twin(NamedLikeAGlobal(net))
-    energy = ce.as_energy(lambda x: NamedLikeAGlobal(net)(x))
-    assert not {id(p) for p in GLOBAL.parameters()} & {id(p) for p in tensors_of(energy)}
-
-
-def test_many_helpers_that_call_each_other_are_searched_once():
-    space: dict = {"torch": torch}
-    for i in range(60):
-        exec(f"def f{i}(x): return f{i + 1}(x) + f{i + 2}(x) if f{i + 1} else x.sum(1)", space)
-    space["f60"] = space["f61"] = torch.sum
-    assert tensors_of(twin(ce.as_energy(space["f0"]))) == []
-
-
 class Marked(nn.Parameter):
     """A parameter of one's own class, as quantised and distributed ones are."""
 
@@ -146,14 +98,6 @@ def test_a_twin_shares_storage_and_takes_no_gradients():
     with torch.no_grad():
         net[4].bias.add_(1.0)
     assert torch.equal(copied(x), energy(x))  # weights are shared, so that a step of training is seen
-
-
-def test_modules_are_copied_by_attributes_also_after_torch_compile(monkeypatch):
-    """It replaces `Module.__setstate__`, which is no reason to copy modules by `deepcopy`, which takes twice as long."""
-    called, original = [], nn.Module.__setstate__
-    monkeypatch.setattr(nn.Module, "__setstate__", lambda self, state: called.append(self) or original(self, state))
-    twin(ce.as_energy(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))))
-    assert not called
 
 
 def test_one_function_has_one_twin():
@@ -206,32 +150,6 @@ def test_deep_expressions_have_twins():
     assert torch.equal(twin(energy)(x), energy(x))
 
 
-def test_what_a_function_captures_is_found_and_no_more():
-    net, other = network(), network()
-    holder = Holder(other)
-    numbers = [1.0] * 20_000
-
-    def energy(x: Tensor) -> Tensor:
-        return net(x).squeeze(1) * numbers[0] + len(holder.nets) + torch.nn.functional.silu(x).sum(1)
-
-    other.eval()
-    found = {id(tensor) for tensor in tensors_of(energy)}
-    assert {id(p) for p in net.parameters()} <= found and not {id(p) for p in other.parameters()} & found
-    assert tensors_of([3, "a", None, nn, int]) == []
-
-
-def test_a_closure_that_is_not_bound_yet_is_no_obstacle():
-    def make():
-        def energy(x):
-            return late(x)
-
-        assert tensors_of(energy) == []
-        late = torch.sin
-        return late
-
-    make()
-
-
 def test_modules_that_are_handed_over_are_parts_of_the_energy():
     first, second = nn.Linear(2, 3), nn.Linear(3, 1)
     energy = ce.as_energy(lambda x, a, b, sigma=1.0: b(a(x)).squeeze(1) / sigma, modules=[first, second])
@@ -244,15 +162,3 @@ def test_modules_that_are_handed_over_are_parts_of_the_energy():
         ce.as_energy(lambda x, a: x, modules=[3])
     with pytest.raises(OptionError, match="called as f"):
         ce.as_energy(lambda x: x.sum(1), modules=[first])
-
-
-def test_a_long_list_in_a_global_is_not_copied():
-    data = list(range(100_000))
-    holder, net = {"data": data, "other": nn.Linear(1, 1)}, nn.Linear(2, 1)
-
-    def energy(x):
-        return net(x).squeeze(1) + x.square().sum(1) + len(holder["data"])
-
-    copied = twin(ce.as_energy(energy)).function
-    captured = dict(zip(copied.__code__.co_freevars, (cell.cell_contents for cell in copied.__closure__), strict=True))
-    assert captured["net"] is not net and captured["holder"]["data"] is data

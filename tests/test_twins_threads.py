@@ -3,7 +3,6 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import torch
 from torch import nn
 
@@ -59,45 +58,6 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
             stop.set()
         assert all(done.result() is None for done in draws)
     assert not any(without) and net.training
-
-
-@pytest.mark.full
-def test_eight_threads_draw_faces_while_a_ninth_trains_the_same_network():
-    male, smiling = ce.load("faces/male"), ce.load("faces/smiling")
-    energy = male & ~smiling
-    for parameter in energy.parameters():
-        parameter.requires_grad_(True)
-    energy.train()
-    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-
-    def gradients():
-        energy.zero_grad()
-        twice = (male(x, sigma=0.5) + smiling(x, sigma=0.5)).sum()
-        twice.backward()
-        return [parameter.grad for parameter in energy.parameters() if parameter.grad is not None]
-
-    def draw(seed):
-        return energy.sample(20, sampler="annealed", levels=2, corrector_steps=1, seed=seed, latents=True)
-
-    serial, alone, off = [draw(seed) for seed in range(8)], [grad.clone() for grad in gradients()], []
-    stop = threading.Event()
-
-    def train():
-        count = 0
-        while count < 3 or not stop.is_set():
-            grads = gradients()
-            off.append(len(grads) != len(alone) or not all(map(torch.equal, grads, alone)))
-            count += 1
-
-    with ThreadPoolExecutor(9) as pool:
-        training = pool.submit(train)
-        try:
-            together = list(pool.map(draw, range(8)))
-        finally:
-            stop.set()
-        training.result()
-    assert all(map(torch.equal, serial, together))
-    assert alone and not any(off)
 
 
 def test_threads_inside_an_operation_are_those_of_before_after_calls_at_once():

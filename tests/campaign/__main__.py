@@ -7,43 +7,28 @@ import gc
 import os
 import secrets
 import sys
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from tests.campaign import crashes, files, leaks, limits, pictures, playground, programs, races, ranks, sampling
-from tests.campaign.defects import DEFECTS
+from tests.campaign import crashes, leaks, limits, programs, races, sampling
 from tests.campaign.runner import Counts, merge, run_area
 from tests.campaign.trial import Area
 
 AREAS: dict[str, Area] = {
     area.name: area
     for area in (
-        files.AREA,
-        pictures.AREA,
         *crashes.KILLS,
         crashes.DISK,
         limits.CLOCKS,
-        limits.MEMORY,
         leaks.AREA,
         races.RACES,
-        races.READERS,
-        ranks.AREA,
-        playground.REQUESTS,
-        playground.USERS_AT_ONCE,
         sampling.NUMERICS,
-        sampling.SURROUNDINGS,
-        programs.PLUGINS,
-        programs.PARSER,
         programs.COMMANDS,
     )
 }
-_LONGEST = 900.0  # seconds of the search for a planted defect
-_HURRY = 90.0  # seconds after which a trial counts as a hang there
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 
@@ -57,12 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, help="how many run at once, with consecutive seeds (default: as the machine has cores)")
     parser.add_argument("--out", type=Path, default=Path(".campaign"), help="the folder of the counts (default: .campaign)")
     parser.add_argument("--report", action="store_true", help="only print the counts of the folder")
-    parser.add_argument("--defects", help="plant these defects, or `all`, and see that each is found; names separated by commas")
     options = parser.parse_args(arguments)
     warm_up()
-    if options.defects:
-        names = list(DEFECTS) if options.defects == "all" else options.defects.split(",")
-        return plant(names, options.seed or 0, options.processes or min(len(names), os.cpu_count() or 1))
     ended = 0
     if not options.report:
         seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -112,28 +93,6 @@ def run(options: argparse.Namespace, seed: int, process: int) -> None:
             began = time.monotonic()
             counts = run_area(AREAS[name], seed, options.minutes * 60 / len(names) / rounds, options.out, options.trials)
             print(f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True)
-
-
-def plant(names: list[str], seed: int, processes: int) -> int:
-    """Plants defects one after another, and prints a table; returns 1 if the campaign does not find one of them."""
-    print("| planted defect | area | found by trial | as |\n|---|---|---:|---|", flush=True)
-
-    def search(process: int) -> None:
-        missed = [name for name in names[process::processes] if not find(name, seed)]
-        if missed:
-            raise SystemExit(f"missed: {', '.join(missed)}")
-
-    return in_processes(processes, search)
-
-
-def find(name: str, seed: int) -> bool:
-    """Plants a defect, prints its row of the table, and returns whether the campaign finds it."""
-    area, trials, patch = DEFECTS[name]
-    hurried = replace(AREAS[area], limit=min(AREAS[area].limit, _HURRY))
-    with tempfile.TemporaryDirectory() as folder, patch():
-        counts = run_area(hurried, seed, _LONGEST, Path(folder), trials, until=lambda counts: bool(counts.found))
-    print(f"| {name} | {area} | {counts.trials if counts.found else 'missed'} | {', '.join(counts.found)} |", flush=True)
-    return bool(counts.found)
 
 
 def report(total: dict[str, Counts]) -> int:

@@ -1,24 +1,20 @@
-"""Clocks that jump, and memory that ends: what is asked for is right, or a typed error; and nothing is half-written."""
+"""Clocks that jump: what is asked for is right, and nothing is half-written."""
 
 from __future__ import annotations
 
 import os
 import random
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 import composable_energy as ce
 from composable_energy.locks import exclusive
-from tests.campaign.crashes import Saving, normal, some_work
+from tests.campaign.crashes import normal, some_work
 from tests.campaign.faults import in_child
 from tests.campaign.trial import Area, Trial, check
 
 _JUMPS = (-1e9, -86400.0, -3600.0, -1.0, 1.0, 3600.0, 86400.0, 1e9, 7e9)  # seconds; from 1994 to 2248
-_NUMBERS = 2**19  # of a tensor that is saved while memory ends: 2 MiB
 
 
 def jumping(clock: Callable[[], float], chance: random.Random, jumps: tuple[float, ...]) -> Callable[[], float]:
@@ -91,39 +87,4 @@ def prepare_clocks(folder: Path) -> Trial:
     return trial
 
 
-class LargeSaving(Saving):
-    """A save of many numbers."""
-
-    @staticmethod
-    def energy(mean: float) -> ce.Energy:
-        return ce.as_energy(torch.distributions.Normal(torch.full((_NUMBERS,), mean), 1.0))
-
-
-def _is_memory(text: str) -> bool:
-    name, _, trace = text.partition("\n")
-    words = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "can't start new thread", "Cannot allocate memory")
-    return name.startswith("composable_energy.errors.") or name == "builtins.MemoryError" or any(word in trace for word in words)
-
-
-def prepare_memory(folder: Path) -> Trial:
-    def trial(chance: random.Random, place: Path) -> str:
-        work = LargeSaving(chance, place) if chance.random() < 0.5 else some_work(chance, place)
-        free = int(2 ** chance.uniform(12, 25))
-
-        def run() -> None:
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
-            try:
-                work.run()
-            finally:
-                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-        code, text = in_child(run)
-        check(code == 0 or (code == 1 and _is_memory(text)), "untyped error", f"{code}: {text[-500:]}")
-        return f"{type(work).__name__.lower()}: {'enough' if code == 0 else 'too little'}, {work.check()}"
-
-    return trial
-
-
 CLOCKS = Area("clocks", prepare_clocks, 120)
-MEMORY = Area("low memory", prepare_memory, 120)

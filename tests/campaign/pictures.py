@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import random
-import resource
 import struct
 import zipfile
 import zlib
@@ -14,17 +13,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from composable_energy.unpacked import LARGEST_PICTURE
-from composable_energy_cli.pictures import read_points
-from composable_energy_image.data import open_pictures
 from tests.campaign.files import damage
-from tests.campaign.trial import Area, Trial, check, typed
 
 _ZEROS = gzip.compress(bytes(2**24))  # a member of a gzip file; some of them in a row are a large file
-_SLACK = {"IDX": 96 * 2**20, "array": 96 * 2**20, "pictures": 4 * LARGEST_PICTURE + 64 * 2**20}  # bytes that a reader may take
 _SIDES = (0, 1, 3, 300, 9000, 12_000, 60_000, 2**31 - 1)
 
 
@@ -80,25 +73,3 @@ KINDS: dict[str, Callable[[random.Random, Path], None]] = {"IDX": idx, "pictures
 def bomb() -> bytes:
     """Returns a picture of 350 kB that takes 363 MB when it is read; Pillow itself refuses more than 179 million pixels."""
     return png(11_000, 11_000, bytes(33_001), 11_000, kind=2)
-
-
-def prepare(folder: Path) -> Trial:
-    torch.set_num_threads(1)
-
-    def trial(chance: random.Random, place: Path) -> str:
-        kind = chance.choice(list(KINDS))
-        KINDS[kind](chance, place)
-        target = place / "a.npz" if kind == "array" else place
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _, error = typed(lambda: open_pictures(target, cache=None, size=3))
-        if kind != "IDX" and not error:
-            path = target if kind == "array" else max(place.iterdir())
-            _, error = typed(lambda: read_points(path, [(3, 3, 3)], (0.0, 1.0)))
-        gained = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        check(gained < _SLACK[kind], "memory", f"{kind}: {gained / 2**20:.0f} MiB were taken")
-        return f"{kind}: {error or 'read'}"
-
-    return trial
-
-
-AREA = Area("pictures", prepare)

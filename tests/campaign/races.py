@@ -15,11 +15,10 @@ from composable_energy.errors import InUseError
 from composable_energy_training import Callback, Trainer
 from plugins.training.tests.run_helpers import Scripted, trainer
 from tests.campaign.crashes import CALL, names_in, normal
-from tests.campaign.trial import Area, Outcome, Trial, check
+from tests.campaign.trial import Area, Trial, check
 from tests.checkpoint_runs import BOWL
 
 _STEPS = 6
-_LONGEST = 5.0  # seconds of a trial of readers and writers
 
 
 def at_once(calls: Sequence[Callable[[], int | None]]) -> list[int]:
@@ -141,21 +140,4 @@ def prepare_races(folder: Path) -> Trial:
     return trial
 
 
-def prepare_readers(folder: Path) -> Trial:
-    """8 readers and 2 writers of one folder for some seconds; the folder stays from trial to trial."""
-    saved = folder / "saved"
-    normal(0.0).save(saved)
-
-    def trial(chance: random.Random, place: Path) -> Outcome:
-        end = time.monotonic() + _LONGEST
-        over = lambda count: time.monotonic() > end
-        writers = [lambda mean=mean: write(saved, mean, over) for mean in (1.0, 2.0)]
-        counts = at_once([*writers, *[lambda: read(saved, over)] * 8])
-        check(len(names_in(saved)) == 2, "left behind", names_in(saved))
-        return {"saves": sum(counts[:2]), "loads": sum(counts[2:])}
-
-    return trial
-
-
 RACES = Area("races", prepare_races, 180)
-READERS = Area("readers and writers", prepare_readers, 180)

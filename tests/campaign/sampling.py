@@ -1,10 +1,8 @@
-"""Energies that fail in many ways, and surroundings that must not change a draw."""
+"""Energies that fail in many ways."""
 
 from __future__ import annotations
 
-import contextlib
 import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from tests.campaign.faults import in_child
 from tests.campaign.trial import Area, Trial, check, typed
 
 
@@ -125,60 +122,4 @@ def prepare_numerics(folder: Path) -> Trial:
     return trial
 
 
-def prepare_surroundings(folder: Path) -> Trial:
-    torch.set_num_threads(1)
-    matrix = torch.tensor([[1.1, 0.3], [0.2, 0.9]])
-    energy = ce.as_energy(lambda x: bowl(x @ matrix), name="bowl", event_shape=(2,))  # autocast lowers the precision of the product
-    calls = [{"sampler": name, "seed": 3, "warn": False, **options} | ({} if name == "smc" else {"steps": 5}) for name, options in SAMPLERS]
-    wanted = [energy.sample((8, 2), **call) for call in calls]
-
-    def trial(chance: random.Random, place: Path) -> str:
-        number, chosen = chance.choices(range(len(calls)), [6, 6, 6, 6, 1, 1])[0], []
-        options: dict[str, Any] = {}
-        with contextlib.ExitStack() as stack:
-            if chance.random() < 0.3:
-                stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
-                chosen.append("autocast")
-            mode = chance.choice([None, torch.inference_mode, torch.no_grad, torch.enable_grad])
-            if mode is not None:
-                stack.enter_context(mode())
-                chosen.append(mode.__name__)
-            if chance.random() < 0.3:
-                torch.set_default_dtype(torch.float64)
-                stack.callback(torch.set_default_dtype, torch.float32)
-                options["dtype"] = torch.float32
-            if chance.random() < 0.3:
-                stack.enter_context(torch.device("cpu"))
-            if chance.random() < 0.3:
-                torch.manual_seed(chance.randrange(1000))
-            if chance.random() < 0.3:
-                torch.use_deterministic_algorithms(True)
-                stack.callback(torch.use_deterministic_algorithms, False)
-            if chance.random() < 0.3 and calls[number]["sampler"] != "smc":
-                options["batch_size"] = chance.randrange(1, 9)
-            if chance.random() < 0.3:
-                options["callback"] = lambda step, state, info: state.x.zero_() is None
-            how = chance.choice(["here", "here", "thread", "fork"])
-            out: list[Any] = []
-            call = lambda: out.append(energy.sample((8, 2), **calls[number], **options))
-            if how == "thread":
-                running = [threading.Thread(target=call) for _ in range(3)]
-                for thread in running:
-                    thread.start()
-                for thread in running:
-                    thread.join()
-                check(len(out) == 3, "untyped error", "a thread raised")
-            elif how == "fork":
-                code, text = in_child(lambda: (call(), check(torch.equal(out[0], wanted[number]), "silent wrong answer", chosen)))
-                check(code == 0, "silent wrong answer" if "Defect" in text else "untyped error", text[-400:])
-            else:
-                call()
-        for points in out:
-            check(torch.equal(points, wanted[number]), "silent wrong answer", f"{calls[number]} {list(options)} {chosen}")
-        return f"same bits, {how}"
-
-    return trial
-
-
 NUMERICS = Area("numerics", prepare_numerics)
-SURROUNDINGS = Area("surroundings", prepare_surroundings)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, ShapeError
-from composable_energy.grids import layout, write_grid
+from composable_energy.grids import write_grid
 from composable_energy_cli.pictures import read_points
 from tests.toys import Toys, run
 
@@ -105,20 +105,6 @@ def test_pictures_and_latents_do_not_mix(capsys: pytest.CaptureFixture[str]):
     Image.new("L", (4, 4)).save("grey.png")
     assert run("explain", "toys", "latent.npy", "grey.png") == 2
     assert "latent.npy and grey.png have points of different shapes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("n", "expected"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (7, (3, 3)), (8, (2, 4)), (16, (4, 4)), (999, (27, 37))]
-)
-def test_layout_is_near_square(n: int, expected: tuple[int, int]):
-    assert layout(n) == expected
-
-
-def test_layout_holds_all_and_wastes_less_than_a_row():
-    for n in range(1, 500):
-        rows, columns = layout(n)
-        assert rows * columns - columns < n <= rows * columns
-        assert columns <= 2 * rows
 
 
 def test_sheet_holds_each_picture_once_in_order():

@@ -1,12 +1,9 @@
-"""Section 4 of the paper as tests: masks are a strict special case of energies, and energies verify what is hard to generate.
+"""Section 4 of the paper as tests: masks are a strict special case of energies.
 
-Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, remarks 1, 2 and 3.
+Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, remark 1.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import product
 
 import pytest
 import torch
@@ -34,46 +31,8 @@ class Masked(ce.Energy):
         return (self.mask * (x - self.color).square()).sum(1)
 
 
-class Clause(ce.Energy):
-    """A clause of 3-SAT, as in the paper: $z = (1, -2, 3)$ is $x_1 \\lor \\lnot x_2 \\lor x_3$. The energy is 0 if it holds, else 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.evaluated = 0
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        self.evaluated += 1
-        assigned, literals = x.round() > 0, z.round().long()
-        holds = assigned.gather(1, literals.abs() - 1) == (literals > 0)
-        return (~holds.any(1)).to(x)
-
-
 def minimum(energy: ce.Energy, start: Tensor) -> Tensor:
     return energy.sample(len(start), init=start, sampler="descent", step_size=0.2, steps=100, warn=False, seed=0)
-
-
-def formula(clause: Clause, clauses: Sequence[tuple[int, int, int]]) -> ce.Energy:
-    return ce.all_of(*(clause.given(z=torch.tensor([literals], dtype=torch.float32)) for literals in clauses))
-
-
-def assignments(variables: int) -> Tensor:
-    return torch.tensor(list(product((0.0, 1.0), repeat=variables)))
-
-
-def brute_force(clauses: Sequence[tuple[int, int, int]], x: Tensor) -> list[int]:
-    """Returns the number of clauses that fail at each assignment, without energies."""
-    rows = (x > 0).tolist()
-    return [sum(not any(row[abs(one) - 1] == (one > 0) for one in clause) for clause in clauses) for row in rows]
-
-
-def random_clauses(count: int, variables: int, seed: int) -> list[tuple[int, int, int]]:
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(count):
-        signs = torch.randint(2, (3,), generator=generator) * 2 - 1
-        first, second, third = ((torch.randperm(variables, generator=generator)[:3] + 1) * signs).tolist()
-        found.append((first, second, third))
-    return found
 
 
 class TestMasksAreAStrictSpecialCase:
@@ -106,45 +65,3 @@ class TestMasksAreAStrictSpecialCase:
             one, other = (value for pair, value in pairs.items() if part in pair)
             assert abs(one - other) > 0.4
         assert min(pairs.values()) > 2
-
-
-class TestEnergiesVerifyWhatIsHardToGenerate:
-    """Remarks 2 and 3."""
-
-    @pytest.mark.parametrize("seed", range(4))
-    def test_the_energy_counts_the_clauses_that_fail(self, seed):
-        clauses, x = random_clauses(24, 6, seed), assignments(6)
-        assert formula(Clause(), clauses)(x).tolist() == brute_force(clauses, x)
-
-    def test_a_formula_is_satisfiable_if_and_only_if_its_minimum_is_0(self):
-        x, every = assignments(3), [(a, b, c) for a in (1, -1) for b in (2, -2) for c in (3, -3)]
-        assert formula(Clause(), every)(x).min() == 1  # no assignment satisfies all eight
-        for left_out in range(8):
-            energies = formula(Clause(), [one for i, one in enumerate(every) if i != left_out])(x)
-            (solution,) = x[energies == 0]
-            literals = [-place if value > 0 else place for place, value in enumerate(solution.tolist(), 1)]
-            assert tuple(literals) == every[left_out]  # the only solution violates the clause that is missing
-
-    def test_coordinates_are_rounded(self):
-        energy = formula(Clause(), [(1, 2, 3)])
-        assert energy(torch.tensor([[0.4, 0.2, 0.6], [0.4, 0.2, 0.3]])).tolist() == [0, 1]
-
-    @pytest.mark.parametrize("count", [5, 10, 20])
-    def test_an_evaluation_costs_one_of_each_clause_where_a_solution_costs_all_assignments(self, count):
-        clause = Clause()
-        energy = formula(clause, random_clauses(count, 8, 0))
-        clause.evaluated = 0
-        energy(assignments(8)[:1])
-        assert clause.evaluated == count
-
-    def test_the_minimum_of_a_composition_does_not_follow_from_those_of_its_parts(self):
-        x = assignments(6)
-        parts = [formula(Clause(), random_clauses(14, 6, seed)) for seed in range(3)]
-        alone = [part(x) for part in parts]
-        together = ce.all_of(*parts)(x)
-        torch.testing.assert_close(together, torch.stack(alone).sum(0))
-        assert all(energies.min() == 0 for energies in alone)  # each can be satisfied
-        assert together.min() > 0  # all at once cannot
-        best = torch.stack([x[energies.argmin()] for energies in alone]).unique(dim=0)
-        assert len(best) > 1
-        assert all(ce.all_of(*parts)(one[None]) > together.min() for one in best)

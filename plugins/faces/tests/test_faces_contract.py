@@ -30,10 +30,3 @@ def test_the_registry_lists_and_shares_the_family():
     male, smiling = ce.get_energy("faces/male"), ce.get_energy("faces/smiling")
     assert len((male & smiling & ce.get_energy("faces")).bases) == 1
     assert male.decoder is not smiling.decoder and (male & smiling).decoder is male.decoder
-
-
-def test_a_saved_expression_has_the_same_energies_to_the_bit(tmp_path, codes):
-    expression = ce.get_energy("faces/male") & ~ce.get_energy("faces/hair=red")
-    expression.save(tmp_path / "saved")
-    again = ce.load(tmp_path / "saved")
-    assert (again(codes) == expression(codes)).all()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -94,38 +91,6 @@ def test_drawing_goes_on_where_it_stopped(tmp_path):
     rest = Dots()
     same(render_to(tmp_path, rest, 35, masks=True), Dots().draw(35, masks=True))
     assert rest.rendered == 16  # the first of them only tells how large the files become
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from composable_energy_image.data import scene_files
-from test_data_scene_files import Dots
-
-class Slow(Dots):
-    def render(self, labels, *, masks=False):
-        print("part", flush=True)
-        return super().render(labels, masks=masks)
-
-scene_files.PART = 10
-scene_files.render_to(Path({folder!r}), Slow(), 3_000, masks=True)
-"""
-
-
-@pytest.mark.full
-def test_a_killed_process_loses_nothing(tmp_path):
-    folder = tmp_path / "dots"
-    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
-    path = os.pathsep.join(part for part in sys.path if part)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
-        assert process.stdout is not None
-        for _ in range(30):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-    told = json.loads((folder / "world.json").read_text())
-    assert 280 <= told["done"] <= 3_000
-    same(render_to(folder, Dots(), 3_000, masks=True), Dots().draw(3_000, masks=True))
 
 
 @pytest.mark.parametrize(

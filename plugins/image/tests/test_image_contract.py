@@ -1,7 +1,5 @@
 """The conformance kit on all image energies, and the options that they refuse."""
 
-import copy
-
 import pytest
 import torch
 
@@ -60,17 +58,6 @@ def subjects() -> dict[str, ce.Energy]:
 )
 def test_energies_keep_what_energies_keep(check: Check) -> None:
     check()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", SMALL)
-def test_a_saved_energy_and_a_copy_have_the_same_energies_to_the_bit(name, tmp_path):
-    energy = small(name)
-    x, y = images(energy), {"y": 1} if energy.required_conditions else {}
-    before = energy(x, **y)
-    energy.save(tmp_path / "saved")
-    assert torch.equal(ce.load(tmp_path / "saved")(x, **y), before)
-    assert torch.equal(copy.deepcopy(energy)(x, **y), before)
 
 
 @pytest.mark.full

@@ -9,7 +9,6 @@ from composable_energy.errors import OptionError
 from composable_energy_latent import LACE, LabelError, fit_attributes, latent
 from composable_energy_latent.labels import columns_of_labels
 from composable_energy_latent.refine import driven
-from composable_energy_latent.report import calibration_error
 
 
 def base(prior=3):
@@ -108,12 +107,6 @@ def test_a_tensor_of_labels_has_names(capsys):
     assert "label" in (shown := capsys.readouterr().err) and "train" in shown
     with pytest.raises(OptionError, match="no attribute 'c'; known are a, b"):
         found["c"]
-
-
-def test_the_calibration_error_is_the_mean_gap():
-    p = torch.tensor([0.9] * 10 + [0.6] * 10)
-    right = torch.tensor([True] * 9 + [False] + [True] * 3 + [False] * 7)
-    assert calibration_error(p, right) == pytest.approx(0.5 * 0 + 0.5 * 0.3, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -85,14 +85,6 @@ def test_labels_of_each_chain_are_kept_apart():
         assert torch.equal(z, side.given(y=y).sample(100, sampler=LACE(draws=draws), seed=0, latents=True))
 
 
-@pytest.mark.slow
-def test_batches_do_not_change_draws():
-    E, _ = logistic(3, 4.0, -1.0)
-    for draws in (0, 16):
-        whole = E.sample(40, sampler=LACE(draws=draws, tolerance=1e-3), seed=1, latents=True)
-        torch.testing.assert_close(E.sample(40, sampler=LACE(draws=draws, tolerance=1e-3), seed=1, latents=True, batch_size=7), whole)
-
-
 def test_a_rare_expression_warns():
     E, _ = logistic(2, 30.0, -150.0)
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):

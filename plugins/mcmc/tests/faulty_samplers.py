@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.sampling import Info, State, energy_and_gradient
-from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
 from composable_energy_mcmc.metropolis import choose
@@ -46,14 +46,6 @@ class TwiceTheVariance(MALA):
         return choose(state, there, state.energy - there.energy + back - forth, noise, 1)
 
 
-class NoCorrection(MALA):
-    """Accepts as if the proposal were symmetric."""
-
-    def step(self, energy, state, noise):
-        there, _, _ = langevin_proposal(energy, state, noise, self.step_size)
-        return choose(state, there, state.energy - there.energy, noise, 1)
-
-
 class NeverRejects(MALA):
     """Langevin's step, with an acceptance of 1."""
 
@@ -62,30 +54,8 @@ class NeverRejects(MALA):
         return there, Info(torch.ones_like(there.energy))
 
 
-class SilentlyNeverRejects(MALA):
-    """Langevin's step, which tells no acceptance: only who insists on exactness finds it."""
-
-    def step(self, energy, state, noise):
-        return langevin_proposal(energy, state, noise, self.step_size)[0], Info()
-
-
-class NeverRejectsTrajectories(HMC):
-    """Takes the end of each trajectory."""
-
-    def step(self, energy, state, noise):
-        there, _, log_ratio = trajectory(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
-        return there, Info(log_ratio.clamp(max=0).exp())
-
-
 class SameNoise(HMC):
     """Draws at each step what it drew at the first."""
-
-    def step(self, energy, state, noise):
-        return super().step(energy, state, noise.at(1))
-
-
-class SameNoiseOfLangevin(Langevin):
-    """Likewise."""
 
     def step(self, energy, state, noise):
         return super().step(energy, state, noise.at(1))
@@ -101,16 +71,6 @@ class MomentumIsTheCoin(HMC):
         return choose(state, there, torch.where(accepted, 100.0, -torch.inf), noise, 1)
 
 
-class OneCoin(HMC):
-    """All chains that are drawn together accept by the same number."""
-
-    def step(self, energy, state, noise):
-        there, _, log_ratio = trajectory(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
-        accepted = log_ratio > noise.uniform(state.x, 1)[0].log()
-        after, _ = choose(state, there, torch.where(accepted, 100.0, -torch.inf), noise, 1)
-        return after, Info(log_ratio.clamp(max=0).exp())
-
-
 class KeepsTheEnergyOfTheRejected(HMC):
     """A rejected point stays where it is, with the energy and the gradient of the proposal."""
 
@@ -118,15 +78,6 @@ class KeepsTheEnergyOfTheRejected(HMC):
         there, _, log_ratio = trajectory(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
         after, info = choose(state, there, log_ratio, noise, 1)
         return State(after.x, there.energy, there.grad), info
-
-
-class KeepsTheRejectedPoint(HMC):
-    """A rejected proposal is where the chain goes on, with the energy and the gradient of the point before."""
-
-    def step(self, energy, state, noise):
-        there, _, log_ratio = trajectory(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
-        after, info = choose(state, there, log_ratio, noise, 1)
-        return State(there.x, after.energy, after.grad), info
 
 
 class KeepsTheMomentum(HMC):
@@ -173,21 +124,6 @@ class LongLastKick(HMC):
         return choose(state, there, before - there.energy - sum_of_each(last.square()) / 2, noise, 1)
 
 
-class PotentialOnly(HMC):
-    """Forgets the momentum when it accepts."""
-
-    def step(self, energy, state, noise):
-        there, _, _ = trajectory(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
-        return choose(state, there, state.energy - there.energy, noise, 1)
-
-
-class NoiseOfTheRow(HMC):
-    """Noise depends on where a chain stands among those that are drawn together."""
-
-    def step(self, energy, state, noise):
-        return super().step(energy, state, noise.for_chains(range(len(state.x))))
-
-
 class NoiseOfTheChunk(Langevin):
     """All chains that are drawn together get the same noise."""
 
@@ -212,22 +148,6 @@ class HalfTheRatio(MALA):
     def step(self, energy, state, noise):
         there, forth, back = langevin_proposal(energy, state, noise, self.step_size)
         return choose(state, there, (state.energy - there.energy + back - forth) / 2, noise, 1)
-
-
-class TooMuchNoise(Langevin):
-    """Papers with the step in another unit: the noise is that of twice the step."""
-
-    def step(self, energy, state, noise):
-        return Langevin(self.step_size, 2 * self.temperature).step(energy, state, noise)
-
-
-class NoiseOfEuler(Underdamped):
-    """The noise is that of a step so small that friction takes nothing of it, 2 gamma h for 1 - c^2."""
-
-    def step(self, energy, state, noise):
-        slowed = self.friction * self.step_size
-        hotter = Underdamped(self.step_size, self.friction, self.temperature * 2 * slowed / (1 - math.exp(-2 * slowed)))
-        return hotter.step(energy, state, noise)
 
 
 class MomentumOfPoints(ChEES):

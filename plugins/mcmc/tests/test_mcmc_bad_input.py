@@ -10,7 +10,6 @@ import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
-from composable_energy_mcmc.metric import CovarianceEstimator
 
 ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
@@ -36,10 +35,6 @@ def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
 def test_a_start_outside_the_support_is_reported(sampler):
     with pytest.raises(SamplingDiverged, match=r"5 of 5 .* is infinite at 5 of 5.*give other points in `init`"):
         HALF.sample((5, 1), sampler=sampler, seed=0, init=torch.full((5, 1), -1.0, dtype=torch.float64))
-
-
-def test_a_metric_of_no_draws_is_none():
-    assert CovarianceEstimator("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
 
 
 @pytest.mark.slow

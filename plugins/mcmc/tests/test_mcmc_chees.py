@@ -10,12 +10,8 @@ from torch.distributions import MultivariateNormal
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy_mcmc import ChEES
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.mixing import measure_mixing
-from composable_energy_mcmc.trials import lost_to_jumps
 
 F64 = torch.float64
 
@@ -44,100 +40,6 @@ def rotated(size: int, condition: float) -> Tensor:
 
 def tuned(energy, n=2, **options):
     return energy.sample(n, sampler=ChEES(**options), steps=1, seed=0, trace=True)[1].sampler
-
-
-METRICS = [
-    Metric(),
-    Metric(torch.rand(2, 3, dtype=F64) + 0.5),
-    Metric(torch.linalg.cholesky(rotated(6, 10.0)), torch.Size([2, 3])),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS, ids=repr)
-def test_a_metric_goes_forth_and_back_and_its_gradient_is_that_of_whitened_points(metric):
-    energy = Gaussian(rotated(6, 10.0), (2, 3))
-    y = torch.randn(5, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    x = metric.unwhiten(y)
-    torch.testing.assert_close(metric.whiten(x), y)
-    (by_points,) = torch.autograd.grad(energy(x).sum(), x, retain_graph=True) if x is not y else (None,)
-    (by_whitened,) = torch.autograd.grad(energy(x).sum(), y)
-    torch.testing.assert_close(metric.whiten_gradient(by_whitened if by_points is None else by_points), by_whitened)
-
-
-@pytest.mark.parametrize("size", [2, 3, 8, 64, 100])
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_metric_maps_a_point_to_the_same_bits_in_any_batch(size, dtype):
-    """On some processors products with few rows take other kernels, which round differently."""
-    metric = Metric(torch.linalg.cholesky(rotated(size, 10.0)).to(dtype), torch.Size([size]))
-    x = Noise(1, range(70)).normal(torch.zeros(70, size, dtype=dtype))
-    for function in (metric.unwhiten, metric.whiten_gradient, metric.whiten):
-        whole = function(x)
-        for count in (1, 2, 7, 16, 33):
-            assert torch.equal(torch.cat([function(x[:count]), function(x[count:])]), whole)
-
-
-@pytest.mark.parametrize("kind", ["diagonal", "dense"])
-def test_a_metric_makes_the_draws_that_it_was_made_of_white(kind):
-    """Also far from zero, where squares have lost their digits, and beside a number that never moves."""
-    factor = torch.diag(torch.tensor([1e-3, 1.0, 1e3, 1.0], dtype=F64)) if kind == "diagonal" else torch.linalg.cholesky(rotated(4, 50.0))
-    x = Noise(0, range(5000)).normal(torch.zeros(5000, 4, dtype=F64)) @ factor.T + 1e6
-    spread = CovarianceEstimator(kind, x[:10].view(10, 2, 2))
-    for some in x.view(-1, 100, 2, 2):
-        spread.add(some)
-    metric = spread.metric(F64)
-    y = metric.whiten(x.view(-1, 2, 2)).flatten(1)
-    assert metric.kind == kind and metric.event == (2, 2)
-    torch.testing.assert_close(y.var(0, correction=0), torch.ones(4, dtype=F64), rtol=1e-6, atol=0)
-    if kind == "dense":
-        torch.testing.assert_close(torch.cov(y.T, correction=0), torch.eye(4, dtype=F64), rtol=0, atol=1e-6)
-    stuck = CovarianceEstimator("auto", torch.ones(10, 3))
-    stuck.add(torch.ones(100, 3))
-    assert stuck.metric(torch.float32).scale.tolist() == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("covariance", "draws", "kind"),
-    [
-        (rotated(20, 100.0), 2000, "dense"),
-        (rotated(20, 100.0), 150, "diagonal"),  # too few
-        (torch.diag(torch.logspace(-3, 3, 20, dtype=F64)), 2000, "diagonal"),
-        (torch.eye(100, dtype=F64), 1000, "diagonal"),  # all correlations are chance
-        (torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64), 2000, "dense"),
-        (torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=F64), 2000, "diagonal"),
-        (torch.eye(300, dtype=F64) + 9, 4000, "diagonal"),  # too many numbers in a point
-    ],
-)
-def test_a_matrix_is_taken_where_it_pays(covariance, draws, kind):
-    x = Noise(0, range(draws)).normal(torch.zeros(draws, len(covariance), dtype=F64)) @ torch.linalg.cholesky(covariance).T
-    spread = CovarianceEstimator("auto", x)
-    spread.add(x)
-    assert spread.metric(F64).kind == kind
-
-
-@pytest.mark.parametrize("metric", [Metric(), Metric(torch.tensor([1.0, 2.0], dtype=F64))], ids=repr)
-@pytest.mark.parametrize("trajectory", [0.5, 1.5])
-def test_the_cost_of_a_draw_is_that_of_exact_flows_of_a_gaussian(metric, trajectory):
-    r"""Coordinates turn by $h T$ in whitened units: they are correlated by $\cos h T$, their squares by $\cos^2 h T$, and several steps by
-    the products. The correlation time has three of these correlations and a geometric tail; the slowest decides.
-    """
-    energy = Gaussian(metric.unwhiten(torch.eye(2, dtype=F64)).square())
-    n, steps = 20_000, 8
-    x = metric.unwhiten(Noise(0, range(n)).normal(torch.zeros(n, 2, dtype=F64)))
-    sampler = ChEES(0.01, trajectory, metric, max_leapfrogs=1000)
-    with torch.no_grad():
-        cost = measure_mixing(sampler, energy, State(x, *energy_and_gradient(energy, x)), Noise(1, range(n)), steps).cost
-    fractions = torch.tensor([1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8, 1 / 16])
-    leapfrogs = (fractions * trajectory / 0.01).ceil()
-    cosines = torch.cos(0.01 * leapfrogs)
-
-    def correlation_time(rho):
-        first, second, third = (rho.unfold(0, lag, 1).prod(1).mean() for lag in (1, 2, 3))
-        ratio = third ** (1 / 3)
-        return 1 + 2 * (first + second + third + third * ratio / (1 - ratio))
-
-    expected = max(correlation_time(cosines), correlation_time(cosines.square()))
-    assert cost == pytest.approx(float(expected * leapfrogs.mean()), rel=0.03)
 
 
 @pytest.mark.slow
@@ -263,15 +165,3 @@ def test_step_sizes_suit_the_smooth_part_of_energies_that_jump(name):
         mean = weights @ expected
         error = 4 * (weights @ (expected - mean).square() / 2000 + (weights.square() @ (expected - mean).square())).sqrt()
         assert abs(values.mean() - mean) < error
-
-
-def test_kinks_and_narrow_parts_are_no_jumps():
-    energies = {
-        "kink": lambda x: 3 * x.abs().sum(1),
-        "narrow": lambda x: x[:, 0].square() / 18 + (x[:, 1:].square() * (-x[:, :1]).exp()).sum(1) / 2 + x[:, 0],
-        "jump": lambda x: x.square().sum(1) / 2 + 3 * (x[:, 0] > 1).float(),
-    }
-    for name, function in energies.items():
-        energy, x = ce.as_energy(function), torch.randn(512, 3, generator=torch.Generator().manual_seed(2)) / 3
-        lost = lost_to_jumps(ChEES(0.6, 0.6), energy, State(x, *energy_and_gradient(energy, x)), Noise(0, range(512)))
-        assert (lost > 0) == (name == "jump")

@@ -34,11 +34,3 @@ EXPECTED = {
 )
 def test_samplers_keep_what_samplers_keep(check: Check) -> None:
     check()
-
-
-def test_there_are_checks() -> None:
-    assert len(CHECKS) == 13 and all(len(checks) > 5 for checks in CHECKS.values())
-    with pytest.raises(AssertionError, match="moments"):
-        from composable_energy.testing import check_sampler
-
-        check_sampler(Langevin(0.5), steps=60)  # without the bias that its step brings

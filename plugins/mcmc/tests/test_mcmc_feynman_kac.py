@@ -44,12 +44,6 @@ def test_expressions_of_scores_have_the_shares_of_quadrature(name):
     assert abs(trace.scalars["log_z"][-1] - log_z) < 0.1
 
 
-def test_without_weights_the_shares_are_those_of_summed_scores():
-    """The same product is many standard errors away: the weights matter, and the test can tell."""
-    truth, _ = quadrant_shares(expressions(values=True)["A & B"], count=400)
-    assert gap(expressions(values=False)["A & B"], truth, FeynmanKac(corrector_steps=0, weighted=False)) > 15
-
-
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")  # energies have constants, and these are right
 def test_correctors_and_values_give_the_same_density():
@@ -152,14 +146,6 @@ def test_each_leaf_is_evaluated_once_at_a_move():
     energy = (A & B) | (A & ~B)
     energy.sample((10, 2), sampler=tuned, seed=0, dtype=F64)
     assert calls == dict.fromkeys(("base", "A", "B"), 10 * (1 + 5 * 2 + 3 + 1))
-
-
-def test_the_collapse_of_weights_warns():
-    """A score sharpened 20 times in 16 coordinates."""
-    wide, narrow = (Mixture.of([[0.0] * 16], width) for width in (2.0, 0.5))
-    energy = narrow.energy("narrow", values=False).relative_to(wide.energy("wide", values=False)).sharpened(20)
-    with pytest.warns(ce.SamplingWarning, match=r"ess: The weights of .* collapsed"):
-        drawn(energy, FeynmanKac(levels=20), 100, axes=16)
 
 
 def test_bad_input_is_refused():

@@ -8,61 +8,11 @@ from scipy import stats
 
 import composable_energy as ce
 from composable_energy.sampling import Noise, State, energy_and_gradient
-from composable_energy.testing import Banana
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.batch import sum_of_each
-from composable_energy_mcmc.hamiltonian import leapfrog
-from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.metropolis import choose
 
 F64 = torch.float64
-METRICS = [
-    Metric(),
-    Metric(torch.tensor([0.8, 1.5], dtype=F64)),
-    Metric(torch.tensor([[1.0, 0.0], [0.7, 1.2]], dtype=F64), torch.Size([2])),
-]
-BANANA = Banana()
-POINTS = BANANA.exact(Noise(123, range(500)))
-MOMENTA = Noise(1, range(500)).normal(POINTS)
 
-
-def follow(x, momentum, step_size, steps, metric):
-    state, momentum, _ = leapfrog(BANANA, State(x, *energy_and_gradient(BANANA, x)), momentum, step_size, steps, metric)
-    return state.x, momentum
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS, ids=repr)
-def test_trajectories_run_back(metric):
-    there = follow(POINTS, MOMENTA, 0.1, 20, metric)
-    back, momentum = follow(there[0], -there[1], 0.1, 20, metric)
-    torch.testing.assert_close(back, POINTS, rtol=0, atol=1e-11)
-    torch.testing.assert_close(momentum, -MOMENTA, rtol=0, atol=1e-11)
-    halfway = follow(POINTS, MOMENTA, 0.1, 10, metric)
-    torch.testing.assert_close(follow(*halfway, 0.1, 10, metric), there, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=repr)
-def test_half_the_step_leaves_a_quarter_of_the_error(metric):
-    def error(step_size):
-        end, p = follow(POINTS, MOMENTA, step_size, round(1.6 / step_size), metric)
-        return (BANANA(end) + sum_of_each(p.square()) / 2 - BANANA(POINTS) - sum_of_each(MOMENTA.square()) / 2).abs().median()
-
-    assert abs(math.log2(error(0.05) / error(0.025)) - 2) < 0.15
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=repr)
-def test_trajectories_keep_volumes(metric):
-    def flat(point):
-        x, p = follow(point[None, :2], point[None, 2:], 0.1, 5, metric)
-        return torch.cat([x[0], p[0]])
-
-    point, h = torch.cat([POINTS[0], MOMENTA[0]]), 1e-6
-    columns = [(flat(point + h * unit) - flat(point - h * unit)) / (2 * h) for unit in torch.eye(4, dtype=F64)]
-    assert abs(torch.linalg.det(torch.stack(columns)) - 1) < 1e-8
-
-
-# Balance -----------------------------------------------------------------------------------------------------------
 
 SKEWED = ce.as_energy(lambda x: x[:, 0] ** 4 / 4 - x[:, 0] ** 2 / 2 - x[:, 0] / 2)  # two modes of different depth
 
@@ -112,9 +62,6 @@ def test_as_many_chains_go_back_as_there(sampler, step):
 @pytest.mark.parametrize("sampler", [NoCorrection(1.0), Barker(1.0)], ids=lambda sampler: type(sampler).__name__)
 def test_the_balance_finds_wrong_acceptances(sampler):
     assert p_of_balance(sampler, 1) < 1e-8
-
-
-# Gradients -----------------------------------------------------------------------------------------------------------
 
 
 COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]

@@ -8,13 +8,9 @@ from torch import Tensor
 from torch.distributions import Exponential, MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, OptionError, SamplingDiverged, ShapeError
-from composable_energy.sampling import Noise
+from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import Tempering, tempering
-from composable_energy_mcmc.annealing.gaussian import Gaussian as Base
-from composable_energy_mcmc.annealing.path import evaluate
-from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc import Tempering
 
 pytestmark = pytest.mark.slow
 
@@ -49,85 +45,6 @@ def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget(seed
     assert len(pairs) == len(trace.sampler.schedule.levels) - 1 and min(sum(values) / len(values) for values in pairs) > 0.3
     stuck = energy.sample((32, 2), sampler="hmc", init=start, steps=100, seed=seed)
     assert shares(stuck)[0] == 1
-
-
-# Exact levels -------------------------------------------------------------------------------------------------------------------------
-
-
-TARGET, BASE = (torch.tensor([1.0, -0.5], dtype=F64), 0.5), Base(torch.zeros(2, dtype=F64), torch.tensor([2.0, 3.0], dtype=F64))
-LEVELS = (0.0, 0.1, 0.4, 1.0)
-
-
-def law(level: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the Gaussian at a level between two."""
-    precisions = (1 - level) / BASE.scale**2, level / TARGET[1] ** 2 * torch.ones(2, dtype=F64)
-    variance = 1 / (precisions[0] + precisions[1])
-    return variance * (precisions[0] * BASE.mean + precisions[1] * TARGET[0]), variance.sqrt()
-
-
-def worst_of_levels(steps: int = 8, n: int = 20_000) -> tuple[float, float]:
-    """By how many standard errors means, variances and covariances of all levels are off, after steps from exact draws; and the swaps."""
-    energy = Gaussian(*TARGET)
-    sampler = Tempering(leapfrogs=3, schedule=Schedule(BASE, LEVELS, (1.0, 0.5, 0.25, 0.18)))
-    noise = Noise(7, range(n))
-    laws = [law(level) for level in LEVELS]
-    z = noise.child("exact").normal(torch.zeros(n, len(LEVELS), 2, dtype=F64))
-    points = torch.stack([mean + sd * z[:, i] for i, (mean, sd) in enumerate(laws)], 1)
-    flat = evaluate(energy, points.flatten(0, 1))
-    with torch.no_grad():
-        cold = sampler.init(energy, points[:, -1], noise)
-        state = tempering.Replicas(cold.x, cold.energy, cold.grad, points, flat.energy.view(n, -1), flat.grad.view_as(points), cold.born)
-        for step in range(1, steps + 1):
-            state, info = sampler.step(energy, state, noise.at(step))
-    white = torch.stack([(state.points[:, i] - mean) / sd for i, (mean, sd) in enumerate(laws)], 1).flatten(1)
-    second = (white.T @ white / n - torch.eye(white.shape[1], dtype=F64)) * math.sqrt(n)
-    second[range(len(second)), range(len(second))] /= math.sqrt(2)
-    return max(float((white.mean(0) * math.sqrt(n)).abs().max()), float(second.abs().max())), info.scalars["swaps"].mean().item()
-
-
-def test_exact_draws_of_all_levels_stay_exact():
-    worst, swaps = worst_of_levels()
-    assert worst < 4.5 and 0.3 < swaps < 0.8
-
-
-def backwards(state, base, b, noise):
-    """Swaps by the reciprocal ratio."""
-    return SWAP(state, base, -b, noise)
-
-
-def always(state, base, b, noise):
-    """Swaps whatever the energies are."""
-    return SWAP(state, base, 0 * b, noise)
-
-
-def forgetful(state, base, b, noise):
-    """Swaps points, and leaves energies and gradients where they were."""
-    after, rates = SWAP(state, base, b, noise)
-    return tempering.Replicas(
-        after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads, state.born
-    ), rates
-
-
-def without_base(state, base, b, noise):
-    """Weighs the energy alone, as if levels were temperatures."""
-    return SWAP(state, Flat(base.mean, base.scale), b, noise)
-
-
-class Flat(Base):
-    def energy(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, 0])
-
-
-SWAP = tempering.swap_replicas
-
-
-@pytest.mark.parametrize("fault", [backwards, always, forgetful, without_base])
-def test_planted_faults_of_swaps_are_found(fault, monkeypatch):
-    monkeypatch.setattr(tempering, "swap_replicas", fault)
-    assert worst_of_levels()[0] > 4.5
-
-
-# Any energy ---------------------------------------------------------------------------------------------------------------------------
 
 
 class Labelled(ce.Energy):
@@ -177,20 +94,6 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
         broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
     x = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep")
     assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_points_of_any_shape_and_dtype(shape, dtype):
-    energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
-    x, trace = energy.sample(shape, sampler=QUICK, steps=4, seed=0, dtype=dtype, trace=True)
-    assert x.shape == shape and x.dtype == dtype and x.isfinite().all() and trace.energies.unique(dim=0).shape[0] > 1
-
-
-def test_half_precision_is_refused():
-    for sampler in (QUICK, "tempering"):
-        with pytest.raises(DtypeError, match=r"dtype=torch\.float32"):
-            Gaussian(torch.zeros(2, dtype=torch.bfloat16)).sample(4, sampler=sampler, seed=0)
 
 
 def test_images_have_the_right_law_and_gradients_are_counted():

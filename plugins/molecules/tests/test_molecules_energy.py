@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import check_energy
@@ -132,12 +131,6 @@ def test_predictions_go_down():
     library, energy = AngleLibrary().fit(data), small()
     before, after = (predict(energy, data.context, library, candidates=8, steps=steps) for steps in (0, 30))
     assert bool((energy(after, context=data.context) <= energy(before, context=data.context)).all())
-
-
-def test_a_trained_energy_is_saved_and_loaded(tmp_path):
-    energy, data = small(), generate(4)
-    energy.save(tmp_path / "energy")
-    assert torch.equal(ce.load(tmp_path / "energy")(data.chi, context=data.context), energy(data.chi, context=data.context))
 
 
 def test_the_objective_says_what_it_needs():

@@ -152,10 +152,3 @@ def test_mistakes_are_named():
         planning.disc((0.0, 0.0), -1.0)
     with pytest.raises(ExpressionError, match="relative"):
         OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, ce.lift.CallableEnergy(pair, event_shape=(2, 2))), 5)
-
-
-def test_an_expression_is_saved_and_read(tmp_path):
-    expression = ce.over_time(planning.TransitionEnergy(2, kept=16), 5) & planning.start([0.0, 1.0]) & planning.goal([1.0], axes=(0,))
-    expression.save(tmp_path / "plan")
-    x = paths(3, 5, 6).float()
-    torch.testing.assert_close(ce.load(tmp_path / "plan")(x), expression(x))

@@ -197,17 +197,6 @@ def test_every_row_comes_once_an_epoch_in_another_order():
     assert not torch.equal(batches.load(4, 2).x, batches.load(3, 2).x)
 
 
-def test_two_processes_share_the_rows_of_one():
-    rows = as_source((DATA, {"kind": torch.arange(40)}))
-    whole, *parts = [
-        BatchLoader(rows, 8, own, None, torch.device("cpu"), torch.float32).load(0, 4) for own in (range(8), range(4), range(4, 8))
-    ]
-    assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
-    assert torch.equal(whole.labels["kind"], torch.cat([part.labels["kind"] for part in parts]))
-    assert torch.equal(whole.noise.normal(whole.x)[4:], parts[1].noise.normal(parts[1].x))
-    assert torch.equal(whole.x, DATA[whole.labels["kind"]])
-
-
 def test_an_iterable_is_read_again_and_advanced():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA), batch_size=7, shuffle=True)
     options = (None, torch.device("cpu"), torch.float32)

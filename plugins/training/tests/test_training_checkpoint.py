@@ -3,51 +3,22 @@
 import errno
 import json
 import os
-import random
-import signal
-import time
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy_training import (
-    ContrastiveDivergence,
-    DenoisingScoreMatching,
-    ImprovedContrastiveDivergence,
     Loss,
     Objective,
     Optimizer,
     Trainer,
 )
 from plugins.training.tests.run_helpers import DATA, Stop, StopAt
-from tests.processes import ended, needs_forkserver, start
 
 STEPS = 24
-
-
-class Net(ce.Energy):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        norm = nn.utils.parametrizations.spectral_norm
-        self.net = nn.Sequential(norm(nn.Linear(4, 32)), nn.SiLU(), nn.Dropout(0.2), norm(nn.Linear(32, 1)))
-
-    def forward(self, x, sigma=0.5):
-        sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
-        return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
-
-
-CHAINS = {"steps": 3, "options": {"step_size": 0.1, "temperature": 0.01}, "buffer": 64}
-OBJECTIVES = {
-    "contrastive": lambda: ContrastiveDivergence(**CHAINS),
-    "improved": lambda: ImprovedContrastiveDivergence(**CHAINS),
-    "denoising": lambda: DenoisingScoreMatching(0.1, 1.0),
-}
 
 
 class Fit(Objective):
@@ -215,80 +186,3 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(tmp_path
     with pytest.raises(StorageError, match="No space left"):
         trainer(tmp_path).fit()
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
-
-
-def in_child(call, *args, kill_after=None):
-    """Calls a function in another process, kills it after some seconds if it still runs, and returns its exit code."""
-    child = start("The run", call, *args)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        child.kill()
-    return ended([child])[0]
-
-
-def alone():
-    assert len(list(Path(f"/proc/{os.getppid()}/task").iterdir())) == 1
-
-
-@pytest.mark.full
-@needs_forkserver
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
-def test_a_child_is_forked_off_a_process_with_one_thread():
-    assert in_child(alone) == 0
-
-
-def sixty_steps(kind, out):
-    options = {"steps": 60, "batch_size": 8, "ema": 0.99, "checkpoint_every": 7, "keep": 2}
-    Trainer(Net(), OBJECTIVES[kind](), DATA, out=out, **options).fit()
-
-
-@pytest.mark.full
-@needs_forkserver
-@pytest.mark.parametrize("kind", OBJECTIVES)
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
-    child = start("The whole run", sixty_steps, kind, tmp_path / "whole")
-    began = time.monotonic()
-    assert ended([child]) == [0]
-    took, moments = time.monotonic() - began, random.Random(kind)
-    for _ in range(3):  # all together shorter than the whole run, so that none ends first
-        ends = in_child(sixty_steps, kind, tmp_path / "killed", kill_after=moments.uniform(0.1, 0.33) * took)
-        assert ends in (-signal.SIGKILL, 0)
-    assert in_child(sixty_steps, kind, tmp_path / "killed") == 0
-    same_files(tmp_path / "whole", tmp_path / "killed")
-
-
-def die_writing(moment, out):
-    """Trains, and kills its process while it writes the third checkpoint; each is synced twice, the file and then the folder."""
-    fsync, replace, synced = os.fsync, Path.replace, 0
-
-    def die_in_fsync(descriptor):
-        nonlocal synced
-        synced += 1
-        if synced == 5:
-            if moment == "write":
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        fsync(descriptor)
-
-    def die_in_replace(path, target):
-        if target.name == "step-00000010.safetensors":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(path, target)
-
-    if moment == "replace":
-        Path.replace = die_in_replace
-    else:
-        os.fsync = die_in_fsync
-    trainer(out).fit()
-
-
-@pytest.mark.slow
-@needs_forkserver
-@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
-    """Kills the run while it writes its third checkpoint: with half of the file written, before the sync, or before the rename."""
-    assert in_child(die_writing, moment, tmp_path) == -signal.SIGKILL
-    assert names(tmp_path)[-1] == "step-00000005.safetensors" and any(name.endswith(".new") for name in names(tmp_path))
-    trainer(tmp_path).fit()
-    same_files(whole, tmp_path)
-    assert not any(name.endswith(".new") for name in names(tmp_path))

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
-from composable_energy_training import Batch, ContrastiveDivergence, ImprovedContrastiveDivergence, RankContext
-from composable_energy_training.negative_samples import NegativeSampler
+from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence
 from plugins.training.tests.objective_helpers import LANGEVIN, Bell, Net, batch_of, context, data, gradients
 
 
@@ -54,28 +52,6 @@ def test_training_finds_the_mean_and_the_variance_of_the_data(sampler, options, 
     mean, variance = torch.stack(found).mean(0)
     assert abs(mean - x.mean()) < 2 * 0.7 / math.sqrt(rows)
     assert abs(variance - x.var()) < 2 * 0.49 * math.sqrt(2 / rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"condition": "kind"}, {"persistent": False}, {"sampler": "mala"}], ids=str)
-def test_two_processes_give_the_gradients_of_one(settings):
-    rows, labels = 10, torch.arange(10) % 3
-    x = data(rows, 2)
-    settings = {**LANGEVIN, "buffer": 43, "fresh": 0.3, **settings}
-
-    def run(share):
-        model, objective = Net(labels=3), ContrastiveDivergence(**settings)
-        objective.begin(model, context(rows, (2,), share))
-        results = []
-        for step in (1, 2, 3):
-            loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
-            results.append([grad * len(share) / rows for grad in gradients(model, loss)])
-        return results
-
-    whole, *shares = (run(share) for share in (range(rows), range(4), range(4, rows)))
-    for of_all, of_one, of_other in zip(whole, *shares, strict=True):
-        for grad, one, other in zip(of_all, of_one, of_other, strict=True):
-            torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)
 
 
 def test_a_restored_objective_has_the_same_bits():
@@ -211,36 +187,3 @@ def test_training_finds_how_points_follow_numbers():
             found.append(model.slopes.detach().clone())
     best = torch.linalg.lstsq(spot, x).solution[:, 0]
     assert (torch.stack(found).mean(0) - best).abs().max() < 3 / math.sqrt(rows)
-
-
-def test_the_last_step_takes_no_gradient_and_gives_the_same_points():
-    """Chains of K steps cost K gradients, and have the bits of `sample`; also if some of them diverge."""
-
-    class Counted(ce.Energy):
-        calls = 0
-
-        def with_gradient(self, x, **conditions):
-            Counted.calls += 1
-            return super().with_gradient(x, **conditions)
-
-        def forward(self, x):
-            return torch.where(x > 3, torch.nan, x.square()).sum(1) / 2
-
-    model, options = Counted(), {"step_size": 0.5}
-    for start in (0.0, 10.0):
-        rank_context = RankContext(6, range(2, 5), torch.Size([2]), torch.device("cpu"), torch.float32, 0)
-        x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-        x[1] += start
-        negatives = NegativeSampler(
-            steps=4, sampler="langevin", options=options, buffer=6, fresh=0, start="data", augment=None, persistent=False
-        )
-        negatives.begin(model, rank_context)
-        batch = Batch(x, {}, Noise(0, range(2, 5), 7))
-        Counted.calls = 0
-        samples = negatives.draw(model, batch, {})
-        assert Counted.calls == 4
-        expected = model.sample(
-            (3, 2), sampler="langevin", steps=4, init=x, seed=samples.noise.seed, first_chain=2, on_divergence="keep", **options
-        )
-        alive = torch.tensor([True, start == 0.0, True])
-        assert torch.equal(samples.x[alive], expected[alive])

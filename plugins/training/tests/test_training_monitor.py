@@ -36,23 +36,6 @@ def test_thresholds_are_those_of_the_papers(scalars, cause):
     assert (alerts[3] is None) if cause is None else (alerts[3].cause == cause and alerts[3].action == "rollback")
 
 
-def test_means_run_over_their_window():
-    """A single high value among low ones is below the threshold as a mean: 0.1 + (4 - 0.1) / 10 < 0.5."""
-    state = MonitorState(Monitor(window=10))
-    for step in range(1, 30):
-        assert state.update(step, {"gap": 0.1}, True) is None
-    assert state.update(30, {"gap": 4.0}, True) is None and state.means["gap"] == pytest.approx(0.49)
-    assert state.update(31, {"gap": 4.0}, True).cause == "gap"
-
-
-def test_the_state_of_a_monitor_survives_its_plain_data():
-    state = MonitorState(Monitor(window=2, gap=1.0))
-    for step in range(1, 6):
-        state.update(step, {"gap": step / 3}, step != 4)
-    again = MonitorState.from_dict(state.monitor, state.to_dict())
-    assert again == state and again.alerts and again.skipped == 1
-
-
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
     noted = Noted()
     with pytest.raises(TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:

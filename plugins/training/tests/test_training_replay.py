@@ -163,8 +163,6 @@ def test_another_buffers_slots_are_refused(state, got):
         ReplayBuffer(8, context(8), "uniform").restore(state)
 
 
-# Augmentation -------------------------------------------------------------------------------------------------------------------------
-
 OFF: dict[str, Any] = {"crop": None, "flip": False, "jitter": 0.0, "blur": 0.0}
 
 

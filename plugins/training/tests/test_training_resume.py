@@ -15,7 +15,6 @@ from composable_energy_training import (
     ContrastiveDivergence,
     DenoisingScoreMatching,
     Monitor,
-    Optimizer,
 )
 from plugins.training.tests.resume_helpers import Fit, network, same, trainer
 from plugins.training.tests.run_helpers import Stop, StopAt
@@ -220,9 +219,3 @@ def test_chains_are_copied_only_for_a_monitor(monitor):
             run.fit()
     else:
         assert run.fit().steps == 12
-
-
-def test_the_rate_of_the_optimizer_is_named(tmp_path):
-    trainer(tmp_path, steps=4).fit()
-    with pytest.raises(OptionError, match=r"optimizer\.rate was 0\.0003, is 0\.1"):
-        trainer(tmp_path, optimizer=Optimizer(rate=0.1)).fit()

@@ -54,13 +54,6 @@ def test_an_expression_by_name_means_what_it_says():
     assert right.float().mean() > 0.8
 
 
-def test_a_saved_expression_has_the_same_energies_to_the_bit(tmp_path, codes):
-    scenes = load_concepts()
-    expression = scenes.position.near((0.1, 0.2), 0.3) & ~scenes.color("red") | scenes.of_color("blue")
-    expression.save(tmp_path / "saved")
-    assert torch.equal(ce.load(tmp_path / "saved")(codes), expression(codes))
-
-
 def test_the_report_of_the_weights_is_with_them():
     report = json.loads((FOLDER / "report.json").read_text())
     assert report["judge"]["renders"]["color"] > 0.99 and report["heads"]["position"] < 0.05
