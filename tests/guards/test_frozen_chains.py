@@ -17,7 +17,7 @@ def plane(scale: float) -> ce.Energy:
 
 
 def circle(concentration: float) -> ce.Energy:
-    wide, narrow = (ce.as_energy(VonMises(torch.zeros(1), k)) for k in (0.001, concentration))
+    wide, narrow = (ce.as_energy(VonMises(torch.zeros(1), torch.tensor([k]))) for k in (0.001, concentration))
     return wide & ~narrow
 
 
