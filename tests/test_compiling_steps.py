@@ -180,7 +180,7 @@ def test_steps_of_many_points_are_compiled_alone(sampler):
     call = {**CALL, "init": torch.zeros(4000, 3)}
     wanted, energy = PAIR.sample((4000, 3), sampler=sampler, **call), compiled(PAIR)
     for _ in range(2):
-        torch.testing.assert_close(energy.sample((4000, 3), sampler=sampler, **call), wanted)
+        torch.testing.assert_close(energy.sample((4000, 3), sampler=sampler, **call), wanted, rtol=1e-4, atol=1e-4)  # 12,000 numbers
     if isinstance(sampler, Counted):
         assert len(Counted.calls) == 21 + 2  # one for the checks and one that is recorded
 

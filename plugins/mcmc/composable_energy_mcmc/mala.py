@@ -16,7 +16,7 @@ from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.approach import approach
-from composable_energy_mcmc.batch import sum_of_each
+from composable_energy_mcmc.batch import bound_kicks, sum_of_each
 from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.tuning import tune_step_size
 
@@ -25,10 +25,13 @@ from composable_energy_mcmc.tuning import tune_step_size
 class MALA(Sampler):
     r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, accepted or rejected, without bias.
 
-    A step costs one gradient; that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
+    A step costs one gradient; that of the current point is kept. With $y = x - \tfrac{\lambda}{2} g(x) + \sqrt{\lambda}\, \xi$ the
     logarithm of the acceptance ratio is
 
-    $$E(x) - E(y) + \tfrac12 (\nabla E(x) + \nabla E(y)) \cdot \left(y - x + \tfrac{\lambda}{4} (\nabla E(x) - \nabla E(y))\right).$$
+    $$E(x) - E(y) + \tfrac12 (g(x) + g(y)) \cdot \left(y - x + \tfrac{\lambda}{4} (g(x) - g(y))\right).$$
+
+    Here $g$ is $\nabla E$, shortened to a norm of at most $(3 + 1.5\, d^{1/3}) / \sqrt{\lambda}$ (MALTA, in the same paper): with the
+    whole gradient, chains would never leave a wall that is thin beside the step.
 
     Args:
         step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains.
@@ -66,9 +69,11 @@ class MALA(Sampler):
         if self.step_size is None:
             raise OptionError("MALA has no step_size yet: give one, or let `sample` tune it.")
         drift, scale = self.step_size / 2, math.sqrt(self.step_size)
-        x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale)
+        here = bound_kicks(state.grad, scale)
+        x = langevin_step(state.x, here, noise=noise, drift=drift, scale=scale)
         proposal = State(x, *energy_and_gradient(energy, x))
-        log_ratio = state.energy - proposal.energy + langevin_log_ratio(state, proposal, self.step_size)
+        there = replace(proposal, grad=bound_kicks(proposal.grad, scale))
+        log_ratio = state.energy - proposal.energy + langevin_log_ratio(replace(state, grad=here), there, self.step_size)
         return choose(state, proposal, log_ratio, noise, stream=1)
 
 

@@ -11,7 +11,6 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import composable_energy as ce
 from benchmarks import closed_forms
 from benchmarks.closed_forms import Effort, effective, measure
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.sampling import Noise
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
 
@@ -64,30 +63,19 @@ def integrated(energy: ce.Energy) -> tuple[Tensor, Tensor]:
 CHEES = ChEES(tuning_steps=100, max_leapfrogs=16)
 
 
-# Chains of MALA that start in a steep border stand still, see below.
-CASES = [(name, sampler) for name in TARGETS for sampler in (MALA, HMC, CHEES) if (name, sampler) != ("not, by level", MALA)]
-
-
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "sampler"), CASES, ids=lambda some: some if isinstance(some, str) else getattr(some, "__name__", "ChEES"))
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("sampler", [MALA, HMC, CHEES], ids=["MALA", "HMC", "ChEES"])
 def test_moments_are_those_of_the_integral(name, sampler):
     """Chains are independent, so standard errors are exact; 4 of them."""
     n = 4000
     energy = TARGETS[name]
-    # Of MALA's chains about one in a hundred stands still in the soft border, which `sample` reports for some seeds.
-    warn = (name, sampler) != ("not, by a soft level", MALA)
+    warn = sampler is not MALA or "level" not in name  # MALA is slow from one side of B to the other, which R-hat reports
     x = energy.sample((n, 2), sampler=sampler, steps=200 if sampler is MALA else 40, seed=1, dtype=F64, warn=warn)
     mean, covariance = integrated(energy)
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
     products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
-
-
-@pytest.mark.slow
-def test_mala_warns_that_chains_stand_still_in_a_steep_border():
-    """One step size does not suit the plain and the border of a complement."""
-    with pytest.warns(SamplingWarning, match="stuck: .* of 4000 chains did not move"):
-        TARGETS["not, by level"].sample((4000, 2), sampler=MALA, steps=200, seed=1, dtype=F64)
 
 
 @pytest.mark.full
