@@ -11,7 +11,7 @@ from typing import Any
 from composable_energy.errors import OptionError
 from composable_energy.suggestions import nearest
 
-_LARGEST, _LEAST = 1e18, 1e-30  # squares are numbers of float32, and products with them do not vanish in float64
+_LARGEST, _LEAST = 1e18, 1e-31  # squares are numbers of float32, and products with them do not vanish in float64
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:

@@ -132,6 +132,8 @@ def test_terms_of_two_precisions_are_a_typed_error():
 
 def test_an_option_may_be_called_name():
     class Named(ce.Energy):
+        stored_texts = ("name",)
+
         def __init__(self, name: str = "") -> None:
             super().__init__()
             self.name = name

@@ -18,7 +18,7 @@ from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.supports import contains, format_support
 
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
-_SHARE = 1e-3  # of the points that may be so far off
+_SHARE = 2e-3  # of the points that may be so far off
 _BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
 
 

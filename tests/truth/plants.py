@@ -68,11 +68,16 @@ def _leave_out_the_volume(case: Case) -> tuple[ce.Energy, Sampler | None]:
     return case.energy & extra.on(torch.distributions.constraints.positive), None
 
 
+def _stand(case: Case) -> tuple[ce.Energy, Sampler | None]:
+    """Draws an energy that shows no distribution, so that chains start at standard normal points, and leaves them there."""
+    return ce.as_energy(lambda x: case.energy(x), event_shape=case.energy.event_shape or (case.space.event,)), Standing()
+
+
 PLANTS: Mapping[str, tuple[tuple[str, ...], Plant]] = {
     "temperature": (("line", "plane", "half-line", "simplex"), _heat),
     "base twice": (("line", "plane", "box"), _count_twice),
     "volume": (("half-line", "quadrant"), _leave_out_the_volume),
     "correction": (("line", "plane"), lambda case: (case.energy, Unadjusted())),
     "noise": (("line", "plane"), lambda case: (case.energy, LoudNoise())),
-    "start": (("line", "plane"), lambda case: (case.energy, Standing())),
+    "start": (("line", "plane"), _stand),
 }

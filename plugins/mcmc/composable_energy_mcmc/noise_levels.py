@@ -134,8 +134,7 @@ def find_start(
         found = fit(min(2 * found.sigma, limit))
     if not found.fits and high is None:
         found = first
-    evaluated = high is not None and not _declared(energy) and ends[1] is None  # by the author who recommends the levels
-    if warn and found.misfit > _WRONG and not evaluated:
+    if warn and found.misfit > _WRONG and not _evaluated(energy):
         _warn_of_start(energy, found)
     elif warn and high is None and ends[1] is None:
         _warn_of_distant_data(energy, found, fit)
@@ -150,6 +149,12 @@ def find_start(
 
 def _declared(energy: Energy) -> bool:
     return any(getattr(part, "sigma_range", None) is not None for part in energy.modules())
+
+
+def _evaluated(energy: Energy) -> bool:
+    """Returns whether the author of a part recommends a sampler, and so has evaluated its levels."""
+    parts = (part for part in energy.modules() if isinstance(part, Energy))
+    return not _declared(energy) and any(part.recommended is not None for part in parts)
 
 
 def _warn_of_start(energy: Energy, found: LevelStart) -> None:

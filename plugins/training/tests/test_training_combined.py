@@ -16,7 +16,7 @@ def test_the_loss_is_the_weighted_sum_with_noise_of_its_own_for_each():
     assert twice != 2 * CombinedObjective(EnergyDiscrepancy(0.5)).loss(model, batch).value
     without = CombinedObjective(*parts, weights=(0.0, 2.0)).loss(model, batch).value
     torch.testing.assert_close(combined.value - without, 0.5 * parts[0].loss(model, batch).value)
-    assert combined.scalars["gap"] == parts[0].loss(model, batch).scalars["gap"]
+    assert combined.scalars["margin"] == parts[0].loss(model, batch).scalars["margin"]
 
 
 def test_states_of_all_parts_are_saved_and_restored():

@@ -205,7 +205,7 @@ def test_ctrl_c_ends_the_server_and_its_worker():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            address = process.stdout.readline().split("at ")[1].split(";")[0]
+            address = process.stdout.readline().split("at ")[1].split()[0]
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
             assert process.stderr is not None and "Traceback" not in process.stderr.read()
