@@ -63,7 +63,7 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     named(monkeypatch, langevin=Langevin, chees=ChEES, hmc=HMC, annealed=Annealed)
     trace = Bowl().sample((3, 2), steps=1, trace=True)[1]
     assert isinstance(trace.sampler, ChEES) and trace.sampler.step_size is not None
-    needs = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + sigma**2))
+    needs = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + 2 * sigma**2))
     assert isinstance(needs.sample((3, 2), trace=True)[1].sampler, Annealed)
     a, b, c = Bowl(), Bowl(), Bowl()
     a.recommended = ce.Recommendation("langevin", {"step_size": 0.2}, threads=3)

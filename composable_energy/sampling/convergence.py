@@ -34,7 +34,7 @@ _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it co
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT = 1.1  # of the points that a trace keeps
-_SLOW, _RELAXED = 1.2, 1.7  # of final points: all steps are about 18 and 4 relaxation times, with and without rejection
+_SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
@@ -46,8 +46,8 @@ class ConvergenceObserver(Observer):
     The later half of the steps is divided into two quarters, that of a single chain into eight pieces. Each chain has a mean and a variance
     over 16 to 31 steps of each piece, of the energy and of up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a
     drift with its standard error over the chains, the split R-hat, and the standard error of the means of the points that a trace keeps.
-    R-hat counts from 1.1 on, where it is beyond chance. Where final points alone are returned, it counts from 1.2 on, and from 1.7 on for a
-    sampler without rejection, whose relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only
+    R-hat counts from 1.1 on, where it is beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for
+    a sampler without rejection, whose relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only
     chains that never move are found. Diverged chains and runs that a callback ends are not checked, and chains with conditions of their own
     are not compared.
 
@@ -137,9 +137,9 @@ class ConvergenceObserver(Observer):
             r_hat, least, draws = self.moments.compare(groups)
             count, pieces, numbers = self.moments.count[0], len(self.moments.mean[0]) * len(self.moments.mean), len(r_hat)
             usual = _R_HAT if self.kept else _SLOW if chains.sampler.needs_values else _RELAXED
-            beyond = least > usual
+            beyond = (least > _R_HAT) & (r_hat > usual)
             if beyond.any():
-                beyond = beyond & (r_hat > largest_r_hat(usual, count, pieces, numbers))
+                beyond = beyond & (r_hat > largest_r_hat(_R_HAT, count, pieces, numbers))
             beyond = beyond | (r_hat > _RELAXED)
             if beyond.any() and not exact:
                 worst = torch.where(beyond, r_hat, 0.0)

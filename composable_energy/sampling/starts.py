@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,7 +108,7 @@ def draw_starts(request: SampleRequest) -> BranchDraws | None:
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | None:
     """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count."""
-    sources = list(dict.fromkeys(_find_sources(energy)))
+    sources = _find_sources(energy)
     most = min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources))
     drawn = [_draw_distribution(source, replace(points, coordinates=None), max(_LEAST, most), i) for i, source in enumerate(sources)]
     if not drawn or any(some is None for some in drawn):
@@ -129,21 +130,30 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | N
     return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact=effective >= chains)
 
 
-def _find_sources(energy: Energy) -> list[Energy]:
+def _find_sources(energy: Energy) -> tuple[Energy, ...]:
     """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do."""
-    match energy:
-        case DistributionEnergy():
-            return [energy]
-        case Disjunction():
-            parts = [_find_sources(term) for term in energy.satisfiable_terms]
-            return [source for part in parts for source in part] if all(parts) else []
-        case Conjunction():
-            return [source for term in energy.terms for source in _find_sources(term)]
-        case Relative() | Decoded() | Restricted():
-            return _find_sources(energy.terms[0])
-        case Weighted() if as_float(energy.weight) > 0:
-            return _find_sources(energy.terms[0])
-    return [source for base in energy.bases for source in _find_sources(base.energy)]  # evidence is bounded
+
+    @cache  # an energy may be used in many places
+    def find(energy: Energy) -> dict[Energy, None]:
+        match energy:
+            case DistributionEnergy():
+                return {energy: None}
+            case Disjunction():
+                parts = [find(term) for term in energy.satisfiable_terms]
+                return _union(parts) if all(parts) else {}
+            case Conjunction():
+                return _union(map(find, energy.terms))
+            case Relative() | Decoded() | Restricted():
+                return find(energy.terms[0])
+            case Weighted() if as_float(energy.weight) > 0:
+                return find(energy.terms[0])
+        return _union(find(base.energy) for base in energy.bases)  # evidence is bounded
+
+    return tuple(find(energy))
+
+
+def _union(parts: Iterable[dict[Energy, None]]) -> dict[Energy, None]:
+    return {source: None for part in parts for source in part}
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:

@@ -56,7 +56,11 @@ class MALA(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.step_size is not None:
             return self, x
-        return tune_step_size(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
+
+        def make(length: float) -> MALA:
+            return replace(self, step_size=min(max(length**2, 1e-30), 1e18))
+
+        return tune_step_size(make, energy, x, noise, self.acceptance, self.tuning_steps)
 
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
         state, arrived = approach(energy, x, noise, level=level, step_size=math.sqrt(self.step_size or 0.01))

@@ -134,7 +134,7 @@ def at():
         {"expression": "at", "given": {"y": "1, 2"}},
         {"expression": "at & ring", "given": {"y": "1"}},
         {},
-        {"weights": (2.0, 0.5), "temperature": 2.0},
+        {"weights": (0.5, 2.0), "temperature": 2.0},
         {"expression": "right", "sharpen": 2.0, "sampler": "mala"},
     ],
 )
