@@ -70,7 +70,8 @@ def _leave_out_the_volume(case: Case) -> tuple[ce.Energy, Sampler | None]:
 
 def _stand(case: Case) -> tuple[ce.Energy, Sampler | None]:
     """Draws an energy that shows no distribution, so that chains start at standard normal points, and leaves them there."""
-    return ce.as_energy(lambda x: case.energy(x), event_shape=case.energy.event_shape or (case.space.event,)), Standing()
+    shape = case.energy.event_shape or (case.space.event,)
+    return ce.as_energy(lambda x, energy: energy(x), modules=[case.energy], event_shape=shape), Standing()
 
 
 PLANTS: Mapping[str, tuple[tuple[str, ...], Plant]] = {
