@@ -9,10 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Independent, MixtureSameFamily
+from torch import Tensor, nn
+from torch.distributions import Independent, MixtureSameFamily, Uniform
 
-from composable_energy.algebra import Conjunction, Decoded, Disjunction, Relative, Restricted, Weighted
+from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.distributions import DistributionEnergy, seeded_draws
@@ -24,12 +24,13 @@ from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
-from composable_energy.supports import contains
+from composable_energy.supports import circle, contains, ends_of, plain
 
 if TYPE_CHECKING:
     from composable_energy.sampling.request import SampleRequest
 
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
+_ROUNDS, _FEW = 8, 3  # of weighted draws, where one gives too few; and coordinates in which uniform draws are enough
 
 
 @dataclass(frozen=True)
@@ -79,55 +80,72 @@ class BranchDraws:
 def draw_starts(request: SampleRequest) -> BranchDraws | None:
     """Returns draws of an expression with mixtures; None for another one, where it has no draws, and where chains have start points.
 
-    Of known branches, a distribution is drawn; any other is sampled by chains of its own. Where shares are not known, as in `mixture & A`
-    and `A ^ B`, draws of the distributions of the expression are weighed and resampled. All have a fixed seed, as tuning has.
+    Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
+    a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
+    resampled. Any other branch is sampled by chains of its own. All have a fixed seed, as tuning has.
     """
     energy, branches, points = request.density, request.branches, request.points
     if energy is None or request.init is not None or request.resume is not None:
         return None
     if not branches:
-        for part in energy.modules():
-            inner = part.distribution if isinstance(part, DistributionEnergy) else None
-            while isinstance(inner, Independent):
-                inner = inner.base_dist
-            if isinstance(inner, MixtureSameFamily) or (isinstance(part, Disjunction) and part.formula is None):
-                return _resample(energy, points, len(request.chains))
-        return None
+        u, exact = _resample(energy, points, len(request.chains))
+        return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact)
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
-    found, exact = [], True
+    found, all_exact = [], True
     for number, branch in enumerate(branches):
-        drawn = _draw_distribution(branch.energy, points, max(_LEAST, most), number)
-        exact = exact and drawn is not None
-        drawn = _sample_branch(branch.energy, points) if drawn is None else drawn
+        drawn, exact = _draw_distribution(branch.energy, points, max(_LEAST, most), number), True
+        if drawn is None:
+            drawn, exact = _resample(branch.energy, points, math.ceil(branch.share * len(request.chains)))
+        if drawn is None:
+            drawn, exact = _sample_branch(branch.energy, points), False
         if drawn is None:
             return None
         found.append(drawn)
+        all_exact = all_exact and exact
     least = min(map(len, found))
-    return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor([b.share for b in branches], dtype=torch.float64), exact)
+    shares = torch.tensor([branch.share for branch in branches], dtype=torch.float64)
+    return BranchDraws(torch.stack([some[:least] for some in found]), shares, all_exact)
 
 
-def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | None:
-    """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count."""
-    sources = _find_sources(energy)
-    most = min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources))
-    drawn = [_draw_distribution(source, replace(points, coordinates=None), max(_LEAST, most), i) for i, source in enumerate(sources)]
-    if not drawn or any(some is None for some in drawn):
-        return None
-    x = torch.cat([some for some in drawn if some is not None])
+def _may_have_modes(part: nn.Module) -> bool:
+    """Returns whether a part of an expression is a mixture, or may divide a region into several."""
+    inner = part.distribution if isinstance(part, DistributionEnergy) else None
+    while isinstance(inner, Independent):
+        inner = inner.base_dist
+    return isinstance(inner, MixtureSameFamily) or isinstance(part, Negation) or (isinstance(part, Disjunction) and part.formula is None)
+
+
+def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
+    """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count.
+
+    They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
+    """
+    sources = _find_sources(energy) if any(map(_may_have_modes, energy.modules())) else ()
+    sources, given = sources or _spread_over(energy, points), replace(points, coordinates=None)
+    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
     guarded, _ = guard(energy, energy, Faults())
-    try:
-        with torch.no_grad():
-            parts = [(-guarded(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
-    except Exception:  # at all points, which the chains report
-        return None
-    logs = torch.cat([log_density.double() - log_proposals.double().logsumexp(0) for log_density, log_proposals in parts])
-    weights = torch.softmax(logs.nan_to_num(-math.inf, posinf=-math.inf), 0)
-    effective = 1 / weights.square().sum().item()
+    found, logs, weights, effective = [], [], torch.empty(0), 0.0
+    for number in range(_ROUNDS if sources else 0):
+        drawn = [_draw_distribution(source, given, count, number * len(sources) + i) for i, source in enumerate(sources)]
+        if any(some is None for some in drawn):
+            return None, False
+        x = torch.cat([some for some in drawn if some is not None])
+        try:
+            with torch.no_grad():
+                parts = [(-guarded(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
+        except Exception:  # at all points, which the chains report
+            return None, False
+        found.append(x)
+        logs += [log_density.double() - log_proposals.double().logsumexp(0) for log_density, log_proposals in parts]
+        weights = torch.softmax(torch.cat(logs).nan_to_num(-math.inf, posinf=-math.inf), 0)
+        effective = 1 / weights.square().sum().item()
+        if effective >= chains or not effective * _ROUNDS >= chains * (number + 1):
+            break
     if not effective >= _LEAST:
-        return None
+        return None, False
+    x = torch.cat(found)
     rows = torch.multinomial(weights.cpu(), len(x), replacement=True, generator=torch.Generator().manual_seed(0))
-    u = _in_coordinates(energy, points, x[rows.to(x.device)])
-    return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact=effective >= chains)
+    return _in_coordinates(energy, points, x[rows.to(x.device)]), effective >= chains
 
 
 def _find_sources(energy: Energy) -> tuple[Energy, ...]:
@@ -143,13 +161,25 @@ def _find_sources(energy: Energy) -> tuple[Energy, ...]:
                 return _union(parts) if all(parts) else {}
             case Conjunction():
                 return _union(map(find, energy.terms))
-            case Relative() | Decoded() | Restricted():
+            case Relative() | Difference() | Decoded() | Restricted():
                 return find(energy.terms[0])
             case Weighted() if as_float(energy.weight) > 0:
                 return find(energy.terms[0])
         return _union(find(base.energy) for base in energy.bases)  # evidence is bounded
 
     return tuple(find(energy))
+
+
+def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
+    """Returns the uniform distribution on a bounded support of few coordinates, on which a function may have any modes."""
+    support = plain(energy.support)
+    ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
+    if ends is None or points.event.numel() > _FEW or recommendations(energy) or isinstance(energy, DistributionEnergy):
+        return ()
+    low, high = (torch.as_tensor(end, dtype=points.dtype, device=points.device).expand(points.event) for end in ends)
+    if not (high - low).isfinite().all():
+        return ()
+    return (DistributionEnergy(Independent(Uniform(low, high, validate_args=False), len(points.event))),)
 
 
 def _union(parts: Iterable[dict[Energy, None]]) -> dict[Energy, None]:
