@@ -70,7 +70,7 @@ CASES: dict[str, Callable[[], ce.Energy]] = {
     "correlated Gaussian in 16-D": Gaussian,
     "network of 4,417 weights on a plane": Network,
 }
-WAYS = ("plain", "batches", "trace", "checkpoint", "one dropped")
+WAYS = ("plain", "batches", "trace", "checkpoint", "one stopped")
 
 
 def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
@@ -80,10 +80,10 @@ def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     options = ways.get(way, {})
     if way == "checkpoint":
         file.unlink(missing_ok=True)
-    elif way == "one dropped":
+    elif way == "one stopped":
         init = torch.randn(chains, *(energy.event_shape or ()), generator=torch.Generator().manual_seed(0))
         init[chains // 2] = torch.nan
-        options = {"init": init, "on_divergence": "drop"}
+        options = {"init": init, "on_divergence": "keep"}
     sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, warn=False, **options)
 
 

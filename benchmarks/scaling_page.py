@@ -16,7 +16,7 @@ WAYS = {
     "batches": ", `batch_size`",
     "trace": ", `trace=True`",
     "checkpoint": ", `checkpoint`",
-    "one dropped": ", after one chain was dropped",
+    "one stopped": ", after one chain was stopped",
     "returned": ", `batch_size`, blocks returned",
 }
 

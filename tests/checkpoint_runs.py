@@ -6,7 +6,7 @@ import torch
 import composable_energy as ce
 
 BOWL = ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0))
-FIELDS = ("energies", "acceptance", "points", "kept", "diverged_at", "restarts")
+FIELDS = ("energies", "acceptance", "points", "diverged_at")
 
 
 class Stop(Exception):  # noqa: N818

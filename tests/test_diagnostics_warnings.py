@@ -37,11 +37,10 @@ class TestWarnings:
     @pytest.mark.slow
     def test_chains_that_diverge(self):
         hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2))
-        trace = run(hole, (40, 2), Langevin(0.1), 60, on_divergence="drop")
+        trace = run(hole, (40, 2), Langevin(0.1), 60, on_divergence="keep")
         bad = int(trace.diverged.sum())
-        assert f"{bad} of 40 chains" in text(trace, "diverged") and "dropped" in text(trace, "diverged")
+        assert f"{bad} of 40 chains" in text(trace, "diverged") and "stay at their last finite point" in text(trace, "diverged")
         assert "`step_size` than 0.1" in text(trace, "diverged") and f"{bad} of them diverged" in str(trace.summary())
-        assert "restarted" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("step_size", "what"), [(6.0, "a smaller `step_size` than 6"), (0.001, "a larger `step_size` than 0.001")])
@@ -90,7 +89,7 @@ class TestWarnings:
         """The excess of the variance is known in closed form: here 25 % and 1.6 %, 13 % on average."""
         wide, short = run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.2), 300), run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.02), 300)
         assert "too large by 13%" in text(wide, "bias") and "bias" not in kinds(short)
-        (_, _, state), expected = wide.states[0], sum(0.2 / (4 * s**2 - 0.2) for s in (0.5, 2.0)) / 2
+        state, expected = wide.states[0], sum(0.2 / (4 * s**2 - 0.2) for s in (0.5, 2.0)) / 2
         excess = wide.sampler.bias(state)
         assert abs(excess.mean() - expected) < 4 * excess.std() / 4000**0.5
         assert Langevin(0.2, clamp=(0, 1)).bias(state) is None and HMC(0.2).bias(state) is None

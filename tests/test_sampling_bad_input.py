@@ -68,7 +68,8 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
         ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),
         ({"callback": 3}, OptionError, "callback must be a function of a step, a state and an info, got 3"),
-        ({"on_divergence": ["drop"]}, OptionError, r"on_divergence is 'raise', 'drop', 'restart' or 'keep', got \['drop'\]"),
+        ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
+        ({"on_divergence": "restart"}, OptionError, "on_divergence is 'raise' or 'keep', got 'restart'"),
         ({"noise": ["philox"]}, OptionError, r"noise is 'blocks' or 'philox', got \['philox'\]"),
         ({"ranks": 3}, OptionError, "ranks is 'gather', 'shard' or None, got 3"),
         ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
@@ -139,7 +140,7 @@ def test_an_energy_that_changes_its_output_is_reported_and_leaves_what_was_drawn
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
+@pytest.mark.parametrize("policy", ["raise", "keep"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, policy):
     """The energy is finite everywhere and its slope is not, beyond a radius."""
@@ -157,8 +158,6 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
         return
     x, trace = draw(energy, trace=True, **options)
     assert trace.diverged.any() and x.isfinite().all() and x.square().sum(1).max() <= 8
-    assert len(x) == (40 - int(trace.diverged.sum()) if policy == "drop" else 40)
-    assert bool((trace.restarts > 0).any()) == (policy == "restart")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

@@ -12,8 +12,6 @@ import composable_energy as ce
 from composable_energy.errors import SamplingDiverged
 from composable_energy.sampling import Trace
 
-POLICIES = ("drop", "keep", "restart")
-
 
 def hole(radius: float) -> ce.Energy:
     """Returns a normal density whose energy is NaN far from the origin, where few chains arrive."""
@@ -46,7 +44,6 @@ def assert_same(energy: ce.Energy, **options: object) -> Trace | None:
     assert torch.equal(points, expected)
     assert torch.allclose(trace.energies, single.energies, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(trace.diverged_at, single.diverged_at)
-    assert torch.equal(trace.restarts, single.restarts)
     assert (trace.errors, trace.first_error) == (single.errors, single.first_error)
     assert trace.scalars == single.scalars
     return trace
@@ -56,13 +53,12 @@ def assert_same(energy: ce.Energy, **options: object) -> Trace | None:
 @settings(deadline=None, max_examples=10)
 @given(
     radius=st.floats(2.6, 3.5),
-    policy=st.sampled_from(POLICIES),
     batch_size=st.sampled_from((24, 7, 3)),
     steps=st.integers(1, 150),
 )
-def test_chains_that_diverge(radius: float, policy: str, batch_size: int, steps: int) -> None:
+def test_chains_that_diverge(radius: float, batch_size: int, steps: int) -> None:
     start = torch.randn(24, 2, generator=torch.Generator().manual_seed(0)).clamp(-1.5, 1.5)
-    assert_same(hole(radius), sampler="langevin", step_size=0.3, steps=steps, init=start, on_divergence=policy, batch_size=batch_size)
+    assert_same(hole(radius), sampler="langevin", step_size=0.3, steps=steps, init=start, on_divergence="keep", batch_size=batch_size)
 
 
 @pytest.mark.slow

@@ -41,8 +41,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["drop", "keep", "restart"])
-def test_losses_survive_a_break(tmp_path, policy):
+def test_losses_survive_a_break(tmp_path):
     hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
     call = {
         "sampler": "langevin",
@@ -50,7 +49,7 @@ def test_losses_survive_a_break(tmp_path, policy):
         "steps": 20,
         "seed": 1,
         "trace": True,
-        "on_divergence": policy,
+        "on_divergence": "keep",
         "init": torch.zeros(40, 2),
     }
     whole = hole.sample((40, 2), **call)
@@ -91,5 +90,5 @@ def test_a_divergence_leaves_a_checkpoint_that_another_policy_goes_on_from(tmp_p
     call = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
     with pytest.raises(SamplingDiverged):
         hole.sample((40, 2), checkpoint=tmp_path / "c", **call)
-    wanted = hole.sample((40, 2), on_divergence="drop", **call)
-    assert torch.equal(wanted, hole.sample((40, 2), on_divergence="drop", checkpoint=tmp_path / "c", **call))
+    wanted = hole.sample((40, 2), on_divergence="keep", **call)
+    assert torch.equal(wanted, hole.sample((40, 2), on_divergence="keep", checkpoint=tmp_path / "c", **call))

@@ -62,14 +62,15 @@ def test_one_bit_that_flipped_is_found_or_changes_no_draw(tmp_path):
     assert harmless < flips / 50  # such as a small letter of JSON that became a capital one
 
 
-def test_a_file_of_the_first_format_is_refused_with_what_to_do(tmp_path):
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_of_an_older_format_is_refused_with_what_to_do(tmp_path, number):
     call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
     BOWL.sample((4, 3), **call)
     told = json.loads(safe_metadata(tmp_path / "c")["composable_energy_checkpoint"])
-    old = {name: value for name, value in told.items() if name not in ("digest", "reference")} | {"format": 1}
+    old = {name: value for name, value in told.items() if name not in ("digest", "reference")} | {"format": number}
     tensors = safetensors.torch.load_file(tmp_path / "c")
     safetensors.torch.save_file(tensors, tmp_path / "c", {"composable_energy_checkpoint": json.dumps(old)})
-    with pytest.raises(FileFormatError, match=r"has format 1, .* reads format 2: finish the run with the version that began it, or"):
+    with pytest.raises(FileFormatError, match=rf"has format {number}, .* reads format 3: finish the run with the version that began it, or"):
         BOWL.sample((4, 3), **call)
 
 
@@ -127,6 +128,6 @@ def test_what_a_state_may_hold(tmp_path):
             BOWL.sample((4, 3), sampler=Noting(note), steps=6, seed=0, trace=True, checkpoint=tmp_path / f"{i}", callback=stop_at(3))
         _, trace = again = BOWL.sample((4, 3), sampler=Noting(note), steps=6, seed=0, trace=True, checkpoint=tmp_path / f"{i}")
         same(whole, again)
-        assert all(state.note == note for *_, state in trace.states)
+        assert all(state.note == note for state in trace.states)
     with pytest.raises(ExpressionError, match=r"Odd.note is a list: a checkpoint holds tensors, numbers and text"):
         BOWL.sample((4, 3), sampler=Noting([]), steps=6, seed=0, checkpoint=tmp_path / "odd")

@@ -27,7 +27,7 @@ class RunningMoments:
     $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). This is
     computed in float64 (float32 on devices without it), on the device of the points, several steps at once, without synchronization.
 
-    Chains that are dropped or stopped count until then. To continue a run, pass the same object again.
+    Chains that diverge count until then. To continue a run, pass the same object again.
 
     Args:
         burn_in: The number of steps before points count.

@@ -111,8 +111,6 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
             facts[name] = f"{min(known):.3g} to {max(known):.3g}, at last {values[-1]:.3g}"
     if trace.relocated:
         facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
-    if trace.restarts.any():
-        facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
     if trace.branch_shares is not None:
         what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
         facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what

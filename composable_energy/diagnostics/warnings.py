@@ -55,10 +55,10 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
 def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
     bad = trace.diverged_at >= 0
     if bad.any():
-        action = {"restart": "and were restarted", "drop": "and were dropped", "keep": "and stay at their last finite point"}
+        action = "and stay at their last finite point" if trace.on_divergence == "keep" else "which stopped all"
         seen = (
             f"{int(bad.sum())} of {len(bad)} chains reached a point, energy or gradient that is not finite, the first at step "
-            f"{int(trace.diverged_at[bad].min())}, {action.get(trace.on_divergence, 'which stopped all')}."
+            f"{int(trace.diverged_at[bad].min())}, {action}."
         )
         yield SamplingWarning(
             "diverged", seen, f"Take a smaller {length_of(trace.sampler)}; if that does not help, look at the energy there."
@@ -192,11 +192,12 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
 
 
 def _bias(trace: Trace) -> Iterator[SamplingWarning]:
-    parts = [trace.sampler.bias(state) for *_, state in trace.states]
+    parts = [trace.sampler.bias(state) for state in trace.states]
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):
         return
-    excess = torch.cat(known).double().mean().item()
-    count, numbers = sum(len(part) for part in known), sum(state.x.numel() for *_, state in trace.states)
+    active = torch.cat(known).double()[~trace.diverged]
+    excess, count = active.mean().item(), len(active)
+    numbers = count * math.prod(trace.states[0].x.shape[1:])
     if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS and count:
         yield warn_of_bias(trace.sampler, excess)

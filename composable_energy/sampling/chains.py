@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -12,14 +12,11 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import Faults, noted
-from composable_energy.sampling.ids import Ids, compact, join_ids, tensor_of
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Layout, all_finite, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import first_block, take_steps
-from composable_energy.sampling.trace import Policy, Stopped, Trace
-
-_MAX_RESTARTS = 20
+from composable_energy.sampling.trace import Policy, Trace
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -41,10 +38,8 @@ class Chains:
 
     Attributes:
         step: How many steps were taken.
-        chunks: The active chains.
-        stopped: The chains that were stopped, at their last finite points.
-        diverged_at: After how many steps each chain diverged first; -1 if it did not.
-        restarts: How often each chain was restarted.
+        chunks: The chains in batches; chains that diverged are stopped at their last finite points.
+        diverged_at: After how many steps each chain diverged; -1 if it did not.
         broken: The first state in which chains diverged, those chains alone; None if none did.
     """
 
@@ -52,13 +47,9 @@ class Chains:
         self.layout, self.policy, self.faults = layout, policy, faults or Faults()
         self.sampler, self.own = layout.sampler, layout.own
         self.coupled = type(self.sampler).couple is not Sampler.couple
-        if self.coupled and policy == "restart":
-            raise OptionError(f"Chains of {self.sampler} interact, so none can start again alone: take on_divergence='drop'.")
         self.step, self.single = 0, single or self.coupled
         self.chunks: list[Chunk] = []
-        self.stopped: list[Stopped] = []
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
-        self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self.broken: State | None = None
         self._noted = noted(self._doing)
 
@@ -79,7 +70,8 @@ class Chains:
             self.diverged_at[~good] = 0
             self.broken = take(joined := join([chunk.state for chunk in self.chunks]), ~finite_rows(joined))
             raise Diverged(0, "at the start")
-        self._apply_policy([self._split_diverged(chunk, chunk.state) for chunk in self.chunks])
+        for chunk in self.chunks:
+            self._stop_diverged(chunk, chunk.state)
 
     def resume(self, trace: Trace) -> None:
         """Continues the chains of a trace.
@@ -93,20 +85,11 @@ class Chains:
                 f"The trace holds chains {there.start} to {there.stop - 1}, this process draws {mine.start} to {mine.stop - 1}: resume "
                 "with as many processes, or from a trace that was gathered."
             )
-        rows = slice(mine.start - there.start, mine.stop - there.start)
-        self.step, self.diverged_at, self.restarts = trace.steps, trace.diverged_at[rows].clone(), trace.restarts[rows].clone()
-        self.stopped = [Stopped(ids, state) for ids, state in self._own_parts((some.chains, some.state) for some in trace.stopped)]
-        by_attempt: dict[int, list[tuple[Ids, State]]] = {}
-        for ids, attempt, state in trace.states:
-            by_attempt.setdefault(attempt, []).extend(self._own_parts([(ids, state)]))
-        size = self.layout.batch_size
-        for attempt, parts in by_attempt.items():
-            if size != trace.batch_size and parts:  # with the same size the same chains stay together, and matrix products round alike
-                parts = [(compact(join_ids(ids for ids, _ in parts)), join([state for _, state in parts]))]
-            for ids, state in parts:
-                for some in torch.arange(len(ids)).split(size):
-                    part = state if len(some) == len(ids) else take(state, some)
-                    self.chunks.append(self.layout.chunk(compact(tensor_of(ids)[some]), attempt, part))
+        state = join(trace.states)
+        self.step, self.diverged_at = trace.steps, trace.diverged_at[mine.start - there.start : mine.stop - there.start].clone()
+        for ids in self.layout.batches():
+            rows = torch.arange(ids.start, ids.stop) - there.start
+            self.chunks.append(self.layout.chunk(ids, take(state, rows), trace.diverged_at[rows] < 0))
 
     def advance(self, last_step: int, next_step: Callable[[int], int] | None = None) -> Iterator[Info]:
         """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
@@ -120,16 +103,16 @@ class Chains:
                 chains diverge or interact are always shown.
 
         Raises:
-            Diverged: Chains diverged, and the policy is "raise" or no chain is left.
+            Diverged: Chains diverged, and the policy is "raise".
         """
-        size = first_block(self.sampler, self.chunks, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
+        size = first_block(self.sampler, self.active, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
         while self.step < last_step:
-            before = self.snapshot()
+            before, active = self.snapshot(), self.active
             try:
                 began = time.perf_counter()
-                count = min(size.steps, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
+                count = min(size.steps, last_step - self.step) if len(active) == 1 else 1  # batches take turns
                 with self._noted:
-                    paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
+                    paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in active]
                 taken = min((len(path.infos) for path in paths), default=1)
                 good = min((path.count_finite() for path in paths), default=taken)
                 size.adapt(time.perf_counter() - began, taken, good)
@@ -141,10 +124,10 @@ class Chains:
                 while self.step < first + taken:
                     shown = self.step + 1 if next_step is None else next_step(self.step)
                     self.step = min(shown, first + taken)
-                    index, infos = self.step - first - 1, list[tuple[Ids, Info]]()
-                    for chunk, path in zip(self.chunks, paths, strict=True):
-                        chunk.state = path.states[index + 1]
-                        infos.append((chunk.ids, path.infos[index]))
+                    index, infos = self.step - first - 1, list[tuple[Chunk, Info]]()
+                    for chunk, path in zip(active, paths, strict=True):
+                        chunk.active = path.states[index + 1]
+                        infos.append((chunk, path.infos[index]))
                     if index == good or self.coupled:
                         yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
                     elif self.step == shown:
@@ -158,18 +141,15 @@ class Chains:
                 raise
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
-        """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.
+        """Stops chains that diverged in the last step, couples all others, and returns the info.
 
         Args:
             info: The info of the step.
-            before: The state of each chunk before the step; empty if no chain diverged.
+            before: The state of the active chains of each chunk before the step; empty if no chain diverged.
         """
-        stop = None
-        try:
-            if before:
-                self._apply_policy([self._split_diverged(chunk, state) for chunk, state in zip(self.chunks, before, strict=True)])
-        except Diverged as error:
-            stop = error
+        for chunk, state in zip(self.active, before, strict=False):
+            self._stop_diverged(chunk, state)
+        stop = Diverged(self.step, f"after {self.step} steps") if before and self.policy == "raise" else None
         if self.coupled:
             return replace(info, scalars={**info.scalars, **self._couple(stop)})
         if stop is not None:
@@ -179,37 +159,32 @@ class Chains:
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
         now = copy(self)
-        now.chunks, now.stopped = list(map(replace, self.chunks)), list(self.stopped)
+        now.chunks = list(map(replace, self.chunks))
         return now
 
     # Results --------------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def active(self) -> list[Chunk]:
+        """The batches with active chains."""
+        return [chunk for chunk in self.chunks if chunk.count]
+
     def ids(self) -> Tensor:
-        """Returns the ids of the active chains, chunk by chunk."""
-        return join_ids(chunk.ids for chunk in self.chunks)
+        """Returns the ids of the active chains."""
+        return torch.cat([chunk.active_ids() for chunk in self.chunks])
 
     def state(self) -> State:
-        """Returns the state of all active chains, in the order of their ids."""
-        if len(self.chunks) == 1:
-            return self.chunks[0].state
-        ids = self.ids()
-        in_order = bool((ids.diff() > 0).all())
-        return join([chunk.state for chunk in self.chunks], None if in_order else ids.argsort().to(self.layout.starts.zeros.device))
+        """Returns the state of all active chains."""
+        return join([chunk.active for chunk in self.active])
 
-    def values(self, of: Callable[[State], Tensor], fill: float = float("nan")) -> Tensor:
-        """Returns a value of each chain of this process, with shape $(m, *)$; the filling for dropped chains."""
-        parts = [(chunk.ids, of(chunk.state)) for chunk in self.chunks]
-        if self.policy != "drop":
-            parts += [(some.chains, of(some.state)) for some in self.stopped]
-        return self.layout.scatter(parts, fill)
+    def values(self, of: Callable[[State], Tensor]) -> Tensor:
+        """Returns a value of each chain of this process, with shape $(m, *)$."""
+        parts = [of(chunk.state) for chunk in self.chunks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def points(self) -> tuple[Tensor, Tensor]:
-        """Returns the last points, with shape $(m, *)$, and which chains were not dropped, with shape $(m,)$."""
-        parts = [(chunk.ids, chunk.state.x) for chunk in self.chunks] + [(some.chains, some.state.x) for some in self.stopped]
-        present = torch.ones(len(self.own), dtype=torch.bool)
-        for some in self.stopped if self.policy == "drop" else ():
-            present[self.layout.places(some.chains)] = False
-        return self.layout.scatter(parts, 0.0), present
+    def points(self) -> Tensor:
+        """Returns the last points, with shape $(m, *)$."""
+        return self.values(lambda state: state.x)
 
     def _doing(self) -> str:
         shape = (min(self.layout.batch_size, len(self.own)), *self.layout.starts.zeros.shape)
@@ -217,60 +192,16 @@ class Chains:
 
     # Divergence -----------------------------------------------------------------------------------------------------------------------
 
-    def _split_diverged(self, chunk: Chunk, before: State) -> Chunk | None:
-        """Removes the chains that diverged from a chunk, and returns them at their last finite points; None if there are none."""
-        if all_finite(chunk.state):
-            return None
-        good = finite_rows(chunk.state)
-        self.broken = self.broken or take(chunk.state, ~good)
-        kept, lost = (compact(tensor_of(chunk.ids)[rows]) for rows in (good.cpu(), ~good.cpu()))
-        places, self.diverged_at = self.layout.places(lost), self.diverged_at.clone()  # a snapshot may hold the old one
-        at = self.diverged_at[places]
-        self.diverged_at[places] = torch.where(at < 0, self.step, at)
-        out = Chunk(lost, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
-        chunk.ids, chunk.state, chunk.steps = kept, take(chunk.state, good), None
-        if kept:
-            chunk.energy, chunk.noise = self.layout.energy_of(chunk.ids), self.layout.noise_of(chunk.ids, chunk.attempt)
-        return out
-
-    def _apply_policy(self, diverged: Sequence[Chunk | None]) -> None:
-        lost = [chunk for chunk in diverged if chunk is not None]
-        self.chunks = [chunk for chunk in self.chunks if chunk.ids]
-        if self.policy == "restart":
-            for chunk in lost:
-                self._restart(chunk)
+    def _stop_diverged(self, chunk: Chunk, before: State) -> None:
+        """Stops the chains that diverged in a chunk at their last finite points, those of the active chains before the step."""
+        after = chunk.active
+        if all_finite(after):
             return
-        self.stopped += [Stopped(chunk.ids, chunk.state) for chunk in lost]
-        if self.policy == "raise":
-            raise Diverged(self.step, f"after {self.step} steps")
-        if self.policy == "drop" and not self.chunks:
-            raise Diverged(self.step, f"after {self.step} steps, with no chain left")
-
-    def _restart(self, lost: Chunk) -> None:
-        """Restarts chains with other noise and advances them to the current step; chains that diverge again are restarted again."""
-        attempt = lost.attempt + 1
-        if attempt > _MAX_RESTARTS:
-            self.stopped.append(Stopped(lost.ids, lost.state))
-            raise Diverged(self.step, f"after {self.step} steps, and {_MAX_RESTARTS} restarts did not help")
-        self.restarts = self.restarts.clone()
-        self.restarts[self.layout.places(lost.ids)] = attempt
-        chunk = self.layout.start(lost.ids, attempt)
-        before = chunk.state
-        for step in range(self.step + 1):
-            if step:
-                before = chunk.state
-                chunk.state, _ = self.sampler.step(chunk.energy, before, chunk.noise.at(step))
-            again = self._split_diverged(chunk, before)
-            if again is not None:
-                self._restart(again)
-            if not chunk.ids:
-                return
-        for place, other in enumerate(self.chunks):
-            if other.attempt == attempt and len(other.ids) + len(chunk.ids) <= self.layout.batch_size:
-                ids = compact(join_ids([other.ids, chunk.ids]))
-                self.chunks[place] = self.layout.chunk(ids, attempt, join([other.state, chunk.state]))
-                return
-        self.chunks.append(chunk)
+        good = finite_rows(after)
+        self.broken = self.broken or take(after, ~good)
+        self.diverged_at = self.diverged_at.clone()  # a snapshot may hold the old one
+        self.diverged_at[chunk.active_ids()[~good.cpu()] - self.own.start] = self.step
+        self.layout.stop(chunk, good, before)
 
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
@@ -280,8 +211,7 @@ class Chains:
         Raises:
             Diverged: Chains of this or another process diverged, and the policy ends the sampling.
         """
-        state = self.state() if self.chunks else None
-        ids = self.ids().sort().values
+        ids, state = self.ids(), self.state() if self.active else None
         if self.layout.ranks is not None:
             parts = self.layout.ranks.gather((ids, state, stop is not None))
             if stop is None and any(stopped for *_, stopped in parts):
@@ -293,17 +223,8 @@ class Chains:
             raise stop
         if state is None:
             return {}
-        everyone = compact(ids)
-        state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone, 0).at(self.step))
-        for chunk in self.chunks:
-            chunk.state = state if len(chunk.ids) == len(ids) else take(state, torch.searchsorted(ids, tensor_of(chunk.ids)))
+        everyone = range(self.layout.rows) if len(ids) == self.layout.rows else ids
+        state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone).at(self.step))
+        for chunk in self.active:
+            chunk.active = state if chunk.count == len(ids) else take(state, torch.searchsorted(ids, chunk.active_ids()))
         return scalars
-
-    def _own_parts(self, parts: Iterable[tuple[Ids, State]]) -> Iterator[tuple[Ids, State]]:
-        """Yields the rows of states that belong to chains of this process."""
-        for ids, state in parts:
-            mine = (every := tensor_of(ids)).ge(self.own.start) & every.lt(self.own.stop)
-            if mine.all():
-                yield ids, state
-            elif mine.any():
-                yield compact(every[mine]), take(state, mine)

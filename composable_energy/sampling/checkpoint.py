@@ -20,16 +20,14 @@ from composable_energy.files import digest_of, parse_tensors, read_bytes, remove
 from composable_energy.locks import exclusive
 from composable_energy.paths import exists
 from composable_energy.sampling.consistency import inconsistency
-from composable_energy.sampling.ids import Ids, compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
-from composable_energy.sampling.trace import Stopped, Trace
+from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
 
-_FORMAT = 2
+_FORMAT = 3
 _KEY = "composable_energy_checkpoint"
-_ROWS = ("diverged_at", "restarts")  # one number for each chain
-_STEPS = ("energies", "acceptance", "points")  # one row for each step, where they are recorded
+_TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -54,9 +52,9 @@ class Saved:
             blank: A trace of the call without steps.
             like: Any state of the sampler.
         """
-        tensors = {name: value if name in _ROWS else value.to(like.x.device) for name, value in self.tensors.items()}
+        tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
 
-        def group(place: str, plain: Mapping[str, Any]) -> tuple[Ids, State]:
+        def state(place: str, plain: Mapping[str, Any]) -> State:
             names = [field.name for field in fields(like)]
             missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
             if missing:
@@ -64,22 +62,16 @@ class Saved:
                     f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it, or it was edited; "
                     "give another path, or delete it to begin anew."
                 )
-            values = {name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names}
-            ids = self.tensors[f"{place}.ids"]
-            if ids.dtype != torch.int64 or ids.ndim != 1:
-                raise ValueError("the ids of chains are no list of whole numbers")
-            return compact(ids), replace(like, **values)
+            return replace(like, **{name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names})
 
         trace = blank
         try:
-            groups = [(attempt, group(f"states.{i}", plain)) for i, (attempt, plain) in enumerate(self.record["states"])]
-            found: dict[str, Any] = {name: tensors[name] for name in (*_ROWS, *_STEPS) if name in tensors}
-            found |= {name: self.record[name] for name in ("steps", "batch_size", "scalars", "point_steps")}
+            found: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name in tensors}
+            found |= {name: self.record[name] for name in ("steps", "scalars", "point_steps")}
             trace = replace(
                 blank,
-                chains=range(len(found["restarts"])),
-                states=[(ids, attempt, state) for attempt, (ids, state) in groups],
-                stopped=[Stopped(*group(f"stopped.{i}", plain)) for i, plain in enumerate(self.record["stopped"])],
+                chains=range(len(found["diverged_at"])),
+                states=[state(f"states.{i}", plain) for i, plain in enumerate(self.record["states"])],
                 reference=self.reference(like.x.device),
                 **found,
             )
@@ -129,19 +121,16 @@ class CheckpointFile:
         Raises:
             ExpressionError: The sampler's state holds an object that a file cannot.
         """
-        tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in (*_ROWS, *_STEPS) if getattr(trace, name) is not None}
+        tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in _TENSORS if getattr(trace, name) is not None}
         for i, values in enumerate(trace.reference):
             tensors |= {f"reference.{i}.{field.name}": getattr(values, field.name) for field in fields(values)}
-        states = [(attempt, _add_state(tensors, f"states.{i}", ids, state)) for i, (ids, attempt, state) in enumerate(trace.states)]
         record = {
             "format": _FORMAT,
             "call": self.call,
             "steps": trace.steps,
-            "batch_size": trace.batch_size,
             "scalars": trace.scalars,
             "point_steps": trace.point_steps,
-            "states": states,
-            "stopped": [_add_state(tensors, f"stopped.{i}", some.chains, some.state) for i, some in enumerate(trace.stopped)],
+            "states": [_add_state(tensors, f"states.{i}", state) for i, state in enumerate(trace.states)],
             "reference": len(trace.reference),
         }
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -217,9 +206,8 @@ def describe(value: Any) -> str:
     return f"{type(value).__qualname__}({', '.join(f'{name}={describe(item)}' for name, item in own.items())})"
 
 
-def _add_state(tensors: dict[str, Tensor], place: str, ids: Any, state: State) -> dict[str, Any]:
+def _add_state(tensors: dict[str, Tensor], place: str, state: State) -> dict[str, Any]:
     """Adds the tensors of a state, and returns its plain fields."""
-    tensors[f"{place}.ids"] = tensor_of(ids)
     plain: dict[str, Any] = {}
     for field in fields(state):
         value = getattr(state, field.name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import torch
-
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import CheckpointFile
 from composable_energy.sampling.loop import Observer, TraceRecorder
@@ -82,11 +80,11 @@ class CheckpointObserver(Observer):
 
 def final_reference(evaluator: Evaluator, chains: Chains) -> Values:
     """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
-    if not chains.chunks or not evaluator.states_hold_values:
+    if not chains.active or not evaluator.states_hold_values:
         return _values(evaluator, chains)
-    return Values.of_states(chains.ids(), [chunk.state for chunk in chains.chunks])
+    return Values.of_states(chains.ids(), [chunk.active for chunk in chains.active])
 
 
 def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
-    points = [chunk.state.x for chunk in chains.chunks] or [chains.layout.starts.zeros[None][:0]]
-    return evaluator.values(chains.ids()[:limit], torch.cat(points)[:limit])
+    ids, x = chains.ids()[:limit], chains.points()
+    return evaluator.values(ids, x[(ids - chains.own.start).to(x.device)])

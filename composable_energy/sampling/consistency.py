@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.sampling.ids import join_ids, tensor_of
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.trace import Trace
 
@@ -24,22 +23,16 @@ def inconsistency(trace: Trace, like: State) -> str | None:
         like: The state of one chain.
     """
     n = len(trace.chains)
-    counts = {"steps": (trace.steps, 0), "batch_size": (trace.batch_size, 1)}
-    for name, (value, least) in counts.items():
-        if type(value) is not int or not least <= value < _MOST_STEPS:
-            return f"{name} is {value!r}"
-    if any(tensor.dtype != torch.int64 or tensor.shape != (n,) for tensor in (trace.diverged_at, trace.restarts)):
-        return "the restarts or divergences have another shape"
-    groups = [(ids, state) for ids, _, state in trace.states] + [(some.chains, some.state) for some in trace.stopped]
-    ids = join_ids(ids for ids, _ in groups).sort().values
-    if not torch.equal(ids, tensor_of(trace.chains)):
-        return "the states are not those of all chains"
-    if any(type(attempt) is not int or attempt < 0 for _, attempt, _ in trace.states):
-        return "a number of restarts is invalid"
-    for ids, state in groups:
+    if type(trace.steps) is not int or not 0 <= trace.steps < _MOST_STEPS:
+        return f"steps is {trace.steps!r}"
+    if trace.diverged_at.dtype != torch.int64 or trace.diverged_at.shape != (n,):
+        return "the divergences have another shape"
+    for state in trace.states:
         for field in fields(like):
-            if not _fits(getattr(state, field.name), getattr(like, field.name), len(ids)):
+            if not _fits(getattr(state, field.name), getattr(like, field.name), len(state.x)):
                 return f"{field.name} of a state has another shape or type"
+    if sum(len(state.x) for state in trace.states) != n:
+        return "the states are not those of all chains"
     return _inconsistent_records(trace, n)
 
 

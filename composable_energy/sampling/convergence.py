@@ -74,7 +74,7 @@ class ConvergenceObserver(Observer):
         self.every = max(1, half // pieces // _OBSERVED_STEPS)
         self.piece = max(self.every, half // pieces - half // pieces % self.every)
         self.middle = self.last_step - min(pieces * self.piece, half)
-        self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
+        self.start = self.halfway = chains.points()
         if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
             self.moments, self._has_value = _Moments(pieces), chains.layout.energy.has_value
 
@@ -86,18 +86,18 @@ class ConvergenceObserver(Observer):
 
     def on_step(self, chains: Chains, info: object) -> None:
         step = chains.step
-        if step < self.middle or not chains.chunks:
+        if step < self.middle:
             return
         if step == self.middle:
-            self.halfway = chains.points()[0]
+            self.halfway = chains.points()
         elif self.moments and (step - self.middle) % self.every == 0:
-            self._add(chains, step)
+            self._add(self.moments, chains, step)
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         self._buffer = []
-        if error is not None or chains.step < self.last_step or not chains.chunks:
+        if error is not None or chains.step < self.last_step or not chains.active:
             self.moments = None
-        self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
+        self.end = chains.points() if chains.active and error is None else self.start[:0]
 
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
@@ -162,20 +162,14 @@ class ConvergenceObserver(Observer):
         enough = bool(still.all()) and len(still) * steps >= _LEAST_MOVES
         return still & enough, steps
 
-    def _add(self, chains: Chains, step: int) -> None:
-        if len(chains.chunks) == 1:
-            x, energy = chains.chunks[0].state.x, chains.chunks[0].state.energy
-        else:
-            x, energy = chains.points()[0], chains.values(lambda state: state.energy)
-        if len(x) != len(chains.own) or self.moments is None:
-            self.moments = None
-            return
+    def _add(self, moments: _Moments, chains: Chains, step: int) -> None:
+        x, energy = chains.points(), chains.values(lambda state: state.energy)
         every = -(-len(x) // _MOST_CHAINS)
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])
         self._buffer.append(numbers)
         if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
-            self.moments.add(
+            moments.add(
                 (step - self.middle - 1) // self.piece,
                 torch.stack(self._buffer).to(torch.float32 if x.device.type == "mps" else torch.float64),
             )

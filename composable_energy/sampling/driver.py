@@ -98,9 +98,8 @@ def sample(
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
-        on_divergence: The policy for a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"drop"` returns
-            fewer points, `"restart"` starts the chain again with other noise and advances it to the current step, `"keep"` returns its last
-            finite point. None takes the policy of the resumed trace, else `"raise"`.
+        on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
+            whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
         on_error: What happens where the function of an energy raises an exception at some of the points, as a Cholesky decomposition that
             fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
             exception at all points, a `TypeError` and errors of this library are always raised.
@@ -174,7 +173,7 @@ def sample(
             _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed += tuple(observer.warnings(chains, record))
-        if compares and chains.chunks:
+        if compares and chains.active:
             record.observed += tuple(warn_of_spacing(energies := chains.values(lambda state: state.energy), energies.dtype, _DECIDED))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
@@ -244,11 +243,11 @@ def _run(
             with recording(constant=True) as uses:
                 chains.start()
             check_detached(uses)
-            if chains.chunks and (chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS):
-                check_rows(evaluator, chains.chunks[0].ids, chains.chunks[0].state.x)
-        if chains.chunks and compares and not request.energy.needs_log_densities:
-            chunk = chains.chunks[0]
-            check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
+            if chains.active and (chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS):
+                check_rows(evaluator, chains.active[0].active_ids(), chains.active[0].active.x)
+        if chains.active and compares and not request.energy.needs_log_densities:
+            chunk = chains.active[0]
+            check_own_gradients(chunk.energy, chunk.active.x, chains.sampler.final_conditions(request.energy))
         loop.run()
     except Diverged as error:
         return error
@@ -265,7 +264,7 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
     if not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
         return
     zeros = request.points.zeros().unsqueeze(0)
-    x = chains.points()[0] if chains.chunks else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
+    x = chains.points() if chains.active else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
     far = _FAR * (1 if request.init is None else max(1.0, request.init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):

@@ -13,7 +13,6 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import Use, recording
-from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 
@@ -79,7 +78,7 @@ def check_detached(uses: Sequence[Use]) -> None:
             )
 
 
-def check_rows(evaluator: Evaluator, chains: Sequence[int], x: Tensor) -> None:
+def check_rows(evaluator: Evaluator, ids: Tensor, x: Tensor) -> None:
     """Raises if the energy of a point depends on the other points of its batch, or on its place among them.
 
     A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
@@ -87,13 +86,13 @@ def check_rows(evaluator: Evaluator, chains: Sequence[int], x: Tensor) -> None:
 
     Args:
         evaluator: Evaluates the energy.
-        chains: The ids of the points, counted from 0.
+        ids: The chains of the points, counted from 0, with shape $(B,)$.
         x: The points, with shape $(B, *)$.
 
     Raises:
         ExpressionError: A value differs by more than rounding.
     """
-    energy, ids, row = evaluator.energy, tensor_of(chains), int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
+    energy, row = evaluator.energy, int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
     if not (x != x[:1]).any():
         ids = ids.repeat(2) if len(x) == 1 else ids

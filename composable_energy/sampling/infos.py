@@ -9,30 +9,37 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ShapeError
-from composable_energy.sampling.ids import Ids
-from composable_energy.sampling.layout import Layout
+from composable_energy.sampling.layout import Chunk, Layout
 from composable_energy.sampling.sampler import Info
 
 
-def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
+def merge_infos(infos: Sequence[tuple[Chunk, Info]], layout: Layout) -> Info:
     """Returns one info for all chains of a process. Means stay tensors, so that no step waits for the device; see `to_floats`.
 
     Args:
-        infos: The ids of the chains of each batch, and its info.
+        infos: The batches with active chains, and the info of each.
         layout: The layout of the call.
 
     Raises:
         ShapeError: A scalar does not have one number for each chain.
     """
-    if len(infos) == 1 and len(infos[0][0]) == len(layout.own):
+    if len(infos) == 1 and infos[0][0].count == len(layout.own):
         info = infos[0][1]
         if not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
             return info if info.acceptance is None else Info(info.acceptance.nan_to_num(0.0), info.scalars)
-    rates = [(ids, info.acceptance.nan_to_num(0.0)) for ids, info in infos if info.acceptance is not None]
+    rates = [(chunk, info.acceptance.nan_to_num(0.0)) for chunk, info in infos if info.acceptance is not None]
     names = dict.fromkeys(name for _, info in infos for name in info.scalars)
-    parts = {name: [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars] for name in names}
+    parts = {name: [(chunk.count, info.scalars[name]) for chunk, info in infos if name in info.scalars] for name in names}
     scalars = {name: _mean(f"The scalar {name!r} of {type(layout.sampler).__name__}", values) for name, values in parts.items()}
-    return Info(layout.scatter(rates, float("nan")) if rates else None, scalars)
+    return Info(_scatter(rates, layout.own) if rates else None, scalars)
+
+
+def _scatter(parts: Sequence[tuple[Chunk, Tensor]], own: range) -> Tensor:
+    """Returns a number for each chain of a process from those of the active ones; NaN for the others."""
+    out = parts[0][1].new_full((len(own),), math.nan)
+    for chunk, values in parts:
+        out[chunk.ids.start - own.start : chunk.ids.stop - own.start][... if chunk.rows is None else chunk.rows] = values
+    return out
 
 
 def to_floats(values: Sequence[float | Tensor]) -> list[float]:

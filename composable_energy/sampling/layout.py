@@ -15,7 +15,6 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.noise import Noise
-from composable_energy.sampling.ids import Ids, compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
@@ -51,19 +50,35 @@ class Chunk:
 
     Args:
         ids: Their ids.
-        attempt: How often they were restarted.
-        energy: Their energy.
-        noise: Their noise.
-        state: Their state.
+        energy: The energy of the active ones.
+        noise: The noise of the active ones.
+        active: The state of the active ones.
+        rows: The rows of the active ones among all; None while all are.
+        whole: A state of all, in which those that were stopped are at their last finite points; None while all are active.
         steps: Steps in succession as one function; None where there is none.
     """
 
-    ids: Ids
-    attempt: int
+    ids: range
     energy: Energy
     noise: Noise
-    state: State
+    active: State
+    rows: Tensor | None = None
+    whole: State | None = None
     steps: FusedSteps | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of active chains."""
+        return len(self.ids) if self.rows is None else len(self.rows)
+
+    @property
+    def state(self) -> State:
+        """The state of all chains; the last finite one of those that were stopped."""
+        return self.active if self.whole is None or self.rows is None else _put(self.whole, self.rows, self.active)
+
+    def active_ids(self) -> Tensor:
+        """Returns the ids of the active chains, with shape $(k,)$."""
+        return self.ids.start + (torch.arange(len(self.ids)) if self.rows is None else self.rows)
 
 
 @dataclass(frozen=True)
@@ -101,47 +116,44 @@ class Layout:
         starts = range(self.own.start, self.own.stop, self.batch_size)
         return [range(first, min(first + self.batch_size, self.own.stop)) for first in starts]
 
-    def places(self, ids: Sequence[int]) -> Tensor:
-        """Returns the places of chains among those of this process, with shape $(B,)$."""
-        return tensor_of(ids) - self.own.start
-
-    def start(self, ids: Ids, attempt: int = 0) -> Chunk:
+    def start(self, ids: range) -> Chunk:
         """Returns chains at their start.
 
         Raises:
             ShapeError: The sampler's state does not have one row for each chain.
         """
-        energy, noise = self.energy_of(ids), self.noise_of(ids, attempt)
+        energy, noise = self.energy_of(ids), self.noise_of(ids)
         state = self.sampler.init(energy, self.starts.points(ids, energy, noise), noise)
         _per_chain(state)  # raises where the rows do not fit, with one chunk as with many
-        return Chunk(ids, attempt, energy, noise, state)
+        return Chunk(ids, energy, noise, state)
 
-    def chunk(self, ids: Ids, attempt: int, state: State) -> Chunk:
-        """Returns chains in a state."""
-        return Chunk(ids, attempt, self.energy_of(ids), self.noise_of(ids, attempt), state)
+    def chunk(self, ids: range, state: State, active: Tensor) -> Chunk:
+        """Returns chains in a state, of which those in a mask with shape $(B,)$ are active."""
+        chunk = Chunk(ids, self.energy_of(ids), self.noise_of(ids), state)
+        if not active.all():
+            self.stop(chunk, active, state)
+        return chunk
 
-    def energy_of(self, ids: Ids) -> Energy:
+    def stop(self, chunk: Chunk, others: Tensor, before: State) -> None:
+        """Stops active chains of a chunk, all but those in a mask with shape $(k,)$, in their state of before."""
+        after, rows = chunk.active, torch.arange(len(chunk.ids)) if chunk.rows is None else chunk.rows
+        chunk.active = before
+        chunk.whole, chunk.rows, chunk.steps = chunk.state, rows[others.cpu()], None
+        chunk.active, ids = take(after, others), chunk.active_ids()
+        chunk.energy, chunk.noise = self.energy_of(ids), self.noise_of(ids)
+
+    def energy_of(self, ids: range | Tensor) -> Energy:
         """Returns the energy of some chains, with their rows of bound conditions."""
         if CHAINS not in self.energy.conditions:
             return self.energy
         return select_rows(self.energy, ids, self.rows)
 
-    def noise_of(self, ids: Ids, attempt: int) -> Noise:
-        """Returns the noise of some chains, a different one after each restart."""
-        noise, first = self.noise.child(f"restart {attempt}") if attempt else self.noise, self.noise.chains[0]
+    def noise_of(self, ids: range | Tensor) -> Noise:
+        """Returns the noise of some chains."""
+        first = self.noise.chains[0]
         if isinstance(ids, range):
-            return noise.for_chains(range(ids.start + first, ids.stop + first))
-        return noise.for_chains(compact(tensor_of(ids) + first) if first else ids)
-
-    def scatter(self, parts: Sequence[tuple[Ids, Tensor]], fill: float) -> Tensor:
-        """Returns a tensor with a row for each chain of this process, from parts with their ids; missing chains hold the filling."""
-        own = self.own
-        if len(parts) == 1 and len(parts[0][0]) == len(own):
-            return parts[0][1]
-        out = parts[0][1].new_full((len(own), *parts[0][1].shape[1:]), fill)
-        for ids, values in parts:
-            out[slice(ids.start - own.start, ids.stop - own.start) if isinstance(ids, range) else self.places(ids)] = values
-        return out
+            return self.noise.for_chains(range(ids.start + first, ids.stop + first))
+        return self.noise.for_chains((ids + first).tolist())
 
 
 def take(state: S, rows: Tensor) -> S:
@@ -150,12 +162,17 @@ def take(state: S, rows: Tensor) -> S:
     return replace(state, **{name: value[rows] for name, value in _per_chain(state).items()})
 
 
-def join(states: Sequence[S], order: Tensor | None = None) -> S:
-    """Returns states one after another, with rows in the given order; shared fields come from the first state."""
-    if len(states) == 1 and order is None:
+def join(states: Sequence[S]) -> S:
+    """Returns states one after another; shared fields come from the first state."""
+    if len(states) == 1:
         return states[0]
-    rows = {name: torch.cat([getattr(state, name) for state in states]) for name in _per_chain(states[0])}
-    return replace(states[0], **{name: value if order is None else value[order] for name, value in rows.items()})
+    return replace(states[0], **{name: torch.cat([getattr(state, name) for state in states]) for name in _per_chain(states[0])})
+
+
+def _put(state: S, rows: Tensor, new: S) -> S:
+    """Returns a state with other rows in some places; shared fields come from the new one."""
+    rows = rows.to(state.x.device)
+    return replace(new, **{name: value.index_copy(0, rows, getattr(new, name)) for name, value in _per_chain(state).items()})
 
 
 def all_finite(*states: State) -> bool:

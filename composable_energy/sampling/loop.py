@@ -70,7 +70,7 @@ class SamplingLoop:
                 stop = False
                 for observer in self.observers:
                     stop = observer.on_step(chains, info) is True or stop
-                if stop or not (chains.chunks or chains.layout.ranks):
+                if stop or not (chains.active or chains.layout.ranks):
                     break
         except BaseException as caught:
             error = caught
@@ -95,12 +95,13 @@ class CallbackObserver(Observer):
         self.callback = callback
 
     def on_step(self, chains: Chains, info: Info) -> bool:
-        info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
-        if chains.stopped:
-            info = replace(info, chains=(chains.ids().sort().values - chains.own.start).tolist())
-        over = not chains.chunks or _is_true(
-            self.callback(chains.step, _copied(without_missing_values(chains, chains.state())), _copied(info))
-        )
+        over = True
+        if chains.active:
+            state = without_missing_values(chains, chains.state())
+            info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
+            if len(state.x) < len(chains.own):
+                info = replace(info, chains=(chains.ids() - chains.own.start).tolist())
+            over = _is_true(self.callback(chains.step, _copied(state), _copied(info)))
         return over if chains.layout.ranks is None else all(chains.layout.ranks.gather(over))
 
 
@@ -158,12 +159,8 @@ class TraceRecorder(Observer):
             self.blank,
             steps=chains.step,
             chains=chains.own,
-            batch_size=chains.layout.batch_size,
-            states=[(chunk.ids, chunk.attempt, chunk.state) for chunk in chains.chunks],
-            stopped=list(chains.stopped),
+            states=[chunk.state for chunk in chains.chunks],
             diverged_at=chains.diverged_at,
-            diverged=chains.diverged_at >= 0,
-            restarts=chains.restarts,
             relocated=len(chains.layout.starts.relocated),
         )
         if not self.steps:

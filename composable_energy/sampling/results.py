@@ -25,8 +25,8 @@ from composable_energy.sampling.unconstrained import near_border, visible_energy
 from composable_energy.sampling.values import Evaluator
 
 _LATER = (
-    "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 there, "
-    "return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
+    "take a smaller step, or keep such chains at their last finite points by on_divergence='keep'; if the density is 0 there, return "
+    "`torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
 )
 _AT_SOME, _AT_OTHERS = (
     f"check the energy there, or give {where}" for where in ("points in `init`, where it is finite", "other points in `init`")
@@ -41,7 +41,7 @@ def collect_result(
     Raises:
         SamplingDiverged: Chains of this or another process diverged, and the policy ends the sampling.
     """
-    ranks, first, (points, present) = request.ranks, chains.own.start, chains.points()
+    ranks, first, points = request.ranks, chains.own.start, chains.points()
     stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
     if stop is not None:
         diverged = chains.diverged_at >= 0
@@ -54,22 +54,21 @@ def collect_result(
     undefined = int(faults.undefined)
     trace.errors, trace.first_error = faults.points + undefined, faults.first or ("an energy of NaN" if undefined else "")
     trace.points = None if trace.points is None else request.points.constrain(trace.points)
-    trace.kept = present.nonzero().squeeze(1) + first
-    drawn = points[(trace.kept - first).to(points.device)]
-    trace.formula_probability = _formula_probability(request, chains.sampler, drawn, trace.kept)
+    drawn, ids = points.clone(), torch.arange(first, chains.own.stop)  # the trace keeps its own
+    trace.formula_probability = _formula_probability(request, chains.sampler, drawn, ids)
     whole, visible = visible_energy(request.energy, drawn)
     if isinstance(whole, Disjunction):
-        trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, trace.kept)
+        trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, ids)
     branches = chains.layout.starts.branches
     trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
-    if chains.chunks and type(chains.sampler).diagnose is not Sampler.diagnose:
+    if chains.active and type(chains.sampler).diagnose is not Sampler.diagnose:
         trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact))
     if request.branches or trace.branch_shares is not None:
         _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
     if ranks is not None and ranks.share == "gather":
-        own = trace if request.trace else replace(trace, states=[], stopped=[])  # which nobody sees
+        own = trace if request.trace else replace(trace, states=[])  # which nobody sees
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
@@ -154,7 +153,7 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
         def probabilities(x: Tensor, bound: dict[str, Tensor]) -> Tensor:
             return torch.softmax(-torch.stack([value_of(branch.energy, x, bound) for branch in known]) - shifts, 0)
 
-        found = _at_points(probabilities, request, sampler, points, trace.kept)
+        found = _at_points(probabilities, request, sampler, points, torch.arange(trace.chains.start, trace.chains.stop))
         trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
     if shares is None or (not known and trace.shares == "exact"):
         return

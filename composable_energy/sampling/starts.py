@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, guard
-from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
@@ -243,7 +242,7 @@ class Starts:
     branches: BranchDraws | None = None
     relocated: set[int] = field(default_factory=set, init=False)
 
-    def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
+    def points(self, ids: range, energy: Energy, noise: Noise) -> Tensor:
         """Returns the start points, with shape $(B, *)$.
 
         Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
@@ -254,24 +253,24 @@ class Starts:
             energy: Their energy.
             noise: Their noise at step 0.
         """
-        like = self.zeros.expand(len(ids), *self.zeros.shape)
+        like, chains = self.zeros.expand(len(ids), *self.zeros.shape), torch.arange(len(ids)) + noise.chains[0]
         if self.branches is not None:
             x = self.branches.starts(noise.child("branch"), like)
             level = None if self.pilots is None else self.pilots.level
             return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
         if self.init is not None:
-            x = self.init[ids.start : ids.stop].clone() if isinstance(ids, range) and ids.step == 1 else self.init[tensor_of(ids)]
+            x = self.init[ids.start : ids.stop].clone()
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(like.contiguous(), noise.child("start"))
         else:
-            x = self._points_of_pilots(self.pilots, noise.chains)
+            x = self._points_of_pilots(self.pilots, chains)
         if self.pilots is None:
             return x
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
         if arrived.all() or self.pilots.level is None:
             return x
-        self.relocated.update(tensor_of(noise.chains)[~arrived.cpu()].tolist())
-        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
+        self.relocated.update(chains[~arrived.cpu()].tolist())
+        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, chains))
 
-    def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
-        return pilots.points[tensor_of(chains) % len(pilots.points)]
+    def _points_of_pilots(self, pilots: PilotResult, chains: Tensor) -> Tensor:
+        return pilots.points[chains % len(pilots.points)]

@@ -91,13 +91,13 @@ def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, st
 
     Args:
         sampler: The sampler.
-        chunks: The chains.
+        chunks: The batches with active chains.
         fuse: Returns steps in succession as one function, see `Layout`; None if there is none.
         step: The number of the next step.
         single: Whether steps are taken one by one.
     """
     for chunk in chunks:
-        chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.state, chunk.noise, step, len(chunks) == 1)
+        chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.active, chunk.noise, step, len(chunks) == 1)
     if len(chunks) != 1:
         return BlockSize(1)
     (chunk,) = chunks
@@ -109,7 +109,7 @@ def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, st
 
 
 def take_steps(sampler: Sampler, chunk: Chunk, first: int, count: int, faults: Faults) -> Path:
-    """Takes steps with the chains of a chunk, which itself stays at its state.
+    """Takes steps with the active chains of a chunk, which itself stays at its state.
 
     Args:
         sampler: The sampler.
@@ -118,7 +118,7 @@ def take_steps(sampler: Sampler, chunk: Chunk, first: int, count: int, faults: F
         count: How many steps to take; fewer if a later one than the first raises, whose exception the path then holds.
         faults: Counts the points at which the energy raises.
     """
-    path = Path([chunk.state], [], [], [])
+    path = Path([chunk.active], [], [], [])
     while chunk.steps is not None and len(path.infos) < count and chunk.steps.fits(path.states[-1]):
         steps, total = chunk.steps.take(path.states[-1], chunk.noise, first + len(path.infos))
         path.totals.append((total, len(steps)))

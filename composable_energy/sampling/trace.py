@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.sampling.ids import Ids
 from composable_energy.sampling.infos import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
@@ -19,15 +18,7 @@ from composable_energy.sampling.values import Values, join_values
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning, Summary
 
-Policy = Literal["raise", "drop", "restart", "keep"]
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """Chains that were stopped: their ids, and their state at the last finite points."""
-
-    chains: Ids
-    state: State
+Policy = Literal["raise", "keep"]
 
 
 @dataclass
@@ -43,24 +34,19 @@ class Trace:
         steps: The number of steps since the start, those before a resume included.
         shape: The requested shape.
         on_divergence: The policy for chains that diverged.
-        batch_size: The number of chains that were evaluated together.
         chains: The ids, from 0, of the $m$ chains of this record: all chains, or those of one process.
         burn_in: The number of steps before points were kept.
         seconds: The duration of the call, tuning included.
-        kept: The ids of the chains that were returned, with shape $(n,)$.
-        energies: The energies after each step, with shape (steps, $m$); NaN for chains that were dropped, and for an energy without value.
+        energies: The energies after each step, with shape (steps, $m$); NaN for an energy without value.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
         scalars: The other numbers that the sampler reported at each step, over all chains that took it; see `Info`.
-        diverged: Whether each chain diverged, with shape $(m,)$.
         diverged_at: The number of steps after which each chain diverged, with shape $(m,)$; -1 for the others.
-        restarts: The number of restarts of each chain, with shape $(m,)$.
         relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
         points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
             energy of a latent space.
         point_steps: The steps of the points.
-        states: What the chains need to continue: their ids, their number of restarts, and their state, for an energy with a support in
-            unconstrained coordinates.
-        stopped: The chains that were stopped.
+        states: The states of the chains, batch by batch, from which they continue; in unconstrained coordinates where the energy has a
+            support.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
         branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
@@ -83,23 +69,18 @@ class Trace:
     shape: tuple[int, ...]
     on_divergence: Policy = "raise"
     tuned: tuple[str, ...] = ()
-    batch_size: int = 0
     chains: range = range(0)
     steps: int = 0
     burn_in: int = 0
     seconds: float | None = None
-    kept: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     acceptance: Tensor | None = None
     scalars: dict[str, list[float]] = field(default_factory=dict)
-    diverged: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     diverged_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    restarts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
-    states: list[tuple[Ids, int, State]] = field(default_factory=list)
-    stopped: list[Stopped] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     branch_shares: Tensor | None = None
     branch_of: Tensor | None = None
     exact: bool = False
@@ -140,7 +121,7 @@ class Trace:
 
         Its group `posterior` has the recorded points with the axes (chain, draw, *), if there are some, and `sample_stats` the rest: `lp`,
         which is minus the energy, `diverging`, `acceptance_rate`, `step_size`, `n_steps` (leapfrogs) and other scalars of the sampler.
-        Chains are labelled by their ids, draws by their steps. Chains that were dropped are NaN.
+        Chains are labelled by their ids, draws by their steps.
 
         Args:
             name: The name of the points.
@@ -179,6 +160,11 @@ class Trace:
         }
 
     @property
+    def diverged(self) -> Tensor:
+        """Whether each chain diverged, with shape $(m,)$."""
+        return self.diverged_at >= 0
+
+    @property
     def kept_steps(self) -> list[int]:
         """The steps of the recorded points where there are some, and all steps of this call otherwise."""
         return self.point_steps if self.points is not None else list(range(self.steps - len(self.energies) + 1, self.steps + 1))
@@ -210,14 +196,13 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
             padded.append(blank if value is None else torch.cat([value, blank]) if len(blank) else value)
         return torch.cat(padded, 1)
 
-    shares = [(part.branch_shares, len(part.kept)) for part in parts if part.branch_shares is not None]
+    shares = [(part.branch_shares, len(part.chains)) for part in parts if part.branch_shares is not None]
     total = sum(count for _, count in shares)
-    known = [(len(part.kept), part.formula_probability) for part in parts if part.formula_probability is not None]
+    known = [(len(part.chains), part.formula_probability) for part in parts if part.formula_probability is not None]
     return replace(
         parts[0],
         chains=range(parts[0].chains.start, parts[-1].chains.stop),
-        states=[group for part in parts for group in part.states],
-        stopped=[some for part in parts for some in part.stopped],
+        states=[state for part in parts for state in part.states],
         branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
         branch_of=torch.cat([part.branch_of for part in parts if part.branch_of is not None]) if parts[0].branch_of is not None else None,
         scalars=_gather_scalars(parts),
@@ -227,7 +212,7 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
         observed=tuple({warning.kind: warning for part in parts for warning in part.observed}.values()),
         first_error=next((part.first_error for part in parts if part.first_error), ""),
         reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
-        **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
+        diverged_at=torch.cat([part.diverged_at for part in parts]),
         **{name: steps(name) for name in ("energies", "acceptance", "points")},
     )
 
@@ -238,7 +223,7 @@ def _gather_scalars(parts: Sequence[Trace]) -> dict[str, list[float]]:
     def active(part: Trace, back: int) -> int:
         """Returns how many chains of a process took the step that is the `back`-th from its end."""
         step, at = part.steps - back + 1, part.diverged_at
-        return len(at) if part.on_divergence == "restart" else int(((at < 0) | (at >= step)).sum())
+        return int(((at < 0) | (at >= step)).sum())
 
     joined: dict[str, list[float]] = {}
     for name in dict.fromkeys(name for part in parts for name in part.scalars):

@@ -17,7 +17,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling.evaluation import energy_and_gradient
-from composable_energy.sampling.ids import compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import select_rows
@@ -96,18 +95,17 @@ class Evaluator:
     rows: int
     batch_size: int
 
-    def values(self, chains: Sequence[int] | Tensor, x: Tensor) -> Values:
+    def values(self, chains: Tensor, x: Tensor) -> Values:
         """Returns the values at points of chains.
 
         Args:
-            chains: Their ids, counted from 0.
+            chains: Their ids, counted from 0, with shape $(m,)$.
             x: The points, with shape $(m, *)$.
         """
-        ids = tensor_of(chains)
-        if not len(ids):
+        if not len(chains):
             levels = len(self._conditions())
-            return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]))
-        return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
+            return Values(chains, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]))
+        return join_values([self._batch(*batch) for batch in zip(chains.split(self.batch_size), x.split(self.batch_size), strict=True)])
 
     @property
     def states_hold_values(self) -> bool:
@@ -146,7 +144,7 @@ class Evaluator:
     def _energy_of(self, chains: Tensor) -> Energy:
         if CHAINS not in self.energy.conditions:
             return self.energy
-        return select_rows(self.energy, compact(chains), self.rows)
+        return select_rows(self.energy, chains, self.rows)
 
     def _conditions(self) -> list[dict[str, float]]:
         """Returns the sets of conditions to compare under."""

@@ -38,7 +38,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     if type(sampler).tune is Sampler.tune or request.resume is not None:
         return sampler, None
     noise = Noise(0, range(_PILOTS), kind=request.pilot_noise).child("pilot")
-    rows = [i % points.n for i in range(_PILOTS)]
+    rows = torch.arange(_PILOTS) % points.n
     zeros = points.zeros()
     if branches is not None:
         x = branches.pilots(_PILOTS)
@@ -52,7 +52,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     found, arrived = sampler.tune(energy, x, noise)
     if arrived is x:
         return found, None
-    values = evaluator.values([*rows, *rows], torch.cat([x, arrived.to(x.dtype)]))
+    values = evaluator.values(rows.repeat(2), torch.cat([x, arrived.to(x.dtype)]))
     approaches = type(found).approach is not Sampler.approach
     tuning = memory[request.owner] = _Tuning(
         request.pilot_noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from composable_energy.errors import ShapeError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
-from composable_energy.sampling.ids import tensor_of
 from composable_energy.supports import Support
 
 
@@ -131,7 +129,7 @@ class _RowSelection(EnergyWrapper):
         return self.energy.required_conditions - {CHAINS}
 
 
-def select_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
+def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
     """Returns an energy for points of some of the `n` rows of its bound conditions.
 
     Args:
@@ -139,11 +137,9 @@ def select_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
         rows: The row of each point.
         n: The number of rows.
     """
-    if CHAINS not in energy.conditions or rows == range(n):
+    if CHAINS not in energy.conditions or (isinstance(rows, range) and rows == range(n)):
         return energy
-    if isinstance(rows, range) and rows.step == 1:
-        return _RowSelection(energy, slice(rows.start, rows.stop))
-    return _RowSelection(energy, tensor_of(rows))
+    return _RowSelection(energy, slice(rows.start, rows.stop) if isinstance(rows, range) else rows)
 
 
 def chains_of(energy: Energy) -> dict[str, slice | Tensor]:

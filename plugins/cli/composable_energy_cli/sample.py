@@ -95,6 +95,7 @@ class Sample(Command):
                 progress=sys.stderr.isatty() if arguments.progress is None else arguments.progress,
                 **options,
             )
+        points = points[~trace.diverged]  # others under on_divergence=keep are no draws
         seen = _decode(energy, points)
         seconds = time.perf_counter() - start
         about = {

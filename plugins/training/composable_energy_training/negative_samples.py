@@ -164,12 +164,9 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             trace=True,
             warn=False,  # negative samples come from short chains
         )
-    for ids, _, state in trace.states if moves else ():
-        chains = range(first, first + len(x)) if len(ids) == len(x) else tuple(first + i for i in ids)
-        points = sampler.move(state, Noise(noise.seed, chains, steps, resolve_noise(None, x.device)))
-        if points is not None:
-            x[torch.as_tensor(ids, device=x.device)] = points
-    return x, trace
+    noise = Noise(noise.seed, range(first, first + len(x)), steps, resolve_noise(None, x.device))
+    points = sampler.move(trace.states[0], noise) if moves else None
+    return x if points is None else points, trace
 
 
 def _first_chain(noise: Noise) -> int:
