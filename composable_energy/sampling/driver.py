@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +56,6 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
-    on_error: Literal["reject", "raise"] = "reject",
     warn: bool = True,
     noise: Kind | None = None,
     latents: bool = False,
@@ -78,7 +77,8 @@ def sample(
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
     An energy with a support is sampled in unconstrained coordinates, with the logarithm of their change of volume. Points are given and
-    returned in the support.
+    returned in the support. Points at which the function of an energy raises, as a Cholesky decomposition that fails, have density 0, are
+    counted (`trace.errors`) and warned about. An exception at all points, a `TypeError` and errors of this library are raised.
 
     Args:
         energy: The energy, or an object that `as_energy` lifts.
@@ -101,9 +101,6 @@ def sample(
         on_divergence: The policy for a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"drop"` returns
             fewer points, `"restart"` starts the chain again with other noise and advances it to the current step, `"keep"` returns its last
             finite point. None takes the policy of the resumed trace, else `"raise"`.
-        on_error: What happens where the function of an energy raises an exception at some of the points, as a Cholesky decomposition that
-            fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
-            exception at all points, a `TypeError` and errors of this library are always raised.
         warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
             compiled steps.
@@ -156,7 +153,7 @@ def sample(
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        faults = Faults(rejects=request.on_error == "reject")
+        faults = Faults()
         plain, used = guard(request.energy, _compile(request) if compile else request.energy, faults)
         shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
         report = held.enter_context(open_progress(shown, request.sampler))
