@@ -121,16 +121,6 @@ def test_chains_with_conditions_of_their_own_are_refused():
     assert (x.mean(0) - 1.6).abs().max() < 5 * math.sqrt(0.2 / 500)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_points_of_any_shape_and_dtype(shape, dtype):
-    energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
-    x, trace = energy.sample(shape, sampler=SMC(leapfrogs=2), seed=0, dtype=dtype, trace=True)
-    assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
-    assert abs(trace.scalars["log_z"][-1] - x[0].numel() * math.log(2 * math.pi) / 2) < 5 * trace.scalars["log_z_se"][-1] + 0.5
-
-
 def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     calls = []
     energy = ce.as_energy(MultivariateNormal(torch.zeros(2), torch.eye(2))) & (lambda x: calls.append(len(x)) or 0 * x[:, 0])
