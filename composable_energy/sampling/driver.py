@@ -21,7 +21,7 @@ from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
-from composable_energy.sampling.faults import Faults, guard, noted
+from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
@@ -154,7 +154,9 @@ def sample(
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         faults = Faults()
-        plain, used = guard(request.energy, _compile(request) if compile else request.energy, faults)
+        plain = used = GuardedEnergy(request.energy, request.energy, faults)
+        if compile:
+            used = GuardedEnergy(_compile(request), request.energy, faults)
         shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
         report = held.enter_context(open_progress(shown, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)

@@ -53,12 +53,6 @@ class Faults:
             self.undefined = torch.stack(rates).isnan().sum() + self.undefined
 
 
-def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
-    """Returns an energy and its compiled form, which may be the same; both guarded."""
-    guarded = GuardedEnergy(plain, plain, faults)
-    return guarded, guarded if used is plain else GuardedEnergy(used, plain, faults)
-
-
 class GuardedEnergy(EnergyWrapper):
     r"""An energy that is $\infty$, with gradient 0, at points where the wrapped one raises an exception.
 

@@ -19,7 +19,7 @@ from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, guard
+from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
@@ -114,7 +114,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> BranchDraws | N
     if not drawn or any(some is None for some in drawn):
         return None
     x = torch.cat([some for some in drawn if some is not None])
-    guarded, _ = guard(energy, energy, Faults())
+    guarded = GuardedEnergy(energy, energy, Faults())
     try:
         with torch.no_grad():
             parts = [(-guarded(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
