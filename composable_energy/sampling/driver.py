@@ -154,9 +154,8 @@ def sample(
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         faults = Faults()
-        plain = used = GuardedEnergy(request.energy, request.energy, faults)
-        if compile:
-            used = GuardedEnergy(_compile(request), request.energy, faults)
+        plain = GuardedEnergy(request.energy, request.energy, faults)
+        used = GuardedEnergy(_compile(request), request.energy, faults) if compile else plain
         shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
         report = held.enter_context(open_progress(shown, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)
