@@ -20,12 +20,6 @@ def test_a_conjunction_counts_a_shared_base_once(base):
     torch.testing.assert_close((base & a)(x), a(x))
 
 
-def test_absolute_energies_add_up(base):
-    x = points()
-    torch.testing.assert_close((base & base)(x), 2 * base(x))
-    torch.testing.assert_close((base & quadratic)(x), base(x) + quadratic(x))
-
-
 def test_a_weighted_term_beside_another_sharpens_its_evidence_alone(base):
     a, b, x = Tilt(base, 0.5), Tilt(base, -0.3), points()
     torch.testing.assert_close((a & 2 * b)(x), base(x) + a.evidence(x) + 2 * b.evidence(x))
@@ -109,13 +103,6 @@ def test_numbers_of_numpy_and_torch_are_weights(base):
         base * True
     with pytest.raises(OptionError, match="not be zero"):
         base / 0
-
-
-def test_a_weight_can_be_learnt(base):
-    weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
-    tree = weight * base & quadratic
-    tree(points()).sum().backward()
-    assert weight.grad is not None and any(p is weight for p in tree.parameters())
 
 
 def test_what_is_learnt_counts_at_every_call_wherever_it_stands(base):

@@ -74,17 +74,6 @@ def test_a_sampler_that_tunes_itself_draws_the_same():
     torch.testing.assert_close(*draws)
 
 
-@pytest.mark.full
-@needs_compiler
-def test_it_can_stand_in_an_expression():
-    ring = compiled(LEAVES["ring"])
-    whole, part = 2 * LEAVES["ring"] | LEAVES["network"], 2 * ring | LEAVES["network"]
-    assert_same(whole, part, points(7))
-    assert len(ring.graphs) == 1
-    assert_same(whole, fast := compiled(part), points(7))
-    assert len(fast.graphs) == 1
-
-
 class Stray(ce.Energy):
     """An energy that cannot be compiled, in one of several ways."""
 

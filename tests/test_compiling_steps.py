@@ -147,17 +147,6 @@ class Repeated(Counted):
         return State(x, energies, state.grad), Info(scalars={"count": count})
 
 
-@pytest.mark.usefixtures("no_single_steps")
-@pytest.mark.parametrize("sampler", [HMC(0.2, 7), ChEES(0.2, 1.1, Metric(torch.tensor([0.5, 1.0])))])
-def test_lengths_may_be_odd_where_a_loop_takes_two_leapfrogs_at_once(sampler):
-    curved = ce.as_energy(lambda x: x[:, 0].square() / 2 + (x[:, 1] - x[:, 0].square()).square(), event_shape=(2,))
-    call = {**CALL, "init": torch.zeros(20, 2), "trace": 1}
-    (plain, wanted), (found, trace) = (energy.sample((20, 2), sampler=sampler, **call) for energy in (curved, compiled(curved)))
-    assert {length % 2 for length in wanted.scalars["leapfrogs"]} == {0, 1} and trace.scalars == wanted.scalars
-    torch.testing.assert_close(found, plain)
-    torch.testing.assert_close(trace.energies, wanted.energies)
-
-
 def test_steps_of_different_lengths_are_one_function():
     Counted.calls.clear()
     energy, wanted = compiled(PAIR), PAIR.sample((20, 3), sampler=Repeated(), trace=True, **CALL)

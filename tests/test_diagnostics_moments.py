@@ -3,7 +3,6 @@
 import io
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,17 +11,17 @@ import composable_energy as ce
 from composable_energy.diagnostics import RunningMoments
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, State, Trace
-from composable_energy_mcmc import HMC, MALA, Langevin
+from composable_energy_mcmc import MALA, Langevin
 
 F64 = torch.float64
 BOWL = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2, name="bowl")
 HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2), name="hole")
 
 
-def record(moments: RunningMoments, *batches: Tensor, chains: list[list[int]] | None = None) -> RunningMoments:
+def record(moments: RunningMoments, *batches: Tensor) -> RunningMoments:
     """Shows it points, as the driver does."""
     for step, x in enumerate(batches, 1):
-        moments(step, State(x, x.flatten(1).sum(1), torch.zeros_like(x)), Info(chains=None if chains is None else chains[step - 1]))
+        moments(step, State(x, x.flatten(1).sum(1), torch.zeros_like(x)), Info())
     return moments
 
 
@@ -36,10 +35,9 @@ def draw(moments: RunningMoments, energy=BOWL, shape=(7, 3), steps: int = 20, **
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chains", [False, True])
 @pytest.mark.parametrize("event", [(3,), (2, 4, 4), ()])
-def test_they_are_those_of_all_points(chains, event):
-    moments = RunningMoments(chains=chains)
+def test_they_are_those_of_all_points(event):
+    moments = RunningMoments()
     points = draw(moments, shape=(7, *event), dtype=F64).points
     assert moments.count == 140
     torch.testing.assert_close(moments.mean, points.flatten(0, 1).mean(0), rtol=1e-12, atol=1e-12)
@@ -52,12 +50,11 @@ def test_and_of_the_energies():
     assert math.isclose(moments.energy_mean, energies.mean()) and math.isclose(moments.energy_variance, energies.var())
 
 
-@pytest.mark.parametrize("chains", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_digits_are_lost_far_from_zero(chains, dtype):
+def test_no_digits_are_lost_far_from_zero(dtype):
     """A mean of 100,000 standard deviations: sums of squares in float32 would have no digit left."""
     points = (normal(300, 50, 2) + 1e5).to(dtype)
-    moments = record(RunningMoments(chains=chains), *points)
+    moments = record(RunningMoments(), *points)
     exact = points.double().flatten(0, 1)
     torch.testing.assert_close(moments.mean, exact.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(moments.variance, exact.var(0), rtol=1e-9, atol=1e-9)
@@ -70,92 +67,54 @@ def test_which_steps_count():
     torch.testing.assert_close(moments.mean, trace.points.mean((0, 1)))
 
 
-@pytest.mark.slow
-def test_each_chain_gives_an_error_and_an_r_hat():
-    """The standard error against the truth, and R-hat against its formula and against ArviZ's."""
-    from arviz_stats.base import array_stats
-
-    moments = RunningMoments(burn_in=50, chains=True)
-    trace = draw(moments, shape=(200, 3), steps=250, sampler=HMC(0.5, leapfrogs=4), dtype=F64, burn_in=50)
-    points = trace.points
-    torch.testing.assert_close(moments.chain_means, points.mean(0))
-    torch.testing.assert_close(moments.chain_variances, points.var(0))
-    assert (moments.mean.abs() < 4 * moments.standard_error).all() and (moments.standard_error > 1 / math.sqrt(moments.count)).all()
-    expected = [array_stats.rhat(points[..., axis].numpy(), chain_axis=1, draw_axis=0, method="identity") for axis in range(3)]
-    np.testing.assert_allclose(moments.r_hat.numpy(), expected, rtol=1e-10)
-
-
-@pytest.mark.parametrize("chains", [False, True])
-def test_two_ranks_joined_are_one(chains):
-    whole, first, second = (RunningMoments(chains=chains) for _ in range(3))
+def test_two_ranks_joined_are_one():
+    whole, first, second = (RunningMoments() for _ in range(3))
     options = {"sampler": Langevin(0.3), "dtype": F64}
     draw(whole, shape=(9, 3), **options)
     draw(first, shape=(4, 3), **options)
     draw(second, shape=(5, 3), first_chain=4, **options)
     both = first.merge(second)
     assert both.count == whole.count == 180 and (first.count, second.count) == (80, 100)
-    names = ["mean", "variance", "energy_mean", "energy_variance"] + ["chain_means", "standard_error", "r_hat"] * chains
-    for name in names:
+    for name in ("mean", "variance", "energy_mean", "energy_variance"):
         torch.testing.assert_close(getattr(both, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
-    for empty in (RunningMoments(chains=chains).merge(first), first.merge(RunningMoments(chains=chains))):
+    for empty in (RunningMoments().merge(first), first.merge(RunningMoments())):
         assert torch.equal(empty.mean, first.mean) and empty.count == 80
     record(both, normal(9, 3))
     assert both.count == 189 and first.count == 80  # a new one
 
 
 def test_saved_they_go_on():
-    for chains in (False, True):
-        whole, half, rest = (RunningMoments(burn_in=2, every=2, chains=chains) for _ in range(3))
-        draw(whole)
-        trace = draw(half, steps=10)
-        file = io.BytesIO()
-        torch.save(half.state_dict(), file)
-        rest.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-        BOWL.sample((7, 3), resume=trace, steps=10, callback=rest)
-        assert rest.count == whole.count == 7 * 9
-        torch.testing.assert_close(rest.mean, whole.mean, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(rest.variance, whole.variance, rtol=1e-12, atol=1e-12)
+    whole, half, rest = (RunningMoments(burn_in=2, every=2) for _ in range(3))
+    draw(whole)
+    trace = draw(half, steps=10)
+    file = io.BytesIO()
+    torch.save(half.state_dict(), file)
+    rest.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    BOWL.sample((7, 3), resume=trace, steps=10, callback=rest)
+    assert rest.count == whole.count == 7 * 9
+    torch.testing.assert_close(rest.mean, whole.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(rest.variance, whole.variance, rtol=1e-12, atol=1e-12)
 
 
 def test_memory_does_not_grow():
     def size(moments: RunningMoments) -> int:
         return sum(value.numel() for value in moments.state_dict().values() if isinstance(value, Tensor))
 
-    for chains, most in ((False, 2 * 12 + 2), (True, 2 * 40 * 12 + 2 + 2 * 40)):
-        sizes = [size(record(RunningMoments(chains=chains), *normal(steps, 40, 12))) for steps in (2, 50)]
-        assert sizes == [most, most]
-        waiting = record(RunningMoments(chains=chains), *normal(1000, 40, 12))._buffer
-        assert sum(x.numel() for x, _ in waiting) <= 65_536
+    assert [size(record(RunningMoments(), *normal(steps, 40, 12))) for steps in (1, 2, 50)] == [2 * 12 + 2] * 3
     assert size(record(RunningMoments(), normal(100_000, 12))) == 26
 
 
 @pytest.mark.slow
 def test_chains_that_diverge_count_until_then():
-    pooled, each = RunningMoments(), RunningMoments(chains=True)
-
-    def both(step, state, info):
-        pooled(step, state, info)
-        each(step, state, info)
-
-    trace = draw(both, HOLE, (40, 2), 60, sampler=Langevin(0.1), dtype=F64, on_divergence="keep", batch_size=7)
+    moments = RunningMoments()
+    trace = draw(moments, HOLE, (40, 2), 60, sampler=Langevin(0.1), dtype=F64, on_divergence="keep", batch_size=7)
     bad = trace.diverged
     assert 0 < bad.sum() < 40
     end = torch.where(trace.diverged_at < 0, 60, trace.diverged_at - 1)
     counted = torch.arange(1, 61)[:, None] <= end
-    assert pooled.count == each.count == counted.sum()
-    for moments in (pooled, each):
-        torch.testing.assert_close(moments.mean, trace.points[counted].mean(0))
-        torch.testing.assert_close(moments.variance, trace.points[counted].var(0))
-    torch.testing.assert_close(each.chain_means, trace.points.mean(0)[~bad])
-
-
-def test_an_early_loss_and_a_late_start():
-    """Chains that are gone before the first step that counts have no row."""
-    moments = RunningMoments(burn_in=1, chains=True)
-    x = normal(4, 5, 2)
-    record(moments, x[0], x[1, [0, 2, 4]], x[2, [2, 4]], x[3, [2, 4]], chains=[[*range(5)], [0, 2, 4], [2, 4], [2, 4]])
-    assert moments.count == 7
-    torch.testing.assert_close(moments.chain_means, x[1:, [2, 4]].mean(0))
+    assert moments.count == counted.sum()
+    torch.testing.assert_close(moments.mean, trace.points[counted].mean(0))
+    torch.testing.assert_close(moments.variance, trace.points[counted].var(0))
 
 
 def test_what_does_not_go():
@@ -164,14 +123,8 @@ def test_what_does_not_go():
         record(moments, normal(4, 2))
     with pytest.raises(ShapeError, match=r"do not go with those of points of shape \(2,\)"):
         moments.merge(record(RunningMoments(), normal(4, 2)))
-    with pytest.raises(OptionError, match="the same `chains`"):
-        moments.merge(record(RunningMoments(chains=True), normal(4, 3)))
-    with pytest.raises(OptionError, match=r"RunningMoments\(chains=True\)"):
-        _ = moments.r_hat
     with pytest.raises(OptionError, match="No point was counted yet: take more than burn_in=9"):
         _ = RunningMoments(burn_in=9).mean
-    with pytest.raises(OptionError, match="There were 4 chains, now there are 3"):
-        record(record(RunningMoments(chains=True), normal(4, 3)), normal(3, 3))
     for wrong in ({"every": 0}, {"burn_in": -1}, {"every": 1.5}):
         with pytest.raises(OptionError):
             RunningMoments(**wrong)

@@ -96,17 +96,3 @@ def test_components_of_a_mixture_may_have_different_supports():
     torch.testing.assert_close(energy(t(0.5, 1.5, 2.5)), t(-math.log(0.25), math.inf, -math.log(0.75)))
     pareto = ce.as_energy(td.MixtureSameFamily(td.Categorical(t(0.5, 0.5)), td.Pareto(t(1.0, 3.0), t(1.0, 1.0))))
     torch.testing.assert_close(pareto(t(2.0)), -t(0.5 * 1.0 / 4.0).log())
-
-
-def test_a_shifted_distribution_has_a_shifted_support():
-    for base in (td.Exponential(t(1.0)), td.HalfNormal(t(1.0)), td.Uniform(t(0.0), t(2.0))):
-        energy = ce.as_energy(td.TransformedDistribution(base, [td.AffineTransform(2.0, 1.0)]))
-        points = t(1.0, 2.5).unsqueeze(1)
-        torch.testing.assert_close(energy(points), torch.cat([t(math.inf), -base.log_prob(t(0.5))]))
-
-
-def test_points_inside_follow_dtype():
-    for distribution in (td.LogNormal(torch.zeros(2), 1.0), td.Dirichlet(torch.ones(3)), td.Uniform(torch.zeros(2), 1.0)):
-        energy = ce.as_energy(distribution).double()
-        energies, gradients = energy.with_gradient(torch.full((2, *energy.event_shape), -1.0, dtype=F64))
-        assert energies.dtype == gradients.dtype == F64

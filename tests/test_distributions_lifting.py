@@ -8,7 +8,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, LiftError, OptionError, ShapeError
+from composable_energy.errors import OptionError, ShapeError
 
 
 class Decoder(nn.Module):
@@ -31,11 +31,3 @@ def test_a_distribution_takes_the_options_of_a_callable():
 def test_an_unknown_option_is_a_typed_error(obj):
     with pytest.raises(OptionError, match="decodr"):
         ce.as_energy(obj, decodr=Decoder())
-
-
-@pytest.mark.parametrize("options", [{}, {"decoder": Decoder()}], ids=["alone", "with a decoder"])
-def test_a_class_is_a_typed_error_that_says_what_to_do(options):
-    with pytest.raises(LiftError, match="the class Normal; make an instance") as caught:
-        ce.as_energy(td.Normal, **options)
-    assert isinstance(caught.value, TypeError)
-    assert isinstance(caught.value, ComposableEnergyError)

@@ -126,12 +126,3 @@ def test_an_interval_pulls_towards_itself_however_far(dtype, span):
         far = torch.tensor([0, 1, 6, 7])
         expected = (torch.tensor([0.1, 0.1, 0.1 + span, 0.1 + span]).to(dtype) - mean.detach()[far]) / width[far].square()
         torch.testing.assert_close(slope[far], expected, rtol=2e-2, atol=0)
-
-
-@pytest.mark.slow
-def test_interval_gradients_equal_finite_differences():
-    generator = torch.Generator().manual_seed(3)
-    mean = (torch.randn(40, generator=generator, dtype=torch.double) * 3).requires_grad_()
-    width = (torch.rand(40, generator=generator, dtype=torch.double) + 0.1).requires_grad_()
-    for ends in ((-0.3, 0.2), (None, 0.2), (0.2, None), (0.5, 4.0)):
-        assert torch.autograd.gradcheck(lambda m, w: log_probability(m, w, *ends), (mean, width), atol=1e-6, rtol=1e-6)

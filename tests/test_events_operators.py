@@ -56,14 +56,6 @@ def probability(energy: ce.Energy) -> torch.Tensor:
     return energy.evidence(X).neg().exp()
 
 
-def test_one_event_twice_is_one_event():
-    same(A & A, A)
-    same(A | A, A)
-    same(A & (A | B), A)
-    same(A | (A & B), A)
-    same(~~A, A)
-
-
 def test_exclusive_or():
     p, q = probability(A), probability(B)
     torch.testing.assert_close(probability((A & ~B) | (~A & B)), p * (1 - q) + (1 - p) * q)

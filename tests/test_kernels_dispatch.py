@@ -7,7 +7,7 @@ import torch
 import torch._dynamo.testing
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
+from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy.kernels import dispatch, langevin_step
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, check_kernel, kernel_checks
@@ -73,14 +73,9 @@ class TestChoice:
         with pytest.raises(OptionError, match=f"{SWITCH} names the kernel 'recorded', which cannot run here: .*{message}.*Unset it"):
             self.step(**options)
 
-    def test_unknown_and_unfit_kernels_are_reported(self, monkeypatch):
+    def test_unknown_kernels_are_reported(self, monkeypatch):
         monkeypatch.setenv(SWITCH, "tritn")
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
-            self.step()
-        monkeypatch.setenv(SWITCH, "other")
-        with pytest.raises(PluginLoadError, match="a subclass of Kernel, got the class Other"):
-            ce.register("kernel", "other", type("Other", (), {"available": lambda self: True}))
-        with ce.register("kernel", "other", lambda: 3), pytest.raises(PluginLoadError, match="should return a Kernel, but returned"):
             self.step()
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -108,16 +108,6 @@ def test_a_flat_density_is_excluded_too():
     assert passes[0] < 0.101 and passes[1] == 1
 
 
-def test_laws_that_hold():
-    a, b = gaussian(), RING
-    assert ~~a is a and (~~(a | b)).equals(a | b)
-    assert (~(a | b)).equals(~a & ~b)
-    assert (~(~a & ~b)).equals(a | b)
-    assert (a >> b).equals(~a | b)
-    torch.testing.assert_close((b & (~a | ~gaussian(-CENTRE)))(X), ((b & ~a) | (b & ~gaussian(-CENTRE)))(X))
-    torch.testing.assert_close((a ^ gaussian(-CENTRE))(X), (gaussian(-CENTRE) ^ a)(X))
-
-
 def test_the_complement_of_a_product_is_that_of_its_own_draws():
     """De Morgan's law does not hold for it: the draws of a product need not be where those of its factors are."""
     product = gaussian(CENTRE) & gaussian(-CENTRE)
@@ -215,8 +205,3 @@ def test_texts_show_the_mode():
     assert "mode='level'" in repr(negation)
     rows = {row.expression: row.note for _, row in (RING & negation).explain(X).rows()}
     assert rows["~gaussian"].startswith("mode='level', level=")
-
-
-def test_a_loaded_negation_keeps_the_mode_of_its_file(tmp_path):
-    (gaussian() & ce.negate(gaussian(), "power")).save(tmp_path / "old")
-    assert ce.load(tmp_path / "old").terms[1].mode == "power"

@@ -27,13 +27,6 @@ def unknown(shift: float = 0.0, name: str = "bowl") -> ce.Energy:
 U, V = unknown(-1.0, "u"), unknown(1.0, "v")
 
 
-def test_exclusive_or_of_events_is_exact():
-    p, q = ((-event.evidence(X)).exp() for event in (A, B))
-    torch.testing.assert_close((-(A ^ B).evidence(X)).exp(), p * (1 - q) + q * (1 - p))
-    torch.testing.assert_close(((A ^ B) ^ B)(X), A(X))
-    assert (A ^ B).formula is not None and (A ^ A).unsatisfiable
-
-
 def test_exclusive_or_of_densities_takes_levels():
     expected = -torch.logaddexp(-(U & ce.negate(V, level=3.0))(X), -(ce.negate(U, level=3.0) & V)(X))
     found = (U & ce.negate(V, level=3.0)) | (ce.negate(U, level=3.0) & V)

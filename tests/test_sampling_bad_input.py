@@ -16,7 +16,7 @@ from composable_energy.errors import (
     SamplingDiverged,
     ShapeError,
 )
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, Langevin, Underdamped
 
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
 SAMPLERS = [Langevin(0.1), Underdamped(0.1), MALA(0.3), HMC(0.3, leapfrogs=3)]
@@ -57,11 +57,6 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
     ("options", "error", "message"),
     [
         ({"steps": "3"}, OptionError, "steps must be a whole number of at least 1, got '3'"),
-        ({"steps": math.nan}, OptionError, "steps must be a whole number of at least 1, got nan"),
-        ({"burn_in": None}, OptionError, "burn_in must be a whole number of at least 0, got None"),
-        ({"batch_size": 2.5}, OptionError, r"batch_size must be a whole number of at least 1, got 2.5"),
-        ({"first_chain": "1"}, OptionError, "first_chain must be a whole number of at least 0, got '1'"),
-        ({"trace": "yes"}, OptionError, "trace must be a whole number of at least 1, got 'yes'"),
         ({"trace": None}, OptionError, "trace must be a whole number of at least 1, got None"),
         ({"progress": "no"}, OptionError, "progress must be True, False or a function of .* total, got 'no'"),
         ({"latents": 1}, OptionError, "latents must be True or False, got 1"),
@@ -89,10 +84,7 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
         ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
         ({"shape": None}, ShapeError, "shape is a number of points or .* got None"),
-        ({"sampler": Langevin, "step_size": torch.tensor(0.1)}, OptionError, "step_size must be a positive number, got tensor"),
-        ({"sampler": Langevin, "step_size": math.nan}, OptionError, "step_size must be a positive number, got nan"),
         ({"sampler": "nothing"}, ComposableEnergyError, "No plug-in offers the sampler 'nothing'. Known: annealed"),
-        ({"sampler": "mala", "temperature": 0}, OptionError, "mala refuses temperature: .* `energy / T`"),
     ],
     ids=str,
 )
@@ -171,12 +163,6 @@ def test_a_trace_of_another_energy_is_reported(sampler):
     with pytest.raises(ShapeError, match=r"\(5,\)"):
         wide.sample(3, resume=trace, steps=1)
     assert torch.equal(BOWL.sample((3, 2), resume=trace, steps=2), draw(sampler=sampler, steps=5))
-
-
-def test_levels_of_noise_are_the_samplers_own_business():
-    energy = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 * (1 + sigma**2)))
-    _, trace = energy.sample((3, 2), sampler=Annealed(levels=5), steps=2, seed=0, trace=True)
-    assert torch.equal(energy.sample((3, 2), resume=trace), energy.sample((3, 2), sampler=Annealed(levels=5), seed=0))
 
 
 def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):

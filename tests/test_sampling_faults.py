@@ -9,7 +9,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
-from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Tempering
 
 F64 = torch.float64
@@ -70,14 +70,6 @@ class TestProposalsThatRaise:
         with pytest.raises(SamplingDiverged, match=r"the energy raised an exception, first .*LinAlgError"):
             HALF.sample((40, 1), sampler=Langevin(0.5), steps=50, init=ONES[:40], seed=0)
 
-    def test_on_error_raise_stops_and_says_where(self):
-        with pytest.raises(RuntimeError, match="cholesky") as caught:
-            (HALF & HALF).sample((40, 1), sampler=MALA(0.8), steps=20, init=ONES[:40], seed=0, on_error="raise")
-        assert "in the energy half, a term of half & half, at points of shape (40, 1)" in notes(caught.value)
-        assert "mala was at step" in notes(caught.value)
-        with pytest.raises(OptionError, match="on_error is 'reject' or 'raise'"):
-            HALF.sample((4, 1), sampler=MALA(0.8), on_error="ignore")
-
     @pytest.mark.parametrize("error", [TypeError, KeyError, ValueError])
     def test_what_fails_everywhere_is_raised_as_it_is(self, error):
         def broken(x):
@@ -97,8 +89,11 @@ class TestProposalsThatRaise:
                 raise OSError("connection lost")
             return x.square().sum(1) / 2
 
-        with pytest.raises(OSError, match="connection lost"):
-            ce.as_energy(tired).sample((5, 2), sampler=MALA(0.5), steps=50, seed=0)
+        energy = ce.as_energy(tired)
+        with pytest.raises(OSError, match="connection lost") as caught:
+            (energy & energy).sample((5, 2), sampler=MALA(0.5), steps=50, seed=0)
+        assert "in the energy tired, a term of tired & tired, at points of shape (5, 2)" in notes(caught.value)
+        assert "mala was at step" in notes(caught.value)
 
 
 class Output:

@@ -74,15 +74,6 @@ def test_modes_come_back(tmp_path):
     male.logits.eval()
 
 
-def test_a_recommendation_of_ones_own_comes_back(tmp_path):
-    male, old = people("male", "old")
-    expression = male & old
-    expression.recommended = ce.Recommendation("hmc", {"leapfrogs": 7}, threads=1)
-    assert there_and_back(expression, tmp_path).recommended == expression.recommended
-    male.recommended = old.recommended = ce.Recommendation("annealed")
-    assert there_and_back(male & old, tmp_path).recommended == ce.Recommendation("annealed")
-
-
 class TestSavedApart:
     """What is saved in two folders and equal counts as one when both are loaded."""
 

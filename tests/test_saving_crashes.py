@@ -115,16 +115,6 @@ def test_a_save_over_a_link_to_a_folder_keeps_the_link(tmp_path):
     assert mean(tmp_path / "saved") == 2.0
 
 
-def test_files_of_others_are_neither_overwritten_nor_swept(tmp_path):
-    folder = tmp_path / "saved"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"mine")
-    with pytest.raises(FileFormatError, match="holds something else"):
-        normal().save(folder)
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
-    assert (folder / "model.safetensors").read_bytes() == b"mine"
-
-
 def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
     with pytest.raises(StorageError, match="choose another folder"):
         normal().save(tmp_path / ("x" * 300))

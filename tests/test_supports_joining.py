@@ -15,21 +15,6 @@ from tests.distribution_values import F64, t
 from tests.support_values import SHORT
 
 
-def test_supports_without_a_known_join_name_both():
-    simplex, angles = (
-        ce.as_energy(td.Dirichlet(t(1.0, 2.0)), name="shares"),
-        ce.as_energy(td.VonMises(t(0.0, 0.0), t(1.0, 1.0)), name="angles"),
-    )
-    with pytest.raises(ExpressionError, match=r"shares lives on simplex and angles on circle"):
-        (simplex & angles).sample(5, seed=0)
-    with pytest.raises(ExpressionError, match=r"shares lives on simplex and angles on circle"):
-        (simplex | angles).sample(5, seed=0)
-    line = ce.as_energy(td.Normal(t(0.0, 0.0), 1.0))
-    with pytest.raises(ExpressionError, match=r"angles lives on circle and Normal on all of R\^n"):
-        (angles | line).sample(5, seed=0)
-    assert (simplex & line).support is constraints.simplex
-
-
 def test_expressions_keep_and_join_the_supports_of_their_terms():
     beta, gamma = ce.as_energy(td.Beta(t(2.0), t(2.0))), ce.as_energy(td.Gamma(t(2.0), t(1.0)))
     line = ce.as_energy(td.Normal(t(0.0), t(1.0)))

@@ -114,7 +114,7 @@ def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
                 "errors",
                 f"The energy raised an exception or was NaN at {trace.errors} points, those of pilot chains included; they were rejected "
                 f"as points of density 0. The first was {trace.first_error}.",
-                "If the density is not 0 there, draws lack these points: correct the function; `on_error='raise'` stops there.",
+                "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
             )
         )
     probability = trace.formula_probability

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
-from composable_energy.sampling.faults import Faults, guard, noted
+from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
@@ -56,7 +56,6 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
-    on_error: Literal["reject", "raise"] = "reject",
     warn: bool = True,
     noise: Kind | None = None,
     latents: bool = False,
@@ -78,7 +77,8 @@ def sample(
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
     An energy with a support is sampled in unconstrained coordinates, with the logarithm of their change of volume. Points are given and
-    returned in the support.
+    returned in the support. Points at which the function of an energy raises, as a Cholesky decomposition that fails, have density 0, are
+    counted (`trace.errors`) and warned about. An exception at all points, a `TypeError` and errors of this library are raised.
 
     Args:
         energy: The energy, or an object that `as_energy` lifts.
@@ -100,9 +100,6 @@ def sample(
         batch_size: How many chains are evaluated together; all if None.
         on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
             whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
-        on_error: What happens where the function of an energy raises an exception at some of the points, as a Cholesky decomposition that
-            fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
-            exception at all points, a `TypeError` and errors of this library are always raised.
         warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
             compiled steps.
@@ -155,8 +152,9 @@ def sample(
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        faults = Faults(rejects=request.on_error == "reject")
-        plain, used = guard(request.energy, _compile(request) if compile else request.energy, faults)
+        faults = Faults()
+        plain = GuardedEnergy(request.energy, request.energy, faults)
+        used = GuardedEnergy(_compile(request), request.energy, faults) if compile else plain
         shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
         report = held.enter_context(open_progress(shown, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)

@@ -27,17 +27,15 @@ _ROUNDING = (
 
 @dataclass
 class Faults:
-    """The points at which an energy raised an exception or was not a number, where a sampler rejects them as points of density 0.
+    """The points at which an energy raised an exception or was not a number, which samplers reject as points of density 0.
 
     Args:
-        rejects: Whether they are rejected; else the first one ends the call.
         points: At how many points, those of pilot chains included.
         first: What the energy did at the first of them.
         searches: How many evaluations of parts of batches raised, to find them.
         undefined: How many proposals were not a number, apart from these points.
     """
 
-    rejects: bool = True
     points: int = 0
     first: str = ""
     searches: int = 0
@@ -49,25 +47,10 @@ class Faults:
         self.first = self.first or first_line(error)
 
     def count_undefined(self, infos: Sequence[Info]) -> None:
-        """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device.
-
-        Raises:
-            ExpressionError: There are some, and they are not to be rejected.
-        """
+        """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device."""
         rates = [info.acceptance for info in infos if info.acceptance is not None]
-        if not rates:
-            return
-        self.undefined = torch.stack(rates).isnan().sum() + self.undefined
-        if not self.rejects and self.undefined:
-            raise ExpressionError(f"The energy is NaN at {int(self.undefined)} proposals: correct it, or reject them by on_error='reject'.")
-
-
-def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
-    """Returns an energy and its compiled form, which may be the same; both guarded where faults are rejected."""
-    if not faults.rejects:
-        return plain, used
-    guarded = GuardedEnergy(plain, plain, faults)
-    return guarded, guarded if used is plain else GuardedEnergy(used, plain, faults)
+        if rates:
+            self.undefined = torch.stack(rates).isnan().sum() + self.undefined
 
 
 class GuardedEnergy(EnergyWrapper):

@@ -77,7 +77,6 @@ class SampleRequest:
     progress: bool | ProgressFunction
     callback: Callback | None
     checkpoint_every: float
-    on_error: str = "reject"
     warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
@@ -168,7 +167,6 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         progress=call.progress,
         callback=call.callback,
         checkpoint_every=call.checkpoint_every,
-        on_error=call.on_error,
         warn=call.warn,
         density=density,
         branches=() if density is None else known_branches(density),
@@ -239,8 +237,6 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 def _check_types(call: SimpleNamespace) -> None:
     for name in ("latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
-    if call.on_error not in ("reject", "raise"):
-        raise OptionError(f"on_error is 'reject' or 'raise', got {call.on_error!r}.")
     if not (isinstance(call.progress, bool) or callable(call.progress)):
         raise OptionError(f"progress must be True, False or a function of what runs, what is done and the total, got {call.progress!r}.")
     if call.callback is not None and not callable(call.callback):

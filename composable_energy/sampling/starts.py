@@ -19,7 +19,7 @@ from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, guard
+from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
@@ -122,7 +122,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     sources = _find_sources(energy) if any(map(_may_have_modes, energy.modules())) else ()
     sources, given = sources or _spread_over(energy, points), replace(points, coordinates=None)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
-    guarded, _ = guard(energy, energy, Faults())
+    guarded = GuardedEnergy(energy, energy, Faults())
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
     for number in range(_ROUNDS if sources else 0):
         drawn = [_draw_distribution(source, given, count, number * len(sources) + i) for i, source in enumerate(sources)]

@@ -55,6 +55,8 @@ CHANGES = {
     ),
     "moving average": lambda energy: [p.data.lerp_(torch.ones_like(p), 0.1) for p in energy.parameters()],
     "optimizer": step,
+    "a buffer": lambda energy: energy.register_buffer("shift", torch.ones(1)),
+    "another layer": lambda energy: next(iter(energy.children())).append(nn.Identity()),
     "load_state_dict": lambda energy: energy.load_state_dict({name: value + 1 for name, value in energy.state_dict().items()}),
 }
 

@@ -8,8 +8,8 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
-from composable_energy_comet.descent import SPREAD, descent_iterates
+from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
+from composable_energy_comet.descent import SPREAD
 from composable_energy_comet.targets import joint_minimum
 from composable_energy_training import Batch, Optimizer, Trainer
 
@@ -140,13 +140,6 @@ def test_any_function_can_be_the_error():
     squared = Decomposition(2, iterates="last").loss(comet, data)
     assert absolute.scalars["error"] > squared.scalars["error"] > 0
     assert torch.equal(squared.scalars["error"], squared.value.detach())
-
-
-def test_pictures_before_the_trained_step_have_no_graph():
-    comet = model()
-    z = comet.encoder(batch().x)
-    assert isinstance(comet.energy, ConvEnergy)
-    assert not any(x.requires_grad for x in descent_iterates(comet.energy, z, batch().x, 2))
 
 
 @pytest.mark.slow

@@ -109,13 +109,6 @@ def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     assert "To decompose pictures with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_folders_may_be_texts(tmp_path):
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8))
-    out = open_recipe("comet").with_changes(SMALL).run(str(tmp_path / "images.npy"), str(tmp_path / "run"))
-    assert out == tmp_path / "run" / "comet" and load_comet(str(out)).components == 2
-
-
 def test_nothing_to_train_is_named(few, tmp_path):
     with pytest.raises(OptionError, match=r"quadratic.steps and conv.steps are both 0"):
         open_recipe("comet").with_changes({"quadratic.steps": 0, "conv.steps": 0}).train(few, tmp_path)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_comet.targets import joint_minimum
 
 COMPONENTS, PIXELS = 3, 12
 
@@ -49,13 +48,6 @@ class TestMasksAreAStrictSpecialCase:
         torch.testing.assert_close(minimum(ce.all_of(*parts), start), composed.expand(4, -1))
         for k, part in enumerate(parts):  # a part alone determines its own pixels, and leaves the others
             torch.testing.assert_close(minimum(part, start), torch.where(masks[k] > 0, colors[k], start))
-
-    def test_quadratic_energies_with_disjoint_weights_are_masks(self):
-        generator = torch.Generator().manual_seed(1)
-        targets = torch.rand(2, COMPONENTS, 3, 4, 4, generator=generator)
-        masks = torch.nn.functional.one_hot(torch.randint(COMPONENTS, (2, 1, 4, 4), generator=generator), COMPONENTS)
-        masks = masks.movedim(4, 1).float()
-        torch.testing.assert_close(joint_minimum(targets, masks.log()), (masks * targets).sum(1))
 
     def test_the_minimum_of_a_pair_depends_on_both_where_a_mask_fixes_a_value(self):
         parts = [ce.as_energy(lambda x, place=place: (x - place).square().sum(1), name=f"at {place}") for place in (2.0, 3.0, 4.0)]

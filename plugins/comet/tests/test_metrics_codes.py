@@ -29,15 +29,6 @@ def mixed(seed: int, dimensions: int = 5) -> torch.Tensor:
 
 
 class TestInformation:
-    def test_by_hand(self):
-        """One dimension tells all of ln 2 nats; the other, right in three of four, tells of them what is left of its entropy."""
-        factor = torch.tensor([[0], [0], [1], [1]])
-        codes = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
-        other = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-        joint = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-        expected = (math.log(2) - (other + math.log(2) - joint)) / math.log(2)
-        assert math.isclose(mig(codes, factor, bins=2), expected, rel_tol=1e-12)
-
     @pytest.mark.parametrize("bins", [2, 5, 20])
     def test_is_that_of_histograms(self, bins):
         codes = mixed(3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -60,14 +58,6 @@ def test_energies_have_one_number_for_each_code(faces, energies, drawn):
         levels = torch.tensor([0.05, 0.1, 0.5, 1.0, 4.0])
         each = torch.cat([energy.at(float(level))(code[None]) for level, code in zip(levels, codes, strict=True)])
         assert torch.allclose(energy.at(levels)(codes), each, atol=1e-3, rtol=1e-4)
-
-
-def test_an_expression_counts_the_base_once(faces, energies, drawn):
-    base = faces.load(None)
-    codes = base.decoder.encode(drawn.images[:20])
-    four = energies["male"] & energies["smiling"] & energies["glasses"] & energies["hat"]
-    expected = base(codes) + sum(energies[name].evidence(codes) for name in ("male", "smiling", "glasses", "hat"))
-    assert torch.allclose(four(codes), expected, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -166,12 +156,3 @@ def test_damaged_weights_are_refused(tmp_path):
     path.write_bytes((weights.FOLDER / "heads.safetensors").read_bytes())
     with pytest.raises(FileFormatError, match="not those of CodeNetwork"):
         weights.read(CodeNetwork(), "base", tmp_path)
-
-
-def test_energies_can_be_copied_and_converted(energies, drawn):
-    energy = energies["male"] & ~energies["hair=red"]
-    codes = energy.decoder.encode(drawn.images[:4])
-    assert torch.equal(copy.deepcopy(energy)(codes), energy(codes))
-    double = copy.deepcopy(energy).double()
-    assert torch.allclose(double(codes.double()).float(), energy(codes), atol=1e-2)
-    assert double.decoder(double.decoder.encode(drawn.images[:4].double())).dtype == torch.float64

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from composable_energy.noise import Noise
 from composable_energy_faces import data, model_card, train, training_run, weights
-from composable_energy_faces.conditional import keep_one_attribute, train_conditional
+from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
@@ -18,18 +16,6 @@ from composable_energy_faces.training_run import TrainingRun
 from composable_energy_image import pipeline
 from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32
-
-
-def test_files_give_back_the_drawn_faces(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "PART", 30)
-    faces = draw(60, seed=9)
-    for _ in range(2):  # the second call finds them
-        drawn = draw_to(tmp_path, 50, seed=9)
-        assert len(drawn) == 60
-        index = torch.tensor([0, 59, 31, 31])
-        assert (drawn.images(index) - faces.images[index]).abs().max() <= 0.5 / 255 + 1e-6
-        assert torch.equal(drawn.labels["glasses"].values, faces.attributes[:, 2].long())
-        assert torch.equal(drawn.labels["hair"].values, faces.hair) and drawn.labels["hair"].names == HAIR_COLORS
 
 
 def test_drawing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
@@ -59,17 +45,6 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
         assert picture.size == (16, 16)
     with pytest.raises(ValueError, match="no smilling"):
         export(tmp_path, 1, attributes=["smilling"])
-
-
-def test_a_condition_tells_one_attribute_or_none():
-    faces = draw(2000, seed=1, size=8)
-    truth = torch.cat([faces.attributes * 2 - 1, nn.functional.one_hot(faces.hair, 4).float()], 1)
-    told = keep_one_attribute(truth, Noise(0, range(2000)))
-    assert (told.abs().sum(1) <= 1).all()
-    kept = told != 0
-    assert torch.equal(told[kept], truth[kept])
-    assert abs((told.abs().sum(1) == 0).float().mean() - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
-    assert abs(kept[:, 5:].any(1).float().mean() - 0.125) < 5 * (0.125 * 0.875 / 2000) ** 0.5
 
 
 @pytest.mark.full

@@ -213,8 +213,6 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
         (["train", *_GIVEN, "--steps", "0"], "argument --steps: takes a whole number of at least 1, got '0'"),
         (["train", *_GIVEN, "--limit", "-1"], "argument --limit: takes a whole number of at least 1, got '-1'"),
         (["train", *_GIVEN, "--set", "rate"], "written as TABLE.KEY=VALUE, got 'rate'"),
-        (["sample", "x", "--given", "y"], "written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got 'y'"),
-        (["sample", "x", "--given", "y=red"], "written NAME=NUMBER"),
     ],
 )
 def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):

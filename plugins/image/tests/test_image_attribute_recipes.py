@@ -193,14 +193,6 @@ class TestRecipes:
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
 
-    @pytest.mark.full
-    def test_folders_may_be_texts(self, tmp_path):
-        data = str(write_folder(tmp_path / "data", pictures_of(40)))
-        run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))
-        small = {"heads.steps": 3, "heads.batch_size": 8, "data.attributes": ["bright"], "model.base": run / "base"}
-        new = attribute().with_changes(small).run(data, str(tmp_path / "new"))
-        assert len((ce.load(run / "left") & ce.load(new / "bright")).bases) == 1
-
     def test_a_size_that_does_not_fit_is_reported_before_pictures_are_read(self, tmp_path):
         with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):
             base_and_attributes().with_changes({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from composable_energy.noise import Noise
 from composable_energy_image.data import Labels
-from composable_energy_image.joint_labels import JointHeads, JointLabels, find_joint_labels
+from composable_energy_image.joint_labels import JointHeads, find_joint_labels
 from composable_energy_training import Batch
 
 
 def labels_of(rows: list[tuple[int, ...]], counts: tuple[int, ...]) -> dict[str, Labels]:
     columns = torch.tensor(rows).T
     return {f"v{i}": Labels(columns[i].contiguous(), tuple(map(str, range(count)))) for i, count in enumerate(counts)}
-
-
-@given(st.lists(st.integers(2, 4), min_size=2, max_size=4))
-@settings(max_examples=20, deadline=None)
-def test_values_divide_the_combinations(counts):
-    joint = JointLabels({f"v{i}": count for i, count in enumerate(counts)})
-    assert [tuple(row) for row in joint.table.tolist()] == list(itertools.product(*map(range, counts)))
-    for name, count in joint.variables.items():
-        groups = [joint.having(name, value) for value in range(count)]
-        assert sorted(itertools.chain(*groups)) == list(range(len(joint)))
-
-
-def test_marginals_are_sums_of_probabilities():
-    joint, logits = JointLabels({"a": 2, "b": 3}), torch.randn(5, 6, dtype=torch.float64)
-    table = logits.softmax(1).view(5, 2, 3)
-    torch.testing.assert_close(joint.marginals(logits, "a").exp(), table.sum(2))
-    torch.testing.assert_close(joint.marginals(logits, "b").exp(), table.sum(1))
-
-
-def test_an_unknown_attribute_leaves_all_its_values_open():
-    joint = JointLabels({"a": 2, "b": 3})
-    found = joint.consistent({"a": torch.tensor([1, -1, -1]), "b": torch.tensor([2, 0, -1])})
-    assert [row.nonzero().flatten().tolist() for row in found] == [[5], [0, 3], [0, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize(

@@ -188,13 +188,6 @@ def test_jem_at_half_the_width_takes_the_same_steps():
     torch.testing.assert_close((1 + wide) / 2, narrow)
 
 
-def test_folders_may_be_texts(tmp_path: Path):
-    recipe = ce.get_recipe("cd-small").with_changes({**CHAINS, **CASES["cd-small"][1]})
-    (tmp_path / "data").mkdir()
-    out = recipe.run(str(pictures(tmp_path / "data")), str(tmp_path / "out"))
-    assert out == tmp_path / "out" / "energy" and ce.load(out).event_shape is not None
-
-
 def test_a_recipe_is_a_plugin_like_any_other():
     assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
     assert isinstance(ce.get_recipe("composable-energy:cd-small"), Recipe)

@@ -64,17 +64,6 @@ def test_every_convolution_of_the_paper_is_normalized(name):
     assert normalized(ce.get_energy(name, **NETS[name], spectral_norm=False)) == []
 
 
-def test_a_residual_block_starts_as_its_skip():
-    torch.manual_seed(0)
-    energy = ce.get_energy("igebm-resnet32", width=8, size=8).eval()
-    for block in energy.blocks:  # pyright: ignore[reportGeneralTypeIssues]
-        assert float(block.outer.weight.detach().abs().max()) < 1e-8
-        h = torch.randn(2, block.outer.in_channels if isinstance(block.skip, nn.Identity) else block.skip.in_channels, 4, 4)
-        skip = block.skip(h)
-        expected = block.activation(nn.functional.avg_pool2d(skip, 2) if block.halves else skip)
-        torch.testing.assert_close(block(h, None), expected)
-
-
 @pytest.mark.slow
 def test_evaluation_moves_nothing_and_training_does():
     energy = trained("igebm-resnet32", 2)

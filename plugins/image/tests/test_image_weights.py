@@ -31,12 +31,6 @@ def test_parameters_come_back_rounded_to_half_precision_and_statistics_as_they_w
     assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors"}
 
 
-def test_a_second_writing_gives_the_same_bytes(tmp_path):
-    write_weights(network(0), "a", tmp_path / "first")
-    write_weights(read_weights(network(1), "a", tmp_path / "first"), "a", tmp_path / "second")
-    assert (tmp_path / "first" / "a.safetensors").read_bytes() == (tmp_path / "second" / "a.safetensors").read_bytes()
-
-
 def test_layers_are_found_by_what_they_were_called(tmp_path):
     write_weights(network(0), "net", tmp_path)
     old = {

@@ -61,16 +61,6 @@ class SameNoise(HMC):
         return super().step(energy, state, noise.at(1))
 
 
-class MomentumIsTheCoin(HMC):
-    """The number that decides is made of the momentum."""
-
-    def step(self, energy, state, noise):
-        momentum = noise.normal(state.x)
-        there, _, log_ratio = propose(energy, state, momentum, self.step_size, self.leapfrogs)
-        accepted = log_ratio > torch.special.ndtr(momentum[:, 0]).log()
-        return choose(state, there, torch.where(accepted, 100.0, -torch.inf), noise, 1)
-
-
 class KeepsTheEnergyOfTheRejected(HMC):
     """A rejected point stays where it is, with the energy and the gradient of the proposal."""
 
@@ -96,23 +86,6 @@ class KeepsTheMomentum(HMC):
         return Carrying(after.x, after.energy, after.grad, torch.where(moved, last, otherwise)), info
 
 
-class RenewsTheMomentum(KeepsTheMomentum):
-    """No fault: a part of the momentum is renewed, and what is left turns round where a proposal is rejected (Horowitz, 1991)."""
-
-    sign = -1.0
-
-    def step(self, energy, state, noise):
-        momentum = math.sqrt(0.5) * (state.momentum + noise.normal(state.x))
-        there, last, log_ratio = trajectory(energy, state, momentum, self.step_size, self.leapfrogs)
-        return self.chosen(state, there, last, log_ratio, noise, self.sign * momentum)
-
-
-class NeverTurnsTheMomentum(RenewsTheMomentum):
-    """What is left of the momentum of a rejected proposal keeps its sign."""
-
-    sign = 1.0
-
-
 class LongLastKick(HMC):
     """The last half kick of the momentum is a whole one."""
 
@@ -131,23 +104,6 @@ class NoiseOfTheChunk(Langevin):
         first = noise.for_chains(noise.chains[:1]).normal(state.x[:1])
         x = state.x - self.step_size / 2 * state.grad + math.sqrt(self.step_size) * first
         return at(energy, x), Info()
-
-
-class TooHot(HMC):
-    """Momenta of temperature 1.2 are weighed as those of 1."""
-
-    def step(self, energy, state, noise):
-        momentum = math.sqrt(1.2) * noise.normal(state.x)
-        there, _, log_ratio = trajectory(energy, state, momentum, self.step_size, self.leapfrogs)
-        return choose(state, there, log_ratio, noise, 1)
-
-
-class HalfTheRatio(MALA):
-    """Accepts by the square root of the ratio, which is right at temperature 2."""
-
-    def step(self, energy, state, noise):
-        there, forth, back = langevin_proposal(energy, state, noise, self.step_size)
-        return choose(state, there, (state.energy - there.energy + back - forth) / 2, noise, 1)
 
 
 class MomentumOfPoints(ChEES):

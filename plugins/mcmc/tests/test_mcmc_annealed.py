@@ -85,14 +85,6 @@ def test_draws_of_a_whole_run_have_the_variance_that_the_last_level_leaves(corre
     assert (trace.acceptance is not None) == (not isinstance(corrector, (Underdamped, Langevin)))
 
 
-def test_an_energy_without_levels_is_tempered_by_a_corrector_exactly():
-    n = 4000
-    sampler = Annealed(levels=12, corrector=HMC(0.25, leapfrogs=24), corrector_steps=3)
-    x, trace = Plain().sample((n, 3), sampler=sampler, seed=0, dtype=F64, trace=True)
-    assert ((x.var(0) / SPREAD**2 - 1).abs() < 5 * math.sqrt(2 / n)).all()
-    assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
-
-
 def test_a_temperature_reaches_the_corrector():
     n = 4000
     sampler = Annealed(levels=12, corrector=HMC(0.2, leapfrogs=24), corrector_steps=3, temperature=0.5)
@@ -113,13 +105,6 @@ def test_gradients_are_counted():
     energy = ce.as_energy(lambda x, sigma: calls.append(len(x)) or (x.square() / (2 * (1 + sigma[:, None] ** 2))).sum(1))
     energy.sample((10, 2), sampler=Annealed(levels=5, corrector=HMC(0.5, leapfrogs=2, jitter=False), corrector_steps=3), seed=0)
     assert calls.count(10) == 1 + 5 * (1 + 3 * 2 + 1)  # the pilots are 64
-
-
-def test_chunks_change_nothing_and_images_pass():
-    energy = ce.as_energy(lambda x, sigma: (x.square().flatten(1) / (2 * (1 + sigma[:, None] ** 2))).sum(1))
-    sampler = Annealed(levels=4, corrector=MALA(0.3))
-    whole = energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64)
-    torch.testing.assert_close(energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64, batch_size=7), whole)
 
 
 def test_a_broken_energy_is_reported():

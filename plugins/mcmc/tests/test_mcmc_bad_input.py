@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
 
@@ -21,13 +20,14 @@ HALF = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, x[:, 0], torch.inf), even
 def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
     """Half of all starts are; were they counted as rejected, no step would be short enough."""
     draws = [
-        HALF.sample((200, 1), sampler=sampler, steps=40, seed=0, on_divergence="restart", init=init, dtype=torch.float64, trace=True)
+        HALF.sample((200, 1), sampler=sampler, steps=40, seed=0, on_divergence="keep", init=init, dtype=torch.float64, trace=True)
         for init in (None, torch.ones(200, 1, dtype=torch.float64))
     ]
     steps = [trace.sampler.step_size for _, trace in draws]
     assert 1 / 3 < steps[0] / steps[1] < 3
-    for x, _ in draws:
-        assert x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(200)
+    for x, trace in draws:
+        x = x[~trace.diverged]
+        assert len(x) > 60 and x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(len(x))
 
 
 @pytest.mark.slow
@@ -66,21 +66,3 @@ def test_step_sizes_that_are_none_are_reported_with_their_value(make, value):
         return  # it is tuned
     with pytest.raises(OptionError, match=re.escape(f"got {value!r}")):
         make(value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 4), ChEES(0.3, 1.0)], ids=repr)
-def test_a_density_that_is_undefined_somewhere_is_zero_there_and_that_is_said(sampler):
-    r"""$E = u^{1.5} - \tfrac12 \log u$, $u = x + \tfrac12$: not a number for $u < 0$."""
-
-    def undefined(x):
-        u = x[:, 0] + 0.5
-        return u**1.5 - u.log() / 2
-
-    n, init = 4000, torch.full((4000, 1), 0.4, dtype=torch.float64)
-    with pytest.warns(SamplingWarning, match=r"errors: .* was NaN at \d+ points"):
-        x, trace = ce.as_energy(undefined).sample((n, 1), sampler=sampler, steps=200, seed=0, init=init, trace=True)
-    assert trace.errors > 0 and trace.acceptance.isfinite().all() and not trace.diverged.any()
-    mean, variance = math.gamma(5 / 3) - 0.5, math.gamma(7 / 3) - math.gamma(5 / 3) ** 2
-    assert abs(x.mean() - mean) < 4 * math.sqrt(variance / n)
-    assert abs(x.var() - variance) < 4 * (x - mean).square().std() / math.sqrt(n)

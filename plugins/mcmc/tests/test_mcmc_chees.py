@@ -65,16 +65,6 @@ def test_correlations_are_taken_away_where_a_matrix_pays():
     assert ratios[0] < 1.6 * ratios[2] and ratios[1] > 3 * ratios[0]  # 2 and 3 leapfrogs are neighbours among those that are tried
 
 
-@pytest.mark.slow
-def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks():
-    found = []
-    for n, size in ((1, None), (5, 2), (100, None)):
-        sampler = ChEES(tuning_steps=60)
-        found.append(Gaussian(rotated(3, 50.0)).sample(n, sampler=sampler, steps=2, seed=0, batch_size=size, trace=True)[1].sampler)
-    assert len({(sampler.step_size, sampler.trajectory) for sampler in found}) == 1
-    assert all(torch.equal(sampler.metric.scale, found[0].metric.scale) for sampler in found)
-
-
 def test_a_tuned_sampler_is_not_tuned_again_and_takes_one_gradient_a_leapfrog():
     energy = Gaussian(rotated(6, 30.0), (2, 3))
     _, trace = energy.sample(7, sampler="chees", steps=1, seed=0, trace=True, tuning_steps=60)
@@ -122,13 +112,6 @@ def test_draws_with_all_that_is_tuned_have_the_moments():
     z = torch.linalg.solve_triangular(torch.linalg.cholesky(exact), (x - mean).T, upper=False)
     assert z.mean(1).abs().max() < 4 / math.sqrt(n)
     assert (z @ z.T / n - torch.eye(2, dtype=F64)).abs().max() < 4 * math.sqrt(2 / n)
-
-
-@pytest.mark.slow
-def test_tuning_goes_on_where_chains_leave_the_support():
-    half = ce.as_energy(torch.distributions.Exponential(torch.ones(3)))
-    _, trace = half.sample((64, 3), sampler="chees", steps=30, seed=0, init=torch.ones(64, 3), trace=True)
-    assert trace.acceptance.mean() > 0.5 and math.isfinite(trace.sampler.trajectory)
 
 
 def test_other_options_of_a_tuned_sampler_can_be_changed():

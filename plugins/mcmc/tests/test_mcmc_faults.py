@@ -3,24 +3,18 @@
 import pytest
 import torch
 
-from composable_energy.sampling import Sampler, sample
+from composable_energy.sampling import Sampler
 from composable_energy.testing import SkipCheck, sampler_checks
-from composable_energy.testing.invariance import assert_invariant
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
 from plugins.mcmc.tests.faulty_samplers import (
-    HalfTheRatio,
     KeepsTheEnergyOfTheRejected,
     KeepsTheMomentum,
     LongLastKick,
-    MomentumIsTheCoin,
     MomentumOfPoints,
     NeverRejects,
-    NeverTurnsTheMomentum,
     NoiseOfTheChunk,
-    RenewsTheMomentum,
     SameNoise,
-    TooHot,
     TwiceTheVariance,
 )
 
@@ -33,14 +27,10 @@ FAULTS = {
     "proposal variance off by two": (TwiceTheVariance(0.3), MALA(0.3), ("exact",)),
     "no Metropolis": (NeverRejects(0.3), MALA(0.3), ("exact",)),
     "reused noise": (SameNoise(0.3, 8), HMC(0.3, 8), ("noise",)),
-    "the momentum decides as well": (MomentumIsTheCoin(0.3, 8), HMC(0.3, 8), ("exact",)),
     "forgotten rejection of the energy": (KeepsTheEnergyOfTheRejected(0.3, 8), HMC(0.3, 8), ("values",)),
     "momentum kept": (KeepsTheMomentum(0.3, 8), HMC(0.3, 8), ("exact",)),
-    "momentum of a rejection not turned": (NeverTurnsTheMomentum(0.3, 1), RenewsTheMomentum(0.3, 1), ("exact",)),
     "a full last kick": (LongLastKick(0.3, 8), HMC(0.3, 8), ("exact",)),
     "noise of the chunk": (NoiseOfTheChunk(0.5), Langevin(0.5), ("noise",)),
-    "wrong temperature of momenta": (TooHot(0.3, 8), HMC(0.3, 8), ("exact",)),
-    "wrong temperature of the ratio": (HalfTheRatio(0.3), MALA(0.3), ("exact",)),
     "momentum in other units": (MomentumOfPoints(0.3, 1.5, SLANTED), ChEES(0.3, 1.5, SLANTED), ("exact",)),
 }
 
@@ -72,10 +62,3 @@ def test_a_planted_fault_is_caught(name):
 @pytest.mark.parametrize("sampler", {repr(right): right for _, right, _ in FAULTS.values()}.values(), ids=repr)
 def test_the_right_sampler_passes(sampler):
     assert failing(sampler) == set()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 8)], ids=repr)
-def test_the_right_sampler_stays_exact_at_other_seeds(sampler):
-    for seed in range(1, 6):
-        assert_invariant(sample, sampler=sampler, seed=seed)

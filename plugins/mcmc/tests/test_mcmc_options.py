@@ -9,7 +9,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
-from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
+from composable_energy.errors import DtypeError, OptionError
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
@@ -71,13 +71,13 @@ def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     assert 0.1 < trace.sampler.step_size / (scale**2 if isinstance(sampler, MALA) else scale) < 4
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC])
+@pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES(tuning_steps=60)])
 def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks(sampler):
-    sizes = {
-        Bowl().sample((n, 3), sampler=sampler, steps=2, seed=0, batch_size=size, trace=True)[1].sampler.step_size
+    one, *others = (
+        Bowl().sample((n, 3), sampler=sampler, steps=2, seed=0, batch_size=size, trace=True)[1].sampler
         for n, size in ((1, None), (5, 2), (100, None))
-    }
-    assert len(sizes) == 1
+    )
+    assert one.step_size is not None and all(other == one for other in others)
 
 
 def test_a_huge_step_is_rejected_and_a_tiny_one_accepted():
@@ -87,27 +87,6 @@ def test_a_huge_step_is_rejected_and_a_tiny_one_accepted():
         assert trace.acceptance.mean() < 0.01
         _, trace = Bowl().sample((200, 4), sampler=replace(sampler, step_size=small), steps=5, seed=0, trace=True)
         assert trace.acceptance.mean() > 0.99
-
-
-def test_a_trajectory_that_runs_away_is_rejected_but_a_broken_energy_is_reported():
-    """x^8 overflows to infinity minus infinity far out; that is the step's fault, and the chain stays."""
-    steep = ce.as_energy(lambda x: (x**8).sum(1) - (x**6).sum(1) * 1e-3)
-    x, trace = steep.sample(
-        (50, 2), sampler=HMC(2.0, leapfrogs=12, jitter=False), steps=10, seed=0, init=torch.full((50, 2), 0.5), trace=True
-    )
-    assert x.isfinite().all() and not trace.diverged.any()
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 1.5, -torch.inf, 1.0) * x.square().sum(1) / 2)
-    for sampler in (MALA(0.5), HMC(0.5, leapfrogs=3), ChEES(0.5, 1.5)):
-        with pytest.raises(SamplingDiverged):
-            broken.sample((50, 2), sampler=sampler, steps=50, seed=0, init=torch.zeros(50, 2))
-
-
-@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES(tuning_steps=60, max_leapfrogs=16)], ids=["mala", "hmc", "chees"])
-def test_outside_the_support_the_density_is_zero(sampler):
-    half = ce.as_energy(torch.distributions.Exponential(torch.ones(1)))
-    x = half.sample((4000, 1), sampler=sampler, steps=150, seed=0, init=torch.ones(4000, 1))
-    assert x.min() > 0
-    assert abs(x.mean() - 1) < 4 / math.sqrt(4000)
 
 
 def test_step_and_noise_of_papers():
@@ -166,14 +145,10 @@ def test_annealed_keeps_a_level_that_is_bound():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Langevin(0), "step_size must be a positive number, got 0"),
-        (lambda: Langevin(float("nan")), "step_size must be a positive number, got nan"),
-        (lambda: Langevin("0.1"), "step_size must be a positive number, got '0.1'"),
         (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
         (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
         (lambda: Langevin(0.1, clamp=3), r"clamp must be \(lowest, highest\), got 3"),
         (lambda: Langevin.from_step_and_noise(0.1, -1), "noise must be a number of at least 0"),
-        (lambda: MALA(-1), "step_size must be a positive number, got -1"),
         (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
         (lambda: MALA(tuning_steps=0), "tuning_steps must be a whole number of at least 1, got 0"),
         (lambda: HMC(leapfrogs=0), "leapfrogs must be a whole number of at least 1, got 0"),
@@ -185,10 +160,8 @@ def test_annealed_keeps_a_level_that_is_bound():
         (lambda: ChEES(acceptance=0), "acceptance must be a number between 0 and 1, got 0"),
         (lambda: ChEES(max_leapfrogs=0), "max_leapfrogs must be a whole number of at least 1, got 0"),
         (lambda: ChEES(tuning_steps=1), "tuning_steps must be a whole number of at least 2, got 1"),
-        (lambda: Underdamped(0), "step_size must be a positive number, got 0"),
         (lambda: Underdamped(0.1, friction=0), "friction must be a positive number, got 0"),
         (lambda: Underdamped(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
-        (lambda: Descent(step_size=-1), "step_size must be a positive number, got -1"),
         (lambda: Descent(tolerance=-1), "tolerance must be a number of at least 0, got -1"),
         (lambda: Annealed(levels=1), "levels must be a whole number of at least 2, got 1"),
         (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),

@@ -20,8 +20,7 @@ from composable_energy_scenes import (
     Room,
     Sprites,
 )
-from composable_energy_scenes.objects import VIEW
-from composable_energy_scenes.projection import CameraView, count_visible_pixels
+from composable_energy_scenes.projection import CameraView
 
 RENDERED = ("one-object", "objects", "room")
 WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")
@@ -136,10 +135,8 @@ class TestSolids:
         for i, mask in enumerate(scenes.masks):
             n = told["present"][i].sum()
             assert told["present"][i, :n].all() and not told["size"][i, n:].any()
-            counted = count_visible_pixels(VIEW, told["shape"][i, :n], told["position"][i, :n], told["size"][i, :n])
             shown = np.bincount(mask.ravel(), minlength=n + 1)
             assert len(shown) == n + 1 and shown[1:].min() >= 12
-            np.testing.assert_allclose(shown[1:], counted, rtol=0.1, atol=6)
 
     def test_objects_stand_apart(self):
         told = Objects(count=(6, 6)).labels(60, seed=2)

@@ -4,14 +4,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import torch
 
 import composable_energy as ce
-from composable_energy.noise import Noise
 from composable_energy_faces import draw
 from composable_energy_faces.draw import ATTRIBUTES
 from composable_energy_small_faces import ANY_FACE, CLASSES, PIPELINE, class_of, judge_small, shrink
-from composable_energy_small_faces.train import random_classes, train_pipeline
+from composable_energy_small_faces.train import train_pipeline
 
 with_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers")
 
@@ -24,19 +22,6 @@ def test_classes_are_attributes_and_their_absence():
         "not old",
     ]
     assert len(CLASSES) == 2 * len(ATTRIBUTES) == ANY_FACE
-
-
-def test_each_face_gets_a_class_that_it_has():
-    noise = Noise(0, range(6000))
-    values = {name: (noise.child(name).uniform(torch.zeros(6000, 1)) < 0.5).long() for name in ATTRIBUTES}
-    found = random_classes(values, noise)
-    shares = torch.bincount(found, minlength=ANY_FACE + 1) / 6000
-    error = 5 * (0.2 * 0.8 / 6000) ** 0.5
-    assert abs(shares[ANY_FACE] - 0.2) < error and ((shares[:-1] - 0.08).abs() < error).all()
-    for index, name in enumerate(ATTRIBUTES):
-        for present in (0, 1):
-            chosen = found == 2 * index + 1 - present
-            assert chosen.any() and (values[name][chosen] == present).all()
 
 
 def test_the_judge_of_small_faces_is_right_on_drawn_faces():
