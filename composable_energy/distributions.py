@@ -321,6 +321,6 @@ class _Seeded(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         random = torch.Tag.nondeterministic_seeded in func.tags
-        if random and not any(argument.name == "generator" for argument in func._schema.arguments):
+        if random and "generator" not in str(func._schema):
             func = func.overloadpacket.generator
         return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,6 @@ from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
@@ -122,20 +121,20 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     sources = _find_sources(energy) if any(map(_may_have_modes, energy.modules())) else ()
     sources, given = sources or _spread_over(energy, points), replace(points, coordinates=None)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
-    guarded = GuardedEnergy(energy, energy, Faults())
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
     for number in range(_ROUNDS if sources else 0):
-        drawn = [_draw_distribution(source, given, count, number * len(sources) + i) for i, source in enumerate(sources)]
-        if any(some is None for some in drawn):
-            return None, False
-        x = torch.cat([some for some in drawn if some is not None])
+        for i, source in enumerate(sources):
+            drawn = _draw_distribution(source, given, count, number * len(sources) + i)
+            if drawn is None:
+                return None, False
+            found.append(drawn)
         try:
             with torch.no_grad():
-                parts = [(-guarded(some), -torch.stack([source(some) for source in sources])) for some in x.split(_DRAWS)]
-        except Exception:  # at all points, which the chains report
+                for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
+                    log_proposal = torch.stack([-source(some) for source in sources]).double().logsumexp(0)
+                    logs.append(-energy(some).double() - log_proposal)
+        except Exception:  # which the chains report, if it is not at single points
             return None, False
-        found.append(x)
-        logs += [log_density.double() - log_proposals.double().logsumexp(0) for log_density, log_proposals in parts]
         weights = torch.softmax(torch.cat(logs).nan_to_num(-math.inf, posinf=-math.inf), 0)
         effective = 1 / weights.square().sum().item()
         if effective >= chains or not effective * _ROUNDS >= chains * (number + 1):
@@ -151,22 +150,22 @@ def _find_sources(energy: Energy) -> tuple[Energy, ...]:
     """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do."""
 
     @cache  # an energy may be used in many places
-    def find(energy: Energy) -> dict[Energy, None]:
+    def find(energy: Energy) -> tuple[Energy, ...]:
         match energy:
             case DistributionEnergy():
-                return {energy: None}
-            case Disjunction():
-                parts = [find(term) for term in energy.satisfiable_terms]
-                return _union(parts) if all(parts) else {}
-            case Conjunction():
-                return _union(map(find, energy.terms))
+                return (energy,)
             case Relative() | Difference() | Decoded() | Restricted():
                 return find(energy.terms[0])
             case Weighted() if as_float(energy.weight) > 0:
                 return find(energy.terms[0])
-        return _union(find(base.energy) for base in energy.bases)  # evidence is bounded
+            case Conjunction() | Disjunction():
+                terms = energy.terms if isinstance(energy, Conjunction) else energy.satisfiable_terms
+            case _:
+                terms = [base.energy for base in energy.bases]  # evidence is bounded
+        parts = list(map(find, terms))
+        return () if isinstance(energy, Disjunction) and not all(parts) else tuple(dict.fromkeys(chain(*parts)))
 
-    return tuple(find(energy))
+    return find(energy)
 
 
 def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
@@ -181,17 +180,13 @@ def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
     return (DistributionEnergy(Independent(Uniform(low, high, validate_args=False), len(points.event))),)
 
 
-def _union(parts: Iterable[dict[Energy, None]]) -> dict[Energy, None]:
-    return {source: None for part in parts for source in part}
-
-
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:
     """Returns exact draws of a distribution in the coordinates of chains; None for another energy, or where they do not follow a seed."""
     while isinstance(energy, Relative | Decoded):
         energy = energy.terms[0]
     if not isinstance(energy, DistributionEnergy):
         return None
-    one, two = (seeded_draws(energy.distribution, count, points.device, seed) for _ in range(2))
+    one, two = seeded_draws(energy.distribution, count, points.device, seed), seeded_draws(energy.distribution, count, points.device, seed)
     if one is None or two is None or one.shape != (count, *points.event) or not torch.equal(one, two):
         return None
     return _in_coordinates(energy, points, one.to(points.device, points.dtype))
