@@ -10,6 +10,7 @@ two more packages: `pip install nbclient ipykernel`.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import tempfile
@@ -58,6 +59,8 @@ def write(page: Path) -> Path:
         place = {"metadata": {"path": folder}}
         client = NotebookClient(notebook, timeout=1800, resources=place)
         client.record_timing = False
+        # tqdm asks for widgets, which a page cannot show, with a path of this machine
+        os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
         client.execute()
     notebook.metadata.pop("language_info", None)  # the version of Python
     path = NOTEBOOKS / f"{page.stem}.ipynb"

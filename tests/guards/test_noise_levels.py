@@ -140,6 +140,19 @@ def test_distant_data_that_no_start_can_see_warn(sampler):
         Data([0.0, 1000.0], [1.0, 1.0], [0.98, 0.02]).scores().sample((64, 1), sampler=sampler, seed=0)
 
 
+@pytest.mark.parametrize("recommended", [None, ce.Recommendation("annealed", {"sigma_max": 10.0})], ids=["plain", "recommended"])
+def test_a_base_that_two_terms_count_warns_also_where_their_author_recommends_levels(recommended):
+    """The exact variance of the draws is .5; the levels give .4."""
+
+    def noised(mean):
+        energy = ce.as_energy(lambda x, sigma=0.0: (x - mean).square().sum(1) / (2 + 2 * torch.as_tensor(sigma).square()), event_shape=(2,))
+        energy.recommended = recommended
+        return energy
+
+    with pytest.warns(ce.SamplingWarning, match=r"start: .* relative to one base"):
+        (noised(0.0) & noised(1.0)).sample((64, 2), sampler="annealed", seed=0)
+
+
 def test_points_of_one_shape_of_pictures_are_drawn_about_their_mean():
     means = torch.linspace(-20, 40, 3 * 8 * 8).view(3, 8, 8)
     energy = ce.ScoreEnergy(lambda x, sigma: (means - x) / (4 + sigma**2).view(-1, 1, 1, 1), event_shape=(3, 8, 8))
