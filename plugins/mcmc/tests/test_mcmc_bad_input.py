@@ -21,13 +21,14 @@ HALF = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, x[:, 0], torch.inf), even
 def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
     """Half of all starts are; were they counted as rejected, no step would be short enough."""
     draws = [
-        HALF.sample((200, 1), sampler=sampler, steps=40, seed=0, on_divergence="restart", init=init, dtype=torch.float64, trace=True)
+        HALF.sample((200, 1), sampler=sampler, steps=40, seed=0, on_divergence="keep", init=init, dtype=torch.float64, trace=True)
         for init in (None, torch.ones(200, 1, dtype=torch.float64))
     ]
     steps = [trace.sampler.step_size for _, trace in draws]
     assert 1 / 3 < steps[0] / steps[1] < 3
-    for x, _ in draws:
-        assert x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(200)
+    for x, trace in draws:
+        x = x[~trace.diverged]
+        assert len(x) > 50 and x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(len(x))
 
 
 @pytest.mark.slow

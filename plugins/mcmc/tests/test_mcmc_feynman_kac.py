@@ -173,8 +173,6 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(OptionError, match=next(iter(options))):
             FeynmanKac(**options)
-    with pytest.raises(OptionError, match="none can start again alone"):
-        one.sample((4, 1), sampler=FAST, seed=0, on_divergence="restart")
     tuned = drawn(one, FeynmanKac(levels=3), 4, axes=1)[1].sampler
     with pytest.raises(OptionError, match="1 Gaussians for the 2 leaves"):
         (one | Mixture.of([[1.0]], 1.0).energy("two", values=False)).sample((4, 1), sampler=tuned, seed=0)

@@ -100,8 +100,6 @@ def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
     with pytest.raises(SamplingDiverged):
         outside(-math.inf).sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
-    with pytest.raises(OptionError, match="none can start again alone"):
-        outside(-math.inf).sample((1000, 2), sampler=sampler, seed=0, dtype=F64, on_divergence="restart")
     x, trace = outside(math.nan).sample((1000, 2), sampler=sampler, seed=0, dtype=F64, trace=True, warn=False)
     assert trace.errors > 0 and x.norm(dim=1).max() < 4 and abs(x.var() - 0.25) < 0.05
     assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2)) < 5 * trace.scalars["log_z_se"][-1]
