@@ -92,7 +92,7 @@ class Chains:
             self.chunks.append(self.layout.chunk(ids, take(state, rows), trace.diverged_at[rows] < 0))
 
     def advance(self, last_step: int, next_step: Callable[[int], int] | None = None) -> Iterator[Info]:
-        """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
+        """Takes steps up to the last, while some chains are active, and yields one info for all; NaN for those that were stopped before.
 
         Fast steps are taken in blocks that are checked as a whole. A block ends before a step that raises and at one with chains that
         diverged, so the results are those of single steps.
@@ -108,6 +108,8 @@ class Chains:
         size = first_block(self.sampler, self.active, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
         while self.step < last_step:
             before, active = self.snapshot(), self.active
+            if not active and self.layout.ranks is None:
+                return
             try:
                 began = time.perf_counter()
                 count = min(size.steps, last_step - self.step) if len(active) == 1 else 1  # batches take turns

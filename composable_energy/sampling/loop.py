@@ -70,7 +70,7 @@ class SamplingLoop:
                 stop = False
                 for observer in self.observers:
                     stop = observer.on_step(chains, info) is True or stop
-                if stop or not (chains.active or chains.layout.ranks):
+                if stop:
                     break
         except BaseException as caught:
             error = caught
