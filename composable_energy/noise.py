@@ -91,7 +91,8 @@ class Noise:
         Raises:
             OptionError: The step is out of range.
         """
-        _check_word("The step of a noise", step)
+        if type(step) is not int or not 0 <= step <= _WORD:
+            _check_word("The step of a noise", step)
         noise = object.__new__(Noise)  # with the other attributes of this noise, which were checked
         vars(noise).update(vars(self), step=step)
         return noise

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -169,7 +170,7 @@ class Chains:
     @property
     def active(self) -> list[Chunk]:
         """The batches with active chains."""
-        return [chunk for chunk in self.chunks if chunk.count]
+        return [chunk for chunk in self.chunks if chunk.active.x.shape[0]]
 
     def ids(self) -> Tensor:
         """Returns the ids of the active chains."""
@@ -186,7 +187,7 @@ class Chains:
 
     def points(self) -> Tensor:
         """Returns the last points, with shape $(m, *)$."""
-        return self.values(lambda state: state.x)
+        return self.values(attrgetter("x"))
 
     def _doing(self) -> str:
         shape = (min(self.layout.batch_size, len(self.own)), *self.layout.starts.zeros.shape)
@@ -228,5 +229,5 @@ class Chains:
         everyone = range(self.layout.rows) if len(ids) == self.layout.rows else ids
         state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone).at(self.step))
         for chunk in self.active:
-            chunk.active = state if chunk.count == len(ids) else take(state, torch.searchsorted(ids, chunk.active_ids()))
+            chunk.active = state if len(chunk.active.x) == len(ids) else take(state, torch.searchsorted(ids, chunk.active_ids()))
         return scalars

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -163,7 +164,7 @@ class ConvergenceObserver(Observer):
         return still & enough, steps
 
     def _add(self, moments: _Moments, chains: Chains, step: int) -> None:
-        x, energy = chains.points(), chains.values(lambda state: state.energy)
+        x, energy = chains.points(), chains.values(attrgetter("energy"))
         every = -(-len(x) // _MOST_CHAINS)
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])

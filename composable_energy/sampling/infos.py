@@ -23,13 +23,13 @@ def merge_infos(infos: Sequence[tuple[Chunk, Info]], layout: Layout) -> Info:
     Raises:
         ShapeError: A scalar does not have one number for each chain.
     """
-    if len(infos) == 1 and infos[0][0].count == len(layout.own):
+    if len(infos) == 1 and len(infos[0][0].active.x) == len(layout.own):
         info = infos[0][1]
         if not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
             return info if info.acceptance is None else Info(info.acceptance.nan_to_num(0.0), info.scalars)
     rates = [(chunk, info.acceptance.nan_to_num(0.0)) for chunk, info in infos if info.acceptance is not None]
     names = dict.fromkeys(name for _, info in infos for name in info.scalars)
-    parts = {name: [(chunk.count, info.scalars[name]) for chunk, info in infos if name in info.scalars] for name in names}
+    parts = {name: [(len(chunk.active.x), info.scalars[name]) for chunk, info in infos if name in info.scalars] for name in names}
     scalars = {name: _mean(f"The scalar {name!r} of {type(layout.sampler).__name__}", values) for name, values in parts.items()}
     return Info(_scatter(rates, layout.own) if rates else None, scalars)
 

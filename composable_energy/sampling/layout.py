@@ -67,11 +67,6 @@ class Chunk:
     steps: FusedSteps | None = None
 
     @property
-    def count(self) -> int:
-        """The number of active chains."""
-        return len(self.ids) if self.rows is None else len(self.rows)
-
-    @property
     def state(self) -> State:
         """The state of all chains; the last finite one of those that were stopped."""
         return self.active if self.whole is None or self.rows is None else _put(self.whole, self.rows, self.active)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import chain
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,15 +59,12 @@ class BranchDraws:
     shares: Tensor
     exact: bool
 
-    def branch_of(self, noise: Noise, like: Tensor) -> Tensor:
-        """Returns the branch in which each chain starts, by its id alone, with shape $(B,)$."""
-        edges = self.shares.cumsum(0)[:-1].to(like.device)
-        return torch.searchsorted(edges, noise.uniform(like).double(), right=True)
-
     def starts(self, noise: Noise, like: Tensor) -> Tensor:
-        """Returns the start points of chains, with shape $(B, *)$."""
+        """Returns the start points of chains, with shape $(B, *)$; the branch of each depends on its id alone."""
+        edges = self.shares.cumsum(0)[:-1].to(like.device)
+        branches = torch.searchsorted(edges, noise.uniform(like).double(), right=True)
         rows = (noise.uniform(like, stream=1).double() * self.points.shape[1]).long()
-        return self.points[self.branch_of(noise, like), rows]
+        return self.points[branches, rows]
 
     def pilots(self, count: int) -> Tensor:
         """Returns start points of pilot chains, as many in each branch, so that a step suits all of them."""
@@ -118,8 +115,9 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    sources = _find_sources(energy) if any(map(_may_have_modes, energy.modules())) else ()
-    sources, given = sources or _spread_over(energy, points), replace(points, coordinates=None)
+    sources = _find_sources(energy, {}) if any(map(_may_have_modes, energy.modules())) else ()
+    given = replace(points, coordinates=None)
+    sources = sources or _spread_over(energy, given)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
     for number in range(_ROUNDS if sources else 0):
@@ -146,26 +144,32 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     return _in_coordinates(energy, points, x[rows.to(x.device)]), effective >= chains
 
 
-def _find_sources(energy: Energy) -> tuple[Energy, ...]:
-    """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do."""
+def _find_sources(energy: Energy, known: dict[Energy, tuple[Energy, ...]]) -> tuple[Energy, ...]:
+    """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do.
 
-    @cache  # an energy may be used in many places
-    def find(energy: Energy) -> tuple[Energy, ...]:
-        match energy:
-            case DistributionEnergy():
-                return (energy,)
-            case Relative() | Difference() | Decoded() | Restricted():
-                return find(energy.terms[0])
-            case Weighted() if as_float(energy.weight) > 0:
-                return find(energy.terms[0])
-            case Conjunction() | Disjunction():
-                terms = energy.terms if isinstance(energy, Conjunction) else energy.satisfiable_terms
-            case _:
-                terms = [base.energy for base in energy.bases]  # evidence is bounded
-        parts = list(map(find, terms))
-        return () if isinstance(energy, Disjunction) and not all(parts) else tuple(dict.fromkeys(chain(*parts)))
-
-    return find(energy)
+    Args:
+        energy: The expression.
+        known: Those of the energies before: an energy may be used in many places.
+    """
+    if energy in known:
+        return known[energy]
+    match energy:
+        case DistributionEnergy():
+            terms = ()
+        case Relative() | Difference() | Decoded() | Restricted():
+            terms = energy.terms[:1]
+        case Weighted() if as_float(energy.weight) > 0:
+            terms = energy.terms
+        case Disjunction():
+            terms = energy.satisfiable_terms
+        case Conjunction():
+            terms = energy.terms
+        case _:
+            terms = map(attrgetter("energy"), energy.bases)  # evidence is bounded
+    parts = list(map(_find_sources, terms, repeat(known)))
+    found = (energy,) if isinstance(energy, DistributionEnergy) else tuple(dict.fromkeys(chain(*parts)))
+    known[energy] = () if isinstance(energy, Disjunction) and not all(parts) else found
+    return known[energy]
 
 
 def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
@@ -174,7 +178,7 @@ def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
     ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
     if ends is None or points.event.numel() > _FEW or recommendations(energy) or isinstance(energy, DistributionEnergy):
         return ()
-    low, high = (torch.as_tensor(end, dtype=points.dtype, device=points.device).expand(points.event) for end in ends)
+    low, high = map(points.zeros().add, ends)
     if not (high - low).isfinite().all():
         return ()
     return (DistributionEnergy(Independent(Uniform(low, high, validate_args=False), len(points.event))),)
