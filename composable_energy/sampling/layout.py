@@ -173,9 +173,9 @@ def _put(state: S, rows: Tensor, new: S) -> S:
 def all_finite(*states: State) -> bool:
     """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
     if states[0].x.dtype in (torch.float32, torch.float64):
-        x, grad, energy = (_joined([getattr(state, name) for state in states]) for name in ("x", "grad", "energy"))
-        products = torch.dot(x.reshape(-1), grad.reshape(-1))  # as in `finite_sums`
-        if math.isfinite(products.add_(energy.sum()).item()):
+        state = join(states)
+        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # as in `finite_sums`
+        if math.isfinite(products.add_(state.energy.sum()).item()):
             return True
     return all(bool(finite_rows(state).all()) for state in states)
 
@@ -185,10 +185,6 @@ def finite_sums(state: State) -> Tensor:
     dtype = torch.promote_types(state.x.dtype, torch.float32)
     products = state.x.to(dtype) * state.grad.to(dtype)  # 0 times infinity is not finite either
     return products.reshape(len(products), -1).sum(1) + state.energy.to(dtype)
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def finite_rows(state: State) -> Tensor:

@@ -19,6 +19,7 @@ from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
+from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
@@ -130,8 +131,12 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
             with torch.no_grad():
                 for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
                     log_proposal = torch.stack([-source(some) for source in sources]).double().logsumexp(0)
-                    logs.append(-energy(some).double() - log_proposal)
-        except Exception:  # which the chains report, if it is not at single points
+                    try:
+                        log_density = -energy(some)
+                    except Exception:  # at some points, which have no density
+                        log_density = -GuardedEnergy(energy, energy, Faults())(some)
+                    logs.append(log_density.double() - log_proposal)
+        except Exception:  # at all points, which the chains report
             return None, False
         weights = torch.softmax(torch.cat(logs).nan_to_num(-math.inf, posinf=-math.inf), 0)
         effective = 1 / weights.square().sum().item()

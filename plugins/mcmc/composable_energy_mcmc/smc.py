@@ -24,7 +24,7 @@ from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
 
 _MIN_LEVELS = 8
-_LIKE_FAMILIES = 10.0  # by which relatives that are alike raise variances
+_LIKE_FAMILIES = 5.0  # by which relatives that are alike raise variances
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
 
 
