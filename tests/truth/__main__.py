@@ -170,8 +170,8 @@ def main() -> int:
         for some in pool.map(partial(run_case, options.seed, samplers=options.samplers), numbers):
             runs += some
             print(f"\r{len(runs)} runs", end="", file=sys.stderr)
-    if options.out:
-        options.out.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
+            if options.out:  # what an interrupted command has found stays
+                options.out.write_text(json.dumps([asdict(run) for run in runs], indent=1) + "\n", encoding="utf-8")
     return 0 if report(runs) else 1
 
 
