@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
 from tests.checkpoint_runs import BOWL, Stop, same, stop_at
 
@@ -90,5 +91,6 @@ def test_a_divergence_leaves_a_checkpoint_that_another_policy_goes_on_from(tmp_p
     call = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
     with pytest.raises(SamplingDiverged):
         hole.sample((40, 2), checkpoint=tmp_path / "c", **call)
-    wanted = hole.sample((40, 2), on_divergence="keep", **call)
-    assert torch.equal(wanted, hole.sample((40, 2), on_divergence="keep", checkpoint=tmp_path / "c", **call))
+    with pytest.warns(SamplingWarning, match="diverged"):
+        wanted = hole.sample((40, 2), on_divergence="keep", **call)
+        assert torch.equal(wanted, hole.sample((40, 2), on_divergence="keep", checkpoint=tmp_path / "c", **call))

@@ -106,8 +106,16 @@ def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
 
 
 def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
-    """Returns the warnings about points where the energy raised, and about draws at which the heads hold the formula for improbable."""
-    found = []
+    """Returns the warnings about chains that stopped, about points where the energy raised, and about draws that hardly show a formula."""
+    found, stopped = [], trace.diverged_at >= 0
+    if stopped.any():
+        action = "and stay at their last finite point" if trace.on_divergence == "keep" else "which stopped all"
+        seen = (
+            f"{int(stopped.sum())} of {len(stopped)} chains reached a point, energy or gradient that is not finite, the first at step "
+            f"{int(trace.diverged_at[stopped].min())}, {action}."
+        )
+        advice = f"Take a smaller {length_of(trace.sampler)}; if that does not help, look at the energy there."
+        found.append(SamplingWarning("diverged", seen, advice))
     if trace.errors:
         found.append(
             SamplingWarning(

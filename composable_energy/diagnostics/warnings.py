@@ -42,7 +42,7 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
         rows: The statistics of the draws.
         unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
     """
-    found = [*_diverged(trace), *find_point_warnings(trace)]
+    found = find_point_warnings(trace)
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(trace, draws)]
         if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
@@ -50,19 +50,6 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}
     return found + [warning for warning in trace.observed if warning.kind not in known]
-
-
-def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
-    bad = trace.diverged_at >= 0
-    if bad.any():
-        action = "and stay at their last finite point" if trace.on_divergence == "keep" else "which stopped all"
-        seen = (
-            f"{int(bad.sum())} of {len(bad)} chains reached a point, energy or gradient that is not finite, the first at step "
-            f"{int(trace.diverged_at[bad].min())}, {action}."
-        )
-        yield SamplingWarning(
-            "diverged", seen, f"Take a smaller {length_of(trace.sampler)}; if that does not help, look at the energy there."
-        )
 
 
 def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:

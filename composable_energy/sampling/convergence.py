@@ -242,11 +242,18 @@ def _sums(size: int) -> Tensor:
     return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
 
 
-def warn_of_points(trace: Trace) -> list[SamplingWarning]:
-    """Returns the warnings about exceptions of the energy, and about draws that hardly show a formula."""
+def warn_of_points(trace: Trace, traced: bool) -> list[SamplingWarning]:
+    """Returns the warnings about exceptions of the energy, about draws that hardly show a formula, and about chains that stopped.
+
+    Args:
+        trace: The record of the call.
+        traced: Whether the caller gets it: `trace.diverged` says which chains stopped.
+    """
     from composable_energy.diagnostics.observed import find_point_warnings
 
-    return find_point_warnings(trace) if trace.errors or trace.formula_probability is not None else []
+    if not trace.errors and trace.formula_probability is None and (traced or bool((trace.diverged_at < 0).all())):
+        return []
+    return [warning for warning in find_point_warnings(trace) if warning.kind != "diverged" or not traced]
 
 
 def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:

@@ -173,7 +173,7 @@ def sample(
         record.observed += tuple(observer.warnings(chains, record))
         if compares and chains.active:
             record.observed += tuple(warn_of_spacing(energies := chains.values(lambda state: state.energy), energies.dtype, _DECIDED))
-        emit_warnings([*record.observed, *warn_of_points(record)])
+        emit_warnings([*record.observed, *warn_of_points(record, traced=bool(trace))])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
 

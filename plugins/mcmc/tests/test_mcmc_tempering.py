@@ -85,7 +85,7 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
     with pytest.raises(SamplingDiverged):
         broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
-    x = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep")
+    x, _ = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep", trace=True)
     assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
 
 
