@@ -70,21 +70,16 @@ CASES: dict[str, Callable[[], ce.Energy]] = {
     "correlated Gaussian in 16-D": Gaussian,
     "network of 4,417 weights on a plane": Network,
 }
-WAYS = ("plain", "batches", "trace", "checkpoint", "one stopped")
+WAYS = ("plain", "batches", "trace", "checkpoint")
 
 
 def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     """Draws chains by Langevin steps in one of the ways."""
     energy = CASES[case]().eval().requires_grad_(False)
     ways: dict[str, dict[str, Any]] = {"batches": {"batch_size": BATCH}, "trace": {"trace": True}, "checkpoint": {"checkpoint": file}}
-    options = ways.get(way, {})
     if way == "checkpoint":
         file.unlink(missing_ok=True)
-    elif way == "one stopped":
-        init = torch.randn(chains, *(energy.event_shape or ()), generator=torch.Generator().manual_seed(0))
-        init[chains // 2] = torch.nan
-        options = {"init": init, "on_divergence": "keep"}
-    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, warn=False, **options)
+    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, warn=False, **ways.get(way, {}))
 
 
 def seconds(work: Callable[..., object], *args: Any, **options: Any) -> float:

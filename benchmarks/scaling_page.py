@@ -16,7 +16,6 @@ WAYS = {
     "batches": ", `batch_size`",
     "trace": ", `trace=True`",
     "checkpoint": ", `checkpoint`",
-    "one stopped": ", after one chain was stopped",
     "returned": ", `batch_size`, blocks returned",
 }
 
