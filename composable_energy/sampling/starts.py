@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, MixtureSameFamily, Uniform
+from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
 from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from composable_energy.sampling.request import SampleRequest
 
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
-_ROUNDS, _FEW = 8, 3  # of weighted draws, where one gives too few; and coordinates in which uniform draws are enough
+_ROUNDS, _FEW, _SCALES = (
+    8,
+    3,
+    (1.0, 10.0),
+)  # of weighted draws, where one gives too few; coordinates in which any draws do; and of wide ones
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,8 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    sources = _find_sources(energy, {}) if any(map(_may_have_modes, energy.modules())) else ()
-    given = replace(points, coordinates=None)
-    sources = sources or _spread_over(energy, given)
+    modes, given = any(map(_may_have_modes, energy.modules())), replace(points, coordinates=None)
+    sources = (_find_sources(energy, {}) if modes else ()) or _spread_over(energy, given, modes)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
     for number in range(_ROUNDS if sources else 0):
@@ -177,13 +180,19 @@ def _find_sources(energy: Energy, known: dict[Energy, tuple[Energy, ...]]) -> tu
     return known[energy]
 
 
-def _spread_over(energy: Energy, points: PointSpec) -> tuple[Energy, ...]:
-    """Returns the uniform distribution on a bounded support of few coordinates, on which a function may have any modes."""
+def _spread_over(energy: Energy, points: PointSpec, modes: bool) -> tuple[Energy, ...]:
+    """Returns distributions on the support of an energy of few coordinates.
+
+    Uniform on a bounded support, on which a function may have any modes; wide ones on all of R^n, for an expression that may have several.
+    """
     support = plain(energy.support)
     ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
     if ends is None or points.event.numel() > _FEW or recommendations(energy) or isinstance(energy, DistributionEnergy):
         return ()
     low, high = map(points.zeros().add, ends)
+    if modes and (low == -math.inf).all() and (high == math.inf).all():
+        wide = (StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES)
+        return tuple(DistributionEnergy(Independent(some, len(points.event))) for some in wide)
     if not (high - low).isfinite().all():
         return ()
     return (DistributionEnergy(Independent(Uniform(low, high, validate_args=False), len(points.event))),)

@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Gamma, Independent, MixtureSameFami
 
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
+from composable_energy.supports import interval
 
 SAMPLERS = ["chees", "hmc", "mala", "langevin", "underdamped", "tempering", "smc"]
 
@@ -196,3 +197,34 @@ def test_a_term_that_fails_at_some_points_keeps_the_branches():
     with pytest.warns(SamplingWarning, match="errors"):
         points = (FAR & fails).sample(2000, sampler="mala", step_size=0.3, steps=20, seed=13)
     assert errors((points > 5).squeeze(1), 0.8) < 4.5 and points.max() < 11.5
+
+
+def holes(*centres: float) -> ce.Energy:
+    """Returns a function that is high around points of a line, between which it leaves modes."""
+    middles = torch.tensor(centres)
+    return ce.as_energy(lambda x: 20 * (-2 * (x - middles).square()).exp().sum(1), event_shape=(1,))
+
+
+TWO_PLACES = ce.as_energy(lambda x: 2 * ((x.square().sum(1) + 0.1).sqrt() - 3).square() + 0.3 * x.sum(1), event_shape=(1,))
+OUTSIDE = ce.negate(ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,)), mode="level", level=2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["mala", "hmc"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        pytest.param(normal(0.5, 3.0) & ~normal(0.0, 1.0), id="negation"),
+        pytest.param(TWO_PLACES & OUTSIDE, id="negation of functions"),
+        pytest.param(ce.any_of(TWO_PLACES, normal(9.0, 0.5), weights=[0.5, 0.5]) & OUTSIDE, id="mixture"),
+        pytest.param(holes(0.3, 0.6).on(interval(-1.5, 2.0)), id="bounded support"),
+    ],
+)
+def test_parts_of_a_region_that_an_expression_divides_keep_their_shares(expression, sampler):
+    grid = torch.linspace(-25, 25, 500_001)[:, None]
+    if expression.support is not None:
+        grid = torch.linspace(-1.4999, 1.9999, 500_001)[:, None]
+    density = torch.softmax(-expression(grid).double(), 0)
+    share = density[grid[:, 0] > 0.45].sum().item()
+    points = expression.sample(2000, sampler=sampler, seed=13)  # warnings are errors
+    assert errors((points > 0.45).squeeze(1), share) < 4.5
