@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -74,8 +76,10 @@ def runs() -> list[tuple[str, str]]:
 
 
 def machine() -> str:
-    """Returns what bits depend on besides the code."""
-    return hashlib.sha256(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}".encode()).hexdigest()[:16]
+    """Returns what bits depend on besides the code, as a hash: the version of torch, the processor, and the instructions in use."""
+    about = Path("/proc/cpuinfo")
+    models = re.findall(r"model name.*", about.read_text()) if about.exists() else [platform.processor()]
+    return hashlib.sha256(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {set(models)}".encode()).hexdigest()[:16]
 
 
 def record() -> None:
