@@ -112,7 +112,7 @@ def test_start_points_that_leave_out_a_branch_warn():
     with pytest.warns(SamplingWarning, match="branch"):
         ce.any_of(FAR, normal(40.0, 1.0), weights=[0.5, 0.5]).sample(200, sampler="mala", steps=50, init=torch.full((200, 1), 10.0), seed=1)
     with pytest.warns(SamplingWarning, match="No point of 200 is in branch 1"):
-        chosen = ce.any_of(function(0.0, 1.0), function(30.0, 1.0), weights=[1, 1])
+        chosen = ce.any_of(function(0.0, 1.0), function(3000.0, 1.0), weights=[1, 1])  # where no proposal is
         chosen.sample(200, sampler="mala", steps=50, seed=1)
 
 
