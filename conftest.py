@@ -27,8 +27,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Makes a test without its own seed reproducible."""
+    """Makes a test without its own seed reproducible, also after `torch.compile`, which turns checks of distributions off."""
     torch.manual_seed(0)
+    torch.distributions.Distribution.set_default_validate_args(True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,17 +11,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, PluginConflictError, PluginNotFound
-from composable_energy.parsing import (
-    MAX_DEPTH,
-    MAX_LENGTH,
-    Name,
-    ParseError,
-    SourceSpan,
-    leaves,
-    parse,
-    parse_tree,
-    unknown_name,
-)
+from composable_energy.parsing import MAX_DEPTH, MAX_LENGTH, Name, ParseError, SourceSpan, leaves, parse, parse_tree, unknown_name
 from tests.parsing_names import TOYS
 
 

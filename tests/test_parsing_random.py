@@ -12,18 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composable_energy as ce
-from composable_energy.parsing import (
-    Chain,
-    Complement,
-    Name,
-    ParseError,
-    Scaled,
-    SourceSpan,
-    Tree,
-    build,
-    parse,
-    parse_tree,
-)
+from composable_energy.parsing import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, build, parse, parse_tree
 from tests.parsing_names import TOYS
 
 NOWHERE = SourceSpan("", 0, 0)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import (
-    OptionError,
-)
+from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
 from tests.sampling_energies import F64, Bowl, Network

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import (
-    ShapeError,
-)
+from composable_energy.errors import ShapeError
 from composable_energy.sampling import Info, State
 from composable_energy_mcmc import MALA, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network

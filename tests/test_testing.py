@@ -8,13 +8,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.testing import (
-    Check,
-    SkipCheck,
-    check_energy,
-    energy_checks,
-    parametrize_with_checks,
-)
+from composable_energy.testing import Check, SkipCheck, check_energy, energy_checks, parametrize_with_checks
 from composable_energy.testing.checks import assert_close
 from tests.factories import LEAVES
 

@@ -12,11 +12,7 @@ from composable_energy.captures import tensors_of
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import twin
 from composable_energy_mcmc import Langevin
-from tests.captured_networks import (
-    GLOBAL,
-    GROUND,
-    network,
-)
+from tests.captured_networks import GLOBAL, GROUND, network
 
 
 def bowl(x: Tensor) -> Tensor:

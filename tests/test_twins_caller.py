@@ -10,15 +10,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import ExpressionError
 from composable_energy_mcmc import HMC, Langevin
-from tests.captured_networks import (
-    GLOBAL,
-    GROUND,
-    REFUSED,
-    WAYS,
-    Holder,
-    network,
-    state_of,
-)
+from tests.captured_networks import GLOBAL, GROUND, REFUSED, WAYS, Holder, network, state_of
 
 
 @pytest.mark.full

@@ -6,17 +6,7 @@ from torch import nn
 from torch.distributions import Uniform
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
-from composable_energy_latent import (
-    Attributes,
-    EditError,
-    Edits,
-    EditWeights,
-    attribute,
-    continuous,
-    edit,
-    graded,
-    latent,
-)
+from composable_energy_latent import Attributes, EditError, Edits, EditWeights, attribute, continuous, edit, graded, latent
 
 G = torch.Generator().manual_seed(0)
 MIXING = torch.linalg.qr(torch.randn(6, 6, generator=G))[0]

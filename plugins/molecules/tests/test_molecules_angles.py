@@ -8,17 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_molecules import (
-    RESIDUES,
-    SideChains,
-    angle_mask,
-    angle_periods,
-    context_of,
-    dihedral,
-    place_atom,
-    recovered,
-    wrap,
-)
+from composable_energy_molecules import RESIDUES, SideChains, angle_mask, angle_periods, context_of, dihedral, place_atom, recovered, wrap
 
 F64 = torch.float64
 ANGLES = st.floats(-10, 10)

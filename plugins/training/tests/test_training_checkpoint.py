@@ -10,12 +10,7 @@ import torch
 from torch import nn
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
-from composable_energy_training import (
-    Loss,
-    Objective,
-    Optimizer,
-    Trainer,
-)
+from composable_energy_training import Loss, Objective, Optimizer, Trainer
 from plugins.training.tests.run_helpers import DATA, Stop, StopAt
 
 STEPS = 24

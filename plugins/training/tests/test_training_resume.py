@@ -9,13 +9,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Preparation
 from composable_energy_mcmc import Langevin
-from composable_energy_training import (
-    AttributeHeads,
-    Augmentation,
-    ContrastiveDivergence,
-    DenoisingScoreMatching,
-    Monitor,
-)
+from composable_energy_training import AttributeHeads, Augmentation, ContrastiveDivergence, DenoisingScoreMatching, Monitor
 from plugins.training.tests.resume_helpers import Fit, network, same, trainer
 from plugins.training.tests.run_helpers import Stop, StopAt
 

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_scenes import (
-    FULL_COLORS,
-    PIECES,
-    SPRITE_FACTORS,
-    SPRITES,
-    ColoredSprites,
-    Sprites,
-    Tetris,
-)
+from composable_energy_scenes import FULL_COLORS, PIECES, SPRITE_FACTORS, SPRITES, ColoredSprites, Sprites, Tetris
 
 BY_LIGHT = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow", (1, 0, 1): "magenta", (0, 1, 1): "cyan"}
 

@@ -10,16 +10,7 @@ import pytest
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
 from composable_energy_image.data import Scenes, World
-from composable_energy_scenes import (
-    COLORS,
-    KINDS,
-    ROOM_FACTORS,
-    ColoredSprites,
-    Objects,
-    OneObject,
-    Room,
-    Sprites,
-)
+from composable_energy_scenes import COLORS, KINDS, ROOM_FACTORS, ColoredSprites, Objects, OneObject, Room, Sprites
 from composable_energy_scenes.projection import CameraView
 
 RENDERED = ("one-object", "objects", "room")

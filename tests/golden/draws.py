@@ -1,0 +1,84 @@
+"""Expressions of every kind, and their short runs by each sampler that draws them.
+
+Chains are few and short, so a difference of rounding stays one. Energies are evaluated in float64 where the expression allows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.distributions import Gamma, Normal, VonMises
+
+import composable_energy as ce
+from benchmarks.score_mixtures import expressions
+from composable_energy.diagnostics import SamplingWarning
+from tests.factories import DTYPE, LEAVES, Noisy
+from tests.toys import AnyTiles
+
+FILE = Path(__file__).parent / "draws.safetensors"
+CHAINS, STEPS, SEED = 8, 4, 3
+EXACT = ("langevin", "underdamped", "mala", "hmc", "chees", "tempering", "smc")
+
+
+def _noised() -> ce.Energy:
+    noisy = Noisy()
+    noisy.event_shape = torch.Size([2])
+    return noisy
+
+
+CASES: dict[str, Callable[[], ce.Energy]] = {
+    "conjunction": lambda: LEAVES["distribution"] & LEAVES["network"],
+    "negation": lambda: LEAVES["distribution"] & ~LEAVES["ring"],
+    "mixture": lambda: ce.any_of(LEAVES["independent"], LEAVES["distribution"], weights=[0.3, 0.7]),
+    "nested": lambda: ce.any_of(LEAVES["independent"] & LEAVES["ring"], LEAVES["network"], weights=[1, 2]),
+    "shared base": lambda: LEAVES["relative"] & 1.5 * LEAVES["tilt"],
+    "events": lambda: (LEAVES["red"] | LEAVES["event"]) & ~LEAVES["near"],
+    "scores": lambda: expressions(values=False)["A & ~B"],
+    "half-line": lambda: ce.as_energy(Gamma(torch.full((2,), 2.0, dtype=DTYPE), 1.0)) & LEAVES["network"],
+    "circle": lambda: ce.as_energy(VonMises(torch.tensor([1.0, -2.0], dtype=DTYPE), 3.0)),
+    "noised": lambda: _noised() & LEAVES["network"],
+    "latents": lambda: AnyTiles() & ce.as_energy(Normal(torch.zeros(4), 2.0)),
+    "faces": lambda: ce.load("faces/male") & ~ce.load("faces/smiling"),
+}
+OTHERS = {"noised": ("annealed",), "scores": ("feynman-kac",), "latents": ("langevin", "hmc"), "faces": ("langevin", "mala")}
+SAMPLERS = {name: OTHERS.get(name, EXACT) for name in CASES}
+
+
+def draw(case: str, sampler: str) -> dict[str, Tensor]:
+    """Returns the first numbers of the draws, and all energies and gradients at them."""
+    energy = CASES[case]()
+    options: dict[str, Any] = {"seed": SEED, "sampler": sampler, "latents": True, "dtype": torch.float32 if case == "faces" else DTYPE}
+    if sampler not in ("smc", "annealed", "feynman-kac"):  # whose steps follow from their levels
+        options["steps"] = STEPS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
+        x = energy.sample((CHAINS, *(energy.event_shape or (2,))), **options)
+    if not energy.has_value:
+        return {"x": x}
+    where = energy.at(0.5) if case == "noised" else energy
+    value, gradient = where.with_gradient(x)
+    return {"x": x.flatten(1)[:, :8].contiguous(), "energy": value.detach(), "gradient": gradient.flatten(1)[:, :8].contiguous()}
+
+
+def runs() -> list[tuple[str, str]]:
+    """Returns all pairs of an expression and a sampler."""
+    return [(case, sampler) for case in CASES for sampler in SAMPLERS[case]]
+
+
+def machine() -> str:
+    """Returns what bits depend on besides the code."""
+    return hashlib.sha256(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}".encode()).hexdigest()[:16]
+
+
+def record() -> None:
+    """Writes the file."""
+    found = {f"{case}/{sampler}/{name}": value for case, sampler in runs() for name, value in draw(case, sampler).items()}
+    safetensors.torch.save_file(found, FILE, {"machine": machine(), "torch": json.dumps(torch.__version__)})
