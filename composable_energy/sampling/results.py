@@ -145,7 +145,7 @@ def _branch_shares(energy: Disjunction, request: SampleRequest, sampler: Sampler
 
 def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trace: Trace) -> None:
     """Finds the branch of each point, of a mixture with known shares, and warns in the trace if they have other shares."""
-    _, points = visible_energy(request.energy, points)
+    energy, points = visible_energy(request.energy, points)
     known, shares = request.branches if len(points) else (), trace.branch_shares
     if known:
         shifts = points.new_tensor([branch.shift for branch in known])[:, None]
@@ -157,6 +157,8 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
         trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1)
     if shares is None or (not known and trace.shares == "exact"):
         return
+    if not known and isinstance(energy, Disjunction) and len(energy.terms) == len(shares):  # unsatisfiable branches have no points
+        shares = shares.masked_fill(torch.tensor([term.unsatisfiable for term in energy.terms], device=shares.device), torch.nan)
     from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
 
     trace.observed += tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))

@@ -120,7 +120,9 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    modes, given = any(map(_may_have_modes, energy.modules())), replace(points, coordinates=None)
+    parts = energy.satisfiable_terms if isinstance(energy, Disjunction) and energy.formula is None else (energy,)
+    modes = len(parts) > 1 or any(map(_may_have_modes, chain(*map(nn.Module.modules, parts))))
+    given = replace(points, coordinates=None)
     sources = (_find_sources(energy, {}) if modes else ()) or _spread_over(energy, given, modes)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
     found, logs, weights, effective = [], [], torch.empty(0), 0.0

@@ -26,7 +26,7 @@ from tests.factories import DTYPE, LEAVES, Noisy
 from tests.toys import AnyTiles
 
 FILE = Path(__file__).parent / "draws.safetensors"
-CHAINS, STEPS, SEED = 8, 4, 3
+CHAINS, STEPS, SEED, POINTS = 8, 4, 3, 4
 EXACT = ("langevin", "underdamped", "mala", "hmc", "chees", "tempering", "smc")
 
 
@@ -54,25 +54,30 @@ OTHERS = {"noised": ("annealed",), "scores": ("feynman-kac",), "latents": ("lang
 SAMPLERS = {name: OTHERS.get(name, EXACT) for name in CASES}
 
 
-def draw(case: str, sampler: str) -> dict[str, Tensor]:
-    """Returns the first numbers of the draws, and all energies and gradients at them."""
+def draw(case: str, sampler: str) -> Tensor:
+    """Returns the draws."""
     energy = CASES[case]()
     options: dict[str, Any] = {"seed": SEED, "sampler": sampler, "latents": True, "dtype": torch.float32 if case == "faces" else DTYPE}
     if sampler not in ("smc", "annealed", "feynman-kac"):  # whose steps follow from their levels
         options["steps"] = STEPS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
-        x = energy.sample((CHAINS, *(energy.event_shape or (2,))), **options)
+        return energy.sample((CHAINS, *(energy.event_shape or (2,))), **options)
+
+
+def evaluate(case: str, points: Tensor) -> dict[str, Tensor]:
+    """Returns energies and the first numbers of gradients; nothing where scores alone are known."""
+    energy = CASES[case]()
     if not energy.has_value:
-        return {"x": x}
+        return {}
     where = energy.at(0.5) if case == "noised" else energy
-    value, gradient = where.with_gradient(x)
-    return {"x": x.flatten(1)[:, :8].contiguous(), "energy": value.detach(), "gradient": gradient.flatten(1)[:, :8].contiguous()}
+    value, gradient = where.with_gradient(points)
+    return {"energy": value.detach(), "gradient": first_numbers(gradient)}
 
 
-def runs() -> list[tuple[str, str]]:
-    """Returns all pairs of an expression and a sampler."""
-    return [(case, sampler) for case in CASES for sampler in SAMPLERS[case]]
+def first_numbers(x: Tensor) -> Tensor:
+    """Returns the first eight numbers of each point."""
+    return x.flatten(1)[:, :8].contiguous()
 
 
 def machine() -> str:
@@ -84,5 +89,10 @@ def machine() -> str:
 
 def record() -> None:
     """Writes the file."""
-    found = {f"{case}/{sampler}/{name}": value for case, sampler in runs() for name, value in draw(case, sampler).items()}
+    found: dict[str, Tensor] = {}
+    for case, samplers in SAMPLERS.items():
+        draws = [draw(case, sampler) for sampler in samplers]
+        found |= {f"{case}/{sampler}": first_numbers(x) for sampler, x in zip(samplers, draws, strict=True)}
+        points = draws[0][:POINTS].clone()
+        found |= {f"{case}/points": points} | {f"{case}/points/{name}": value for name, value in evaluate(case, points).items()}
     safetensors.torch.save_file(found, FILE, {"machine": machine(), "torch": json.dumps(torch.__version__)})

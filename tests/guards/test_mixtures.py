@@ -112,7 +112,7 @@ def test_start_points_that_leave_out_a_branch_warn():
     with pytest.warns(SamplingWarning, match="branch"):
         ce.any_of(FAR, normal(40.0, 1.0), weights=[0.5, 0.5]).sample(200, sampler="mala", steps=50, init=torch.full((200, 1), 10.0), seed=1)
     with pytest.warns(SamplingWarning, match="No point of 200 is in branch 1"):
-        chosen = ce.any_of(function(0.0, 1.0), function(30.0, 1.0), weights=[1, 1])
+        chosen = ce.any_of(function(0.0, 1.0), function(3000.0, 1.0), weights=[1, 1])  # where no proposal is
         chosen.sample(200, sampler="mala", steps=50, seed=1)
 
 
@@ -228,3 +228,12 @@ def test_parts_of_a_region_that_an_expression_divides_keep_their_shares(expressi
     share = density[grid[:, 0] > 0.45].sum().item()
     points = expression.sample(2000, sampler=sampler, seed=13)  # warnings are errors
     assert errors((points > 0.45).squeeze(1), share) < 4.5
+
+
+@pytest.mark.slow
+def test_a_branch_that_no_point_can_satisfy_does_not_warn():
+    base = ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,))
+    event = ce.ClassifierEnergy(torch.nn.Linear(1, 1), 1, base, name="event")
+    mixture = ce.any_of(function(0.0, 1.0), event & ~event, function(1.0, 2.0), weights=[1, 1, 1])
+    points = mixture.sample(200, sampler="mala", steps=50, seed=1)  # warnings are errors
+    assert points.shape == (200, 1)

@@ -69,9 +69,11 @@ def _leave_out_the_volume(case: Case) -> tuple[ce.Energy, Sampler | None]:
 
 
 def _stand(case: Case) -> tuple[ce.Energy, Sampler | None]:
-    """Draws an energy that shows no distribution, so that chains start at standard normal points, and leaves them there."""
+    """Draws a function whose recommended sampler starts at standard normal points, and leaves chains there."""
     shape = case.energy.event_shape or (case.space.event,)
-    return ce.as_energy(lambda x, energy: energy(x), modules=[case.energy], event_shape=shape), Standing()
+    energy = ce.as_energy(lambda x, energy: energy(x), modules=[case.energy], event_shape=shape)
+    energy.recommended = ce.Recommendation("langevin")
+    return energy, Standing()
 
 
 PLANTS: Mapping[str, tuple[tuple[str, ...], Plant]] = {

@@ -115,6 +115,8 @@ class FeynmanKac(Sampler):
         check_number("resample_below", self.resample_below, least=0)
         for gaussian in check_instance("gaussians", self.gaussians, tuple) or ():
             check_instance("gaussians", gaussian, Gaussian)
+        check_instance("first", self.first, Gaussian)
+        check_instance("weighted", self.weighted, bool)
 
     @property
     def total_steps(self) -> int:

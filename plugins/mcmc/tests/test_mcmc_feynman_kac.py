@@ -170,6 +170,9 @@ def test_bad_input_is_refused():
         {"delta": 1.0},
         {"spread": 0.0},
         {"resample_below": -1.0},
+        {"first": True},
+        {"weighted": 3},
+        {"gaussians": (1.0,)},
     ):
         with pytest.raises(OptionError, match=next(iter(options))):
             FeynmanKac(**options)
