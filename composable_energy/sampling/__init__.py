@@ -7,6 +7,7 @@ from composable_energy.sampling.convergence import emit_warnings, warn_of_spacin
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.iteration import iterate
+from composable_energy.sampling.kernels import Counter, Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.levels import (
     LevelGradient,
     check_precise_terms,
@@ -25,12 +26,15 @@ from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
 __all__ = [
+    "Counter",
     "Info",
+    "Kernel",
     "LevelGradient",
     "Noise",
     "Sampler",
     "SamplerLike",
     "State",
+    "StepCoefficients",
     "Trace",
     "Widened",
     "check_precise_terms",
@@ -42,13 +46,17 @@ __all__ = [
     "has_plain_terms",
     "has_rows",
     "iterate",
+    "langevin_step",
     "level_gradient",
+    "normal",
     "plain_energy",
+    "reference_step",
     "repeated",
     "resolve_noise",
     "resolve_sampler",
     "sample",
     "twin",
+    "underdamped_step",
     "unsqueeze_to",
     "warn_of_spacing",
     "warn_of_weak_evidence",

@@ -13,7 +13,6 @@ from torch import Tensor
 from composable_energy import Energy, get_sampler
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import (
     Info,
@@ -23,6 +22,7 @@ from composable_energy.sampling import (
     State,
     check_precise_terms,
     energy_and_gradient,
+    langevin_step,
     level_gradient,
     warn_of_weak_evidence,
 )
