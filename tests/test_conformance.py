@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.testing import check_encoder, check_energy, check_sampler
-from composable_energy_image.testing import check_world
+from composable_energy.testing import check_energy, check_sampler
+from composable_energy_image.testing import check_encoder, check_world
 from composable_energy_mcmc.metric import Metric
 from composable_energy_planning import Trajectories
 from composable_energy_training.testing import check_recipe

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.testing import check_encoder, check_energy
-from composable_energy_image.testing import check_world
+from composable_energy.testing import check_energy
+from composable_energy_image.testing import check_encoder, check_world
 from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.faulty_plugins import SETTINGS, TEXTS

@@ -1,4 +1,4 @@
-"""The conformance kit: checks of energies, samplers and encoders for first-party and third-party plug-ins.
+"""The conformance kit: checks of energies and samplers for first-party and third-party plug-ins.
 
     def test_bowl():
         check_energy(Bowl(), torch.randn(8, 2))
@@ -9,11 +9,10 @@
 
 A failed check raises an `AssertionError`; no test runner is needed. A new release may add checks: pin the version in your continuous
 integration. Other packages bring the checks of their kinds: `composable_energy_training.testing` those of recipes,
-`composable_energy_image.testing` those of worlds, `composable_energy_triton.testing` those of kernels.
+`composable_energy_image.testing` those of worlds and encoders, `composable_energy_triton.testing` those of kernels.
 """
 
-from composable_energy.testing.checks import Check, SkipCheck, build_subject, named_checks, run_checks
-from composable_energy.testing.encoders import check_encoder, encoder_checks
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
 from composable_energy.testing.energies import check_energy, energy_checks
 from composable_energy.testing.pytest_integration import parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler, sampler_checks
@@ -24,11 +23,10 @@ __all__ = [
     "Check",
     "Gaussian",
     "SkipCheck",
+    "assert_close",
     "build_subject",
-    "check_encoder",
     "check_energy",
     "check_sampler",
-    "encoder_checks",
     "energy_checks",
     "named_checks",
     "parametrize_with_checks",

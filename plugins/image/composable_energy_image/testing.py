@@ -1,4 +1,4 @@
-"""Checks of worlds, for first-party and third-party plug-ins; see `composable_energy.testing`."""
+"""Checks of worlds and encoders, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from composable_energy.errors import ExtraNotInstalled, OptionError
 from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy_image.data import Field, Scenes, World
+from composable_energy_image.encoder_checks import check_encoder, encoder_checks
 
-__all__ = ["check_world", "world_checks"]
+__all__ = ["check_encoder", "check_world", "encoder_checks", "world_checks"]
 
 WorldLike = str | World | Callable[[], World]
 _DTYPES = ("float32", "int64", "bool")

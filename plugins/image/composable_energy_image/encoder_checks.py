@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from composable_energy.testing.checks import Check, assert_close, build_subject, named_checks, run_checks
+from composable_energy.registry import get
+from composable_energy.testing import Check, assert_close, build_subject, named_checks, run_checks
 
 EncoderLike = str | nn.Module | Callable[[], nn.Module]
 
@@ -52,25 +54,20 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
         encoder: The encoder, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct inputs, with shape $(B, *)$, where the outputs are finite and smooth.
     """
-    return named_checks({name: _bound(function, encoder, x) for name, function in _CHECKS.items()}, _FIRST, weights=("gradient",))
+    return named_checks({name: partial(_check, function, encoder, x) for name, function in _CHECKS.items()}, _FIRST, weights=("gradient",))
 
 
-def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> Callable[[], None]:
-    def check() -> None:
-        subject = _built(encoder)
-        assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
-        with torch.no_grad():
-            function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
-            if function is _state and subject is not encoder:
-                _compare_with_another(subject, _built(encoder), x)
-
-    return check
+def _check(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> None:
+    subject = _built(encoder)
+    assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
+    with torch.no_grad():
+        function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
+        if function is _state and subject is not encoder:
+            _compare_with_another(subject, _built(encoder), x)
 
 
 def _built(encoder: EncoderLike) -> nn.Module:
-    from composable_energy.catalog import get_encoder
-
-    return build_subject(encoder, nn.Module, get_encoder)
+    return build_subject(encoder, nn.Module, partial(get, "encoder"))
 
 
 def _outputs(encoder: nn.Module, x: Tensor) -> list[Tensor]:
