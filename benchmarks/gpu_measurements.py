@@ -17,7 +17,7 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.energies import Convolutions, Mixture, Perceptron
 from composable_energy.noise import Noise
-from composable_energy.sampling import Counter, StepCoefficients, compiled, energy_and_gradient, langevin_step
+from composable_energy.sampling import StepCoefficients, compiled, energy_and_gradient, langevin_step
 from composable_energy_triton.testing import kernel_checks
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
@@ -124,7 +124,7 @@ def parity(plan: Plan) -> dict[str, Any]:
         return found
     x = torch.ones(rows, size, dtype=torch.bfloat16, device=plan.device)
     out, numbers = torch.empty_like(x), StepCoefficients(0.0, 1.0)
-    kernel.langevin_step(x, None, None, numbers, Counter(1, 2, 3, 0), out, None)
+    kernel.langevin_step(x, None, None, numbers, Noise(1, range(3, 3 + rows), 2, "philox"), 0, out, None)
     wrong = 0
     for row in (0, rows // 2, rows - 2, rows - 1):
         noise = Noise(1, range(3 + row, 4 + row), 2, "philox")

@@ -7,7 +7,7 @@ from composable_energy.sampling.convergence import emit_warnings, warn_of_spacin
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.iteration import iterate
-from composable_energy.sampling.kernels import Counter, Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
+from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
@@ -17,7 +17,6 @@ from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
 __all__ = [
-    "Counter",
     "Info",
     "Kernel",
     "Noise",

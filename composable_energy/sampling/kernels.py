@@ -40,22 +40,6 @@ class StepCoefficients(NamedTuple):
     high: float | None = None
 
 
-class Counter(NamedTuple):
-    """The first Philox counter of a step. Row $i$ has the counters (quad, step, chain + i, stream), with four numbers each.
-
-    Attributes:
-        seed: The key, from 0 to $2^{64} - 1$.
-        step: The step, below $2^{32}$.
-        chain: The id of the first chain; all ids stay below $2^{32}$.
-        stream: The stream, below $2^{32}$.
-    """
-
-    seed: int
-    step: int
-    chain: int
-    stream: int
-
-
 class Kernel(ABC):
     """Abstract implementation of `langevin_step` and `underdamped_step` for some devices.
 
@@ -78,7 +62,8 @@ class Kernel(ABC):
         gradient: Tensor | None,
         momentum: Tensor | None,
         coefficients: StepCoefficients,
-        counter: Counter,
+        noise: Noise,
+        stream: int,
         out: Tensor,
         out_momentum: Tensor | None,
     ) -> None:
@@ -91,7 +76,9 @@ class Kernel(ABC):
             gradient: $g$; None for 0.
             momentum: The momentum; None for `langevin_step`.
             coefficients: The coefficients.
-            counter: The first counter of the noise.
+            noise: The Philox noise of consecutive chains at this step: number $j$ of row $i$ has the counter
+                (j // 4, `noise.step`, `noise.chains[0]` + i, stream) and the key `noise.seed` modulo $2^{64}$.
+            stream: The number of the draw at this step.
             out: The output for points.
             out_momentum: The output for the momentum.
         """
@@ -197,7 +184,7 @@ def _step(
     x, moved = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     gradient, momentum = (None if some is None else some.contiguous() for some in (gradient, momentum))
     kick = None if momentum is None else torch.empty_like(momentum)
-    kernel.langevin_step(x, gradient, momentum, coefficients, Counter(noise.seed % 2**64, noise.step, noise.chains[0], stream), moved, kick)
+    kernel.langevin_step(x, gradient, momentum, coefficients, noise, stream, moved, kick)
     return moved, kick
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.sampling import Counter, Kernel, StepCoefficients
+from composable_energy.sampling import Kernel, Noise, StepCoefficients
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (3, 3)
@@ -46,7 +46,8 @@ class TritonKernel(Kernel):
         gradient: Tensor | None,
         momentum: Tensor | None,
         coefficients: StepCoefficients,
-        counter: Counter,
+        noise: Noise,
+        stream: int,
         out: Tensor,
         out_momentum: Tensor | None,
     ) -> None:
@@ -57,7 +58,8 @@ class TritonKernel(Kernel):
         height = min(_TILE // quads, triton.next_power_of_2(rows))
         grid = (triton.cdiv(rows, height) * triton.cdiv(size, 4 * quads),)
         low, high = (0.0, 0.0) if coefficients.low is None or coefficients.high is None else (coefficients.low, coefficients.high)
-        seed = (counter.seed & 0xFFFFFFFF, counter.seed >> 32)
+        seed = noise.seed % 2**64
+        words = (seed & 0xFFFFFFFF, seed >> 32, noise.step, noise.chains[0], stream)
         with torch.cuda.device_of(x):
             self._step[grid](
                 x,
@@ -71,7 +73,7 @@ class TritonKernel(Kernel):
                 float(coefficients.move),
                 float(low),
                 float(high),
-                *(_signed(word) for word in (*seed, counter.step, counter.chain, counter.stream)),
+                *map(_signed, words),
                 rows,
                 size,
                 GRADIENT=gradient is not None,

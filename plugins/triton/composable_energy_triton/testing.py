@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.registry import get
-from composable_energy.sampling import Counter, Kernel, Noise, StepCoefficients, reference_step
+from composable_energy.sampling import Kernel, Noise, StepCoefficients, reference_step
 from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 
 __all__ = ["check_kernel", "kernel_checks"]
@@ -97,25 +97,30 @@ class _Subject:
             raise SkipCheck("it takes no dtype")
         return taken
 
-    def cases(self) -> Iterator[tuple[tuple[int, ...], torch.dtype, Counter]]:
-        """Yields each shape with a dtype, in turn, and a counter."""
+    def cases(self) -> Iterator[tuple[tuple[int, ...], torch.dtype, Noise, int]]:
+        """Yields each shape with a dtype, in turn, the noise and a stream."""
         dtypes = self.dtypes
         for i, shape in enumerate(self.shapes):
-            yield shape, dtypes[i % len(dtypes)], Counter(_SEEDS[i % len(_SEEDS)], i, (0, 2**31 - 2, 2**32 - 400)[i % 3], i % 4)
+            noise = _noise_of(shape[0], _SEEDS[i % len(_SEEDS)], i, (0, 2**31 - 2, 2**32 - 400)[i % 3])
+            yield shape, dtypes[i % len(dtypes)], noise, i % 4
 
     def points(self, shape: tuple[int, ...], dtype: torch.dtype, momentum: bool = False) -> _Points:
         generator = torch.Generator().manual_seed(sum(shape))
         x, g, p = (torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(3))
         return _Points(x, g, p if momentum else None)
 
-    def step(self, points: _Points, coefficients: StepCoefficients, counter: Counter) -> list[Tensor]:
+    def step(self, points: _Points, coefficients: StepCoefficients, noise: Noise, stream: int = 0) -> list[Tensor]:
         out, out_momentum = torch.full_like(points.x, 7.0), None if points.momentum is None else torch.full_like(points.x, 7.0)
-        self.kernel.langevin_step(*points, coefficients, counter, out, out_momentum)
+        self.kernel.langevin_step(*points, coefficients, noise, stream, out, out_momentum)
         return [out] if out_momentum is None else [out, out_momentum]
 
-    def expected(self, points: _Points, coefficients: StepCoefficients, counter: Counter) -> list[Tensor]:
-        noise = Noise(counter.seed, range(counter.chain, counter.chain + len(points.x)), counter.step, "philox")
-        return [some for some in reference_step(*points, coefficients, noise, counter.stream) if some is not None]
+
+def _noise_of(chains: int, seed: int = 0, step: int = 0, first: int = 0) -> Noise:
+    return Noise(seed, range(first, first + chains), step, "philox")
+
+
+def _expected(points: _Points, coefficients: StepCoefficients, noise: Noise, stream: int) -> list[Tensor]:
+    return [some for some in reference_step(*points, coefficients, noise, stream) if some is not None]
 
 
 def _assert_near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-6) -> None:
@@ -136,16 +141,17 @@ def _available(subject: _Subject) -> None:
 def _noise(subject: _Subject) -> None:
     points = _Points(torch.zeros(3, 770, device=subject.device), None)
     for i, seed in enumerate(_SEEDS):
-        counter = Counter(seed, (1, 16, 2**31 + 7, 2**32 - 1)[i % 4], (5, 2**31 - 1, 2**32 - 3)[i % 3], (0, 1, 2**31)[i % 3])
-        (got,), (expected,) = subject.step(points, _DRAW, counter), subject.expected(points, _DRAW, counter)
-        _assert_near(got, expected, f"the noise of {counter}", 1e-6)
+        noise = _noise_of(3, seed, (1, 16, 2**31 + 7, 2**32 - 1)[i % 4], (5, 2**31 - 1, 2**32 - 3)[i % 3])
+        stream = (0, 1, 2**31)[i % 3]
+        (got,), (expected,) = subject.step(points, _DRAW, noise, stream), _expected(points, _DRAW, noise, stream)
+        _assert_near(got, expected, f"{noise} with stream {stream}", 1e-6)
 
 
 def _step(subject: _Subject, momentum: bool = False) -> None:
-    for shape, dtype, counter in subject.cases():
+    for shape, dtype, noise, stream in subject.cases():
         points = subject.points(shape, dtype, momentum)
         for coefficients in _WALKS if momentum else _FORMS:
-            results = zip(subject.step(points, coefficients, counter), subject.expected(points, coefficients, counter), strict=True)
+            results = zip(subject.step(points, coefficients, noise, stream), _expected(points, coefficients, noise, stream), strict=True)
             for name, (got, expected) in zip(("points", "momenta"), results, strict=False):
                 _assert_near(got, expected, f"{name} of shape {shape} and {dtype} after {coefficients}")
 
@@ -153,10 +159,10 @@ def _step(subject: _Subject, momentum: bool = False) -> None:
 def _chains(subject: _Subject) -> None:
     for size in (2, 12, 193, 770):
         points = subject.points((10, size), torch.float32)
-        (whole,) = subject.step(points, _FORMS[0], Counter(11, 2, 40, 0))
+        (whole,) = subject.step(points, _FORMS[0], _noise_of(10, 11, 2, 40))
         for first, last in ((0, 4), (4, 10)):
             some = _Points(*(None if tensor is None else tensor[first:last] for tensor in points))  # pyright: ignore[reportArgumentType]
-            (part,) = subject.step(some, _FORMS[0], Counter(11, 2, 40 + first, 0))
+            (part,) = subject.step(some, _FORMS[0], _noise_of(last - first, 11, 2, 40 + first))
             assert torch.equal(part, whole[first:last]), f"chains {first} to {last} of ten get other bits alone, for {size} coordinates"
 
 
@@ -164,7 +170,7 @@ def _inputs(subject: _Subject) -> None:
     for coefficients, momentum in ((_BOXED, False), (_WALKS[0], True)):
         points = [some for some in subject.points((5, 37), torch.float32, momentum) if some is not None]
         before = [some.clone() for some in points]
-        subject.step(_Points(*points), coefficients, Counter(0, 0, 0, 0))
+        subject.step(_Points(*points), coefficients, _noise_of(5))
         assert all(map(torch.equal, points, before)), "a step changes its input"
 
 
@@ -174,7 +180,7 @@ def _bounds(subject: _Subject) -> None:
         memory = [torch.full((count + 8192,), 7.0, device=subject.device) for _ in range(2)]
         out, out_momentum = (some[4096 : 4096 + count].view(shape) for some in memory)
         points = subject.points(shape, torch.float32, momentum=True)
-        subject.kernel.langevin_step(*points, _WALKS[0], Counter(0, 0, 0, 0), out, out_momentum)
+        subject.kernel.langevin_step(*points, _WALKS[0], _noise_of(shape[0]), 0, out, out_momentum)
         for some in memory:
             beside = torch.cat([some[:4096], some[4096 + count :]])
             assert bool((beside == 7.0).all()), f"something is written outside of points of shape {shape}"
@@ -185,7 +191,7 @@ def _nan(subject: _Subject) -> None:
     x[0, 1] = torch.nan
     if gradient is not None:
         gradient[2, 4] = torch.nan
-    (got,) = subject.step(_Points(x, gradient), _BOXED, Counter(0, 0, 0, 0))
+    (got,) = subject.step(_Points(x, gradient), _BOXED, _noise_of(3))
     wrong = torch.zeros(3, 5, dtype=torch.bool)
     wrong[0, 1] = wrong[2, 4] = True
     assert torch.equal(got.isnan().cpu(), wrong), "NaN is removed or spreads"

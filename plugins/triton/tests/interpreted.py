@@ -9,7 +9,7 @@ import triton.language as tl
 
 import composable_energy as ce
 from composable_energy.philox import key_of, philox
-from composable_energy.sampling import Counter, Noise, StepCoefficients, langevin_step, reference_step
+from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
 from composable_energy.testing import Gaussian, parametrize_with_checks
 from composable_energy_triton import TritonKernel, kernel
 from composable_energy_triton.testing import kernel_checks
@@ -59,18 +59,18 @@ def test_there_are_fifty_odd_shapes():
 def test_odd_shapes(index):
     """Normal numbers within 1e-6; a step of every dtype within its rounding (Triton's interpreter cuts bfloat16 off)."""
     shape, taken = ODD[index], TritonKernel()
-    counter = Counter(SEEDS[index % 4] % 2**64, index * 2**26, 2**32 - 2000 + index, index % 5)
-    noise = Noise(counter.seed, range(counter.chain, counter.chain + shape[0]), counter.step, "philox")
+    first, stream = 2**32 - 2000 + index, index % 5
+    noise = Noise(SEEDS[index % 4], range(first, first + shape[0]), index * 2**26, "philox")
     x = torch.zeros(shape)
     out = torch.empty_like(x)
-    taken.langevin_step(x, None, None, StepCoefficients(0.0, 1.0, 0.0), counter, out, None)
-    assert (out - noise.normal(x, counter.stream)).abs().max() <= 1e-6
+    taken.langevin_step(x, None, None, StepCoefficients(0.0, 1.0, 0.0), noise, stream, out, None)
+    assert (out - noise.normal(x, stream)).abs().max() <= 1e-6
     dtype = (torch.float32, torch.bfloat16, torch.float16)[index % 3]
     x, p, g = (noise.at(step).normal(x, 1).to(dtype) for step in range(3))
     numbers = StepCoefficients(0.3, 0.7, 0.9, 0.2, -1.0 if index % 2 else None, 1.5)
     out, out_momentum = torch.empty_like(x), torch.empty_like(x)
-    taken.langevin_step(x, g, p, numbers, counter, out, out_momentum)
-    expected = reference_step(x, g, p, numbers, noise, counter.stream)
+    taken.langevin_step(x, g, p, numbers, noise, stream, out, out_momentum)
+    expected = reference_step(x, g, p, numbers, noise, stream)
     for got, wanted in zip((out, out_momentum), expected, strict=True):
         assert wanted is not None
         ulp = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
@@ -84,7 +84,8 @@ def test_tiles_change_nothing(tile, monkeypatch):
         monkeypatch.setattr(kernel, "_TILE", size)
         x = torch.linspace(-1, 1, 5 * 37).view(5, 37)
         out = torch.empty_like(x)
-        TritonKernel().langevin_step(x, x, None, StepCoefficients(0.3, 0.7, low=-1.0, high=1.0), Counter(1, 2, 3, 4), out, None)
+        noise = Noise(1, range(3, 8), 2, "philox")
+        TritonKernel().langevin_step(x, x, None, StepCoefficients(0.3, 0.7, low=-1.0, high=1.0), noise, 4, out, None)
         results.append(out)
     assert torch.equal(*results)
 

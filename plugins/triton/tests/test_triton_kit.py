@@ -14,17 +14,17 @@ def test_the_kit_passes_the_reference_and_catches_what_is_wrong():
             super().__init__()
             self.changed = changed
 
-        def langevin_step(self, x, gradient, momentum, numbers, counter, out, out_momentum):
+        def langevin_step(self, x, gradient, momentum, numbers, noise, stream, out, out_momentum):
             numbers = numbers._replace(**{k: v for k, v in self.changed.items() if k in numbers._fields})
             if self.changed.get("chain"):
-                counter = counter._replace(chain=0)
+                noise = noise.for_chains(range(len(x)))
             if self.changed.get("spill"):
                 out.as_strided((1,), (1,), out.storage_offset() + out.numel()).fill_(0.0)
             if self.changed.get("greedy"):
                 x.add_(1.0)
             if self.changed.get("hide"):
                 x = x.nan_to_num(0.0)
-            super().langevin_step(x, gradient, momentum, numbers, counter, out, out_momentum)
+            super().langevin_step(x, gradient, momentum, numbers, noise, stream, out, out_momentum)
 
     shapes = [(3, 2), (5,), (2, 7)]
     check_kernel(Recorded(), shapes=shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from composable_energy.sampling import Counter, Kernel, Noise, StepCoefficients
+from composable_energy.sampling import Kernel, Noise, StepCoefficients
 
 __all__ = ["MyPlugin"]
 
@@ -27,17 +27,15 @@ class MyPlugin(Kernel):
         gradient: Tensor | None,
         momentum: Tensor | None,
         coefficients: StepCoefficients,
-        counter: Counter,
+        noise: Noise,
+        stream: int,
         out: Tensor,
         out_momentum: Tensor | None,
     ) -> None:
         """Writes the points after a step, and the momentum if there is one; see `composable_energy.sampling.Kernel`."""
         drift, scale, keep, move, low, high = coefficients
         force = torch.zeros_like(x) if gradient is None else gradient
-        drawn: Tensor | float = 0.0
-        if scale:
-            noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
-            drawn = scale * noise.normal(x, counter.stream)
+        drawn = scale * noise.normal(x, stream) if scale else 0.0
         if momentum is None or out_momentum is None:
             new = (keep * x if keep else 0.0) - drift * force + drawn
         else:
