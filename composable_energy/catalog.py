@@ -28,7 +28,7 @@ class EnergyFamily(ABC):
     """Abstract family of related energies, such as the attributes of one kind of picture.
 
     An entry point of the group `composable_energy.energies` may be a subclass. The registry builds and keeps one instance for each set of
-    options; it holds what its members share, such as base and decoder. `get_energy` returns copies. Copies of one base are the same
+    options; it holds what its members share, such as base and decoder. `get` returns copies. Copies of one base are the same
     energy while their numbers are equal, so that an expression counts it once. Only `load` reads weights.
 
     Attributes:
@@ -44,7 +44,7 @@ class EnergyFamily(ABC):
         ...         width = {None: 1.0, "narrow": 0.5, "wide": 2.0}[member]
         ...         return ce.as_energy(lambda x: (x / width).square().sum(1) / 2, name=member or "bowl")
         >>> with ce.register("energy", "bowls", Bowls):
-        ...     print(ce.get_energy("bowls/wide"))
+        ...     print(ce.get("energy", "bowls/wide"))
         wide
     """
 
@@ -63,52 +63,38 @@ class EnergyFamily(ABC):
         """
 
 
-def get_energy(name: str, /, **options: Any) -> Energy:
-    """Returns a new energy by name; changes to it affect no other one.
+def build_energy(name: str, /, **options: Any) -> Energy:
+    """Returns a new energy by name, with `origin` set; `get` calls it.
 
     Members of one family have equal bases, also from separate calls, so that an expression counts the base once.
 
     Args:
         name: An entry, `bowl`; a member of a family, `faces/male`; or an entry of a distribution, `acme-energies:bowl`.
         **options: Options of the entry; those of a family must be plain data.
-
-    Returns:
-        The energy, with `origin` set.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name, or the family has no such member.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
     """
     return _build_energy(name, options, {})
 
 
-def get_family(name: str, /, **options: Any) -> EnergyFamily:
-    """Returns a family of energies by name; `get_energy("family/member")` takes its `members()`.
+def members_of(name: str, /) -> tuple[str, ...]:
+    """Returns the names of the members of a family of energies; imports its module.
 
     Raises:
         PluginNotFound: No plug-in offers the name, or it is not a family.
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
     """
     entry = _entry(name)
     obj = REGISTRY.load("energy", entry)
     if not _is_family(obj):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
-    return _family(entry, obj, options)
+    members = guarded(entry, {}, lambda: tuple(_family(entry, obj, {}).members()))
+    if not all(isinstance(member, str) for member in members):
+        raise plugin_error(entry, "its members are not names")
+    return members
 
 
-def get_encoder(name: str, /, **options: Any) -> nn.Module:
-    """Returns a new encoder by name, with `origin` set.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
-    """
+def build_encoder(name: str, /, **options: Any) -> nn.Module:
+    """Returns a new encoder by name, with `origin` set; `get` calls it."""
     entry = REGISTRY.entry("encoder", name)
     origin = Origin(entry.name, None, options, entry.distribution, entry.version)
     with inherit_token(origin):
@@ -123,8 +109,8 @@ def own_members() -> list[str]:
         if record.distribution in (None, FIRST_PARTY) and record.state != "shadowed":
             with contextlib.suppress(ComposableEnergyError):
                 entry = REGISTRY.entry("energy", record.qualified)
-                if _is_family(obj := REGISTRY.load("energy", entry)):
-                    found += [f"{record.name}/{member}" for member in guarded(entry, {}, _family(entry, obj, {}).members)]
+                if _is_family(REGISTRY.load("energy", entry)):
+                    found += [f"{record.name}/{member}" for member in members_of(record.qualified)]
     return found
 
 
@@ -203,7 +189,7 @@ def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Modu
             way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
         raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
     if kind == "encoder":
-        return get_encoder(name, **dict(origin.options))
+        return build_encoder(name, **dict(origin.options))
     return _build_energy(name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 

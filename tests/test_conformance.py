@@ -29,12 +29,12 @@ def pair(x: torch.Tensor) -> torch.Tensor:
 
 
 def heads(name: str, **options: Any) -> Callable[[], None]:
-    return lambda: check_encoder(lambda: ce.get_encoder(name, outputs=3, **options), points(5, 6))
+    return lambda: check_encoder(lambda: ce.get("encoder", name, outputs=3, **options), points(5, 6))
 
 
 def comet(name: str, options: Mapping[str, int] = MappingProxyType({}), **expected: Any) -> Callable[[], None]:
     x = points(4, 3, 16, 16).sigmoid()
-    return lambda: check_encoder(lambda: ce.get_encoder(name, size=16, components=3, **options).encoder, x, **expected)
+    return lambda: check_encoder(lambda: ce.get("encoder", name, size=16, components=3, **options).encoder, x, **expected)
 
 
 HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
@@ -44,7 +44,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "over-time": lambda: check_energy(
             lambda: ce.load("over-time", pair=ce.lift.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
         ),
-        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.get_family("plane").members()],
+        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.energies()["plane"].members],
         "reward": lambda: check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)
         ),

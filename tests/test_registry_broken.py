@@ -41,7 +41,7 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0].split(".")[0]: source}, version="0.3")
     assert row(name).state == "not-loaded"
     with pytest.raises(PluginLoadError, match=re.escape(reason)) as caught:
-        ce.get_energy(name)
+        ce.get("energy", name)
     for part in (repr(name), value, f"broken-{name.lower()} 0.3", "uninstall", "COMPOSABLE_ENERGY_PLUGINS"):
         assert part in str(caught.value)
     assert row(name).state == "failed"
@@ -49,7 +49,7 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     rows = ce.plugins(load=True)
     assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
     assert {r.state for r in rows if r.name in ("hmc", "mala", "langevin")} == {"ok"}
-    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
 def test_a_failed_import_is_reported_again_and_not_tried_again(site):
@@ -57,7 +57,7 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
     install(site, "broken", {"energies": {"bad": "third_party_counts:Bowl"}}, {"third_party_counts": counting})
     for _ in range(3):
         with pytest.raises(PluginLoadError, match="RuntimeError: no") as caught:
-            ce.get_energy("bad")
+            ce.get("energy", "bad")
         assert isinstance(caught.value.__cause__, RuntimeError)
     import builtins
 
@@ -77,13 +77,13 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
 def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, reason):
     install(acme, "unrelated", {}, raw=raw)
     with pytest.warns(RuntimeWarning, match="each distribution is read on its own"):
-        assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+        assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
     rows = ce.plugins(load=True)  # warns once
     (bad,) = (r for r in rows if r.distribution == "unrelated")
     assert (bad.state, bad.version, bad.group) == ("failed", "1.0", "")
     assert reason in (bad.error or "")
     assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
-    assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
+    assert issubclass(ce.get("sampler", "hmc"), ce.sampling.Sampler)
 
 
 @pytest.mark.full
@@ -93,7 +93,7 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     with pytest.warns(RuntimeWarning):
         rows = ce.plugins(load=True)
     assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
-    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
 @pytest.mark.full

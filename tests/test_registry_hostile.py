@@ -52,7 +52,7 @@ FAMILIES = {
 def test_an_import_that_raises_anything_is_a_plugin_load_error(site, name):
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": HOSTILE[name]})
     with pytest.raises(PluginLoadError, match="cannot be used"):
-        ce.get_energy("bad")
+        ce.get("energy", "bad")
     assert row("bad").state == "failed"
 
 
@@ -62,7 +62,7 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
     init, members = FAMILIES[name]
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": FAMILY.format(init=init, members=members)})
     with pytest.raises(ComposableEnergyError):
-        ce.get_energy("bad/b")
+        ce.get("energy", "bad/b")
     assert main(["energies"]) == 0
     assert "failed" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.kernels.kernel import Kernel
 from composable_energy.noise import Noise
-from composable_energy.registry.api import REGISTRY, get_kernel, plugins
+from composable_energy.registry.api import REGISTRY, get, plugins
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
@@ -76,7 +76,7 @@ def _registered_kernels() -> tuple[Any, ...]:
 
 @cache
 def _load_kernel(name: str, registered: tuple[Any, ...]) -> Kernel:
-    return get_kernel(name)
+    return get("kernel", name)
 
 
 @cache

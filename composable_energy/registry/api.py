@@ -15,15 +15,15 @@ REGISTRY = Registry()
 
 
 def get(kind: str, name: str, /, **options: Any) -> Any:
-    """Returns a plug-in of any kind by name.
+    """Returns a plug-in by name: `get("energy", "faces/male")`, `get("encoder", "comet", weights="sprites")`, `get("sampler", "hmc")`.
 
-    A package declares a kind by an entry point of the group `composable_energy.kinds`, which has the name of the kind and names a class.
-    Entries of the group `composable_energy.<kind>s` then build instances of that class.
+    What it builds belongs to the caller: changes to it affect no other object. Members of one family of energies have equal bases, also
+    from separate calls, so that an expression counts the base once.
 
     Args:
         kind: Such as `energy`, `sampler`, `recipe`.
-        name: Of an entry, `objects`; with a distribution in front, `acme-worlds:objects`.
-        **options: What the entry takes.
+        name: Of an entry, `objects`; of a member of a family, `faces/male`; with a distribution in front, `acme-worlds:objects`.
+        **options: What the entry takes; those of a family are plain data.
 
     Returns:
         A class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry
@@ -64,56 +64,6 @@ def get_factory(kind: str, name: str, /) -> Any:
     """
     REGISTRY.kind(kind)
     return REGISTRY.load(kind, REGISTRY.entry(kind, name))
-
-
-def get_sampler(name: str, /) -> type[Any]:
-    """Returns a class of samplers by name.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-    """
-    return get("sampler", name)
-
-
-def get_kernel(name: str, /) -> Any:
-    """Returns a kernel by name; its `available()` says whether it can run here.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-    """
-    return get("kernel", name)
-
-
-def get_recipe(name: str, /) -> Any:
-    """Returns a recipe of training by name, if a package declares recipes; `composable_energy_training.open_recipe` also takes a file.
-
-    Raises:
-        OptionError: No package declares recipes.
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-    """
-    return get("recipe", name)
-
-
-def get_world(name: str, /, **options: Any) -> Any:
-    """Returns a world by name: pictures whose content is known.
-
-    Args:
-        name: Of an entry, `objects`; with a distribution in front, `acme-worlds:objects`.
-        **options: What the entry takes, such as `size`.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option, or no package declares worlds.
-    """
-    return get("world", name, **options)
 
 
 def get_own(kind: str, name: str, /, **options: Any) -> Any:

@@ -34,10 +34,10 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "energy": Kind(
-        "builder", ("composable_energy.energy:Energy", "composable_energy.catalog:EnergyFamily"), "composable_energy.catalog:get_energy"
+        "builder", ("composable_energy.energy:Energy", "composable_energy.catalog:EnergyFamily"), "composable_energy.catalog:build_energy"
     ),
     "sampler": Kind("class", ("composable_energy.sampling:Sampler",)),
-    "encoder": Kind("builder", ("torch.nn:Module",), get="composable_energy.catalog:get_encoder"),
+    "encoder": Kind("builder", ("torch.nn:Module",), get="composable_energy.catalog:build_encoder"),
     "kernel": Kind("builder", ("composable_energy.kernels:Kernel",)),
     "estimator": Kind("function", ()),
     "loader": Kind("function", ()),

@@ -165,10 +165,10 @@ def _weighing(energy: Energy, name: str) -> str:
 
 def _sampler_class(name: str, *, own: bool = False) -> type[Sampler]:
     """Returns a sampler by name; a default (`own`) is the library's, also where a package offers the same name."""
-    from composable_energy.registry import get_own, get_sampler, names  # late: the registry checks what it loads by the class Sampler
+    from composable_energy.registry import get, get_own, names  # late: the registry checks what it loads by the class Sampler
 
     try:
-        return get_own("sampler", name) if own else get_sampler(name)
+        return get_own("sampler", name) if own else get("sampler", name)
     except PluginNotFound as error:
         if names("sampler"):
             raise

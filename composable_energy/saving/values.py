@@ -88,7 +88,7 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
         case _:
             raise ExpressionError(
                 f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
-                "modules that a plug-in built (`composable_energy.get_energy`, `get_encoder`)."
+                "modules that a plug-in built (`composable_energy.get`)."
             )
 
 

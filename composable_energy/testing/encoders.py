@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,9 +69,9 @@ def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, 
 
 
 def _built(encoder: EncoderLike) -> nn.Module:
-    from composable_energy.catalog import get_encoder
+    from composable_energy.registry import get
 
-    return build_subject(encoder, nn.Module, get_encoder)
+    return build_subject(encoder, nn.Module, partial(get, "encoder"))
 
 
 def _outputs(encoder: nn.Module, x: Tensor) -> list[Tensor]:

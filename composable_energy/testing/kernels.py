@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -103,9 +103,9 @@ class _Subject:
 
     @cached_property
     def kernel(self) -> Kernel:
-        from composable_energy.registry import get_kernel
+        from composable_energy.registry import get
 
-        return build_subject(self.source, Kernel, get_kernel)
+        return build_subject(self.source, Kernel, partial(get, "kernel"))
 
     @property
     def dtypes(self) -> list[torch.dtype]:

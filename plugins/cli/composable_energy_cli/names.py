@@ -218,9 +218,9 @@ class Names:
 
 
 def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.catalog import get_family
+    from composable_energy.catalog import members_of
 
-    return get_family(family).members()
+    return members_of(family)
 
 
 def _folder(family: str) -> Path | None:
@@ -259,4 +259,4 @@ def _load(source: str | Path | Located) -> Energy:
 
     if isinstance(source, Located):
         return source.load()
-    return ce.get_energy(source) if isinstance(source, str) else ce.load(source)
+    return ce.get("energy", source) if isinstance(source, str) else ce.load(source)

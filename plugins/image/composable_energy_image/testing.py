@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -65,9 +65,9 @@ class _Subject:
 
     @cached_property
     def world(self) -> World:
-        from composable_energy.registry import get_world
+        from composable_energy.registry import get
 
-        return build_subject(self.source, World, get_world)
+        return build_subject(self.source, World, partial(get, "world"))
 
     @cached_property
     def scenes(self) -> Scenes:
