@@ -28,15 +28,16 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test test-fast test-all campaign lint format types unit unit-all docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
+.PHONY: help setup demo test test-fast test-all campaign house lint format types unit unit-all docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term (seconds)"
 	@echo "make test       run the checks before a commit: lint types unit (about five minutes on two cores)"
 	@echo "make test-fast  run a representative part of the unit tests (less than a minute on two cores)"
-	@echo "make test-all   run everything: lint types docs wheel, and all tests with their coverage (about twenty minutes on two cores)"
+	@echo "make test-all   run everything: lint house types docs wheel, and all tests with their coverage (about twenty minutes on two cores)"
 	@echo "make campaign   run the reliability campaign for MINUTES (10); the counts are added up in .campaign"
+	@echo "make house      measure how much there is to read, and how far one call travels"
 	@echo "make format     apply ruff's fixes and format"
 	@echo "make serve      serve the documentation locally"
 	@echo "make pictures   draw the pictures of the documentation again"
@@ -68,12 +69,16 @@ test: $(STAMP)
 
 # What continuous integration runs. The tests run last, so that their summary is at the end of the output.
 test-all: $(STAMP)
-	@$(MAKE) --no-print-directory lint types docs wheel unit-all BUILT_SITE=$(CURDIR)/site
+	@$(MAKE) --no-print-directory lint house types docs wheel unit-all BUILT_SITE=$(CURDIR)/site
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# How much there is to read, and how far one call travels, beside their limits.
+house: $(STAMP)
+	$(BIN)/python -m benchmarks.house
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
