@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.energy import Energy
-from composable_energy.registry import get_own
-from composable_energy.registry.api import REGISTRY
+from composable_energy.registry import get, get_factory
 
 
 def classifier(
@@ -34,7 +33,7 @@ def classifier(
         >>> ce.classifier({"left": left, "right": right}).predict(torch.tensor([[-2.0], [3.0]]))
         tensor([0, 1])
     """
-    return get_own("estimator", "classifier")(energy, over, classes, **options)
+    return get("estimator", "classifier")(energy, over, classes, **options)
 
 
 def over_time(pair: Any, horizon: int, **options: Any) -> Energy:
@@ -58,7 +57,7 @@ def over_time(pair: Any, horizon: int, **options: Any) -> Energy:
         >>> ce.over_time(step, 3)(torch.tensor([[[0.0], [1.0], [3.0]]]))
         tensor([2.5000])
     """
-    return _offered("over-time")(pair, horizon, **options)
+    return get_factory("energy", "over-time")(pair, horizon, **options)
 
 
 def observed(y: Tensor, operator: Any = None, noise: Any = None, **options: Any) -> Energy:
@@ -84,7 +83,7 @@ def observed(y: Tensor, operator: Any = None, noise: Any = None, **options: Any)
         >>> mean.round()
         tensor([2., 2.])
     """
-    return _offered("observed")(y, operator, noise, **options)
+    return get_factory("energy", "observed")(y, operator, noise, **options)
 
 
 def reward(function: Callable[..., Tensor], beta: float = 1.0, **options: Any) -> Energy:
@@ -100,9 +99,4 @@ def reward(function: Callable[..., Tensor], beta: float = 1.0, **options: Any) -
         LiftError: The function is not callable.
         OptionError: $\beta$ is no finite number.
     """
-    return _offered("reward")(function, beta, **options)
-
-
-def _offered(name: str) -> Any:
-    """Returns the class that the energy of a name stands for; built directly, it is saved by its `config()`."""
-    return REGISTRY.load("energy", REGISTRY.entry("energy", name))
+    return get_factory("energy", "reward")(function, beta, **options)

@@ -23,7 +23,7 @@ from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.options import check_integer
-from composable_energy.registry import get_own
+from composable_energy.registry import get
 from composable_energy.sampling import SamplerLike, resolve_sampler
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
@@ -159,7 +159,7 @@ def log_z(
             start = draws if draws is not None else init
             check_tails(energy, like.new_full((16, *like.shape), torch.inf) if start is None else start, {})
         kind: Kind = noise or ("blocks" if like.device.type == "cpu" else "philox")
-        return get_own("estimator", "log-z")(
+        return get("estimator", "log-z")(
             energy,
             like,
             chosen,
@@ -205,7 +205,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
         [0.8, 3.2]
     """
     seed = secrets.randbits(63) if seed is None else seed
-    return get_own("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
+    return get("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
 
 
 def _points(

@@ -7,8 +7,8 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import PluginLoadError
-from composable_energy.registry import api, discovery
-from composable_energy.registry.kinds import group_of
+from composable_energy.registry import entries
+from composable_energy.registry.contract import KINDS, group_of
 from tests.third_party import GOOD_ENERGY, install, row
 
 BROKEN = {
@@ -76,9 +76,8 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
 )
 def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, reason):
     install(acme, "unrelated", {}, raw=raw)
-    with pytest.warns(RuntimeWarning, match="each distribution is read on its own"):
-        assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
-    rows = ce.plugins(load=True)  # warns once
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
+    rows = ce.plugins(load=True)
     (bad,) = (r for r in rows if r.distribution == "unrelated")
     assert (bad.state, bad.version, bad.group) == ("failed", "1.0", "")
     assert reason in (bad.error or "")
@@ -90,8 +89,7 @@ def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, rea
 @pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
 def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     install(acme, "odd", {"energies": {"odd": value}})
-    with pytest.warns(RuntimeWarning):
-        rows = ce.plugins(load=True)
+    rows = ce.plugins(load=True)
     assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
     assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
@@ -99,20 +97,7 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
 @pytest.mark.full
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
-    groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
-    by_package = [discovery.scan(group) for group in groups]
+    groups = [group_of(kind) for kind in KINDS]
+    by_package = [entries.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
-    by_library = [discovery.scan(group) for group in groups]
-    assert [entries for entries, *_ in by_package] == [entries for entries, *_ in by_library]
-    assert [type(cause) for *_, cause in by_library] == [ModuleNotFoundError] * len(groups)
-    assert all(cause is None for *_, cause in by_package)
-
-
-@pytest.mark.full
-def test_a_distribution_without_metadata_has_the_name_of_its_folder(acme):
-    info = acme / "Bare_Bones-2.1.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_text("[composable_energy.energies]\nbare = third_party_a:Bowl\n")
-    install(acme, "unrelated", {}, raw="no section at all\n")
-    with pytest.warns(RuntimeWarning):
-        assert (row("bare").distribution, row("bare").version) == ("bare-bones", "2.1")
+    assert by_package == [entries.scan(group) for group in groups]

@@ -14,7 +14,8 @@ from torch import Tensor
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.kernels.kernel import Kernel
 from composable_energy.noise import Noise
-from composable_energy.registry.api import REGISTRY, get, plugins
+from composable_energy.registry import get, plugins
+from composable_energy.registry.registry import registered
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
@@ -71,7 +72,7 @@ def _refusal(kernel: Kernel, x: Tensor, others: Sequence[Tensor], noise: Noise) 
 
 def _registered_kernels() -> tuple[Any, ...]:
     """Returns the kernels registered in this session, a key of the caches below: they are looked up again after each registration."""
-    return tuple((name, factory) for (kind, name), factory in REGISTRY.registered.items() if kind == "kernel")
+    return tuple((name, factory) for (kind, name), factory in registered.items() if kind == "kernel")
 
 
 @cache

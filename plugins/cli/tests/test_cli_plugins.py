@@ -62,7 +62,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: [record("bad", "failed", "it raised")])
     assert run("plugins") == 0
     assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
-    assert {"group", "name", "value", "distribution", "version", "state", "error"} == rows[0].keys()
+    assert rows[0].keys() == {"group", "name", "value", "distribution", "version", "state", "error", "extra"}
     assert next(row["state"] for row in rows if row["name"] == "langevin") == "ok"
 
 
