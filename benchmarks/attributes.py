@@ -28,8 +28,8 @@ REPEATS = 4
 def expressions() -> dict[str, dict[str, ce.Energy]]:
     """Returns the expressions by family and title; the first one of a family is the unit."""
     found: dict[str, dict[str, ce.Energy]] = {}
-    faces = [ce.get_energy(f"faces/{name}") for name in NAMES]
-    base = ce.get_energy("faces")
+    faces = [ce.get("energy", f"faces/{name}") for name in NAMES]
+    base = ce.get("energy", "faces")
     torch.manual_seed(0)
     network = CodeHeads(len(NAMES)).eval()
     heads = [ce.ClassifierEnergy(network, 1, base, columns=column, name=f"head {column}") for column in range(len(NAMES))]

@@ -178,7 +178,7 @@ def unadjusted() -> Iterator[tuple[str, str, Sampler, Target, Effort]]:
     """Yields Langevin and underdamped samplers with the variances that follow from their step sizes."""
     target = gaussian(10, 10.0, rotated=False)
     for name, step_size, temperature in (("langevin", 0.3, 1.0), ("langevin", 0.6, 0.5), ("underdamped", 0.6, 1.0)):
-        sampler = ce.get_sampler(name)(step_size=step_size, temperature=temperature)
+        sampler = ce.get("sampler", name)(step_size=step_size, temperature=temperature)
         variance = temperature * target.variance / (1 - step_size / (4 * target.variance) if name == "langevin" else 1.0)
         yield name, f"gaussian, bias of {step_size}, T {temperature}", sampler, Target(target.energy, target.mean, variance), EFFORT
 
@@ -189,7 +189,7 @@ def rows(seeds: int, only: str) -> Iterator[dict[str, Any]]:
         for what, make in TARGETS.items():
             effort = EFFORTS.get((name, what), EFFORT)
             if re.search(only, f"{name}: {what}"):
-                sampler = ce.get_sampler(name)(**effort.options)
+                sampler = ce.get("sampler", name)(**effort.options)
                 yield {"name": name, "target": what, **measure(sampler, make(), effort, seeds)}
     for name, what, sampler, target, effort in unadjusted():
         if re.search(only, f"{name}: {what}"):

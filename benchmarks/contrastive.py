@@ -44,7 +44,7 @@ AUGMENTATION = Augmentation(crop=(0.7, 1.0), jitter=0.1, blur=0.0)
 def energy(run: str) -> ce.Energy:
     """Returns IGEBM's network for MNIST with color and half the width."""
     torch.manual_seed(0)
-    model = ce.get_energy("igebm-mnist", size=SIZE, channels=3, width=32, activation="swish", spectral_norm=careful(run))
+    model = ce.get("energy", "igebm-mnist", size=SIZE, channels=3, width=32, activation="swish", spectral_norm=careful(run))
     return model.to(memory_format=torch.channels_last)
 
 

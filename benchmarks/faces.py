@@ -75,7 +75,7 @@ class Conditional(ce.Energy):
 def rules(cache: Path | None) -> dict[str, Rule]:
     """Returns the rules by name; the plain sums only if there is a cache for their network."""
     names = {name for row in CRITERIA for branch in row.branches for name, _ in branch}
-    ours = {name: ce.get_energy(f"faces/{name}") for name in names}
+    ours = {name: ce.get("energy", f"faces/{name}") for name in names}
     literals = {name: Absolute(energy) for name, energy in ours.items()}
     negated = {name: Absolute(~energy) for name, energy in ours.items()}
     found: dict[str, Rule] = {
@@ -84,7 +84,7 @@ def rules(cache: Path | None) -> dict[str, Rule]:
     }
     if cache is not None:
         net = train_conditional(TrainingRun(cache))
-        faces = ce.get_energy("faces")
+        faces = ce.get("energy", "faces")
         plain = {name: Conditional(net, faces, name) for name in names}  # pyright: ignore[reportArgumentType]
         ground = Conditional(net, faces)  # pyright: ignore[reportArgumentType]
 
@@ -139,14 +139,14 @@ def spread(sets: Sequence[Tensor]) -> dict[str, float]:
 @torch.no_grad()
 def decoded(images: Tensor) -> Tensor:
     """Returns the autoencoder's reconstructions of pictures."""
-    coder = ce.get_energy("faces").decoder
+    coder = ce.get("energy", "faces").decoder
     return torch.cat([coder(coder.encode(part)) for part in images.split(250)])  # pyright: ignore
 
 
 def classifier_accuracy(count: int = 2000) -> dict[str, dict[str, float]]:
     """Returns the accuracy of the classifier on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
     faces = draw(count, seed=3)
-    coder = ce.get_energy("faces").decoder
+    coder = ce.get("energy", "faces").decoder
     with torch.no_grad():
         codes = torch.cat([coder.encode(part) for part in faces.images.split(250)])  # pyright: ignore
         noisy = codes + 0.1 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
@@ -228,7 +228,7 @@ def main() -> None:
         print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
     report["rows"], images = compare_rows(found, args.samples, args.seed)
     if not args.skip_timing:
-        report["timings"] = timings(ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling"))
+        report["timings"] = timings(ce.get("energy", "faces/male") & ~ce.get("energy", "faces/smiling"))
         for entry in report["timings"]:
             print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
     name = "faces" if args.seed == 0 else f"faces-seed-{args.seed}"

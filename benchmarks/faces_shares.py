@@ -98,7 +98,7 @@ def without_hat(pictures: Tensor) -> Tensor:
 
 def rows() -> dict[str, Row]:
     """Returns the rows by name."""
-    male, glasses, smiling = (ce.get_energy(f"faces/{name}") for name in ("male", "glasses", "smiling"))
+    male, glasses, smiling = (ce.get("energy", f"faces/{name}") for name in ("male", "glasses", "smiling"))
     network = PixelHat()
     pixel = ce.as_energy(lambda pictures: softplus(-network(pictures)[:, 0]), event_shape=SHAPE, name="pixel hat")
     event = ce.ClassifierEnergy(network, 1, name="pixel hat event")
@@ -119,7 +119,7 @@ def rows() -> dict[str, Row]:
 @torch.no_grad()
 def exact(row: Row, count: int = 6000) -> tuple[float, float]:
     """Returns the exact value of a row, and its standard error."""
-    coder: Any = ce.get_energy("faces").decoder
+    coder: Any = ce.get("energy", "faces").decoder
     weights, values = [], []
     for start in range(0, count, 500):
         codes = coder.encode(draw(500, seed=31, start=start, given=row.given).images)

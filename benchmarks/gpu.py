@@ -73,7 +73,7 @@ def main() -> int:
         return 1
     if args.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    ready, reason = ce.get_kernel("triton").available()
+    ready, reason = ce.get("kernel", "triton").available()
     if not ready:
         print(f"The Triton kernel cannot run here: {reason}.", file=sys.stderr)
         return 1

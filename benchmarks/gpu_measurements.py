@@ -108,7 +108,7 @@ def by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
 
 def parity(plan: Plan) -> dict[str, Any]:
     """Returns the result of each check of the conformance kit, and whether the end of a large tensor is right."""
-    kernel = ce.get_kernel("triton")
+    kernel = ce.get("kernel", "triton")
     found: dict[str, Any] = {}
     checks = kernel_checks(kernel, device=plan.device) if plan.device != "cpu" else kernel_checks(kernel, shapes=[(3, 5)])
     for check in checks:

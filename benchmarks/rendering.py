@@ -40,7 +40,7 @@ def measure(backend: str, n: int, keep: Path) -> dict[str, Any]:
     for name in FLAT if backend == "numpy" else RENDERED:
         for size in FLAT.get(name, (64, 128)):
             began = time.process_time()
-            world = ce.get_world(name, size=size)
+            world = ce.get("world", name, size=size)
             first = world.draw(2, masks=True)
             seconds[f"{name} {size}"] = time.process_time() - began
             assert first.images.any()

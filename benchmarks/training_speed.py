@@ -188,7 +188,7 @@ def peak(who: str, task: str, size: int) -> float:
     import composable_energy as ce
     import composable_energy.sampling
 
-    ce.get_sampler("langevin")
+    ce.get("sampler", "langevin")
 
     layer = nn.Conv2d(3, 8, 3)
     layer(torch.rand(1, 3, 8, 8)).sum().backward()

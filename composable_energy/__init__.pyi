@@ -7,9 +7,6 @@ from composable_energy.algebra import any_of as any_of
 from composable_energy.algebra import inside as inside
 from composable_energy.algebra import negate as negate
 from composable_energy.catalog import EnergyFamily as EnergyFamily
-from composable_energy.catalog import get_encoder as get_encoder
-from composable_energy.catalog import get_energy as get_energy
-from composable_energy.catalog import get_family as get_family
 from composable_energy.diagnostics import SamplingWarning as SamplingWarning
 from composable_energy.doors import calibrate as calibrate
 from composable_energy.doors import classifier as classifier
@@ -27,10 +24,6 @@ from composable_energy.lift import as_energy as as_energy
 from composable_energy.memo import shared as shared
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import get as get
-from composable_energy.registry import get_kernel as get_kernel
-from composable_energy.registry import get_recipe as get_recipe
-from composable_energy.registry import get_sampler as get_sampler
-from composable_energy.registry import get_world as get_world
 from composable_energy.registry import plugins as plugins
 from composable_energy.registry import register as register
 from composable_energy.saving import load as load

@@ -16,19 +16,20 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.printable import describe_error
-from composable_energy.registry.api import REGISTRY
+from composable_energy.registry import FIRST_PARTY, PluginRecord
 from composable_energy.registry.build import build, check_stored, guarded
-from composable_energy.registry.contract import check_built, plugin_error
-from composable_energy.registry.kinds import KINDS
-from composable_energy.registry.records import FIRST_PARTY, Entry
+from composable_energy.registry.contract import KINDS, check_built, plugin_error
+from composable_energy.registry.registry import find, load, names, records, registered
 from composable_energy.suggestions import listed, nearest
+
+_FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
 
 
 class EnergyFamily(ABC):
     """Abstract family of related energies, such as the attributes of one kind of picture.
 
     An entry point of the group `composable_energy.energies` may be a subclass. The registry builds and keeps one instance for each set of
-    options; it holds what its members share, such as base and decoder. `get_energy` returns copies. Copies of one base are the same
+    options; it holds what its members share, such as base and decoder. `get` returns copies. Copies of one base are the same
     energy while their numbers are equal, so that an expression counts it once. Only `load` reads weights.
 
     Attributes:
@@ -44,7 +45,7 @@ class EnergyFamily(ABC):
         ...         width = {None: 1.0, "narrow": 0.5, "wide": 2.0}[member]
         ...         return ce.as_energy(lambda x: (x / width).square().sum(1) / 2, name=member or "bowl")
         >>> with ce.register("energy", "bowls", Bowls):
-        ...     print(ce.get_energy("bowls/wide"))
+        ...     print(ce.get("energy", "bowls/wide"))
         wide
     """
 
@@ -63,77 +64,63 @@ class EnergyFamily(ABC):
         """
 
 
-def get_energy(name: str, /, **options: Any) -> Energy:
-    """Returns a new energy by name; changes to it affect no other one.
+def build_energy(name: str, /, **options: Any) -> Energy:
+    """Returns a new energy by name, with `origin` set; `get` calls it.
 
     Members of one family have equal bases, also from separate calls, so that an expression counts the base once.
 
     Args:
         name: An entry, `bowl`; a member of a family, `faces/male`; or an entry of a distribution, `acme-energies:bowl`.
         **options: Options of the entry; those of a family must be plain data.
-
-    Returns:
-        The energy, with `origin` set.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name, or the family has no such member.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
     """
     return _build_energy(name, options, {})
 
 
-def get_family(name: str, /, **options: Any) -> EnergyFamily:
-    """Returns a family of energies by name; `get_energy("family/member")` takes its `members()`.
+def members_of(name: str, /) -> tuple[str, ...]:
+    """Returns the names of the members of a family of energies; imports its module.
 
     Raises:
         PluginNotFound: No plug-in offers the name, or it is not a family.
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
     """
     entry = _entry(name)
-    obj = REGISTRY.load("energy", entry)
+    obj = load("energy", entry)
     if not _is_family(obj):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
-    return _family(entry, obj, options)
+    members = guarded(entry, {}, lambda: tuple(_family(entry, obj, {}).members()))
+    if not all(isinstance(member, str) for member in members):
+        raise plugin_error(entry, "its members are not names")
+    return members
 
 
-def get_encoder(name: str, /, **options: Any) -> nn.Module:
-    """Returns a new encoder by name, with `origin` set.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option.
-    """
-    entry = REGISTRY.entry("encoder", name)
+def build_encoder(name: str, /, **options: Any) -> nn.Module:
+    """Returns a new encoder by name, with `origin` set; `get` calls it."""
+    entry = find("encoder", name)
     origin = Origin(entry.name, None, options, entry.distribution, entry.version)
     with inherit_token(origin):
-        encoder = check_built(KINDS["encoder"], entry, build(entry, REGISTRY.load("encoder", entry), options))
+        encoder = check_built(KINDS["encoder"], entry, build(entry, load("encoder", entry), options))
     return _copy_built("encoder", entry, encoder, origin, {})
 
 
 def own_members() -> list[str]:
     """Returns the members of the library's own families and of those of this session, such as `plane/ring`; imports their modules."""
     found = []
-    for record in REGISTRY.records(["energy"]):
+    for record in records("energy"):
         if record.distribution in (None, FIRST_PARTY) and record.state != "shadowed":
             with contextlib.suppress(ComposableEnergyError):
-                entry = REGISTRY.entry("energy", record.qualified)
-                if _is_family(obj := REGISTRY.load("energy", entry)):
-                    found += [f"{record.name}/{member}" for member in guarded(entry, {}, _family(entry, obj, {}).members)]
+                entry = find("energy", record.qualified)
+                if _is_family(load("energy", entry)):
+                    found += [f"{record.name}/{member}" for member in members_of(record.qualified)]
     return found
 
 
-def _entry(name: str) -> Entry:
+def _entry(name: str) -> PluginRecord:
     """Returns the entry of an energy; an error suggests members of families where no entry is near."""
     try:
-        return REGISTRY.entry("energy", name)
+        return find("energy", name)
     except PluginNotFound as error:
-        near = "" if nearest(name, REGISTRY.names("energy")) else nearest(name, own_members())
+        near = "" if nearest(name, names("energy")) else nearest(name, own_members())
         if not near:
             raise
         raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from error
@@ -143,7 +130,7 @@ def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) ->
     """Returns a new energy by name; calls with one memo `copies` share their parts."""
     found, slash, member = name.partition("/")
     entry = _entry(found)
-    obj = REGISTRY.load("energy", entry)
+    obj = load("energy", entry)
     origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
     with inherit_token(origin):
         if _is_family(obj):
@@ -155,10 +142,10 @@ def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) ->
     return _copy_built("energy", entry, energy, origin, copies)
 
 
-def _copy_built(kind: str, entry: Entry, built: Any, origin: Origin, copies: dict[int, Any]) -> Any:
+def _copy_built(kind: str, entry: PluginRecord, built: Any, origin: Origin, copies: dict[int, Any]) -> Any:
     """Returns a copy of a built object, or the object if its class has just built it; modules among the options are not copied."""
     passed = set(_modules_in(origin.options))
-    if type(built) is not REGISTRY.load(kind, entry):
+    if type(built) is not load(kind, entry):
         copies.update((id(module), module) for module in passed)
         try:
             with torch.inference_mode(False):
@@ -203,7 +190,7 @@ def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Modu
             way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
         raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
     if kind == "encoder":
-        return get_encoder(name, **dict(origin.options))
+        return build_encoder(name, **dict(origin.options))
     return _build_energy(name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
@@ -217,21 +204,21 @@ def check_origin(kind: str, origin: Origin) -> str:
         OptionError: An option may be a path or an address, which no saved file may give.
     """
     name = origin.entry
-    if origin.distribution is not None and (kind, name) not in REGISTRY.registered:
+    if origin.distribution is not None and (kind, name) not in registered:
         name = f"{origin.distribution}:{name}"
-    entry = REGISTRY.entry(kind, name)
-    check_stored(entry, REGISTRY.load(kind, entry), origin.options)
+    entry = find(kind, name)
+    check_stored(entry, load(kind, entry), origin.options)
     return name
 
 
-def entry_of(cls: type[Energy]) -> Entry | None:
+def entry_of(cls: type[Energy]) -> PluginRecord | None:
     """Returns the entry that offers a class of energies; imports only entries of the class's top-level package."""
-    for record in REGISTRY.records(["energy"]):
+    for record in records("energy"):
         if record.state in ("failed", "shadowed") or record.value.split(":")[0].split(".")[0] != cls.__module__.split(".")[0]:
             continue
-        entry = REGISTRY.entry("energy", record.qualified)
+        entry = find("energy", record.qualified)
         with contextlib.suppress(PluginLoadError):
-            if REGISTRY.load("energy", entry) is cls:
+            if load("energy", entry) is cls:
                 return entry
     return None
 
@@ -241,19 +228,19 @@ def _is_family(obj: Any) -> bool:
     return isinstance(obj, type) and issubclass(obj, EnergyFamily)
 
 
-def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
+def _family(entry: PluginRecord, obj: Any, options: dict[str, Any]) -> EnergyFamily:
     """Returns the instance for an entry and options; there is one for each, and for each default dtype and device of torch."""
     try:
         surroundings = f"{torch.get_default_dtype()} {torch.get_default_device()}"  # weights are made in these
-        key = (entry, f"{json.dumps(options, sort_keys=True)} {surroundings}")
+        key = (entry, obj, f"{json.dumps(options, sort_keys=True)} {surroundings}")
     except (TypeError, ValueError) as error:
         raise OptionError(f"Options of the family {entry.name!r} must be plain data, got {options}.") from error
-    if key not in REGISTRY.families:
-        REGISTRY.families.setdefault(key, build(entry, obj, options))
-    return REGISTRY.families[key]
+    if key not in _FAMILIES:
+        _FAMILIES.setdefault(key, build(entry, obj, options))
+    return _FAMILIES[key]
 
 
-def _member(entry: Entry, family: EnergyFamily, member: str | None) -> Energy:
+def _member(entry: PluginRecord, family: EnergyFamily, member: str | None) -> Energy:
     if member is not None and member not in (members := guarded(entry, {}, lambda: tuple(family.members()))):
         name, names = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in members]
         raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, names) or listed(names)}")

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.energy import Energy
-from composable_energy.registry import get_own
-from composable_energy.registry.api import REGISTRY
+from composable_energy.registry import get, get_factory
 
 
 def log_z(energy: Any, **options: Any) -> Any:
@@ -28,7 +27,7 @@ def log_z(energy: Any, **options: Any) -> Any:
         >>> abs(float(ce.log_z(bowl, seed=0)) - 1.838) < 0.02
         True
     """
-    return get_own("estimator", "log-z")(energy, **options)
+    return get("estimator", "log-z")(energy, **options)
 
 
 def calibrate(expression: Any, **options: Any) -> Energy:
@@ -50,7 +49,7 @@ def calibrate(expression: Any, **options: Any) -> Energy:
         >>> [round(z, 1) for z in mixture.log_z]
         [0.8, 3.2]
     """
-    return get_own("estimator", "calibrate")(expression, **options)
+    return get("estimator", "calibrate")(expression, **options)
 
 
 def classifier(
@@ -75,7 +74,7 @@ def classifier(
         >>> ce.classifier({"left": left, "right": right}).predict(torch.tensor([[-2.0], [3.0]]))
         tensor([0, 1])
     """
-    return get_own("estimator", "classifier")(energy, over, classes, **options)
+    return get("estimator", "classifier")(energy, over, classes, **options)
 
 
 def over_time(pair: Any, horizon: int, **options: Any) -> Energy:
@@ -99,7 +98,7 @@ def over_time(pair: Any, horizon: int, **options: Any) -> Energy:
         >>> ce.over_time(step, 3)(torch.tensor([[[0.0], [1.0], [3.0]]]))
         tensor([2.5000])
     """
-    return _offered("over-time")(pair, horizon, **options)
+    return get_factory("energy", "over-time")(pair, horizon, **options)
 
 
 def observed(y: Tensor, operator: Any = None, noise: Any = None, **options: Any) -> Energy:
@@ -125,7 +124,7 @@ def observed(y: Tensor, operator: Any = None, noise: Any = None, **options: Any)
         >>> mean.round()
         tensor([2., 2.])
     """
-    return _offered("observed")(y, operator, noise, **options)
+    return get_factory("energy", "observed")(y, operator, noise, **options)
 
 
 def reward(function: Callable[..., Tensor], beta: float = 1.0, **options: Any) -> Energy:
@@ -141,9 +140,4 @@ def reward(function: Callable[..., Tensor], beta: float = 1.0, **options: Any) -
         LiftError: The function is not callable.
         OptionError: $\beta$ is no finite number.
     """
-    return _offered("reward")(function, beta, **options)
-
-
-def _offered(name: str) -> Any:
-    """Returns the class that the energy of a name stands for; built directly, it is saved by its `config()`."""
-    return REGISTRY.load("energy", REGISTRY.entry("energy", name))
+    return get_factory("energy", "reward")(function, beta, **options)

@@ -231,7 +231,7 @@ class EnergyFunction(nn.Module, ABC):
         """
         raise ExpressionError(
             f"{self} cannot be described: {type(self).__name__} has no `config()`. Give it one that returns its constructor's "
-            "arguments. To save it, also offer the class as a plug-in, or build the energy with `composable_energy.get_energy`."
+            "arguments. To save it, also offer the class as a plug-in, or build the energy with `composable_energy.get`."
         )
 
     def rebuild(self, *terms: Energy, **changes: Any) -> Self:

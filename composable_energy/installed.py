@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composable_energy.catalog import EnergyFamily, get_family
+from composable_energy.catalog import EnergyFamily, members_of
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError, PluginLoadError, PluginNotFound
-from composable_energy.printable import describe_error, printable, text_table
+from composable_energy.errors import ComposableEnergyError, PluginNotFound
+from composable_energy.printable import printable, text_table
 from composable_energy.registry import PluginRecord, get_factory, plugins
 from composable_energy.suggestions import listed, nearest
 
@@ -116,15 +116,9 @@ def _describe(record: PluginRecord) -> EnergyInfo:
     except ComposableEnergyError as error:
         return EnergyInfo(name, record.distribution, error=printable(error))
     try:
-        members = tuple(get_family(name).members()) if _is_a(obj, EnergyFamily) else ()
-        if not all(isinstance(member, str) for member in members):
-            raise TypeError("its members are not names")
-    except (PluginLoadError, PluginNotFound) as error:
+        members = members_of(name) if _is_a(obj, EnergyFamily) else ()
+    except ComposableEnergyError as error:
         return EnergyInfo(name, record.distribution, _summary(obj), error=printable(error))
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # third-party code, which may even exit; the other entries are still listed
-        return EnergyInfo(name, record.distribution, _summary(obj), error=f"listing its members raised {describe_error(error)}")
     return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), members)
 
 

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from composable_energy.registry.exports import plugin_exports
+from composable_energy.registry.registry import plugin_exports
 
 __getattr__, __dir__ = plugin_exports(__name__, "sampler")

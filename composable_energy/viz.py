@@ -6,6 +6,6 @@ which is imported at the first use.
 
 from __future__ import annotations
 
-from composable_energy.registry.exports import plugin_exports
+from composable_energy.registry.registry import plugin_exports
 
 __getattr__, __dir__ = plugin_exports(__name__, "plot")

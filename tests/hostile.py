@@ -31,7 +31,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.files import config_bytes
-from composable_energy.registry import get_sampler, names
+from composable_energy.registry import get, names
 from composable_energy.registry.build import stored_options
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
@@ -164,7 +164,9 @@ def prepare(folder: Path) -> Trial:
         ce.register("energy", name, obj)
     ce.register("encoder", "linear", nn.Linear)
     folder.mkdir(parents=True, exist_ok=True)
-    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("linear", in_features=2, out_features=3))
+    prior = ce.as_energy(
+        torch.distributions.Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "linear", in_features=2, out_features=3)
+    )
     prior.recommended = ce.Recommendation("annealed", {"levels": 4, "corrector_steps": 1}, threads=1)
     learnt = ce.as_energy(torch.distributions.Normal(nn.Parameter(torch.zeros(2)), 1.0))
     mixed = [prior, ce.any_of(learnt, 2 * learnt & prior, weights=[0.2, 0.8]), ce.load("plane/ring") & ~ce.load("plane/right")]
@@ -254,7 +256,7 @@ def prepare(folder: Path) -> Trial:
         config = json.loads((target / "config.json").read_text())
         sampler = chance.choice(samplers)
         options = {}
-        known = [name for name in stored_options(get_sampler(sampler)) if chance.random() < 0.9]
+        known = [name for name in stored_options(get("sampler", sampler)) if chance.random() < 0.9]
         for name in chance.sample([*known, *_OTHERS], chance.choice([0, 1, 1, 2])):
             options[name] = chance.choice([odd(chance), *_NUMBERS])
         advice = {

@@ -122,7 +122,7 @@ def there_and_back(energy: ce.Energy, folder: Path, x: torch.Tensor = X) -> ce.E
 
 
 def people(*members: str, **options) -> list[ce.Energy]:
-    return [ce.get_energy(f"people/{member}", **options) for member in members]
+    return [ce.get("energy", f"people/{member}", **options) for member in members]
 
 
 def together(*members: str) -> list[ce.Energy]:

@@ -29,7 +29,7 @@ def pair(x: torch.Tensor) -> torch.Tensor:
 
 
 def heads(name: str, **options: Any) -> Callable[[], None]:
-    return lambda: check_encoder(lambda: ce.get_encoder(name, outputs=3, **options), points(5, 6))
+    return lambda: check_encoder(lambda: ce.get("encoder", name, outputs=3, **options), points(5, 6))
 
 
 def comet(name: str, options: Mapping[str, int] = MappingProxyType({}), **expected: Any) -> Callable[[], None]:
@@ -37,7 +37,7 @@ def comet(name: str, options: Mapping[str, int] = MappingProxyType({}), **expect
 
     def build() -> torch.nn.Module:
         torch.manual_seed(0)  # the missing part of the gradient is small, and beyond the tolerance for this seed
-        return ce.get_encoder(name, size=16, components=3, **options).encoder
+        return ce.get("encoder", name, size=16, components=3, **options).encoder
 
     return lambda: check_encoder(build, x, **expected)
 
@@ -49,7 +49,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "over-time": lambda: check_energy(
             lambda: ce.load("over-time", pair=ce.lift.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
         ),
-        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.get_family("plane").members()],
+        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.energies()["plane"].members],
         "reward": lambda: check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)
         ),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.registry import get_sampler, names
+from composable_energy.registry import get, names
 from composable_energy.sampling import Sampler, sample
 from tests.test_import import loaded_by
 from tests.third_party import GOOD_SAMPLER, install
@@ -26,7 +26,7 @@ def gaussian() -> ce.Energy:
 
 class TestSamplers:
     def test_every_sampler_is_there_by_the_name_of_its_class(self):
-        classes = [get_sampler(name) for name in names("sampler")]
+        classes = [get("sampler", name) for name in names("sampler")]
         assert dir(ce.samplers) == sorted(cls.__name__ for cls in classes)
         assert [getattr(ce.samplers, cls.__name__) for cls in classes] == classes
         assert all(issubclass(cls, Sampler) for cls in classes)

@@ -53,7 +53,7 @@ class Builder:
             return self.built(tree)
 
     def head(self, number: float) -> nn.Module:
-        return filled(ce.get_encoder("linear", in_features=2, out_features=4), number)
+        return filled(ce.get("encoder", "linear", in_features=2, out_features=4), number)
 
     def built(self, tree) -> ce.Energy:
         name, number, *inner = tree

@@ -82,24 +82,24 @@ def test_a_copy_that_is_trained_while_it_is_sampled_is_another_base():
 
 
 def test_an_energy_by_name_is_the_callers_own():
-    male, other = ce.get_energy("faces/male"), ce.get_energy("faces/male")
+    male, other = ce.get("energy", "faces/male"), ce.get("energy", "faces/male")
     z = torch.randn(3, *male.event_shape)
     before = other(z)
     male.double()
     male.train()
     male.recommended = None
     assert torch.equal(other(z), before)
-    smiling = ce.get_energy("faces/smiling")
+    smiling = ce.get("energy", "faces/smiling")
     assert torch.isfinite(smiling(z)).all() and smiling.recommended is not None
     with torch.no_grad():
         next(smiling.bases[0].energy.parameters()).zero_()
     assert torch.equal(other(z), before)
-    assert len((other & ce.get_energy("faces/hat") & ~ce.get_energy("faces/old")).bases) == 1
+    assert len((other & ce.get("energy", "faces/hat") & ~ce.get("energy", "faces/old")).bases) == 1
     assert len((other & smiling).bases) == 2  # whose base was changed
 
 
 def test_terms_of_two_precisions_are_a_typed_error():
-    male, old = ce.get_energy("faces/male").double(), ce.get_energy("faces/old")
+    male, old = ce.get("energy", "faces/male").double(), ce.get("energy", "faces/old")
     z = torch.randn(2, *old.event_shape)
     for energy, points in ((male & old, z), (old & male, z.double())):
         with pytest.raises(DtypeError, match=r"convert one with `\.to"):
@@ -121,7 +121,7 @@ def test_an_option_may_be_called_name():
             return {"name": self.name}
 
     with ce.register("energy", "named", Named):
-        energy = loaded(ce.get_energy("named", name="mine") & Ring(1.0))
+        energy = loaded(ce.get("energy", "named", name="mine") & Ring(1.0))
         assert str(energy) == "mine & Ring"
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_copied_is_a_fault_of_the_plug_in():
         return energy
 
     with ce.register("energy", "stuck", make), pytest.raises(PluginLoadError, match="cannot be copied"):
-        ce.get_energy("stuck")
+        ce.get("energy", "stuck")
 
 
 def test_rebuilding_takes_other_terms_and_arguments():

@@ -82,7 +82,6 @@ def test_an_unknown_scheme_lists_the_installed_ones(bowls: Path):
 
 def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
     install(bowls, "other-bowls", {"loaders": {"bowl": "third_party_bowls:other"}})
-    ce.registry.refresh()
     with pytest.raises(PluginConflictError, match="ask for 'acme-bowls:bowl' or 'other-bowls:bowl'"):
         ce.load("bowl:x")
     assert str(ce.load("other-bowls:bowl:x")) == "other"
@@ -100,7 +99,6 @@ def test_the_name_of_an_energy_stays_its_name(acme: Path):
 def test_a_distribution_that_is_left_out_is_named(acme: Path, monkeypatch: pytest.MonkeyPatch):
     install(acme, "acme-bowls", {"loaders": {"bowl": "third_party_a:ring"}})
     monkeypatch.setenv("COMPOSABLE_ENERGY_PLUGINS", "")
-    ce.registry.refresh()
     for name in ("acme-energies:bowl", "bowl:x"):
         with pytest.raises(PluginNotFound, match=r"is offered by acme-[a-z]+, which COMPOSABLE_ENERGY_PLUGINS leaves out"):
             ce.load(name)

@@ -26,8 +26,8 @@ E = ce.load("soft-energy", radius=2.0) & ~ce.load("soft-energy", radius=0.5)
 points = E.sample(50, sampler="soft-sampler", scale=0.5, steps=50, seed=0)
 (2 * ce.load("soft-energy")).save("saved")
 assert ce.load("saved")(points).equal(2 * ce.load("soft-energy")(points))
-print(ce.get_encoder("soft-encoder", outputs=4)(points).shape, ce.get_kernel("soft-kernel").available())
-print(ce.get_recipe("soft-recipe").settings["data"]["size"], ce.get_world("soft-world").draw(2).images.shape)
+print(ce.get("encoder", "soft-encoder", outputs=4)(points).shape, ce.get("kernel", "soft-kernel").available())
+print(ce.get("recipe", "soft-recipe").settings["data"]["size"], ce.get("world", "soft-world").draw(2).images.shape)
 """
 COMMANDS = {
     "energy": ("sample", "soft-energy", "--steps", "20", "--seed", "0", "-o", "points.npy"),

@@ -9,24 +9,25 @@ import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy.catalog import members_of
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.registry import api
+from composable_energy.registry import names
 from composable_energy_cli import main
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 
 def test_a_third_party_energy_has_a_name(acme):
-    energy = ce.get_energy("bowl", scale=3)
+    energy = ce.get("energy", "bowl", scale=3)
     assert energy(torch.ones(2, 2)).tolist() == [3.0, 3.0]
     assert energy.origin == ce.identity.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
-    assert ce.get_energy("ring", radius=2.0)(torch.zeros(1, 2)).item() == 4.0
-    assert ce.get_energy("acme-energies:bowl")(torch.ones(1, 2)).item() == 1.0
-    assert ce.get_energy("Acme_Energies:bowl")(torch.ones(1, 2)).item() == 1.0
+    assert ce.get("energy", "ring", radius=2.0)(torch.zeros(1, 2)).item() == 4.0
+    assert ce.get("energy", "acme-energies:bowl")(torch.ones(1, 2)).item() == 1.0
+    assert ce.get("energy", "Acme_Energies:bowl")(torch.ones(1, 2)).item() == 1.0
 
 
 def test_a_third_party_sampler_has_a_name(site):
     install(site, "acme-samplers", {"samplers": {"walk": "third_party_s:Walk"}}, {"third_party_s": GOOD_SAMPLER})
-    sampler = ce.get_sampler("walk")
+    sampler = ce.get("sampler", "walk")
     assert issubclass(sampler, ce.sampling.Sampler)
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2)
     assert energy.sample((4, 2), sampler="walk", steps=3, scale=0.5, seed=0).shape == (4, 2)
@@ -36,29 +37,26 @@ def test_listing_imports_nothing_and_loading_only_what_is_named(acme):
     install(acme, "acme-other", {"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
     assert row("bowl").state == row("other").state == "not-loaded"
     assert "third_party_a" not in sys.modules
-    ce.get_energy("bowl")
+    ce.get("energy", "bowl")
     assert row("bowl").state == "ok"
     assert row("other").state == "not-loaded"
     assert "third_party_b" not in sys.modules
     assert {r.state for r in ce.plugins(load=True) if r.distribution in ("acme-energies", "acme-other")} == {"ok"}
 
 
-def test_a_scan_happens_once_and_refresh_sees_what_was_installed_since(acme):
+def test_what_is_installed_in_a_running_session_is_found(acme):
     ce.plugins()
     install(acme, "acme-late", {"energies": {"late": "third_party_late:Bowl"}}, {"third_party_late": GOOD_ENERGY})
-    with pytest.raises(PluginNotFound):
-        ce.get_energy("late")
-    ce.registry.refresh()
-    assert ce.get_energy("late")(torch.zeros(1, 1)).item() == 0.0
+    assert ce.get("energy", "late")(torch.zeros(1, 1)).item() == 0.0
 
 
 def test_an_unknown_name_tells_the_nearest(acme):
     with pytest.raises(PluginNotFound, match="Did you mean 'bowl'"):
-        ce.get_energy("bawl")
+        ce.get("energy", "bawl")
     with pytest.raises(PluginNotFound, match="no members"):
-        ce.get_energy("bowl/deep")
+        ce.get("energy", "bowl/deep")
     with pytest.raises(PluginNotFound, match="is not a family"):
-        ce.get_family("bowl")
+        members_of("bowl")
 
 
 def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme, capsys):
@@ -72,13 +70,12 @@ def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme, capsys):
     assert ce.load("small")(torch.ones(1, 2)).item() == 1.0  # its module is there
     (acme / "third_party_big.py").write_text(textwrap.dedent(GOOD_ENERGY))
     importlib.invalidate_caches()
-    ce.registry.refresh()
     assert ce.load("big")(torch.ones(1, 2)).item() == 1.0
 
 
 def test_an_unknown_option_tells_those_that_there_are(acme):
     with pytest.raises(OptionError, match=r"scale: float = 1.0.*got \(depth\)"):
-        ce.get_energy("bowl", depth=1)
+        ce.get("energy", "bowl", depth=1)
 
 
 def test_an_error_with_options_names_the_plugin_and_the_options(site):
@@ -94,16 +91,16 @@ def test_an_error_with_options_names_the_plugin_and_the_options(site):
     with pytest.raises(
         OptionError, match=r"picky. .*acme-picky.* does not accept scale=-1.0: ValueError: scale must be positive"
     ) as caught:
-        ce.get_energy("picky", scale=-1.0)
+        ce.get("energy", "picky", scale=-1.0)
     assert isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(OptionError, match=r"does not accept scale: ValueError"):
-        ce.get_energy("picky", scale=torch.zeros(100))
+        ce.get("energy", "picky", scale=torch.zeros(100))
     with pytest.raises(FileNotFoundError) as missing:
-        ce.get_energy("lost", weights="no-such-file")
+        ce.get("energy", "lost", weights="no-such-file")
     notes = [*getattr(missing.value, "__notes__", []), str(missing.value.__cause__)]
     assert any("acme-picky" in note and "was built with weights='no-such-file'" in note for note in notes)
     with pytest.raises(PluginLoadError, match="acme-picky") as caught:
-        ce.get_energy("picky")
+        ce.get("energy", "picky")
     assert isinstance(caught.value.__cause__, ValueError)
 
 
@@ -123,22 +120,21 @@ def test_the_switch_says_whose_plugins_count(acme, monkeypatch, switch, seen):
     assert ("not-first-party" in names) == (switch is None)
     for name in {"bowl", "other"} - seen:
         with pytest.raises(PluginNotFound, match="COMPOSABLE_ENERGY_PLUGINS leaves out"):
-            ce.get_energy(name)
+            ce.get("energy", name)
 
 
 def test_registering_lasts_for_the_session_or_for_a_block(acme):
     plain = ce.as_energy(lambda x: x.sum(1))
     with ce.register("energy", "bowl", lambda: plain):
-        assert ce.get_energy("bowl").equals(plain)
+        assert ce.get("energy", "bowl").equals(plain)
         assert row("bowl", "acme-energies").state == "shadowed"
-        assert type(ce.get_energy("acme-energies:bowl")).__name__ == "Bowl"
+        assert type(ce.get("energy", "acme-energies:bowl")).__name__ == "Bowl"
         with ce.register("energy", "bowl", lambda: 2 * plain):
-            assert not ce.get_energy("bowl").equals(plain)
-        assert ce.get_energy("bowl").equals(plain)
-    assert not ce.get_energy("bowl").equals(plain)
+            assert not ce.get("energy", "bowl").equals(plain)
+        assert ce.get("energy", "bowl").equals(plain)
+    assert not ce.get("energy", "bowl").equals(plain)
     ce.register("energy", "mine", lambda: plain)
-    ce.registry.refresh()
-    assert ce.get_energy("mine").equals(plain)
+    assert ce.get("energy", "mine").equals(plain)
 
 
 def test_what_is_registered_keeps_the_contract_too():
@@ -154,7 +150,7 @@ def test_what_is_registered_keeps_the_contract_too():
         ce.register("energy", "x", lambda: torch.nn.Linear(1, 1)),
         pytest.raises(PluginLoadError, match="should return an Energy, but returned"),
     ):
-        ce.get_energy("x")
+        ce.get("energy", "x")
 
 
 def test_loading_by_name_is_getting(acme):
@@ -178,13 +174,13 @@ def test_importing_the_library_loads_no_plugin(acme):
 def test_conflicts_name_the_forms_that_resolve(acme):
     install(acme, "beta-energies", {"energies": {"bowl": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
     with pytest.raises(PluginConflictError, match="'acme-energies:bowl' or 'beta-energies:bowl'"):
-        ce.get_energy("bowl")
-    assert ce.get_energy("beta-energies:bowl").origin.distribution == "beta-energies"
+        ce.get("energy", "bowl")
+    assert ce.get("energy", "beta-energies:bowl").origin.distribution == "beta-energies"
     assert row("bowl", "acme-energies").state == row("bowl", "beta-energies").state == "conflict"
-    assert "acme-energies:bowl" in api.REGISTRY.names("energy")
+    assert "acme-energies:bowl" in names("energy")
 
 
 def test_one_value_from_two_distributions_is_no_conflict(acme):
     install(acme, "acme-again", {"energies": {"bowl": "third_party_a:Bowl"}})
-    assert ce.get_energy("bowl").origin.entry == "bowl"
+    assert ce.get("energy", "bowl").origin.entry == "bowl"
     assert {row("bowl", d).state for d in ("acme-energies", "acme-again")} == {"ok", "shadowed"}

@@ -7,8 +7,8 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import PluginLoadError
-from composable_energy.registry import api, discovery
-from composable_energy.registry.kinds import group_of
+from composable_energy.registry import entries
+from composable_energy.registry.contract import KINDS, group_of
 from tests.third_party import GOOD_ENERGY, install, row
 
 BROKEN = {
@@ -41,7 +41,7 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0].split(".")[0]: source}, version="0.3")
     assert row(name).state == "not-loaded"
     with pytest.raises(PluginLoadError, match=re.escape(reason)) as caught:
-        ce.get_energy(name)
+        ce.get("energy", name)
     for part in (repr(name), value, f"broken-{name.lower()} 0.3", "uninstall", "COMPOSABLE_ENERGY_PLUGINS"):
         assert part in str(caught.value)
     assert row(name).state == "failed"
@@ -49,7 +49,7 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     rows = ce.plugins(load=True)
     assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
     assert {r.state for r in rows if r.name in ("hmc", "mala", "langevin")} == {"ok"}
-    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
 def test_a_failed_import_is_reported_again_and_not_tried_again(site):
@@ -57,7 +57,7 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
     install(site, "broken", {"energies": {"bad": "third_party_counts:Bowl"}}, {"third_party_counts": counting})
     for _ in range(3):
         with pytest.raises(PluginLoadError, match="RuntimeError: no") as caught:
-            ce.get_energy("bad")
+            ce.get("energy", "bad")
         assert isinstance(caught.value.__cause__, RuntimeError)
     import builtins
 
@@ -76,43 +76,28 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
 )
 def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, reason):
     install(acme, "unrelated", {}, raw=raw)
-    with pytest.warns(RuntimeWarning, match="each distribution is read on its own"):
-        assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
-    rows = ce.plugins(load=True)  # warns once
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
+    rows = ce.plugins(load=True)
     (bad,) = (r for r in rows if r.distribution == "unrelated")
     assert (bad.state, bad.version, bad.group) == ("failed", "1.0", "")
     assert reason in (bad.error or "")
     assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
-    assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
+    assert issubclass(ce.get("sampler", "hmc"), ce.sampling.Sampler)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
 def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     install(acme, "odd", {"energies": {"odd": value}})
-    with pytest.warns(RuntimeWarning):
-        rows = ce.plugins(load=True)
+    rows = ce.plugins(load=True)
     assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
-    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
 @pytest.mark.full
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
-    groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
-    by_package = [discovery.scan(group) for group in groups]
+    groups = [group_of(kind) for kind in KINDS]
+    by_package = [entries.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
-    by_library = [discovery.scan(group) for group in groups]
-    assert [entries for entries, *_ in by_package] == [entries for entries, *_ in by_library]
-    assert [type(cause) for *_, cause in by_library] == [ModuleNotFoundError] * len(groups)
-    assert all(cause is None for *_, cause in by_package)
-
-
-@pytest.mark.full
-def test_a_distribution_without_metadata_has_the_name_of_its_folder(acme):
-    info = acme / "Bare_Bones-2.1.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_text("[composable_energy.energies]\nbare = third_party_a:Bowl\n")
-    install(acme, "unrelated", {}, raw="no section at all\n")
-    with pytest.warns(RuntimeWarning):
-        assert (row("bare").distribution, row("bare").version) == ("bare-bones", "2.1")
+    assert by_package == [entries.scan(group) for group in groups]

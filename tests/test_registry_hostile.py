@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, PluginConflictError, PluginLoadError
+from composable_energy.errors import ComposableEnergyError, PluginLoadError
 from composable_energy_cli import main
 from composable_energy_cli.trial import try_plugins
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
@@ -52,7 +52,7 @@ FAMILIES = {
 def test_an_import_that_raises_anything_is_a_plugin_load_error(site, name):
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": HOSTILE[name]})
     with pytest.raises(PluginLoadError, match="cannot be used"):
-        ce.get_energy("bad")
+        ce.get("energy", "bad")
     assert row("bad").state == "failed"
 
 
@@ -62,7 +62,7 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
     init, members = FAMILIES[name]
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": FAMILY.format(init=init, members=members)})
     with pytest.raises(ComposableEnergyError):
-        ce.get_energy("bad/b")
+        ce.get("energy", "bad/b")
     assert main(["energies"]) == 0
     assert "failed" in capsys.readouterr().out
 
@@ -71,10 +71,10 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
 def test_a_package_with_the_name_of_a_default_changes_no_sample(site):
     wanted = ce.as_energy(NORMAL).sample((8, 2), seed=0)
     install(site, "evil", {"samplers": {"chees": "third_party_walk:Walk"}}, {"third_party_walk": GOOD_SAMPLER})
-    ce.registry.refresh()
-    assert torch.equal(ce.as_energy(NORMAL).sample((8, 2), seed=0), wanted)
-    with pytest.raises(PluginConflictError, match="composable-energy:chees"):
-        ce.as_energy(NORMAL).sample((8, 2), sampler="chees", seed=0)
+    for options in ({}, {"sampler": "chees"}):
+        assert torch.equal(ce.as_energy(NORMAL).sample((8, 2), seed=0, **options), wanted)
+    assert ce.get("sampler", "evil:chees").__name__ == "Walk"
+    assert row("chees", "evil").state == "shadowed" and "ask for 'evil:chees'" in (row("chees", "evil").error or "")
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_package_with_the_name_of_the_default_family_does_not_replace_it(site)
 
     install(site, "evil", {"energies": {"faces": "third_party_a:Bowl"}}, {"third_party_a": GOOD_ENERGY})
     (leaf,) = leaves(parse_tree("male"))
-    assert Names().locate(leaf) == "composable-energy:faces/male"
+    assert Names().locate(leaf) == "faces/male"
 
 
 def doctor(site, *options):

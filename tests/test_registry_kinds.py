@@ -23,18 +23,18 @@ def test_encoders_and_kernels_have_names(site):
             return arguments
 
     with ce.register("encoder", "linear", torch.nn.Linear), ce.register("kernel", "slow", Slow):
-        encoder = ce.get_encoder("linear", in_features=2, out_features=3)
+        encoder = ce.get("encoder", "linear", in_features=2, out_features=3)
         assert encoder(torch.ones(1, 2)).shape == (1, 3)
         assert encoder.origin == ce.identity.Origin("linear", None, {"in_features": 2, "out_features": 3})
         assert copy.deepcopy(encoder).origin == encoder.origin
-        assert ce.get_kernel("slow").available() == (False, "it is slow")
+        assert ce.get("kernel", "slow").available() == (False, "it is slow")
     for kind, name in (("kernel", "Kernel"), ("encoder", "Module")):
         with pytest.raises(PluginLoadError, match=f"a subclass of {name}, got the class dict"):
             ce.register(kind, "bad", dict)
     with ce.register("kernel", "bad", lambda: 3), pytest.raises(PluginLoadError, match="should return a Kernel"):
-        ce.get_kernel("bad")
+        ce.get("kernel", "bad")
     with ce.register("encoder", "bad", lambda: 3), pytest.raises(PluginLoadError, match=r"should return an nn\.Module"):
-        ce.get_encoder("bad")
+        ce.get("encoder", "bad")
 
 
 class Dataset:
@@ -76,7 +76,7 @@ def test_an_estimator_is_a_function_that_is_returned_as_it_is():
 
 
 def test_any_kind_is_asked_for_in_one_way():
-    assert ce.get("sampler", "langevin") is ce.get_sampler("langevin")
+    assert ce.get("sampler", "langevin") is ce.get("sampler", "langevin")
     assert isinstance(ce.get("energy", "energy-unet"), ce.Energy)
     assert ce.get("world", "tetris").name == "tetris"
     with pytest.raises(OptionError, match="takes no options here; got step_size"):

@@ -28,7 +28,7 @@ class Still(Sampler):
 def named(monkeypatch, **samplers):
     import composable_energy.registry as registry
 
-    monkeypatch.setattr(registry, "get_sampler", samplers.__getitem__)
+    monkeypatch.setattr(registry, "get", lambda kind, name: samplers[name])
 
 
 def test_a_sampler_is_a_name_a_class_or_an_instance(monkeypatch):

@@ -70,10 +70,10 @@ def test_a_family_first_loaded_in_double_precision_is_single_afterwards(family):
     with ce.register("energy", "bowls", family):
         torch.set_default_dtype(torch.float64)
         try:
-            assert ce.get_energy("bowls/a").scale.dtype == torch.float64
+            assert ce.get("energy", "bowls/a").scale.dtype == torch.float64
         finally:
             torch.set_default_dtype(torch.float32)
-        assert ce.get_energy("bowls/a").scale.dtype == torch.float32
+        assert ce.get("energy", "bowls/a").scale.dtype == torch.float32
 
 
 def test_the_device_meta_is_refused():

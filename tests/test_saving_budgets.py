@@ -66,7 +66,7 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
 def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config, options):
     folder, edit = config
     with ce.register("energy", "deep", Deep):
-        ce.get_energy("deep").save(folder)
+        ce.get("energy", "deep").save(folder)
         assert torch.isfinite(ce.load(folder)(X)).all()
         message = edit(lambda data: data["references"][0]["options"].update(options))
     assert "much larger than its saved tensors" in message or "cannot be built" in message

@@ -34,15 +34,15 @@ EXPRESSIONS = {
     "given label": lambda m, o, r: people("place")[0].given(y=2) & m,
     "given labels": lambda m, o, r: people("place")[0].given(y=torch.tensor([0, 1, 2] * 3)) & m,
     "base": lambda m, o, r: m.bases[0].energy & m,
-    "base by name": lambda m, o, r: ce.get_energy("people") & m,
+    "base by name": lambda m, o, r: ce.get("energy", "people") & m,
     "event by hand": lambda m, o, r: ce.ClassifierEnergy(m.logits, {0, 2}, m.base, columns=slice(0, 3), name="mine") & ~o,
     "density": lambda m, o, r: ce.GaussianHead(m.logits, m.base, dims=2, columns=slice(0, 4), name="where")((0.1, 0.2)) & o,
     "interval": lambda m, o, r: ~ce.GaussianHead(m.logits, m.base, dims=3, name="where").near((0.1, 0.2, 0.3), 0.7) & o,
     "wrapped": lambda m, o, r: Tempered(normal(), 2.0) & Tempered(m, 3.0),
-    "wrapped by name": lambda m, o, r: ce.get_energy("tempered", inner=m & o, scale=torch.tensor(0.5)),
-    "pulled back": lambda m, o, r: m & ce.get_energy("picture", target=[1.0, 2.0]),
-    "pulled back encoder": lambda m, o, r: Picture([0.0, 1.0]).pull_back(ce.get_encoder("linear", in_features=2, out_features=2)),
-    "event over an encoder": lambda m, o, r: ce.ClassifierEnergy(ce.get_encoder("linear", in_features=2, out_features=4), 3, normal()),
+    "wrapped by name": lambda m, o, r: ce.get("energy", "tempered", inner=m & o, scale=torch.tensor(0.5)),
+    "pulled back": lambda m, o, r: m & ce.get("energy", "picture", target=[1.0, 2.0]),
+    "pulled back encoder": lambda m, o, r: Picture([0.0, 1.0]).pull_back(ce.get("encoder", "linear", in_features=2, out_features=2)),
+    "event over an encoder": lambda m, o, r: ce.ClassifierEnergy(ce.get("encoder", "linear", in_features=2, out_features=4), 3, normal()),
 }
 
 
@@ -56,7 +56,6 @@ class TestExpressions:
         with torch.no_grad():
             for parameter in {*energy.parameters()} - {WEIGHT}:
                 parameter += 0.125
-        ce.registry.refresh()
         there_and_back(energy, tmp_path)
 
     def test_a_copy_in_another_dtype_comes_back(self, name, tmp_path):

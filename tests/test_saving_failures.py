@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("saving_registry")
         (lambda: Nameless(), "no plug-in offers its class Nameless"),
         (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),
         (
-            lambda: ce.get_energy("tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
+            lambda: ce.get("energy", "tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
             "bare function",
         ),
     ],

@@ -88,7 +88,9 @@ def test_the_default_sampler_of_a_score_tunes_its_step(score):
 def test_samplers_of_gradients_alone_take_a_score():
     noisy = ce.ScoreEnergy(lambda x, sigma: (3 - x) / (1 + sigma.square()).view(-1, 1), event_shape=(1,))
     assert abs(noisy.sample(2000, seed=0).mean().item() - 3) < 0.2
-    assert abs(noisy.sample(2000, sampler="annealed", corrector=ce.get_sampler("langevin")(step_size=0.1), seed=0).mean().item() - 3) < 0.2
+    assert (
+        abs(noisy.sample(2000, sampler="annealed", corrector=ce.get("sampler", "langevin")(step_size=0.1), seed=0).mean().item() - 3) < 0.2
+    )
     assert abs(Score().sample(2000, sampler="underdamped", step_size=0.3, steps=100, seed=0).mean().item() - 3) < 0.2
     with pytest.raises(ExpressionError, match="needs values"):
         noisy.sample(4, sampler="annealed", corrector="hmc", seed=0)
@@ -161,7 +163,7 @@ def test_a_score_outside_the_support_of_another_term_is_not_hidden():
 @pytest.mark.parametrize("sampler", ["langevin", "underdamped", "annealed"])
 def test_samplers_that_need_no_values_draw_the_same_without_them(sampler):
     options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.3}, "annealed": {"levels": 10, "delta": 0.1}}[sampler]
-    assert not ce.get_sampler(sampler)(**options).needs_values
+    assert not ce.get("sampler", sampler)(**options).needs_values
     with_values, without = (
         energy.sample((20, 1), sampler=sampler, seed=0, steps=10, **options)
         for energy in (ce.as_energy(lambda x: (x - 3).square().sum(1) / 2), ce.ScoreEnergy(lambda x: 3 - x))

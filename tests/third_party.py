@@ -6,11 +6,12 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import composable_energy as ce
-from composable_energy.registry import api
+from composable_energy.registry import registry
 
 GOOD_ENERGY = """
     import torch
@@ -86,17 +87,14 @@ def row(name: str, distribution: str | None = None) -> ce.registry.PluginRecord:
 @pytest.fixture
 def site(tmp_path):
     """A folder on the path, and an empty registry until the fixtures that were set up before end."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(registry.registered, clear=True):
         patch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
         patch.syspath_prepend(tmp_path)
-        patch.setattr(api.REGISTRY, "registered", {})
-        ce.registry.refresh()
         before = set(sys.modules)
         yield tmp_path
         for name in set(sys.modules) - before:
             if name.startswith("third_party"):
                 del sys.modules[name]
-    ce.registry.refresh()
 
 
 @pytest.fixture

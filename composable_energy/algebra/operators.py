@@ -18,7 +18,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
 from composable_energy.options import check_flag
-from composable_energy.registry import get_own
+from composable_energy.registry import get
 
 __all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "one_of", "scale_temperature", "scale_weight"]
 
@@ -54,7 +54,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
     mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
     if not check_flag("calibrate", calibrate):
         return mixture
-    return get_own("estimator", "calibrate")(mixture, **options)
+    return get("estimator", "calibrate")(mixture, **options)
 
 
 def one_of(left: Energy, right: Energy) -> Energy:

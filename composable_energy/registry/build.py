@@ -11,14 +11,14 @@ from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.notes import add_note
 from composable_energy.printable import describe_error
 from composable_energy.registry.contract import plugin_error
-from composable_energy.registry.records import Entry
+from composable_energy.registry.entries import PluginRecord
 
 _LONGEST = 60
 _CHOICES = re.compile(r"Literal\[([^]]*)\]")
 _TEXTS = frozenset({"str", "None", "Sequence", "list", "tuple", "typing", "Optional", "Union", "collections", "abc"})
 
 
-def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+def build(entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Calls a class or function of a plug-in with options, and returns the object.
 
     Args:
@@ -34,7 +34,7 @@ def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any])
     return guarded(entry, options, lambda: builder(**options))
 
 
-def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def check_options(entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raises unless a class or function of a plug-in takes the options.
 
     Raises:
@@ -76,7 +76,7 @@ def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | No
     return found
 
 
-def check_stored(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def check_stored(entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raises unless a saved file may give the options to a plug-in; see `stored_options`.
 
     Raises:
@@ -116,7 +116,7 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(item)
 
 
-def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
+def guarded(entry: PluginRecord, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
     """Calls a function of a plug-in. With options, a `TypeError` or `ValueError` is taken for a mistake in one of them.
 
     Raises:

@@ -1,223 +1,299 @@
-"""The registry: finds entry points by kind and name, and loads their objects.
+"""The registry: finds plug-ins by kind and name, imports their objects when a name is requested, and lists them.
 
-Entry points are scanned at the first use, modules are imported when a name is requested, and `plugins()` reports the plug-ins that fail.
+Entry points are scanned at the first use, and again when a name is unknown or `sys.path` is another. The environment variable
+`COMPOSABLE_ENERGY_PLUGINS` selects distributions. Unset: all. A comma-separated list: these and composable-energy itself. Empty:
+composable-energy alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.notes import add_note
 from composable_energy.printable import describe_error
-from composable_energy.registry.contract import check_entry, plugin_error
-from composable_energy.registry.discovery import scan
-from composable_energy.registry.kinds import KINDS, Kind, group_of, import_object
-from composable_energy.registry.records import FIRST_PARTY, Entry, Fault, PluginRecord, State, canonical
-from composable_energy.suggestions import listed, nearest
+from composable_energy.registry.build import build
+from composable_energy.registry.contract import KINDS, Kind, check_built, check_entry, group_of, import_object, plugin_error
+from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
+from composable_energy.suggestions import listed, nearest, nearest_names
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 
-
-@dataclass
-class _Group:
-    """The entries of one group, and those that the environment variable excludes or whose extra is not installed."""
-
-    entries: list[Entry]
-    left_out: list[Entry]
+registered: dict[tuple[str, str], Any] = {}
+"""The objects of `register`, by kind and name."""
 
 
-@dataclass
-class Registry:
-    """Entry points by kind and name, and the objects that were loaded from them.
+def get(kind: str, name: str, /, **options: Any) -> Any:
+    """Returns a plug-in by name: `get("energy", "faces/male")`, `get("encoder", "comet", weights="sprites")`, `get("sampler", "hmc")`.
 
-    The environment variable `COMPOSABLE_ENERGY_PLUGINS` selects distributions; it is read at the first use and after `refresh()`. Unset:
-    all. A comma-separated list: these and composable-energy itself. Empty: composable-energy alone.
+    What it builds belongs to the caller: changes to it affect no other object. Members of one family of energies have equal bases, also
+    from separate calls, so that an expression counts the base once.
 
-    Attributes:
-        registered: The objects of `register`, by kind and name.
-        families: The instances of families of energies, by entry and options; `composable_energy.catalog` fills it.
+    Args:
+        kind: Such as `energy`, `sampler`, `recipe`.
+        name: Of an entry, `objects`; of a member of a family, `faces/male`; with a distribution in front, `acme-worlds:objects`.
+        **options: What the entry takes; those of a family are plain data.
+
+    Returns:
+        A class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry
+        makes with the options.
+
+    Raises:
+        OptionError: No package declares the kind, or the entry does not take an option.
+        PluginNotFound: No plug-in offers the name.
+        ExtraNotInstalled: The name comes with an extra that is not installed.
+        PluginConflictError: Several do, and the library does not.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
     """
+    rule = kind_of(kind)
+    if rule.get:
+        return import_object(rule.get)(name, **options)
+    entry = find(kind, name)
+    obj = load(kind, entry)
+    if rule.entry == "builder":
+        return check_built(rule, entry, build(entry, obj, options))
+    if options:
+        raise OptionError(f"The {kind} {name!r} is a {rule.entry}, which takes no options here; got {', '.join(options)}.")
+    return obj
 
-    registered: dict[tuple[str, str], Any] = field(default_factory=dict)
-    _groups: dict[str, _Group] = field(default_factory=dict)
-    _faults: dict[str, Fault] = field(default_factory=dict)
-    _loaded: dict[Entry, Any] = field(default_factory=dict)
-    _failed: dict[Entry, PluginLoadError] = field(default_factory=dict)
-    families: dict[tuple[Entry, str], Any] = field(default_factory=dict)
-    _warned: bool = False
 
-    def refresh(self) -> None:
-        """Forgets what was found, loaded and built, but not what was registered."""
-        self.families.clear()
-        self._groups, self._faults, self._loaded, self._failed, self._warned = {}, {}, {}, {}, False
+def get_factory(kind: str, name: str, /) -> Any:
+    """Returns the class or function behind an entry, without calling it; the arguments and errors are those of `get`."""
+    kind_of(kind)
+    return load(kind, find(kind, name))
 
-    def entry(self, kind: str, name: str) -> Entry:
-        """Returns the entry that a name stands for: `name`, or `distribution:name`.
 
-        Raises:
-            PluginNotFound: No entry has the name.
-            ExtraNotInstalled: An entry has the name, and the extra that installs its module is missing.
-            PluginConflictError: Several distributions offer different things under it.
-        """
-        if not isinstance(name, str):
-            raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
-        if (kind, name) in self.registered:
-            return Entry(group_of(kind), name, _value_of(self.registered[kind, name]))
-        distribution, colon, bare = name.rpartition(":")
-        group = self._group(kind)
-        found = [e for e in group.entries if e.name == bare and (not colon or e.distribution == canonical(distribution))]
-        if len({e.value for e in found}) > 1:
-            forms = " or ".join(repr(e.qualified) for e in found)
-            raise PluginConflictError(f"The {kind} {bare!r} is offered by several distributions; ask for {forms}.")
-        if not found:
-            raise self._not_found(kind, name, group)
-        return found[0]
+def names(kind: str) -> list[str]:
+    """Returns the names of a kind of plug-in, sorted; those in conflict with their distributions. Nothing is imported.
 
-    def load(self, kind: str, entry: Entry) -> Any:
-        """Returns the object of an entry, imported at the first call and checked.
+    Raises:
+        OptionError: No package declares the kind.
+    """
+    kind_of(kind)
+    return sorted(r.qualified if r.state == "conflict" else r.name for r in records(kind) if r.state != "shadowed")
 
-        Raises:
-            PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
-        """
-        if entry.distribution is None:
-            return self.registered[kind, entry.name]
-        if entry in self._failed:
-            known = self._failed[entry]
-            raise PluginLoadError(str(known)) from known.__cause__
-        if entry not in self._loaded:
-            try:
-                self._loaded[entry] = self._import(kind, entry)
-            except PluginLoadError as error:
-                self._failed[entry] = error
-                raise
-        return self._loaded[entry]
 
-    def _import(self, kind: str, entry: Entry) -> Any:
-        rule = self.kind(kind)
+def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
+    """Returns one record for each entry point, by kind and then by name, those of this session first; nothing is imported.
+
+    Args:
+        load: Whether to import each and say in its `state` whether it works.
+        of: The distribution of those that are imported; None imports all.
+    """
+    rows = [row for kind in _kinds() for row in records(kind, load, of)]
+    unreadable = (entry for entries in _known()[0].values() for entry in entries if not entry.group)
+    return rows + list(dict.fromkeys(unreadable))
+
+
+def register(kind: str, name: str, obj: Any) -> contextlib.ExitStack:
+    """Registers an object under a name for this session; it takes precedence over entry points of that name.
+
+    Args:
+        kind: Such as `energy`, `sampler`, `recipe`; `kind` declares a kind.
+        name: The name, of a-z, 0-9, - and _.
+        obj: What an entry point may be; for an energy also `lambda: energy`.
+
+    Returns:
+        A context manager that restores the previous state on exit; without `with` the object stays.
+
+    Raises:
+        OptionError: The kind is unknown.
+        PluginLoadError: The object breaks the contract.
+    """
+    check_entry(kind_of(kind), PluginRecord(group_of(kind), name, getattr(obj, "__qualname__", repr(obj))), obj)
+    before = {key: known for key, known in registered.items() if key == (kind, name)}
+    registered[kind, name] = obj
+    registration = contextlib.ExitStack()
+    registration.callback(registered.update, before)
+    registration.callback(registered.pop, (kind, name), None)
+    return registration
+
+
+def kind_of(name: str) -> Kind:
+    """Returns a kind of plug-in by name.
+
+    Raises:
+        OptionError: No package declares it.
+        PluginLoadError: The class of the kind fails to load.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    known = _kinds()
+    if name not in known:
+        raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.{nearest(name, known)}")
+    return Kind("builder", (load("kind", find("kind", name)),))
+
+
+def find(kind: str, name: str) -> PluginRecord:
+    """Returns the entry that a name stands for: `name`, or `distribution:name`.
+
+    The library's own entry has its name, also where other packages offer it: installing a package changes no default.
+
+    Raises:
+        PluginNotFound: No entry has the name.
+        ExtraNotInstalled: An entry has the name, and the extra that installs its module is missing.
+        PluginConflictError: Several distributions offer different things under it, and the library does not.
+    """
+    if not isinstance(name, str):
+        raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
+    if (kind, name) in registered:
+        return _of_session(kind, name)
+    declared = _declared(kind, name)
+    if not declared:  # it may have been installed since the scan
+        _known()[0].clear()
+        declared = _declared(kind, name)
+    found = [entry for entry in declared if _selected(entry) and not entry.awaits_extra]
+    if found:
+        winner = _winner(found)
+        if winner is None:
+            forms = " or ".join(repr(entry.qualified) for entry in found)
+            raise PluginConflictError(f"The {kind} {name!r} is offered by several distributions; ask for {forms}.")
+        return winner
+    if declared and _selected(declared[0]):
+        needed = f"{declared[0].distribution}[{declared[0].extra}]"
+        raise ExtraNotInstalled(f"The {kind} {name!r} comes with an extra that is not installed: pip install '{needed}'.")
+    if declared:
+        raise PluginNotFound(f"The {kind} {name!r} is offered by {declared[0].distribution}, which {SWITCH} leaves out.")
+    known = names(kind)
+    raise PluginNotFound(f"No plug-in offers the {kind} {name!r}.{nearest(name, known) or listed(known)}")
+
+
+def load(kind: str, entry: PluginRecord) -> Any:
+    """Returns the object of an entry, imported at the first call and checked.
+
+    Raises:
+        PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
+    """
+    if entry.distribution is None:
+        return registered[kind, entry.name]
+    loaded = _known()[1]
+    if entry not in loaded:
         try:
-            obj = import_object(entry.value)
+            loaded[entry] = import_object(entry.value)
+            check_entry(kind_of(kind), entry, loaded[entry])
+        except PluginLoadError as error:
+            loaded[entry] = error
         except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
             add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
             raise
         except GeneratorExit:
             raise
         except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
-            raise plugin_error(entry, f"importing it raised {describe_error(error)}") from error
-        try:
-            check_entry(rule, entry, obj)
-        except (PluginLoadError, KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # such as a metaclass that raises
-            raise plugin_error(entry, f"checking it raised {describe_error(error)}") from error
-        return obj
-
-    def own(self, kind: str, name: str) -> str:
-        """Returns the form of a name that stands for the library's own plug-in, if there is one, also where others offer the name too."""
-        if (kind, name) not in self.registered:
-            for entry in self._group(kind).entries:
-                if entry.name == name and entry.distribution == FIRST_PARTY:
-                    return entry.qualified
-        return name
-
-    def distributions(self, kind: str) -> set[str]:
-        """Returns the names of the distributions that offer a kind, with those that the environment variable excludes."""
-        group = self._group(kind)
-        return {entry.distribution for entry in (*group.entries, *group.left_out) if entry.distribution}
-
-    def names(self, kind: str) -> list[str]:
-        """Returns the names of a kind, sorted; those in conflict with their distributions."""
-        rows = [r for r in self.records([kind]) if r.group and r.state != "shadowed"]
-        return sorted(r.qualified if r.state == "conflict" else r.name for r in rows)
-
-    def kind(self, name: str) -> Kind:
-        """Returns a kind of plug-in by name.
-
-        Raises:
-            OptionError: No package declares it.
-            PluginLoadError: The class of the kind fails to load.
-        """
-        if name in KINDS:
-            return KINDS[name]
-        known = self.kinds()
-        if name not in known:
-            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.{nearest(name, known)}")
-        required = self.load("kind", self.entry("kind", name))
-        return Kind("builder", (required,))
-
-    def kinds(self) -> tuple[str, ...]:
-        """Returns the names of all kinds: the library's own, then those that packages declare."""
-        return (*KINDS, *(name for name in self.names("kind") if name not in KINDS))
-
-    def records(self, kinds: Iterable[str] | None = None, *, load: bool = False, of: str | None = None) -> list[PluginRecord]:
-        """Returns one record for each entry, and one for each distribution whose metadata cannot be read.
-
-        Args:
-            kinds: The kinds; None for all.
-            load: Whether to import each.
-            of: The distribution of those that are imported; None imports all.
-        """
-        rows = [record for kind in (self.kinds() if kinds is None else kinds) for record in self._rows(kind, load, of)]
-        return rows + [PluginRecord("", "", "", f.distribution, f.version, "failed", f.error) for f in self._faults.values()]
-
-    def _rows(self, kind: str, load: bool, of: str | None) -> Iterator[PluginRecord]:
-        for (known, name), obj in self.registered.items():
-            if known == kind:
-                yield PluginRecord(group_of(kind), name, _value_of(obj), None, None, "ok")
-        entries = self._group(kind).entries
-        for i, entry in enumerate(entries):
-            if load and entry not in self._failed and of in (None, entry.distribution):
-                with contextlib.suppress(PluginLoadError):
-                    self.load(kind, entry)
-            others = [e for e in entries if e.name == entry.name and e.value != entry.value]
-            twin = next((e for e in entries[:i] if (e.name, e.value) == (entry.name, entry.value)), None)
-            state: State
-            if entry in self._failed:
-                state, error = "failed", str(self._failed[entry])
-            elif (kind, entry.name) in self.registered:
-                state, error = "shadowed", f"{entry.name!r} is registered in this session; ask for {entry.qualified!r}"
-            elif twin is not None:
-                state, error = "shadowed", f"the same as {twin.qualified!r}"
-            elif others:
-                state, error = "conflict", f"also offered by {', '.join(str(e.distribution) for e in others)}; ask for {entry.qualified!r}"
-            else:
-                state, error = ("ok" if entry in self._loaded else "not-loaded"), None
-            yield PluginRecord(entry.group, entry.name, entry.value, entry.distribution, entry.version, state, error)
-
-    def _group(self, kind: str) -> _Group:
-        if kind not in self._groups:
-            entries, faults, cause = scan(group_of(kind))
-            self._faults.update({fault.distribution: fault for fault in faults})
-            if cause is not None and not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"Some entry points cannot be read ({type(cause).__name__}: {cause}), so each distribution is read on its own; "
-                    "composable_energy.plugins() names the bad one.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-            switch = os.environ.get(SWITCH)
-            allowed = None if switch is None else {FIRST_PARTY, *(canonical(part.strip()) for part in switch.split(","))}
-            kept = [e for e in entries if (allowed is None or e.distribution in allowed) and not e.awaits_extra]
-            self._groups[kind] = _Group(kept, [e for e in entries if e not in kept])
-        return self._groups[kind]
-
-    def _not_found(self, kind: str, name: str, group: _Group) -> PluginNotFound | ExtraNotInstalled:
-        bare = name.rpartition(":")[2]
-        left_out = [e for e in group.left_out if e.name == bare]
-        if left_out and left_out[0].awaits_extra:
-            needed = f"{left_out[0].distribution}[{left_out[0].extra}]"
-            return ExtraNotInstalled(f"The {kind} {name!r} comes with an extra that is not installed: pip install '{needed}'.")
-        if left_out:
-            return PluginNotFound(f"The {kind} {name!r} is offered by {left_out[0].distribution}, which {SWITCH} leaves out.")
-        known = self.names(kind)
-        return PluginNotFound(f"No plug-in offers the {kind} {name!r}.{nearest(name, known) or listed(known)}")
+            loaded[entry] = plugin_error(entry, f"importing it raised {describe_error(error)}")
+            loaded[entry].__cause__ = error
+    found = loaded[entry]
+    if isinstance(found, PluginLoadError):
+        raise PluginLoadError(str(found)) from found.__cause__
+    return found
 
 
-def _value_of(obj: Any) -> str:
-    return f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
+def records(kind: str, load_all: bool = False, of: str | None = None) -> list[PluginRecord]:
+    """Returns the records of a kind, those of this session first; the arguments are those of `plugins`."""
+    entries = [e for e in _entries(kind) if e.group and _selected(e) and not e.awaits_extra]
+    for entry in entries:
+        if load_all and of in (None, entry.distribution):
+            with contextlib.suppress(PluginLoadError):
+                load(kind, entry)
+    session = [replace(_of_session(kind, name), state="ok") for known, name in registered if known == kind]
+    return session + [_with_state(kind, entry, [e for e in entries if e.name == entry.name]) for entry in entries]
+
+
+def distributions(kind: str) -> set[str]:
+    """Returns the names of the distributions that offer a kind, with those that the environment variable leaves out."""
+    return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
+
+
+def plugin_exports(module: str, kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns `__getattr__` and `__dir__` of a module with the plug-ins of a kind by the names of their classes or functions.
+
+    Listing them imports no plug-in, using one imports its package.
+
+    Args:
+        module: The module's `__name__`.
+        kind: The kind, such as `sampler`.
+    """
+
+    def offers() -> list[tuple[str, PluginRecord]]:
+        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in records(kind) if row.state != "shadowed"]
+        return [(attribute, row) for attribute, row in rows if attribute.isidentifier()]
+
+    def get_attribute(name: str) -> Any:
+        known = [] if name.startswith("__") else offers()
+        found = [row for attribute, row in known if attribute == name]
+        if not found:
+            words = {word: attribute for attribute, row in known for word in (attribute, row.name)}
+            close = dict.fromkeys(words[word] for word in nearest_names(name, words))
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(sorted({attribute for attribute, _ in known}))
+            raise AttributeError(f"No plug-in offers the {kind} {name!r} in {module}.{hint}")
+        winner = found[0] if found[0].distribution is None else _winner(found)
+        if winner is None:
+            forms = " or ".join(f"composable_energy.get({kind!r}, {row.qualified!r})" for row in found)
+            raise AttributeError(f"The {kind} {name!r} is offered by several plug-ins; write {forms}.")
+        return load(kind, find(kind, winner.qualified))
+
+    return get_attribute, lambda: sorted({attribute for attribute, _ in offers()})
+
+
+@lru_cache(maxsize=1)
+def _found_on(path: tuple[str, ...]) -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
+    return {}, {}
+
+
+def _known() -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
+    """Returns the entries by kind, and the objects or errors of those that were loaded; both are empty when `sys.path` has changed."""
+    return _found_on(tuple(sys.path))
+
+
+def _entries(kind: str) -> list[PluginRecord]:
+    entries = _known()[0]
+    if kind not in entries:
+        entries[kind] = scan(group_of(kind))
+    return entries[kind]
+
+
+def _declared(kind: str, name: str) -> list[PluginRecord]:
+    distribution, colon, bare = name.rpartition(":")
+    return [e for e in _entries(kind) if e.group and e.name == bare and (not colon or e.distribution == canonical(distribution))]
+
+
+def _kinds() -> tuple[str, ...]:
+    """Returns the names of all kinds: the library's own, then those that packages declare."""
+    return (*KINDS, *(name for name in names("kind") if name not in KINDS))
+
+
+def _selected(entry: PluginRecord) -> bool:
+    """Returns whether the environment variable leaves an entry in."""
+    switch = os.environ.get(SWITCH)
+    return switch is None or entry.distribution in (FIRST_PARTY, *(canonical(part.strip()) for part in switch.split(",")))
+
+
+def _winner(entries: Sequence[PluginRecord]) -> PluginRecord | None:
+    """Returns which of the entries of one name the name stands for; None if other packages than the library offer different things."""
+    own = [entry for entry in entries if entry.distribution == FIRST_PARTY]
+    return (own or entries)[0] if own or len({entry.value for entry in entries}) == 1 else None
+
+
+def _with_state(kind: str, entry: PluginRecord, same_name: list[PluginRecord]) -> PluginRecord:
+    loaded, winner, ask = _known()[1].get(entry), _winner(same_name), f"ask for {entry.qualified!r}"
+    if isinstance(loaded, PluginLoadError):
+        return replace(entry, state="failed", error=str(loaded))
+    if (kind, entry.name) in registered:
+        return replace(entry, state="shadowed", error=f"{entry.name!r} is registered in this session; {ask}")
+    if winner is None:
+        others = ", ".join(str(e.distribution) for e in same_name if e.value != entry.value)
+        return replace(entry, state="conflict", error=f"also offered by {others}; {ask}")
+    if winner is not entry:
+        return replace(entry, state="shadowed", error=f"{entry.name!r} is {winner.qualified!r}; {ask}")
+    return entry if loaded is None else replace(entry, state="ok")
+
+
+def _of_session(kind: str, name: str) -> PluginRecord:
+    obj = registered[kind, name]
+    value = f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
+    return PluginRecord(group_of(kind), name, value)

@@ -11,11 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError, PluginNotFound
-from composable_energy.registry.api import REGISTRY
 from composable_energy.registry.build import check_options
-from composable_energy.registry.contract import check_built, plugin_error
-from composable_energy.registry.kinds import KINDS
-from composable_energy.registry.records import Entry
+from composable_energy.registry.contract import KINDS, check_built, plugin_error
+from composable_energy.registry.entries import PluginRecord
+from composable_energy.registry.registry import distributions, find, load, names, records
 from composable_energy.suggestions import listed, nearest
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Located:
     """
 
     kind: str
-    entry: Entry
+    entry: PluginRecord
     location: str
 
     def load(self, **options: Any) -> Energy:
@@ -65,7 +64,7 @@ class Located:
 
         if not self.location:
             raise OptionError(f"{self.entry.name}: needs a location, as in {self.entry.name}:LOCATION.")
-        function = partial(REGISTRY.load(self.kind, self.entry), *arguments, self.location)
+        function = partial(load(self.kind, self.entry), *arguments, self.location)
         check_options(self.entry, function, options)
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
             return function(**options)
@@ -84,9 +83,9 @@ def find_loader(text: str) -> Located | None:
     if not colon:
         return None
     name = text.partition("/")[0]
-    if any(name == row.qualified for row in REGISTRY.records(["energy"])):
+    if any(name == row.qualified for row in records("energy")):
         return None
-    if distribution in REGISTRY.distributions("energy") - REGISTRY.distributions("loader") and not _offers("loader", distribution):
+    if distribution in distributions("energy") - distributions("loader") and not _offers("loader", distribution):
         return None
     return _find("loader", text)
 
@@ -98,22 +97,22 @@ def find_publisher(text: str) -> Located:
         PluginNotFound: No plug-in offers the scheme.
         PluginConflictError: Several do.
     """
-    return _find("publisher", text) or Located("publisher", REGISTRY.entry("publisher", _DEFAULT), text)
+    return _find("publisher", text) or Located("publisher", find("publisher", _DEFAULT), text)
 
 
 def _find(kind: str, text: str) -> Located | None:
     scheme, colon, location = text.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         return None
-    if scheme in REGISTRY.distributions(kind) and not _offers(kind, scheme) and ":" in location:
+    if scheme in distributions(kind) and not _offers(kind, scheme) and ":" in location:
         second, _, location = location.partition(":")
         scheme = f"{scheme}:{second}"
     try:
-        return Located(kind, REGISTRY.entry(kind, scheme), location)
+        return Located(kind, find(kind, scheme), location)
     except PluginNotFound as error:
-        known = REGISTRY.names(kind)
+        known = names(kind)
         raise PluginNotFound(f"{error}{listed(known) if nearest(scheme, known) else ''}") from error
 
 
 def _offers(kind: str, name: str) -> bool:
-    return any(name == row.name for row in REGISTRY.records([kind]))
+    return any(name == row.name for row in records(kind))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
 from composable_energy.noise import Noise
-from composable_energy.registry.api import REGISTRY, get, names
+from composable_energy.registry import get, names
+from composable_energy.registry.registry import registered
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
@@ -230,9 +231,9 @@ def _push(start: Tensor, gradient: Tensor | None, drift: float, keep: float) -> 
 def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noise: Noise, forced: str | None) -> Kernel | None:
     """Returns the kernel for a step; None for the reference."""
     step = _refusal(x, [some for some in (gradient, momentum) if some is not None], noise)
-    registered = tuple(factory for (kind, _), factory in REGISTRY.registered.items() if kind == "kernel")
+    session = tuple(factory for (kind, _), factory in registered.items() if kind == "kernel")
     refusals = []
-    for name, kernel, fault in _kernels(forced, registered):
+    for name, kernel, fault in _kernels(forced, session):
         reason = fault or step or kernel.refusal(x)
         if not reason:
             return kernel
@@ -257,7 +258,7 @@ def _refusal(x: Tensor, others: Sequence[Tensor], noise: Noise) -> str:
 
 
 @cache
-def _kernels(forced: str | None, registered: tuple[Any, ...]) -> list[tuple[str, Any, str]]:
+def _kernels(forced: str | None, session: tuple[Any, ...]) -> list[tuple[str, Any, str]]:
     """Returns the forced kernel, or all that can be loaded, each with the reason if it cannot run here.
 
     Kernels registered in this session are a key of the cache.

@@ -140,13 +140,13 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
         raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
     advice = found[0][1] if found else None
-    if advice is not None and advice.precedence and _sampler_class(advice.sampler, own=True).needs_values is True and not energy.has_value:
+    if advice is not None and advice.precedence and _sampler_class(advice.sampler).needs_values is True and not energy.has_value:
         advice = None  # it was made for energies with values
     if advice is not None:
         name, options = _weighing(energy, advice.sampler), {**advice.options, **options}
     else:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
-    sampler = _sampler_class(name, own=True)
+    sampler = _sampler_class(name)
     if advice is not None:  # it was tested on the energy itself, where its conditions were free
         bound = sampler.binds - energy.conditions
         if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
@@ -163,12 +163,12 @@ def _weighing(energy: Energy, name: str) -> str:
     return "feynman-kac" if weak and not has_rows(energy) else name
 
 
-def _sampler_class(name: str, *, own: bool = False) -> type[Sampler]:
-    """Returns a sampler by name; a default (`own`) is the library's, also where a package offers the same name."""
-    from composable_energy.registry import get_own, get_sampler, names  # late: the registry checks what it loads by the class Sampler
+def _sampler_class(name: str) -> type[Sampler]:
+    """Returns a sampler by name."""
+    from composable_energy.registry import get, names  # late: the registry checks what it loads by the class Sampler
 
     try:
-        return get_own("sampler", name) if own else get_sampler(name)
+        return get("sampler", name)
     except PluginNotFound as error:
         if names("sampler"):
             raise

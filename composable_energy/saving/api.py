@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.paths import expanded, is_directory, is_file
+from composable_energy.registry import get
 from composable_energy.registry.schemes import find_loader, find_publisher
 from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
@@ -53,10 +53,10 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        source: A folder that `save` wrote; a name for `get_energy`, such as `faces/male`; or `scheme:location`, such as
+        source: A folder that `save` wrote; the name of an installed energy, such as `faces/male`; or `scheme:location`, such as
             `hf:owner/name`, for the loader that a plug-in offers under the name of the scheme. A folder takes precedence. A `Path` and a
             single letter before the colon, a drive of Windows, are never a scheme.
-        **options: Options of `get_energy` for a name, of the loader for a location.
+        **options: Options of `get` for a name, of the loader for a location.
 
     Raises:
         FileFormatError: The files are missing, corrupt, truncated, do not belong together or have another format.
@@ -79,7 +79,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
     try:
-        return get_energy(source, **options)
+        return get("energy", source, **options)
     except PluginNotFound as error:
         where = f"no {files.CONFIG} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error

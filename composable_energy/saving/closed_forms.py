@@ -30,7 +30,7 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[
     if cls not in _CLASSES.values():
         raise ExpressionError(
             f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. Offer the energy as a plug-in that builds it, and "
-            "get it from `composable_energy.get_energy`."
+            "get it from `composable_energy.get`."
         )
     distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
     learnt = {path: parameter for path, parameter in parameters_in(distribution).items() if "." not in path}

@@ -16,7 +16,7 @@ from composable_energy.catalog import check_origin
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin
-from composable_energy.registry import get_own, own_name
+from composable_energy.registry import get
 from composable_energy.saving import closed_forms
 from composable_energy.supports import arguments_of, build_support
 
@@ -88,7 +88,7 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
         case _:
             raise ExpressionError(
                 f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
-                "modules that a plug-in built (`composable_energy.get_energy`, `get_encoder`)."
+                "modules that a plug-in built (`composable_energy.get`)."
             )
 
 
@@ -163,8 +163,8 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
     if max(numbers, default=1) > _MOST or math.prod(numbers) > _MOST_PRODUCT:
         raise ValueError(f"its recommended sampler has numbers above {_MOST:,}, or with a product above {_MOST_PRODUCT:,}")
     with contextlib.suppress(PluginNotFound, ExtraNotInstalled, PluginConflictError, PluginLoadError):
-        check_origin("sampler", Origin(own_name("sampler", recommended.sampler), options=recommended.options))
-        sampler = get_own("sampler", recommended.sampler)(**recommended.options)
+        check_origin("sampler", Origin(recommended.sampler, options=recommended.options))
+        sampler = get("sampler", recommended.sampler)(**recommended.options)
         if (sampler.total_steps or 0) > _MOST_STEPS:
             raise ValueError(f"its recommended sampler takes {sampler.total_steps:,} steps, and a file says at most {_MOST_STEPS:,}")
     return recommended

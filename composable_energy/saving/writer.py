@@ -16,7 +16,7 @@ from composable_energy.errors import ExpressionError, OptionError, PluginConflic
 from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
-from composable_energy.registry.records import Entry
+from composable_energy.registry import PluginRecord
 from composable_energy.saving.budget import check_size
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
@@ -205,12 +205,12 @@ def _named(kind: str) -> str:
     return (
         "Give it a name, also in the program that loads it, and use what the name stands for:\n"
         f"    composable_energy.register('{kind}', 'mine', lambda: {built})\n"
-        f"    {'network' if kind == 'encoder' else 'E'} = composable_energy.get_{kind}('mine')\n"
+        f"    {'network' if kind == 'encoder' else 'E'} = composable_energy.get('{kind}', 'mine')\n"
         "An entry point of a package does the first for all programs."
     )
 
 
-def _entry_by_class(energy: Energy) -> Entry:
+def _entry_by_class(energy: Energy) -> PluginRecord:
     entry = entry_of(type(energy))
     if entry is None:
         raise ExpressionError(

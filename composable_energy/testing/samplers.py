@@ -113,9 +113,9 @@ class _Subject:
         if isinstance(self.sampler, Sampler):
             return self.sampler
         if isinstance(self.sampler, str):
-            from composable_energy.registry import get_sampler
+            from composable_energy.registry import get
 
-            return get_sampler(self.sampler)()
+            return get("sampler", self.sampler)()
         return self.sampler()
 
 

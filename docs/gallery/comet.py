@@ -18,7 +18,7 @@ COLUMNS, GAP, ENLARGED = 10, 2, 4
 
 def pictures(seed):
     """Returns sprites of 16 pixels."""
-    scenes = ce.get_world("colored-sprites", size=32).draw(COLUMNS, seed=seed)
+    scenes = ce.get("world", "colored-sprites", size=32).draw(COLUMNS, seed=seed)
     return F.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)
 
 
@@ -68,4 +68,4 @@ def draw(titled, path):
 
 
 if __name__ == "__main__":
-    draw(rows(ce.get_encoder("comet", weights="sprites")), "comet.png")
+    draw(rows(ce.get("encoder", "comet", weights="sprites")), "comet.png")

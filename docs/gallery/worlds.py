@@ -35,7 +35,7 @@ def in_colors(masks):
 def rows():
     """Yields the name of each row with its pictures; masks have no name."""
     for name, options in WORLDS.items():
-        world = ce.get_world(name, size=SIZE, **options)
+        world = ce.get("world", name, size=SIZE, **options)
         scenes = world.draw(COLUMNS, seed=0, masks=True)
         yield name, scenes.images
         if name in MASKED:

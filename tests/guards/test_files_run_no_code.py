@@ -70,7 +70,7 @@ def script(path: Path) -> Path:
 
 def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     """Saves an energy over an encoder, with other options in the file than it was built with."""
-    prior = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("opens"), name="prior")
+    prior = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens"), name="prior")
     prior.save(target)
     edit(target, lambda config: config["references"][0].update({"entry": name, "options": options}))
     TOUCHED.clear()
@@ -173,12 +173,12 @@ def test_a_node_of_a_plug_in_takes_no_text_from_a_file(tmp_path):
 
 
 def test_what_no_reader_takes_is_not_written(tmp_path):
-    energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("opens", mode="w"), name="prior")
+    energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens", mode="w"), name="prior")
     with pytest.raises(ExpressionError, match=r"mode='w' .* no saved file may give.*register"):
         energy.save(tmp_path / "E")
     assert not (tmp_path / "E").exists()
     with ce.register("encoder", "mine", lambda: Opens(mode="w")):  # the way that the message gives
-        energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get_encoder("mine"), name="prior")
+        energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "mine"), name="prior")
         energy.save(tmp_path / "E")
         assert ce.load(tmp_path / "E").equals(energy)
 
@@ -187,7 +187,7 @@ def test_a_generator_is_read_only_with_trust(tmp_path, monkeypatch):
     path = script(tmp_path / "g.pt")
     with monkeypatch.context() as patch:
         patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
-        for read in (load_generator, lambda path: ce.get_encoder("generator", path=path)):
+        for read in (load_generator, lambda path: ce.get("encoder", "generator", path=path)):
             with pytest.raises(OptionError, match=r"can run any code.*trust=True.*load_state_dict"):
                 read(path)
     assert load_generator(path, trust=True)(torch.zeros(1, 2)).shape == (1, 2)

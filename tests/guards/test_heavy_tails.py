@@ -167,7 +167,7 @@ def test_a_score_with_a_heavy_tail_starts_from_a_proper_level():
 def test_a_step_that_is_too_long_for_the_last_level_warns():
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2e-4, event_shape=(2,))
     with pytest.warns(ce.SamplingWarning, match=r"acceptance: The corrector accepts .* of its steps at the last level"):
-        energy.sample((64, 2), sampler="annealed", corrector=ce.get_sampler("hmc")(step_size=0.5), seed=0)
+        energy.sample((64, 2), sampler="annealed", corrector=ce.get("sampler", "hmc")(step_size=0.5), seed=0)
 
 
 @pytest.mark.slow

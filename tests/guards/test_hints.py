@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy.catalog import members_of
 from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy_cli import main
 from tests.third_party import install
@@ -52,7 +54,7 @@ def test_a_sampler_by_another_class(name, right):
         getattr(ce.samplers, name)
 
 
-@pytest.mark.parametrize("get", [ce.load, ce.get_energy, ce.get_family])
+@pytest.mark.parametrize("get", [ce.load, partial(ce.get, "energy"), members_of])
 @pytest.mark.parametrize(
     ("name", "right"), [("ring", "plane/ring"), ("rings", "plane/ring"), ("smilling", "faces/smiling"), ("plan", "plane")]
 )
@@ -98,9 +100,7 @@ def test_an_option_by_another_name(option, right):
         NORMAL.sample((4, 2), sampler="langevin", **{option: 3})
 
 
-@pytest.mark.parametrize(
-    ("name", "right"), [("laod", "load"), ("get_sampelr", "get_sampler"), ("Disjuntion", "Disjunction"), ("any", "any_of")]
-)
+@pytest.mark.parametrize(("name", "right"), [("laod", "load"), ("regster", "register"), ("Disjuntion", "Disjunction"), ("any", "any_of")])
 def test_an_attribute_of_the_package(name, right):
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'. Did you mean .*'{right}'"):
         getattr(ce, name)

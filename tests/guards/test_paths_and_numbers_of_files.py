@@ -274,4 +274,4 @@ def test_a_name_in_a_recipe_is_a_text(tmp_path, name):
     with pytest.raises(ComposableEnergyError):
         open_recipe(path)
     with pytest.raises(OptionError, match="is a text"):
-        ce.get_sampler(3)  # pyright: ignore[reportArgumentType]
+        ce.get("sampler", 3)  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,6 @@ from torch.distributions import Normal
 
 import composable_energy
 from composable_energy.errors import ExpressionError
-from composable_energy.registry import refresh
 
 X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
 
@@ -39,16 +38,13 @@ def test_the_two_lines_of_the_message_work(tmp_path, kind):
         (energy if kind == "network" else energy & prior()).save(tmp_path / "E")
     register, get = lines(caught.value)
     names = {"composable_energy": composable_energy, "network": network}
-    try:
-        with eval(register, names):
-            exec(get, names)
-            (names["E"] & prior()).save(tmp_path / "E")
-        if kind != "function":
-            names["network"] = net(1)  # another program builds it with other weights
-        with eval(register, names):
-            torch.testing.assert_close(composable_energy.load(tmp_path / "E")(X), (energy & prior())(X))
-    finally:
-        refresh()
+    with eval(register, names):
+        exec(get, names)
+        (names["E"] & prior()).save(tmp_path / "E")
+    if kind != "function":
+        names["network"] = net(1)  # another program builds it with other weights
+    with eval(register, names):
+        torch.testing.assert_close(composable_energy.load(tmp_path / "E")(X), (energy & prior())(X))
 
 
 def test_the_two_lines_for_a_decoder_work(tmp_path):

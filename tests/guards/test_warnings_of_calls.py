@@ -80,7 +80,7 @@ def test_a_single_chain_is_judged_by_its_parts():
 @pytest.mark.parametrize(("chains", "steps"), [(1, 800), (8, 200), (64, 100)])
 def test_right_runs_seldom_warn(energy, chains, steps):
     """At most one of 25 runs, where the rate is below 1 %."""
-    sampler = ce.get_sampler("chees")()
+    sampler = ce.get("sampler", "chees")()
     size = 3 if energy is BOWL else 2
     found = [kinds(energy, (chains, size), sampler=sampler, steps=steps, seed=seed) for seed in range(100, 125)]
     assert sum(map(bool, found)) <= 1, found
@@ -89,7 +89,7 @@ def test_right_runs_seldom_warn(energy, chains, steps):
 @pytest.mark.full
 def test_a_trace_does_not_blame_chance_for_r_hat():
     """Eight chains of a Gaussian, worth over 400 draws."""
-    sampler, found = ce.get_sampler("chees")(), []
+    sampler, found = ce.get("sampler", "chees")(), []
     for seed in range(100, 120):
         _, trace = BOWL.sample((8, 3), sampler=sampler, seed=seed, trace=1, steps=150)
         found += [warning.kind for warning in trace.warnings() if warning.kind == "r_hat"]

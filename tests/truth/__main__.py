@@ -63,7 +63,7 @@ class Run:
 
 
 def _draw(case: Case, energy: ce.Energy, sampler: str | ce.samplers.Sampler, seed: int) -> Comparison:
-    draw = partial(energy.sample, sampler=ce.get_sampler(sampler) if isinstance(sampler, str) else sampler, allow_improper=True)
+    draw = partial(energy.sample, sampler=ce.get("sampler", sampler) if isinstance(sampler, str) else sampler, allow_improper=True)
     shape = (case.space.event,)
     if sampler not in _DEPENDENT:
         return compare_independent(case, draw((_DRAWS, *shape), seed=seed))

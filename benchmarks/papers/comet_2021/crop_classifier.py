@@ -48,7 +48,7 @@ class LabelledScenes:
 def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
     """Renders pictures of a world with masks and labels, or reads them; hidden objects have the label -1."""
     world, options, shrink = WORLDS[name]
-    scenes = render_to(data / f"{folder_of(name)}-labelled-{seed}-{n}", ce.get_world(world, **options), n, seed, masks=True)
+    scenes = render_to(data / f"{folder_of(name)}-labelled-{seed}-{n}", ce.get("world", world, **options), n, seed, masks=True)
     masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
     images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
     shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))

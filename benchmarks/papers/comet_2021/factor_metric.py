@@ -22,7 +22,7 @@ def measure_pictures() -> dict[str, Any]:
     """Renders rooms that differ in one factor; returns $G$ and `MCC, PCA 64` of codes with distances of pictures, in half a minute."""
     factors = torch.rand(PICTURES, 7, generator=torch.Generator().manual_seed(SEED)) * (1 - STEP) + STEP / 2
     moved = torch.stack([factors + sign * STEP / 2 * torch.eye(7)[k] for k in range(7) for sign in (1, -1)])
-    images = ce.get_world("room", size=32).render({"factors": moved.flatten(0, 1).numpy()}).images
+    images = ce.get("world", "room", size=32).render({"factors": moved.flatten(0, 1).numpy()}).images
     metric = change_metric(torch.from_numpy(images).float().div(255).view(7, 2, PICTURES, -1))
     lengths = metric.diag().sqrt()
     return {

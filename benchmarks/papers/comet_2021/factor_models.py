@@ -30,7 +30,7 @@ def create_comet(head: str, seed: int, components: int = COMPONENTS, latent: int
     """Returns an untrained COMET for global factors. The decoder of the quadratic energy needs coordinates of pixels."""
     torch.manual_seed(seed)
     places = {"coordinates": "absolute"} if head == "quadratic" else {}
-    return ce.get_encoder("comet-global", size=32, components=components, latent=latent, head=head, **places)
+    return ce.get("encoder", "comet-global", size=32, components=components, latent=latent, head=head, **places)
 
 
 def train_comet(

@@ -81,7 +81,7 @@ def train_detector(parts: Path, seconds: float, name: str = "detector", options:
     """
     path, detector = parts / f"{name}.pt", Detector()
     if not path.exists():
-        scenes = ce.get_world("objects", **{"size": 64, **options}).draw(8_000, seed=6)
+        scenes = ce.get("world", "objects", **{"size": 64, **options}).draw(8_000, seed=6)
         images = torch.from_numpy(scenes.images)
         places = torch.from_numpy(np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)).float().flatten(1)
         torch.manual_seed(0)
@@ -110,13 +110,13 @@ class Joined:
 
 def render_joined(count: int, data: Path) -> Joined:
     """Renders pairs of pictures of `count` objects, two or four, and all objects of each pair under the light of the first."""
-    world = ce.get_world("objects", size=64, count=(count, count), sizes=SMALL)
+    world = ce.get("world", "objects", size=64, count=(count, count), sizes=SMALL)
     drawn = render_to(data / f"{NUMBERS[count]}-small-64", world, PICTURES, 3)
     a, b = separate_pairs(drawn.labels, PAIRS).unbind(1)
     fields = ("present", "position", "size", "shape", "color")
     both = {name: np.concatenate([drawn.labels[name][a], drawn.labels[name][b]], 1) for name in fields}
     labels = {**both, "light": drawn.labels["light"][a], "floor": drawn.labels["floor"][a]}
-    rendered = ce.get_world("objects", size=64, count=(2 * count, 2 * count), sizes=SMALL).render(labels).images
+    rendered = ce.get("world", "objects", size=64, count=(2 * count, 2 * count), sizes=SMALL).render(labels).images
     x, y, rendered = (
         torch.from_numpy(np.array(some)).float() / 255 for some in (drawn.images[a.numpy()], drawn.images[b.numpy()], rendered)
     )

@@ -78,7 +78,7 @@ def relight(scenes: LabelledScenes) -> Tensor:
     world, options, _ = WORLDS[SCENES]
     labels = {name: np.array(value) for name, value in scenes.labels.items()}
     labels |= {name: np.roll(labels[name], -1, 0) for name in ("light", "floor")}
-    return torch.from_numpy(ce.get_world(world, **options).render(labels).images).float() / 255
+    return torch.from_numpy(ce.get("world", world, **options).render(labels).images).float() / 255
 
 
 def train_judge(parts: Path, data: Path, seconds: float) -> Judge:

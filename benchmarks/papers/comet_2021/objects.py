@@ -92,7 +92,7 @@ def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, di
     before, cost = train_plan(stage.after, seed, parts, data) if stage.after else (None, {"seconds_of_all": 0.0})
     images = render_objects(stage.world, TRAIN, "train", data).images
     torch.manual_seed(seed)
-    comet = ce.get_encoder("comet", **stage.options)
+    comet = ce.get("encoder", "comet", **stage.options)
     if before is not None:
         comet.encoder.load_state_dict(before.encoder.state_dict())
     comet.energy.set_image(images)

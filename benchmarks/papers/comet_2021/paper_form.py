@@ -46,7 +46,7 @@ def create_comet(seed: int) -> Comet:
     for name in ("steps", "batch_size", "rate", "reconstruction", "iterates", "truncate"):
         energy.pop(name)
     torch.manual_seed(seed)
-    return cast(Comet, ce.get_encoder(model.pop("encoder"), size=SIZE, head="conv", **model, **energy))
+    return cast(Comet, ce.get("encoder", model.pop("encoder"), size=SIZE, head="conv", **model, **energy))
 
 
 def train_paper(comet: Comet, scenes: tuple[Scenes, Scenes, Scenes], minutes: float, seed: int, folder: Path) -> list[dict[str, Any]]:

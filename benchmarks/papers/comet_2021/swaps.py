@@ -142,7 +142,7 @@ def render_pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
     if not path.exists():
         factors = data.train_factors[:PAIRS].numpy().copy()
         factors[np.arange(PAIRS), changed] = np.random.default_rng(4).uniform(0, 1, PAIRS)
-        np.save(path, ce.get_world("room", size=32).render({"factors": factors.astype("float32")}).images)
+        np.save(path, ce.get("world", "room", size=32).render({"factors": factors.astype("float32")}).images)
     return torch.stack([data.train[:PAIRS], torch.from_numpy(np.load(path)).float() / 255], 1), changed
 
 

@@ -78,7 +78,7 @@ def render_pairs(solids: LabelledScenes, toys: LabelledScenes, n: int) -> Pairs:
     a, b = separate_pairs(solids.labels, n, toys.labels).unbind(1)
     both = {name: np.concatenate([solids.labels[name][a], toys.labels[name][b]], 1) for name in FIELDS}
     count = both["present"].shape[1]
-    world = ce.get_world("objects", **WORLDS[BOTH][1] | {"count": (count, count)})
+    world = ce.get("world", "objects", **WORLDS[BOTH][1] | {"count": (count, count)})
     rendered = world.render({**both, **{name: solids.labels[name][a] for name in ("light", "floor")}}).images
     return Pairs(
         solids.images[a],

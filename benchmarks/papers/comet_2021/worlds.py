@@ -74,7 +74,7 @@ class Room:
 
 def render_room(data: Path = COMET.cache) -> Room:
     """Renders the room in two minutes of one core, or reads it: 8,000 pictures for training, 2,000 for tests, and the grid."""
-    world = ce.get_world("room", size=32)
+    world = ce.get("world", "room", size=32)
     parts = [render_to(data / f"room-{name}", world, n, SEEDS[name]) for name, n in (("train", 8000), ("test", 2000))]
     images = [torch.from_numpy(np.array(part.images)).float() / 255 for part in parts]
     factors = [torch.from_numpy(np.array(part.labels["factors"])) for part in parts]
@@ -97,7 +97,7 @@ def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.c
     """
     world, options, shrink = WORLDS[name]
     folder = data / f"{folder_of(name)}-{split}-{n}"
-    scenes = render_to(folder, ce.get_world(world, **options), n, SEEDS[split], masks=True)
+    scenes = render_to(folder, ce.get("world", world, **options), n, SEEDS[split], masks=True)
     masks = torch.from_numpy(np.array(scenes.masks)).long()
     return Scenes(average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink), majority_labels(masks, shrink))
 

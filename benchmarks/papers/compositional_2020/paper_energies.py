@@ -55,7 +55,7 @@ def network(concept: str) -> ce.Energy:
     """Returns the untrained network of a concept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ce.get_energy("igebm-dsprites", size=SIZE, channels=3, width=16, activation="swish", **CONCEPTS[concept])
+        return ce.get("energy", "igebm-dsprites", size=SIZE, channels=3, width=16, activation="swish", **CONCEPTS[concept])
 
 
 def load(folder: Path = WEIGHTS) -> dict[str, ce.Energy]:

@@ -127,7 +127,7 @@ def test_an_exchange_between_equal_pictures_changes_nothing(head):
     torch.manual_seed(6)
     owners = torch.tensor([0, 2])
     places = {"coordinates": "absolute"} if head == "quadratic" else {}
-    model, inner = ce.get_encoder("comet-global", size=16, components=3, latent=4, head=head, **places), Decomposition(iterations=2)
+    model, inner = ce.get("encoder", "comet-global", size=16, components=3, latent=4, head=head, **places), Decomposition(iterations=2)
     x, changed = torch.rand(4, 3, 16, 16).double(), {"changed": torch.tensor([0, 1])}
     model = model.double()  # single precision does not separate latents of an untrained model
     equal = Batch(x[[0, 0, 1, 1]], changed, Noise(0, range(4), 1))
@@ -172,7 +172,7 @@ def test_crops_of_both_sizes_are_classified(margin, size):
 
 
 def test_the_objects_of_separate_pairs_do_not_touch():
-    labels = ce.get_world("objects", size=64, count=(4, 4), sizes=(0.16, 0.18)).draw(60, seed=0).labels
+    labels = ce.get("world", "objects", size=64, count=(4, 4), sizes=(0.16, 0.18)).draw(60, seed=0).labels
     pairs = separate_pairs(labels, 10)
     assert len(pairs) > 3 and pairs.unique().numel() == pairs.numel()
     for a, b in pairs.tolist():
@@ -183,7 +183,7 @@ def test_the_objects_of_separate_pairs_do_not_touch():
 
 def test_objects_of_two_pictures_and_the_ground_of_the_first_are_joined():
     torch.manual_seed(0)
-    comet = ce.get_encoder("comet-window", size=16, window=8, seen=16, filters=16, encoder_filters=8).eval()
+    comet = ce.get("encoder", "comet-window", size=16, window=8, seen=16, filters=16, encoder_filters=8).eval()
     x, y = torch.rand(2, 2, 3, 16, 16)
     z = torch.cat([comet.encode(x), comet.encode(y)[:, 1:]], 1)
     torch.testing.assert_close(join_objects(comet, x, y), comet.decode(z))
@@ -195,7 +195,7 @@ def test_angles_between_directions():
 
 
 def test_only_light_and_floor_come_from_the_next_picture():
-    drawn = ce.get_world("objects", size=64, count=(3, 3), sizes=(0.16, 0.26)).draw(3, seed=0, masks=True)
+    drawn = ce.get("world", "objects", size=64, count=(3, 3), sizes=(0.16, 0.26)).draw(3, seed=0, masks=True)
     one_light = {name: np.array(value) for name, value in drawn.labels.items()}
     one_light |= {name: one_light[name][[1, 1, 1]] for name in ("light", "floor")}
     first, none = torch.from_numpy(drawn.images).float() / 255, torch.zeros(3, 3).long()
@@ -217,7 +217,9 @@ def test_a_stopped_training_of_the_papers_form_continues(tmp_path):
 
     def train(minutes):
         torch.manual_seed(4)
-        comet = ce.get_encoder("comet", size=16, components=2, latent=4, encoder_filters=8, filters=4, iterations=1, coordinates="absolute")
+        comet = ce.get(
+            "encoder", "comet", size=16, components=2, latent=4, encoder_filters=8, filters=4, iterations=1, coordinates="absolute"
+        )
         return comet, train_paper(comet, (scenes, scenes, scenes), minutes, 0, tmp_path)
 
     (_, first), (one, both) = train(1e-4), train(0.05)

@@ -22,7 +22,7 @@ SIZE = 64
 
 def labelled(shapes: tuple[str, ...], n: int, seed: int) -> LabelledScenes:
     """Returns pictures of two objects each."""
-    scenes = ce.get_world("objects", size=SIZE, count=(2, 2), sizes=(0.16, 0.26), shapes=shapes).draw(n, seed=seed, masks=True)
+    scenes = ce.get("world", "objects", size=SIZE, count=(2, 2), sizes=(0.16, 0.26), shapes=shapes).draw(n, seed=seed, masks=True)
     shape, color = (torch.from_numpy(scenes.labels[name]).long() for name in ("shape", "color"))
     assert scenes.masks is not None
     return LabelledScenes(torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long(), shape, color, scenes.labels)
@@ -100,7 +100,7 @@ def test_renders_of_a_pair_have_the_solids_of_one_picture_and_the_toys_of_the_ot
 def test_objects_of_two_models_share_the_ground_of_the_first():
     torch.manual_seed(0)
     options = {"size": 16, "window": 8, "seen": 16, "filters": 16, "encoder_filters": 8}
-    solids, toys = (ce.get_encoder("comet-window", **options).eval() for _ in range(2))
+    solids, toys = (ce.get("encoder", "comet-window", **options).eval() for _ in range(2))
     x, y = torch.rand(2, 2, 3, 16, 16)
     both = join_worlds(solids, toys, x, y)
     weights = torch.cat([solids.energy.decode_targets(solids.encode(x))[1], toys.energy.decode_targets(toys.encode(y)[:, 1:])[1]], 1)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy import __version__
 from composable_energy.printable import printable
-from composable_energy.registry import Command
-from composable_energy.registry.records import FIRST_PARTY
+from composable_energy.registry import FIRST_PARTY, Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output, kernel_state, try_plugins
 
@@ -93,7 +92,7 @@ def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str],
         one is no problem), and the problems of families.
     """
     from composable_energy.installed import describe_energies
-    from composable_energy.registry import get_kernel, plugins
+    from composable_energy.registry import get, plugins
 
     rows = plugins(load=True, of=FIRST_PARTY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, FIRST_PARTY) and row.state in _LOADABLE]
@@ -102,7 +101,7 @@ def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str],
     entries = describe_energies([row for row in own if row.state == "ok"])
     families = {entry.name: len(entry.members) for entry in entries if entry.members}
     kernels = {
-        row.qualified: kernel_state(get_kernel(row.qualified))
+        row.qualified: kernel_state(get("kernel", row.qualified))
         for row in own
         if row.group == "composable_energy.kernels" and row.state == "ok"
     }

@@ -135,10 +135,10 @@ class Names:
     """
 
     def __init__(self, family: str | None = None) -> None:
-        from composable_energy.registry import own_name, plugins
+        from composable_energy.registry import plugins
 
         self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
-        self.family = family or own_name("energy", DEFAULT_FAMILY)
+        self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
         self._default_error: ComposableEnergyError | None = None
         self.folder = None if family is None or family in self.entries else _folder(family)
@@ -206,8 +206,7 @@ class Names:
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
             from composable_energy.installed import describe_energies
-            from composable_energy.registry import plugins
-            from composable_energy.registry.records import FIRST_PARTY
+            from composable_energy.registry import FIRST_PARTY, plugins
 
             known += [f"{energy.name}/{member}" for energy in describe_energies(plugins(of=FIRST_PARTY)) for member in energy.members]
         if slash:
@@ -218,9 +217,9 @@ class Names:
 
 
 def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.catalog import get_family
+    from composable_energy.catalog import members_of
 
-    return get_family(family).members()
+    return members_of(family)
 
 
 def _folder(family: str) -> Path | None:
@@ -259,4 +258,4 @@ def _load(source: str | Path | Located) -> Energy:
 
     if isinstance(source, Located):
         return source.load()
-    return ce.get_energy(source) if isinstance(source, str) else ce.load(source)
+    return ce.get("energy", source) if isinstance(source, str) else ce.load(source)

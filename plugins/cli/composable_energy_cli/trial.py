@@ -98,9 +98,9 @@ def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
         pipe: The file descriptor to write to.
         entries: The kind and the qualified name of each.
     """
-    from composable_energy.catalog import get_family
+    from composable_energy.catalog import members_of
     from composable_energy.errors import PluginNotFound
-    from composable_energy.registry import get_factory, get_kernel
+    from composable_energy.registry import get, get_factory
 
     for kind, name in entries:
         answer = Trial()
@@ -108,9 +108,9 @@ def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
             get_factory(kind, name)
             if kind == "energy":
                 with contextlib.suppress(PluginNotFound):  # not a family
-                    answer = Trial(members=len(tuple(get_family(name).members())))
+                    answer = Trial(members=len(members_of(name)))
             elif kind == "kernel":
-                answer = Trial(kernel=kernel_state(get_kernel(name)))
+                answer = Trial(kernel=kernel_state(get("kernel", name)))
         except BaseException as error:
             answer = Trial(error=printable(error) if type(error).__module__ == "composable_energy.errors" else describe_error(error))
         os.write(pipe, f"{json.dumps(asdict(answer))}\n".encode())

@@ -69,10 +69,10 @@ def test_progress_shows_tuning_and_then_steps(capsys: pytest.CaptureFixture[str]
 
 
 def test_plugin_that_does_not_load_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def failing(name: str) -> ce.Energy:
+    def failing(kind: str, name: str) -> ce.Energy:
         raise PluginLoadError(f"{name} does not load")
 
-    monkeypatch.setattr(ce, "get_energy", failing)
+    monkeypatch.setattr(ce, "get", failing)
     assert run("sample", "toys/bright") == 2
     assert "toys/bright does not load" in capsys.readouterr().err
 

@@ -249,7 +249,7 @@ def test_values_of_options_are_numbers_words_or_truths():
 def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]):
     """With the energies that it was made of, too: they share their base and decoder."""
     for folder in ("saved", "with space"):
-        (ce.get_energy("toys/bright") & ~ce.get_energy("toys/left=dark")).save(folder)
+        (ce.get("energy", "toys/bright") & ~ce.get("energy", "toys/left=dark")).save(folder)
     for name in ("./saved", "saved", f"'{Path('with space').absolute()}'"):
         assert run("sample", f"{name} | toys/left=dark", "--steps", "1", "--json") == 0
         assert json.loads(capsys.readouterr().out)["expression"] == "bright & ~left=dark | left=dark"

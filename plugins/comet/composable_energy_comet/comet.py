@@ -37,7 +37,7 @@ class Comet(nn.Module):
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> comet = ce.get_encoder("comet", size=16, components=3)
+        >>> comet = ce.get("encoder", "comet", size=16, components=3)
         >>> parts = comet.decompose(torch.rand(2, 3, 16, 16))
         >>> len(parts), (parts[0] & parts[2])(torch.rand(2, 3, 16, 16)).shape
         (3, torch.Size([2]))

@@ -86,7 +86,7 @@ class CometRecipe(Recipe):
 
     def usage(self, folder: str | Path) -> str:
         name = self.settings["model"]["encoder"]
-        return f"To decompose pictures with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"
+        return f"To decompose pictures, in Python:\n  composable_energy.get('encoder', {name!r}, weights={str(folder)!r}).decompose(x)"
 
     @property
     def _stages(self) -> list[str]:
@@ -136,11 +136,11 @@ class CometRecipe(Recipe):
             options = {"size": size, "channels": channels, **model}
             encoder = options.pop("encoder")
             if "window" not in self.settings:
-                comet = cast(Comet, ce.get_encoder(encoder, head=name, **options, **energy))
+                comet = cast(Comet, ce.get("encoder", encoder, head=name, **options, **energy))
             elif name == "window":
-                comet = cast(Comet, ce.get_encoder(encoder, **options, **energy))
+                comet = cast(Comet, ce.get("encoder", encoder, **options, **energy))
             else:
-                find = cast(GlimpseEncoder, cast(Comet, ce.get_encoder(encoder, **options)).encoder).find
+                find = cast(GlimpseEncoder, cast(Comet, ce.get("encoder", encoder, **options)).encoder).find
                 small = QuadraticEnergy(energy["pixels"], channels, find.latent, filters=energy["filters"])
                 comet = Comet(find, small)
         some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _MEDIAN_OF)).long()

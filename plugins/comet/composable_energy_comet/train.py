@@ -43,7 +43,7 @@ def pictures(n: int, seed: int) -> Pictures:
         n: Number of pictures.
         seed: Seed of the world.
     """
-    rendered = torch.from_numpy(ce.get_world("colored-sprites", size=RENDERED).draw(n, seed=seed).images)
+    rendered = torch.from_numpy(ce.get("world", "colored-sprites", size=RENDERED).draw(n, seed=seed).images)
     small = F.avg_pool2d(rendered.float(), RENDERED // SIZE).round().byte()
     return Pictures(small.numpy(), {}, "colored sprites")
 
@@ -58,7 +58,7 @@ def object_pictures(n: int, seed: int) -> Pictures:
     Raises:
         PluginNotFound: The worlds of the extra `worlds` are not installed.
     """
-    return Pictures(ce.get_world("objects", **OBJECTS).draw(n, seed=seed).images, {}, "objects")
+    return Pictures(ce.get("world", "objects", **OBJECTS).draw(n, seed=seed).images, {}, "objects")
 
 
 def _recipe(model: str, steps: int | None) -> CometRecipe:

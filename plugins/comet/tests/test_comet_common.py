@@ -31,7 +31,7 @@ class Drawn(Comet):
     def __init__(self, z: torch.Tensor) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            encoder = ce.get_encoder("comet-window", size=SIZE, latent=LATENT, window=8, seen=16, encoder_filters=4, filters=8).encoder
+            encoder = ce.get("encoder", "comet-window", size=SIZE, latent=LATENT, window=8, seen=16, encoder_filters=4, filters=8).encoder
             super().__init__(encoder, WindowEnergy(SIZE, latent=LATENT, window=8, filters=8))
         for parameter in self.energy.paint.parameters():
             nn.init.zeros_(parameter)  # all windows have the same weights, so objects have equal shares
@@ -102,7 +102,7 @@ def test_objects_that_agree_in_nothing_are_refused(comet):
     with pytest.raises(OptionError, match=r"agree in no direction by more than 0\.9, at most by 0\.6"):
         fit_common(comet, pictures(0, MANY), 0.9)
     with pytest.raises(OptionError, match="no objects on a ground: train a `comet-window`"):
-        fit_common(ce.get_encoder("comet", size=SIZE), torch.rand(4, 3, SIZE, SIZE))
+        fit_common(ce.get("encoder", "comet", size=SIZE), torch.rand(4, 3, SIZE, SIZE))
 
 
 MOVED, NARROWED = torch.tensor([0.0, 6.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.5, 0.7, 1.0])
@@ -157,7 +157,10 @@ def test_pictures_of_one_style_are_refused(comet):
 @pytest.mark.full
 def test_the_light_of_the_shipped_solids_is_what_they_have_in_common():
     """With the code of the others, solids are more like renders under their light than with the ground of the others alone."""
-    world, model = ce.get_world("objects", size=64, count=(3, 3), sizes=(0.16, 0.26)), ce.get_encoder("comet-window", weights="objects")
+    world, model = (
+        ce.get("world", "objects", size=64, count=(3, 3), sizes=(0.16, 0.26)),
+        ce.get("encoder", "comet-window", weights="objects"),
+    )
     assert isinstance(model, Comet)
     drawn = world.draw(120, seed=5)
     labels = {name: np.array(value)[:20] for name, value in drawn.labels.items()}

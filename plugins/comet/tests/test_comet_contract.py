@@ -23,7 +23,7 @@ def made(name="comet", head="conv", **options):
         torch.manual_seed(0)
         form = {"window": 8, "encoder_filters": 8, "seen": SIZE} if head == "window" else {"head": head}
         options = {"size": SIZE, "components": 3, "latent": 4, "filters": 8, **form, **options}
-        return ce.get_encoder(name, **options).eval().requires_grad_(False)
+        return ce.get("encoder", name, **options).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ OTHERS |= {"coordinates": "absolute", "start": "uniform", "iterations": 2}
 def test_a_saved_model_is_the_same(name, options, x, tmp_path):
     comet = made(name, **options)
     save_comet(comet, tmp_path)
-    again = ce.get_encoder(name, weights=str(tmp_path))
+    again = ce.get("encoder", name, weights=str(tmp_path))
     assert again.encoder.config() == comet.encoder.config() and again.energy.config() == comet.energy.config()
     assert torch.equal(again.encode(x), comet.encode(x))
     assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
@@ -277,7 +277,7 @@ def test_the_model_of_the_package_has_digests():
 
 
 def test_the_energies_are_offered_by_name():
-    assert isinstance(ce.get_energy("comet-conv", filters=4), ConvEnergy)
-    assert isinstance(ce.get_energy("comet-quadratic", filters=4), QuadraticEnergy)
-    assert isinstance(ce.get_energy("comet-window", filters=16), WindowEnergy)
-    assert ce.get_sampler("inner-descent").__name__ == "InnerDescent"
+    assert isinstance(ce.get("energy", "comet-conv", filters=4), ConvEnergy)
+    assert isinstance(ce.get("energy", "comet-quadratic", filters=4), QuadraticEnergy)
+    assert isinstance(ce.get("energy", "comet-window", filters=16), WindowEnergy)
+    assert ce.get("sampler", "inner-descent").__name__ == "InnerDescent"

@@ -15,7 +15,7 @@ SIZE = 16
 def made(**options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ce.get_encoder("comet", **{"size": SIZE, "components": 3, "filters": 8, **options}).eval().requires_grad_(False)
+        return ce.get("encoder", "comet", **{"size": SIZE, "components": 3, "filters": 8, **options}).eval().requires_grad_(False)
 
 
 def halves():

@@ -21,7 +21,7 @@ def model(**options):
     options |= {"step": 1e4} if options.get("head", "conv") == "conv" else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        comet = ce.get_encoder("comet", size=SIZE, components=2, latent=3, filters=4, encoder_filters=4, **options).double()
+        comet = ce.get("encoder", "comet", size=SIZE, components=2, latent=3, filters=4, encoder_filters=4, **options).double()
         for name, weight in comet.energy.named_parameters():
             if name.endswith("second.weight"):
                 torch.nn.init.normal_(weight, 0, 0.1)

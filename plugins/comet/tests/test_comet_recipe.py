@@ -42,7 +42,7 @@ def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
 
 @pytest.mark.slow
 def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
-    few = Pictures(ce.get_world("colored-sprites", size=32).draw(12, seed=5).images, {}, "sprites")
+    few = Pictures(ce.get("world", "colored-sprites", size=32).draw(12, seed=5).images, {}, "sprites")
     small = {"model.components": 3, "model.window": 8, "window.filters": 16, "quadratic.filters": 4, "quadratic.batch_size": 4}
     steps = {"quadratic.steps": 3, "window.steps": 3, "window.batch_size": 4, "window.rate": 1e-12, "data.size": 32}
     recipe = open_recipe("comet-window").with_changes(small | steps)
@@ -106,7 +106,7 @@ def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     options = [f"{key}={value}" for key, value in SMALL.items()]
     command(["train", "--data", str(tmp_path / "images.npy"), "--recipe", "comet", "--out", str(tmp_path / "run"), *_settings(options)])
     assert load_comet(tmp_path / "run" / "comet").components == 2
-    assert "To decompose pictures with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
+    assert "To decompose pictures, in Python:\n  composable_energy.get('encoder', 'comet', weights=" in capsys.readouterr().out
 
 
 def test_nothing_to_train_is_named(few, tmp_path):
@@ -131,9 +131,9 @@ def test_what_the_shipped_model_finds():
     """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
     from composable_energy_comet.metrics import adjusted_rand_index
 
-    scenes = ce.get_world("colored-sprites", size=32).draw(48, seed=9, masks=True)
+    scenes = ce.get("world", "colored-sprites", size=32).draw(48, seed=9, masks=True)
     x = torch.nn.functional.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)
-    comet = ce.get_encoder("comet", weights="sprites")
+    comet = ce.get("encoder", "comet", weights="sprites")
     labels = comet.masks(x).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert float(adjusted_rand_index(torch.from_numpy(scenes.masks).long(), labels, foreground=True).mean()) > 0.85
 
@@ -142,9 +142,9 @@ def test_what_the_shipped_model_of_objects_finds():
     """Masks, reconstructions and the ground of the model of solids, on pictures that nothing was trained or chosen on."""
     from composable_energy_comet.metrics import adjusted_rand_index
 
-    scenes = ce.get_world("objects", **OBJECTS).draw(32, seed=9, masks=True)
+    scenes = ce.get("world", "objects", **OBJECTS).draw(32, seed=9, masks=True)
     x, truth = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long()
-    comet = ce.get_encoder("comet-window", weights="objects")
+    comet = ce.get("encoder", "comet-window", weights="objects")
     z = comet.encode(x)
     assert float(adjusted_rand_index(truth, comet.masks(x), foreground=True).nanmean()) > 0.9
     assert float((comet.decode(z) - x).square().mean()) < 1e-3

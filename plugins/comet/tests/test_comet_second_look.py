@@ -16,7 +16,7 @@ def made_comet(**options):
     small = {"components": 3, "latent": LATENT, "window": WINDOW, "filters": 16, "encoder_filters": 8, "seen": 16}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ce.get_encoder("comet-window", size=SIZE, **small, **options).eval()
+        return ce.get("encoder", "comet-window", size=SIZE, **small, **options).eval()
 
 
 def test_decomposed_pictures_have_the_further_windows():

@@ -163,9 +163,9 @@ def test_an_energy_of_fewer_pixels_is_compared_with_averages():
 @pytest.mark.parametrize(("options", "words"), [({"window": 12}, "window must be 8, 16, 32, ..., got 12"), ({"window": 64}, "at most")])
 def test_windows_that_do_not_fit_are_refused(options, words):
     with pytest.raises(OptionError, match=words):
-        ce.get_encoder("comet-window", size=SIZE, **options)
+        ce.get("encoder", "comet-window", size=SIZE, **options)
     with pytest.raises(OptionError, match="components must be a whole number of at least 2, got 1"):
-        ce.get_encoder("comet-window", size=SIZE, components=1)
+        ce.get("encoder", "comet-window", size=SIZE, components=1)
 
 
 def test_what_the_ground_explains_can_be_left_to_it():
@@ -177,4 +177,4 @@ def test_what_the_ground_explains_can_be_left_to_it():
     torch.testing.assert_close(covered.value, plain.value + 0.5 * share)
     torch.testing.assert_close(covered.scalars["error"], plain.value)
     with pytest.raises(OptionError, match="cover needs an energy with targets"):
-        Decomposition(cover=0.5).loss(ce.get_encoder("comet", size=SIZE), batch)
+        Decomposition(cover=0.5).loss(ce.get("encoder", "comet", size=SIZE), batch)

@@ -21,7 +21,7 @@ ari, kmeans, quadrants, territory = (
 
 @pytest.fixture(scope="module")
 def scenes():
-    return ce.get_world("colored-sprites").draw(6, seed=0, masks=True)
+    return ce.get("world", "colored-sprites").draw(6, seed=0, masks=True)
 
 
 class TestColors:

@@ -115,9 +115,9 @@ class Denoiser(nn.Module):
 
 def test_an_energy_is_rebuilt_and_saved_with_its_schedule(tmp_path):
     with ce.register("encoder", "test-denoiser", Denoiser):
-        net = ce.get_encoder("test-denoiser")
+        net = ce.get("encoder", "test-denoiser")
         schedule = {"name": "vp", "beta_min": 0.2, "beta_max": 10}
-        E = ce.get_energy("diffusion", model=net, schedule=schedule, parametrisation="v", event_shape=(2,))
+        E = ce.get("energy", "diffusion", model=net, schedule=schedule, parametrisation="v", event_shape=(2,))
         assert E.rebuild(parametrisation="x0").parametrisation == "x0"
         E.save(tmp_path / "E")
         loaded = ce.load(tmp_path / "E")

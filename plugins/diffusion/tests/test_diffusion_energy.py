@@ -80,7 +80,9 @@ class Concepts(nn.Module):
 
 def concepts() -> tuple[Concepts, DiffusionEnergy]:
     net = Concepts()
-    return net, ce.get_energy("diffusion", model=net, schedule="ve", parametrisation="x0", unconditional={"y": 3}, event_shape=(2,)).eval()
+    return net, ce.get(
+        "energy", "diffusion", model=net, schedule="ve", parametrisation="x0", unconditional={"y": 3}, event_shape=(2,)
+    ).eval()
 
 
 def points(n: int = 7) -> Tensor:

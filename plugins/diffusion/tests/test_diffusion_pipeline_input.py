@@ -169,4 +169,4 @@ def test_without_diffusers_the_extra_is_named(monkeypatch, tmp_path):
     with pytest.raises(ExtraNotInstalled, match=r"composable-energy\[diffusers\]"):
         load_pipeline(str(tmp_path))
     with pytest.raises(ExtraNotInstalled, match=r"composable-energy\[diffusers\]"):
-        ce.get_energy("diffusers", location=str(tmp_path))
+        ce.get("energy", "diffusers", location=str(tmp_path))

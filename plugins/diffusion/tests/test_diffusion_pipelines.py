@@ -140,7 +140,7 @@ def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
     check_gradients(energy, pipeline, lambda x, t: call(x, t, 1), **energy.encode("a dog"))
     check_gradients(energy, pipeline, lambda x, t: call(x, t, 0))  # zeros stand for no prompt
     with ce.register("energy", "xl", lambda: load_pipeline(str(folder / "xl"))):
-        named: Any = ce.get_energy("xl")
+        named: Any = ce.get("energy", "xl")
         (named.concept("a dog") & named.concept("a cat")).save(folder / "saved")
         assert ce.load(folder / "saved").equals(named.concept("a dog") & named.concept("a cat"))
 
@@ -290,7 +290,7 @@ def test_expressions_are_copied_and_saved(text, classes, tmp_path):
         with pytest.raises(ce.errors.ExpressionError, match=r"location=.* no saved file may give"):
             express(energy).save(tmp_path / energy.name)
         with ce.register("energy", "pipe", lambda energy=energy: PipelineEnergy(**energy.config())):
-            expression = express(ce.get_energy("pipe"))
+            expression = express(ce.get("energy", "pipe"))
             expression.save(tmp_path / energy.name)
             again = ce.load(tmp_path / energy.name)
         x = points(energy)

@@ -17,7 +17,7 @@ def denoise(x, t):
 
 def measured(deviation: float) -> ce.Energy:
     schedule = {"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}
-    data = ce.get_energy("diffusion", model=denoise, schedule=schedule, parametrisation="x0", event_shape=(SIZE,))
+    data = ce.get("energy", "diffusion", model=denoise, schedule=schedule, parametrisation="x0", event_shape=(SIZE,))
     half = ce.as_energy(lambda x: (x[:, : SIZE // 2] - 2).square().sum(1) / (2 * deviation**2), event_shape=(SIZE,))
     return data & half
 

@@ -26,7 +26,7 @@ class Faces(ce.EnergyFamily):
 
     Example:
         >>> import composable_energy as ce
-        >>> images = (ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling")).sample(16, seed=0)
+        >>> images = (ce.get("energy", "faces/male") & ~ce.get("energy", "faces/smiling")).sample(16, seed=0)
     """
 
     comes_trained = True

@@ -51,7 +51,7 @@ class GeneratedFaces(ce.EnergyFamily):
 
     Example:
         >>> import composable_energy as ce
-        >>> ce.get_energy("generated-faces").sample(2, seed=0).shape
+        >>> ce.get("energy", "generated-faces").sample(2, seed=0).shape
         torch.Size([2, 3, 64, 64])
     """
 

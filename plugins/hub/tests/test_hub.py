@@ -251,7 +251,7 @@ def test_the_card_says_what_the_energy_is(hub, push):
 
 def test_the_card_shows_conditions_supports_and_missing_bounds(hub, push):
     with ce.register("energy", "shifted", Shifted):
-        push(ce.get_energy("shifted"), "owner/label")
+        push(ce.get("energy", "shifted"), "owner/label")
     push(-1.0 * gaussian(0.0), "owner/hill")
     push(ce.as_energy(torch.distributions.Gamma(torch.ones(2), 1.0)), "owner/gamma")
     label, hill, gamma = (card_of(hub, f"owner/{name}").text for name in ("label", "hill", "gamma"))

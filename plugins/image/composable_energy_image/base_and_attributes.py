@@ -76,7 +76,7 @@ class BaseAndAttributes(Recipe):
             channels, size, _ = pictures.event_shape
             options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
             options |= {name: model[name] for name in ("sigma_min", "sigma_max")}
-            base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(pipeline.device)
+            base = cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options)).to(pipeline.device)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy, Recommendation
-from composable_energy.catalog import get_energy
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
 from composable_energy.paths import expanded
-from composable_energy.registry import get_factory
+from composable_energy.registry import get, get_factory
 from composable_energy.registry.build import stored_options
 from composable_energy.saving import save
 from composable_energy.suggestions import listed, nearest
@@ -72,7 +71,7 @@ class EnergyRecipe(Recipe):
     |---|---|
     | `[data]` | `open_pictures` |
     | `[preparation]` | `Preparation` |
-    | `[model]` | `get_energy`: a `name` and its options |
+    | `[model]` | `get`: a `name` and its options |
     | `[objective]` | an objective by `name`, such as `"contrastive-divergence"` |
     | `[chains]` | its negative samples: the `steps` for each training step, a `sampler` by name and its options |
     | `[augmentation]` | `Augmentation` of chains of the buffer; optional |
@@ -141,7 +140,7 @@ class EnergyRecipe(Recipe):
         table = self._table("model")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._table("training").get("seed", 0))
-            energy = _call("model", partial(get_energy, table.pop("name", "")), table)
+            energy = _call("model", partial(get, "energy", table.pop("name", "")), table)
         if "sampling" in self.settings:
             energy.recommended = Recommendation(*sampler_options(self._table("sampling")))
         return energy

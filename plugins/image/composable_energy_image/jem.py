@@ -36,7 +36,7 @@ class JEM(ce.Energy):
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> jem = ce.get_energy("jem", size=8, labels=3, depth=10, width=1).eval()
+        >>> jem = ce.get("energy", "jem", size=8, labels=3, depth=10, width=1).eval()
         >>> (jem.of(0) | ~jem.of(0)).evidence(torch.rand(2, 3, 8, 8)).abs() < 1e-6
         tensor([True, True])
     """

@@ -158,7 +158,7 @@ class AttributePipeline:
         objective = AttributeHeads if joint is None else JointHeads
         with self.seeded("heads"):
             options = {"code": codes.shape[1], "width": width, "blocks": model["heads_blocks"]}
-            heads = ce.get_encoder("code-heads", outputs=outputs, sigma_min=energy.sigma_min, **options)
+            heads = ce.get("encoder", "code-heads", outputs=outputs, sigma_min=energy.sigma_min, **options)
         known = torch.stack([some.known for some in labels.values()]).any(0)
         times = len(codes) // len(known)
         values = {name: some.values[known].repeat(times) for name, some in labels.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any, Optional
 
-from composable_energy import get_sampler
+from composable_energy import get
 from composable_energy.errors import OptionError
 from composable_energy_training.setting_types import get_parameters
 
@@ -18,7 +18,7 @@ def setting(name: str, annotation: Any) -> Parameter:
 
 def sampler_parameters(name: str) -> dict[str, Parameter]:
     """Returns the options of a sampler, each optional; for Langevin also the step and the noise of papers."""
-    options = get_parameters(get_sampler(name))
+    options = get_parameters(get("sampler", name))
     papers = {"step": float, "noise": float} if {"step_size", "temperature"} <= options.keys() else {}
     types = {**papers, **{key: option.annotation for key, option in options.items()}}
     return {"sampler": setting("sampler", str), **{key: setting(key, Optional[kind]) for key, kind in types.items()}}  # noqa: UP045

@@ -64,9 +64,9 @@ class _Subject:
 
     @cached_property
     def world(self) -> World:
-        from composable_energy.registry import get_world
+        from composable_energy.registry import get
 
-        return build_subject(self.source, World, get_world)
+        return build_subject(self.source, World, partial(get, "world"))
 
     @cached_property
     def scenes(self) -> Scenes:

@@ -35,7 +35,7 @@ def test_pictures_labels_and_masks_are_in_the_folder(capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out
     assert told.startswith("out/tetris: 20 pictures of tetris, 3 x 28 x 28, with masks, in ")
     assert "labels: shape, color, cell" in told
-    scenes, drawn = open_scenes(Path("out/tetris")), ce.get_world("tetris", size=28).draw(20, seed=4, masks=True)
+    scenes, drawn = open_scenes(Path("out/tetris")), ce.get("world", "tetris", size=28).draw(20, seed=4, masks=True)
     np.testing.assert_array_equal(scenes.images, drawn.images)
     np.testing.assert_array_equal(scenes.masks, drawn.masks)
     np.testing.assert_array_equal(scenes.labels["cell"], drawn.labels["cell"])
@@ -51,13 +51,13 @@ def tiles(path: Path, wide: int, high: int) -> np.ndarray:
 
 def test_the_sheet_shows_the_first_pictures():
     assert main(["render", "sprites", "-n", "70", "-o", "out", "--quiet"]) == 0
-    drawn = ce.get_world("sprites").draw(64).images
+    drawn = ce.get("world", "sprites").draw(64).images
     np.testing.assert_array_equal(tiles(Path("out") / render.SHEET, 64, 64), drawn.transpose(0, 2, 3, 1).repeat(3, 3))
 
 
 def test_the_sheet_shows_each_mask_beside_its_picture():
     assert main(["render", "tetris", "-n", "12", "-o", "out", "--masks", "--quiet"]) == 0
-    drawn = ce.get_world("tetris").draw(12, masks=True)
+    drawn = ce.get("world", "tetris").draw(12, masks=True)
     assert drawn.masks is not None
     shown = tiles(Path("out") / render.SHEET, 70, 35)
     np.testing.assert_array_equal(shown[:, :, :35], drawn.images.transpose(0, 2, 3, 1))

@@ -186,16 +186,16 @@ def test_a_bar_shows_how_far_it_is(tmp_path, monkeypatch):
 
 def test_a_world_of_ones_own_has_a_name():
     with ce.register("world", "dots", Dots):
-        made = ce.get_world("dots", corner=True)
+        made = ce.get("world", "dots", corner=True)
         assert isinstance(made, Dots) and repr(made) == "Dots(8 pixels, labels: where)"
         assert {(row.name, row.state) for row in ce.plugins() if row.group == "composable_energy.worlds"} >= {("dots", "ok")}
         with pytest.raises(OptionError, match=r"corner: .*bool.* = False"):
-            ce.get_world("dots", corners=True)
+            ce.get("world", "dots", corners=True)
     with (
         ce.register("world", "odd", lambda: 3),
         pytest.raises(PluginLoadError, match="should return a World, but returned"),
     ):
-        ce.get_world("odd")
+        ce.get("world", "odd")
     with pytest.raises(PluginLoadError, match="World does not implement render, sample_labels"):
         ce.register("world", "bare", World)
 

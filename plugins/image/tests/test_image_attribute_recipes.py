@@ -207,7 +207,7 @@ class TestRecipes:
         assert not (tmp_path / "out").exists()
 
     def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
-        base = ce.get_energy("code-base", size=16, code=8, width=16, blocks=1)
+        base = ce.get("energy", "code-base", size=16, code=8, width=16, blocks=1)
         base.save(tmp_path / "base")
         data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
         with pytest.raises(OptionError, match="CSV"):

@@ -81,8 +81,8 @@ class TestNetworks:
 
     @pytest.mark.slow
     def test_a_base_and_attributes_over_it_keep_the_contract(self):
-        base = stirred(ce.get_energy("code-base", size=16, code=8, width=16, blocks=1))
-        heads = stirred(ce.get_encoder("code-heads", outputs=4, code=8, width=16, blocks=1))
+        base = stirred(ce.get("energy", "code-base", size=16, code=8, width=16, blocks=1))
+        heads = stirred(ce.get("encoder", "code-heads", outputs=4, code=8, width=16, blocks=1))
         for energy in (base, ce.ClassifierEnergy(heads, 1, base, columns=0), ce.ClassifierEnergy(heads, 2, base, columns=slice(1, 4))):
             check_energy(energy, torch.randn(5, 8))
 

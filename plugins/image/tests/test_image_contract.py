@@ -24,7 +24,7 @@ SMALL = {
 def small(name: str, **options: object) -> ce.Energy:
     """A small energy whose weights are all away from where they start, some of which is zero."""
     torch.manual_seed(0)
-    energy = ce.get_energy(name, **SMALL[name] | options)
+    energy = ce.get("energy", name, **SMALL[name] | options)
     with torch.no_grad():
         for parameter in energy.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -63,7 +63,7 @@ def test_energies_keep_what_energies_keep(check: Check) -> None:
 @pytest.mark.full
 def test_an_energy_starts_from_the_global_seed_alone():
     for name, options in SMALL.items():
-        first, second = ((torch.manual_seed(5), ce.get_energy(name, **options))[1].state_dict() for _ in range(2))
+        first, second = ((torch.manual_seed(5), ce.get("energy", name, **options))[1].state_dict() for _ in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
@@ -123,4 +123,4 @@ BAD = [
 @pytest.mark.parametrize(("name", "options", "told"), BAD, ids=str)
 def test_an_option_that_a_net_cannot_take_is_refused(name, options, told):
     with pytest.raises(OptionError, match=told):
-        ce.get_energy(name, **options)
+        ce.get("energy", name, **options)

@@ -10,7 +10,7 @@ from composable_energy.errors import ContradictionError, OptionError
 @pytest.fixture
 def jem():
     torch.manual_seed(0)
-    energy = ce.get_energy("jem", depth=10, width=1, size=8, labels=4).eval()
+    energy = ce.get("energy", "jem", depth=10, width=1, size=8, labels=4).eval()
     with torch.no_grad():
         energy.net.module.head.weight.mul_(10)  # so that labels differ  # pyright: ignore
     return energy

@@ -21,7 +21,7 @@ CONDITIONAL = {
 
 def conditional(name: str, labels: int | None = 3, numbers: int | None = None) -> ce.Energy:
     torch.manual_seed(0)
-    return ce.get_energy(name, labels=labels, numbers=numbers, **CONDITIONAL[name]).eval()
+    return ce.get("energy", name, labels=labels, numbers=numbers, **CONDITIONAL[name]).eval()
 
 
 def with_other_tables(energy: ce.Energy) -> ce.Energy:

@@ -32,7 +32,7 @@ COUNTS = [  # derived layer by layer from the papers
 @pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=lambda value: str(value) if not isinstance(value, int) else "")
 def test_parameters_are_those_of_the_paper(name, options, count):
     with torch.device("meta"):
-        energy = ce.get_energy(name, **options)
+        energy = ce.get("energy", name, **options)
     assert sum(parameter.numel() for parameter in energy.parameters()) == count
 
 
@@ -54,7 +54,7 @@ NATIVE = {
 @pytest.mark.parametrize("name", NATIVE)
 def test_energy_and_gradient_are_finite_at_the_native_size(name):
     torch.manual_seed(0)
-    energy = ce.get_energy(name).eval()
+    energy = ce.get("energy", name).eval()
     assert energy.event_shape == NATIVE[name]
     energies, gradient = energy.with_gradient(torch.rand(1, *NATIVE[name]))
     assert energies.shape == (1,) and bool(energies.isfinite().all())
@@ -62,6 +62,6 @@ def test_energy_and_gradient_are_finite_at_the_native_size(name):
 
 
 def test_the_celeba_setting_is_for_128_pixels():
-    energy = ce.get_energy("improved-cd", setting="celeba", width=8).eval()
+    energy = ce.get("energy", "improved-cd", setting="celeba", width=8).eval()
     assert energy.event_shape == (3, 128, 128)
     assert bool(energy(torch.rand(2, 3, 128, 128)).isfinite().all())

@@ -51,7 +51,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_settings_are_those_of_the_papers(name: str):
     (steps, step, noise, most), optimizer, (l2, batch_size, fresh) = NUMBERS[name]
-    written = ce.get_recipe(name).resolved_settings()
+    written = ce.get("recipe", name).resolved_settings()
     objective, chains, training = written["objective"], written["chains"], written["training"]
     assert (chains["steps"], chains["step"], chains["noise"], chains.get("max_gradient")) == (steps, step, noise, most)
     assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
@@ -134,7 +134,7 @@ def test_each_packaged_recipe_has_a_case():
     folder = Path(__file__).parents[1] / "composable_energy_image" / "recipes"
     assert {file.stem for file in folder.glob("*.toml")} - {"attribute", "base-and-attributes"} == set(CASES)
     for name in CASES:
-        recipe = ce.get_recipe(name)
+        recipe = ce.get("recipe", name)
         assert recipe.name == name
         assert all((recipe.about, recipe.source, recipe.needs, recipe.cost, recipe.text))
         assert "ne core" in recipe.cost and "one GPU" in recipe.cost  # what it takes of both, or that it was not measured
@@ -145,7 +145,7 @@ def test_each_packaged_recipe_has_a_case():
 def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     write, changes = CASES[name]
     (tmp_path / "data").mkdir()
-    recipe = ce.get_recipe(name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
+    recipe = ce.get("recipe", name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
     untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
     out = recipe.run(write(tmp_path / "data"), tmp_path / "out")
     energy = ce.load(out)
@@ -170,7 +170,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     ],
 )
 def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
-    recipe = ce.get_recipe(name).with_changes({**CHAINS, **CASES[name][1]})
+    recipe = ce.get("recipe", name).with_changes({**CHAINS, **CASES[name][1]})
     trainer = recipe.trainer(open_pictures(cifar10(tmp_path)))
     trainer.fit()
     assert isinstance(trainer.objective, kind)
@@ -190,7 +190,7 @@ def test_jem_at_half_the_width_takes_the_same_steps():
 
 def test_a_recipe_is_a_plugin_like_any_other():
     assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
-    assert isinstance(ce.get_recipe("composable-energy:cd-small"), Recipe)
+    assert isinstance(ce.get("recipe", "composable-energy:cd-small"), Recipe)
 
 
 def test_an_empty_table_of_a_file_adds_its_defaults(tmp_path: Path):

@@ -34,7 +34,7 @@ def spectral_norms(energy: nn.Module) -> torch.Tensor:
 def trained(name: str, steps: int) -> ce.Energy:
     """Steps of a loss that keeps pulling, with the optimizer of the papers at ten times their rate."""
     torch.manual_seed(0)
-    energy = ce.get_energy(name, **NETS[name])
+    energy = ce.get("energy", name, **NETS[name])
     optimizer = torch.optim.Adam(energy.parameters(), lr=3e-3, betas=(0.0, 0.999))
     y = {"y": 1} if energy.required_conditions else {}
     for _ in range(steps):
@@ -57,11 +57,11 @@ def test_spectral_norms_are_at_most_one_after_50_steps(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_every_convolution_of_the_paper_is_normalized(name):
-    energy = ce.get_energy(name, **NETS[name])
+    energy = ce.get("energy", name, **NETS[name])
     layers = [module for module in energy.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     blocks = 8 + 6 + 4
     assert len(normalized(energy)) == (2 * blocks if name == "improved-cd" else len(layers) - 1)  # all but the head
-    assert normalized(ce.get_energy(name, **NETS[name], spectral_norm=False)) == []
+    assert normalized(ce.get("energy", name, **NETS[name], spectral_norm=False)) == []
 
 
 @pytest.mark.slow

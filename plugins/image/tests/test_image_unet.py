@@ -11,7 +11,7 @@ from composable_energy.testing.checks import assert_close
 
 def unet(**options: object) -> ce.Energy:
     torch.manual_seed(0)
-    return ce.get_energy("energy-unet", **{"size": 8, "width": 8, "channels": 1} | options).eval()
+    return ce.get("energy", "energy-unet", **{"size": 8, "width": 8, "channels": 1} | options).eval()
 
 
 def test_before_training_it_is_that_of_normal_pixels():

@@ -147,7 +147,7 @@ def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return cast(LatentHeads, ce.get_encoder("latent-heads", **options))
+            return cast(LatentHeads, ce.get("encoder", "latent-heads", **options))
         except PluginNotFound:
             return LatentHeads(**options)
 

@@ -30,7 +30,7 @@ def load_generator(path: str | Path, *, trust: bool = False) -> nn.Module:
     extra `onnx`) writes Python with names of the graph. Read only what you or somebody you trust exported; else take weights as
     safetensors and a module of your own code. `latent(load_generator(path, trust=True), prior)` makes a base of it. No saved expression
     names a path: register the module, `ce.register("encoder", "mine", lambda: load_generator(path, trust=True))`, take it by
-    `ce.get_encoder("mine")`, and do the same where the expression is loaded.
+    `ce.get("encoder", "mine")`, and do the same where the expression is loaded.
 
     Args:
         path: The file.

@@ -119,7 +119,7 @@ def test_attributes_agree_in_all_spaces():
 
 
 def test_heads_are_saved_with_an_expression(tmp_path):
-    heads = ce.get_encoder("latent-heads", inputs=4, outputs=2)
+    heads = ce.get("encoder", "latent-heads", inputs=4, outputs=2)
     base = ce.as_energy(Normal(torch.zeros(4), 1.0), name="prior")
     E = attribute(base, heads, "a", columns=0) & ~attribute(base, heads, "b", columns=1)
     E.save(tmp_path / "E")

@@ -37,7 +37,7 @@ def file(request, tmp_path):
 
 @pytest.mark.parametrize("file", ["script"], indirect=True)
 def test_a_generator_passes_the_checks_of_encoders(file):
-    check_encoder(lambda: ce.get_encoder("generator", path=file, trust=True), Z)
+    check_encoder(lambda: ce.get("encoder", "generator", path=file, trust=True), Z)
 
 
 @pytest.mark.full
@@ -114,7 +114,7 @@ def test_an_expression_over_a_file_can_be_saved(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(network()).save(tmp_path / "g.pt")
     with ce.register("encoder", "mine", lambda: load_generator(tmp_path / "g.pt", trust=True)):
-        base = ce.as_energy(torch.distributions.Normal(torch.zeros(4), 1.0), decoder=ce.get_encoder("mine"), name="prior")
+        base = ce.as_energy(torch.distributions.Normal(torch.zeros(4), 1.0), decoder=ce.get("encoder", "mine"), name="prior")
         base.save(tmp_path / "E")
         again = ce.load(tmp_path / "E")
     assert again.sample(2, seed=0, steps=2, warn=False).shape == (2, 3, 2, 2)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from composable_energy import Energy, get_sampler
+from composable_energy import Energy, get
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
@@ -292,7 +292,7 @@ class Annealed(Sampler):
     def _check_corrector(self) -> None:
         if isinstance(self.corrector, str):
             try:
-                object.__setattr__(self, "corrector", get_sampler(self.corrector)())
+                object.__setattr__(self, "corrector", get("sampler", self.corrector)())
             except TypeError as error:
                 raise OptionError(f"The corrector {self.corrector!r} needs options: give an instance that has them.") from error
         corrector = self.corrector

@@ -20,7 +20,7 @@ def denoise(x, t):
 
 def diffusion(shape=SHAPE, decoder=None):
     schedule = {"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}
-    return ce.get_energy("diffusion", model=denoise, schedule=schedule, parametrisation="x0", event_shape=shape, decoder=decoder)
+    return ce.get("energy", "diffusion", model=denoise, schedule=schedule, parametrisation="x0", event_shape=shape, decoder=decoder)
 
 
 def draw(energy, sampler="sde"):

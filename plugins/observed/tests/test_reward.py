@@ -106,7 +106,7 @@ class Preference(torch.nn.Module):
 def test_a_reward_by_a_network_of_a_plugin_is_saved(tmp_path):
     x = torch.randn(4, 2)
     with ce.register("encoder", "preference", Preference):
-        reward = ce.reward(ce.get_encoder("preference"), 2.0)
+        reward = ce.reward(ce.get("encoder", "preference"), 2.0)
         (gaussian() & reward).save(tmp_path)
         again = ce.load(tmp_path)
     torch.testing.assert_close(again(x), (gaussian() & reward)(x))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.files import remove_leftovers, replace_file
 from composable_energy.paths import expanded, is_file
-from composable_energy.registry import get_recipe
+from composable_energy.registry import get
 from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
 from composable_energy_training.toml import flatten, read_toml, to_toml, unflatten
@@ -178,7 +178,7 @@ def open_recipe(name: str | Path) -> Recipe:
 
 def _open(name: str, folder: Path, seen: tuple[Path, ...]) -> Recipe:
     if not name.endswith(".toml"):
-        recipe = get_recipe(name)
+        recipe = get("recipe", name)
         if not isinstance(recipe, Recipe):
             raise PluginLoadError(f"The recipe {name!r} is not a Recipe but a {type(recipe).__name__}; upgrade the plug-in.")
         return replace(recipe, entry=name)

@@ -153,4 +153,4 @@ def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
 
 def test_an_entry_of_another_class_is_refused():
     with ce.register("recipe", "odd", lambda: 3), pytest.raises(PluginLoadError, match="should return a Recipe"):
-        ce.get_recipe("odd")
+        ce.get("recipe", "odd")

@@ -120,5 +120,5 @@ def test_under_the_interpreter_it_takes_the_cpu_only():
     assert TritonKernel().available() == (True, "")
     assert "it takes float32, bfloat16 and float16, not float64" in TritonKernel().refusal(torch.zeros(1, dtype=torch.float64))
     assert "on the CPU under the interpreter, not on meta" in TritonKernel().refusal(torch.zeros(1, device="meta"))
-    assert ce.get_kernel("triton").available() == (True, "")
+    assert ce.get("kernel", "triton").available() == (True, "")
     assert TritonKernel().refusal(torch.zeros(1)) == ""

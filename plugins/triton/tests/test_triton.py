@@ -63,7 +63,7 @@ def test_it_compiles_for_gpus(capability, dtype, rows, quads, gradient, momentum
 
 
 def test_it_says_where_it_runs():
-    kernel = ce.get_kernel("triton")
+    kernel = ce.get("kernel", "triton")
     assert isinstance(kernel, TritonKernel)
     ready, reason = kernel.available()
     assert ready == torch.cuda.is_available() and (ready or reason == "torch finds no GPU")

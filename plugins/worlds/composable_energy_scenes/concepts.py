@@ -64,7 +64,7 @@ class Concepts:
     def base(self) -> CodeEnergy:
         """The energy of any picture."""
         options = {"size": 64, "code": CODE, "sigma_min": SIGMAS[0], "sigma_max": SIGMAS[1]}
-        base = cast(CodeEnergy, ce.get_energy("code-base", **options))
+        base = cast(CodeEnergy, ce.get("energy", "code-base", **options))
         weights.read(base.autoencoder, "autoencoder", self.folder)
         weights.read(base.net, "base", self.folder)
         base.name, base.recommended = "scenes", SAMPLING
@@ -118,20 +118,20 @@ class Concepts:
 
     @cached_property
     def _of_position(self) -> ConditionalEnergy:
-        energy = cast(ConditionalEnergy, ce.get_energy("code-conditional", base=self.base, dims=2))
+        energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, dims=2))
         energy.name = "of_position"
         weights.read(energy.net, "of_position", self.folder)
         return energy.eval()
 
     @cached_property
     def _of_color(self) -> ConditionalEnergy:
-        energy = cast(ConditionalEnergy, ce.get_energy("code-conditional", base=self.base, classes=len(COLORS)))
+        energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, classes=len(COLORS)))
         energy.name = "of_color"
         weights.read(energy.net, "of_color", self.folder)
         return energy.eval()
 
     def _head(self, name: str, outputs: int) -> CodeHeads:
-        head = ce.get_encoder("code-heads", outputs=outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
+        head = ce.get("encoder", "code-heads", outputs=outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
         return weights.read(cast(CodeHeads, head), name, self.folder)
 
     def _event(self, name: str, head: CodeHeads, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:

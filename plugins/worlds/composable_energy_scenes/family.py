@@ -28,7 +28,7 @@ class SceneFamily(ce.EnergyFamily):
 
     Example:
         >>> import composable_energy as ce
-        >>> images = (ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red")).sample(4, seed=0)
+        >>> images = (ce.get("energy", "scenes/left") & ~ce.get("energy", "scenes/color=red")).sample(4, seed=0)
     """
 
     comes_trained = True

@@ -21,7 +21,7 @@ def codes():
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["scenes", "scenes/color=red", "scenes/left", "scenes/large"])
 def test_scene_energies_keep_the_contract(name, codes):
-    check_energy(ce.get_energy(name), codes)
+    check_energy(ce.get("energy", name), codes)
 
 
 @pytest.mark.full
@@ -33,8 +33,8 @@ def test_energies_under_conditions_keep_the_contract(make, codes):
 def test_the_family_lists_its_members_and_shares_their_base():
     family = SceneFamily()
     assert len(family.members()) == len(COLORS) + len(KINDS) + 6
-    left, red = ce.get_energy("scenes/left"), ce.get_energy("scenes/color=red")
-    assert len((left & red & ce.get_energy("scenes")).bases) == 1 and ce.get_energy("scenes").equals(load_concepts().base)
+    left, red = ce.get("energy", "scenes/left"), ce.get("energy", "scenes/color=red")
+    assert len((left & red & ce.get("energy", "scenes")).bases) == 1 and ce.get("energy", "scenes").equals(load_concepts().base)
     with pytest.raises(ce.errors.PluginNotFound, match="'middle'"):
         family.load("middle")
 
@@ -42,7 +42,7 @@ def test_the_family_lists_its_members_and_shares_their_base():
 @pytest.mark.full
 def test_an_expression_by_name_means_what_it_says():
     """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
-    energy = ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red") & ce.get_energy("scenes/small")
+    energy = ce.get("energy", "scenes/left") & ~ce.get("energy", "scenes/color=red") & ce.get("energy", "scenes/small")
     call = {"sampler": "annealed", "levels": 60, "corrector_steps": 2, "delta": 0.3, "max_gradient": 3.0}
     seen = judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
     right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)

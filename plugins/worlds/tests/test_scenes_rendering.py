@@ -20,7 +20,7 @@ import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled
 try:
     for name in ("one-object", "objects", "room"):
-        drawn = ce.get_world(name).draw(16, seed=4, masks=True)
+        drawn = ce.get("world", name).draw(16, seed=4, masks=True)
         np.savez(f"{name}.npz", images=drawn.images, masks=drawn.masks, **drawn.labels)
 except ExtraNotInstalled as error:
     print(error)
@@ -36,7 +36,7 @@ import os
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError
 try:
-    print(ce.get_world("one-object").draw(2).images.shape, os.environ.get("MUJOCO_GL"))
+    print(ce.get("world", "one-object").draw(2).images.shape, os.environ.get("MUJOCO_GL"))
 except ComposableEnergyError as error:
     print(type(error).__name__, error)
 """
@@ -123,9 +123,9 @@ import sys
 sys.modules['mujoco'] = None
 import composable_energy as ce
 for name in ("one-object", "objects", "room"):
-    assert ce.get_world(name).labels(2)
+    assert ce.get("world", name).labels(2)
 for name in ("sprites", "colored-sprites", "tetris"):
-    assert len(ce.get_world(name).draw(2, masks=True)) == 2
+    assert len(ce.get("world", name).draw(2, masks=True)) == 2
 """
     done = forked(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ SHAPES = (*KINDS, *TOYS)
 @cache
 def world(shapes: tuple[str, ...]) -> World:
     """One of each, so that what draws is started once."""
-    made = ce.get_world("objects", size=64, count=(1, 4), sizes=(0.22, 0.40), shapes=shapes)
+    made = ce.get("world", "objects", size=64, count=(1, 4), sizes=(0.22, 0.40), shapes=shapes)
     try:
         made.draw(1)
     except ExtraNotInstalled as error:

@@ -20,7 +20,7 @@ WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")
 @cache
 def world(name: str, **options: object) -> World:
     """One of each, so that what draws is started once."""
-    made = ce.get_world(name, **options)
+    made = ce.get("world", name, **options)
     if name in RENDERED:
         try:
             made.draw(1)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy import Energy, Recommendation
-from composable_energy.catalog import get_energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.paths import expanded, is_directory
+from composable_energy.registry import get
 from composable_energy.suggestions import nearest
 from composable_energy_diffusion.energy import DiffusionEnergy
 from composable_energy_diffusion.pipelines.files import read_pipeline
@@ -156,7 +156,7 @@ def load_pipeline(
     folder = expanded(location)
     location = str(folder.resolve()) if is_directory(folder) else location  # a saved expression loads in any working directory
     options = {"location": location, "revision": revision, "variant": variant, "dtype": dtype, "unconditional": unconditional}
-    energy: Any = get_energy("diffusers", **{name: value for name, value in options.items() if value is not None})
+    energy: Any = get("energy", "diffusers", **{name: value for name, value in options.items() if value is not None})
     conditions = {name: value for name, value in (("prompt", prompt), ("class_label", class_label)) if value is not None}
     return energy.concept(**conditions) if conditions else energy
 

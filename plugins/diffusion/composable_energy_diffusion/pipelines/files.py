@@ -62,7 +62,7 @@ def _read_index(diffusers: Any, place: str, revision: str | None) -> Mapping[str
     if local and not is_file(folder / _INDEX):
         raise FileFormatError(
             f"{place} is no pipeline of diffusers: there is no {_INDEX}. Give the folder that `save_pretrained` of a pipeline wrote, "
-            "or `owner/name` of the hub; for a network alone use ce.get_energy('diffusion', model=...)."
+            "or `owner/name` of the hub; for a network alone use ce.get('energy', 'diffusion', model=...)."
         )
     try:
         index = diffusers.DiffusionPipeline.load_config(place, revision=revision)

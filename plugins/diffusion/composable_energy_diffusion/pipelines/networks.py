@@ -141,7 +141,7 @@ def network_of(pipeline: Any) -> Network:
     if name not in _KNOWN:
         raise OptionError(
             f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. To use it anyway, pass a function of points, times "
-            "and conditions that calls it to ce.get_energy('diffusion', model=...)."
+            "and conditions that calls it to ce.get('energy', 'diffusion', model=...)."
         )
     return _KNOWN[name](pipeline, model)
 

@@ -50,7 +50,7 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
     if not isinstance(getattr(scheduler, "alphas_cumprod", None), torch.Tensor):
         raise OptionError(
             f"The scheduler {name} cannot be mapped to a noise schedule. Known are those with `alphas_cumprod`, such as DDPMScheduler, and "
-            f"{', '.join((*_FLOWS, *_EDM, *_EXPLODING))}. For another process, pass the network to ce.get_energy('diffusion', ...)."
+            f"{', '.join((*_FLOWS, *_EDM, *_EXPLODING))}. For another process, pass the network to ce.get('energy', 'diffusion', ...)."
         )
     if config.get("use_flow_sigmas"):
         _check(name, config, {"prediction_type": "flow_prediction"})

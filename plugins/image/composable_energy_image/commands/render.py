@@ -56,10 +56,10 @@ class Render(Command):
         if exists(folder) and not is_directory(folder):
             raise OptionError(f"-o {folder} is a file; give a folder.")
         options = _options(arguments)
-        from composable_energy.registry import get_world
+        from composable_energy.registry import get
         from composable_energy_image.data import render_to
 
-        world, start = get_world(arguments.world, **options), time.perf_counter()
+        world, start = get("world", arguments.world, **options), time.perf_counter()
         try:
             progress = not arguments.quiet and sys.stderr.isatty()
             scenes = render_to(folder, world, arguments.n, arguments.seed, masks=arguments.masks, progress=progress)

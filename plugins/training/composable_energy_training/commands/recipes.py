@@ -54,7 +54,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from composable_energy.registry import get_recipe, plugins
+    from composable_energy.registry import get, plugins
 
     rows = []
     for record in plugins():
@@ -62,7 +62,7 @@ def _rows() -> list[dict[str, Any]]:
             continue
         name = record.qualified if record.state == "conflict" else record.name
         try:
-            rows.append({**_summarize(get_recipe(name)), "name": name})
+            rows.append({**_summarize(get("recipe", name)), "name": name})
         except ComposableEnergyError as error:
             rows.append({"name": name, "error": str(error)})
     return rows

@@ -18,12 +18,12 @@ def test_the_encoder_conforms(check):
 
 
 def test_it_has_a_name():
-    assert isinstance(ce.get_encoder("my-plugin", outputs=5), MyPlugin)
+    assert isinstance(ce.get("encoder", "my-plugin", outputs=5), MyPlugin)
 
 
 def test_its_labels_are_events():
     base = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-    encoder = ce.get_encoder("my-plugin", outputs=3)
+    encoder = ce.get("encoder", "my-plugin", outputs=3)
     labels = [ce.ClassifierEnergy(encoder, label, base) for label in range(3)]
     probabilities = [torch.exp(-label.evidence(POINTS)) for label in labels]
     torch.testing.assert_close(sum(probabilities), torch.ones(4))

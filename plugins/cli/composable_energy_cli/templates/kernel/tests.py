@@ -14,7 +14,7 @@ def test_the_kernel_conforms(check):
 
 
 def test_it_has_a_name():
-    assert isinstance(ce.get_kernel("my-plugin"), MyPlugin)
+    assert isinstance(ce.get("kernel", "my-plugin"), MyPlugin)
 
 
 def test_samplers_use_it(monkeypatch):

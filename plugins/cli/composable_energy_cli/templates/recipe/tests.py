@@ -25,7 +25,7 @@ def test_the_recipe_conforms(check):
 
 
 def test_it_has_a_name():
-    assert ce.get_recipe("my-plugin").settings == recipe().settings
+    assert ce.get("recipe", "my-plugin").settings == recipe().settings
 
 
 def test_it_trains_an_energy(tmp_path):

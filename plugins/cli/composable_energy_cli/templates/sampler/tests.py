@@ -15,7 +15,7 @@ def test_the_sampler_conforms(check):
 
 
 def test_it_has_a_name():
-    assert ce.get_sampler("my-plugin") is MyPlugin
+    assert ce.get("sampler", "my-plugin") is MyPlugin
 
 
 def test_it_draws_from_an_expression():

@@ -16,7 +16,7 @@ def test_the_world_conforms(check):
 
 
 def test_it_has_a_name():
-    assert isinstance(ce.get_world("my-plugin", size=16), MyPlugin)
+    assert isinstance(ce.get("world", "my-plugin", size=16), MyPlugin)
 
 
 def test_a_square_has_its_color_and_position():

@@ -1,0 +1,108 @@
+"""Entry points: what installed packages declare. The one file that reads their metadata, by `entrypoints` or the standard library.
+
+`entrypoints` stops at the first malformed file, even one of an unrelated package, and drops entries that it cannot parse. In these cases
+the standard library reads the distributions one by one, so that a bad file hides only its own entries.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, Literal
+
+FIRST_PARTY = "composable-energy"
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """An entry point as its distribution declares it, and whether it works: one row of `plugins()`.
+
+    Attributes:
+        group: Its entry-point group; empty for a distribution whose metadata cannot be read.
+        name: The name for `get`.
+        value: `module:object`.
+        distribution: The canonical name of the distribution that offers it; None for an object that `register` took.
+        version: The distribution's version.
+        state: `not-loaded`; `ok`: loaded, keeps the contract; `failed`; `shadowed`: the name stands for another object, of `register`, of
+            the library, or for the same object of another distribution; `conflict`: another distribution offers something else.
+        error: Why it failed, or what hides it.
+        extra: The extra of the distribution that installs the module, as in `module:object [extra]`; empty if it needs none.
+    """
+
+    group: str
+    name: str
+    value: str
+    distribution: str | None = None
+    version: str | None = None
+    state: Literal["not-loaded", "ok", "failed", "shadowed", "conflict"] = "not-loaded"
+    error: str | None = None
+    extra: str = ""
+
+    @property
+    def qualified(self) -> str:
+        """The form that always resolves: `distribution:name`."""
+        return f"{self.distribution}:{self.name}" if self.distribution else self.name
+
+    @property
+    def awaits_extra(self) -> bool:
+        """Whether the extra that installs the module is missing."""
+        try:
+            return bool(self.extra) and find_spec(re.split("[.:]", self.value)[0]) is None
+        except (ImportError, ValueError):  # no name of a module; importing it tells why
+            return False
+
+    def __str__(self) -> str:
+        owner = f"{self.distribution} {self.version or '(unknown version)'}" if self.distribution else "this session"
+        return f"{self.name!r} ({self.value}, from {owner})"
+
+
+def canonical(distribution: str) -> str:
+    """Returns the normalised name of a distribution: `My_Package` and `my.package` become `my-package`."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def scan(group: str) -> list[PluginRecord]:
+    """Returns what the distributions on `sys.path` declare in a group, by name and distribution, and those that cannot be read."""
+    try:
+        import entrypoints
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
+            points = entrypoints.get_group_all(group)
+        found = [_record(group, p.name, f"{p.module_name}:{p.object_name}".rstrip(":"), p.distro, ",".join(p.extras or ())) for p in points]
+    except Exception:
+        found = [record for record in _scan_each(tuple(sys.path)) if record.group in (group, "")]
+    return sorted(dict.fromkeys(found), key=lambda r: (r.name, r.distribution or "", r.value))
+
+
+def _record(group: str, name: str, value: str, owner: Any, extra: str) -> PluginRecord:
+    return PluginRecord(group, name, value, canonical(owner.name), owner.version, extra=extra)
+
+
+@lru_cache(maxsize=1)
+def _scan_each(path: tuple[str, ...]) -> tuple[PluginRecord, ...]:
+    """Returns the entries of all groups; of two distributions with one name the first on the path counts."""
+    owners: dict[str, metadata.Distribution] = {}
+    for owner in metadata.distributions(path=list(path)):
+        owners.setdefault(canonical(owner.metadata["Name"] or "unknown"), owner)
+    return tuple(record for name, owner in owners.items() for record in _read(name, owner))
+
+
+def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
+    try:
+        for point in owner.entry_points:
+            if point.group.startswith("composable_energy."):
+                value, _, extra = point.value.partition("[")
+                yield _record(point.group, point.name, value.strip(), owner, extra.replace(" ", "").rstrip("]"))
+        text = owner.read_text("entry_points.txt") or ""
+        configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)  # the library skips what is malformed
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        yield PluginRecord("", "", "", name, owner.version, "failed", f"its entry_points.txt cannot be read: {reason}")
