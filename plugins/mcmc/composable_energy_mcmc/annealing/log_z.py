@@ -148,7 +148,7 @@ def estimate_log_z(
             raise OptionError(f"{chosen} has no option step_size that could be set for each level; take 'hmc' or 'mala'.")
         known, energy = energy.log_normalizer, twin(energy)
         _check_rows(energy)
-        points = _points(energy, base, draws, init, event_shape, dtype)
+        points = points_of_integral(energy, base, draws, init, event_shape, dtype)
         energy, draws, init = _unconstrained(energy, points, base, draws, init)
         like = points.zeros()
         if known is None:
@@ -234,7 +234,7 @@ def _check_effective(energy: Energy, effective: float, paths: int, levels: int, 
         )
 
 
-def _points(
+def points_of_integral(
     energy: Energy,
     base: Distribution | None,
     draws: Tensor | None,
