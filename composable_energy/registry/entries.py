@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 FIRST_PARTY = "composable-energy"
+"""The distribution of the library's own plug-ins."""
 
 
 @dataclass(frozen=True)

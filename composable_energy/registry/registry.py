@@ -150,7 +150,7 @@ def find(kind: str, name: str) -> PluginRecord:
         declared = _declared(kind, name)
     found = [entry for entry in declared if _selected(entry) and not entry.awaits_extra]
     if found:
-        winner = _winner(found)
+        winner = found[0] if len(found) == 1 else _winner(found)
         if winner is None:
             forms = " or ".join(repr(entry.qualified) for entry in found)
             raise PluginConflictError(f"The {kind} {name!r} is offered by several distributions; ask for {forms}.")
