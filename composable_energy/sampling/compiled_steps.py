@@ -34,10 +34,9 @@ from composable_energy.sampling.compiled_noise import (
 )
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.graph import Function, close, compile_graph, first_line, record, run
-from composable_energy.sampling.iteration import Repetitions
-from composable_energy.sampling.layout import finite_sums
+from composable_energy.sampling.iteration import MOST_NUMBERS, Repetitions
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import MOST_NUMBERS
+from composable_energy.sampling.states import finite_sums
 
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8

@@ -18,10 +18,11 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import GuardedEnergy
-from composable_energy.sampling.steps import MOST_NUMBERS
 
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _SIZES = (8, 2, 1)
+MOST_NUMBERS = 2**16
+"""The largest number of coordinates of all points of a block on the CPU, which its cache holds."""
 _MOST_NODES = 250  # operations of an energy and its gradient; the compiler takes long for more, and their calls are long enough
 _MOST_BLOCKS = 9  # that an energy keeps
 _TOGETHER = 2  # cheap applications in a turn of a loop
