@@ -35,7 +35,7 @@ SPOKEN: dict[str, dict[str, Any]] = {
     "gather": {"ranks": "gather"},
     "gather, trace": {"ranks": "gather", "trace": True},
     "shard, checkpoint": {"ranks": "shard", "checkpoint": True},
-    "shard, callback": {"ranks": "shard", "callback": lambda step, state, info: None},
+    "shard, callback": {"ranks": "shard", "observers": [ce.sampling.Stop(lambda step, state, info: None)]},
     "smc": {"ranks": "shard", "sampler": "smc"},
 }
 
@@ -121,8 +121,8 @@ def _speak(name: str, steps: int, folder: Path) -> dict[str, Any]:
     options = {"sampler": "langevin", "step_size": 0.01, "steps": steps, **SPOKEN[name]}
     if options["sampler"] == "smc":
         options = {"sampler": "smc", "levels": steps, "ranks": "shard"}
-    if "checkpoint" in options:
-        options["checkpoint"] = folder / "run.safetensors"
+    if options.pop("checkpoint", False):
+        options["observers"] = [ce.sampling.Checkpoint(folder / "run.safetensors")]
     with Spoken() as spoken:
         Mixture().eval().sample(CHAINS, seed=0, warn=False, **options)
     return {"spoken": [spoken.calls, spoken.bytes]}

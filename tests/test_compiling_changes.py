@@ -59,7 +59,7 @@ def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path, monkeyp
     for copied in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy)), copy.copy(energy)):
         copied.scale = 2.0
         assert_draws_same(copied)
-    call = {"compile": True, "checkpoint": tmp_path / "c", **OPTIONS}
+    call = {"compile": True, "observers": [ce.sampling.Checkpoint(tmp_path / "c")], **OPTIONS}
     assert torch.equal(energy.sample((4, 2), **call), energy.sample((4, 2), **call))  # the same energy, compiled or not yet
 
 

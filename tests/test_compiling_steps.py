@@ -111,15 +111,17 @@ def test_the_points_do_not_depend_on_where_a_block_begins_and_who_looks_on(pair,
         seen.append(state.x)
         info.scalars.clear()
 
-    assert torch.equal(pair.sample((20, 3), callback=look, **call), wanted)
+    assert torch.equal(pair.sample((20, 3), observers=[ce.sampling.Stop(look)], **call), wanted)
     assert torch.equal(torch.stack(seen), trace.points)
-    part = pair.sample((20, 3), checkpoint=tmp_path / "c", **{**call, "steps": 5})
+    part = pair.sample((20, 3), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **{**call, "steps": 5})
     assert torch.equal(part, trace.points[4])
-    assert torch.equal(pair.sample((20, 3), checkpoint=tmp_path / "c", **call), wanted)
+    assert torch.equal(pair.sample((20, 3), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call), wanted)
 
 
 def test_a_callback_stops_at_its_step(pair):
-    _, trace = pair.sample((20, 3), sampler=Langevin(0.1), callback=lambda step, state, info: step == 6, trace=True, **CALL)
+    _, trace = pair.sample(
+        (20, 3), sampler=Langevin(0.1), observers=[ce.sampling.Stop(lambda step, state, info: step == 6)], trace=True, **CALL
+    )
     assert trace.steps == 6
 
 

@@ -40,7 +40,9 @@ class Telling(Sampler):
 def test_scalars_are_those_of_all_chains_whatever_the_batch_size(size):
     call = {"sampler": Telling(), "steps": 4, "seed": 0, "trace": 1}
     seen = []
-    _, trace = Bowl().sample((10, 2), batch_size=size, callback=lambda step, state, info: seen.append(dict(info.scalars)), **call)
+    _, trace = Bowl().sample(
+        (10, 2), batch_size=size, observers=[ce.sampling.Stop(lambda step, state, info: seen.append(dict(info.scalars)))], **call
+    )
     heights = trace.points[:, :, 0].double()
     assert trace.scalars["level"] == [0.1 * step for step in (1, 2, 3, 4)]
     assert trace.scalars["height"] == pytest.approx(heights.mean(1).tolist(), abs=1e-12)

@@ -103,9 +103,9 @@ class TestStarts:
 
 @pytest.mark.slow
 def test_the_tuning_shows_its_progress(capfd):
-    BOWL.sample((4, 2), steps=2, seed=0, progress=True)
+    BOWL.sample((4, 2), steps=2, seed=0, observers=[ce.sampling.Progress()])
     assert "tuning chees" in capfd.readouterr().err
-    BOWL.sample((4, 2), sampler=HMC(0.5), steps=2, seed=0, progress=True)
+    BOWL.sample((4, 2), sampler=HMC(0.5), steps=2, seed=0, observers=[ce.sampling.Progress()])
     shown = capfd.readouterr().err
     assert "hmc" in shown
 
@@ -113,7 +113,7 @@ def test_the_tuning_shows_its_progress(capfd):
 @pytest.mark.slow
 def test_a_function_hears_of_the_tuning_and_of_each_step():
     heard = []
-    watched = BOWL.sample((4, 2), steps=3, seed=0, progress=lambda *what: heard.append(what))
+    watched = BOWL.sample((4, 2), steps=3, seed=0, observers=[ce.sampling.Progress(lambda *what: heard.append(what))])
     tuning = [what for what in heard if what[0] == "tuning"]
     assert tuning == [("tuning", i + 1, None) for i in range(len(tuning))] and len(tuning) > 100
     assert heard[len(tuning) :] == [("sampling", i, 3) for i in range(4)]

@@ -68,9 +68,13 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     a, b, c = Bowl(), Bowl(), Bowl()
     a.recommended = ce.Recommendation("langevin", {"step_size": 0.2}, threads=3)
     threads = []
-    x, trace = (a & b).sample((3, 2), steps=2, seed=0, trace=True, callback=lambda *_: threads.append(torch.get_num_threads()))
+    x, trace = (a & b).sample(
+        (3, 2), steps=2, seed=0, trace=True, observers=[ce.sampling.Stop(lambda *_: threads.append(torch.get_num_threads()))]
+    )
     assert trace.sampler == Langevin(0.2) and threads == [3, 3] and torch.get_num_threads() == 1
-    (a & b).sample((3, 2), sampler=Langevin(0.1), steps=1, seed=0, callback=lambda *_: threads.append(torch.get_num_threads()))
+    (a & b).sample(
+        (3, 2), sampler=Langevin(0.1), steps=1, seed=0, observers=[ce.sampling.Stop(lambda *_: threads.append(torch.get_num_threads()))]
+    )
     assert threads[-1] == 3  # they are a matter of the networks, whatever the sampler
     assert torch.equal(x, (a & b).sample((3, 2), sampler=Langevin(0.2), steps=2, seed=0))
     assert (a & b).sample((3, 2), steps=1, step_size=0.1, trace=True)[1].sampler == Langevin(0.1)

@@ -81,7 +81,7 @@ calls = {
     "coupled": ("plane", {"sampler": Mixing(), "steps": 8, "trace": True, "batch_size": 3}),
     "coupled keep": ("hole", {**hole, "steps": 20, "sampler": Mixing(), "on_divergence": "keep", "trace": True, "batch_size": 3}),
     "telling": ("hole", {**hole, "sampler": Telling(), "on_divergence": "keep", "trace": True}),
-    "stopped": ("plane", {**walk, "steps": 50, "callback": lambda step, state, info: step == 7}),
+    "stopped": ("plane", {**walk, "steps": 50, "observers": [ce.sampling.Stop(lambda step, state, info: step == 7)]}),
 }
 out = {}
 for name, (energy, call) in calls.items():
@@ -93,16 +93,17 @@ for name, (energy, call) in calls.items():
         out[name + " on"] = energies[energy].sample((11, 3), resume=trace, steps=5, ranks=ranks, **more)
 
 for name in ("langevin", "coupled"):
-    call = {**calls[name][1], "seed": 3, "ranks": ranks, "checkpoint": f"{folder}/{ranks} {name}", "checkpoint_every": 0}
-    energies["plane"].sample((11, 3), callback=lambda step, state, info: step == 4, **call)
+    call, checkpoint = {**calls[name][1], "seed": 3, "ranks": ranks}, ce.sampling.Checkpoint(f"{folder}/{ranks} {name}", 0)
+    energies["plane"].sample((11, 3), observers=[ce.sampling.Stop(lambda step, state, info: step == 4), checkpoint], **call)
     if name == "coupled":
-        out["checkpoint"] = energies["plane"].sample((11, 3), **call)[0]
+        out["checkpoint"] = energies["plane"].sample((11, 3), observers=[checkpoint], **call)[0]
 try:
     energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole, **long)
 except SamplingDiverged as error:
     out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
 other = ce.as_energy(torch.distributions.Normal(torch.tensor([0.0, 0.0, 0.01], **double), 1.0))
-for name, call in (("checkpoint", {"checkpoint": f"{folder}/{ranks} langevin", "seed": 3, **calls["langevin"][1]}), ("trace", {})):
+again = {"observers": [ce.sampling.Checkpoint(f"{folder}/{ranks} langevin")], "seed": 3, **calls["langevin"][1]}
+for name, call in (("checkpoint", again), ("trace", {})):
     try:
         given = call or {"resume": energies["plane"].sample((11, 3), seed=3, ranks=ranks, **walk, steps=2)[1], "steps": 2}
         other.sample((11, 3), ranks=ranks, **given)
@@ -220,7 +221,9 @@ def test_the_file_of_two_processes_goes_on_in_one(drawn):
     whole = load(drawn / "None.pt")
     assert torch.equal(whole["checkpoint"], whole["coupled"][0])
     for file in ("None langevin", "gather langevin"):
-        points, trace = BOWL.sample((11, 3), sampler="langevin", step_size=0.1, steps=12, seed=3, trace=3, checkpoint=drawn / file)
+        points, trace = BOWL.sample(
+            (11, 3), sampler="langevin", step_size=0.1, steps=12, seed=3, trace=3, observers=[ce.sampling.Checkpoint(drawn / file)]
+        )
         assert torch.equal(points, whole["langevin"][0]) and torch.equal(trace.energies, whole["langevin"][1])
 
 
@@ -253,7 +256,7 @@ def draw_until_alone(folder, rank, how):
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=5))
     with pytest.raises(ProcessLost, match="Another process of this run was lost, or did not answer in time"):
-        BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, callback=leave)
+        BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, observers=[ce.sampling.Stop(leave)])
 
 
 @pytest.mark.full

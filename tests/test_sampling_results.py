@@ -87,7 +87,15 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
         torch.testing.assert_close(state.energy, Bowl()(state.x))
         return step == 4
 
-    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, callback=callback, batch_size=2, trace=True, progress=True)
+    x, trace = Bowl().sample(
+        (5, 3),
+        sampler=MALA(0.5),
+        steps=12,
+        seed=3,
+        observers=[ce.sampling.Progress(), ce.sampling.Stop(callback)],
+        batch_size=2,
+        trace=True,
+    )
     assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
     assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
     printed = capsys.readouterr()
@@ -100,10 +108,14 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
     "answer", [lambda now: now == 4, lambda now: torch.tensor(now == 4), lambda now: torch.full((3,), now == 4), np.float64(4).__eq__]
 )
 def test_a_callback_stops_by_whatever_a_comparison_gives(answer):
-    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, callback=lambda step, state, info: answer(step))
+    _, trace = Bowl().sample(
+        (3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: answer(step))]
+    )
     assert trace.steps == 4
 
 
 def test_a_callback_stops_by_nothing_else():
-    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=3, trace=True, callback=lambda step, state, info: state.energy)
+    _, trace = Bowl().sample(
+        (3, 2), sampler=Langevin(0.1), steps=3, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: state.energy)]
+    )
     assert trace.steps == 3

@@ -35,8 +35,8 @@ def test_a_callback_that_writes_into_what_it_is_given_changes_no_draw():
             info.acceptance.fill_(2)
         info.scalars.clear()
 
-    assert torch.equal(energy.sample((16, 2), callback=vandal, **CALL), wanted)
-    _, trace = energy.sample((16, 2), callback=vandal, trace=True, **CALL)
+    assert torch.equal(energy.sample((16, 2), observers=[ce.sampling.Stop(vandal)], **CALL), wanted)
+    _, trace = energy.sample((16, 2), observers=[ce.sampling.Stop(vandal)], trace=True, **CALL)
     assert trace.acceptance.max() <= 1
 
 

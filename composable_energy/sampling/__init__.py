@@ -2,6 +2,7 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
+from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import sample
@@ -15,6 +16,8 @@ from composable_energy.sampling.levels import (
     level_gradient,
     warn_of_weak_evidence,
 )
+from composable_energy.sampling.loop import Observer, Stop
+from composable_energy.sampling.progress import Progress
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
@@ -25,12 +28,16 @@ from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
 __all__ = [
+    "Checkpoint",
     "Info",
     "LevelGradient",
     "Noise",
+    "Observer",
+    "Progress",
     "Sampler",
     "SamplerLike",
     "State",
+    "Stop",
     "Trace",
     "Widened",
     "check_precise_terms",

@@ -20,6 +20,7 @@ from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
 from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.unconstrained import visible_state
 from composable_energy.sampling.wrappers import select_rows
 
 
@@ -109,6 +110,7 @@ class Chains:
         energy: The energy as the sampler gets it.
         own: The chains of this process, counted from 0.
         step: How many steps were taken.
+        last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
         diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
         broken: The first state in which chains diverged, those chains alone; None if none did.
@@ -120,7 +122,7 @@ class Chains:
         self.problem, self.sampler, self.energy, self.ranks = problem, problem.sampler, problem.energy, problem.ranks
         self.own = range(problem.rows) if self.ranks is None else self.ranks.own(problem.rows)
         self.coupled = type(self.sampler).couple is not Sampler.couple
-        self.step, self.started = 0, False
+        self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
         self._rows: Tensor | None = None  # of the active chains; None while all are
@@ -260,6 +262,15 @@ class Chains:
     def active_state(self) -> State:
         """Returns the state of the active chains."""
         return self.state if self._rows is None else take(self.state, self._rows)
+
+    def visible_state(self, state: State | None = None) -> State:
+        """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
+
+        Args:
+            state: A state of chains; None for that of the active ones.
+        """
+        state = visible_state(self.energy, self.active_state() if state is None else state)
+        return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""

@@ -218,6 +218,6 @@ def _add_state(tensors: dict[str, Tensor], state: State) -> dict[str, Any]:
         else:
             raise ExpressionError(
                 f"{type(state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text; "
-                "make it one of these, or sample without `checkpoint`."
+                "make it one of these, or sample without a `Checkpoint`."
             )
     return plain

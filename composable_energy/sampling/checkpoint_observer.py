@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from numbers import Real
+from pathlib import Path
 
+from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import CheckpointFile
 from composable_energy.sampling.loop import Observer, TraceRecorder
@@ -15,6 +18,28 @@ from composable_energy.sampling.wrappers import has_rows
 
 _START_CHAINS = 64  # chains whose values at the start are kept
 _MAX_SHARE = 1 / 20  # of the time, spent on writing
+
+
+class Checkpoint(Observer):
+    """Keeps the state of all chains in a file. If the file exists, the call continues from it, with the bits of an uninterrupted call.
+
+    The file stays at the end; a call with more `steps` continues. It also holds energies and gradients at points of the chains: the energy
+    is evaluated there again, and another energy is refused.
+
+    Args:
+        path: The path of the file.
+        every: The least time between two writings, in seconds; 0 writes after each step.
+
+    Raises:
+        OptionError: An argument has another type, or the time is negative.
+    """
+
+    def __init__(self, path: str | Path, every: float = 10.0) -> None:
+        if not isinstance(path, str | Path):
+            raise OptionError(f"Checkpoint takes the path of a file, got {path!r}.")
+        if not isinstance(every, Real) or isinstance(every, bool) or not every >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise OptionError(f"Checkpoint takes a number of seconds, at least 0, as `every`, got {every!r}.")
+        self.path, self.every = path, every
 
 
 class CheckpointObserver(Observer):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,8 @@ from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
-from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, TraceRecorder, run
-from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
+from composable_energy.sampling.loop import Observer, TraceRecorder, run
+from composable_energy.sampling.progress import Progress, counted
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
@@ -49,8 +48,7 @@ def sample(
     steps: int | None = None,
     init: Tensor | None = None,
     seed: int | None = None,
-    progress: bool | ProgressFunction = False,
-    callback: Callback | None = None,
+    observers: Sequence[Observer] = (),
     trace: bool | int = False,
     burn_in: int = 0,
     batch_size: int | None = None,
@@ -60,8 +58,6 @@ def sample(
     latents: bool = False,
     allow_improper: bool = False,
     compile: bool = False,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: float = 10.0,
     ranks: Share | None = None,
     first_chain: int = 0,
     resume: Trace | None = None,
@@ -89,11 +85,8 @@ def sample(
         steps: The number of steps; None takes the sampler's own number.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
-        progress: Whether to show progress bars on stderr, or a function that is called with what runs, `"tuning"` or `"sampling"`, how many
-            evaluations or steps are done, and how many there will be, None while that is not known.
-        callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
-            the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops
-            the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
+        observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
+            `composable_energy.sampling.Observer`.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -107,10 +100,6 @@ def sample(
         compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
             noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
             without compilation and with the same `noise`, up to rounding.
-        checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
-            bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
-            gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
-        checkpoint_every: The least time between two writings, in seconds; 0 writes after each step.
         ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
             them make the same call. None draws in this process alone.
         first_chain: The id of the first chain, for a call that draws a part of many chains.
@@ -150,21 +139,26 @@ def sample(
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
-        check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
+        check_same_energy(
+            evaluator, request.reference, request.ranks, request.checkpoint.path if request.checkpoint and request.saved else None
+        )
         faults = Faults()
         plain = GuardedEnergy(request.energy, request.energy, faults)
         used = GuardedEnergy(_compile(request), request.energy, faults) if compile else plain
-        shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
-        report = held.enter_context(open_progress(shown, request.sampler))
-        branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)
+        seen = [
+            held.enter_context(one.opened(request.sampler)) if isinstance(one, Progress) else one
+            for one in request.observers
+            if request.ranks is None or request.ranks.rank == 0 or not isinstance(one, Progress)
+        ]
+        branches, tuned, pilots = _tune(replace(request, energy=plain), used, [one for one in seen if isinstance(one, Progress)])
         chains = Chains(_problem(request, used, tuned, pilots, branches, compile, faults))
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
         judge = sampler is not None or steps is not None or not recommendations(energy)  # as recommended, chains need not converge
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
-        observers = [*_observers(request, recorder, evaluator, last_step, report), observer]
+        every = [recorder, *seen, *_writers(request, recorder, evaluator), observer]
         compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
-        stop = _run(request, chains, last_step, observers, recorder, evaluator, faults, compares)
+        stop = _run(request, chains, last_step, every, recorder, evaluator, faults, compares)
         if not allow_improper:
             _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
@@ -176,12 +170,14 @@ def sample(
     return (points, record) if trace else points
 
 
-def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[BranchDraws | None, Sampler, PilotResult | None]:
+def _tune(request: SampleRequest, used: Energy, shown: Sequence[Progress]) -> tuple[BranchDraws | None, Sampler, PilotResult | None]:
     """Draws start points in the branches of mixtures, and tunes the sampler on pilot chains."""
     what = f"{type(request.sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
     branches = draw_starts(request)
+    for one in shown:
+        used = counted(used, request.sampler, one.report)
     with noted(lambda: what):
-        return branches, *tune_sampler(request, counted(used, request.sampler, report), branches)
+        return branches, *tune_sampler(request, used, branches)
 
 
 def _compile(request: SampleRequest) -> Energy:
@@ -284,15 +280,9 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
         check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
 
 
-def _observers(
-    request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator, last_step: int, report: ProgressFunction | None
-) -> list[Observer]:
-    observers: list[Observer] = [recorder]
-    if report is not None:
-        observers.append(ProgressObserver(report, last_step))
-    if request.callback is not None:
-        observers.append(CallbackObserver(request.callback))
-    if request.file is not None:
-        start = recorder.before.reference[0] if recorder.before else None
-        observers.append(CheckpointObserver(request.file, request.checkpoint_every, recorder, evaluator, start))
-    return observers
+def _writers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator) -> list[Observer]:
+    """Returns the observer that writes the checkpoint, if there is one."""
+    if request.checkpoint is None or request.file is None:
+        return []
+    start = recorder.before.reference[0] if recorder.before else None
+    return [CheckpointObserver(request.file, request.checkpoint.every, recorder, evaluator, start)]

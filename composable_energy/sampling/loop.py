@@ -1,10 +1,10 @@
-"""The sampling loop, and the observers that see each step: the trace, the progress bar and the user's callback."""
+"""The sampling loop, the interface of observers that see each step, and two of them: `Stop`, and the recorder of the trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,15 +14,28 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.states import to_floats
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.unconstrained import plain_energy, visible_state
+from composable_energy.sampling.unconstrained import plain_energy
 
 D = TypeVar("D", State, Info)
 
-Callback = Callable[[int, State, Info], object]
 
+class Observer:
+    """What looks at the chains of a call while they run; a subclass overrides the methods it needs.
 
-class Observer(Protocol):
-    """An observer of the sampling loop; a subclass overrides the methods it needs."""
+    The chains are not to be changed. They have `step` and `last_step`, the `sampler`, the `energy` as the sampler gets it, the `state` of
+    all chains in the coordinates that these use, `diverged_at`, and `visible_state()`.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> class Means(ce.sampling.Observer):
+        ...     def on_step(self, chains, info):
+        ...         if chains.step % 50 == 0:
+        ...             print(chains.step, chains.visible_state().x.shape)
+        >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> _ = bowl.sample((5, 2), steps=100, seed=0, observers=[Means()])
+        50 torch.Size([5, 2])
+        100 torch.Size([5, 2])
+    """
 
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
@@ -46,7 +59,7 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
         OptionError: The chains took more steps already.
         Diverged: Chains diverged, and the policy ends the sampling.
     """
-    error = None
+    error, chains.last_step = None, last_step
     if chains.step > last_step:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
@@ -66,29 +79,37 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
             observer.on_end(chains, error)
 
 
-class CallbackObserver(Observer):
-    """Calls the user's callback, which stops the loop by True or by a tensor of True alone; with several processes all must agree.
+class Stop(Observer):
+    """Calls a function after each step, which stops the sampling by True or by a tensor of True alone, such as `state.energy < 3`.
+
+    With several processes all must agree.
 
     Args:
-        callback: A function of the step, the state of the active chains, and the info.
+        function: A function of the step number, counted from 1, the state of the active chains, and the sampler's info. Points and energies
+            are those of the support, gradients those of its unconstrained coordinates. They are copies.
+
+    Raises:
+        OptionError: It is no function.
     """
 
-    def __init__(self, callback: Callback) -> None:
-        self.callback = callback
+    def __init__(self, function: Callable[[int, State, Info], object]) -> None:
+        if not callable(function):
+            raise OptionError(f"Stop takes a function of a step, a state and an info, got {function!r}.")
+        self.function = function
 
     def on_step(self, chains: Chains, info: Info) -> bool:
         over = True
         if chains.active:
-            state = without_missing_values(chains, chains.active_state())
+            state = chains.visible_state()
             info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
             if len(state.x) < len(chains.own):
                 info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
-            over = _is_true(self.callback(chains.step, _copied(state), _copied(info)))
+            over = _is_true(self.function(chains.step, _copied(state), _copied(info)))
         return over if chains.ranks is None else all(chains.ranks.gather(over))
 
 
 def _copied(value: D) -> D:
-    """Returns a state or an info with tensors and dicts of its own, so that a callback which writes into them changes no chain."""
+    """Returns a state or an info with tensors and dicts of its own, so that a function which writes into them changes no chain."""
     own = {field.name: getattr(value, field.name) for field in fields(value)}
     kinds = {name: item.clone() for name, item in own.items() if isinstance(item, Tensor)}
     kinds |= {name: dict(item) for name, item in own.items() if isinstance(item, dict)}
@@ -117,7 +138,7 @@ class TraceRecorder(Observer):
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
         plain = plain_energy(chains.energy) is not None and chains.energy.has_value
-        self._energies = (lambda state: state.energy) if plain else (lambda state: without_missing_values(chains, state).energy)
+        self._energies = (lambda state: state.energy) if plain else (lambda state: chains.visible_state(state).energy)
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if not self.steps:
@@ -165,12 +186,6 @@ class TraceRecorder(Observer):
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
 
 
-def without_missing_values(chains: Chains, state: State) -> State:
-    """Returns a state as traces and callbacks get it: points of the support, and energies that are NaN if the energy has no value."""
-    state = visible_state(chains.energy, state)
-    return state if chains.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
-
-
 def _is_true(answer: Any) -> bool:
-    """Returns whether a callback returned True itself or a comparison that holds for all; other values mean nothing."""
+    """Returns whether the function returned True itself or a comparison that holds for all; other values mean nothing."""
     return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))

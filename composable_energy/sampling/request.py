@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from numbers import Real
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,10 +21,10 @@ from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
 from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
+from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.compiled_noise import MOST_COORDINATES
-from composable_energy.sampling.loop import Callback
+from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.progress import ProgressFunction
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import check_density, resolve_sampler
@@ -74,14 +72,17 @@ class SampleRequest:
     every: int | None
     ranks: Ranks | None
     resume: Trace | None
-    progress: bool | ProgressFunction
-    callback: Callback | None
-    checkpoint_every: float
+    observers: Sequence[Observer]
     warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
     density: Energy | None = None
     branches: Sequence[Branch] = ()
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint among the observers."""
+        return next((one for one in self.observers if isinstance(one, Checkpoint)), None)
 
     @property
     def reference(self) -> Sequence[Values]:
@@ -119,7 +120,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     call = SimpleNamespace(**arguments)
     _check_types(call)
     steps = None if call.steps is None else check_integer("steps", call.steps)
-    burn_in = check_integer("burn_in", call.burn_in, least=0)
+    burn_in, observers = check_integer("burn_in", call.burn_in, least=0), _check_observers(call.observers)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
     sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
@@ -164,14 +165,12 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         every=every,
         ranks=ranks,
         resume=resume,
-        progress=call.progress,
-        callback=call.callback,
-        checkpoint_every=call.checkpoint_every,
+        observers=observers,
         warn=call.warn,
         density=density,
         branches=() if density is None else known_branches(density),
     )
-    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
+    return request if request.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
 
 def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Kind:
@@ -208,7 +207,7 @@ def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> 
 def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
     """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
     ranks, resume, file, saved = request.ranks, request.resume, None, None
-    if call.checkpoint is not None:
+    if request.checkpoint is not None:
         resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
         resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
         described = {
@@ -224,7 +223,7 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
             "init": None if request.init is None else digest_of({"init": request.init}),
             "resumed": resumed if ranks is None else ranks.broadcast(resumed),
         }
-        file = CheckpointFile(expanded(call.checkpoint), described)
+        file = CheckpointFile(expanded(request.checkpoint.path), described)
         held.enter_context(file.locked(ranks))
         saved = file.read() if ranks is None else ranks.broadcast(file.read())
     if seed is None:
@@ -237,15 +236,16 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 def _check_types(call: SimpleNamespace) -> None:
     for name in ("latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
-    if not (isinstance(call.progress, bool) or callable(call.progress)):
-        raise OptionError(f"progress must be True, False or a function of what runs, what is done and the total, got {call.progress!r}.")
-    if call.callback is not None and not callable(call.callback):
-        raise OptionError(f"callback must be a function of a step, a state and an info, got {call.callback!r}.")
-    if call.checkpoint is not None and not isinstance(call.checkpoint, str | Path):
-        raise OptionError(f"checkpoint must be the path of a file, got {call.checkpoint!r}.")
-    number = isinstance(call.checkpoint_every, Real) and not isinstance(call.checkpoint_every, bool)
-    if not number or not call.checkpoint_every >= 0:  # pyright: ignore[reportOperatorIssue]
-        raise OptionError(f"checkpoint_every must be a number of seconds, at least 0, got {call.checkpoint_every!r}.")
+
+
+def _check_observers(observers: Any) -> tuple[Observer, ...]:
+    found = tuple(observers) if isinstance(observers, Iterable) else (observers,)
+    for one in found:
+        if not isinstance(one, Observer):
+            raise OptionError(f"observers is a list of observers, such as `[Progress(), Stop(f), Checkpoint(path)]`, got {one!r} in it.")
+    if sum(isinstance(one, Checkpoint) for one in found) > 1:
+        raise OptionError("A call has one Checkpoint, got several.")
+    return found
 
 
 def _resolve_policy(call: SimpleNamespace) -> Policy:

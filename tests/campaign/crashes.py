@@ -79,7 +79,7 @@ class Sampling:
         self.path = folder / "run" / "c"
 
     def run(self) -> torch.Tensor:
-        return BOWL.sample((4, 3), checkpoint=self.path, checkpoint_every=0, **CALL)
+        return BOWL.sample((4, 3), observers=[ce.sampling.Checkpoint(self.path, every=0)], **CALL)
 
     def check(self) -> str:
         began = self.path.exists()

@@ -59,7 +59,7 @@ def test_what_is_no_path_has_a_typed_error(path, way):
     calls = {
         "load": lambda: ce.load(path),
         "save": lambda: normal().save(path),
-        "checkpoint": lambda: normal().sample(2, steps=2, seed=0, warn=False, checkpoint=path),
+        "checkpoint": lambda: normal().sample(2, steps=2, seed=0, warn=False, observers=[ce.sampling.Checkpoint(path)]),
     }
     with pytest.raises(ComposableEnergyError):
         calls[way]()

@@ -66,7 +66,7 @@ def test_counts_do_not_depend_on_batches_or_on_a_callback():
             .errors
         )
 
-    assert errors() == errors(batch_size=64) == errors(callback=lambda *_: None) > 0
+    assert errors() == errors(batch_size=64) == errors(observers=[ce.sampling.Stop(lambda *_: None)]) > 0
 
 
 def test_a_sampler_that_cannot_reject_still_stops():
