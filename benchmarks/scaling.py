@@ -83,7 +83,7 @@ def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     }
     if way == "checkpoint":
         file.unlink(missing_ok=True)
-    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, warn=False, **ways.get(way, {}))
+    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, **ways.get(way, {}))
 
 
 def seconds(work: Callable[..., object], *args: Any, **options: Any) -> float:
@@ -157,7 +157,7 @@ def measure_files(rounds: int, counts: tuple[int, ...] = COUNTS[2:]) -> dict[str
     for case in CASES:
         energy, rows = CASES[case]().eval().requires_grad_(False), found.setdefault(case, {})
         for chains in counts:
-            call = {"sampler": Langevin(STEP), "steps": 2, "seed": 0, "warn": False}
+            call = {"sampler": Langevin(STEP), "steps": 2, "seed": 0}
             times: dict[str, list[float]] = {"plain": [], "written": [], "read": [], "written_wall": [], "read_wall": []}
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "run.safetensors"

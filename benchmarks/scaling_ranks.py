@@ -107,10 +107,10 @@ def _time(name: str) -> dict[str, Any]:
     """Returns the seconds of this process for its part of the chains."""
     _, make, chains, options = TIMED[name]
     energy = make().eval().requires_grad_(False)
-    energy.sample(chains, ranks="shard", seed=1, warn=False, **{**options, "steps": 2})
+    energy.sample(chains, ranks="shard", seed=1, **{**options, "steps": 2})
     distributed.barrier()
     began, wall = time.process_time(), time.monotonic()
-    energy.sample(chains, ranks="shard", seed=0, warn=False, **options)
+    energy.sample(chains, ranks="shard", seed=0, **options)
     spent = time.process_time() - began
     distributed.barrier()
     return {"processor": spent, "wall": time.monotonic() - wall}
@@ -124,7 +124,7 @@ def _speak(name: str, steps: int, folder: Path) -> dict[str, Any]:
     if options.pop("checkpoint", False):
         options["observers"] = [ce.sampling.Checkpoint(folder / "run.safetensors")]
     with Spoken() as spoken:
-        Mixture().eval().sample(CHAINS, seed=0, warn=False, **options)
+        Mixture().eval().sample(CHAINS, seed=0, **options)
     return {"spoken": [spoken.calls, spoken.bytes]}
 
 

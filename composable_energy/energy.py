@@ -140,6 +140,15 @@ class Energy(EnergyFunction):
         """Returns the same energy as one of latent points of a decoder $g$, so that `sample` returns $g(z)$; see `Decoded`."""
         return _algebra().Decoded(self, decoder)
 
+    @property
+    def latent(self) -> Energy:
+        """The same energy, whose samples stay points of the latent space of its decoder; the energy itself if it has none."""
+        if self.decoder is None:
+            return self
+        from composable_energy.sampling.wrappers import LatentEnergy  # late: sampling is above
+
+        return LatentEnergy(self)
+
     def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
         r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
 

@@ -15,6 +15,8 @@ from composable_energy.sampling import compiled, energy_and_gradient, twin
 from composable_energy.sampling.compile import CompiledEnergy
 from tests.factories import DTYPE, LEAVES, Affine, Noisy, needs_compiler, points
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 def assert_same(energy, fast, x, **conditions):
     for new, old in zip(energy_and_gradient(fast, x, **conditions), energy_and_gradient(energy, x, **conditions), strict=True):
@@ -57,7 +59,7 @@ def test_compiled_energies_have_supports_and_normalizers_in_expressions():
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
     energy = LEAVES["red"] & head(points(6)) & Noisy().given(sigma=torch.linspace(0.1, 2, 6, dtype=DTYPE))
-    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE, "warn": False, "noise": "philox"}
+    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE, "noise": "philox"}
     torch.testing.assert_close(energy.sample((6, 2), compile=True, batch_size=2, **options), energy.sample((6, 2), **options))
     fast = compiled(energy)
     fast.sample((6, 2), batch_size=2, **options)

@@ -11,6 +11,8 @@ import composable_energy as ce
 from composable_energy.sampling import compiled, energy_and_gradient
 from tests.factories import LEAVES, needs_compiler
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 class Scaled(ce.Energy):
     """A number that is no tensor, which a graph holds as it was."""
@@ -99,7 +101,7 @@ class Widening(ce.Energy):
 @needs_compiler
 def test_nothing_is_compiled_for_conditions_that_the_sampler_does_not_ask_for(monkeypatch):
     compilations, energy = Compilations(monkeypatch), Widening()
-    options = {"sampler": "annealed", "levels": 5, "sigma_max": 2.0, "sigma_min": 0.1, "corrector_steps": 1, "seed": 0, "warn": False}
+    options = {"sampler": "annealed", "levels": 5, "sigma_max": 2.0, "sigma_min": 0.1, "corrector_steps": 1, "seed": 0}
     x = energy.sample((4, 2), compile=True, **options)
     assert compilations.count == 2  # with the level, for the pilots that fit the start and for the chains
     torch.testing.assert_close(x, energy.sample((4, 2), **options))

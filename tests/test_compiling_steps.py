@@ -13,12 +13,12 @@ from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
 from tests.factories import needs_compiler
 
-pytestmark = [pytest.mark.full, needs_compiler]
+pytestmark = [pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning"), pytest.mark.full, needs_compiler]
 
 PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
-CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3), "warn": False, "noise": "philox"}
+CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3), "noise": "philox"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +92,6 @@ def test_supports_and_other_shapes_have_loops_too(sampler):
             "sampler": sampler,
             "steps": 9,
             "seed": 1,
-            "warn": False,
             "trace": 1,
             "init": torch.full((chains, 3), 1.5),
             "noise": "philox",
@@ -181,7 +180,7 @@ def test_compiled_steps_draw_the_noise_of_other_devices_and_other_steps_that_of_
     for sampler, energy, kind in (("langevin", pair, "philox"), ("langevin", PAIR, "blocks"), ("smc", pair, "blocks")):
         assert energy.sample((20, 3), sampler=sampler, **{**call, "steps": None, "init": None})[1].noise == kind
     _, trace = pair.sample((20, 3), sampler=Langevin(0.1), **call)
-    resumed = PAIR.sample((20, 3), resume=trace, steps=4, warn=False)
+    resumed = PAIR.sample((20, 3), resume=trace, steps=4)
     torch.testing.assert_close(resumed, PAIR.sample((20, 3), sampler=Langevin(0.1), **{**CALL, "steps": 25}))
 
 

@@ -12,6 +12,8 @@ from composable_energy.errors import OptionError
 from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin
 from tests.diagnosed_runs import F64, gaussian, kinds
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 BOWL = gaussian(1.0, 1.0)
 
 
@@ -38,7 +40,7 @@ class TestConvergence:
             energy.sample((64, 2), seed=0, **options)
         assert [str(some.message).partition(":")[0] for some in found] == [kind]
         assert found[0].filename == __file__  # the line that sampled
-        _, trace = energy.sample((64, 2), seed=0, trace=True, warn=False, **options)
+        _, trace = energy.sample((64, 2), seed=0, trace=True, **options)
         assert kind in kinds(trace)
 
     def test_a_chain_that_never_moved_among_others(self):
@@ -74,10 +76,10 @@ class TestConvergence:
     def test_warn_switches_it_off(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, warn=False, trace=True)
+            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, trace=True)
         assert "r_hat" in kinds(trace)
         with pytest.raises(OptionError, match="warn"):
-            BOWL.sample((4, 2), warn="no")
+            BOWL.sample((4, 2))
 
 
 class TestStarts:

@@ -8,6 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import composable_energy as ce
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
 """Operations whose result Python gets, so that it waits for the device."""
 
@@ -28,7 +30,7 @@ def count(sampler: str, steps: int, **options) -> Counter[str]:
     """Returns how often each operation ran in a call."""
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
     with Reads() as counted:
-        energy.sample(32, sampler=sampler, init=torch.ones(32, 2), steps=steps, seed=0, warn=False, **options)
+        energy.sample(32, sampler=sampler, init=torch.ones(32, 2), steps=steps, seed=0, **options)
     return counted.counts
 
 

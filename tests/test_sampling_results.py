@@ -19,10 +19,11 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.train()
     energy = Latent(decoder)
     draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
-    x, z = draw(300), draw(300, latents=True)
+    latent = functools.partial(energy.latent.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    x, z = draw(300), latent(300)
     assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
     assert decoder.seen == [1, 32, 268]  # the first batch shows how large decoded points are
-    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(draw((300, 4), latents=True), z)
+    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(latent((300, 4)), z)
     decoder.eval()
     with torch.no_grad():
         assert torch.allclose(decoder(z), x, atol=1e-6)
@@ -30,11 +31,11 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.seen.clear()
     assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
     with pytest.raises(
-        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); latents"
+        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
     ):
         draw((5, 3, 4, 4))
     with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
-        draw((5, 3, 2, 2), latents=True)
+        latent((5, 3, 2, 2))
     with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
         draw(5, init=torch.zeros(4, 4))
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from composable_energy.coordinates import Coordinates
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
-
-_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -268,20 +264,8 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     return [SamplingWarning("rounding", seen, advice)]
 
 
-@contextmanager
-def silenced(silent: bool) -> Iterator[None]:
-    """A context in which `emit_warnings` emits nothing, if it is asked to."""
-    token = _SILENT.set(silent)
-    try:
-        yield
-    finally:
-        _SILENT.reset(token)
-
-
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:
-    """Emits warnings at the line that called this package, unless `sample` was called with `warn=False`. Samplers may call it."""
-    if _SILENT.get():
-        return
+    """Emits warnings at the line that called this package. Samplers may call it."""
     package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 2, 2
     while frame is not None:
         depth += 1

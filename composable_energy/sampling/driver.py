@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import estimate_levels, warn_of_shares
+from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
@@ -19,13 +20,13 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged, Problem
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
-from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.progress import Progress, counted
 from composable_energy.sampling.ranks import Share
-from composable_energy.sampling.request import SampleRequest, resolve_request
+from composable_energy.sampling.request import Call, SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
@@ -33,7 +34,7 @@ from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, 
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
-from composable_energy.sampling.wrappers import has_rows
+from composable_energy.sampling.wrappers import LatentEnergy, has_rows
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
@@ -53,16 +54,13 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
-    warn: bool = True,
     noise: Kind | None = None,
-    latents: bool = False,
     allow_improper: bool = False,
     compile: bool = False,
     ranks: Share | None = None,
     first_chain: int = 0,
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
     **options: Any,
 ) -> Any:
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
@@ -78,7 +76,7 @@ def sample(
     Args:
         energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
-            sampled there and decoded at the end: then it is the shape of decoded points.
+            sampled there and decoded at the end: then it is the shape of decoded points; `E.latent.sample` returns latent ones.
         sampler: A name, a class or an instance. None takes the energy's recommendation, with `feynman-kac` in place of `annealed` where
             evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
             `chees`, which tunes itself, for any other.
@@ -92,10 +90,8 @@ def sample(
         batch_size: How many chains are evaluated together; all if None.
         on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
             whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
-        warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
             compiled steps.
-        latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
         compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
             noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
@@ -105,8 +101,8 @@ def sample(
         first_chain: The id of the first chain, for a call that draws a part of many chains.
         resume: A trace to continue, by `steps` more steps: the chains are those of one long run. The energy must have the same energies
             and gradients as before where the chains stopped.
-        dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default.
-        device: The device of the points; None follows the same order.
+        dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default. Their device follows
+            the same order.
         **options: The sampler's options.
 
     Returns:
@@ -132,10 +128,40 @@ def sample(
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])
     """
-    energy = as_energy(energy)
-    arguments, began = dict(locals()), time.perf_counter()
-    with evaluation_context(energy), silenced(warn is False), ExitStack() as held:
-        request = resolve_request(arguments, held)
+    call = Call(
+        energy=as_energy(energy),
+        shape=shape,
+        sampler=sampler,
+        steps=steps,
+        init=init,
+        seed=seed,
+        observers=observers,
+        trace=trace,
+        burn_in=burn_in,
+        batch_size=batch_size,
+        on_divergence=on_divergence,
+        noise=noise,
+        allow_improper=allow_improper,
+        compile=compile,
+        ranks=ranks,
+        first_chain=first_chain,
+        resume=resume,
+        dtype=dtype,
+        options=options,
+    )
+    points, record, found = draw(call)
+    emit_warnings(found)
+    return (points, record) if trace else points
+
+
+def draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
+    """Returns the points, the record and the warnings of a call, and emits no warnings."""
+    began = time.perf_counter()
+    if isinstance(call.energy, LatentEnergy):
+        call = replace(call, energy=call.energy.energy, latents=True)
+    energy, compile = call.energy, call.compile
+    with evaluation_context(energy), ExitStack() as held:
+        request = resolve_request(call, held)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
@@ -153,21 +179,22 @@ def sample(
         branches, tuned, pilots = _tune(replace(request, energy=plain), used, [one for one in seen if isinstance(one, Progress)])
         chains = Chains(_problem(request, used, tuned, pilots, branches, compile, faults))
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
-        judge = sampler is not None or steps is not None or not recommendations(energy)  # as recommended, chains need not converge
+        judge = (
+            call.sampler is not None or call.steps is not None or not recommendations(energy)
+        )  # as recommended, chains need not converge
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         every = [recorder, *seen, *_writers(request, recorder, evaluator), observer]
         compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
         stop = _run(request, chains, last_step, every, recorder, evaluator, faults, compares)
-        if not allow_improper:
+        if not call.allow_improper:
             _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed += tuple(observer.warnings(chains, record))
         if compares and chains.active:
             record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
-        emit_warnings([*record.observed, *warn_of_points(record, traced=bool(trace))])
     record.seconds = time.perf_counter() - began
-    return (points, record) if trace else points
+    return points, record, [*record.observed, *warn_of_points(record, traced=bool(call.trace))]
 
 
 def _tune(request: SampleRequest, used: Energy, shown: Sequence[Progress]) -> tuple[BranchDraws | None, Sampler, PilotResult | None]:

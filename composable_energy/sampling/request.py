@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -25,9 +24,9 @@ from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.ranks import Ranks
+from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.sampler import Sampler
-from composable_energy.sampling.selection import check_density, resolve_sampler
+from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.values import Values
@@ -35,6 +34,33 @@ from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of `sample`, and two that calls inside of the library need: whether points stay latent, and the device."""
+
+    energy: Energy
+    shape: int | Sequence[int]
+    sampler: SamplerLike | None = None
+    steps: int | None = None
+    init: Tensor | None = None
+    seed: int | None = None
+    observers: Sequence[Observer] = ()
+    trace: bool | int = False
+    burn_in: int = 0
+    batch_size: int | None = None
+    on_divergence: Policy | None = None
+    noise: Kind | None = None
+    allow_improper: bool = False
+    compile: bool = False
+    ranks: Share | None = None
+    first_chain: int = 0
+    resume: Trace | None = None
+    dtype: torch.dtype | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    latents: bool = False
+    device: torch.device | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,6 @@ class SampleRequest:
     ranks: Ranks | None
     resume: Trace | None
     observers: Sequence[Observer]
-    warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
     density: Energy | None = None
@@ -107,28 +132,27 @@ class SampleRequest:
         return done + steps
 
 
-def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequest:
+def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     """Checks and resolves the arguments of `sample`, and reads its checkpoint.
 
     Args:
-        arguments: All arguments of `sample` by name.
+        call: The arguments of `sample`.
         held: Takes the lock of the checkpoint, for the time of the call.
 
     Raises:
         ComposableEnergyError: An argument is wrong; `sample` lists the classes.
     """
-    call = SimpleNamespace(**arguments)
     _check_types(call)
     steps = None if call.steps is None else check_integer("steps", call.steps)
     burn_in, observers = check_integer("burn_in", call.burn_in, least=0), _check_observers(call.observers)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
-    sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
+    sampler, seed, first, shape = _resolve_chains(call)
     check_density(call.energy, sampler, call.allow_improper)
     energy = whole = twin(call.energy)
     resume = call.resume
-    known = call.init if resume is None else resume.state.x
-    if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
+    known = call.init if resume is None or resume.state is None else resume.state.x
+    if resume is not None and known is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     rows = has_rows(energy)
@@ -166,7 +190,6 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         ranks=ranks,
         resume=resume,
         observers=observers,
-        warn=call.warn,
         density=density,
         branches=() if density is None else known_branches(density),
     )
@@ -204,7 +227,7 @@ def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> 
     return steady and not has_rows(energy) and math.prod(points.event) <= MOST_COORDINATES
 
 
-def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
+def _share_and_restore(request: SampleRequest, call: Call, seed: int | None, held: ExitStack) -> SampleRequest:
     """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
     ranks, resume, file, saved = request.ranks, request.resume, None, None
     if request.checkpoint is not None:
@@ -233,8 +256,8 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
     return replace(request, seed=seed, file=file, saved=saved)
 
 
-def _check_types(call: SimpleNamespace) -> None:
-    for name in ("latents", "allow_improper", "compile", "warn"):
+def _check_types(call: Call) -> None:
+    for name in ("allow_improper", "compile"):
         check_flag(name, getattr(call, name))
 
 
@@ -248,7 +271,7 @@ def _check_observers(observers: Any) -> tuple[Observer, ...]:
     return found
 
 
-def _resolve_policy(call: SimpleNamespace) -> Policy:
+def _resolve_policy(call: Call) -> Policy:
     policy = call.on_divergence or (call.resume.on_divergence if isinstance(call.resume, Trace) else "raise")
     if policy not in ("raise", "keep"):
         raise OptionError(
@@ -258,11 +281,12 @@ def _resolve_policy(call: SimpleNamespace) -> Policy:
     return policy
 
 
-def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int | None, int, int | Sequence[int]]:
+def _resolve_chains(call: Call) -> tuple[Sampler, int | None, int, int | Sequence[int]]:
     """Returns the sampler, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
+    names = [field.name for field in fields(call) if field.name not in ("energy", "options", "latents", "device")]
     if resume is None:
-        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "options"})
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names)
         return sampler, _resolve_seed(call.seed), check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")

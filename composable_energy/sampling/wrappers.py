@@ -104,6 +104,27 @@ class EqualEnergy(EnergyWrapper, ABC):
         return self.energy.grounded
 
 
+class LatentEnergy(EqualEnergy):
+    """An energy of a latent space whose samples stay latent: `E.latent`."""
+
+    @property
+    def decoder(self) -> None:
+        return None
+
+    @property
+    def decoded_shape(self) -> None:
+        return None
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy(x, **conditions)
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        return self.energy.with_gradient(x, **conditions)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy.evidence(x, **conditions)
+
+
 class _RowSelection(EnergyWrapper):
     """An energy for some of the chains: each gets its own row of the bound conditions."""
 

@@ -87,13 +87,12 @@ class Sample(Command):
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
-            points, trace = energy.sample(
+            points, trace = energy.latent.sample(
                 arguments.n,
                 sampler=arguments.sampler,
                 steps=arguments.steps,
                 seed=arguments.seed,
                 batch_size=arguments.batch_size,
-                latents=True,
                 trace=True,
                 observers=observers,
                 **options,

@@ -51,11 +51,10 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        points, trace = energy.sample(
+        points, trace = energy.latent.sample(
             order.n,
             seed=order.seed,
             init=None if start is None else _start(order, energy, torch.from_numpy(start)),
-            latents=True,
             trace=1 if view.kind == "plane" else True,
             observers=[Progress(view.progress), Stop(view.step)],
             **order.options(energy),

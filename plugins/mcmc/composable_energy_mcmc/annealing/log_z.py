@@ -2,12 +2,14 @@ r"""The estimator of `composable_energy.log_z`."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields, is_dataclass
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from composable_energy import Energy
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import NormalizerError, OptionError
 from composable_energy.normalizers import LogZ
 from composable_energy.sampling import Noise, Sampler, emit_warnings, sample, warn_of_spacing
@@ -94,20 +96,19 @@ def _check_points(name: str, points: Tensor, like: Tensor) -> Tensor:
 def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Sampler, noise: Noise, batch_size: int) -> Tensor:
     """Returns the last points of a pilot run of the sampler."""
     count = _PILOT_CHAINS if init is None else len(_check_points("init", init, like))
-    return sample(
-        energy,
-        (count, *like.shape),
-        sampler=sampler,
-        steps=_PILOT_STEPS,
-        init=init,
-        seed=noise.child("fit").seed,
-        batch_size=min(batch_size, count),
-        noise=noise.kind,
-        latents=True,
-        warn=False,  # the estimate has a standard error of its own
-        dtype=like.dtype,
-        device=like.device,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)  # the estimate has a standard error of its own
+        return sample(
+            energy.latent,
+            (count, *like.shape),
+            sampler=sampler,
+            steps=_PILOT_STEPS,
+            init=init,
+            seed=noise.child("fit").seed,
+            batch_size=min(batch_size, count),
+            noise=noise.kind,
+            dtype=like.dtype,
+        )
 
 
 def _fit_base(points: Tensor) -> Gaussian:
