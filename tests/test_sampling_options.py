@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder
@@ -116,7 +116,6 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
         ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
         ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
-        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, requested is meta"),
     ],
 )
 def test_what_does_not_fit_is_reported(options, error, message):
