@@ -2,11 +2,9 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
-from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
-from composable_energy.sampling.iteration import iterate
 from composable_energy.sampling.levels import (
     LevelGradient,
     check_precise_terms,
@@ -34,14 +32,12 @@ __all__ = [
     "Trace",
     "Widened",
     "check_precise_terms",
-    "compiled",
     "denoised_pull",
     "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
     "has_plain_terms",
     "has_rows",
-    "iterate",
     "level_gradient",
     "plain_energy",
     "repeated",

@@ -106,7 +106,7 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        size = first_block(self.sampler, self.active, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
+        size = first_block(self.active, single=self.single)
         while self.step < last_step:
             before, active = self.snapshot(), self.active
             if not active and self.layout.ranks is None:
@@ -115,7 +115,7 @@ class Chains:
                 began = time.perf_counter()
                 count = min(size.steps, last_step - self.step) if len(active) == 1 else 1  # batches take turns
                 with self._noted:
-                    paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in active]
+                    paths = [take_steps(self.layout.step, chunk, self.step + 1, count, self.faults) for chunk in active]
                 taken = min((len(path.infos) for path in paths), default=1)
                 good = min((path.count_finite() for path in paths), default=taken)
                 size.adapt(time.perf_counter() - began, taken, good)

@@ -23,7 +23,7 @@ from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
-from composable_energy.sampling.layout import Layout
+from composable_energy.sampling.layout import Layout, Step
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
@@ -101,13 +101,11 @@ def sample(
         on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
             whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
         warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
-        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
-            compiled steps.
+        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere.
         latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
-            noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
-            without compilation and with the same `noise`, up to rounding.
+        compile: Whether steps run through `torch.compile`, or their gradients where the sampler has a schedule or trajectories of several
+            lengths. The first call takes seconds longer, each step less. The draws are those without compilation, up to rounding.
         checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
             bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
             gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
@@ -153,12 +151,12 @@ def sample(
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         faults = Faults()
-        plain = GuardedEnergy(request.energy, request.energy, faults)
-        used = GuardedEnergy(_compile(request), request.energy, faults) if compile else plain
+        used = GuardedEnergy(request.energy, request.energy, faults)
         shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
         report = held.enter_context(open_progress(shown, request.sampler))
-        branches, tuned, pilots = _tune(replace(request, energy=plain), used, report)
-        layout = _layout(request, used, tuned, pilots, branches, compile)
+        branches, tuned, pilots = _tune(replace(request, energy=used), used, report)
+        step = _compile(tuned, used, request, evaluator) if compile else tuned.step
+        layout = _layout(request, used, tuned, step, pilots, branches)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
         judge = sampler is not None or steps is not None or not recommendations(energy)  # as recommended, chains need not converge
@@ -186,21 +184,18 @@ def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None)
         return branches, *tune_sampler(request, counted(used, request.sampler, report), branches)
 
 
-def _compile(request: SampleRequest) -> Energy:
-    from composable_energy.sampling.compile import compiled_twin  # late: torch's compiler is slow to import
+def _compile(sampler: Sampler, energy: GuardedEnergy, request: SampleRequest, evaluator: Evaluator) -> Step:
+    from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
 
-    return compiled_twin(request.owner, request.energy)
+    return CompiledStep(sampler, energy, request.owner, evaluator)
 
 
 def _layout(
-    request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, branches: BranchDraws | None, compile: bool
+    request: SampleRequest, used: Energy, sampler: Sampler, step: Step, pilots: PilotResult | None, branches: BranchDraws | None
 ) -> Layout:
-    fuse = None
-    if compile or hasattr(request.energy, "compiled_steps"):
-        from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Layout(used, sampler, noise, starts, points.n, request.batch_size, request.ranks, fuse)
+    return Layout(used, sampler, noise, starts, points.n, request.batch_size, step, request.ranks)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:

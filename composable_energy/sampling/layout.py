@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,25 +23,7 @@ from composable_energy.sampling.wrappers import select_rows
 S = TypeVar("S", bound=State)
 
 
-class FusedSteps(Protocol):
-    """Steps in succession as one function.
-
-    Attributes:
-        count: Their number.
-    """
-
-    count: int
-
-    def fits(self, state: State) -> bool:
-        """Returns whether the function takes such a state."""
-        ...
-
-    def take(self, state: State, noise: Noise, first: int) -> tuple[list[tuple[State, Info]], Tensor]:
-        """Takes the steps, of which the first has a number, with chains in a state."""
-        ...
-
-
-Fuse = Callable[[Sampler, Energy, State, Noise, int, bool], FusedSteps | None]
+Step = Callable[[Energy, State, Noise], tuple[State, Info]]
 
 
 @dataclass
@@ -55,7 +37,6 @@ class Chunk:
         active: The state of the active ones.
         rows: The rows of the active ones among all; None while all are.
         whole: A state of all, in which those that were stopped are at their last finite points; None while all are active.
-        steps: Steps in succession as one function; None where there is none.
     """
 
     ids: range
@@ -64,7 +45,6 @@ class Chunk:
     active: State
     rows: Tensor | None = None
     whole: State | None = None
-    steps: FusedSteps | None = None
 
     @property
     def state(self) -> State:
@@ -88,8 +68,7 @@ class Layout:
         rows: The number of chains of all processes, which is that of the rows of bound conditions.
         batch_size: How many chains are advanced together.
         ranks: The processes that share the chains.
-        fuse: Returns steps of chains as one function, from sampler, energy, state, noise, the next step, and whether it may be several in
-            succession; or None. None never asks.
+        step: The `step` of the sampler, compiled or not.
     """
 
     energy: Energy
@@ -98,8 +77,8 @@ class Layout:
     starts: Starts
     rows: int
     batch_size: int
+    step: Step
     ranks: Ranks | None = None
-    fuse: Fuse | None = None
 
     @cached_property
     def own(self) -> range:
@@ -133,7 +112,7 @@ class Layout:
         """Stops active chains of a chunk, all but those in a mask with shape $(k,)$, in their state of before."""
         after, rows = chunk.active, torch.arange(len(chunk.ids)) if chunk.rows is None else chunk.rows
         chunk.active = before
-        chunk.whole, chunk.rows, chunk.steps = chunk.state, rows[others.cpu()], None
+        chunk.whole, chunk.rows = chunk.state, rows[others.cpu()]
         chunk.active, ids = take(after, others), chunk.active_ids()
         chunk.energy, chunk.noise = self.energy_of(ids), self.noise_of(ids)
 

@@ -23,7 +23,6 @@ from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
 from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
-from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.progress import ProgressFunction
@@ -52,7 +51,6 @@ class SampleRequest:
         every: Keeps the points of every k-th step; None keeps none.
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
-        pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
         density: The expression whose density the draws should have; None for other draws, as at another temperature.
         branches: The branches of a mixture whose known shares the draws should have.
     """
@@ -66,7 +64,6 @@ class SampleRequest:
     chains: range
     seed: int
     noise: Kind
-    pilot_noise: Kind
     on_divergence: Policy
     steps: int | None
     trace: bool
@@ -139,7 +136,6 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
-    in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
     points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
@@ -155,8 +151,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         batch_size=points.n if call.batch_size is None else check_integer("batch_size", call.batch_size),
         chains=range(first, first + points.n),
         seed=secrets.randbits(63) if seed is None else seed,
-        noise=resolve_noise(asked, points.device, in_graph),
-        pilot_noise=resolve_noise(asked, points.device),
+        noise=resolve_noise(asked, points.device),
         on_divergence=policy,
         steps=steps,
         burn_in=burn_in,
@@ -174,8 +169,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
 
-def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Kind:
-    """Returns the requested kind of noise, or the default of a device, and of steps that are compiled.
+def resolve_noise(kind: Any, device: torch.device) -> Kind:
+    """Returns the requested kind of noise, or the default of a device.
 
     Raises:
         OptionError: The kind is unknown, or not available on the device.
@@ -183,7 +178,7 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind not in (None, "blocks", "philox"):
         raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
     if device.type == "cpu":
-        return kind or ("philox" if in_graph else "blocks")
+        return kind or "blocks"
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
@@ -197,12 +192,6 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
 
     zeros = points.zeros()
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
-
-
-def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:
-    """Returns whether a compiled energy has compiled steps too, which draw their noise in the graph."""
-    steady = sampler.total_steps is None and type(sampler).couple is Sampler.couple
-    return steady and not has_rows(energy) and math.prod(points.event) <= MOST_COORDINATES
 
 
 def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
