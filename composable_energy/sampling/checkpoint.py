@@ -25,7 +25,7 @@ from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
 
-_FORMAT = 3
+_FORMAT = 4
 _KEY = "composable_energy_checkpoint"
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _PLAIN = (bool, int, float, str, type(None))
@@ -54,15 +54,15 @@ class Saved:
         """
         tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
 
-        def state(place: str, plain: Mapping[str, Any]) -> State:
+        def state(plain: Mapping[str, Any]) -> State:
             names = [field.name for field in fields(like)]
-            missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
+            missing = [name for name in names if name not in plain and f"state.{name}" not in tensors]
             if missing:
                 raise FileFormatError(
                     f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it, or it was edited; "
                     "give another path, or delete it to begin anew."
                 )
-            return replace(like, **{name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names})
+            return replace(like, **{name: plain[name] if name in plain else tensors[f"state.{name}"] for name in names})
 
         trace = blank
         try:
@@ -71,7 +71,7 @@ class Saved:
             trace = replace(
                 blank,
                 chains=range(len(found["diverged_at"])),
-                states=[state(f"states.{i}", plain) for i, plain in enumerate(self.record["states"])],
+                state=state(self.record["state"]),
                 reference=self.reference(like.x.device),
                 **found,
             )
@@ -130,7 +130,7 @@ class CheckpointFile:
             "steps": trace.steps,
             "scalars": trace.scalars,
             "point_steps": trace.point_steps,
-            "states": [_add_state(tensors, f"states.{i}", state) for i, state in enumerate(trace.states)],
+            "state": {} if trace.state is None else _add_state(tensors, trace.state),
             "reference": len(trace.reference),
         }
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -206,13 +206,13 @@ def describe(value: Any) -> str:
     return f"{type(value).__qualname__}({', '.join(f'{name}={describe(item)}' for name, item in own.items())})"
 
 
-def _add_state(tensors: dict[str, Tensor], place: str, state: State) -> dict[str, Any]:
+def _add_state(tensors: dict[str, Tensor], state: State) -> dict[str, Any]:
     """Adds the tensors of a state, and returns its plain fields."""
     plain: dict[str, Any] = {}
     for field in fields(state):
         value = getattr(state, field.name)
         if isinstance(value, Tensor):
-            tensors[f"{place}.{field.name}"] = value
+            tensors[f"state.{field.name}"] = value
         elif isinstance(value, _PLAIN):
             plain[field.name] = value
         else:

@@ -41,7 +41,7 @@ class CheckpointObserver(Observer):
         self.before, self.written = chains.snapshot(), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        due, ranks = time.monotonic() >= self.due, chains.layout.ranks
+        due, ranks = time.monotonic() >= self.due, chains.ranks
         if due if ranks is None else ranks.broadcast(due):
             self._write(chains)
         self.before = chains.snapshot()
@@ -49,7 +49,7 @@ class CheckpointObserver(Observer):
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:
             self._write(chains)
-        elif error is not None and chains.layout.ranks is None:
+        elif error is not None and chains.ranks is None:
             self._write(self.before, self._last_finite(self.before))
 
     def values(self, chains: Chains) -> Values:
@@ -68,7 +68,7 @@ class CheckpointObserver(Observer):
         return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
 
     def _write(self, chains: Chains, now: Values | None = None) -> None:
-        began, ranks = time.monotonic(), chains.layout.ranks
+        began, ranks = time.monotonic(), chains.ranks
         reference = (self.start, self.values(chains) if now is None else now)
         trace = replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None))
         trace = trace if ranks is None else gather_trace(trace, ranks)
@@ -82,9 +82,9 @@ def final_reference(evaluator: Evaluator, chains: Chains) -> Values:
     """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
     if not chains.active or not evaluator.states_hold_values:
         return _values(evaluator, chains)
-    return Values.of_states(chains.ids(), [chunk.active for chunk in chains.active])
+    return Values.of_state(chains.active_ids(), chains.active_state())
 
 
 def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
-    ids, x = chains.ids()[:limit], chains.points()
+    ids, x = chains.active_ids()[:limit], chains.state.x
     return evaluator.values(ids, x[(ids - chains.own.start).to(x.device)])

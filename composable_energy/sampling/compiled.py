@@ -72,7 +72,8 @@ class CompiledStep:
             if ahead and ahead[0][0] is state and ahead[0][1] == noise.step:
                 return ahead.pop(0)[2]
             key = self.sampler, *_shapes(state)
-            steps = self.kept.get(key, lambda: _Steps.compile(self.sampler, self.plain, state, noise))
+            most = _AHEAD if self.evaluator.batch_size >= self.evaluator.rows else 1  # batches take turns
+            steps = self.kept.get((most, *key), lambda: _Steps.compile(self.sampler, self.plain, state, noise, most))
             if steps is not None:
                 ahead[:] = steps.take(state, noise)
                 return ahead.pop(0)[2]
@@ -135,7 +136,7 @@ class _Steps:
         self.sampler, self.energy, self.function = sampler, _Traced(twin(energy)), cast(Function, None)
 
     @classmethod
-    def compile(cls, sampler: Sampler, energy: Energy, state: State, noise: Noise) -> _Steps:
+    def compile(cls, sampler: Sampler, energy: Energy, state: State, noise: Noise, most: int) -> _Steps:
         """Compiles steps, and compares them with one that is not compiled, and several with those that begin one step later.
 
         Raises:
@@ -144,8 +145,8 @@ class _Steps:
         try:
             steps = cls(sampler, energy, state, noise)
             graph = steps.record(state, noise)
-            if _AHEAD * state.x.numel() <= _MOST_NUMBERS and _AHEAD * len(graph.graph.nodes) <= _MOST_NODES:
-                steps.count = _AHEAD
+            if most > 1 and most * state.x.numel() <= _MOST_NUMBERS and most * len(graph.graph.nodes) <= _MOST_NODES:
+                steps.count = most
                 steps.function = _compile(steps.record(state, noise), steps.inputs(state, noise))
                 taken = steps.take(state, noise)
                 later = steps.take(taken[1][0], noise.at(noise.step + 1))
@@ -155,7 +156,7 @@ class _Steps:
                     for a, b in pairs
                     for each in zip(_values(a), _values(b), strict=True)
                 )
-                steps.count = _AHEAD if same else 1
+                steps.count = most if same else 1
             if steps.count == 1:
                 steps.function = _compile(graph, steps.inputs(state, noise))
             if all(map(_near, _values(steps.take(state, noise)[0][2][0]), _values(steps.after))):

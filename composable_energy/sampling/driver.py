@@ -17,14 +17,13 @@ from composable_energy.energy import Energy
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
-from composable_energy.sampling.chains import Chains, Diverged
+from composable_energy.sampling.chains import Chains, Diverged, Problem, Step
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points, warn_of_spacing
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
-from composable_energy.sampling.layout import Layout, Step
-from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
+from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, TraceRecorder, run
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
@@ -156,21 +155,20 @@ def sample(
         report = held.enter_context(open_progress(shown, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=used), used, report)
         step = _compile(tuned, used, request, evaluator) if compile else tuned.step
-        layout = _layout(request, used, tuned, step, pilots, branches)
-        chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
+        chains = Chains(_problem(request, used, tuned, step, pilots, branches, faults))
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
         judge = sampler is not None or steps is not None or not recommendations(energy)  # as recommended, chains need not converge
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
-        loop = SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer])
+        observers = [*_observers(request, recorder, evaluator, last_step, report), observer]
         compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
-        stop = _run(request, loop, recorder, evaluator, faults, compares)
+        stop = _run(request, chains, last_step, observers, recorder, evaluator, faults, compares)
         if not allow_improper:
             _check_tails(request, chains, stop, observer)
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed += tuple(observer.warnings(chains, record))
         if compares and chains.active:
-            record.observed += tuple(warn_of_spacing(energies := chains.values(lambda state: state.energy), energies.dtype, _DECIDED))
+            record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
         emit_warnings([*record.observed, *warn_of_points(record, traced=bool(trace))])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
@@ -190,12 +188,18 @@ def _compile(sampler: Sampler, energy: GuardedEnergy, request: SampleRequest, ev
     return CompiledStep(sampler, energy, request.owner, evaluator)
 
 
-def _layout(
-    request: SampleRequest, used: Energy, sampler: Sampler, step: Step, pilots: PilotResult | None, branches: BranchDraws | None
-) -> Layout:
+def _problem(
+    request: SampleRequest,
+    used: Energy,
+    sampler: Sampler,
+    step: Step,
+    pilots: PilotResult | None,
+    branches: BranchDraws | None,
+    faults: Faults,
+) -> Problem:
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Layout(used, sampler, noise, starts, points.n, request.batch_size, step, request.ranks)
+    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step, request.ranks)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
@@ -214,12 +218,19 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
     before = None
     if request.saved is not None:
         first = chains.own.start
-        before = request.saved.trace(blank, chains.layout.start(range(first, first + 1)).state)
+        before = request.saved.trace(blank, chains.started_at(range(first, first + 1)))
     return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
 
 
 def _run(
-    request: SampleRequest, loop: SamplingLoop, recorder: TraceRecorder, evaluator: Evaluator, faults: Faults, compares: bool
+    request: SampleRequest,
+    chains: Chains,
+    last_step: int,
+    observers: Sequence[Observer],
+    recorder: TraceRecorder,
+    evaluator: Evaluator,
+    faults: Faults,
+    compares: bool,
 ) -> Diverged | None:
     """Starts or continues the chains and takes all steps; returns what ended them earlier.
 
@@ -228,7 +239,7 @@ def _run(
     Raises:
         SamplingInterrupted: Ctrl-C, after the start.
     """
-    chains, before = loop.chains, recorder.before or request.resume
+    before = recorder.before or request.resume
     try:
         if before is not None:
             chains.resume(before)
@@ -236,18 +247,20 @@ def _run(
             with recording(constant=True) as uses:
                 chains.start()
             check_detached(uses)
-            if chains.active and (chains.layout.starts.pilots is not None or loop.last_step >= _CHECKED_STEPS):
-                check_rows(evaluator, chains.active[0].active_ids(), chains.active[0].active.x)
+            if chains.active and (chains.problem.starts.pilots is not None or last_step >= _CHECKED_STEPS):
+                check_rows(evaluator, chains.active_ids()[: request.batch_size], chains.active_state().x[: request.batch_size])
         if chains.active and compares and not request.energy.needs_log_densities:
-            chunk = chains.active[0]
-            check_own_gradients(chunk.energy, chunk.active.x, chains.sampler.final_conditions(request.energy))
-        loop.run()
+            ids = chains.active_ids()[: request.batch_size]
+            ids = range(int(ids[0]), int(ids[-1]) + 1) if chains.active == len(chains.own) else ids
+            x, conditions = chains.active_state().x[: len(ids)], chains.sampler.final_conditions(request.energy)
+            check_own_gradients(chains.problem.energy_of(ids), x, conditions)
+        run(chains, last_step, observers)
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if chains.chunks and request.ranks is None:  # else before the start, or while other processes go on
+        if chains.started and request.ranks is None:  # else before the start, or while other processes go on
             with suppress(Exception):
-                raise interrupted_error(request, chains, recorder, evaluator, faults, loop.last_step) from interrupt
+                raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
         raise
     return None
 
@@ -257,7 +270,7 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
     if not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
         return
     zeros = request.points.zeros().unsqueeze(0)
-    x = chains.points() if chains.active else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
+    x = chains.state.x if chains.active else zeros.new_full((16, *zeros.shape[1:]), torch.inf)
     far = _FAR * (1 if request.init is None else max(1.0, request.init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.infos import to_floats
 from composable_energy.sampling.sampler import Info, State
+from composable_energy.sampling.states import to_floats
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy, visible_state
 
@@ -27,61 +27,43 @@ class Observer(Protocol):
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
 
-    def next_step(self, step: int) -> int | None:
-        """Returns the next step that it needs to see after a step; None if it needs no other. It may see more."""
-        return step + 1
-
     def on_step(self, chains: Chains, info: Info) -> bool | None:
-        """Called after steps, those that it needs and others; returning True stops the loop after this step."""
+        """Called after each step; returning True stops the loop after this step."""
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         """Called after the last step, or with the error that broke off the loop."""
 
 
-@dataclass(frozen=True)
-class SamplingLoop:
-    """Advances chains step by step, and calls the observers in their order.
+def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
+    """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
 
     Args:
         chains: The chains, which have started.
         last_step: The number of the last step, counted from the start of the chains.
-        observers: The observers.
+        observers: The observers, which are called in their order.
+
+    Raises:
+        OptionError: The chains took more steps already.
+        Diverged: Chains diverged, and the policy ends the sampling.
     """
-
-    chains: Chains
-    last_step: int
-    observers: Sequence[Observer]
-
-    def run(self) -> None:
-        """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
-
-        Raises:
-            OptionError: The chains took more steps already.
-            Diverged: Chains diverged, and the policy ends the sampling.
-        """
-        chains, error = self.chains, None
-        if chains.step > self.last_step:
-            raise OptionError(f"{chains.step} steps are done already, {self.last_step} were asked for in all: ask for at least as many.")
-        for observer in self.observers:
-            observer.on_start(chains)
-        try:
-            each = any(observer.next_step(chains.step) == chains.step + 1 for observer in self.observers)
-            for info in chains.advance(self.last_step, None if each else self._next_step):
-                stop = False
-                for observer in self.observers:
-                    stop = observer.on_step(chains, info) is True or stop
-                if stop:
-                    break
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            for observer in self.observers:
-                observer.on_end(chains, error)
-
-    def _next_step(self, step: int) -> int:
-        """Returns the next step that an observer needs to see."""
-        return min((due for observer in self.observers if (due := observer.next_step(step)) is not None), default=self.last_step)
+    error = None
+    if chains.step > last_step:
+        raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
+    for observer in observers:
+        observer.on_start(chains)
+    try:
+        while chains.step < last_step and (chains.active or chains.ranks is not None):
+            info, stop = chains.advance(), False
+            for observer in observers:
+                stop = observer.on_step(chains, info) is True or stop
+            if stop:
+                break
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        for observer in observers:
+            observer.on_end(chains, error)
 
 
 class CallbackObserver(Observer):
@@ -97,12 +79,12 @@ class CallbackObserver(Observer):
     def on_step(self, chains: Chains, info: Info) -> bool:
         over = True
         if chains.active:
-            state = without_missing_values(chains, chains.state())
+            state = without_missing_values(chains, chains.active_state())
             info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
             if len(state.x) < len(chains.own):
-                info = replace(info, chains=(chains.ids() - chains.own.start).tolist())
+                info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
             over = _is_true(self.callback(chains.step, _copied(state), _copied(info)))
-        return over if chains.layout.ranks is None else all(chains.layout.ranks.gather(over))
+        return over if chains.ranks is None else all(chains.ranks.gather(over))
 
 
 def _copied(value: D) -> D:
@@ -134,23 +116,20 @@ class TraceRecorder(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        plain = plain_energy(chains.layout.energy) is not None and chains.layout.energy.has_value
+        plain = plain_energy(chains.energy) is not None and chains.energy.has_value
         self._energies = (lambda state: state.energy) if plain else (lambda state: without_missing_values(chains, state).energy)
-
-    def next_step(self, step: int) -> int | None:
-        return step + 1 if self.steps else None
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if not self.steps:
             return
-        self.energies.append(chains.values(self._energies))
+        self.energies.append(self._energies(chains.state))
         if info.acceptance is not None:
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():
             self.scalars.setdefault(name, []).append(value)
         after = chains.step - self.blank.burn_in
         if self.every is not None and after > 0 and after % self.every == 0:
-            self.points.append(chains.values(lambda state: state.x))  # as in a checkpoint; `sample` shows the points of the support
+            self.points.append(chains.state.x)  # as in a checkpoint; `sample` shows the points of the support
             self.point_steps.append(chains.step)
 
     def trace(self, chains: Chains) -> Trace:
@@ -159,9 +138,9 @@ class TraceRecorder(Observer):
             self.blank,
             steps=chains.step,
             chains=chains.own,
-            states=[chunk.state for chunk in chains.chunks],
+            state=chains.state,
             diverged_at=chains.diverged_at,
-            relocated=len(chains.layout.starts.relocated),
+            relocated=len(chains.problem.starts.relocated),
         )
         if not self.steps:
             return trace
@@ -188,8 +167,8 @@ class TraceRecorder(Observer):
 
 def without_missing_values(chains: Chains, state: State) -> State:
     """Returns a state as traces and callbacks get it: points of the support, and energies that are NaN if the energy has no value."""
-    state = visible_state(chains.layout.energy, state)
-    return state if chains.layout.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
+    state = visible_state(chains.energy, state)
+    return state if chains.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
 
 def _is_true(answer: Any) -> bool:

@@ -123,7 +123,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     check_density(call.energy, sampler, call.allow_improper)
     energy = whole = twin(call.energy)
     resume = call.resume
-    known = call.init if resume is None else resume.states[0].x
+    known = call.init if resume is None else resume.state.x
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
@@ -198,7 +198,7 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
     """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
     ranks, resume, file, saved = request.ranks, request.resume, None, None
     if call.checkpoint is not None:
-        resumed = None if resume is None else digest_of({str(i): state.x for i, state in enumerate(resume.states)})
+        resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
         resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
         described = {
             "sampler": describe(request.sampler),

@@ -41,7 +41,7 @@ def collect_result(
     Raises:
         SamplingDiverged: Chains of this or another process diverged, and the policy ends the sampling.
     """
-    ranks, first, points = request.ranks, chains.own.start, chains.points()
+    ranks, first, points = request.ranks, chains.own.start, chains.state.x
     stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
     if stop is not None:
         diverged = chains.diverged_at >= 0
@@ -59,16 +59,16 @@ def collect_result(
     whole, visible = visible_energy(request.energy, drawn)
     if isinstance(whole, Disjunction):
         trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, ids)
-    branches = chains.layout.starts.branches
+    branches = chains.problem.starts.branches
     trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
     if chains.active and type(chains.sampler).diagnose is not Sampler.diagnose:
-        trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact))
+        trace.observed = tuple(chains.sampler.diagnose(chains.active_state(), trace.exact))
     if request.branches or trace.branch_shares is not None:
         _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
     if ranks is not None and ranks.share == "gather":
-        own = trace if request.trace else replace(trace, states=[])  # which nobody sees
+        own = trace if request.trace else replace(trace, state=None)  # which nobody sees
         drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.sampling.infos import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.states import join, weighted_mean
 from composable_energy.sampling.values import Values, join_values
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class Trace:
         points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
             energy of a latent space.
         point_steps: The steps of the points.
-        states: The states of the chains, batch by batch, from which they continue; in unconstrained coordinates where the energy has a
-            support.
+        state: The state of all chains, from which they continue; in unconstrained coordinates where the energy has a support. None
+            before the start.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
         branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
@@ -80,7 +80,7 @@ class Trace:
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
-    states: list[State] = field(default_factory=list)
+    state: State | None = None
     branch_shares: Tensor | None = None
     branch_of: Tensor | None = None
     exact: bool = False
@@ -202,7 +202,7 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
     return replace(
         parts[0],
         chains=range(parts[0].chains.start, parts[-1].chains.stop),
-        states=[state for part in parts for state in part.states],
+        state=None if parts[0].state is None else join([part.state for part in parts if part.state is not None]),
         branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
         branch_of=torch.cat([part.branch_of for part in parts if part.branch_of is not None]) if parts[0].branch_of is not None else None,
         scalars=_gather_scalars(parts),

@@ -41,9 +41,9 @@ class Values:
     grads: Tensor
 
     @classmethod
-    def of_states(cls, chains: Tensor, states: Sequence[State]) -> Values:
-        """Returns the values that states hold, for a sampler that binds no condition; gradients that are all zero count as unknown."""
-        x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
+    def of_state(cls, chains: Tensor, state: State) -> Values:
+        """Returns the values that a state holds, for a sampler that binds no condition; gradients that are all zero count as unknown."""
+        x, energies, grads = state.x, state.energy, state.grad
         known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
         grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
         return cls(chains, x, energies[:, None], grads[:, None])

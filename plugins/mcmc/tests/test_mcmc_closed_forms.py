@@ -136,7 +136,7 @@ def z_of_underdamped(sampler, variance) -> tuple[float, float, float]:
     energy = gaussian([0.0, 0.0], [[variance, 0.0], [0.0, variance]])
     start = math.sqrt(sampler.temperature * variance) * Noise(1, range(n)).normal(torch.zeros(n, 2, dtype=F64))
     x, trace = energy.sample((n, 2), sampler=sampler, steps=60, seed=2, init=start, trace=True)
-    momentum = trace.states[0].momentum
+    momentum = trace.state.momentum
     of_x, of_momentum = sampler.temperature * variance, sampler.temperature * (1 - sampler.step_size**2 / (4 * variance))
     squares = (x.square().mean() / of_x - 1, momentum.square().mean() / of_momentum - 1)
     product = (x * momentum).mean() / math.sqrt(of_x * of_momentum) * math.sqrt(2 * n)

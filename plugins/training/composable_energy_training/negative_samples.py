@@ -165,7 +165,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             warn=False,  # negative samples come from short chains
         )
     noise = Noise(noise.seed, range(first, first + len(x)), steps, resolve_noise(None, x.device))
-    points = sampler.move(trace.states[0], noise) if moves else None
+    points = sampler.move(trace.state, noise) if moves else None
     return x if points is None else points, trace
 
 
