@@ -66,7 +66,6 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
         ({"on_divergence": "restart"}, OptionError, "on_divergence is 'raise' or 'keep', got 'restart'"),
         ({"noise": ["philox"]}, OptionError, r"noise is 'blocks' or 'philox', got \['philox'\]"),
-        ({"ranks": 3}, OptionError, "ranks is 'gather', 'shard' or None, got 3"),
         ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
         ({"checkpoint": True}, OptionError, "checkpoint must be the path of a file, got True"),
         ({"checkpoint_every": "1"}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got '1'"),

@@ -15,7 +15,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, noted
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
@@ -43,11 +42,10 @@ class Problem:
         sampler: The sampler.
         noise: The noise of all chains at step 0.
         starts: The start points.
-        rows: The number of chains of all processes, which is that of the rows of bound conditions.
+        rows: The number of chains, which is that of the rows of bound conditions.
         batch_size: How many chains are evaluated together.
         policy: What happens to a chain that diverges.
         faults: Counts the points at which the energy raises.
-        ranks: The processes that share the chains.
         step: The `step` of the sampler, compiled or not.
     """
 
@@ -60,7 +58,6 @@ class Problem:
     policy: Policy
     faults: Faults
     step: Step
-    ranks: Ranks | None = None
 
     def energy_of(self, ids: range | Tensor) -> Energy:
         """Returns the energy of some chains, with their rows of bound conditions."""
@@ -85,7 +82,7 @@ class _Batch(NamedTuple):
 
 
 class Chains:
-    """The chains of a call; with several processes, those of this one.
+    """The chains of a call.
 
     Args:
         problem: What is sampled, and how.
@@ -93,7 +90,7 @@ class Chains:
     Attributes:
         sampler: The sampler.
         energy: The energy as the sampler gets it.
-        own: The chains of this process, counted from 0.
+        own: The chains, counted from 0.
         step: How many steps were taken.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
         diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
@@ -103,8 +100,8 @@ class Chains:
     state: State
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.sampler, self.energy, self.ranks = problem, problem.sampler, problem.energy, problem.ranks
-        self.own = range(problem.rows) if self.ranks is None else self.ranks.own(problem.rows)
+        self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
+        self.own = range(problem.rows)
         self.coupled = type(self.sampler).couple is not Sampler.couple
         self.step, self.started = 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
@@ -144,17 +141,11 @@ class Chains:
         """Continues the chains of a trace.
 
         Raises:
-            OptionError: The trace lacks chains of this process.
+            OptionError: The trace has no states.
         """
-        mine, there = self.own, trace.chains
-        if not (there.start <= mine.start and mine.stop <= there.stop) or trace.state is None:
-            raise OptionError(
-                f"The trace holds chains {there.start} to {there.stop - 1}, this process draws {mine.start} to {mine.stop - 1}: resume "
-                "with as many processes, or from a trace that was gathered."
-            )
-        rows = slice(mine.start - there.start, mine.stop - there.start)
-        self.state = trace.state if mine == there else take(trace.state, rows)
-        self.step, self.started, self.diverged_at = trace.steps, True, trace.diverged_at[rows].clone()
+        if trace.state is None:
+            raise OptionError("The trace has no states of chains, from which a call could go on.")
+        self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
         if (self.diverged_at >= 0).any():
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
 
@@ -167,11 +158,8 @@ class Chains:
             Diverged: Chains diverged, and the policy is "raise".
         """
         whole, before = self.state, self.active_state()
-        if len(before.x):
-            with self._noted:
-                after, info = self._take(before)
-        else:  # other processes have active chains
-            after, info = before, Info()
+        with self._noted:
+            after, info = self._take(before)
         self.state, self.step = after if self._rows is None else put(self.state, self._rows, after), self.step + 1
         if self._rows is not None and info.acceptance is not None:
             rates = info.acceptance.new_full((len(self.own),), torch.nan)
@@ -251,19 +239,12 @@ class Chains:
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
     def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
-        """Couples all chains, also across processes, and returns scalars; a process that diverged stops all others.
+        """Couples all chains, and returns scalars.
 
         Raises:
-            Diverged: Chains of this or another process diverged, and the policy ends the sampling.
+            Diverged: Chains diverged, and the policy ends the sampling.
         """
         ids, state = self.active_ids(), self.active_state() if self.active else None
-        if self.ranks is not None:
-            parts = self.ranks.gather((ids, state, stop is not None))
-            if stop is None and any(stopped for *_, stopped in parts):
-                stop = Diverged(self.step, f"after {self.step} steps")
-            ids = torch.cat([some for some, *_ in parts])
-            states = [some for _, some, _ in parts if some is not None]
-            state = join(states) if states else None
         if stop is not None:
             raise stop
         if state is None:

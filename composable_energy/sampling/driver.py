@@ -25,7 +25,6 @@ from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, TraceRecorder, run
 from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
-from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
@@ -62,7 +61,6 @@ def sample(
     compile: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 10.0,
-    ranks: Share | None = None,
     first_chain: int = 0,
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
@@ -109,9 +107,7 @@ def sample(
             bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
             gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
         checkpoint_every: The least time between two writings, in seconds; 0 writes after each step.
-        ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
-            them make the same call. None draws in this process alone.
-        first_chain: The id of the first chain, for a call that draws a part of many chains.
+        first_chain: The id of the first chain, for a call that draws a part of many chains; see `composable_energy.distributed`.
         resume: A trace to continue, by `steps` more steps: the chains are those of one long run. The energy must have the same energies
             and gradients as before where the chains stopped.
         dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default.
@@ -148,11 +144,10 @@ def sample(
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
-        check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
+        check_same_energy(evaluator, request.reference, checkpoint if request.saved else None)
         faults = Faults()
         used = GuardedEnergy(request.energy, request.energy, faults)
-        shown = request.progress if request.ranks is None or request.ranks.rank == 0 else False
-        report = held.enter_context(open_progress(shown, request.sampler))
+        report = held.enter_context(open_progress(request.progress, request.sampler))
         branches, tuned, pilots = _tune(replace(request, energy=used), used, report)
         step = _compile(tuned, used, request, evaluator) if compile else tuned.step
         chains = Chains(_problem(request, used, tuned, step, pilots, branches, faults))
@@ -199,7 +194,7 @@ def _problem(
 ) -> Problem:
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step, request.ranks)
+    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
@@ -258,7 +253,7 @@ def _run(
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if chains.started and request.ranks is None:  # else before the start, or while other processes go on
+        if chains.started:
             with suppress(Exception):
                 raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
         raise
@@ -267,7 +262,7 @@ def _run(
 
 def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver) -> None:
     """Raises if chains have run far away, or diverged, because the energy has no density."""
-    if not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
+    if not (observer.judge and chains.sampler.stationary and request.energy.has_value):
         return
     zeros = request.points.zeros().unsqueeze(0)
     x = chains.state.x if chains.active else zeros.new_full((16, *zeros.shape[1:]), torch.inf)

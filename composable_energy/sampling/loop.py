@@ -52,7 +52,7 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
     for observer in observers:
         observer.on_start(chains)
     try:
-        while chains.step < last_step and (chains.active or chains.ranks is not None):
+        while chains.step < last_step and chains.active:
             info, stop = chains.advance(), False
             for observer in observers:
                 stop = observer.on_step(chains, info) is True or stop
@@ -67,7 +67,7 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
 
 
 class CallbackObserver(Observer):
-    """Calls the user's callback, which stops the loop by True or by a tensor of True alone; with several processes all must agree.
+    """Calls the user's callback, which stops the loop by True or by a tensor of True alone.
 
     Args:
         callback: A function of the step, the state of the active chains, and the info.
@@ -84,7 +84,7 @@ class CallbackObserver(Observer):
             if len(state.x) < len(chains.own):
                 info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
             over = _is_true(self.callback(chains.step, _copied(state), _copied(info)))
-        return over if chains.ranks is None else all(chains.ranks.gather(over))
+        return over
 
 
 def _copied(value: D) -> D:

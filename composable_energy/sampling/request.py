@@ -26,7 +26,6 @@ from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describ
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.progress import ProgressFunction
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
@@ -69,7 +68,6 @@ class SampleRequest:
     trace: bool
     burn_in: int
     every: int | None
-    ranks: Ranks | None
     resume: Trace | None
     progress: bool | ProgressFunction
     callback: Callback | None
@@ -118,7 +116,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     steps = None if call.steps is None else check_integer("steps", call.steps)
     burn_in = check_integer("burn_in", call.burn_in, least=0)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
-    policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
+    policy = _resolve_policy(call)
     sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
     check_density(call.energy, sampler, call.allow_improper)
     energy = whole = twin(call.energy)
@@ -138,7 +136,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     asked = call.noise or (resume.noise if resume else None)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
-    points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
+    points.check_memory(points.n)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
     density = None if changed else whole
@@ -157,7 +155,6 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         burn_in=burn_in,
         trace=bool(call.trace),
         every=every,
-        ranks=ranks,
         resume=resume,
         progress=call.progress,
         callback=call.callback,
@@ -166,7 +163,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         density=density,
         branches=() if density is None else known_branches(density),
     )
-    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
+    return request if call.checkpoint is None else _restore(request, call, seed, held)
 
 
 def resolve_noise(kind: Any, device: torch.device) -> Kind:
@@ -194,33 +191,28 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
 
 
-def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
-    """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
-    ranks, resume, file, saved = request.ranks, request.resume, None, None
-    if call.checkpoint is not None:
-        resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
-        resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
-        described = {
-            "sampler": describe(request.sampler),
-            "seed": seed,
-            "shape": request.points.shape,
-            "noise": request.noise,
-            "trace": call.trace,
-            "burn_in": request.burn_in,
-            "first_chain": request.chains.start,
-            "dtype": str(request.points.dtype),
-            "event": request.points.event,
-            "init": None if request.init is None else digest_of({"init": request.init}),
-            "resumed": resumed if ranks is None else ranks.broadcast(resumed),
-        }
-        file = CheckpointFile(expanded(call.checkpoint), described)
-        held.enter_context(file.locked(ranks))
-        saved = file.read() if ranks is None else ranks.broadcast(file.read())
-    if seed is None:
-        seed = saved.call["seed"] if saved else request.seed if ranks is None else ranks.broadcast(request.seed)
-    if file is not None:
-        file = replace(file, call={**file.call, "seed": seed})
-    return replace(request, seed=seed, file=file, saved=saved)
+def _restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
+    """Reads the checkpoint, and takes its seed where none was requested."""
+    resume = request.resume
+    resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
+    described = {
+        "sampler": describe(request.sampler),
+        "seed": seed,
+        "shape": request.points.shape,
+        "noise": request.noise,
+        "trace": call.trace,
+        "burn_in": request.burn_in,
+        "first_chain": request.chains.start,
+        "dtype": str(request.points.dtype),
+        "event": request.points.event,
+        "init": None if request.init is None else digest_of({"init": request.init}),
+        "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
+    }
+    file = CheckpointFile(expanded(call.checkpoint), described)
+    held.enter_context(file.locked())
+    saved = file.read()
+    seed = seed if seed is not None else saved.call["seed"] if saved else request.seed
+    return replace(request, seed=seed, file=replace(file, call={**file.call, "seed": seed}), saved=saved)
 
 
 def _check_types(call: SimpleNamespace) -> None:

@@ -25,7 +25,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     """Returns the requested sampler with all options set, and where the pilot chains arrived; None if nothing was tuned.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
-    seed of the draws, their number, chunks or ranks. The sampler keeps them for each energy, as long as its energies and gradients are the
+    seed of the draws, their number or chunks. The sampler keeps them for each energy, as long as its energies and gradients are the
     same where the pilots started and arrived. A tuning that does not move the pilots is not kept, and the sampler of a resumed trace is
     tuned already.
 
