@@ -22,6 +22,7 @@ from composable_energy.supports import Support
 if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
+    from composable_energy.sampling import Latents
 
 __all__ = ["Energy", "Recommendation"]
 
@@ -141,13 +142,11 @@ class Energy(EnergyFunction):
         return _algebra().Decoded(self, decoder)
 
     @property
-    def latent(self) -> Energy:
-        """The same energy, whose samples stay points of the latent space of its decoder; the energy itself if it has none."""
-        if self.decoder is None:
-            return self
-        from composable_energy.sampling.wrappers import LatentEnergy  # late: sampling is above
+    def latent(self) -> Latents:
+        """What samples latent points of the energy and does not decode them: `E.latent.sample(n)`."""
+        from composable_energy.sampling import Latents  # late: sampling is above
 
-        return LatentEnergy(self)
+        return Latents(self)
 
     def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
         r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.

@@ -65,7 +65,6 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
         ({"on_divergence": "restart"}, OptionError, "on_divergence is 'raise' or 'keep', got 'restart'"),
         ({"noise": ["philox"]}, OptionError, r"noise is 'blocks' or 'philox', got \['philox'\]"),
-        ({"ranks": 3}, OptionError, "ranks is 'gather', 'shard' or None, got 3"),
         ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
         ({"dtype": "float32"}, DtypeError, "dtype must be a dtype of torch, such as torch.float32, got 'float32'"),
         ({"dtype": np.float32}, DtypeError, "dtype must be a dtype of torch"),

@@ -3,11 +3,9 @@
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.checkpoint_observer import Checkpoint
-from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
-from composable_energy.sampling.driver import sample
+from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
-from composable_energy.sampling.iteration import iterate
 from composable_energy.sampling.kernels import Counter, Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.loop import Observer, Stop
 from composable_energy.sampling.progress import Progress
@@ -24,6 +22,7 @@ __all__ = [
     "Counter",
     "Info",
     "Kernel",
+    "Latents",
     "Noise",
     "Observer",
     "Progress",
@@ -33,12 +32,10 @@ __all__ = [
     "StepCoefficients",
     "Stop",
     "Trace",
-    "compiled",
     "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
     "has_rows",
-    "iterate",
     "langevin_step",
     "normal",
     "plain_energy",

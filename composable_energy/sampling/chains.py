@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, noted
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
@@ -32,19 +31,7 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.step, self.reason = step, reason
 
 
-class FusedSteps(Protocol):
-    """Steps in succession as one function."""
-
-    def fits(self, state: State) -> bool:
-        """Returns whether the function takes such a state."""
-        ...
-
-    def take(self, state: State, noise: Noise, first: int) -> tuple[list[tuple[State, Info]], Tensor]:
-        """Takes the steps, of which the first has a number; returns them, and a number that is finite only if all states are."""
-        ...
-
-
-Fuse = Callable[[Sampler, Energy, State, Noise, int, bool], FusedSteps | None]
+Step = Callable[[Energy, State, Noise], tuple[State, Info]]
 
 
 @dataclass(frozen=True)
@@ -56,13 +43,11 @@ class Problem:
         sampler: The sampler.
         noise: The noise of all chains at step 0.
         starts: The start points.
-        rows: The number of chains of all processes, which is that of the rows of bound conditions.
+        rows: The number of chains, which is that of the rows of bound conditions.
         batch_size: How many chains are evaluated together.
         policy: What happens to a chain that diverges.
         faults: Counts the points at which the energy raises.
-        ranks: The processes that share the chains.
-        fuse: Returns steps as one function, from sampler, energy, state, noise, the next step, and whether it may be several in
-            succession; or None. None never asks.
+        step: The `step` of the sampler, compiled or not.
     """
 
     energy: Energy
@@ -73,8 +58,7 @@ class Problem:
     batch_size: int
     policy: Policy
     faults: Faults
-    ranks: Ranks | None = None
-    fuse: Fuse | None = None
+    step: Step
 
     def energy_of(self, ids: range | Tensor) -> Energy:
         """Returns the energy of some chains, with their rows of bound conditions."""
@@ -96,11 +80,10 @@ class _Batch(NamedTuple):
     rows: slice
     energy: Energy
     noise: Noise
-    steps: FusedSteps | None
 
 
 class Chains:
-    """The chains of a call; with several processes, those of this one.
+    """The chains of a call.
 
     Args:
         problem: What is sampled, and how.
@@ -108,7 +91,7 @@ class Chains:
     Attributes:
         sampler: The sampler.
         energy: The energy as the sampler gets it.
-        own: The chains of this process, counted from 0.
+        own: The chains, counted from 0.
         step: How many steps were taken.
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
@@ -119,15 +102,14 @@ class Chains:
     state: State
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.sampler, self.energy, self.ranks = problem, problem.sampler, problem.energy, problem.ranks
-        self.own = range(problem.rows) if self.ranks is None else self.ranks.own(problem.rows)
+        self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
+        self.own = range(problem.rows)
         self.coupled = type(self.sampler).couple is not Sampler.couple
         self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
         self._rows: Tensor | None = None  # of the active chains; None while all are
         self._batches: list[_Batch] | None = None
-        self._ahead: list[tuple[State, Info, bool]] = []  # steps that were taken by one function, and whether they are finite
         self._noted = noted(self._doing)
 
     # Start ----------------------------------------------------------------------------------------------------------------------------
@@ -161,17 +143,11 @@ class Chains:
         """Continues the chains of a trace.
 
         Raises:
-            OptionError: The trace lacks chains of this process.
+            OptionError: The trace has no states.
         """
-        mine, there = self.own, trace.chains
-        if not (there.start <= mine.start and mine.stop <= there.stop) or trace.state is None:
-            raise OptionError(
-                f"The trace holds chains {there.start} to {there.stop - 1}, this process draws {mine.start} to {mine.stop - 1}: resume "
-                "with as many processes, or from a trace that was gathered."
-            )
-        rows = slice(mine.start - there.start, mine.stop - there.start)
-        self.state = trace.state if mine == there else take(trace.state, rows)
-        self.step, self.started, self.diverged_at = trace.steps, True, trace.diverged_at[rows].clone()
+        if trace.state is None:
+            raise OptionError("The trace has no states of chains, from which a call could go on.")
+        self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
         if (self.diverged_at >= 0).any():
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
 
@@ -184,18 +160,15 @@ class Chains:
             Diverged: Chains diverged, and the policy is "raise".
         """
         whole, before = self.state, self.active_state()
-        if len(before.x):
-            with self._noted:
-                after, info, finite = self._ahead.pop(0) if self._ahead else self._take(before)
-        else:  # other processes have active chains
-            after, info, finite = before, Info(), True
+        with self._noted:
+            after, info = self._take(before)
         self.state, self.step = after if self._rows is None else put(self.state, self._rows, after), self.step + 1
         if self._rows is not None and info.acceptance is not None:
             rates = info.acceptance.new_full((len(self.own),), torch.nan)
             rates[self._rows.to(rates.device)] = info.acceptance
             info = replace(info, acceptance=rates)
         stop = None
-        if not (finite or all_finite(after)):
+        if not all_finite(after):
             self._stop(whole, after)
             stop = Diverged(self.step, f"after {self.step} steps") if self.problem.policy == "raise" else None
         if self.coupled:
@@ -204,22 +177,13 @@ class Chains:
             raise stop
         return info
 
-    def _take(self, state: State) -> tuple[State, Info, bool]:
-        """Takes a step from the state of the active chains; steps that one function took with it wait for the next calls."""
-        batches = self._batches = self._batches or self._split(state)
-        step, found = self.step + 1, list[tuple[State, Info]]()
-        for rows, energy, noise, steps in batches:
-            some = state if len(batches) == 1 else take(state, rows)
-            if steps is not None and steps.fits(some):
-                taken, total = steps.take(some, noise, step)
-                if len(batches) == 1:
-                    finite = bool(total.isfinite())
-                    self._ahead = [(*self._merge([one]), finite) for one in taken]
-                    return self._ahead.pop(0)
-                found.append(taken[0])
-            else:
-                found.append(self.sampler.step(energy, some, noise.at(step)))
-        return *self._merge(found), False
+    def _take(self, state: State) -> tuple[State, Info]:
+        """Takes a step from the state of the active chains."""
+        batches, step, found = self._batches or self._split(len(state.x)), self.step + 1, list[tuple[State, Info]]()
+        self._batches = batches
+        for rows, energy, noise in batches:
+            found.append(self.problem.step(energy, state if len(batches) == 1 else take(state, rows), noise.at(step)))
+        return self._merge(found)
 
     def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
         """Returns one state and info of all batches."""
@@ -231,17 +195,13 @@ class Chains:
             info = merge_infos(infos, [len(one.x) for one in states], type(self.sampler).__name__)
         return join(states) if others else state, info
 
-    def _split(self, state: State) -> list[_Batch]:
-        """Returns the active chains in batches."""
+    def _split(self, count: int) -> list[_Batch]:
+        """Returns so many active chains in batches."""
         problem, batches = self.problem, list[_Batch]()
-        several = len(state.x) > problem.batch_size
-        for first in range(0, len(state.x), problem.batch_size):
-            rows = slice(first, min(first + problem.batch_size, len(state.x)))
+        for first in range(0, count, problem.batch_size):
+            rows = slice(first, min(first + problem.batch_size, count))
             ids = self.own[rows] if self._rows is None else self.own.start + self._rows[rows]
-            energy, noise, steps = problem.energy_of(ids), problem.noise_of(ids), None
-            if problem.fuse is not None and self._rows is None and not self.coupled:
-                steps = problem.fuse(self.sampler, energy, take(state, rows), noise, self.step + 1, not several)
-            batches.append(_Batch(rows, energy, noise, steps))
+            batches.append(_Batch(rows, problem.energy_of(ids), problem.noise_of(ids)))
         return batches
 
     def _doing(self) -> str:
@@ -284,25 +244,18 @@ class Chains:
         rows, bad = torch.arange(len(self.own)) if self._rows is None else self._rows, (~good).cpu()
         self.broken = self.broken or take(after, ~good)
         self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
-        self._rows, self._batches, self._ahead = rows[~bad], None, []
+        self._rows, self._batches = rows[~bad], None
         self.state = put(before, self._rows, take(after, good))
 
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
     def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
-        """Couples all chains, also across processes, and returns scalars; a process that diverged stops all others.
+        """Couples all chains, and returns scalars.
 
         Raises:
-            Diverged: Chains of this or another process diverged, and the policy ends the sampling.
+            Diverged: Chains diverged, and the policy ends the sampling.
         """
         ids, state = self.active_ids(), self.active_state() if self.active else None
-        if self.ranks is not None:
-            parts = self.ranks.gather((ids, state, stop is not None))
-            if stop is None and any(stopped for *_, stopped in parts):
-                stop = Diverged(self.step, f"after {self.step} steps")
-            ids = torch.cat([some for some, *_ in parts])
-            states = [some for _, some, _ in parts if some is not None]
-            state = join(states) if states else None
         if stop is not None:
             raise stop
         if state is None:

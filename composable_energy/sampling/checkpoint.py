@@ -6,8 +6,8 @@ Nothing in the file is code. Tensors have names; all else is JSON in the file's 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
 from composable_energy.locks import exclusive
 from composable_energy.paths import exists
 from composable_energy.sampling.consistency import inconsistency
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
@@ -170,25 +169,14 @@ class CheckpointFile:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): give another path, or delete it to begin anew.")
         return Saved(there, record, tensors)
 
-    @contextmanager
-    def locked(self, ranks: Ranks | None) -> Iterator[None]:
-        """Holds the lock of the file; with several processes the first one holds it for all.
+    def locked(self) -> AbstractContextManager[None]:
+        """Returns a context that holds the lock of the file.
 
         Raises:
             InUseError: Another call, here or in another process, writes the file.
             StorageError: The lock cannot be created.
         """
-        problem = None
-        with ExitStack() as stack:
-            if ranks is None or ranks.rank == 0:
-                try:
-                    stack.enter_context(exclusive(self.path))
-                except StorageError as error:
-                    problem = error
-            problem = problem if ranks is None else ranks.broadcast(problem)
-            if problem is not None:
-                raise problem
-            yield
+        return exclusive(self.path)
 
 
 def describe(value: Any) -> str:

@@ -12,7 +12,6 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import CheckpointFile
 from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.sampler import Info
-from composable_energy.sampling.trace import gather_trace
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows
 
@@ -62,19 +61,18 @@ class CheckpointObserver(Observer):
 
     def on_start(self, chains: Chains) -> None:
         limit = None if has_rows(self.evaluator.energy) else _START_CHAINS
-        self.start = _values(self.evaluator, chains, limit) if self.start is None else self.start.select(chains.own)
+        self.start = self.start or _values(self.evaluator, chains, limit)
         self.before, self.written = chains.snapshot(), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        due, ranks = time.monotonic() >= self.due, chains.ranks
-        if due if ranks is None else ranks.broadcast(due):
+        if time.monotonic() >= self.due:
             self._write(chains)
         self.before = chains.snapshot()
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:
             self._write(chains)
-        elif error is not None and chains.ranks is None:
+        elif error is not None:
             self._write(self.before, self._last_finite(self.before))
 
     def values(self, chains: Chains) -> Values:
@@ -93,12 +91,9 @@ class CheckpointObserver(Observer):
         return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
 
     def _write(self, chains: Chains, now: Values | None = None) -> None:
-        began, ranks = time.monotonic(), chains.ranks
+        began = time.monotonic()
         reference = (self.start, self.values(chains) if now is None else now)
-        trace = replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None))
-        trace = trace if ranks is None else gather_trace(trace, ranks)
-        if ranks is None or ranks.rank == 0:
-            self.file.write(trace)
+        self.file.write(replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None)))
         ended, self.written = time.monotonic(), chains.step
         self.due = ended + (max(self.seconds, (ended - began) / _MAX_SHARE) if self.seconds else 0)
 

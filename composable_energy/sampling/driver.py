@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from composable_energy.energy import Energy
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
-from composable_energy.sampling.chains import Chains, Diverged, Problem
+from composable_energy.sampling.chains import Chains, Diverged, Problem, Step
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
@@ -25,7 +25,6 @@ from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.progress import Progress, counted
-from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import Call, SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
 from composable_energy.sampling.sampler import Sampler, changed_options
@@ -34,15 +33,30 @@ from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, 
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
-from composable_energy.sampling.wrappers import LatentEnergy, has_rows
+from composable_energy.sampling.wrappers import has_rows
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
 _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
 
 
+@dataclass(frozen=True)
+class Latents:
+    """The latent points of an energy that `sample` shows decoded: `E.latent`.
+
+    Args:
+        energy: The energy.
+    """
+
+    energy: Energy
+
+    def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
+        """Draws latent points, which are not decoded; see `composable_energy.sampling.sample`."""
+        return sample(self, shape, **options)
+
+
 def sample(
-    energy: Energy,
+    energy: Energy | Latents,
     shape: int | Sequence[int],
     *,
     sampler: SamplerLike | None = None,
@@ -57,7 +71,6 @@ def sample(
     noise: Kind | None = None,
     allow_improper: bool = False,
     compile: bool = False,
-    ranks: Share | None = None,
     first_chain: int = 0,
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
@@ -90,15 +103,11 @@ def sample(
         batch_size: How many chains are evaluated together; all if None.
         on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
             whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
-        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
-            compiled steps.
+        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
-            noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
-            without compilation and with the same `noise`, up to rounding.
-        ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
-            them make the same call. None draws in this process alone.
-        first_chain: The id of the first chain, for a call that draws a part of many chains.
+        compile: Whether steps run through `torch.compile`, or their gradients where the sampler has a schedule or trajectories of several
+            lengths. The first call takes seconds longer, each step less. The draws are those without compilation, up to rounding.
+        first_chain: The id of the first chain, for a call that draws a part of many chains; see `composable_energy.distributed`.
         resume: A trace to continue, by `steps` more steps: the chains are those of one long run. The energy must have the same energies
             and gradients as before where the chains stopped.
         dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default. Their device follows
@@ -129,7 +138,7 @@ def sample(
         torch.Size([100, 2])
     """
     call = Call(
-        energy=as_energy(energy),
+        energy=as_energy(energy.energy if isinstance(energy, Latents) else energy),
         shape=shape,
         sampler=sampler,
         steps=steps,
@@ -143,11 +152,11 @@ def sample(
         noise=noise,
         allow_improper=allow_improper,
         compile=compile,
-        ranks=ranks,
         first_chain=first_chain,
         resume=resume,
         dtype=dtype,
         options=options,
+        latents=isinstance(energy, Latents),
     )
     points, record, found = draw(call)
     emit_warnings(found)
@@ -157,27 +166,19 @@ def sample(
 def draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
     """Returns the points, the record and the warnings of a call, and emits no warnings."""
     began = time.perf_counter()
-    if isinstance(call.energy, LatentEnergy):
-        call = replace(call, energy=call.energy.energy, latents=True)
-    energy, compile = call.energy, call.compile
+    energy = call.energy
     with evaluation_context(energy), ExitStack() as held:
         request = resolve_request(call, held)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
-        check_same_energy(
-            evaluator, request.reference, request.ranks, request.checkpoint.path if request.checkpoint and request.saved else None
-        )
+        check_same_energy(evaluator, request.reference, request.checkpoint.path if request.checkpoint and request.saved else None)
         faults = Faults()
-        plain = GuardedEnergy(request.energy, request.energy, faults)
-        used = GuardedEnergy(_compile(request), request.energy, faults) if compile else plain
-        seen = [
-            held.enter_context(one.opened(request.sampler)) if isinstance(one, Progress) else one
-            for one in request.observers
-            if request.ranks is None or request.ranks.rank == 0 or not isinstance(one, Progress)
-        ]
-        branches, tuned, pilots = _tune(replace(request, energy=plain), used, [one for one in seen if isinstance(one, Progress)])
-        chains = Chains(_problem(request, used, tuned, pilots, branches, compile, faults))
+        used = GuardedEnergy(request.energy, request.energy, faults)
+        seen = [held.enter_context(one.opened(request.sampler)) if isinstance(one, Progress) else one for one in request.observers]
+        branches, tuned, pilots = _tune(replace(request, energy=used), used, [one for one in seen if isinstance(one, Progress)])
+        step = _compile(tuned, used, request, evaluator) if call.compile else tuned.step
+        chains = Chains(_problem(request, used, tuned, step, pilots, branches, faults))
         recorder, last_step = _recorder(request, chains), request.last_step(tuned)
         judge = (
             call.sampler is not None or call.steps is not None or not recommendations(energy)
@@ -207,27 +208,24 @@ def _tune(request: SampleRequest, used: Energy, shown: Sequence[Progress]) -> tu
         return branches, *tune_sampler(request, used, branches)
 
 
-def _compile(request: SampleRequest) -> Energy:
-    from composable_energy.sampling.compile import compiled_twin  # late: torch's compiler is slow to import
+def _compile(sampler: Sampler, energy: GuardedEnergy, request: SampleRequest, evaluator: Evaluator) -> Step:
+    from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
 
-    return compiled_twin(request.owner, request.energy)
+    return CompiledStep(sampler, energy, request.owner, evaluator)
 
 
 def _problem(
     request: SampleRequest,
     used: Energy,
     sampler: Sampler,
+    step: Step,
     pilots: PilotResult | None,
     branches: BranchDraws | None,
-    compile: bool,
     faults: Faults,
 ) -> Problem:
-    fuse = None
-    if compile or hasattr(request.energy, "compiled_steps"):
-        from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, request.ranks, fuse)
+    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
@@ -286,7 +284,7 @@ def _run(
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if chains.started and request.ranks is None:  # else before the start, or while other processes go on
+        if chains.started:
             with suppress(Exception):
                 raise interrupted_error(request, chains, recorder, evaluator, faults, last_step) from interrupt
         raise
@@ -295,7 +293,7 @@ def _run(
 
 def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, observer: ConvergenceObserver) -> None:
     """Raises if chains have run far away, or diverged, because the energy has no density."""
-    if not (observer.judge and chains.sampler.stationary and request.energy.has_value) or request.ranks is not None:
+    if not (observer.judge and chains.sampler.stationary and request.energy.has_value):
         return
     zeros = request.points.zeros().unsqueeze(0)
     x = chains.state.x if chains.active else zeros.new_full((16, *zeros.shape[1:]), torch.inf)

@@ -65,7 +65,7 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
     for observer in observers:
         observer.on_start(chains)
     try:
-        while chains.step < last_step and (chains.active or chains.ranks is not None):
+        while chains.step < last_step and chains.active:
             info, stop = chains.advance(), False
             for observer in observers:
                 stop = observer.on_step(chains, info) is True or stop
@@ -81,8 +81,6 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
 
 class Stop(Observer):
     """Calls a function after each step, which stops the sampling by True or by a tensor of True alone, such as `state.energy < 3`.
-
-    With several processes all must agree.
 
     Args:
         function: A function of the step number, counted from 1, the state of the active chains, and the sampler's info. Points and energies
@@ -105,7 +103,7 @@ class Stop(Observer):
             if len(state.x) < len(chains.own):
                 info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
             over = _is_true(self.function(chains.step, _copied(state), _copied(info)))
-        return over if chains.ranks is None else all(chains.ranks.gather(over))
+        return over
 
 
 def _copied(value: D) -> D:

@@ -21,10 +21,8 @@ from composable_energy.options import check_flag, check_integer
 from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
 from composable_energy.sampling.checkpoint_observer import Checkpoint
-from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
@@ -54,7 +52,6 @@ class Call:
     noise: Kind | None = None
     allow_improper: bool = False
     compile: bool = False
-    ranks: Share | None = None
     first_chain: int = 0
     resume: Trace | None = None
     dtype: torch.dtype | None = None
@@ -76,7 +73,6 @@ class SampleRequest:
         every: Keeps the points of every k-th step; None keeps none.
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
-        pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
         density: The expression whose density the draws should have; None for other draws, as at another temperature.
         branches: The branches of a mixture whose known shares the draws should have.
     """
@@ -90,13 +86,11 @@ class SampleRequest:
     chains: range
     seed: int
     noise: Kind
-    pilot_noise: Kind
     on_divergence: Policy
     steps: int | None
     trace: bool
     burn_in: int
     every: int | None
-    ranks: Ranks | None
     resume: Trace | None
     observers: Sequence[Observer]
     file: CheckpointFile | None = None
@@ -146,7 +140,7 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     steps = None if call.steps is None else check_integer("steps", call.steps)
     burn_in, observers = check_integer("burn_in", call.burn_in, least=0), _check_observers(call.observers)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
-    policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
+    policy = _resolve_policy(call)
     sampler, seed, first, shape = _resolve_chains(call)
     check_density(call.energy, sampler, call.allow_improper)
     energy = whole = twin(call.energy)
@@ -164,10 +158,9 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
-    in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
-    points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
+    points.check_memory(points.n)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
     density = None if changed else whole
@@ -180,24 +173,22 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
         batch_size=points.n if call.batch_size is None else check_integer("batch_size", call.batch_size),
         chains=range(first, first + points.n),
         seed=secrets.randbits(63) if seed is None else seed,
-        noise=resolve_noise(asked, points.device, in_graph),
-        pilot_noise=resolve_noise(asked, points.device),
+        noise=resolve_noise(asked, points.device),
         on_divergence=policy,
         steps=steps,
         burn_in=burn_in,
         trace=bool(call.trace),
         every=every,
-        ranks=ranks,
         resume=resume,
         observers=observers,
         density=density,
         branches=() if density is None else known_branches(density),
     )
-    return request if request.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
+    return request if request.checkpoint is None else _restore(request, request.checkpoint, call, seed, held)
 
 
-def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Kind:
-    """Returns the requested kind of noise, or the default of a device, and of steps that are compiled.
+def resolve_noise(kind: Any, device: torch.device) -> Kind:
+    """Returns the requested kind of noise, or the default of a device.
 
     Raises:
         OptionError: The kind is unknown, or not available on the device.
@@ -205,7 +196,7 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind not in (None, "blocks", "philox"):
         raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
     if device.type == "cpu":
-        return kind or ("philox" if in_graph else "blocks")
+        return kind or "blocks"
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
@@ -221,39 +212,28 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
 
 
-def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:
-    """Returns whether a compiled energy has compiled steps too, which draw their noise in the graph."""
-    steady = sampler.total_steps is None and type(sampler).couple is Sampler.couple
-    return steady and not has_rows(energy) and math.prod(points.event) <= MOST_COORDINATES
-
-
-def _share_and_restore(request: SampleRequest, call: Call, seed: int | None, held: ExitStack) -> SampleRequest:
-    """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
-    ranks, resume, file, saved = request.ranks, request.resume, None, None
-    if request.checkpoint is not None:
-        resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
-        resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
-        described = {
-            "sampler": describe(request.sampler),
-            "seed": seed,
-            "shape": request.points.shape,
-            "noise": request.noise,
-            "trace": call.trace,
-            "burn_in": request.burn_in,
-            "first_chain": request.chains.start,
-            "dtype": str(request.points.dtype),
-            "event": request.points.event,
-            "init": None if request.init is None else digest_of({"init": request.init}),
-            "resumed": resumed if ranks is None else ranks.broadcast(resumed),
-        }
-        file = CheckpointFile(expanded(request.checkpoint.path), described)
-        held.enter_context(file.locked(ranks))
-        saved = file.read() if ranks is None else ranks.broadcast(file.read())
-    if seed is None:
-        seed = saved.call["seed"] if saved else request.seed if ranks is None else ranks.broadcast(request.seed)
-    if file is not None:
-        file = replace(file, call={**file.call, "seed": seed})
-    return replace(request, seed=seed, file=file, saved=saved)
+def _restore(request: SampleRequest, checkpoint: Checkpoint, call: Call, seed: int | None, held: ExitStack) -> SampleRequest:
+    """Reads the checkpoint, and takes its seed where none was requested."""
+    resume = request.resume
+    resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
+    described = {
+        "sampler": describe(request.sampler),
+        "seed": seed,
+        "shape": request.points.shape,
+        "noise": request.noise,
+        "trace": call.trace,
+        "burn_in": request.burn_in,
+        "first_chain": request.chains.start,
+        "dtype": str(request.points.dtype),
+        "event": request.points.event,
+        "init": None if request.init is None else digest_of({"init": request.init}),
+        "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
+    }
+    file = CheckpointFile(expanded(checkpoint.path), described)
+    held.enter_context(file.locked())
+    saved = file.read()
+    seed = seed if seed is not None else saved.call["seed"] if saved else request.seed
+    return replace(request, seed=seed, file=replace(file, call={**file.call, "seed": seed}), saved=saved)
 
 
 def _check_types(call: Call) -> None:

@@ -43,17 +43,10 @@ def put(state: S, rows: Tensor, new: S) -> S:
 def all_finite(state: State) -> bool:
     """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
     if state.x.dtype in (torch.float32, torch.float64):
-        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # as in `finite_sums`
+        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
         if math.isfinite(products.add_(state.energy.sum()).item()):
             return True
     return bool(finite_rows(state).all())
-
-
-def finite_sums(state: State) -> Tensor:
-    """Returns numbers with shape $(B,)$, finite only for chains whose point, energy and gradient are; large ones may overflow."""
-    dtype = torch.promote_types(state.x.dtype, torch.float32)
-    products = state.x.to(dtype) * state.grad.to(dtype)  # 0 times infinity is not finite either
-    return products.reshape(len(products), -1).sum(1) + state.energy.to(dtype)
 
 
 def finite_rows(state: State) -> Tensor:

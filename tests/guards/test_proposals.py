@@ -51,11 +51,9 @@ def test_energies_of_nan_are_rejected_and_counted(sampler):
 def test_compiled_steps_reject_them_too():
     with pytest.warns(SamplingWarning, match=r"or was NaN at"):
         x, trace = ce.as_energy(undefined).sample(
-            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=True, noise="philox", **OPTIONS["mala"]
+            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=True, **OPTIONS["mala"]
         )
-        y, other = ce.as_energy(undefined).sample(
-            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, noise="philox", **OPTIONS["mala"]
-        )
+        y, other = ce.as_energy(undefined).sample((1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, **OPTIONS["mala"])
     check_beta(x)
     assert abs(trace.errors - other.errors) <= 0.01 * other.errors and (x - y).abs().median() < 1e-3
 
