@@ -45,8 +45,8 @@ def operators() -> dict[str, Operator]:
 
 def truths(base: ce.Energy, count: int) -> Tensor:
     """Returns exact draws of the model, as latent points: those of the annealed sampler, moved on by one that accepts and rejects."""
-    start = base.latent.sample(max(count, 64), seed=11)
-    moved: Tensor = base.latent.sample(max(count, 64), init=start, sampler="chees", seed=12, steps=50)
+    start = base.latents.sample(max(count, 64), seed=11)
+    moved: Tensor = base.latents.sample(max(count, 64), init=start, sampler="chees", seed=12, steps=50)
     return moved[:count]
 
 
@@ -108,12 +108,12 @@ class Posterior:
     def draw(self, energy: ce.Energy, kind: str, seed: int) -> tuple[Tensor, Tensor, float]:
         """Returns the draws before and after `chees`, and the processor time without tuning."""
         if kind not in self.tuned:
-            init = energy.latent.sample(PILOTS, seed=seed + 1000, sampler="annealed", **self.annealed)
-            _, trace = energy.latent.sample(PILOTS, seed=seed, init=init, sampler="chees", tuning_steps=128, steps=1, trace=True)
+            init = energy.latents.sample(PILOTS, seed=seed + 1000, sampler="annealed", **self.annealed)
+            _, trace = energy.latents.sample(PILOTS, seed=seed, init=init, sampler="chees", tuning_steps=128, steps=1, trace=True)
             self.tuned[kind] = trace.sampler
         begin = time.process_time()
-        start = energy.latent.sample(DRAWS, seed=seed, sampler="annealed", **self.annealed)
-        draws = energy.latent.sample(DRAWS, seed=seed, init=start, sampler=self.tuned[kind], steps=STEPS)
+        start = energy.latents.sample(DRAWS, seed=seed, sampler="annealed", **self.annealed)
+        draws = energy.latents.sample(DRAWS, seed=seed, init=start, sampler=self.tuned[kind], steps=STEPS)
         return start, draws, time.process_time() - begin
 
 

@@ -142,8 +142,8 @@ class Energy(EnergyFunction):
         return _algebra().Decoded(self, decoder)
 
     @property
-    def latent(self) -> Latents:
-        """What samples latent points of the energy and does not decode them: `E.latent.sample(n)`."""
+    def latents(self) -> Latents:
+        """What samples latent points of the energy and does not decode them: `E.latents.sample(n)`."""
         from composable_energy.sampling import Latents  # late: sampling is above
 
         return Latents(self)

@@ -43,7 +43,7 @@ def test_points_are_decoded_in_batches_that_change_nothing(count):
     wide = nn.Sequential(nn.Linear(2, 10_000), nn.Tanh()).requires_grad_(False)  # a batch of decoded points has some 500,000 numbers
     energy = ce.as_energy(quadratic, decoder=wide, event_shape=(2,))
     draw = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0}
-    latents = energy.latent.sample(count, **draw)
+    latents = energy.latents.sample(count, **draw)
     torch.testing.assert_close(energy.sample(count, **draw), wide(latents))
 
 

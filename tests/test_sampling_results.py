@@ -19,7 +19,7 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.train()
     energy = Latent(decoder)
     draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
-    latent = functools.partial(energy.latent.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    latent = functools.partial(energy.latents.sample, sampler=Langevin(0.1), steps=3, seed=0)
     x, z = draw(300), latent(300)
     assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
     assert decoder.seen == [1, 32, 268]  # the first batch shows how large decoded points are

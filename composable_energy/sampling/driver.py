@@ -42,7 +42,7 @@ _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, 
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent points of an energy that `sample` shows decoded: `E.latent`.
+    """The latent points of an energy that `sample` shows decoded: `E.latents`.
 
     Args:
         energy: The energy.
@@ -89,7 +89,7 @@ def sample(
     Args:
         energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
-            sampled there and decoded at the end: then it is the shape of decoded points; `E.latent.sample` returns latent ones.
+            sampled there and decoded at the end: then it is the shape of decoded points; `E.latents.sample` returns latent ones.
         sampler: A name, a class or an instance. None takes the energy's recommendation, with `feynman-kac` in place of `annealed` where
             evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
             `chees`, which tunes itself, for any other.

@@ -62,7 +62,7 @@ def draw(case: str, sampler: str) -> Tensor:
         options["steps"] = STEPS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
-        return energy.latent.sample((CHAINS, *(energy.event_shape or (2,))), **options)
+        return energy.latents.sample((CHAINS, *(energy.event_shape or (2,))), **options)
 
 
 def evaluate(case: str, points: Tensor) -> dict[str, Tensor]:

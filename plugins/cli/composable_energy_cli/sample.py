@@ -87,7 +87,7 @@ class Sample(Command):
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
-            points, trace = energy.latent.sample(
+            points, trace = energy.latents.sample(
                 arguments.n,
                 sampler=arguments.sampler,
                 steps=arguments.steps,

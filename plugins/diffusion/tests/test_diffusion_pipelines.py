@@ -276,7 +276,7 @@ def test_latents_are_decoded_by_the_autoencoder(text):
         torch.testing.assert_close(text.decoder(z), expected.clamp(0, 1))
         assert text.decoder.encode(expected).shape == z.shape
     options = {"sampler": "ode", "levels": 3, "seed": 0}
-    latents = text.latent.sample(2, **options)
+    latents = text.latents.sample(2, **options)
     assert latents.shape == (2, 4, 8, 8) and text.decoded_shape == (3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(text.sample((2, 3, 16, 16), **options), text.decoder(latents))

@@ -141,7 +141,7 @@ class TestRecipes:
             torch.manual_seed(0)
             energy = CodeEnergy(16, code=2, width=32, blocks=1)
         pipeline.train_base(energy, codes, amounts)
-        draws = energy.latent.sample(400, seed=0)
+        draws = energy.latents.sample(400, seed=0)
         assert (draws.mean(1) < 0.9).float().mean() > 0.9
 
     @pytest.mark.full

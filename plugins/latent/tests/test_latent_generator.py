@@ -79,7 +79,7 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
 def test_an_energy_is_a_prior():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
     base = latent(Counted(SECOND, [], (3, 2, 2)), ring, mapping=Counted(FIRST, []), name="ring")
-    z = base.latent.sample(200, seed=0)
+    z = base.latents.sample(200, seed=0)
     assert abs(z.norm(dim=1).mean() - 2) < 0.4
     torch.testing.assert_close(base(z), ring(z))
     torch.testing.assert_close(ce.as_energy(ring, decoder=base.decoder)(z), ring(z))

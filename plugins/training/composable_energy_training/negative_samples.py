@@ -154,7 +154,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
         x, trace = sample(
-            energy.latent,
+            energy.latents,
             tuple(x.shape),
             sampler=sampler,
             steps=steps - moves,

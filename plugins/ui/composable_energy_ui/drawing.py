@@ -51,7 +51,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        points, trace = energy.latent.sample(
+        points, trace = energy.latents.sample(
             order.n,
             seed=order.seed,
             init=None if start is None else _start(order, energy, torch.from_numpy(start)),

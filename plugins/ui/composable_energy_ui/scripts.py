@@ -71,7 +71,7 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
             options.append("init=start")
     options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
     tree = _renamed(order, parse_tree(order.text), names)
-    latent = ".latent" if result == "points" else ""
+    latent = ".latents" if result == "points" else ""
     given = ", ".join(f"{name}={value}" for name, value in order.conditions.items())
     methods = f".given({given})" * bool(given) + f".sharpened({order.sharpen:g})" * (order.sharpen != 1)
     expression = f"({tree}){methods}" if methods and not isinstance(tree, Name) else f"{tree}{methods}"

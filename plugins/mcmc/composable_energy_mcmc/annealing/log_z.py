@@ -206,7 +206,7 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # the estimate has a standard error of its own
         return sample(
-            energy.latent,
+            energy.latents,
             (count, *like.shape),
             sampler=sampler,
             steps=_PILOT_STEPS,
