@@ -117,7 +117,6 @@ def measure(sampler: Sampler, target: Target, effort: Effort, seeds: int) -> dic
             init=None if target.start is None else target.start((effort.chains, size)),
             seed=seed,
             dtype=F64,
-            warn=False,  # what is wrong is measured
         )
         found.append(estimates(trace.points, target))
     errors, widths, sizes = (torch.stack(values) for values in zip(*found, strict=True))

@@ -17,7 +17,7 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.energies import Convolutions, Mixture, Perceptron
 from composable_energy.noise import Noise
-from composable_energy.sampling import StepCoefficients, compiled, energy_and_gradient, langevin_step
+from composable_energy.sampling import StepCoefficients, energy_and_gradient, langevin_step
 from composable_energy_triton.testing import kernel_checks
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
@@ -215,8 +215,8 @@ def langevin_loops(energy: ce.Energy, start: Tensor, plan: Plan) -> dict[str, Ca
         for _ in range(plan.steps):
             x = x - STEP_SIZE / 2 * gradient(x) + math.sqrt(STEP_SIZE) * torch.randn_like(x)
 
-    def ours(energy: ce.Energy) -> Callable[[], object]:
-        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, "noise": "philox"}
+    def ours(energy: ce.Energy, **more: object) -> Callable[[], object]:
+        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, "noise": "philox", **more}
         return lambda: energy.sample(tuple(start.shape), **options)
 
     found: dict[str, Callable[[], object]] = {
@@ -226,7 +226,7 @@ def langevin_loops(energy: ce.Energy, start: Tensor, plan: Plan) -> dict[str, Ca
         "sample without the kernel": by("torch", ours(energy)),
     }
     if plan.device != "cpu":
-        found["sample, compiled"] = by("triton", ours(compiled(energy)))
+        found["sample, compiled"] = by("triton", ours(energy, compile=True))
     if importlib.util.find_spec("torchebm"):
         found["torchebm"] = torchebm(energy, start, plan.steps)
     if importlib.util.find_spec("ebm"):
@@ -263,8 +263,6 @@ def composition(plan: Plan) -> list[dict[str, Any]]:
         for term in terms[1:]:
             eight = eight & term
         energies: dict[str, ce.Energy] = {"one": terms[0], "eight": eight}
-        if plan.device != "cpu":
-            energies |= {"one, compiled": compiled(terms[0]), "eight, compiled": compiled(eight)}
         assert terms[0].event_shape is not None
         for chains in plan.terms:
             if name.startswith("convolutions"):

@@ -41,7 +41,7 @@ def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = 
 
 def better_of_two(energy: Any, n: int, **options: Any) -> torch.Tensor:
     """Returns, of two draws for each of $n$ points, the one with the lower evidence; bound conditions have a row for each draw."""
-    pairs = energy.sample(2 * n, latents=True, **options)
+    pairs = energy.latents.sample(2 * n, **options)
     best = energy.evidence(pairs).view(n, 2).argmin(1)
     points = pairs.unflatten(0, (n, 2))[range(n), best]
     return points if energy.decoder is None else energy.decoder(points).detach()

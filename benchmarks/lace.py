@@ -90,7 +90,7 @@ def unseen() -> dict[str, Any]:
             ),
         ]
         for text, E, holds in checks:
-            pictures = E.sample(PICTURES, seed=0, warn=False)
+            pictures = E.sample(PICTURES, seed=0)
             rows.append({"expression": text, "accuracy": holds(blob_labels(pictures)).float().mean().item()})
             print(rows[-1], flush=True)
         z = 2 * torch.rand(PICTURES, LATENTS, generator=torch.Generator().manual_seed(1)) - 1

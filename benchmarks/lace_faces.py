@@ -37,7 +37,7 @@ def sample(energy: ce.Energy, n: int, seed: int, sampler: Sampler, steps: int | 
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ce.SamplingWarning)
-        z, trace = energy.sample(n, sampler=sampler, steps=steps, seed=seed, latents=True, trace=True)
+        z, trace = energy.latents.sample(n, sampler=sampler, steps=steps, seed=seed, trace=True)
     scalars = trace.scalars
     evaluated = scalars["evaluations"][-1] if "evaluations" in scalars else sum(scalars.get("leapfrogs", [steps or 0]))
     return z, float(evaluated), time.process_time() - began

@@ -72,7 +72,7 @@ def measure_expressions(sampler: Sampler) -> dict[str, dict[str, float]]:
     negative = (a & ce.negate(b, mode="power", weight=1.0)).sharpened(2)
     found = {}
     for name, expression in zip(EXACT, (a, a & b, negative), strict=True):
-        x = expression.sample(20_000, sampler=sampler, seed=0, dtype=F64, warn=False)[:, 0]
+        x = expression.sample(20_000, sampler=sampler, seed=0, dtype=F64)[:, 0]
         found[name] = {"mean": round(x.mean().item(), 3), "variance": round(x.var().item(), 3)}
     return found
 

@@ -179,7 +179,7 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
                     "steps": 50,
                     "init": torch.randn(DRAWS, pictures.size),
                 }
-                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, warn=False, **options)
+                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, **options)
                 figures["frechet of its chains"] = distance(judge, denoised(energy, chains), pictures)
             if levels:
                 figures["frechet of annealed"] = distance(judge, model.sample(DRAWS, seed=seed), pictures)

@@ -45,8 +45,8 @@ def operators() -> dict[str, Operator]:
 
 def truths(base: ce.Energy, count: int) -> Tensor:
     """Returns exact draws of the model, as latent points: those of the annealed sampler, moved on by one that accepts and rejects."""
-    start = base.sample(max(count, 64), seed=11, latents=True)
-    moved: Tensor = base.sample(max(count, 64), init=start, sampler="chees", seed=12, steps=50, latents=True)
+    start = base.latents.sample(max(count, 64), seed=11)
+    moved: Tensor = base.latents.sample(max(count, 64), init=start, sampler="chees", seed=12, steps=50)
     return moved[:count]
 
 
@@ -107,14 +107,13 @@ class Posterior:
 
     def draw(self, energy: ce.Energy, kind: str, seed: int) -> tuple[Tensor, Tensor, float]:
         """Returns the draws before and after `chees`, and the processor time without tuning."""
-        options = {"latents": True, "warn": False}
         if kind not in self.tuned:
-            init = energy.sample(PILOTS, seed=seed + 1000, sampler="annealed", **self.annealed, **options)
-            _, trace = energy.sample(PILOTS, seed=seed, init=init, sampler="chees", tuning_steps=128, steps=1, trace=True, **options)
+            init = energy.latents.sample(PILOTS, seed=seed + 1000, sampler="annealed", **self.annealed)
+            _, trace = energy.latents.sample(PILOTS, seed=seed, init=init, sampler="chees", tuning_steps=128, steps=1, trace=True)
             self.tuned[kind] = trace.sampler
         begin = time.process_time()
-        start = energy.sample(DRAWS, seed=seed, sampler="annealed", **self.annealed, **options)
-        draws = energy.sample(DRAWS, seed=seed, init=start, sampler=self.tuned[kind], steps=STEPS, **options)
+        start = energy.latents.sample(DRAWS, seed=seed, sampler="annealed", **self.annealed)
+        draws = energy.latents.sample(DRAWS, seed=seed, init=start, sampler=self.tuned[kind], steps=STEPS)
         return start, draws, time.process_time() - begin
 
 
@@ -176,7 +175,7 @@ def compose(base: ce.Energy, z: Tensor, index: int) -> list[dict[str, Any]]:
     for name, operator, noise in (("half", operators()["half"], NOISE), ("8 x 8", Downsample(8), 2 * NOISE)):
         _, _, seen = measure(base, operator, z, index, noise)
         for wanted, energy in ((True, smiling & seen), (False, ~smiling & seen), (None, base & seen)):
-            verdict = judge(energy.sample(COMPOSED, seed=index, sampler="annealed", warn=False, **options))
+            verdict = judge(energy.sample(COMPOSED, seed=index, sampler="annealed", **options))
             rows.append({"truth": index, "operator": name, "smiling": wanted, "share": verdict["smiling"].float().mean().item()})
             print(rows[-1], flush=True)
     return rows

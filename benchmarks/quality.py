@@ -30,7 +30,6 @@ from benchmarks.effective import least_effective
 from benchmarks.energies import CountingEnergy
 from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
 from benchmarks.peers.energies import Gaussian, Network, Pictures
-from composable_energy.sampling import compiled
 from composable_energy_mcmc import HMC, MALA, ChEES
 
 PATH = RESULTS / "quality.json"
@@ -81,18 +80,17 @@ def targets() -> list[Target]:
 def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy | None = None) -> Figures:
     """Returns the figures of a sampler of this library."""
     energy = CountingEnergy(target.formula, target.size)
-    noise = None if fast is None else "philox"  # that of compiled steps, which a resumed call keeps
-    _, trace = energy.sample(CHAINS, sampler=sampler, steps=1, seed=seed, noise=noise, trace=True)
+    _, trace = energy.sample(CHAINS, sampler=sampler, steps=1, seed=seed, trace=True)
     tuning = energy.take_count() / CHAINS
-    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=max(draws // 4, 100), seed=seed, noise=noise, trace=True)
+    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=max(draws // 4, 100), seed=seed, trace=True)
     energy.take_count()
     counted = 0.0
     if fast is not None:  # a compiled energy cannot count, so the plain one does, for some draws
         energy.sample(CHAINS, resume=trace, steps=64)
-        fast.sample(CHAINS, resume=trace, steps=2)
+        fast.sample(CHAINS, resume=trace, steps=2, compile=True)
         counted = energy.take_count() / CHAINS / 64
     began = time.process_time()
-    _, trace = (energy if fast is None else fast).sample(CHAINS, resume=trace, steps=draws, trace=1)
+    _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1, compile=fast is not None)
     seconds = time.process_time() - began
     per_draw = energy.take_count() / CHAINS / draws if fast is None else counted
     samples = least_effective(trace.points.transpose(0, 1).numpy())
@@ -119,7 +117,7 @@ def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
         ("mala", MALA(), 2 * target.draws),
     ):
         yield name, lambda seed, s=sampler, n=draws: measure(target, s, n, seed)
-    fast = compiled(ce.as_energy(target.formula, event_shape=(target.size,)))
+    fast = ce.as_energy(target.formula, event_shape=(target.size,))
     yield "chees, compiled", lambda seed: measure(target, ChEES(), target.draws, seed, fast)
 
 

@@ -27,7 +27,7 @@ from benchmarks.energies import Mixture
 from benchmarks.harness import RESULTS, argument_parser, environment, peak_memory, read_json, write_json
 from benchmarks.scaling_operations import measure_operations
 from benchmarks.scaling_ranks import measure_ranks
-from composable_energy.sampling import sample
+from composable_energy.sampling import Checkpoint, sample
 from composable_energy_mcmc import Langevin
 
 PATH = RESULTS / "scaling.json"
@@ -76,10 +76,14 @@ WAYS = ("plain", "batches", "trace", "checkpoint")
 def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     """Draws chains by Langevin steps in one of the ways."""
     energy = CASES[case]().eval().requires_grad_(False)
-    ways: dict[str, dict[str, Any]] = {"batches": {"batch_size": BATCH}, "trace": {"trace": True}, "checkpoint": {"checkpoint": file}}
+    ways: dict[str, dict[str, Any]] = {
+        "batches": {"batch_size": BATCH},
+        "trace": {"trace": True},
+        "checkpoint": {"observers": [Checkpoint(file)]},
+    }
     if way == "checkpoint":
         file.unlink(missing_ok=True)
-    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, warn=False, **ways.get(way, {}))
+    sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, **ways.get(way, {}))
 
 
 def seconds(work: Callable[..., object], *args: Any, **options: Any) -> float:
@@ -153,7 +157,7 @@ def measure_files(rounds: int, counts: tuple[int, ...] = COUNTS[2:]) -> dict[str
     for case in CASES:
         energy, rows = CASES[case]().eval().requires_grad_(False), found.setdefault(case, {})
         for chains in counts:
-            call = {"sampler": Langevin(STEP), "steps": 2, "seed": 0, "warn": False}
+            call = {"sampler": Langevin(STEP), "steps": 2, "seed": 0}
             times: dict[str, list[float]] = {"plain": [], "written": [], "read": [], "written_wall": [], "read_wall": []}
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "run.safetensors"
@@ -162,7 +166,7 @@ def measure_files(rounds: int, counts: tuple[int, ...] = COUNTS[2:]) -> dict[str
                     times["plain"].append(seconds(sample, energy, chains, **call))
                     for name in ("written", "read"):  # the second call finds all steps done
                         began = time.monotonic()
-                        times[name].append(seconds(sample, energy, chains, checkpoint=file, **call))
+                        times[name].append(seconds(sample, energy, chains, observers=[Checkpoint(file)], **call))
                         times[f"{name}_wall"].append(time.monotonic() - began)
                 size = file.stat().st_size
             least = {name: min(values) for name, values in times.items()}

@@ -51,7 +51,7 @@ def measure_operations(cases: Mapping[str, Callable[[], ce.Energy]], chains: int
         ends = []
         for steps in (2, 12):
             with Traffic() as whole:
-                sample(energy, chains, sampler=Langevin(0.01), steps=steps, seed=0, warn=False, noise="philox")
+                sample(energy, chains, sampler=Langevin(0.01), steps=steps, seed=0, noise="philox")
             ends.append(whole)
         found[case] = {
             "coordinates": x[0].numel(),

@@ -121,15 +121,12 @@ def _range(values: Sequence[float]) -> str:
 def _messages(ranks: Mapping[str, Any]) -> str:
     """Returns the table of what two processes say to each other."""
     names = {
-        "shard": '`ranks="shard"`',
-        "gather": '`ranks="gather"`',
-        "gather, trace": "the same with a trace",
-        "shard, checkpoint": '`"shard"` with a checkpoint',
-        "shard, callback": '`"shard"` with a callback',
-        "smc": "`smc`",
+        "shard": "`gather=False`",
+        "gather": "`gather=True`",
     }
     rows = []
-    for name, row in ranks["spoken"].items():
+    for name in names:
+        row = ranks["spoken"][name]
         rows.append(
             [
                 names[name],

@@ -23,6 +23,7 @@ from torch import distributed
 
 import composable_energy as ce
 from benchmarks.energies import Mixture, Perceptron
+from composable_energy import distributed as shared
 
 FACES, LATENTS, CHAINS = 1_024, 8_192, 20_000
 STEPS = (10, 30)
@@ -31,12 +32,8 @@ TIMED = {
     "perceptron": (f"{LATENTS:,} latents of 64, perceptron", Perceptron, LATENTS, {"sampler": "langevin", "step_size": 0.01, "steps": 40}),
 }
 SPOKEN: dict[str, dict[str, Any]] = {
-    "shard": {"ranks": "shard"},
-    "gather": {"ranks": "gather"},
-    "gather, trace": {"ranks": "gather", "trace": True},
-    "shard, checkpoint": {"ranks": "shard", "checkpoint": True},
-    "shard, callback": {"ranks": "shard", "callback": lambda step, state, info: None},
-    "smc": {"ranks": "shard", "sampler": "smc"},
+    "shard": {"gather": False},
+    "gather": {"gather": True},
 }
 
 
@@ -107,24 +104,20 @@ def _time(name: str) -> dict[str, Any]:
     """Returns the seconds of this process for its part of the chains."""
     _, make, chains, options = TIMED[name]
     energy = make().eval().requires_grad_(False)
-    energy.sample(chains, ranks="shard", seed=1, warn=False, **{**options, "steps": 2})
+    shared.sample(energy, chains, gather=False, seed=1, **{**options, "steps": 2})
     distributed.barrier()
     began, wall = time.process_time(), time.monotonic()
-    energy.sample(chains, ranks="shard", seed=0, warn=False, **options)
+    shared.sample(energy, chains, gather=False, seed=0, **options)
     spent = time.process_time() - began
     distributed.barrier()
     return {"processor": spent, "wall": time.monotonic() - wall}
 
 
-def _speak(name: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Returns the calls and bytes of a call of `sample`."""
+def _speak(name: str, steps: int) -> dict[str, Any]:
+    """Returns the calls and bytes of a call."""
     options = {"sampler": "langevin", "step_size": 0.01, "steps": steps, **SPOKEN[name]}
-    if options["sampler"] == "smc":
-        options = {"sampler": "smc", "levels": steps, "ranks": "shard"}
-    if "checkpoint" in options:
-        options["checkpoint"] = folder / "run.safetensors"
     with Spoken() as spoken:
-        Mixture().eval().sample(CHAINS, seed=0, warn=False, **options)
+        shared.sample(Mixture().eval(), CHAINS, seed=0, **options)
     return {"spoken": [spoken.calls, spoken.bytes]}
 
 
@@ -136,7 +129,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    said = _time(args.work) if args.work in TIMED else _speak(args.work, args.steps, args.folder)
+    said = _time(args.work) if args.work in TIMED else _speak(args.work, args.steps)
     (args.folder / f"{distributed.get_rank()}.json").write_text(json.dumps(said))
     distributed.destroy_process_group()
 

@@ -22,6 +22,7 @@ from composable_energy.supports import Support
 if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
+    from composable_energy.sampling import Latents
 
 __all__ = ["Energy", "Recommendation"]
 
@@ -139,6 +140,13 @@ class Energy(EnergyFunction):
     def shown_by(self, decoder: nn.Module) -> Energy:
         """Returns the same energy as one of latent points of a decoder $g$, so that `sample` returns $g(z)$; see `Decoded`."""
         return _algebra().Decoded(self, decoder)
+
+    @property
+    def latents(self) -> Latents:
+        """What samples latent points of the energy and does not decode them: `E.latents.sample(n)`."""
+        from composable_energy.sampling import Latents  # late: sampling is above
+
+        return Latents(self)
 
     def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
         r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.

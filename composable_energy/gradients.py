@@ -272,7 +272,7 @@ class OwnGradient(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():
             raise ExpressionError(
-                f"The gradient of {ctx.energy} is that of its own `with_gradient` or of a compiled function, and has no derivative: "
+                f"The gradient of {ctx.energy} is that of its own `with_gradient`, and has no derivative: "
                 "`create_graph` inside of an energy needs terms whose gradient is autograd's."
             )
         (gradient,) = ctx.saved_tensors

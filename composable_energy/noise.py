@@ -106,16 +106,6 @@ class Noise:
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
         return replace(self, seed=int.from_bytes(digest, "little"), _memory={})
 
-    def of_step(self, function: Callable[[int], int]) -> Any:
-        """Returns a whole number that depends on the step alone, such as the length of a trajectory, for `iterate` and `Info.scalars`.
-
-        Compiled steps take it as a tensor, so that they need not be compiled for each number.
-
-        Args:
-            function: Returns the number of a step.
-        """
-        return function(self.step)
-
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns standard normal numbers with the shape, dtype and device of points.
 

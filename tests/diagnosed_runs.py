@@ -1,5 +1,7 @@
 """Runs of a Gaussian, good and bad, for the tests of diagnostics."""
 
+import warnings
+
 import torch
 from torch.distributions import Independent, Normal
 
@@ -14,7 +16,9 @@ def gaussian(*sd: float) -> ce.Energy:
 
 
 def run(energy: ce.Energy, shape, sampler, steps: int, **options) -> Trace:
-    return energy.sample(shape, sampler=sampler, steps=steps, **{"seed": 0, "trace": True, "warn": False, **options})[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ce.SamplingWarning)
+        return energy.sample(shape, sampler=sampler, steps=steps, **{"seed": 0, "trace": True, **options})[1]
 
 
 def kinds(trace: Trace, burn_in: int | None = None) -> set[str]:

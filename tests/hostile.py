@@ -276,7 +276,7 @@ def prepare(folder: Path) -> Trial:
             if found.recommended is None or found.recommended.sampler in ("annealed", "feynman-kac", "ode", "sde", "lace")
             else {"steps": 2}
         )
-        _, error = watch.tried(lambda: found.sample(2, seed=0, warn=False, **few), place)
+        _, error = watch.tried(lambda: found.sample(2, seed=0, **few), place)
         return f"recommendation: {(error and error + ' at use') or 'used'}"
 
     def a_recipe(chance: random.Random, place: Path) -> str:

@@ -11,6 +11,7 @@ from tests.campaign.runner import Counts, merge, save_counts
 from tests.processes import ended, needs_forkserver, start
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning"),
     pytest.mark.full,
     needs_forkserver,
     pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files"),

@@ -10,7 +10,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.diagnostics import RunningMoments
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Info, State, Trace
+from composable_energy.sampling import State, Trace
 from composable_energy_mcmc import MALA, Langevin
 
 F64 = torch.float64
@@ -21,7 +21,7 @@ HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum
 def record(moments: RunningMoments, *batches: Tensor) -> RunningMoments:
     """Shows it points, as the driver does."""
     for step, x in enumerate(batches, 1):
-        moments(step, State(x, x.flatten(1).sum(1), torch.zeros_like(x)), Info())
+        moments.add(step, State(x, x.flatten(1).sum(1), torch.zeros_like(x)))
     return moments
 
 
@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
 
 def draw(moments: RunningMoments, energy=BOWL, shape=(7, 3), steps: int = 20, **options) -> Trace:
     options = {"sampler": MALA(0.5), "seed": 0, "trace": 1, **options}
-    return energy.sample(shape, steps=steps, callback=moments, **options)[1]
+    return energy.sample(shape, steps=steps, observers=[moments], **options)[1]
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_saved_they_go_on():
     file = io.BytesIO()
     torch.save(half.state_dict(), file)
     rest.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    BOWL.sample((7, 3), resume=trace, steps=10, callback=rest)
+    BOWL.sample((7, 3), resume=trace, steps=10, observers=[rest])
     assert rest.count == whole.count == 7 * 9
     torch.testing.assert_close(rest.mean, whole.mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(rest.variance, whole.variance, rtol=1e-12, atol=1e-12)

@@ -89,7 +89,7 @@ class TestWarnings:
         """The excess of the variance is known in closed form: here 25 % and 1.6 %, 13 % on average."""
         wide, short = run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.2), 300), run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.02), 300)
         assert "too large by 13%" in text(wide, "bias") and "bias" not in kinds(short)
-        state, expected = wide.states[0], sum(0.2 / (4 * s**2 - 0.2) for s in (0.5, 2.0)) / 2
+        state, expected = wide.state, sum(0.2 / (4 * s**2 - 0.2) for s in (0.5, 2.0)) / 2
         excess = wide.sampler.bias(state)
         assert abs(excess.mean() - expected) < 4 * excess.std() / 4000**0.5
         assert Langevin(0.2, clamp=(0, 1)).bias(state) is None and HMC(0.2).bias(state) is None

@@ -81,8 +81,6 @@ def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp
 def test_the_examples_in_docstrings_show_what_comes_out(module):
     if module == "composable_energy_triton.step":
         pytest.importorskip("triton", reason="Triton runs on Linux")
-    if module == "composable_energy.sampling.compile" and not COMPILES:
-        pytest.skip("its example compiles, which fails where torch is installed in a path with a space")
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testmod(importlib.import_module(module), extraglobs=known, optionflags=options).failed == 0

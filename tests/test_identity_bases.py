@@ -78,7 +78,7 @@ def test_a_copy_that_is_trained_while_it_is_sampled_is_another_base():
                 trained.net.weight += 0.1
 
     with pytest.raises(ExpressionError, match="counts two copies of one Noisy once, but their numbers differ now"):
-        joined.sample(X.shape, sampler="langevin", step_size=1e-3, steps=6, init=X, seed=0, callback=train)
+        joined.sample(X.shape, sampler="langevin", step_size=1e-3, steps=6, init=X, seed=0, observers=[ce.sampling.Stop(train)])
 
 
 def test_an_energy_by_name_is_the_callers_own():

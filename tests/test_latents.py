@@ -8,6 +8,8 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from tests.factories import points, quadratic
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 class Doubler(nn.Module):
     """A decoder to three numbers, and back."""
@@ -40,8 +42,8 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
 def test_points_are_decoded_in_batches_that_change_nothing(count):
     wide = nn.Sequential(nn.Linear(2, 10_000), nn.Tanh()).requires_grad_(False)  # a batch of decoded points has some 500,000 numbers
     energy = ce.as_energy(quadratic, decoder=wide, event_shape=(2,))
-    draw = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0, "warn": False}
-    latents = energy.sample(count, latents=True, **draw)
+    draw = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0}
+    latents = energy.latents.sample(count, **draw)
     torch.testing.assert_close(energy.sample(count, **draw), wide(latents))
 
 

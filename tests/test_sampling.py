@@ -143,5 +143,5 @@ def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
     torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 103)
     _, trace = Bowl().sample((5, 2), sampler=Counting(), steps=2, seed=0, batch_size=3, trace=True)
     assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
-    assert [(state.age.tolist(), float(state.total)) for state in trace.states] == [([2.0] * 3, 2.0), ([2.0] * 2, 2.0)]
+    assert (trace.state.age.tolist(), float(trace.state.total)) == ([2.0] * 5, 2.0)
     assert same(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))

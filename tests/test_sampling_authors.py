@@ -40,7 +40,9 @@ class Telling(Sampler):
 def test_scalars_are_those_of_all_chains_whatever_the_batch_size(size):
     call = {"sampler": Telling(), "steps": 4, "seed": 0, "trace": 1}
     seen = []
-    _, trace = Bowl().sample((10, 2), batch_size=size, callback=lambda step, state, info: seen.append(dict(info.scalars)), **call)
+    _, trace = Bowl().sample(
+        (10, 2), batch_size=size, observers=[ce.sampling.Stop(lambda step, state, info: seen.append(dict(info.scalars)))], **call
+    )
     heights = trace.points[:, :, 0].double()
     assert trace.scalars["level"] == [0.1 * step for step in (1, 2, 3, 4)]
     assert trace.scalars["height"] == pytest.approx(heights.mean(1).tolist(), abs=1e-12)
@@ -99,12 +101,12 @@ def test_a_tensor_that_all_chains_share_is_never_cut(chains, size):
     call = {"sampler": Scaling(), "seed": 0, "trace": 1}
     whole, trace = Bowl().sample((chains, 4), steps=3, **call)
     parts, other = Bowl().sample((chains, 4), steps=3, batch_size=size, **call)
-    assert torch.equal(whole, parts) and all(len(state.scales) == 4 for state in other.states)
+    assert torch.equal(whole, parts) and len(other.state.scales) == 4
     assert torch.equal(Bowl().sample((chains, 4), resume=trace, steps=2, batch_size=size), Bowl().sample((chains, 4), steps=5, **call)[0])
     hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, torch.nan, x.square().sum(1) / 2))
     _, kept = hole.sample((chains, 4), steps=3, on_divergence="keep", batch_size=size, init=torch.zeros(chains, 4), **call)
     assert 0 < kept.diverged.sum() < chains
-    assert all(torch.equal(state.scales, torch.linspace(1, 2, 4)) for state in kept.states)
+    assert torch.equal(kept.state.scales, torch.linspace(1, 2, 4))
 
 
 def test_a_tensor_without_rows_that_is_not_declared_is_refused():

@@ -10,7 +10,6 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import (
     ComposableEnergyError,
-    DeviceError,
     DtypeError,
     OptionError,
     PluginNotFound,
@@ -18,6 +17,8 @@ from composable_energy.errors import (
     ShapeError,
 )
 from composable_energy_mcmc import HMC, MALA, Langevin, Underdamped
+
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
 SAMPLERS = [Langevin(0.1), Underdamped(0.1), MALA(0.3), HMC(0.3, leapfrogs=3)]
@@ -59,25 +60,16 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
     [
         ({"steps": "3"}, OptionError, "steps must be a whole number of at least 1, got '3'"),
         ({"trace": None}, OptionError, "trace must be a whole number of at least 1, got None"),
-        ({"progress": "no"}, OptionError, "progress must be True, False or a function of .* total, got 'no'"),
-        ({"latents": 1}, OptionError, "latents must be True or False, got 1"),
+        ({"observers": 3}, OptionError, r"observers is a list of observers, .*got 3 in it"),
         ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
         ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),
-        ({"callback": 3}, OptionError, "callback must be a function of a step, a state and an info, got 3"),
         ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
         ({"on_divergence": "restart"}, OptionError, "on_divergence is 'raise' or 'keep', got 'restart'"),
         ({"noise": ["philox"]}, OptionError, r"noise is 'blocks' or 'philox', got \['philox'\]"),
-        ({"ranks": 3}, OptionError, "ranks is 'gather', 'shard' or None, got 3"),
         ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
-        ({"checkpoint": True}, OptionError, "checkpoint must be the path of a file, got True"),
-        ({"checkpoint_every": "1"}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got '1'"),
-        ({"checkpoint_every": -1}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got -1"),
-        ({"checkpoint_every": math.nan}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got nan"),
         ({"dtype": "float32"}, DtypeError, "dtype must be a dtype of torch, such as torch.float32, got 'float32'"),
         ({"dtype": np.float32}, DtypeError, "dtype must be a dtype of torch"),
         ({"dtype": torch.complex64}, DtypeError, "floating dtype, got torch.complex64"),
-        ({"device": "nonsense"}, DeviceError, "device must be one that torch has here, such as 'cpu', got 'nonsense'"),
-        ({"device": 3.5}, DeviceError, "device must be one that torch has here, such as 'cpu', got 3.5"),
         ({"init": np.zeros((3, 2))}, DtypeError, "init must be a floating tensor, got ndarray"),
         ({"init": torch.zeros(3, 2).to_sparse()}, DtypeError, r"init must be a dense tensor, got torch.sparse_coo; use `.to_dense\(\)`"),
         ({"init": torch.zeros(3, 2, 1)}, ShapeError, r"init has points of shape \(2, 1\): ask for \(3, 2, 1\) or 3, got \(3, 2\)"),
@@ -122,13 +114,14 @@ class Changing(ce.Energy):
 )
 def test_an_energy_that_changes_its_output_is_reported_and_leaves_what_was_drawn(sampler, change, error, message, tmp_path):
     """The checkpoint has the last whole step, from which the mended energy goes on to the bits of an unbroken run."""
-    options = {"shape": (4, 2), "sampler": sampler, "steps": 9, "checkpoint": tmp_path / "run", "checkpoint_every": 1e9}
+    options = {"shape": (4, 2), "sampler": sampler, "steps": 9, "observers": [ce.sampling.Checkpoint(tmp_path / "run", 1e9)]}
     broken = Changing(1 + 5 * getattr(sampler, "leapfrogs", 1), change)
     with pytest.raises(error, match=message):
         draw(broken, **options)
     mended, seen = Changing(10**6, change), []
-    x = draw(mended, callback=lambda step, state, info: seen.append(step), **options)
-    assert torch.equal(x, draw(Changing(10**6, change), **{**options, "checkpoint": None}))
+    watch = ce.sampling.Stop(lambda step, state, info: seen.append(step))
+    x = draw(mended, **{**options, "observers": [watch, *options["observers"]]})
+    assert torch.equal(x, draw(Changing(10**6, change), **{**options, "observers": []}))
     assert seen[0] > 4 and seen[-1] == 9
 
 
@@ -143,7 +136,7 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
         return square / 2 + 1e-3 * torch.where(square > 8, square - square.detach(), 1.0).abs().sqrt()
 
     energy, init = ce.as_energy(kinked), torch.zeros(40, 2)
-    options = {"shape": (40, 2), "sampler": sampler, "steps": 60, "init": init, "on_divergence": policy, "warn": False}
+    options = {"shape": (40, 2), "sampler": sampler, "steps": 60, "init": init, "on_divergence": policy}
     if policy == "raise":
         with pytest.raises(SamplingDiverged) as raised:
             draw(energy, **options)
@@ -173,3 +166,22 @@ def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
         for sampler in (None, "langevin"):
             with pytest.raises(PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):
                 ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).sample((3, 2), sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("observer", "argument", "message"),
+    [
+        ("Progress", "no", "Progress takes a function of what runs, what is done and the total, or nothing for bars, got 'no'"),
+        ("Stop", 3, "Stop takes a function of a step, a state and an info, got 3"),
+        ("Checkpoint", True, "Checkpoint takes the path of a file, got True"),
+    ],
+)
+def test_wrong_arguments_of_observers_are_refused(observer, argument, message):
+    with pytest.raises(OptionError, match=message):
+        getattr(ce.sampling, observer)(argument)
+
+
+@pytest.mark.parametrize("every", ["1", -1, math.nan, True])
+def test_wrong_times_of_a_checkpoint_are_refused(every):
+    with pytest.raises(OptionError, match="Checkpoint takes a number of seconds, at least 0, as `every`, got"):
+        ce.sampling.Checkpoint("run", every)

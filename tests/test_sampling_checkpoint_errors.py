@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from composable_energy import sampling
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
@@ -23,7 +24,7 @@ from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
     ],
 )
 def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
-    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
+    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "observers": [sampling.Checkpoint(tmp_path / "c")]}
     BOWL.sample((4, 3), **call)
     with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
         BOWL.sample((4, 3), **{**call, **other})
@@ -31,7 +32,7 @@ def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"", lambda data: b"not a checkpoint", lambda data: data[:40]])
 def test_a_damaged_file_is_reported_and_left_alone(tmp_path, damage):
-    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
+    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "observers": [sampling.Checkpoint(tmp_path / "c")]}
     BOWL.sample((4, 3), **call)
     (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
     before = (tmp_path / "c").read_bytes()
@@ -43,7 +44,7 @@ def test_a_damaged_file_is_reported_and_left_alone(tmp_path, damage):
 @pytest.mark.slow
 def test_one_bit_that_flipped_is_found_or_changes_no_draw(tmp_path):
     """In the lengths, the names, the metadata and the data of the tensors; one place in each stretch of the file."""
-    call = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3, "checkpoint": tmp_path / "c"}
+    call = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3, "observers": [sampling.Checkpoint(tmp_path / "c")]}
     BOWL.sample((8, 3), steps=4, **call)
     data = (tmp_path / "c").read_bytes()
     wanted = BOWL.sample((8, 3), steps=6, **call)
@@ -64,13 +65,13 @@ def test_one_bit_that_flipped_is_found_or_changes_no_draw(tmp_path):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_file_of_an_older_format_is_refused_with_what_to_do(tmp_path, number):
-    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
+    call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "observers": [sampling.Checkpoint(tmp_path / "c")]}
     BOWL.sample((4, 3), **call)
     told = json.loads(safe_metadata(tmp_path / "c")["composable_energy_checkpoint"])
     old = {name: value for name, value in told.items() if name not in ("digest", "reference")} | {"format": number}
     tensors = safetensors.torch.load_file(tmp_path / "c")
     safetensors.torch.save_file(tensors, tmp_path / "c", {"composable_energy_checkpoint": json.dumps(old)})
-    with pytest.raises(FileFormatError, match=rf"has format {number}, .* reads format 3: finish the run with the version that"):
+    with pytest.raises(FileFormatError, match=rf"has format {number}, .* reads format 4: finish the run with the version that"):
         BOWL.sample((4, 3), **call)
 
 
@@ -88,19 +89,19 @@ class Pulled(Sampler):
 def test_options_that_are_tensors_are_compared_to_the_bit(tmp_path):
     one = torch.ones(3, dtype=torch.float64)
     for other, call in ((one.clone(), {}), (one + 1e-9, {"match": "sampler was"})):
-        BOWL.sample((4, 3), sampler=Pulled(one), steps=3, seed=0, checkpoint=tmp_path / "c")
+        BOWL.sample((4, 3), sampler=Pulled(one), steps=3, seed=0, observers=[sampling.Checkpoint(tmp_path / "c")])
         if not call:
-            BOWL.sample((4, 3), sampler=Pulled(other), steps=3, seed=0, checkpoint=tmp_path / "c")
+            BOWL.sample((4, 3), sampler=Pulled(other), steps=3, seed=0, observers=[sampling.Checkpoint(tmp_path / "c")])
             continue
         with pytest.raises(OptionError, **call):
-            BOWL.sample((4, 3), sampler=Pulled(other), steps=3, seed=0, checkpoint=tmp_path / "c")
+            BOWL.sample((4, 3), sampler=Pulled(other), steps=3, seed=0, observers=[sampling.Checkpoint(tmp_path / "c")])
 
 
 def test_a_file_that_is_no_checkpoint_is_reported(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "c")
     for path in (tmp_path / "c", tmp_path):
         with pytest.raises(FileFormatError, match="no checkpoint"):
-            BOWL.sample((4, 3), sampler="langevin", step_size=0.1, steps=3, checkpoint=path)
+            BOWL.sample((4, 3), sampler="langevin", step_size=0.1, steps=3, observers=[sampling.Checkpoint(path)])
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,18 @@ def test_what_a_state_may_hold(tmp_path):
     for i, note in enumerate((None, 3, 2.5, "text", True)):
         whole = BOWL.sample((4, 3), sampler=Noting(note), steps=6, seed=0, trace=True)
         with pytest.raises(Stop):
-            BOWL.sample((4, 3), sampler=Noting(note), steps=6, seed=0, trace=True, checkpoint=tmp_path / f"{i}", callback=stop_at(3))
-        _, trace = again = BOWL.sample((4, 3), sampler=Noting(note), steps=6, seed=0, trace=True, checkpoint=tmp_path / f"{i}")
+            BOWL.sample(
+                (4, 3),
+                sampler=Noting(note),
+                steps=6,
+                seed=0,
+                trace=True,
+                observers=[sampling.Stop(stop_at(3)), sampling.Checkpoint(tmp_path / f"{i}")],
+            )
+        _, trace = again = BOWL.sample(
+            (4, 3), sampler=Noting(note), steps=6, seed=0, trace=True, observers=[sampling.Checkpoint(tmp_path / f"{i}")]
+        )
         same(whole, again)
-        assert all(state.note == note for state in trace.states)
+        assert trace.state.note == note
     with pytest.raises(ExpressionError, match=r"Odd.note is a list: a checkpoint holds tensors, numbers and text"):
-        BOWL.sample((4, 3), sampler=Noting([]), steps=6, seed=0, checkpoint=tmp_path / "odd")
+        BOWL.sample((4, 3), sampler=Noting([]), steps=6, seed=0, observers=[sampling.Checkpoint(tmp_path / "odd")])

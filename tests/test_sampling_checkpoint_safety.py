@@ -7,6 +7,7 @@ import os
 import pytest
 import safetensors.torch
 
+from composable_energy import sampling
 from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
 from composable_energy.files import digest_of
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
@@ -18,8 +19,9 @@ CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size"
 needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
 
 
-def sample(path, steps=6, **options):
-    return BOWL.sample((8, 3), steps=steps, checkpoint=path, **{**CALL, **options})
+def sample(path, steps=6, every=10, callback=lambda *_: None, **options):
+    watched = [sampling.Stop(callback)] + ([] if path is None else [sampling.Checkpoint(path, every)])
+    return BOWL.sample((8, 3), steps=steps, observers=watched, **{**CALL, **options})
 
 
 def test_a_second_call_with_a_checkpoint_in_use_is_refused_with_the_process_id(tmp_path):
@@ -69,7 +71,7 @@ def test_a_kill_at_any_system_call_leaves_a_checkpoint_that_continues_to_the_sam
     wanted, at = sample(None), 0
     while True:
         path = tmp_path / str(at) / "c"
-        code, text = in_child(lambda path=path: sample(path, checkpoint_every=0), Faults(at, tmp_path))
+        code, text = in_child(lambda path=path: sample(path, every=0), Faults(at, tmp_path))
         assert code in (0, KILLED), text
         same(wanted, sample(path))
         assert [left.name for left in path.parent.iterdir()] == ["c"]
@@ -85,7 +87,7 @@ def test_an_error_at_any_system_call_is_typed_and_keeps_an_earlier_step(tmp_path
     wanted, at = sample(None), 0
     while True:
         path = tmp_path / str(at) / "c"
-        code, text = in_child(lambda path=path: sample(path, checkpoint_every=0), Faults(at, tmp_path, errno.ENOSPC))
+        code, text = in_child(lambda path=path: sample(path, every=0), Faults(at, tmp_path, errno.ENOSPC))
         assert code == 0 or text.startswith("composable_energy.errors.StorageError"), text
         same(wanted, sample(path))
         if code == 0 and int(text) <= at:
@@ -119,19 +121,17 @@ def edits():
     yield "no call", lambda r, t: r.pop("call")
     yield "a call of another type", lambda r, t: r.update(call=3)
     yield "a seed of another type", lambda r, t: r["call"].update(seed="zero")
-    yield "states of another type", lambda r, t: r.update(states=3)
-    yield "no states", lambda r, t: r.update(states=[])
-    yield "a state twice", lambda r, t: r.update(states=r["states"] + r["states"][:1])
-    yield "a state of another type", lambda r, t: r["states"].__setitem__(0, 3)
+    yield "a state of another type", lambda r, t: r.update(state=3)
+    yield "no state", lambda r, t: r.pop("state")
     yield "scalars of another type", lambda r, t: r.update(scalars=[1])
     yield "a scalar that is text", lambda r, t: r.update(scalars={"a": ["b"]})
     yield "steps of points of another type", lambda r, t: r.update(point_steps="many")
     yield "a reference of another type", lambda r, t: r.update(reference="two")
     yield "a reference that is missing", lambda r, t: r.update(reference=9)
     yield "no reference", lambda r, t: r.update(reference=0)
-    yield "a field that is missing", lambda r, t: t.pop("states.0.x")
-    yield "points of another shape", lambda r, t: t.update({"states.0.x": t["states.0.x"][:1]})
-    yield "points without rows", lambda r, t: t.update({"states.0.x": t["states.0.x"].sum()})
+    yield "a field that is missing", lambda r, t: t.pop("state.x")
+    yield "points of another shape", lambda r, t: t.update({"state.x": t["state.x"][:1]})
+    yield "points without rows", lambda r, t: t.update({"state.x": t["state.x"].sum()})
     yield "divergences of another shape", lambda r, t: t.update(diverged_at=t["diverged_at"][:2].clone())
     yield "divergences of another type", lambda r, t: t.update(diverged_at=t["diverged_at"].double())
     yield "divergences that are missing", lambda r, t: t.pop("diverged_at")

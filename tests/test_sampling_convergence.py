@@ -12,6 +12,8 @@ from composable_energy.errors import OptionError
 from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin
 from tests.diagnosed_runs import F64, gaussian, kinds
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 BOWL = gaussian(1.0, 1.0)
 
 
@@ -38,7 +40,7 @@ class TestConvergence:
             energy.sample((64, 2), seed=0, **options)
         assert [str(some.message).partition(":")[0] for some in found] == [kind]
         assert found[0].filename == __file__  # the line that sampled
-        _, trace = energy.sample((64, 2), seed=0, trace=True, warn=False, **options)
+        _, trace = energy.sample((64, 2), seed=0, trace=True, **options)
         assert kind in kinds(trace)
 
     def test_a_chain_that_never_moved_among_others(self):
@@ -74,10 +76,10 @@ class TestConvergence:
     def test_warn_switches_it_off(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, warn=False, trace=True)
+            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, trace=True)
         assert "r_hat" in kinds(trace)
         with pytest.raises(OptionError, match="warn"):
-            BOWL.sample((4, 2), warn="no")
+            BOWL.sample((4, 2))
 
 
 class TestStarts:
@@ -103,9 +105,9 @@ class TestStarts:
 
 @pytest.mark.slow
 def test_the_tuning_shows_its_progress(capfd):
-    BOWL.sample((4, 2), steps=2, seed=0, progress=True)
+    BOWL.sample((4, 2), steps=2, seed=0, observers=[ce.sampling.Progress()])
     assert "tuning chees" in capfd.readouterr().err
-    BOWL.sample((4, 2), sampler=HMC(0.5), steps=2, seed=0, progress=True)
+    BOWL.sample((4, 2), sampler=HMC(0.5), steps=2, seed=0, observers=[ce.sampling.Progress()])
     shown = capfd.readouterr().err
     assert "hmc" in shown
 
@@ -113,7 +115,7 @@ def test_the_tuning_shows_its_progress(capfd):
 @pytest.mark.slow
 def test_a_function_hears_of_the_tuning_and_of_each_step():
     heard = []
-    watched = BOWL.sample((4, 2), steps=3, seed=0, progress=lambda *what: heard.append(what))
+    watched = BOWL.sample((4, 2), steps=3, seed=0, observers=[ce.sampling.Progress(lambda *what: heard.append(what))])
     tuning = [what for what in heard if what[0] == "tuning"]
     assert tuning == [("tuning", i + 1, None) for i in range(len(tuning))] and len(tuning) > 100
     assert heard[len(tuning) :] == [("sampling", i, 3) for i in range(4)]

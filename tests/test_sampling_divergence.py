@@ -142,7 +142,13 @@ def test_chains_that_cannot_start_are_kept_at_their_start():
 def test_a_call_ends_early_when_all_chains_diverged():
     steps = []
     x, trace = After(51).sample(
-        (5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="keep", trace=True, callback=lambda step, *_: steps.append(step)
+        (5, 2),
+        sampler=Langevin(0.2),
+        steps=100,
+        seed=0,
+        on_divergence="keep",
+        trace=True,
+        observers=[ce.sampling.Stop(lambda step, *_: steps.append(step))],
     )
     assert torch.equal(x, After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=50, seed=0))
     assert trace.steps == 51 and steps[-1] == 50 and len(trace.energies) == 51

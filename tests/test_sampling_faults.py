@@ -12,6 +12,8 @@ from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Tempering
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 F64 = torch.float64
 
 
@@ -42,14 +44,14 @@ class TestProposalsThatRaise:
 
     @pytest.mark.slow
     def test_draws_do_not_depend_on_the_batch_where_the_function_raises(self):
-        options = {"sampler": MALA(0.8), "steps": 20, "seed": 0, "warn": False}
+        options = {"sampler": MALA(0.8), "steps": 20, "seed": 0}
         whole = HALF.sample((40, 1), init=ONES[:40], **options)
         assert torch.equal(whole, HALF.sample((40, 1), init=ONES[:40], batch_size=7, **options))
 
     @pytest.mark.full
     def test_tuning_and_tempering_reject_them_too(self):
         for sampler in (MALA(tuning_steps=8), Tempering(levels=2, mean=1.0, scale=2.0)):
-            x = HALF.sample((8, 1), sampler=sampler, steps=5, init=ONES[:8], seed=0, warn=False)
+            x = HALF.sample((8, 1), sampler=sampler, steps=5, init=ONES[:8], seed=0)
             assert (x > 0).all() and x.isfinite().all()
 
     def test_chains_with_conditions_of_their_own_keep_their_rows(self):
@@ -60,9 +62,7 @@ class TestProposalsThatRaise:
 
         low = torch.arange(6, dtype=F64)
         x, trace = (
-            ce.as_energy(shifted)
-            .given(y=low)
-            .sample((6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True, warn=False)
+            ce.as_energy(shifted).given(y=low).sample((6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True)
         )
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 

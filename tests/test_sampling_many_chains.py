@@ -9,9 +9,11 @@ from torch import Tensor
 
 import composable_energy as ce
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 FEW, MANY = 4_000, 44_000
 MOST = 400_000  # bytes, where as many numbers in a list would take 1.4 million
-LANGEVIN = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "warn": False}
+LANGEVIN = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0}
 BOWL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
 
 
@@ -38,7 +40,7 @@ def test_a_call_makes_no_object_for_each_chain(options):
 def test_a_resumed_call_makes_no_object_for_each_chain():
     def resume(n: int) -> int:
         _, trace = BOWL.sample(n, trace=True, **LANGEVIN)
-        return peak(lambda: BOWL.sample(n, resume=trace, steps=2, warn=False, batch_size=n // 3))
+        return peak(lambda: BOWL.sample(n, resume=trace, steps=2, batch_size=n // 3))
 
     resume(FEW)
     assert resume(MANY) - resume(FEW) < MOST

@@ -19,10 +19,11 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.train()
     energy = Latent(decoder)
     draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
-    x, z = draw(300), draw(300, latents=True)
+    latent = functools.partial(energy.latents.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    x, z = draw(300), latent(300)
     assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
     assert decoder.seen == [1, 32, 268]  # the first batch shows how large decoded points are
-    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(draw((300, 4), latents=True), z)
+    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(latent((300, 4)), z)
     decoder.eval()
     with torch.no_grad():
         assert torch.allclose(decoder(z), x, atol=1e-6)
@@ -30,11 +31,11 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.seen.clear()
     assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
     with pytest.raises(
-        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); latents"
+        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
     ):
         draw((5, 3, 4, 4))
     with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
-        draw((5, 3, 2, 2), latents=True)
+        latent((5, 3, 2, 2))
     with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
         draw(5, init=torch.zeros(4, 4))
 
@@ -87,7 +88,15 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
         torch.testing.assert_close(state.energy, Bowl()(state.x))
         return step == 4
 
-    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, callback=callback, batch_size=2, trace=True, progress=True)
+    x, trace = Bowl().sample(
+        (5, 3),
+        sampler=MALA(0.5),
+        steps=12,
+        seed=3,
+        observers=[ce.sampling.Progress(), ce.sampling.Stop(callback)],
+        batch_size=2,
+        trace=True,
+    )
     assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
     assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
     printed = capsys.readouterr()
@@ -100,10 +109,14 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
     "answer", [lambda now: now == 4, lambda now: torch.tensor(now == 4), lambda now: torch.full((3,), now == 4), np.float64(4).__eq__]
 )
 def test_a_callback_stops_by_whatever_a_comparison_gives(answer):
-    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, callback=lambda step, state, info: answer(step))
+    _, trace = Bowl().sample(
+        (3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: answer(step))]
+    )
     assert trace.steps == 4
 
 
 def test_a_callback_stops_by_nothing_else():
-    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=3, trace=True, callback=lambda step, state, info: state.energy)
+    _, trace = Bowl().sample(
+        (3, 2), sampler=Langevin(0.1), steps=3, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: state.energy)]
+    )
     assert trace.steps == 3

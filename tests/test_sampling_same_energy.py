@@ -33,12 +33,12 @@ def draw(energy: ce.Energy, shape=(10, 2), **call):
 
 def refused(first: ce.Energy, second: ce.Energy, file, **call) -> None:
     """Draws from one energy, and sees the checkpoint refused for another but not for the same."""
-    drawn = draw(first, checkpoint=file, **call)
+    drawn = draw(first, observers=[ce.sampling.Checkpoint(file)], **call)
     before = file.read_bytes()
     with pytest.raises(OptionError, match=REFUSED + "Give another path, or delete it to begin anew"):
-        draw(second, checkpoint=file, **call)
+        draw(second, observers=[ce.sampling.Checkpoint(file)], **call)
     assert file.read_bytes() == before
-    assert torch.equal(draw(first, checkpoint=file, **call), drawn)
+    assert torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
 
 
 class Ring(ce.Energy):
@@ -87,9 +87,10 @@ def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path):
             raise Stop
 
     for every in (0, 3600):
-        call = {"steps": 9, "checkpoint": tmp_path / f"{every}", "checkpoint_every": every}
+        checkpoint = ce.sampling.Checkpoint(tmp_path / f"{every}", every)
+        call = {"steps": 9, "observers": [checkpoint]}
         with pytest.raises(Stop):
-            draw(at(0.0), callback=stop, **call)
+            draw(at(0.0), steps=9, observers=[ce.sampling.Stop(stop), checkpoint])
         with pytest.raises(OptionError, match=REFUSED):
             draw(at(50.0), **call)
         assert torch.equal(draw(at(0.0), **call), draw(at(0.0), steps=9))
@@ -109,14 +110,14 @@ def test_energies_that_differ_only_where_the_chains_came_to_are_reported_apart(t
 
     for broken in (False, True):
         call = {"init": torch.zeros(10, 2), "steps": 20}
-        call |= {"callback": lambda step, state, info: 1 / (15 - step)} if broken else {}
         file = tmp_path / f"{broken}"
+        watch = [ce.sampling.Stop(lambda step, state, info: 1 / (15 - step))] if broken else []
         try:
-            draw(walled(10.0), checkpoint=file, **call)
+            draw(walled(10.0), observers=[*watch, ce.sampling.Checkpoint(file)], **call)
         except ZeroDivisionError:
             assert broken
         with pytest.raises(OptionError, match=REFUSED):
-            draw(walled(20.0), checkpoint=file, **call)
+            draw(walled(20.0), observers=[ce.sampling.Checkpoint(file)], **call)
 
 
 class Tilted(ce.Energy):
@@ -171,9 +172,9 @@ def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, 
 
 def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
     traces = [draw(at(0.0), trace=True, init=torch.full((10, 2), value))[1] for value in (0.0, 1.0)]
-    at(0.0).sample((10, 2), resume=traces[0], steps=3, checkpoint=tmp_path / "c")
+    at(0.0).sample((10, 2), resume=traces[0], steps=3, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
     with pytest.raises(OptionError, match=r"belongs to another call .resumed was"):
-        at(0.0).sample((10, 2), resume=traces[1], steps=3, checkpoint=tmp_path / "c")
+        at(0.0).sample((10, 2), resume=traces[1], steps=3, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
 
 
 @pytest.mark.full
@@ -191,7 +192,14 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
             net[4].bias.zero_()
         return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, name="network")
 
-    call = {"sampler": sampler, "dtype": dtype, "shape": (22, 200), "checkpoint": tmp_path / "c", "steps": None, **SAMPLERS[sampler]}
+    call = {
+        "sampler": sampler,
+        "dtype": dtype,
+        "shape": (22, 200),
+        "observers": [ce.sampling.Checkpoint(tmp_path / "c")],
+        "steps": None,
+        **SAMPLERS[sampler],
+    }
     x = draw(network(), **call)
     for size in (1, 7, 16):
         assert torch.equal(draw(network(), batch_size=size, **call), x)

@@ -114,10 +114,10 @@ def test_records_and_callbacks_of_a_score_have_no_energies():
     moments, energies = ce.diagnostics.RunningMoments(), []
 
     def callback(step, state, info):
-        moments(step, state, info)
+        moments.add(step, state)
         energies.append(state.energy)
 
-    _, trace = Score().sample(8, trace=1, callback=callback, **{**DRAWS, "steps": 60})
+    _, trace = Score().sample(8, trace=1, observers=[ce.sampling.Stop(callback)], **{**DRAWS, "steps": 60})
     assert trace.energies.isnan().all()
     assert torch.stack(energies).isnan().all()
     assert math.isnan(moments.energy_mean)

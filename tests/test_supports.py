@@ -122,8 +122,8 @@ def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path)
     _, half = energy.sample((8, 3), **{**options, "steps": 15})
     assert torch.equal(energy.sample((8, 3), resume=half, steps=15, trace=5)[0], whole)
     file = tmp_path / "run"
-    energy.sample((8, 3), **{**options, "steps": 15}, checkpoint=file)
-    points, continued = energy.sample((8, 3), **options, checkpoint=file)
+    energy.sample((8, 3), **{**options, "steps": 15}, observers=[ce.sampling.Checkpoint(file)])
+    points, continued = energy.sample((8, 3), **options, observers=[ce.sampling.Checkpoint(file)])
     assert torch.equal(points, whole)
     torch.testing.assert_close(continued.points, trace.points)
     assert contains(constraints.simplex, continued.points.flatten(0, 1)).all()
@@ -134,7 +134,9 @@ def test_callbacks_and_branch_shares_see_points_of_the_support():
     beta, other = (ce.as_energy(td.Beta(t(a), t(b))) for a, b in ((2.0, 9.0), (9.0, 2.0)))
     mixture = beta | other
     seen = []
-    drawn, trace = mixture.sample(200, seed=0, trace=True, callback=lambda step, state, info: seen.append(state), **SHORT)
+    drawn, trace = mixture.sample(
+        200, seed=0, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: seen.append(state))], **SHORT
+    )
     assert torch.equal(seen[-1].x, drawn)
     torch.testing.assert_close(seen[-1].energy, mixture(drawn))
     share = torch.softmax(-mixture.branches(drawn), 0).mean(1)

@@ -14,6 +14,8 @@ from composable_energy.supports import contains, sphere
 from tests.distribution_values import F64, t
 from tests.support_values import MIXED, SHORT
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 DENSITIES = {  # on (0, 1) or the half-line: an energy of one number, and the ends of the quadrature
     "beta": (lambda x: -x.log() - 2 * (1 - x).log(), constraints.unit_interval, (0, 1)),
     "product of betas": (td.Beta(t(2.0), t(1.5)), td.Beta(t(1.2), t(3.0)), (0, 1)),
@@ -64,7 +66,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     energy = ce.as_energy(function, support=MIXED, event_shape=(7,))
     n = 4000
     drawn, trace = energy.sample(
-        n, seed=0, dtype=F64, init=torch.cat([t(0.3, 0.3, 0.4, 2, 3, 0, 1)[None]] * n), trace=50, warn=False, **{**SHORT, "steps": 100}
+        n, seed=0, dtype=F64, init=torch.cat([t(0.3, 0.3, 0.4, 2, 3, 0, 1)[None]] * n), trace=50, **{**SHORT, "steps": 100}
     )
     assert contains(MIXED, drawn).all()
     assert (drawn[:, 4:6].abs() <= math.pi).all()
@@ -92,9 +94,7 @@ def test_four_modes_on_a_torus_have_their_weights():
     modes, weights = t(-2.5, 2.9, 0.6, -1.0).view(2, 2), t(0.4, 0.6)
     angles = td.MixtureSameFamily(td.Categorical(weights.expand(2, 2)), td.VonMises(modes, torch.full_like(modes, 6.0)))
     n = 4000
-    drawn = ce.as_energy(angles).sample(
-        n, seed=0, sampler="hmc", step_size=0.3, leapfrogs=8, steps=300, warn=False
-    )  # few chains change modes
+    drawn = ce.as_energy(angles).sample(n, seed=0, sampler="hmc", step_size=0.3, leapfrogs=8, steps=300)  # few chains change modes
     nearest = (drawn[:, :, None] - modes).cos().argmax(2)  # the modes of an angle are far apart
     counts = torch.bincount(2 * nearest[:, 0] + nearest[:, 1], minlength=4) / n
     shares = torch.outer(weights, weights).flatten()

@@ -31,7 +31,7 @@ def test_modules_stay_as_they_are_at_every_step(way, ends):
         if ends == "interrupt" and step == 2:
             raise KeyboardInterrupt
 
-    draw = functools.partial(energy.sample, (5, 2), sampler=Langevin(0.1), steps=4, seed=0, callback=callback)
+    draw = functools.partial(energy.sample, (5, 2), sampler=Langevin(0.1), steps=4, seed=0, observers=[ce.sampling.Stop(callback)])
     if ends == "well":
         drawn = draw()
         assert torch.equal(draw(), drawn)  # dropout in training would differ
@@ -63,7 +63,12 @@ def test_running_statistics_stay_and_an_unrelated_module_is_left_alone():
     holder.other = other  # pyright: ignore[reportAttributeAccessIssue]
     energy = ce.as_energy(holder.score) & GROUND
     before, seen = copy.deepcopy(net.state_dict()), []
-    energy.sample((5, 2), sampler=Langevin(0.1), steps=3, callback=lambda *_: seen.append((other.training, other[0].weight.requires_grad)))
+    energy.sample(
+        (5, 2),
+        sampler=Langevin(0.1),
+        steps=3,
+        observers=[ce.sampling.Stop(lambda *_: seen.append((other.training, other[0].weight.requires_grad)))],
+    )
     assert seen == [(True, True)] * 3
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -73,7 +78,9 @@ def test_the_global_random_state_goes_on_under_a_call():
     expected = [torch.rand(()).item() for _ in range(6)]
     torch.manual_seed(5)
     drawn = [torch.rand(()).item()]
-    GROUND.sample((5, 2), sampler=Langevin(0.1), steps=4, seed=0, callback=lambda *_: drawn.append(torch.rand(()).item()))
+    GROUND.sample(
+        (5, 2), sampler=Langevin(0.1), steps=4, seed=0, observers=[ce.sampling.Stop(lambda *_: drawn.append(torch.rand(()).item()))]
+    )
     drawn.append(torch.rand(()).item())
     assert drawn == expected
 

@@ -73,7 +73,7 @@ def test_threads_inside_an_operation_are_those_of_before_after_calls_at_once():
             seen.append(torch.get_num_threads())
             inside.wait(60)
 
-        energy.sample((3, 2), steps=1, seed=seed, callback=callback)
+        energy.sample((3, 2), steps=1, seed=seed, observers=[ce.sampling.Stop(callback)])
         return seen, torch.get_num_threads()
 
     with ThreadPoolExecutor(3) as pool:
@@ -82,6 +82,8 @@ def test_threads_inside_an_operation_are_those_of_before_after_calls_at_once():
         assert pool.submit(torch.get_num_threads).result() == 1
     seen = []
     energy.sample(
-        (3, 2), steps=2, callback=lambda step, *_: step == 1 and energy.sample((3, 2), steps=1) is seen.append(torch.get_num_threads())
+        (3, 2),
+        steps=2,
+        observers=[ce.sampling.Stop(lambda step, *_: step == 1 and energy.sample((3, 2), steps=1) is seen.append(torch.get_num_threads()))],
     )
     assert seen == [2] and torch.get_num_threads() == 1

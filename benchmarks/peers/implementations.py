@@ -2,7 +2,7 @@
 
 All get the same first points, step size and energies, whose weights take no gradient. "Compiled" means that the energy is compiled: the
 plain loop and the two other libraries get `torch.compile(formula)`, because they compile nothing themselves, and this library gets
-`compiled(energy)`, as `sample(compile=True)` does for one call. The HMC of `torchebm` fails on points with several axes, so it gets flat
+`sample(compile=True)`. The HMC of `torchebm` fails on points with several axes, so it gets flat
 points and an energy that unflattens them.
 """
 
@@ -22,7 +22,6 @@ from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 import composable_energy as ce
 from benchmarks.peers.energies import Case
-from composable_energy.sampling import compiled
 from composable_energy_mcmc import HMC, Langevin
 
 Run = Callable[[int], Tensor]
@@ -100,12 +99,12 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
         "torchebm": lambda: torchebm(case.formula),
         "ebmkit": lambda: ebmkit(case.formula),
         OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, progress=True)),
+        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()])),
         "loop by hand, compiled": lambda: by_hand(_compiled(case)),
         "loop by hand, whole step compiled": whole_step,
         "torchebm, compiled": lambda: torchebm(_compiled(case)),
         "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
-        f"{OURS}, compiled": lambda: ours(compiled(case.energy)),
+        f"{OURS}, compiled": lambda: ours(case.energy, compile=True),
     }
 
 
@@ -148,11 +147,11 @@ def hmc(case: Case) -> dict[str, Callable[[], Run]]:
         "torchebm": lambda: torchebm(case.formula),
         "ebmkit": lambda: ebmkit(case.formula),
         OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, progress=True)),
+        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()])),
         "loop by hand, compiled": lambda: by_hand(_compiled(case)),
         "torchebm, compiled": lambda: torchebm(_compiled(case)),
         "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
-        f"{OURS}, compiled": lambda: ours(compiled(case.energy)),
+        f"{OURS}, compiled": lambda: ours(case.energy, compile=True),
     }
 
 

@@ -82,7 +82,7 @@ def measure(target: Target, reference: Reference, seed: int, start: str) -> Figu
                 seed=seed,
                 trace=1,
                 init=start_points(start, target, reference, seed),
-                callback=lambda *_: marks.append(int(counter.points)),
+                observers=[ce.sampling.Stop(lambda *_: marks.append(int(counter.points)))],
             )
         except ComposableEnergyError as error:
             failed = {"error": f"{type(error).__name__}: {str(error)[:300]}", "warnings": sorted({_kind(some.message) for some in caught})}

@@ -198,7 +198,8 @@ def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, E
             points = points.to(x)
             return points, twin(energy).evidence(points), None
     count = _DRAWS if shape.numel() <= _LARGE else _DRAWS_OF_LARGE_POINTS
-    points, trace = energy.sample((count, *shape), seed=_SEED, latents=True, trace=True, dtype=x.dtype, device=x.device)
+    points, trace = energy.latents.sample((count, *shape), seed=_SEED, trace=True, dtype=x.dtype)
+    points = points.to(x.device)
     drift = None
     if trace.sampler.stationary and energy.has_value and len(trace.energies) >= 4:
         before, after = (_find_quantile(trace.energies[i], quantile) for i in (3 * len(trace.energies) // 4, -1))

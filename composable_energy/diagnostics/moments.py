@@ -11,8 +11,10 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
+from composable_energy.sampling.loop import Observer
 
 if TYPE_CHECKING:
+    from composable_energy.sampling.chains import Chains
     from composable_energy.sampling.sampler import Info, State
 
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
@@ -20,8 +22,8 @@ _FIELDS = ("burn_in", "every", "count", "event")
 _TENSORS = ("_mean", "_square", "_energy_mean", "_energy_square")
 
 
-class RunningMoments:
-    r"""Running mean and variance of the points of all chains: a `callback` of `sample`.
+class RunningMoments(Observer):
+    r"""Running mean and variance of the points of all chains: an observer of `sample`.
 
     After $n$ points with mean $\mu$ and sum of squares $S$ about it, $b$ more points with $y_i = x_i - \mu$ change them to
     $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). This is
@@ -37,7 +39,7 @@ class RunningMoments:
         >>> import torch, composable_energy as ce
         >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> moments = ce.diagnostics.RunningMoments(burn_in=20)
-        >>> _ = bowl.sample((500, 2), steps=100, seed=0, callback=moments)
+        >>> _ = bowl.sample((500, 2), steps=100, seed=0, observers=[moments])
         >>> moments
         RunningMoments(40000 points of shape (2,))
 
@@ -54,7 +56,11 @@ class RunningMoments:
         self._buffer: list[tuple[Tensor, Tensor]] = []
         self._mean = self._square = self._energy_mean = self._energy_square = torch.empty(0)
 
-    def __call__(self, step: int, state: State, info: Info) -> None:
+    def on_step(self, chains: Chains, info: Info) -> None:
+        if chains.active:
+            self.add(chains.step, chains.visible_state())
+
+    def add(self, step: int, state: State) -> None:
         """Adds the points of a step."""
         if step <= self.burn_in or (step - self.burn_in) % self.every or not len(state.x):
             return

@@ -179,12 +179,11 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
 
 
 def _bias(trace: Trace) -> Iterator[SamplingWarning]:
-    parts = [trace.sampler.bias(state) for state in trace.states]
-    known = [part for part in parts if part is not None]
-    if not known or len(known) < len(parts):
+    bias = None if trace.state is None else trace.sampler.bias(trace.state)
+    if trace.state is None or bias is None:
         return
-    active = torch.cat(known).double()[~trace.diverged]
+    active = bias.double()[~trace.diverged]
     excess, count = active.mean().item(), len(active)
-    numbers = count * math.prod(trace.states[0].x.shape[1:])
+    numbers = count * math.prod(trace.state.x.shape[1:])
     if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS and count:
         yield warn_of_bias(trace.sampler, excess)

@@ -2,12 +2,13 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
-from composable_energy.sampling.compile import compiled
+from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
-from composable_energy.sampling.driver import sample
+from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
-from composable_energy.sampling.iteration import iterate
 from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
+from composable_energy.sampling.loop import Observer, Stop
+from composable_energy.sampling.progress import Progress
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
@@ -17,20 +18,23 @@ from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
 __all__ = [
+    "Checkpoint",
     "Info",
     "Kernel",
+    "Latents",
     "Noise",
+    "Observer",
+    "Progress",
     "Sampler",
     "SamplerLike",
     "State",
     "StepCoefficients",
+    "Stop",
     "Trace",
-    "compiled",
     "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
     "has_rows",
-    "iterate",
     "langevin_step",
     "normal",
     "plain_energy",

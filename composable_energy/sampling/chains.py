@@ -1,23 +1,26 @@
-"""The chains of a call: their steps, and the policies for those that diverge."""
+"""The chains of a call: one state of all, advanced one step at a time, and the policies for chains that diverge."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import replace
-from operator import attrgetter
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, noted
-from composable_energy.sampling.infos import merge_infos
-from composable_energy.sampling.layout import Chunk, Layout, all_finite, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import first_block, take_steps
+from composable_energy.sampling.starts import Starts
+from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
 from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.unconstrained import visible_state
+from composable_energy.sampling.wrappers import select_rows
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -28,33 +31,88 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.step, self.reason = step, reason
 
 
-class Chains:
-    """The chains of a call; with several processes, those of this one.
+Step = Callable[[Energy, State, Noise], tuple[State, Info]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is sampled, and how.
 
     Args:
-        layout: Their ids, energy and noise.
+        energy: The energy that the sampler gets, compiled or not.
+        sampler: The sampler.
+        noise: The noise of all chains at step 0.
+        starts: The start points.
+        rows: The number of chains, which is that of the rows of bound conditions.
+        batch_size: How many chains are evaluated together.
         policy: What happens to a chain that diverges.
         faults: Counts the points at which the energy raises.
-        single: Whether steps are taken one by one, as for a callback that may change the energy.
+        step: The `step` of the sampler, compiled or not.
+    """
+
+    energy: Energy
+    sampler: Sampler
+    noise: Noise
+    starts: Starts
+    rows: int
+    batch_size: int
+    policy: Policy
+    faults: Faults
+    step: Step
+
+    def energy_of(self, ids: range | Tensor) -> Energy:
+        """Returns the energy of some chains, with their rows of bound conditions."""
+        if CHAINS not in self.energy.conditions:
+            return self.energy
+        return select_rows(self.energy, ids, self.rows)
+
+    def noise_of(self, ids: range | Tensor) -> Noise:
+        """Returns the noise of some chains."""
+        first = self.noise.chains[0]
+        if isinstance(ids, range):
+            return self.noise.for_chains(range(ids.start + first, ids.stop + first))
+        return self.noise.for_chains((ids + first).tolist())
+
+
+class _Batch(NamedTuple):
+    """Active chains that are evaluated together."""
+
+    rows: slice
+    energy: Energy
+    noise: Noise
+
+
+class Chains:
+    """The chains of a call.
+
+    Args:
+        problem: What is sampled, and how.
 
     Attributes:
+        sampler: The sampler.
+        energy: The energy as the sampler gets it.
+        own: The chains, counted from 0.
         step: How many steps were taken.
-        chunks: The chains in batches; chains that diverged are stopped at their last finite points.
-        diverged_at: After how many steps each chain diverged; -1 if it did not.
+        last_step: The number of the last step, counted from the start of the chains; 0 before the first.
+        state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
+        diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
         broken: The first state in which chains diverged, those chains alone; None if none did.
     """
 
-    def __init__(self, layout: Layout, policy: Policy, faults: Faults | None = None, *, single: bool = False) -> None:
-        self.layout, self.policy, self.faults = layout, policy, faults or Faults()
-        self.sampler, self.own = layout.sampler, layout.own
+    state: State
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
+        self.own = range(problem.rows)
         self.coupled = type(self.sampler).couple is not Sampler.couple
-        self.step, self.single = 0, single or self.coupled
-        self.chunks: list[Chunk] = []
+        self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
+        self._rows: Tensor | None = None  # of the active chains; None while all are
+        self._batches: list[_Batch] | None = None
         self._noted = noted(self._doing)
 
-    # Steps ----------------------------------------------------------------------------------------------------------------------------
+    # Start ----------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts all chains.
@@ -62,172 +120,150 @@ class Chains:
         Raises:
             Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
         """
+        size = self.problem.batch_size
         with self._noted:
-            self.chunks = [self.layout.start(ids) for ids in self.layout.batches()]
-        if all(all_finite(chunk.state) for chunk in self.chunks):
+            starts = range(self.own.start, self.own.stop, size)
+            self.state = join([self.started_at(range(first, min(first + size, self.own.stop))) for first in starts])
+        self.started = True
+        if all_finite(self.state):
             return
-        good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
-        if self.policy == "raise" or not good.any():
-            self.diverged_at[~good] = 0
-            self.broken = take(joined := join([chunk.state for chunk in self.chunks]), ~finite_rows(joined))
+        good = finite_rows(self.state)
+        if self.problem.policy == "raise" or not good.any():
+            self.diverged_at[~good.cpu()] = 0
+            self.broken = take(self.state, ~good)
             raise Diverged(0, "at the start")
-        for chunk in self.chunks:
-            self._stop_diverged(chunk, chunk.state)
+        self._stop(self.state, self.state)
+
+    def started_at(self, ids: range) -> State:
+        """Returns the state of some chains at their start."""
+        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids)
+        return self.sampler.init(energy, self.problem.starts.points(ids, energy, noise), noise)
 
     def resume(self, trace: Trace) -> None:
         """Continues the chains of a trace.
 
         Raises:
-            OptionError: The trace lacks chains of this process.
+            OptionError: The trace has no states.
         """
-        mine, there = self.own, trace.chains
-        if not (there.start <= mine.start and mine.stop <= there.stop):
-            raise OptionError(
-                f"The trace holds chains {there.start} to {there.stop - 1}, this process draws {mine.start} to {mine.stop - 1}: resume "
-                "with as many processes, or from a trace that was gathered."
-            )
-        state = join(trace.states)
-        self.step, self.diverged_at = trace.steps, trace.diverged_at[mine.start - there.start : mine.stop - there.start].clone()
-        for ids in self.layout.batches():
-            rows = torch.arange(ids.start, ids.stop) - there.start
-            self.chunks.append(self.layout.chunk(ids, take(state, rows), trace.diverged_at[rows] < 0))
+        if trace.state is None:
+            raise OptionError("The trace has no states of chains, from which a call could go on.")
+        self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
+        if (self.diverged_at >= 0).any():
+            self._rows = (self.diverged_at < 0).nonzero()[:, 0]
 
-    def advance(self, last_step: int, next_step: Callable[[int], int] | None = None) -> Iterator[Info]:
-        """Takes steps up to the last, while some chains are active, and yields one info for all; NaN for those that were stopped before.
+    # Steps ----------------------------------------------------------------------------------------------------------------------------
 
-        Fast steps are taken in blocks that are checked as a whole. A block ends before a step that raises and at one with chains that
-        diverged, so the results are those of single steps.
-
-        Args:
-            last_step: The number of the last step.
-            next_step: Returns the next step after which to yield, from the number of steps taken; None yields after each. Steps in which
-                chains diverge or interact are always shown.
+    def advance(self) -> Info:
+        """Takes a step with all active chains, and returns its info: NaN for chains that were stopped before.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        size = first_block(self.sampler, self.active, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
-        while self.step < last_step:
-            before, active = self.snapshot(), self.active
-            if not active and self.layout.ranks is None:
-                return
-            try:
-                began = time.perf_counter()
-                count = min(size.steps, last_step - self.step) if len(active) == 1 else 1  # batches take turns
-                with self._noted:
-                    paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in active]
-                taken = min((len(path.infos) for path in paths), default=1)
-                good = min((path.count_finite() for path in paths), default=taken)
-                size.adapt(time.perf_counter() - began, taken, good)
-                taken = min(taken, good + 1)
-                self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
-                for path in paths if self.sampler.needs_values else ():
-                    self.faults.count_undefined(path.infos[:taken])
-                first = self.step
-                while self.step < first + taken:
-                    shown = self.step + 1 if next_step is None else next_step(self.step)
-                    self.step = min(shown, first + taken)
-                    index, infos = self.step - first - 1, list[tuple[Chunk, Info]]()
-                    for chunk, path in zip(active, paths, strict=True):
-                        chunk.active = path.states[index + 1]
-                        infos.append((chunk, path.infos[index]))
-                    if index == good or self.coupled:
-                        yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
-                    elif self.step == shown:
-                        yield merge_infos(infos, self.layout)
-                error = paths[0].error if paths else None
-                if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
-                    with self._noted:
-                        raise error
-            except KeyboardInterrupt:  # some chains may be one step ahead of others
-                vars(self).update(vars(before))
-                raise
-
-    def _settle(self, info: Info, before: Sequence[State]) -> Info:
-        """Stops chains that diverged in the last step, couples all others, and returns the info.
-
-        Args:
-            info: The info of the step.
-            before: The state of the active chains of each chunk before the step; empty if no chain diverged.
-        """
-        for chunk, state in zip(self.active, before, strict=False):
-            self._stop_diverged(chunk, state)
-        stop = Diverged(self.step, f"after {self.step} steps") if before and self.policy == "raise" else None
+        whole, before = self.state, self.active_state()
+        with self._noted:
+            after, info = self._take(before)
+        self.state, self.step = after if self._rows is None else put(self.state, self._rows, after), self.step + 1
+        if self._rows is not None and info.acceptance is not None:
+            rates = info.acceptance.new_full((len(self.own),), torch.nan)
+            rates[self._rows.to(rates.device)] = info.acceptance
+            info = replace(info, acceptance=rates)
+        stop = None
+        if not all_finite(after):
+            self._stop(whole, after)
+            stop = Diverged(self.step, f"after {self.step} steps") if self.problem.policy == "raise" else None
         if self.coupled:
             return replace(info, scalars={**info.scalars, **self._couple(stop)})
         if stop is not None:
             raise stop
         return info
 
-    def snapshot(self) -> Chains:
-        """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
-        now = copy(self)
-        now.chunks = list(map(replace, self.chunks))
-        return now
+    def _take(self, state: State) -> tuple[State, Info]:
+        """Takes a step from the state of the active chains."""
+        batches, step, found = self._batches or self._split(len(state.x)), self.step + 1, list[tuple[State, Info]]()
+        self._batches = batches
+        for rows, energy, noise in batches:
+            found.append(self.problem.step(energy, state if len(batches) == 1 else take(state, rows), noise.at(step)))
+        return self._merge(found)
+
+    def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
+        """Returns one state and info of all batches."""
+        states, infos = [state for state, _ in found], [info for _, info in found]
+        if self.sampler.needs_values:
+            self.problem.faults.count_undefined(infos)
+        (state, info), *others = found
+        if others or info.acceptance is not None or info.scalars:
+            info = merge_infos(infos, [len(one.x) for one in states], type(self.sampler).__name__)
+        return join(states) if others else state, info
+
+    def _split(self, count: int) -> list[_Batch]:
+        """Returns so many active chains in batches."""
+        problem, batches = self.problem, list[_Batch]()
+        for first in range(0, count, problem.batch_size):
+            rows = slice(first, min(first + problem.batch_size, count))
+            ids = self.own[rows] if self._rows is None else self.own.start + self._rows[rows]
+            batches.append(_Batch(rows, problem.energy_of(ids), problem.noise_of(ids)))
+        return batches
+
+    def _doing(self) -> str:
+        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.starts.zeros.shape)
+        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     # Results --------------------------------------------------------------------------------------------------------------------------
 
     @property
-    def active(self) -> list[Chunk]:
-        """The batches with active chains."""
-        return [chunk for chunk in self.chunks if chunk.active.x.shape[0]]
+    def active(self) -> int:
+        """The number of active chains."""
+        return len(self.own) if self._rows is None else len(self._rows)
 
-    def ids(self) -> Tensor:
-        """Returns the ids of the active chains."""
-        return torch.cat([chunk.active_ids() for chunk in self.chunks])
+    def active_ids(self) -> Tensor:
+        """Returns the ids of the active chains, counted from 0."""
+        return torch.arange(self.own.start, self.own.stop) if self._rows is None else self.own.start + self._rows
 
-    def state(self) -> State:
-        """Returns the state of all active chains."""
-        return join([chunk.active for chunk in self.active])
+    def active_state(self) -> State:
+        """Returns the state of the active chains."""
+        return self.state if self._rows is None else take(self.state, self._rows)
 
-    def values(self, of: Callable[[State], Tensor]) -> Tensor:
-        """Returns a value of each chain of this process, with shape $(m, *)$."""
-        parts = [of(chunk.state) for chunk in self.chunks]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def visible_state(self, state: State | None = None) -> State:
+        """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
 
-    def points(self) -> Tensor:
-        """Returns the last points, with shape $(m, *)$."""
-        return self.values(attrgetter("x"))
+        Args:
+            state: A state of chains; None for that of the active ones.
+        """
+        state = visible_state(self.energy, self.active_state() if state is None else state)
+        return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
-    def _doing(self) -> str:
-        shape = (min(self.layout.batch_size, len(self.own)), *self.layout.starts.zeros.shape)
-        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
+    def snapshot(self) -> Chains:
+        """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
+        return copy(self)
 
     # Divergence -----------------------------------------------------------------------------------------------------------------------
 
-    def _stop_diverged(self, chunk: Chunk, before: State) -> None:
-        """Stops the chains that diverged in a chunk at their last finite points, those of the active chains before the step."""
-        after = chunk.active
-        if all_finite(after):
-            return
+    def _stop(self, before: State, after: State) -> None:
+        """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
         good = finite_rows(after)
+        rows, bad = torch.arange(len(self.own)) if self._rows is None else self._rows, (~good).cpu()
         self.broken = self.broken or take(after, ~good)
-        self.diverged_at = self.diverged_at.clone()  # a snapshot may hold the old one
-        self.diverged_at[chunk.active_ids()[~good.cpu()] - self.own.start] = self.step
-        self.layout.stop(chunk, good, before)
+        self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
+        self._rows, self._batches = rows[~bad], None
+        self.state = put(before, self._rows, take(after, good))
 
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
     def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
-        """Couples all chains, also across processes, and returns scalars; a process that diverged stops all others.
+        """Couples all chains, and returns scalars.
 
         Raises:
-            Diverged: Chains of this or another process diverged, and the policy ends the sampling.
+            Diverged: Chains diverged, and the policy ends the sampling.
         """
-        ids, state = self.ids(), self.state() if self.active else None
-        if self.layout.ranks is not None:
-            parts = self.layout.ranks.gather((ids, state, stop is not None))
-            if stop is None and any(stopped for *_, stopped in parts):
-                stop = Diverged(self.step, f"after {self.step} steps")
-            ids = torch.cat([some for some, *_ in parts])
-            states = [some for _, some, _ in parts if some is not None]
-            state = join(states) if states else None
+        ids, state = self.active_ids(), self.active_state() if self.active else None
         if stop is not None:
             raise stop
         if state is None:
             return {}
-        everyone = range(self.layout.rows) if len(ids) == self.layout.rows else ids
-        state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone).at(self.step))
-        for chunk in self.active:
-            chunk.active = state if len(chunk.active.x) == len(ids) else take(state, torch.searchsorted(ids, chunk.active_ids()))
+        everyone = range(self.problem.rows) if len(ids) == self.problem.rows else ids
+        energy, noise = self.problem.energy_of(everyone), self.problem.noise_of(everyone)
+        state, scalars = self.sampler.couple(energy, state, noise.at(self.step))
+        if self.active:
+            own = state if len(ids) == self.active else take(state, torch.searchsorted(ids, self.active_ids()))
+            self.state = own if self._rows is None else put(self.state, self._rows, own)
         return scalars

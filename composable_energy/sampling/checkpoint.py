@@ -6,8 +6,8 @@ Nothing in the file is code. Tensors have names; all else is JSON in the file's 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
 from composable_energy.locks import exclusive
 from composable_energy.paths import exists
 from composable_energy.sampling.consistency import inconsistency
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
 
-_FORMAT = 3
+_FORMAT = 4
 _KEY = "composable_energy_checkpoint"
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _PLAIN = (bool, int, float, str, type(None))
@@ -54,15 +53,15 @@ class Saved:
         """
         tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
 
-        def state(place: str, plain: Mapping[str, Any]) -> State:
+        def state(plain: Mapping[str, Any]) -> State:
             names = [field.name for field in fields(like)]
-            missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
+            missing = [name for name in names if name not in plain and f"state.{name}" not in tensors]
             if missing:
                 raise FileFormatError(
                     f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it, or it was edited; "
                     "give another path, or delete it to begin anew."
                 )
-            return replace(like, **{name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names})
+            return replace(like, **{name: plain[name] if name in plain else tensors[f"state.{name}"] for name in names})
 
         trace = blank
         try:
@@ -71,7 +70,7 @@ class Saved:
             trace = replace(
                 blank,
                 chains=range(len(found["diverged_at"])),
-                states=[state(f"states.{i}", plain) for i, plain in enumerate(self.record["states"])],
+                state=state(self.record["state"]),
                 reference=self.reference(like.x.device),
                 **found,
             )
@@ -130,7 +129,7 @@ class CheckpointFile:
             "steps": trace.steps,
             "scalars": trace.scalars,
             "point_steps": trace.point_steps,
-            "states": [_add_state(tensors, f"states.{i}", state) for i, state in enumerate(trace.states)],
+            "state": {} if trace.state is None else _add_state(tensors, trace.state),
             "reference": len(trace.reference),
         }
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -170,25 +169,14 @@ class CheckpointFile:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): give another path, or delete it to begin anew.")
         return Saved(there, record, tensors)
 
-    @contextmanager
-    def locked(self, ranks: Ranks | None) -> Iterator[None]:
-        """Holds the lock of the file; with several processes the first one holds it for all.
+    def locked(self) -> AbstractContextManager[None]:
+        """Returns a context that holds the lock of the file.
 
         Raises:
             InUseError: Another call, here or in another process, writes the file.
             StorageError: The lock cannot be created.
         """
-        problem = None
-        with ExitStack() as stack:
-            if ranks is None or ranks.rank == 0:
-                try:
-                    stack.enter_context(exclusive(self.path))
-                except StorageError as error:
-                    problem = error
-            problem = problem if ranks is None else ranks.broadcast(problem)
-            if problem is not None:
-                raise problem
-            yield
+        return exclusive(self.path)
 
 
 def describe(value: Any) -> str:
@@ -206,18 +194,18 @@ def describe(value: Any) -> str:
     return f"{type(value).__qualname__}({', '.join(f'{name}={describe(item)}' for name, item in own.items())})"
 
 
-def _add_state(tensors: dict[str, Tensor], place: str, state: State) -> dict[str, Any]:
+def _add_state(tensors: dict[str, Tensor], state: State) -> dict[str, Any]:
     """Adds the tensors of a state, and returns its plain fields."""
     plain: dict[str, Any] = {}
     for field in fields(state):
         value = getattr(state, field.name)
         if isinstance(value, Tensor):
-            tensors[f"{place}.{field.name}"] = value
+            tensors[f"state.{field.name}"] = value
         elif isinstance(value, _PLAIN):
             plain[field.name] = value
         else:
             raise ExpressionError(
                 f"{type(state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text; "
-                "make it one of these, or sample without `checkpoint`."
+                "make it one of these, or sample without a `Checkpoint`."
             )
     return plain

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from numbers import Real
+from pathlib import Path
 
+from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import CheckpointFile
 from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.sampler import Info
-from composable_energy.sampling.trace import gather_trace
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows
 
 _START_CHAINS = 64  # chains whose values at the start are kept
 _MAX_SHARE = 1 / 20  # of the time, spent on writing
+
+
+class Checkpoint(Observer):
+    """Keeps the state of all chains in a file. If the file exists, the call continues from it, with the bits of an uninterrupted call.
+
+    The file stays at the end; a call with more `steps` continues. It also holds energies and gradients at points of the chains: the energy
+    is evaluated there again, and another energy is refused.
+
+    Args:
+        path: The path of the file.
+        every: The least time between two writings, in seconds; 0 writes after each step.
+
+    Raises:
+        OptionError: An argument has another type, or the time is negative.
+    """
+
+    def __init__(self, path: str | Path, every: float = 10.0) -> None:
+        if not isinstance(path, str | Path):
+            raise OptionError(f"Checkpoint takes the path of a file, got {path!r}.")
+        if not isinstance(every, Real) or isinstance(every, bool) or not every >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise OptionError(f"Checkpoint takes a number of seconds, at least 0, as `every`, got {every!r}.")
+        self.path, self.every = path, every
 
 
 class CheckpointObserver(Observer):
@@ -37,19 +61,18 @@ class CheckpointObserver(Observer):
 
     def on_start(self, chains: Chains) -> None:
         limit = None if has_rows(self.evaluator.energy) else _START_CHAINS
-        self.start = _values(self.evaluator, chains, limit) if self.start is None else self.start.select(chains.own)
+        self.start = self.start or _values(self.evaluator, chains, limit)
         self.before, self.written = chains.snapshot(), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        due, ranks = time.monotonic() >= self.due, chains.layout.ranks
-        if due if ranks is None else ranks.broadcast(due):
+        if time.monotonic() >= self.due:
             self._write(chains)
         self.before = chains.snapshot()
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:
             self._write(chains)
-        elif error is not None and chains.layout.ranks is None:
+        elif error is not None:
             self._write(self.before, self._last_finite(self.before))
 
     def values(self, chains: Chains) -> Values:
@@ -68,12 +91,9 @@ class CheckpointObserver(Observer):
         return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
 
     def _write(self, chains: Chains, now: Values | None = None) -> None:
-        began, ranks = time.monotonic(), chains.layout.ranks
+        began = time.monotonic()
         reference = (self.start, self.values(chains) if now is None else now)
-        trace = replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None))
-        trace = trace if ranks is None else gather_trace(trace, ranks)
-        if ranks is None or ranks.rank == 0:
-            self.file.write(trace)
+        self.file.write(replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None)))
         ended, self.written = time.monotonic(), chains.step
         self.due = ended + (max(self.seconds, (ended - began) / _MAX_SHARE) if self.seconds else 0)
 
@@ -82,9 +102,9 @@ def final_reference(evaluator: Evaluator, chains: Chains) -> Values:
     """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
     if not chains.active or not evaluator.states_hold_values:
         return _values(evaluator, chains)
-    return Values.of_states(chains.ids(), [chunk.active for chunk in chains.active])
+    return Values.of_state(chains.active_ids(), chains.active_state())
 
 
 def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
-    ids, x = chains.ids()[:limit], chains.points()
+    ids, x = chains.active_ids()[:limit], chains.state.x
     return evaluator.values(ids, x[(ids - chains.own.start).to(x.device)])

@@ -27,12 +27,9 @@ def inconsistency(trace: Trace, like: State) -> str | None:
         return f"steps is {trace.steps!r}"
     if trace.diverged_at.dtype != torch.int64 or trace.diverged_at.shape != (n,):
         return "the divergences have another shape"
-    for state in trace.states:
-        for field in fields(like):
-            if not _fits(getattr(state, field.name), getattr(like, field.name), len(state.x)):
-                return f"{field.name} of a state has another shape or type"
-    if sum(len(state.x) for state in trace.states) != n:
-        return "the states are not those of all chains"
+    for field in fields(like):
+        if not _fits(getattr(trace.state, field.name), getattr(like, field.name), n):
+            return f"{field.name} of the state has another shape or type"
     return _inconsistent_records(trace, n)
 
 

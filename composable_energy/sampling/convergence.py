@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from operator import attrgetter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from composable_energy.coordinates import Coordinates
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
-
-_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -75,22 +70,16 @@ class ConvergenceObserver(Observer):
         self.every = max(1, half // pieces // _OBSERVED_STEPS)
         self.piece = max(self.every, half // pieces - half // pieces % self.every)
         self.middle = self.last_step - min(pieces * self.piece, half)
-        self.start = self.halfway = chains.points()
+        self.start = self.halfway = chains.state.x
         if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
-            self.moments, self._has_value = _Moments(pieces), chains.layout.energy.has_value
-
-    def next_step(self, step: int) -> int | None:
-        if step < self.middle:
-            return self.middle
-        after = step + self.every - (step - self.middle) % self.every
-        return after if self.moments and after <= self.last_step else None
+            self.moments, self._has_value = _Moments(pieces), chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         step = chains.step
         if step < self.middle:
             return
         if step == self.middle:
-            self.halfway = chains.points()
+            self.halfway = chains.state.x
         elif self.moments and (step - self.middle) % self.every == 0:
             self._add(self.moments, chains, step)
 
@@ -98,7 +87,7 @@ class ConvergenceObserver(Observer):
         self._buffer = []
         if error is not None or chains.step < self.last_step or not chains.active:
             self.moments = None
-        self.end = chains.points() if chains.active and error is None else self.start[:0]
+        self.end = chains.state.x if chains.active and error is None else self.start[:0]
 
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
@@ -130,7 +119,7 @@ class ConvergenceObserver(Observer):
         steps = (self.middle, self.last_step)
         if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments.drift()).max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), steps)]
-        if not has_rows(chains.layout.energy):
+        if not has_rows(chains.energy):
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             if groups is not None:  # of all processes, or of these chains
                 own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
@@ -149,9 +138,8 @@ class ConvergenceObserver(Observer):
             few = self.kept and not exact and draws.min() * _ERROR**2 < 1
             if few and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
-        biases = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
-        known = [bias for bias in biases if bias is not None]
-        excess = torch.cat(known).mean().item() if known and len(known) == len(biases) else 0.0  # where the sampler estimates it
+        bias = chains.sampler.bias(chains.state)
+        excess = 0.0 if bias is None else bias.mean().item()
         error = (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
@@ -164,7 +152,7 @@ class ConvergenceObserver(Observer):
         return still & enough, steps
 
     def _add(self, moments: _Moments, chains: Chains, step: int) -> None:
-        x, energy = chains.points(), chains.values(attrgetter("energy"))
+        x, energy = chains.state.x, chains.state.energy
         every = -(-len(x) // _MOST_CHAINS)
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])
@@ -276,20 +264,8 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     return [SamplingWarning("rounding", seen, advice)]
 
 
-@contextmanager
-def silenced(silent: bool) -> Iterator[None]:
-    """A context in which `emit_warnings` emits nothing, if it is asked to."""
-    token = _SILENT.set(silent)
-    try:
-        yield
-    finally:
-        _SILENT.reset(token)
-
-
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:
-    """Emits warnings at the line that called this package, unless `sample` was called with `warn=False`. Samplers may call it."""
-    if _SILENT.get():
-        return
+    """Emits warnings at the line that called this package. Samplers may call it."""
     package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 2, 2
     while frame is not None:
         depth += 1

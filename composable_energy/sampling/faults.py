@@ -48,9 +48,8 @@ class Faults:
 
     def count_undefined(self, infos: Sequence[Info]) -> None:
         """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device."""
-        rates = [info.acceptance for info in infos if info.acceptance is not None]
-        if rates:
-            self.undefined = torch.stack(rates).isnan().sum() + self.undefined
+        for rates in (info.acceptance for info in infos if info.acceptance is not None):
+            self.undefined = rates.isnan().sum() + self.undefined
 
 
 class GuardedEnergy(EnergyWrapper):

@@ -1,112 +1,113 @@
-"""The sampling loop, and the observers that see each step: the trace, the progress bar and the user's callback."""
+"""The sampling loop, the interface of observers that see each step, and two of them: `Stop`, and the recorder of the trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.infos import to_floats
 from composable_energy.sampling.sampler import Info, State
+from composable_energy.sampling.states import to_floats
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.unconstrained import plain_energy, visible_state
+from composable_energy.sampling.unconstrained import plain_energy
 
 D = TypeVar("D", State, Info)
 
-Callback = Callable[[int, State, Info], object]
 
+class Observer:
+    """What looks at the chains of a call while they run; a subclass overrides the methods it needs.
 
-class Observer(Protocol):
-    """An observer of the sampling loop; a subclass overrides the methods it needs."""
+    The chains are not to be changed. They have `step` and `last_step`, the `sampler`, the `energy` as the sampler gets it, the `state` of
+    all chains in the coordinates that these use, `diverged_at`, and `visible_state()`.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> class Means(ce.sampling.Observer):
+        ...     def on_step(self, chains, info):
+        ...         if chains.step % 50 == 0:
+        ...             print(chains.step, chains.visible_state().x.shape)
+        >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> _ = bowl.sample((5, 2), steps=100, seed=0, observers=[Means()])
+        50 torch.Size([5, 2])
+        100 torch.Size([5, 2])
+    """
 
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
 
-    def next_step(self, step: int) -> int | None:
-        """Returns the next step that it needs to see after a step; None if it needs no other. It may see more."""
-        return step + 1
-
     def on_step(self, chains: Chains, info: Info) -> bool | None:
-        """Called after steps, those that it needs and others; returning True stops the loop after this step."""
+        """Called after each step; returning True stops the loop after this step."""
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         """Called after the last step, or with the error that broke off the loop."""
 
 
-@dataclass(frozen=True)
-class SamplingLoop:
-    """Advances chains step by step, and calls the observers in their order.
+def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
+    """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
 
     Args:
         chains: The chains, which have started.
         last_step: The number of the last step, counted from the start of the chains.
-        observers: The observers.
+        observers: The observers, which are called in their order.
+
+    Raises:
+        OptionError: The chains took more steps already.
+        Diverged: Chains diverged, and the policy ends the sampling.
     """
-
-    chains: Chains
-    last_step: int
-    observers: Sequence[Observer]
-
-    def run(self) -> None:
-        """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
-
-        Raises:
-            OptionError: The chains took more steps already.
-            Diverged: Chains diverged, and the policy ends the sampling.
-        """
-        chains, error = self.chains, None
-        if chains.step > self.last_step:
-            raise OptionError(f"{chains.step} steps are done already, {self.last_step} were asked for in all: ask for at least as many.")
-        for observer in self.observers:
-            observer.on_start(chains)
-        try:
-            each = any(observer.next_step(chains.step) == chains.step + 1 for observer in self.observers)
-            for info in chains.advance(self.last_step, None if each else self._next_step):
-                stop = False
-                for observer in self.observers:
-                    stop = observer.on_step(chains, info) is True or stop
-                if stop:
-                    break
-        except BaseException as caught:
-            error = caught
-            raise
-        finally:
-            for observer in self.observers:
-                observer.on_end(chains, error)
-
-    def _next_step(self, step: int) -> int:
-        """Returns the next step that an observer needs to see."""
-        return min((due for observer in self.observers if (due := observer.next_step(step)) is not None), default=self.last_step)
+    error, chains.last_step = None, last_step
+    if chains.step > last_step:
+        raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
+    for observer in observers:
+        observer.on_start(chains)
+    try:
+        while chains.step < last_step and chains.active:
+            info, stop = chains.advance(), False
+            for observer in observers:
+                stop = observer.on_step(chains, info) is True or stop
+            if stop:
+                break
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        for observer in observers:
+            observer.on_end(chains, error)
 
 
-class CallbackObserver(Observer):
-    """Calls the user's callback, which stops the loop by True or by a tensor of True alone; with several processes all must agree.
+class Stop(Observer):
+    """Calls a function after each step, which stops the sampling by True or by a tensor of True alone, such as `state.energy < 3`.
 
     Args:
-        callback: A function of the step, the state of the active chains, and the info.
+        function: A function of the step number, counted from 1, the state of the active chains, and the sampler's info. Points and energies
+            are those of the support, gradients those of its unconstrained coordinates. They are copies.
+
+    Raises:
+        OptionError: It is no function.
     """
 
-    def __init__(self, callback: Callback) -> None:
-        self.callback = callback
+    def __init__(self, function: Callable[[int, State, Info], object]) -> None:
+        if not callable(function):
+            raise OptionError(f"Stop takes a function of a step, a state and an info, got {function!r}.")
+        self.function = function
 
     def on_step(self, chains: Chains, info: Info) -> bool:
         over = True
         if chains.active:
-            state = without_missing_values(chains, chains.state())
+            state = chains.visible_state()
             info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
             if len(state.x) < len(chains.own):
-                info = replace(info, chains=(chains.ids() - chains.own.start).tolist())
-            over = _is_true(self.callback(chains.step, _copied(state), _copied(info)))
-        return over if chains.layout.ranks is None else all(chains.layout.ranks.gather(over))
+                info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
+            over = _is_true(self.function(chains.step, _copied(state), _copied(info)))
+        return over
 
 
 def _copied(value: D) -> D:
-    """Returns a state or an info with tensors and dicts of its own, so that a callback which writes into them changes no chain."""
+    """Returns a state or an info with tensors and dicts of its own, so that a function which writes into them changes no chain."""
     own = {field.name: getattr(value, field.name) for field in fields(value)}
     kinds = {name: item.clone() for name, item in own.items() if isinstance(item, Tensor)}
     kinds |= {name: dict(item) for name, item in own.items() if isinstance(item, dict)}
@@ -134,23 +135,20 @@ class TraceRecorder(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        plain = plain_energy(chains.layout.energy) is not None and chains.layout.energy.has_value
-        self._energies = (lambda state: state.energy) if plain else (lambda state: without_missing_values(chains, state).energy)
-
-    def next_step(self, step: int) -> int | None:
-        return step + 1 if self.steps else None
+        plain = plain_energy(chains.energy) is not None and chains.energy.has_value
+        self._energies = (lambda state: state.energy) if plain else (lambda state: chains.visible_state(state).energy)
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if not self.steps:
             return
-        self.energies.append(chains.values(self._energies))
+        self.energies.append(self._energies(chains.state))
         if info.acceptance is not None:
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():
             self.scalars.setdefault(name, []).append(value)
         after = chains.step - self.blank.burn_in
         if self.every is not None and after > 0 and after % self.every == 0:
-            self.points.append(chains.values(lambda state: state.x))  # as in a checkpoint; `sample` shows the points of the support
+            self.points.append(chains.state.x)  # as in a checkpoint; `sample` shows the points of the support
             self.point_steps.append(chains.step)
 
     def trace(self, chains: Chains) -> Trace:
@@ -159,9 +157,9 @@ class TraceRecorder(Observer):
             self.blank,
             steps=chains.step,
             chains=chains.own,
-            states=[chunk.state for chunk in chains.chunks],
+            state=chains.state,
             diverged_at=chains.diverged_at,
-            relocated=len(chains.layout.starts.relocated),
+            relocated=len(chains.problem.starts.relocated),
         )
         if not self.steps:
             return trace
@@ -186,12 +184,6 @@ class TraceRecorder(Observer):
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
 
 
-def without_missing_values(chains: Chains, state: State) -> State:
-    """Returns a state as traces and callbacks get it: points of the support, and energies that are NaN if the energy has no value."""
-    state = visible_state(chains.layout.energy, state)
-    return state if chains.layout.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
-
-
 def _is_true(answer: Any) -> bool:
-    """Returns whether a callback returned True itself or a comparison that holds for all; other values mean nothing."""
+    """Returns whether the function returned True itself or a comparison that holds for all; other values mean nothing."""
     return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))

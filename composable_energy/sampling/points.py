@@ -128,7 +128,7 @@ def resolve_points(
     visible = event if decoder is None else _decoded_shape(decoder, event, dtype, device)
     if isinstance(shape, Sequence) and tuple(given) != tuple(visible):
         owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
-        hint = "; latents=True returns the points before they are decoded" if decoder is not None else ""
+        hint = "; `.latents.sample` returns the points before they are decoded" if decoder is not None else ""
         raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.sampler import Info, Sampler
@@ -26,37 +27,37 @@ _FORMATS = {
 }
 
 
-class ProgressObserver(Observer):
-    """Reports the steps.
+class Progress(Observer):
+    """Shows progress bars on stderr, or calls a function.
 
     Args:
-        report: The function that is called.
-        last_step: The number of the last step.
+        report: A function of what runs, `"tuning"` or `"sampling"`, of how many evaluations or steps are done, and of their number, None
+            while that is not known; None shows bars.
+
+    Raises:
+        OptionError: It is no function.
     """
 
-    def __init__(self, report: ProgressFunction, last_step: int) -> None:
-        self.report, self.last_step = report, last_step
+    def __init__(self, report: ProgressFunction | None = None) -> None:
+        if not (report is None or callable(report)):
+            raise OptionError(f"Progress takes a function of what runs, what is done and the total, or nothing for bars, got {report!r}.")
+        self.report = report
+
+    @contextmanager
+    def opened(self, sampler: Sampler) -> Iterator[Progress]:
+        """Yields an observer with a function, that of bars, which are closed at the end, if it has none."""
+        if self.report is not None:
+            yield self
+            return
+        with closing(_Bars(type(sampler).__name__.lower())) as bars:
+            yield Progress(bars)
 
     def on_start(self, chains: Chains) -> None:
-        self.report("sampling", chains.step, self.last_step)
+        if self.report is not None:
+            self.report("sampling", chains.step, chains.last_step)
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        self.report("sampling", chains.step, self.last_step)
-
-
-@contextmanager
-def open_progress(progress: bool | ProgressFunction, sampler: Sampler) -> Iterator[ProgressFunction | None]:
-    """Yields the function that progress is reported to; None if it is not reported.
-
-    Args:
-        progress: The argument of `sample`: True for bars, which are closed at the end.
-        sampler: The sampler, whose name the bars show.
-    """
-    if progress is not True:
-        yield progress or None
-        return
-    with closing(_Bars(type(sampler).__name__.lower())) as bars:
-        yield bars
+        self.on_start(chains)
 
 
 class _Bars:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from numbers import Real
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -23,13 +20,11 @@ from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
 from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
-from composable_energy.sampling.compiled_noise import MOST_COORDINATES
-from composable_energy.sampling.loop import Callback
+from composable_energy.sampling.checkpoint_observer import Checkpoint
+from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.progress import ProgressFunction
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
-from composable_energy.sampling.selection import check_density, resolve_sampler
+from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.values import Values
@@ -37,6 +32,32 @@ from composable_energy.sampling.wrappers import check_rows, has_rows
 from composable_energy.twins import twin
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of `sample`, and two that calls inside of the library need: whether points stay latent, and the device."""
+
+    energy: Energy
+    shape: int | Sequence[int]
+    sampler: SamplerLike | None = None
+    steps: int | None = None
+    init: Tensor | None = None
+    seed: int | None = None
+    observers: Sequence[Observer] = ()
+    trace: bool | int = False
+    burn_in: int = 0
+    batch_size: int | None = None
+    on_divergence: Policy | None = None
+    noise: Kind | None = None
+    allow_improper: bool = False
+    compile: bool = False
+    first_chain: int = 0
+    resume: Trace | None = None
+    dtype: torch.dtype | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    latents: bool = False
+    device: torch.device | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,6 @@ class SampleRequest:
         every: Keeps the points of every k-th step; None keeps none.
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
-        pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
         density: The expression whose density the draws should have; None for other draws, as at another temperature.
         branches: The branches of a mixture whose known shares the draws should have.
     """
@@ -66,22 +86,22 @@ class SampleRequest:
     chains: range
     seed: int
     noise: Kind
-    pilot_noise: Kind
     on_divergence: Policy
     steps: int | None
     trace: bool
     burn_in: int
     every: int | None
-    ranks: Ranks | None
     resume: Trace | None
-    progress: bool | ProgressFunction
-    callback: Callback | None
-    checkpoint_every: float
-    warn: bool = True
+    observers: Sequence[Observer]
     file: CheckpointFile | None = None
     saved: Saved | None = None
     density: Energy | None = None
     branches: Sequence[Branch] = ()
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint among the observers."""
+        return next((one for one in self.observers if isinstance(one, Checkpoint)), None)
 
     @property
     def reference(self) -> Sequence[Values]:
@@ -106,28 +126,27 @@ class SampleRequest:
         return done + steps
 
 
-def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequest:
+def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     """Checks and resolves the arguments of `sample`, and reads its checkpoint.
 
     Args:
-        arguments: All arguments of `sample` by name.
+        call: The arguments of `sample`.
         held: Takes the lock of the checkpoint, for the time of the call.
 
     Raises:
         ComposableEnergyError: An argument is wrong; `sample` lists the classes.
     """
-    call = SimpleNamespace(**arguments)
     _check_types(call)
     steps = None if call.steps is None else check_integer("steps", call.steps)
-    burn_in = check_integer("burn_in", call.burn_in, least=0)
+    burn_in, observers = check_integer("burn_in", call.burn_in, least=0), _check_observers(call.observers)
     every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
-    policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
-    sampler, seed, first, shape = _resolve_chains(call, arguments.keys())
+    policy = _resolve_policy(call)
+    sampler, seed, first, shape = _resolve_chains(call)
     check_density(call.energy, sampler, call.allow_improper)
     energy = whole = twin(call.energy)
     resume = call.resume
-    known = call.init if resume is None else resume.states[0].x
-    if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
+    known = call.init if resume is None or resume.state is None else resume.state.x
+    if resume is not None and known is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     rows = has_rows(energy)
@@ -139,10 +158,9 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
-    in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
-    points.check_memory(points.n if ranks is None else -(-points.n // ranks.size))
+    points.check_memory(points.n)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
     density = None if changed else whole
@@ -155,27 +173,22 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         batch_size=points.n if call.batch_size is None else check_integer("batch_size", call.batch_size),
         chains=range(first, first + points.n),
         seed=secrets.randbits(63) if seed is None else seed,
-        noise=resolve_noise(asked, points.device, in_graph),
-        pilot_noise=resolve_noise(asked, points.device),
+        noise=resolve_noise(asked, points.device),
         on_divergence=policy,
         steps=steps,
         burn_in=burn_in,
         trace=bool(call.trace),
         every=every,
-        ranks=ranks,
         resume=resume,
-        progress=call.progress,
-        callback=call.callback,
-        checkpoint_every=call.checkpoint_every,
-        warn=call.warn,
+        observers=observers,
         density=density,
         branches=() if density is None else known_branches(density),
     )
-    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
+    return request if request.checkpoint is None else _restore(request, request.checkpoint, call, seed, held)
 
 
-def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Kind:
-    """Returns the requested kind of noise, or the default of a device, and of steps that are compiled.
+def resolve_noise(kind: Any, device: torch.device) -> Kind:
+    """Returns the requested kind of noise, or the default of a device.
 
     Raises:
         OptionError: The kind is unknown, or not available on the device.
@@ -183,7 +196,7 @@ def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Ki
     if kind not in (None, "blocks", "philox"):
         raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
     if device.type == "cpu":
-        return kind or ("philox" if in_graph else "blocks")
+        return kind or "blocks"
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
@@ -199,56 +212,46 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
 
 
-def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:
-    """Returns whether a compiled energy has compiled steps too, which draw their noise in the graph."""
-    steady = sampler.total_steps is None and type(sampler).couple is Sampler.couple
-    return steady and not has_rows(energy) and math.prod(points.event) <= MOST_COORDINATES
+def _restore(request: SampleRequest, checkpoint: Checkpoint, call: Call, seed: int | None, held: ExitStack) -> SampleRequest:
+    """Reads the checkpoint, and takes its seed where none was requested."""
+    resume = request.resume
+    resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
+    described = {
+        "sampler": describe(request.sampler),
+        "seed": seed,
+        "shape": request.points.shape,
+        "noise": request.noise,
+        "trace": call.trace,
+        "burn_in": request.burn_in,
+        "first_chain": request.chains.start,
+        "dtype": str(request.points.dtype),
+        "event": request.points.event,
+        "init": None if request.init is None else digest_of({"init": request.init}),
+        "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
+    }
+    file = CheckpointFile(expanded(checkpoint.path), described)
+    held.enter_context(file.locked())
+    saved = file.read()
+    seed = seed if seed is not None else saved.call["seed"] if saved else request.seed
+    return replace(request, seed=seed, file=replace(file, call={**file.call, "seed": seed}), saved=saved)
 
 
-def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
-    """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
-    ranks, resume, file, saved = request.ranks, request.resume, None, None
-    if call.checkpoint is not None:
-        resumed = None if resume is None else digest_of({str(i): state.x for i, state in enumerate(resume.states)})
-        resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
-        described = {
-            "sampler": describe(request.sampler),
-            "seed": seed,
-            "shape": request.points.shape,
-            "noise": request.noise,
-            "trace": call.trace,
-            "burn_in": request.burn_in,
-            "first_chain": request.chains.start,
-            "dtype": str(request.points.dtype),
-            "event": request.points.event,
-            "init": None if request.init is None else digest_of({"init": request.init}),
-            "resumed": resumed if ranks is None else ranks.broadcast(resumed),
-        }
-        file = CheckpointFile(expanded(call.checkpoint), described)
-        held.enter_context(file.locked(ranks))
-        saved = file.read() if ranks is None else ranks.broadcast(file.read())
-    if seed is None:
-        seed = saved.call["seed"] if saved else request.seed if ranks is None else ranks.broadcast(request.seed)
-    if file is not None:
-        file = replace(file, call={**file.call, "seed": seed})
-    return replace(request, seed=seed, file=file, saved=saved)
-
-
-def _check_types(call: SimpleNamespace) -> None:
-    for name in ("latents", "allow_improper", "compile", "warn"):
+def _check_types(call: Call) -> None:
+    for name in ("allow_improper", "compile"):
         check_flag(name, getattr(call, name))
-    if not (isinstance(call.progress, bool) or callable(call.progress)):
-        raise OptionError(f"progress must be True, False or a function of what runs, what is done and the total, got {call.progress!r}.")
-    if call.callback is not None and not callable(call.callback):
-        raise OptionError(f"callback must be a function of a step, a state and an info, got {call.callback!r}.")
-    if call.checkpoint is not None and not isinstance(call.checkpoint, str | Path):
-        raise OptionError(f"checkpoint must be the path of a file, got {call.checkpoint!r}.")
-    number = isinstance(call.checkpoint_every, Real) and not isinstance(call.checkpoint_every, bool)
-    if not number or not call.checkpoint_every >= 0:  # pyright: ignore[reportOperatorIssue]
-        raise OptionError(f"checkpoint_every must be a number of seconds, at least 0, got {call.checkpoint_every!r}.")
 
 
-def _resolve_policy(call: SimpleNamespace) -> Policy:
+def _check_observers(observers: Any) -> tuple[Observer, ...]:
+    found = tuple(observers) if isinstance(observers, Iterable) else (observers,)
+    for one in found:
+        if not isinstance(one, Observer):
+            raise OptionError(f"observers is a list of observers, such as `[Progress(), Stop(f), Checkpoint(path)]`, got {one!r} in it.")
+    if sum(isinstance(one, Checkpoint) for one in found) > 1:
+        raise OptionError("A call has one Checkpoint, got several.")
+    return found
+
+
+def _resolve_policy(call: Call) -> Policy:
     policy = call.on_divergence or (call.resume.on_divergence if isinstance(call.resume, Trace) else "raise")
     if policy not in ("raise", "keep"):
         raise OptionError(
@@ -258,11 +261,12 @@ def _resolve_policy(call: SimpleNamespace) -> Policy:
     return policy
 
 
-def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int | None, int, int | Sequence[int]]:
+def _resolve_chains(call: Call) -> tuple[Sampler, int | None, int, int | Sequence[int]]:
     """Returns the sampler, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
+    names = [field.name for field in fields(call) if field.name not in ("energy", "options", "latents", "device")]
     if resume is None:
-        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "options"})
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names)
         return sampler, _resolve_seed(call.seed), check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")

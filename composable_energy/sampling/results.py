@@ -20,7 +20,7 @@ from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.loop import TraceRecorder
 from composable_energy.sampling.request import SampleRequest
 from composable_energy.sampling.sampler import Sampler, State
-from composable_energy.sampling.trace import Trace, gather_trace
+from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
 
@@ -39,14 +39,12 @@ def collect_result(
     """Returns the points, decoded where they are latent, and the trace.
 
     Raises:
-        SamplingDiverged: Chains of this or another process diverged, and the policy ends the sampling.
+        SamplingDiverged: Chains diverged, and the policy ends the sampling.
     """
-    ranks, first, points = request.ranks, chains.own.start, chains.points()
-    stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
+    first, points = chains.own.start, chains.state.x
     if stop is not None:
         diverged = chains.diverged_at >= 0
         term = "" if stop.step else _find_term(request, chains.sampler, points[diverged.to(points.device)], diverged, first)
-        points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
         advice = None if chains.broken is None else _advise(request.energy, chains.broken)
         advice = advice or (_LATER if stop.step else _AT_OTHERS if request.init is not None else _AT_SOME)
         raise _diverged_error(request.energy, stop, term + advice, request.points.decode(points), diverged, faults) from None
@@ -59,17 +57,14 @@ def collect_result(
     whole, visible = visible_energy(request.energy, drawn)
     if isinstance(whole, Disjunction):
         trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, ids)
-    branches = chains.layout.starts.branches
+    branches = chains.problem.starts.branches
     trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
     if chains.active and type(chains.sampler).diagnose is not Sampler.diagnose:
-        trace.observed = tuple(chains.sampler.diagnose(chains.state(), trace.exact))
+        trace.observed = tuple(chains.sampler.diagnose(chains.active_state(), trace.exact))
     if request.branches or trace.branch_shares is not None:
         _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
-    if ranks is not None and ranks.share == "gather":
-        own = trace if request.trace else replace(trace, states=[])  # which nobody sees
-        drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
 

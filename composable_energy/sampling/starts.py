@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -214,13 +214,14 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
 
 def _sample_branch(energy: Energy, points: PointSpec) -> Tensor | None:
     """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains need not arrive, as of networks."""
-    from composable_energy.sampling.driver import sample  # late: it imports this module
+    from composable_energy.sampling.driver import Call, draw  # late: it imports this module
 
     if recommendations(energy):
         return None
-    asked: dict[str, Any] = {"latents": True, "warn": False, "dtype": points.dtype, "device": points.device}
+    shape = (_LEAST, *points.event)
     try:
-        return _in_coordinates(energy, points, sample(energy, (_LEAST, *points.event), seed=0, **asked))
+        call = Call(energy, shape, seed=0, dtype=points.dtype, device=points.device, latents=True)
+        return _in_coordinates(energy, points, draw(call)[0])
     except ComposableEnergyError:
         return None
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.sampling.infos import weighted_mean
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
-from composable_energy.sampling.values import Values, join_values
+from composable_energy.sampling.values import Values
 
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning, Summary
@@ -45,8 +43,8 @@ class Trace:
         points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
             energy of a latent space.
         point_steps: The steps of the points.
-        states: The states of the chains, batch by batch, from which they continue; in unconstrained coordinates where the energy has a
-            support.
+        state: The state of all chains, from which they continue; in unconstrained coordinates where the energy has a support. None
+            before the start.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
         branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
@@ -80,7 +78,7 @@ class Trace:
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
-    states: list[State] = field(default_factory=list)
+    state: State | None = None
     branch_shares: Tensor | None = None
     branch_of: Tensor | None = None
     exact: bool = False
@@ -177,59 +175,3 @@ class Trace:
 def _array(values: Tensor) -> Any:
     """Returns a NumPy array; NumPy has no bfloat16."""
     return (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
-
-
-def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
-    """Returns one trace of all chains from those of each process."""
-    parts = ranks.gather(trace)
-
-    def steps(name: str) -> Tensor | None:
-        """Joins chains side by side; the record of a process whose chains have all stopped is shorter, and filled with NaN."""
-        values = [getattr(part, name) for part in parts]
-        some = next((value for value in values if value is not None), None)
-        if some is None:
-            return None
-        longest, padded = max(len(value) for value in values if value is not None), []
-        for part, value in zip(parts, values, strict=True):
-            done = 0 if value is None else len(value)
-            blank = some.new_full((longest - done, len(part.chains) if longest else 0, *some.shape[2:]), float("nan"))
-            padded.append(blank if value is None else torch.cat([value, blank]) if len(blank) else value)
-        return torch.cat(padded, 1)
-
-    shares = [(part.branch_shares, len(part.chains)) for part in parts if part.branch_shares is not None]
-    total = sum(count for _, count in shares)
-    known = [(len(part.chains), part.formula_probability) for part in parts if part.formula_probability is not None]
-    return replace(
-        parts[0],
-        chains=range(parts[0].chains.start, parts[-1].chains.stop),
-        states=[state for part in parts for state in part.states],
-        branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
-        branch_of=torch.cat([part.branch_of for part in parts if part.branch_of is not None]) if parts[0].branch_of is not None else None,
-        scalars=_gather_scalars(parts),
-        formula_probability=weighted_mean(known) if known else None,
-        errors=sum(part.errors for part in parts),
-        relocated=sum(part.relocated for part in parts),
-        observed=tuple({warning.kind: warning for part in parts for warning in part.observed}.values()),
-        first_error=next((part.first_error for part in parts if part.first_error), ""),
-        reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
-        diverged_at=torch.cat([part.diverged_at for part in parts]),
-        **{name: steps(name) for name in ("energies", "acceptance", "points")},
-    )
-
-
-def _gather_scalars(parts: Sequence[Trace]) -> dict[str, list[float]]:
-    """Joins the scalars of the processes, weighted with the number of chains that took each step."""
-
-    def active(part: Trace, back: int) -> int:
-        """Returns how many chains of a process took the step that is the `back`-th from its end."""
-        step, at = part.steps - back + 1, part.diverged_at
-        return int(((at < 0) | (at >= step)).sum())
-
-    joined: dict[str, list[float]] = {}
-    for name in dict.fromkeys(name for part in parts for name in part.scalars):
-        known = [(part, part.scalars[name]) for part in parts if name in part.scalars]
-        joined[name] = [
-            weighted_mean([(active(part, len(values) - place), values[place]) for part, values in known if place < len(values)])
-            for place in range(max(len(values) for _, values in known))
-        ]
-    return joined

@@ -17,7 +17,6 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling.evaluation import energy_and_gradient
-from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import select_rows
 
@@ -41,17 +40,12 @@ class Values:
     grads: Tensor
 
     @classmethod
-    def of_states(cls, chains: Tensor, states: Sequence[State]) -> Values:
-        """Returns the values that states hold, for a sampler that binds no condition; gradients that are all zero count as unknown."""
-        x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
+    def of_state(cls, chains: Tensor, state: State) -> Values:
+        """Returns the values that a state holds, for a sampler that binds no condition; gradients that are all zero count as unknown."""
+        x, energies, grads = state.x, state.energy, state.grad
         known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
         grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
         return cls(chains, x, energies[:, None], grads[:, None])
-
-    def select(self, chains: range) -> Values:
-        """Returns the values of some chains."""
-        own = (self.chains >= chains.start) & (self.chains < chains.stop)
-        return Values(*(tensor[own.to(tensor.device)] for tensor in self._tensors()))
 
     def is_consistent(self) -> bool:
         """Returns whether the shapes fit together."""
@@ -155,22 +149,18 @@ class Evaluator:
         return [{name: float(found.get(name, level)) for name in names} for found, level in ((last, _LEVEL / 10), (middle, _LEVEL))]
 
 
-def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], ranks: Ranks | None, checkpoint: str | Path | None = None) -> None:
+def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], checkpoint: str | Path | None = None) -> None:
     """Raises if an energy has other values than before.
 
     Args:
         evaluator: Evaluates the energy.
         reference: The values of before.
-        ranks: The processes that share the comparison.
         checkpoint: The file that holds the reference; None for a trace.
 
     Raises:
         OptionError: The energy is another one, or its weights have changed: a step would mix both.
     """
-    own = range(evaluator.rows) if ranks is None else ranks.own(evaluator.rows)
-    found = [evaluator.difference(values.select(own)) for values in reference]
-    found = found if ranks is None else [text for texts in ranks.gather(found) for text in texts]
-    problem = next(filter(None, found), None)
+    problem = next(filter(None, map(evaluator.difference, reference)), None)
     if problem is not None and checkpoint is None:
         raise OptionError(
             f"The trace is of another energy than {evaluator.energy}: {problem}. To start this energy at the points of the trace give them "

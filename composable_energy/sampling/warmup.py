@@ -25,7 +25,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     """Returns the requested sampler with all options set, and where the pilot chains arrived; None if nothing was tuned.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
-    seed of the draws, their number, chunks or ranks. The sampler keeps them for each energy, as long as its energies and gradients are the
+    seed of the draws, their number or chunks. The sampler keeps them for each energy, as long as its energies and gradients are the
     same where the pilots started and arrived. A tuning that does not move the pilots is not kept, and the sampler of a resumed trace is
     tuned already.
 
@@ -37,7 +37,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     sampler, points, init = request.sampler, request.points, request.init
     if type(sampler).tune is Sampler.tune or request.resume is not None:
         return sampler, None
-    noise = Noise(0, range(_PILOTS), kind=request.pilot_noise).child("pilot")
+    noise = Noise(0, range(_PILOTS), kind=request.noise).child("pilot")
     rows = torch.arange(_PILOTS) % points.n
     zeros = points.zeros()
     if branches is not None:
@@ -46,7 +46,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
         x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
     memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, _PILOTS)
     known = memory.get(request.owner)
-    if known is not None and known.fits(sampler, request.pilot_noise, x) and evaluator.difference(known.values) is None:
+    if known is not None and known.fits(sampler, request.noise, x) and evaluator.difference(known.values) is None:
         return known.sampler, known.pilots
     energy = select_rows(compiled, rows, points.n)
     found, arrived = sampler.tune(energy, x, noise)
@@ -54,9 +54,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
         return found, None
     values = evaluator.values(rows.repeat(2), torch.cat([x, arrived.to(x.dtype)]))
     approaches = type(found).approach is not Sampler.approach
-    tuning = memory[request.owner] = _Tuning(
-        request.pilot_noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None
-    )
+    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None)
     if approaches:  # a later call with the tuned sampler starts its chains in the same way
         _memory(found)[request.owner] = tuning
     return found, tuning.pilots

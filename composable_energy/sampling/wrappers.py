@@ -6,17 +6,13 @@ from abc import ABC
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composable_energy.algebra import Conditioned
-from composable_energy.bases import WeightedBase
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
-from composable_energy.estimate import Estimate
-from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
-from composable_energy.supports import Support
 
 
 class EnergyWrapper(Energy, ABC):
@@ -57,51 +53,6 @@ class EnergyWrapper(Energy, ABC):
 
     def __str__(self) -> str:
         return str(self.energy)
-
-
-class EqualEnergy(EnergyWrapper, ABC):
-    """Abstract energy that equals another one up to rounding, and has all its properties."""
-
-    def __init__(self, energy: Energy) -> None:
-        super().__init__(energy)
-        self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
-        self.evidence_normalized, self.has_gradient = energy.evidence_normalized, energy.has_gradient
-        self.widens_itself, self._signed = energy.widens_itself, energy._signed
-
-    @property
-    def support(self) -> Support:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.energy.support
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        return self.energy.log_normalizer
-
-    def known_level(self, quantile: float) -> float | None:
-        return self.energy.known_level(quantile)
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        return self.energy.decoded_shape
-
-    @property
-    def unsatisfiable(self) -> bool:
-        return self.energy.unsatisfiable
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return self.energy.bases
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        return self.energy.decoder
-
-    @property
-    def formula(self) -> Formula | None:
-        return self.energy.formula
-
-    @property
-    def grounded(self) -> bool:
-        return self.energy.grounded
 
 
 class _RowSelection(EnergyWrapper):

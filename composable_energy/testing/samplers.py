@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
 from composable_energy.noise import Noise
@@ -88,7 +90,9 @@ class _Subject:
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
         steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
-        return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, "warn": False, **options})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
+            return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, **options})
 
     @cached_property
     def tuned(self) -> Sampler:

@@ -24,7 +24,7 @@ from tests.campaign.faults import KILLED, Faults, in_child
 from tests.campaign.trial import Area, Trial, check
 from tests.checkpoint_runs import BOWL
 
-CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4, "warn": False}
+CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4}
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -79,7 +79,7 @@ class Sampling:
         self.path = folder / "run" / "c"
 
     def run(self) -> torch.Tensor:
-        return BOWL.sample((4, 3), checkpoint=self.path, checkpoint_every=0, **CALL)
+        return BOWL.sample((4, 3), observers=[ce.sampling.Checkpoint(self.path, every=0)], **CALL)
 
     def check(self) -> str:
         began = self.path.exists()

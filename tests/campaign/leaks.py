@@ -27,7 +27,7 @@ def prepare(folder: Path) -> Trial:
 
     def work(count: int, place: Path) -> None:
         for i in range(count):
-            options = {"checkpoint": place / "c"} if i % 10 == 0 else {}
+            options = {"observers": [ce.sampling.Checkpoint(place / "c")]} if i % 10 == 0 else {}
             BOWL.sample((4, 3), **{**CALL, "seed": i, "steps": 2}, **options)
             (place / "c").unlink(missing_ok=True)
             if i % (_SAMPLINGS // _LOADS) == 0:

@@ -87,7 +87,9 @@ def sample(place: Path, wanted: torch.Tensor) -> int:
     """Samples with a checkpoint that others use too; returns whether it was free."""
     observe = lambda step, state, info: alone(place / "busy", step == _STEPS)
     try:
-        found = BOWL.sample((4, 3), checkpoint=place / "run" / "c", checkpoint_every=0, callback=observe, **{**CALL, "steps": _STEPS})
+        found = BOWL.sample(
+            (4, 3), observers=[ce.sampling.Stop(observe), ce.sampling.Checkpoint(place / "run" / "c", every=0)], **{**CALL, "steps": _STEPS}
+        )
     except InUseError:
         return 0
     check(torch.equal(found, wanted), "silent wrong answer", "two processes with a checkpoint")

@@ -107,7 +107,7 @@ def prepare_numerics(folder: Path) -> Trial:
             case 2:
                 energy = energy | ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         before = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
-        request = {"sampler": sampler, "steps": chance.randrange(1, 8), "seed": 0, "on_divergence": policy, "warn": False, **options}
+        request = {"sampler": sampler, "steps": chance.randrange(1, 8), "seed": 0, "on_divergence": policy, **options}
         if sampler == "smc":
             del request["steps"]
         found, error = typed(lambda: energy.sample((6, 2), allow_improper=True, **request), _OWN)

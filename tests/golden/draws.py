@@ -57,12 +57,12 @@ SAMPLERS = {name: OTHERS.get(name, EXACT) for name in CASES}
 def draw(case: str, sampler: str) -> Tensor:
     """Returns the draws."""
     energy = CASES[case]()
-    options: dict[str, Any] = {"seed": SEED, "sampler": sampler, "latents": True, "dtype": torch.float32 if case == "faces" else DTYPE}
+    options: dict[str, Any] = {"seed": SEED, "sampler": sampler, "dtype": torch.float32 if case == "faces" else DTYPE}
     if sampler not in ("smc", "annealed", "feynman-kac"):  # whose steps follow from their levels
         options["steps"] = STEPS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
-        return energy.sample((CHAINS, *(energy.event_shape or (2,))), **options)
+        return energy.latents.sample((CHAINS, *(energy.event_shape or (2,))), **options)
 
 
 def evaluate(case: str, points: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, ShapeError
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 MIXES = "depends on the other points of its batch, or on its place"
 DATA = torch.arange(64.0) / 32
 
@@ -138,7 +140,7 @@ def test_a_function_of_one_point_is_offered_vmap(name):
         with pytest.raises(ShapeError, match=r"takes one point at a time: `torch.vmap` of it takes a batch") as error:
             use()
         assert error.value.__cause__ is not None
-    assert ce.as_energy(torch.vmap(SINGLE[name]), event_shape=(2,)).sample(10, sampler="mala", step_size=0.1, seed=0, warn=False).shape == (
+    assert ce.as_energy(torch.vmap(SINGLE[name]), event_shape=(2,)).sample(10, sampler="mala", step_size=0.1, seed=0).shape == (
         10,
         2,
     )

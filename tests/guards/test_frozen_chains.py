@@ -9,6 +9,8 @@ from torch.nn.functional import softplus
 
 import composable_energy as ce
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 F64 = torch.float64
 
 
@@ -32,7 +34,7 @@ def wall(size: int, steepness: float) -> ce.Energy:
 
 def draw(energy: ce.Energy, sampler: str, seed: int = 5) -> torch.Tensor:
     """Returns the last half of 512 chains, after a check that at most 1 % of them stood still in it."""
-    _, trace = energy.sample(512, sampler=sampler, steps=200, seed=seed, trace=1, warn=False)
+    _, trace = energy.sample(512, sampler=sampler, steps=200, seed=seed, trace=1)
     points = trace.points.double()
     points = points[len(points) // 2 :].flatten(2)
     assert (points == points[:1]).all(2).all(0).double().mean() <= 0.01

@@ -40,7 +40,7 @@ def interrupting_energy(calls):
 def test_an_interrupt_carries_the_points_and_the_trace_of_the_steps_so_far():
     energy = ce.as_energy(bowl)
     with pytest.raises(KeyboardInterrupt) as caught:
-        energy.sample((5, 3), steps=100, callback=interrupting(40), **CALL)
+        energy.sample((5, 3), steps=100, observers=[ce.sampling.Stop(interrupting(40))], **CALL)
     error = caught.value
     assert isinstance(error, SamplingInterrupted) and not isinstance(error, Exception)
     assert torch.equal(error.points, energy.sample((5, 3), steps=40, **CALL)) and error.trace.steps == 40
@@ -64,7 +64,7 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
 def test_an_interrupted_call_returns_points_of_the_support():
     energy = ce.as_energy(Independent(HalfNormal(torch.ones(2)), 1))
     with pytest.raises(SamplingInterrupted) as caught:
-        energy.sample(4, steps=50, callback=interrupting(20), **CALL)
+        energy.sample(4, steps=50, observers=[ce.sampling.Stop(interrupting(20))], **CALL)
     assert torch.equal(caught.value.points, energy.sample(4, steps=20, **CALL))
     assert (caught.value.points > 0).all() and caught.value.points.shape == (4, 2)
 
@@ -73,16 +73,16 @@ def test_an_interrupted_call_of_chains_that_interact_keeps_whole_steps():
     energy = ce.as_energy(bowl)
     call = {"sampler": "tempering", "seed": 1, "init": torch.zeros(8, 2)}
     with pytest.raises(SamplingInterrupted) as caught:
-        energy.sample((8, 2), steps=30, callback=interrupting(10), **call)
+        energy.sample((8, 2), steps=30, observers=[ce.sampling.Stop(interrupting(10))], **call)
     assert torch.equal(caught.value.points, energy.sample((8, 2), steps=10, **call))
 
 
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
     energy = ce.as_energy(bowl)
-    call = {**CALL, "steps": 20, "checkpoint": tmp_path / "chains"}
+    call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
     with pytest.raises(SamplingInterrupted):
-        energy.sample((5, 3), callback=interrupting(7), **call)
-    assert torch.equal(energy.sample((5, 3), **call), energy.sample((5, 3), steps=20, **CALL))
+        energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
+    assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
 
 
 def test_an_interrupt_while_the_sampler_is_tuned_stays_as_it_is():

@@ -16,6 +16,8 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Opt
 from composable_energy.files import config_bytes
 from composable_energy_training import open_recipe
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -59,7 +61,7 @@ def test_what_is_no_path_has_a_typed_error(path, way):
     calls = {
         "load": lambda: ce.load(path),
         "save": lambda: normal().save(path),
-        "checkpoint": lambda: normal().sample(2, steps=2, seed=0, warn=False, checkpoint=path),
+        "checkpoint": lambda: normal().sample(2, steps=2, seed=0, observers=[ce.sampling.Checkpoint(path)]),
     }
     with pytest.raises(ComposableEnergyError):
         calls[way]()
@@ -204,7 +206,7 @@ def test_an_expression_that_is_loaded_can_be_used(tmp_path, kind):
     energy = ce.load(deep(tmp_path / "E", kind, 95))
     assert energy(X).isfinite().all() and len(str(energy)) > 95 and repr(energy)
     energy.with_gradient(X)
-    energy.sample((2, 2), sampler="langevin", steps=1, seed=0, warn=False)
+    energy.sample((2, 2), sampler="langevin", steps=1, seed=0)
     energy.save(tmp_path / "again")
 
 

@@ -10,6 +10,8 @@ import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import SamplingDiverged, SupportWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 F64 = torch.float64
 
 
@@ -49,11 +51,9 @@ def test_energies_of_nan_are_rejected_and_counted(sampler):
 def test_compiled_steps_reject_them_too():
     with pytest.warns(SamplingWarning, match=r"or was NaN at"):
         x, trace = ce.as_energy(undefined).sample(
-            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=True, noise="philox", **OPTIONS["mala"]
+            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=True, **OPTIONS["mala"]
         )
-        y, other = ce.as_energy(undefined).sample(
-            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, noise="philox", **OPTIONS["mala"]
-        )
+        y, other = ce.as_energy(undefined).sample((1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, **OPTIONS["mala"])
     check_beta(x)
     assert abs(trace.errors - other.errors) <= 0.01 * other.errors and (x - y).abs().median() < 1e-3
 
@@ -62,11 +62,11 @@ def test_counts_do_not_depend_on_batches_or_on_a_callback():
     def errors(**options):
         return (
             ce.as_energy(undefined)
-            .sample((200, 1), sampler="mala", init=MIDDLE[:200], seed=1, trace=True, warn=False, step_size=0.1, steps=30, **options)[1]
+            .sample((200, 1), sampler="mala", init=MIDDLE[:200], seed=1, trace=True, step_size=0.1, steps=30, **options)[1]
             .errors
         )
 
-    assert errors() == errors(batch_size=64) == errors(callback=lambda *_: None) > 0
+    assert errors() == errors(batch_size=64) == errors(observers=[ce.sampling.Stop(lambda *_: None)]) > 0
 
 
 def test_a_sampler_that_cannot_reject_still_stops():
@@ -120,7 +120,7 @@ def test_small_shapes_are_right_in_float32_where_it_reaches_and_else_warn():
 )
 def test_mass_beyond_the_numbers_of_float32_warns_and_names_float64(density):
     with pytest.warns(SupportWarning, match=r"sample in dtype=torch.float64, with parameters in it"):
-        ce.as_energy(density).sample(1000, steps=40, seed=4, warn=False)
+        ce.as_energy(density).sample(1000, steps=40, seed=4)
 
 
 @pytest.mark.full

@@ -1,11 +1,10 @@
-"""Gradients that are differentiated again, through compiled energies and energies with a gradient of their own."""
+"""Gradients that are differentiated again, through energies with a gradient of their own."""
 
 import pytest
 import torch
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError
-from composable_energy.sampling import compiled
 
 
 def quartic(x):
@@ -32,22 +31,10 @@ class GradientNorm(ce.Energy):
         return gradient.square().sum(1)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: 2 * e, lambda e: e & ce.as_energy(quartic), lambda e: OwnGradient() & e])
-def test_a_compiled_leaf_has_the_second_derivatives_of_the_energy(wrap):
-    fast, slow = wrap(compiled(ce.as_energy(quartic))), wrap(ce.as_energy(quartic))
-    x = torch.linspace(-1, 2, 8).reshape(4, 2).requires_grad_()
-    found = []
-    for energy in (fast, slow):
-        (gradient,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(gradient.square().sum(), x)[0])
-    torch.testing.assert_close(*found)
-
-
 @pytest.mark.slow
 def test_a_gradient_of_ones_own_is_not_differentiated_as_a_constant():
-    for inner in (OwnGradient(), OwnGradient() & ce.as_energy(quartic), compiled(ce.as_energy(quartic))):
-        with pytest.raises(ExpressionError, match=r"is that of its own `with_gradient` or of a compiled function, and has no derivative"):
+    for inner in (OwnGradient(), OwnGradient() & ce.as_energy(quartic)):
+        with pytest.raises(ExpressionError, match=r"is that of its own `with_gradient`, and has no derivative"):
             GradientNorm(inner).with_gradient(torch.ones(2, 2))
 
 

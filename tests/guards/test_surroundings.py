@@ -51,7 +51,7 @@ def test_a_default_device_without_values_is_refused():
         with pytest.raises(DeviceError, match="default device is meta"):
             NORMAL.sample(4, seed=0)
         with pytest.raises(DeviceError, match="default device is meta"):
-            ce.as_energy(lambda x: x.square().sum(1)).sample((4, 2), device="cpu")
+            ce.as_energy(lambda x: x.square().sum(1)).sample((4, 2))
         with pytest.raises(DeviceError, match="default device is meta"):
             Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8)
         with pytest.raises(ComposableEnergyError, match="meta"):
@@ -73,7 +73,7 @@ def deleted(tmp_path, monkeypatch):
     "use",
     [
         lambda: ce.load("plane/ring").save("folder"),
-        lambda: NORMAL.sample(3, steps=2, seed=0, checkpoint="chains"),
+        lambda: NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Checkpoint("chains")]),
         lambda: Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, out="run").fit(),
     ],
     ids=["save", "checkpoint", "training"],
@@ -86,7 +86,7 @@ def test_a_relative_path_without_a_working_directory_is_a_typed_error(deleted, u
 @pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder")
 def test_what_needs_no_working_directory_works_without_one(deleted, tmp_path):
     ce.load("plane/ring").save(tmp_path / "folder")
-    x = NORMAL.sample(3, steps=2, seed=0, checkpoint=tmp_path / "chains")
+    x = NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Checkpoint(tmp_path / "chains")])
     assert torch.equal(x, NORMAL.sample(3, steps=2, seed=0))
     with pytest.raises(FileFormatError):
         ce.load("./folder")
@@ -100,7 +100,7 @@ def test_the_command_line_without_a_working_directory(deleted, capsys):
 
 def test_bars_are_left_out_where_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    assert NORMAL.sample(3, steps=2, seed=0, progress=True).shape == (3, 2)
+    assert NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Progress()]).shape == (3, 2)
     assert Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, progress=True).fit().steps == 2
 
 

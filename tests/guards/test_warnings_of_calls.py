@@ -9,6 +9,8 @@ from torch.distributions import Independent, Normal, StudentT
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 def schools(x: torch.Tensor) -> torch.Tensor:
     """The energy of eight schools, centered: x is the mean, the logarithm of the scale, and the effects; chains stay in its neck."""
@@ -70,7 +72,7 @@ def test_few_draws_that_a_trace_keeps_warn_and_final_points_of_langevin_do_not()
 def test_a_single_chain_is_judged_by_its_parts():
     start = torch.zeros(1, 2)
     assert "r_hat" in kinds(SLOW, (1, 2), sampler="mala", step_size=2e-3, steps=800, init=start, seed=7)
-    _, trace = SLOW.sample((1, 2), sampler="mala", step_size=2e-3, steps=800, init=start, seed=7, trace=1, warn=False)
+    _, trace = SLOW.sample((1, 2), sampler="mala", step_size=2e-3, steps=800, init=start, seed=7, trace=1)
     assert {"r_hat", "ess"} <= {warning.kind for warning in trace.warnings()}
     assert kinds(BOWL, (1, 3), sampler="chees", steps=800, seed=7, trace=1) == []
 

@@ -65,7 +65,7 @@ def branch_shares(options: Options, kind: str, energy: ce.Energy) -> tuple[float
         The share of A minus that of B; the share of neither, because much is undecided at that level; and the pictures.
     """
     n, seed = options.samples, options.seed
-    codes = energy.sample(n, sampler="smc", mean=0.0, scale=SPREAD, seed=seed, latents=True)
+    codes = energy.latents.sample(n, sampler="smc", mean=0.0, scale=SPREAD, seed=seed)
     images = options.concepts.base.sample(n, init=codes, seed=seed + 1, **{**SAMPLER, "sigma_max": LEVEL, "levels": 25})
     attributes = options.evaluate(images)
     if kind == "color":

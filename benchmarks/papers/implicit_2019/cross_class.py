@@ -36,7 +36,7 @@ def train(digits: LabelledPixels, seed: int, steps: int = TRAINING) -> ce.Energy
 
 def moved(energy: ce.Energy, x: Tensor, target: Tensor, steps: int, seed: int = 0) -> Tensor:
     """Returns chains of the energies of some classes that start at given pictures."""
-    return energy.given(y=target).sample(len(x), sampler="langevin", steps=steps, init=x, seed=seed, warn=False, **Divergence.options)
+    return energy.given(y=target).sample(len(x), sampler="langevin", steps=steps, init=x, seed=seed, **Divergence.options)
 
 
 def measure(energy: ce.Energy, judge: Judge, digits: LabelledPixels, seed: int) -> list[dict[str, float]]:

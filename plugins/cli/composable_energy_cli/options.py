@@ -11,7 +11,7 @@ from typing import Any
 from composable_energy.errors import OptionError
 
 _IN_PYTHON = {"shape", "init", "callback", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
-_IN_PYTHON |= {"compile", "checkpoint_every", "ranks"}
+_IN_PYTHON |= {"compile", "checkpoint_every"}
 _WORDS = {"true": True, "false": False, "none": None}
 _ASSIGNED = re.compile(r"\b([a-z]\w*)=('?)([\w.+-]*)\2")
 

@@ -77,22 +77,24 @@ class Sample(Command):
             energy = read_expression(arguments)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
-        from composable_energy.sampling import twin
+        from composable_energy.sampling import Checkpoint, Observer, Progress, twin
+
+        shows = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+        observers: list[Observer] = [Progress()] if shows else []
+        observers += [] if arguments.checkpoint is None else [Checkpoint(arguments.checkpoint)]
 
         target = _find_target(energy, arguments)
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
-            points, trace = energy.sample(
+            points, trace = energy.latents.sample(
                 arguments.n,
                 sampler=arguments.sampler,
                 steps=arguments.steps,
                 seed=arguments.seed,
                 batch_size=arguments.batch_size,
-                checkpoint=arguments.checkpoint,
-                latents=True,
                 trace=True,
-                progress=sys.stderr.isatty() if arguments.progress is None else arguments.progress,
+                observers=observers,
                 **options,
             )
         points = points[~trace.diverged]  # others under on_divergence=keep are no draws

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import composable_energy as ce
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 COMPONENTS, PIXELS = 3, 12
 
 
@@ -31,7 +33,7 @@ class Masked(ce.Energy):
 
 
 def minimum(energy: ce.Energy, start: Tensor) -> Tensor:
-    return energy.sample(len(start), init=start, sampler="descent", step_size=0.2, steps=100, warn=False, seed=0)
+    return energy.sample(len(start), init=start, sampler="descent", step_size=0.2, steps=100, seed=0)
 
 
 class TestMasksAreAStrictSpecialCase:

@@ -18,6 +18,7 @@ from composable_energy_diffusion.pipelines import PipelineEnergy, load_pipeline
 from plugins.diffusion.tests import tiny_pipelines
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning"),
     pytest.mark.slow,  # the import of diffusers takes seconds
     pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers"),
 ]
@@ -264,7 +265,7 @@ def test_samplers_take_expressions_of_pipelines(sampler, classes):
     a, b = classes.concept(class_label=0), classes.concept(class_label=1)
     no_b = ~b if sampler == "feynman-kac" else ce.negate(b, mode="power", weight=1.0)
     levels = {"levels": 4, "sigma_max": 10.0, "sigma_min": 0.05}
-    x = (a & no_b).sample(8, sampler=sampler, seed=0, warn=False, **levels)  # weights need some chains
+    x = (a & no_b).sample(8, sampler=sampler, seed=0, **levels)  # weights need some chains
     assert x.shape == (8, 3, 8, 8) == a.sample(8, seed=0, levels=3).shape and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
 
 
@@ -274,8 +275,8 @@ def test_latents_are_decoded_by_the_autoencoder(text):
         expected = pipeline.vae.decode(z / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
         torch.testing.assert_close(text.decoder(z), expected.clamp(0, 1))
         assert text.decoder.encode(expected).shape == z.shape
-    options = {"sampler": "ode", "levels": 3, "seed": 0, "warn": False}
-    latents = text.sample(2, latents=True, **options)
+    options = {"sampler": "ode", "levels": 3, "seed": 0}
+    latents = text.latents.sample(2, **options)
     assert latents.shape == (2, 4, 8, 8) and text.decoded_shape == (3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(text.sample((2, 3, 16, 16), **options), text.decoder(latents))

@@ -144,7 +144,7 @@ def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, 
 
     E = DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,))
     with pytest.warns(SamplingWarning, match="the last step takes away") if ends[0] > 1 else nullcontext():
-        whole = E.sample(20, sampler=sampler, seed=0, checkpoint=tmp_path / "run")
+        whole = E.sample(20, sampler=sampler, seed=0, observers=[ce.sampling.Checkpoint(tmp_path / "run")])
         _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
     torch.testing.assert_close(E.sample(20, resume=trace), whole)
 

@@ -7,6 +7,8 @@ import pytest
 
 import composable_energy as ce
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 CHAINS, SIZE = 500, 8
 
 
@@ -45,4 +47,4 @@ def test_a_term_more_precise_than_the_lowest_level_warns_unless_silenced(sampler
     assert found[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        measured(0.05).sample(64, sampler=sampler, seed=0, warn=False, **options)
+        measured(0.05).sample(64, sampler=sampler, seed=0, **options)

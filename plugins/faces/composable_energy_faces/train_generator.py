@@ -45,7 +45,7 @@ def pairs(count: int, *, levels: int = 15, seed: int = 1, progress: bool = False
     ]
     z = torch.cat(blocks)
     codes = [
-        base.sample(len(part), sampler=flow, init=math.sqrt(SIGMA_MAX**2 + 1) * part, seed=0, latents=True, warn=False)
+        base.latents.sample(len(part), sampler=flow, init=math.sqrt(SIGMA_MAX**2 + 1) * part, seed=0)
         for part in tqdm(z.split(_CHUNK), desc="flow", disable=not progress)
     ]
     return z, torch.cat(codes)

@@ -19,6 +19,8 @@ from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from plugins.image.tests.picture_files import pictures_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 STAGES = ("autoencoder", "decoder", "base", "heads")
 SMALL = {
     "model.code": 8,
@@ -74,7 +76,7 @@ class TestRecipes:
         torch.testing.assert_close((bright & ~left)(z), expected)
         tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
         assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
-        assert (bright & ~left).sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
+        assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
 
     @pytest.mark.full
     def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
@@ -139,7 +141,7 @@ class TestRecipes:
             torch.manual_seed(0)
             energy = CodeEnergy(16, code=2, width=32, blocks=1)
         pipeline.train_base(energy, codes, amounts)
-        draws = energy.sample(400, seed=0, latents=True, warn=False)
+        draws = energy.latents.sample(400, seed=0)
         assert (draws.mean(1) < 0.9).float().mean() > 0.9
 
     @pytest.mark.full
@@ -191,7 +193,7 @@ class TestRecipes:
         both = left & bright
         assert len(both.bases) == len((both & left).bases) == 1
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
-        assert both.sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
+        assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
 
     def test_a_size_that_does_not_fit_is_reported_before_pictures_are_read(self, tmp_path):
         with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):

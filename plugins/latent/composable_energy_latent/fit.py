@@ -120,7 +120,7 @@ def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             return base.distribution.sample((count,))
-    return base.sample(count, seed=seed, latents=True)
+    return base.latents.sample(count, seed=seed)
 
 
 def _sizes(count: int, rounds: int) -> list[int]:

@@ -62,7 +62,7 @@ def test_points_that_fulfil_it_hardly_move(found):
     near = EditWeights(asked=1, margin=0)  # up to the border alone
     moved = (edit(Z, found["a"], keep=found, weights=near).latents - Z).norm(dim=1)
     assert moved[already].mean() < moved[~already].mean() / 3
-    fresh = (found["a"].sample(200, sampler="langevin", step_size=0.1, steps=50, seed=0, latents=True) - Z).norm(dim=1)
+    fresh = (found["a"].latents.sample(200, sampler="langevin", step_size=0.1, steps=50, seed=0) - Z).norm(dim=1)
     assert moved.mean() < fresh.mean() / 3
 
 

@@ -16,7 +16,7 @@ from plugins.latent.tests.closed_case import direction, errors, logistic, moment
 @pytest.mark.parametrize("sampler", ["chees", LACE(draws=64)])
 def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
     E, a = logistic(d, slope, offset)
-    z = E.sample(4000, sampler=sampler, seed=0, latents=True)
+    z = E.latents.sample(4000, sampler=sampler, seed=0)
     truth = moments(slope, offset)
     assert max(errors(z @ a, truth)) < 4
     if d > 1:
@@ -29,7 +29,7 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
 @pytest.mark.slow
 def test_the_prior_may_have_any_mean_and_scale():
     E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
-    z = E.sample(2000, sampler=LACE(draws=64), seed=0, latents=True)
+    z = E.latents.sample(2000, sampler=LACE(draws=64), seed=0)
     along = moments(2.0, 1.0, float(-direction(3).sum()), 0.5)
     assert max(errors(z @ a, along)) < 4
 
@@ -37,8 +37,8 @@ def test_the_prior_may_have_any_mean_and_scale():
 def test_few_draws_and_levels_keep_the_prior():
     base = latent(torch.nn.Linear(4, 3), 4)
     always = attribute(base, lambda z: z[:, 0] * 0 + 3.0, "always")
-    z = always.sample(500, sampler=LACE(levels=1, draws=2), seed=0, latents=True)
-    start = always.sample(500, sampler=LACE(levels=3, draws=0), seed=0, latents=True)
+    z = always.latents.sample(500, sampler=LACE(levels=1, draws=2), seed=0)
+    start = always.latents.sample(500, sampler=LACE(levels=3, draws=0), seed=0)
     torch.testing.assert_close(z, start)
     assert abs(z.var().item() - 1) < 4 * (2 / z.numel()) ** 0.5
 
@@ -46,7 +46,7 @@ def test_few_draws_and_levels_keep_the_prior():
 def test_the_rule_of_the_paper_crowds_at_the_border():
     E, a = logistic(2, 5.0, 0.0)
     mean, variance, fourth = moments(5.0, 0.0)
-    along = E.sample(2000, sampler=LACE(draws=0), seed=0, latents=True) @ a
+    along = E.latents.sample(2000, sampler=LACE(draws=0), seed=0) @ a
     assert (along > 0).float().mean() > 0.97
     assert along.var().item() < variance / 2
     assert errors(along, (mean, variance, fourth))[0] > 10
@@ -57,7 +57,7 @@ def test_each_branch_of_a_mixture_gets_its_share():
     base = latent(torch.nn.Linear(3, 3), 3)
     x, y, w = (attribute(base, lambda z, i=i: 6 * z[:, i], name) for i, name in enumerate("xyw"))
     E = (x & y) | (~x & w)
-    z = E.sample(2000, sampler=LACE(), seed=0, latents=True)
+    z = E.latents.sample(2000, sampler=LACE(), seed=0)
     first, second = ((z[:, 0] > 0) & (z[:, 1] > 0)).float().mean(), ((z[:, 0] < 0) & (z[:, 2] > 0)).float().mean()
     assert first + second > 0.85  # the classifier itself is unsure near its borders
     assert abs(first - second) < 4 * (0.9 / 2000) ** 0.5
@@ -67,11 +67,11 @@ def test_each_branch_of_a_mixture_gets_its_share():
 def test_a_grade_is_a_continuous_value():
     base = latent(torch.nn.Linear(2, 3), 2)
     E = graded(attribute(base, lambda z: 4 * z[:, 0], "right"), width=0.5)
-    z = E(1.0).sample(1000, seed=0, latents=True)
+    z = E(1.0).latents.sample(1000, seed=0)
     precision = 1 + 1 / 0.125**2  # prior and a width of .5 in log odds, in units of 4
     mean = (precision - 1) / precision
     assert abs(z[:, 0].mean().item() - mean) < 4 * (1 / precision / 1000) ** 0.5
-    outside = (~E.near(0.0, 0.5)).sample(1000, sampler=LACE(), seed=0, latents=True)
+    outside = (~E.near(0.0, 0.5).latent).sample(1000, sampler=LACE(), seed=0)
     assert (outside[:, 0].abs() > 0.3).float().mean() > 0.95
 
 
@@ -80,22 +80,22 @@ def test_labels_of_each_chain_are_kept_apart():
     side = ce.ClassifierEnergy(lambda z: 8 * z[:, 0], None, base, labels=2, name="side")
     y = torch.tensor([0, 1]).repeat(50)
     for draws in (0, 32):
-        z = side.given(y=y).sample(100, sampler=LACE(draws=draws), seed=0, latents=True)
+        z = side.given(y=y).latents.sample(100, sampler=LACE(draws=draws), seed=0)
         assert ((z[:, 0] > 0) == y.bool()).float().mean() > 0.9
-        assert torch.equal(z, side.given(y=y).sample(100, sampler=LACE(draws=draws), seed=0, latents=True))
+        assert torch.equal(z, side.given(y=y).latents.sample(100, sampler=LACE(draws=draws), seed=0))
 
 
 def test_a_rare_expression_warns():
     E, _ = logistic(2, 30.0, -150.0)
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
-        E.sample(8, sampler=LACE(draws=4), seed=0, latents=True)
+        E.latents.sample(8, sampler=LACE(draws=4), seed=0)
 
 
 @pytest.mark.full
 def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
     base = latent(torch.nn.Linear(2, 3), Uniform(-torch.ones(2), torch.ones(2)))
     right = attribute(base, lambda z: 10 * z[:, 0], "right")
-    z = right.sample(500, seed=0, latents=True)
+    z = right.latents.sample(500, seed=0)
     assert (z.abs() <= 1).all() and (z[:, 0] > 0).float().mean() > 0.85
     with pytest.raises(ExpressionError, match="none with independent coordinates of shape"):
         right.sample(8, sampler=LACE(), seed=0)

@@ -9,6 +9,8 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy_latent import Generator, GeneratorError, LatentHeads, attribute, continuous, graded, latent
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 G = torch.Generator().manual_seed(0)
 FIRST, SECOND = torch.randn(6, 4, generator=G), torch.randn(12, 6, generator=G)
 
@@ -66,7 +68,7 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     base, _, _ = counted(prior)
     right = attribute(base, lambda z: 3 * z[:, 0], "right")
     for E in (base, ~right):
-        assert E.sample(3, seed=0, steps=5, warn=False).shape == (3, 3, 2, 2)
+        assert E.sample(3, seed=0, steps=5).shape == (3, 3, 2, 2)
     x = torch.rand(5, 4, generator=G)
     p = torch.sigmoid(3 * x[:, 0])
     torch.testing.assert_close((~right)(x), base(x) - torch.log1p(-p))
@@ -77,11 +79,11 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
 def test_an_energy_is_a_prior():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
     base = latent(Counted(SECOND, [], (3, 2, 2)), ring, mapping=Counted(FIRST, []), name="ring")
-    z = base.sample(200, seed=0, latents=True)
+    z = base.latents.sample(200, seed=0)
     assert abs(z.norm(dim=1).mean() - 2) < 0.4
     torch.testing.assert_close(base(z), ring(z))
     torch.testing.assert_close(ce.as_energy(ring, decoder=base.decoder)(z), ring(z))
-    assert base.sample(2, seed=0, steps=2, warn=False).shape == (2, 3, 2, 2)
+    assert base.sample(2, seed=0, steps=2).shape == (2, 3, 2, 2)
     with pytest.raises(ExpressionError, match="already an energy of latent points"):
         ce.as_energy(base, decoder=base.decoder)
 

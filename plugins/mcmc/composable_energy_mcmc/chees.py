@@ -106,7 +106,7 @@ class ChEES(Sampler):
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        proposal, _, log_ratio, count = self.propose(energy, state, noise, fuse=True)
+        proposal, _, log_ratio, count = self.propose(energy, state, noise)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
@@ -114,20 +114,19 @@ class ChEES(Sampler):
         """Returns the mean that the tuning brings to its goal: lower than the arithmetic one if few trajectories are much worse."""
         return mean_acceptance(acceptance).nanmean().item()
 
-    def propose(self, energy: Energy, state: State, noise: Noise, *, fuse: bool = False) -> tuple[State, Tensor, Tensor, int]:
+    def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
         """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs.
 
         Args:
             energy: The energy.
             state: Where the trajectory begins.
             noise: The noise of the step.
-            fuse: Whether a compiled energy takes several leapfrogs as one function, as in `iterate`.
         """
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet, or no trajectory: give both, or let `sample` tune what is missing.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
-        count = noise.of_step(lambda step: math.ceil(van_der_corput(step) * ratio - _ROUNDING))
-        return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening, fuse=fuse), count
+        count = math.ceil(van_der_corput(noise.step) * ratio - _ROUNDING)
+        return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening), count
 
     @property
     def whitening(self) -> Metric:

@@ -13,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, iterate, normal
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import bound_kicks, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
@@ -75,17 +75,14 @@ class HMC(Sampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
-        count = noise.of_step(self._length)
-        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count, fuse=True)
+        count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
+        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
-    def _length(self, step: int) -> int:
-        return math.ceil(van_der_corput(step) * self.leapfrogs) if self.jitter else self.leapfrogs
-
 
 def propose(
-    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY, *, fuse: bool = False
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
     """Follows a trajectory, and returns its end with the acceptance ratio.
 
@@ -96,20 +93,19 @@ def propose(
         step_size: The length of a step in time.
         steps: The number of steps, at least 1.
         metric: The units of the momentum.
-        fuse: Whether a compiled energy takes several steps as one function, as in `iterate`.
 
     Returns:
         The end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$.
     """
     before = state.energy + sum_of_each(momentum.square()) / 2
-    proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric, fuse=fuse)
+    proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
     log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
     runaway = (highest > before + RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; the energy need not be broken
     return proposal, momentum, torch.where(runaway, -torch.inf, log_ratio)
 
 
 def leapfrog(
-    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY, *, fuse: bool = False
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
     """Integrates Hamilton's equations by the leapfrog scheme, which is reversible and preserves volume.
 
@@ -120,7 +116,6 @@ def leapfrog(
         step_size: The length of a step in time.
         steps: The number of steps, at least 1.
         metric: The units of the momentum.
-        fuse: Whether a compiled energy takes several steps as one function, as in `iterate`.
 
     Returns:
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
@@ -128,26 +123,13 @@ def leapfrog(
     length = torch.full((), step_size, dtype=torch.promote_types(state.x.dtype, torch.float32), device=state.x.device)
     kick = bound_kicks(metric.whiten_gradient(state.grad) * length)
     momentum = torch.sub(momentum, kick, alpha=0.5)
-    start, constants = (state.x, momentum, state.energy, state.grad, kick, state.energy), (length, *metric.tensors)
-    x, momentum, energies, grad, kick, highest = iterate(_Leapfrog(metric.event), energy, start, constants, steps, fuse=fuse)
-    return State(x, energies, grad), torch.add(momentum, kick, alpha=0.5), highest
-
-
-@dataclass(frozen=True)
-class _Leapfrog:
-    """A step of points, and one of momenta half a step later, as a function of tensors; metrics of the same shape share it."""
-
-    event: torch.Size | None
-
-    def __call__(
-        self, energy: Energy, x: Tensor, momentum: Tensor, _: Tensor, grad: Tensor, kick: Tensor, highest: Tensor, *constants: Tensor
-    ) -> tuple[Tensor, ...]:
-        length, *scale = constants
-        metric = Metric(*scale, event=self.event)
+    x, energies, grad, highest = state.x, state.energy, state.grad, state.energy
+    for _ in range(steps):
         x = torch.addcmul(x, metric.unwhiten(momentum), length)
         energies, grad = energy_and_gradient(energy, x)
         kick = bound_kicks(metric.whiten_gradient(grad) * length)
-        return x, momentum - kick, energies, grad, kick, torch.fmax(highest, energies)
+        momentum, highest = momentum - kick, torch.fmax(highest, energies)
+    return State(x, energies, grad), torch.add(momentum, kick, alpha=0.5), highest
 
 
 def van_der_corput(number: int) -> float:

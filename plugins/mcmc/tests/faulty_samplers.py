@@ -109,7 +109,7 @@ class NoiseOfTheChunk(Langevin):
 class MomentumOfPoints(ChEES):
     """Draws the momentum in the units of the points, and weighs it in those of the metric."""
 
-    def propose(self, energy, state, noise, *, fuse=False):
+    def propose(self, energy, state, noise):
         count = math.ceil(van_der_corput(noise.step) * self.trajectory / self.step_size)
         momentum = self.metric.unwhiten(noise.normal(state.x))
-        return *propose(energy, state, momentum, self.step_size, count, self.metric, fuse=fuse), count
+        return *propose(energy, state, momentum, self.step_size, count, self.metric), count

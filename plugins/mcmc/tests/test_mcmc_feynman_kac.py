@@ -121,10 +121,10 @@ def test_a_checkpoint_continues_a_mixture_of_scores(tmp_path):
     energy, file = expressions(values=False)["A | B"], tmp_path / "run"
     options = {"sampler": FeynmanKac(levels=8, sigma_min=0.5), "seed": 1, "dtype": F64}
     whole = energy.sample((20, 2), **options)
-    energy.sample((20, 2), checkpoint=file, steps=3, **options)
-    assert torch.equal(energy.sample((20, 2), checkpoint=file, **options), whole)
+    energy.sample((20, 2), observers=[ce.sampling.Checkpoint(file)], steps=3, **options)
+    assert torch.equal(energy.sample((20, 2), observers=[ce.sampling.Checkpoint(file)], **options), whole)
     with pytest.raises(OptionError, match="another energy"):
-        expressions(values=False)["A & B"].sample((20, 2), checkpoint=file, **options)
+        expressions(values=False)["A & B"].sample((20, 2), observers=[ce.sampling.Checkpoint(file)], **options)
 
 
 def test_each_leaf_is_evaluated_once_at_a_move():

@@ -46,7 +46,7 @@ def test_a_step_takes_one_gradient_and_a_trajectory_one_for_each_leapfrog(sample
     """And one at the start, with a trace, a callback and chunks as well; two energies beside it compare a point with copies of itself."""
     sizes = []
     energy = ce.as_energy(lambda x: sizes.append(len(x)) or x.square().sum(1) / 2)
-    _, trace = energy.sample((6, 2), sampler=sampler, steps=32, seed=0, trace=1, callback=lambda *_: None)
+    _, trace = energy.sample((6, 2), sampler=sampler, steps=32, seed=0, trace=1, observers=[ce.sampling.Stop(lambda *_: None)])
     leapfrogs = trace.scalars.get("leapfrogs", [1] * 32)
     assert sizes == [6] * (2 + 1 + sum(leapfrogs))
     if isinstance(sampler, HMC):

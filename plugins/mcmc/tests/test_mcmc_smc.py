@@ -12,6 +12,8 @@ from composable_energy.errors import ExpressionError, OptionError, SamplingDiver
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import SMC
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
 MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)
@@ -46,7 +48,7 @@ def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     energy, axes, chains, sampler, truth = TARGETS[name]
     sampler, scores, errors = tuned(energy, axes, sampler), [], []
     for seed in range(20):
-        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True, warn=False)  # few families survive
+        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True)  # few families survive
         errors.append(trace.scalars["log_z"][-1] - truth)
         scores.append(errors[-1] / trace.scalars["log_z_se"][-1])
     scores = torch.tensor(scores)
@@ -100,7 +102,7 @@ def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
     with pytest.raises(SamplingDiverged):
         outside(-math.inf).sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
-    x, trace = outside(math.nan).sample((1000, 2), sampler=sampler, seed=0, dtype=F64, trace=True, warn=False)
+    x, trace = outside(math.nan).sample((1000, 2), sampler=sampler, seed=0, dtype=F64, trace=True)
     assert trace.errors > 0 and x.norm(dim=1).max() < 4 and abs(x.var() - 0.25) < 0.05
     assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2)) < 5 * trace.scalars["log_z_se"][-1]
 

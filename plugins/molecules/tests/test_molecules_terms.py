@@ -19,6 +19,8 @@ from composable_energy_molecules import (
     side_chain_atoms,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 def backbone(x=0.0):
     """N, CA and C of a residue with usual lengths, moved along x."""
@@ -112,7 +114,7 @@ def test_two_residues_with_a_clash_and_an_event_are_one_expression():
     expression = base & clash & ~arc(1, 180.0, 40.0, residue=0)
     x = torch.randn(3, 2, 4)
     torch.testing.assert_close(expression(x), base(x) + clash(x) + (~arc(1, 180.0, 40.0, residue=0))(x))
-    draws = expression.sample(64, sampler="mala", step_size=0.05, steps=60, seed=0, warn=False)
+    draws = expression.sample(64, sampler="mala", step_size=0.05, steps=60, seed=0)
     first = draws[:, 0, 0]
     assert draws.shape == (64, 2, 4) and ((first.abs() < math.radians(140)).float().mean() > 0.9)
 

@@ -11,6 +11,8 @@ from composable_energy.errors import DtypeError, ExpressionError, LiftError, Opt
 from composable_energy.testing import check_energy
 from composable_energy_observed import Blur, Chain, Downsample, Gaussian, Mask, Poisson, Quantised
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 PICTURE = (1, 4, 4)
 
 
@@ -86,7 +88,7 @@ def test_a_measurement_decides_the_sampler_where_there_are_values():
     noisy.recommended = ce.Recommendation("langevin", {"steps": 10})
     assert (noisy & ce.observed(torch.ones(2), None, 1.0)).recommended.sampler == "chees"
     score = ce.ScoreEnergy(lambda x: -x, event_shape=(2,))
-    points = (score & ce.observed(torch.ones(2), None, 1.0)).sample(64, seed=0, warn=False)
+    points = (score & ce.observed(torch.ones(2), None, 1.0)).sample(64, seed=0)
     assert points.isfinite().all()  # by `langevin`, as there are no values
 
 

@@ -13,6 +13,8 @@ import composable_energy_planning as planning
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_planning import Planner, TransitionEnergy, parts_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 HORIZON = 12
 
 
@@ -45,7 +47,7 @@ def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
 @pytest.mark.full
 def test_a_bridge_of_equal_increments_has_a_straight_mean():
     expression = bridge(planning.start([-1.5, 1.0], 0.05))
-    draws = expression.sample(256, seed=0, steps=30, warn=False)
+    draws = expression.sample(256, seed=0, steps=30)
     share = torch.linspace(0, 1, HORIZON)[:, None]
     expected = (1 - share) * torch.tensor([-1.5, 1.0]) + share * torch.tensor([1.5, 0.0])
     error = draws.std(0) / 256**0.5
@@ -54,7 +56,7 @@ def test_a_bridge_of_equal_increments_has_a_straight_mean():
 
 @pytest.mark.full
 def test_the_default_sampler_is_that_of_trajectories():
-    _, trace = bridge(planning.start([-1.5, 1.0])).sample(4, seed=0, steps=2, trace=True, warn=False)
+    _, trace = bridge(planning.start([-1.5, 1.0])).sample(4, seed=0, steps=2, trace=True)
     assert isinstance(trace.sampler, planning.Trajectories)
 
 
@@ -77,7 +79,7 @@ def test_a_plan_goes_around_a_zone():
 def test_both_ways_around_a_zone_are_drawn():
     wet = planning.disc((0.0, 0.0), 0.5)
     task = ce.over_time(walk(), HORIZON) & planning.goal([1.5, 0.0], 0.05) & planning.start([-1.5, 0.0], 0.05) & ~wet
-    draws = task.sample(64, seed=1, steps=5, warn=False)
+    draws = task.sample(64, seed=1, steps=5)
     above = draws[:, HORIZON // 2, 1] > 0
     assert 0.15 < above.float().mean() < 0.85  # one half by symmetry, up to the search
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch.nn.utils.parametrize import cached
 
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer
@@ -149,23 +151,22 @@ class NegativeSampler:
 def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:
     """Runs chains. The last step is taken by `Sampler.move` if the sampler has it: it saves the gradient at the final points."""
     first, moves = _first_chain(noise), steps > 1 and type(sampler).move is not Sampler.move
-    with cached():  # parametrized weights, such as spectral norms, are computed once
+    with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
+        warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
         x, trace = sample(
-            energy,
+            energy.latents,
             tuple(x.shape),
             sampler=sampler,
             steps=steps - moves,
             init=x,
             seed=noise.seed,
             first_chain=first,
-            latents=True,
             allow_improper=True,
             on_divergence="keep",
             trace=True,
-            warn=False,  # negative samples come from short chains
         )
     noise = Noise(noise.seed, range(first, first + len(x)), steps, resolve_noise(None, x.device))
-    points = sampler.move(trace.states[0], noise) if moves else None
+    points = sampler.move(trace.state, noise) if moves else None
     return x if points is None else points, trace
 
 

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from composable_energy.distributed import detect_loss, gather_rows
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.sampling.ranks import Ranks as SamplingRanks
-from composable_energy.sampling.ranks import detect_loss
 
 T = TypeVar("T")
 
@@ -114,8 +113,7 @@ class Ranks:
         if self.size == 1:
             return dict(tensors)
         with detect_loss():
-            ranks = SamplingRanks(self.rank, self.size, "gather")
-            return {name: ranks.gather_rows(_to_backend(tensor)) for name, tensor in tensors.items()}
+            return {name: gather_rows(_to_backend(tensor)) for name, tensor in tensors.items()}
 
     def call_on_first(self, function: Callable[[], T]) -> T:
         """Calls a function in the first process; returns its result, or raises its error, in all processes."""

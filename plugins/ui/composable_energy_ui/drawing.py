@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import twin
+from composable_energy.sampling import Progress, Stop, twin
 from composable_energy_cli.names import build_energy, check_trained
 from composable_energy_cli.terms import at_level
 from composable_energy_ui.orders import Order
@@ -51,14 +51,12 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        points, trace = energy.sample(
+        points, trace = energy.latents.sample(
             order.n,
             seed=order.seed,
             init=None if start is None else _start(order, energy, torch.from_numpy(start)),
-            latents=True,
             trace=1 if view.kind == "plane" else True,
-            progress=view.progress,
-            callback=view.step,
+            observers=[Progress(view.progress), Stop(view.step)],
             **order.options(energy),
         )
     report({"kind": "points", "points": points.numpy()})

@@ -70,12 +70,12 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
         else:
             options.append("init=start")
     options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
-    options += ["latents=True"] if result == "points" else []
     tree = _renamed(order, parse_tree(order.text), names)
+    latent = ".latents" if result == "points" else ""
     given = ", ".join(f"{name}={value}" for name, value in order.conditions.items())
     methods = f".given({given})" * bool(given) + f".sharpened({order.sharpen:g})" * (order.sharpen != 1)
     expression = f"({tree}){methods}" if methods and not isinstance(tree, Name) else f"{tree}{methods}"
-    return [f"E = {expression}", *lines, f"{result} = E.sample({', '.join(options)})"]
+    return [f"E = {expression}", *lines, f"{result} = E{latent}.sample({', '.join(options)})"]
 
 
 def _identifiers(orders: Sequence[Order]) -> dict[str, str]:

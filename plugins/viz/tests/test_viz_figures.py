@@ -16,6 +16,8 @@ matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 def plane(name: str = "plane") -> ce.Energy:
     return ce.as_energy(MultivariateNormal(torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 0.5], [0.5, 1.0]])), name=name)
@@ -26,7 +28,7 @@ def line(mean: float = 0.0, name: str = "line") -> ce.Energy:
 
 
 def run(energy: ce.Energy, **options):
-    return energy.sample(40, sampler="mala", step_size=0.5, steps=30, seed=0, trace=1, warn=False, **options)[1]
+    return energy.sample(40, sampler="mala", step_size=0.5, steps=30, seed=0, trace=1, **options)[1]
 
 
 def axes_of(figure: Figure) -> Axes:
@@ -104,7 +106,7 @@ class TestShow:
             ce.viz.show(energy, **options)
 
     def test_a_trace_without_points_says_how_to_record_them(self):
-        _, trace = plane().sample(5, sampler="mala", step_size=0.5, steps=3, seed=0, trace=True, warn=False)
+        _, trace = plane().sample(5, sampler="mala", step_size=0.5, steps=3, seed=0, trace=True)
         with pytest.raises(OptionError, match=r"trace=1"):
             ce.viz.show(plane(), trace=trace)
 

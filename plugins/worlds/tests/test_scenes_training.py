@@ -13,6 +13,8 @@ from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
 from tests.precision import train_in_float32
 
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -46,7 +48,7 @@ def test_concepts_share_a_base_and_sample(made):
     concepts = Concepts(made / "weights")
     asked = concepts.position.near((0.5, 0.5), 0.2) & ~concepts.color("red") & concepts.shape("box", "sphere") & concepts.size(0.5)
     assert [base.energy for base in asked.bases] == [concepts.base]
-    images = asked.sample(2, seed=0, warn=False)
+    images = asked.sample(2, seed=0)
     assert images.shape == (2, 3, 64, 64) and load_judge(made / "weights")(images).shape == (2, 16)
 
 

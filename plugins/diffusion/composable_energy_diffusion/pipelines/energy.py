@@ -23,7 +23,7 @@ class PipelineEnergy(DiffusionEnergy):
     `E.concept("a dog")` is the energy of a prompt and `E.concept(class_label=3)` that of a class, both relative to the unconditional model.
     Prompts are encoded by the pipeline's own tokenizer and text encoder. The network, the schedule and what the network predicts are read
     from the pipeline. Points are those of the network: pixels in [-1, 1], or latents of the autoencoder; samples are decoded to pictures in
-    [0, 1], unless `latents=True`. The recommended sampler is `sde` with 40 levels. A safety checker is neither loaded nor applied.
+    [0, 1], those of `E.latents` are not. The recommended sampler is `sde` with 40 levels. A safety checker is neither loaded nor applied.
 
     Args:
         location: A folder that `save_pretrained` wrote, or `owner/name` of the hub.

@@ -3,6 +3,7 @@ r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed i
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from composable_energy import Energy, as_energy
 from composable_energy.algebra import Conditioned
 from composable_energy.checks import check_value
 from composable_energy.density import check_tails
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
@@ -201,20 +203,19 @@ def _check_points(name: str, points: Tensor, like: Tensor) -> Tensor:
 def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Sampler, noise: Noise, batch_size: int) -> Tensor:
     """Returns the last points of a pilot run of the sampler."""
     count = _PILOT_CHAINS if init is None else len(_check_points("init", init, like))
-    return sample(
-        energy,
-        (count, *like.shape),
-        sampler=sampler,
-        steps=_PILOT_STEPS,
-        init=init,
-        seed=noise.child("fit").seed,
-        batch_size=min(batch_size, count),
-        noise=noise.kind,
-        latents=True,
-        warn=False,  # the estimate has a standard error of its own
-        dtype=like.dtype,
-        device=like.device,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)  # the estimate has a standard error of its own
+        return sample(
+            energy.latents,
+            (count, *like.shape),
+            sampler=sampler,
+            steps=_PILOT_STEPS,
+            init=init,
+            seed=noise.child("fit").seed,
+            batch_size=min(batch_size, count),
+            noise=noise.kind,
+            dtype=like.dtype,
+        )
 
 
 def _fit_base(points: Tensor) -> Gaussian:
