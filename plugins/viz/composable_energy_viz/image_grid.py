@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.files import replace_file
+from composable_energy.files import is_directory, replace_file
 from composable_energy.grids import KEY, is_picture, layout
 from composable_energy.options import check_integer
-from composable_energy.paths import is_directory
 
 if TYPE_CHECKING:
     from PIL import Image
