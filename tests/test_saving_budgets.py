@@ -69,6 +69,27 @@ def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config,
     assert "much larger than its saved tensors" in message or "cannot be built" in message
 
 
+class Stacked(ce.Energy):
+    def __init__(self, copies: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.cat([torch.zeros(1000, 1000)] * copies).sum(0))
+        self.options = {"copies": copies}
+
+    def config(self):
+        return self.options
+
+    def forward(self, x):
+        return x.square().sum(1)
+
+
+def test_what_functions_return_is_counted(config):
+    folder, edit = config
+    with ce.register("energy", "stacked", Stacked):
+        ce.get_energy("stacked").save(folder)
+        message = edit(lambda data: data["references"][0]["options"].update(copies=200))
+    assert "much larger than its saved tensors" in message
+
+
 def test_an_expression_that_could_not_be_loaded_is_not_saved(tmp_path):
     energy = normal() & normal(1.0)
     for _ in range(20):
