@@ -14,8 +14,8 @@ import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import expanded, replace_file, written_bytes
-from composable_energy.unpacked import check_archive
 from composable_energy_image.data.world import Scenes, World, check_integer
+from composable_energy_viz.files import check_archive
 
 PART = 1_000
 """Pictures that are rendered and marked as done together."""
