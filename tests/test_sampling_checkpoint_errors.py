@@ -64,7 +64,7 @@ def test_one_bit_that_flipped_is_found_or_changes_no_draw(tmp_path):
 
 def test_a_file_of_another_version_is_refused_with_what_to_do(tmp_path):
     write_record(tmp_path / "c", "checkpoint", 2, {}, {})
-    with pytest.raises(FileFormatError, match=r"has version 2, .* reads 3: use the version that wrote it.* give another path"):
+    with pytest.raises(FileFormatError, match=r"has version 2, .* reads 4: use the version that wrote it.* give another path"):
         BOWL.sample((4, 3), sampler="langevin", step_size=0.1, steps=3, seed=0, checkpoint=tmp_path / "c")
 
 

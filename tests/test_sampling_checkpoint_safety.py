@@ -101,9 +101,9 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 
 def edited(path, edit):
     """Edits the record of a checkpoint, and makes its digest fit again."""
-    record, tensors = read_record(path, "checkpoint", 3)
+    record, tensors = read_record(path, "checkpoint", 4)
     edit(record, tensors)
-    write_record(path, "checkpoint", 3, record, tensors)
+    write_record(path, "checkpoint", 4, record, tensors)
 
 
 def edits():

@@ -23,7 +23,7 @@ from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
 
-_VERSION = 3
+_VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _PLAIN = (bool, int, float, str, type(None))
 
