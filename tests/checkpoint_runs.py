@@ -1,6 +1,5 @@
 """A run that stops at a step, and the comparison of two runs."""
 
-import safetensors.torch
 import torch
 
 import composable_energy as ce
@@ -32,8 +31,3 @@ def same(one, other):
             continue
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=name)
     assert trace.scalars == retold.scalars and trace.point_steps == retold.point_steps and trace.steps == retold.steps
-
-
-def safe_metadata(path):
-    with safetensors.safe_open(path, "pt") as file:
-        return file.metadata()

@@ -25,14 +25,16 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.files import config_bytes
+from composable_energy.files import ENERGY_FILE, read_record, record_bytes
 from composable_energy.registry import get, names
 from composable_energy.registry.build import stored_options
+from composable_energy.saving import VERSION
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_training import open_recipe
@@ -206,14 +208,12 @@ def prepare(folder: Path) -> Trial:
             for _ in range(chance.choice([5, 30, 400])):
                 holder[last] = [holder[last]]
 
-    def write(target: Path, config: Any, tensors: bytes, chance: random.Random) -> None:
-        for key in ("checksum", "tensors_sha256"):
-            config.pop(key, None)
+    def write(target: Path, header: Any, tensors: Any, chance: random.Random) -> None:
         try:
-            data = config_bytes(config, tensors)
+            data = record_bytes("energy", VERSION, header, tensors)
         except RecursionError:
-            data = b"[" * 10_000
-        (target / "config.json").write_bytes(damage(data, chance) if chance.random() < 0.1 else data)
+            data = _deep("[" * 10_000)
+        (target / ENERGY_FILE).write_bytes(damage(data, chance) if chance.random() < 0.1 else data)
 
     def use(target: Path) -> str:
         found, error = watch.tried(lambda: ce.load(target), target.parent)
@@ -227,33 +227,31 @@ def prepare(folder: Path) -> Trial:
         return (error and f"{error} at save") or "used"
 
     def a_folder(chance: random.Random, place: Path) -> str:
-        source, target = chance.choice(saved), place / "saved"
-        shutil.copytree(source, target)
-        tensors = (target / "model.safetensors").read_bytes()
+        target = place / "saved"
+        shutil.copytree(chance.choice(saved), target)
+        path = target / ENERGY_FILE
+        header, tensors = read_record(path, "energy", VERSION)
         match chance.randrange(8):
             case 0:
-                name = chance.choice(["config.json", "model.safetensors"])
-                (target / name).write_bytes(damage((target / name).read_bytes(), chance))
-                return f"folder: {use(target)}"
+                path.write_bytes(damage(path.read_bytes(), chance))
             case 1:  # a file that is two, or another one
-                other = Path(chance.choice(baits[:5])).read_bytes()
-                tensors = chance.choice([tensors + other, other, other + tensors])
-                (target / "model.safetensors").write_bytes(tensors)
+                data, other = path.read_bytes(), Path(chance.choice(baits[:5])).read_bytes()
+                path.write_bytes(chance.choice([data + other, other, other + data]))
             case 2:
-                name = chance.choice(["config.json", "model.safetensors"])
-                (target / name).unlink()
-                (target / name).symlink_to(chance.choice(["/dev/zero", "/dev/stdin", target / name, place]))
-                return f"folder: {use(target)}"
-        config = json.loads((target / "config.json").read_text())
-        for _ in range(chance.choice([1, 1, 2, 4])):
-            change(config, chance)
-        write(target, config, tensors, chance)
+                path.unlink()
+                path.symlink_to(chance.choice(["/dev/zero", "/dev/stdin", path, place]))
+            case _:
+                for _ in range(chance.choice([1, 1, 2, 4])):
+                    change(header, chance)
+                if chance.random() < 0.1:
+                    tensors["x"] = torch.frombuffer(bytearray(Path(chance.choice(baits[:3])).read_bytes()), dtype=torch.uint8)
+                write(target, header, tensors, chance)
         return f"folder: {use(target)}"
 
     def a_recommendation(chance: random.Random, place: Path) -> str:
         target = place / "saved"
         shutil.copytree(saved[3], target)
-        config = json.loads((target / "config.json").read_text())
+        header, tensors = read_record(target / ENERGY_FILE, "energy", VERSION)
         sampler = chance.choice(samplers)
         options = {}
         known = [name for name in stored_options(get("sampler", sampler)) if chance.random() < 0.9]
@@ -266,8 +264,8 @@ def prepare(folder: Path) -> Trial:
         }
         if chance.random() < 0.3:
             advice["precedence"] = odd(chance)
-        config["nodes"][-1]["recommended"] = chance.choice([advice] * 9 + [odd(chance)])
-        write(target, config, (target / "model.safetensors").read_bytes(), chance)
+        header["nodes"][-1]["recommended"] = chance.choice([advice] * 9 + [odd(chance)])
+        write(target, header, tensors, chance)
         found, error = watch.tried(lambda: ce.load(target), target.parent)
         if error:
             return f"recommendation: {error}"
@@ -339,6 +337,11 @@ def prepare(folder: Path) -> Trial:
         return chance.choices([a_folder, a_recommendation, a_recipe, a_picture], [50, 20, 15, 15])[0](chance, place)
 
     return trial
+
+
+def _deep(text: str) -> bytes:
+    """Returns a record whose header is a text."""
+    return safetensors.torch.save({}, {"composable_energy": text})
 
 
 _OTHERS = ["levels", "path", "checkpoint", "callback"]

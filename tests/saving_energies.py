@@ -9,6 +9,8 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.algebra import Node, to_common_space, value_of
+from composable_energy.files import ENERGY_FILE, read_record, write_record
+from composable_energy.saving import VERSION
 
 X = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
 
@@ -147,3 +149,11 @@ def expressions() -> list[ce.Energy]:
         ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]),
         male.at(torch.rand(9)),
     ]
+
+
+def edit(folder, change=lambda header: None, tensors=None):
+    """Changes the header and the tensors of a saved energy, with a right digest."""
+    header, saved = read_record(folder / ENERGY_FILE, "energy", VERSION)
+    change(header)
+    write_record(folder / ENERGY_FILE, "energy", VERSION, header, saved if tensors is None else tensors(saved))
+    return folder

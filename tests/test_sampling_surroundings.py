@@ -6,6 +6,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import DeviceError, FileFormatError, OptionError
+from composable_energy.files import ENERGY_FILE, write_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -89,13 +90,9 @@ def test_more_points_than_memory_holds_are_refused_before_anything_is_allocated(
 
 
 def test_names_of_a_saved_energy_are_shown_with_escapes(tmp_path):
-    import json
-
-    ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "saved")
-    path = tmp_path / "saved" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99, "written_by": "composable-energy \x1b[2J"}))
+    write_record(tmp_path / ENERGY_FILE, "energy\x1b[2J", 3, {}, {})
     with pytest.raises(FileFormatError) as caught:
-        ce.load(tmp_path / "saved")
+        ce.load(tmp_path)
     assert "\x1b" not in str(caught.value) and r"\x1b[2J" in str(caught.value)
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
+from composable_energy.files import ENERGY_FILE, read_record
+from composable_energy.saving import VERSION
 from tests.saving_energies import WEIGHT, Attributes, Picture, Prior, X, normal, people, there_and_back, together
 from tests.third_party import install
 
@@ -131,8 +133,8 @@ def test_a_new_process_has_the_same_bits(site, tmp_path):
         male.base.net.weight.mul_(1.5)
     expression = ((male & ~old) | (red & 0.5 * normal())).at(0.25)
     expression.save(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert {r["distribution"] for r in config["references"]} == {"acme-people"}
+    header, _ = read_record(tmp_path / "saved" / ENERGY_FILE, "energy", VERSION)
+    assert {r["distribution"] for r in header["references"]} == {"acme-people"}
     torch.save(X, tmp_path / "x.pt")
     program = f"""
 import torch, composable_energy as ce

@@ -1,6 +1,5 @@
 """Small files that would hang, or take all memory, if they were believed."""
 
-import json
 import os
 import time
 
@@ -10,7 +9,9 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError
+from composable_energy.files import ENERGY_FILE
 from tests.saving_energies import X, normal
+from tests.saving_energies import edit as change_record
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
 
@@ -30,15 +31,11 @@ class Deep(ce.Energy):
 
 @pytest.fixture
 def config(tmp_path):
-    """Edits the config of a saved energy without a checksum."""
+    """Edits the header of a saved energy."""
     folder = tmp_path / "saved"
 
     def edit(change):
-        path = folder / "config.json"
-        data = json.loads(path.read_text())
-        data.pop("checksum")
-        change(data)
-        path.write_text(json.dumps(data))
+        change_record(folder, change)
         began = time.process_time()
         with pytest.raises(ComposableEnergyError) as caught:
             ce.load(folder)
@@ -72,6 +69,27 @@ def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config,
     assert "much larger than its saved tensors" in message or "cannot be built" in message
 
 
+class Stacked(ce.Energy):
+    def __init__(self, copies: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.cat([torch.zeros(1000, 1000)] * copies).sum(0))
+        self.options = {"copies": copies}
+
+    def config(self):
+        return self.options
+
+    def forward(self, x):
+        return x.square().sum(1)
+
+
+def test_what_functions_return_is_counted(config):
+    folder, edit = config
+    with ce.register("energy", "stacked", Stacked):
+        ce.get("energy", "stacked").save(folder)
+        message = edit(lambda data: data["references"][0]["options"].update(copies=200))
+    assert "much larger than its saved tensors" in message
+
+
 def test_an_expression_that_could_not_be_loaded_is_not_saved(tmp_path):
     energy = normal() & normal(1.0)
     for _ in range(20):
@@ -82,12 +100,11 @@ def test_an_expression_that_could_not_be_loaded_is_not_saved(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["a pipe", "an endless device", "a link to itself", "a folder"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path, name, kind):
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
     folder = tmp_path / "saved"
     normal().save(folder)
-    path = folder / name
+    path = folder / ENERGY_FILE
     path.unlink()
     match kind:
         case "a pipe":

@@ -1,22 +1,23 @@
 """Loading of damaged, swapped, crafted and newer files: a typed error or an unchanged load, and no code runs."""
 
-import hashlib
 import json
+import math
 import random
 import shutil
 import sys
 
 import pytest
+import safetensors.torch
 import torch
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
+from composable_energy.files import ENERGY_FILE, record_bytes
+from composable_energy.saving import VERSION
 from tests.campaign.files import damage
-from tests.saving_energies import X, expressions, normal, people
+from tests.saving_energies import X, edit, expressions
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
-
-FILES = ("config.json", "model.safetensors")
 
 
 @pytest.fixture
@@ -37,11 +38,7 @@ def test_200_random_corruptions(saved, tmp_path):
         i = generator.randrange(3)
         folder = tmp_path / "damaged"
         shutil.copytree(saved[i], folder)
-        name = generator.choice(FILES)
-        if generator.random() < 0.15:
-            (folder / name).write_bytes((saved[(i + 1) % 3] / name).read_bytes())
-        else:
-            (folder / name).write_bytes(damage((folder / name).read_bytes(), generator))
+        (folder / ENERGY_FILE).write_bytes(damage((folder / ENERGY_FILE).read_bytes(), generator))
         try:
             assert torch.equal(ce.load(folder)(X), values[i])
             unchanged += 1
@@ -50,7 +47,7 @@ def test_200_random_corruptions(saved, tmp_path):
             errors += 1
         shutil.rmtree(folder)
     assert errors + unchanged == 200
-    assert errors > 180
+    assert errors > 150
     assert set(sys.modules) == before
 
 
@@ -64,59 +61,38 @@ def test_a_name_of_a_folder_comes_before_a_plugin(saved, monkeypatch):
     (saved[0].parent / "people" / "male").mkdir(parents=True)
     assert str(ce.load("people/male")) == "male"
     (saved[0].parent / "people").rename("folks")
-    with pytest.raises(PluginNotFound, match=r"no config\.json in the folder 'folks' either"):
+    with pytest.raises(PluginNotFound, match=r"no energy\.safetensors in the folder 'folks' either"):
         ce.load("folks")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(saved, name):
-    (saved[0] / name).unlink()
-    with pytest.raises(FileFormatError, match=name):
-        ce.load(saved[0])
-
-
 def test_a_folder_without_an_energy_is_an_error(tmp_path):
-    with pytest.raises(FileFormatError, match=r"no config\.json"):
+    with pytest.raises(FileFormatError, match=r"no energy\.safetensors"):
         ce.load(tmp_path)
     with pytest.raises(FileFormatError, match="holds no saved energy"):
         ce.load(str(tmp_path / "nowhere"))
     with pytest.raises(PluginNotFound, match="no folder 'nowhere/at/all' either"):
         ce.load("nowhere/at/all")
-    (tmp_path / "config.json").write_text("[1, 2]")
-    with pytest.raises(FileFormatError, match="holds a list"):
+    for content in (b"", b"\xff" * 8 + b"not a header", safetensors.torch.save({"x": torch.zeros(1)})):
+        (tmp_path / ENERGY_FILE).write_bytes(content)
+        with pytest.raises(FileFormatError, match="is damaged, or no record"):
+            ce.load(tmp_path)
+
+
+def test_another_version_and_another_kind_are_named(tmp_path):
+    (tmp_path / ENERGY_FILE).write_bytes(record_bytes("energy", 9, {}, {}))
+    with pytest.raises(FileFormatError, match=r"has version 9, written by 'composable-energy .*reads 3: use the version"):
         ce.load(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(FileFormatError, match="no format number"):
-        ce.load(tmp_path)
-    (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(FileFormatError, match="cannot be read"):
+    (tmp_path / ENERGY_FILE).write_bytes(record_bytes("training", VERSION, {}, {}))
+    with pytest.raises(FileFormatError, match="holds 'training', expected 'energy'"):
         ce.load(tmp_path)
 
 
-def test_a_newer_format_says_what_to_do(saved):
-    config = json.loads((saved[0] / "config.json").read_text())
-    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 3, "written_by": "composable-energy 9.1"}))
-    with pytest.raises(FileFormatError, match=r"format 3, written by composable-energy 9\.1.*upgrade"):
+def test_a_header_with_a_key_that_occurs_twice_is_refused(saved):
+    path = saved[0] / ENERGY_FILE
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'\\"root\\"', b'\\"kind\\"'))
+    with pytest.raises(FileFormatError, match="is damaged"):
         ce.load(saved[0])
-
-
-def test_an_older_format_says_what_to_do(saved):
-    config = json.loads((saved[0] / "config.json").read_text())
-    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 1, "written_by": "composable-energy 0.1.0"}))
-    with pytest.raises(FileFormatError, match=r"format 1, written by composable-energy 0\.1\.0.*Load it with the version that wrote it"):
-        ce.load(saved[0])
-
-
-def test_a_config_changed_by_hand_is_refused_unless_its_checksum_is_removed(saved):
-    path = saved[0] / "config.json"
-    path.write_text(path.read_text().replace('"weight": 0.3', '"weight": 0.4'))
-    with pytest.raises(FileFormatError, match="delete its line `checksum`"):
-        ce.load(saved[0])
-    config = json.loads(path.read_text())
-    del config["checksum"]
-    path.write_text(json.dumps(config))
-    male, old, red = people("male", "old", "hair=red")
-    assert torch.equal(ce.load(saved[0])(X), ((male & ~old) | (red & 0.4 * normal()))(X))
 
 
 def nodes(config, kind):
@@ -202,11 +178,7 @@ EDITS = {**dict(edits_of_nodes()), **dict(edits_of_references())}
 @pytest.mark.full
 @pytest.mark.parametrize("what", EDITS)
 def test_a_crafted_config_is_refused(saved, what):
-    path = saved[0] / "config.json"
-    config = json.loads(path.read_text())
-    EDITS[what](config)
-    del config["checksum"]
-    path.write_text(json.dumps(config))
+    edit(saved[0], EDITS[what])
     before = set(sys.modules)
     with pytest.raises(FileFormatError):
         ce.load(saved[0])
@@ -218,12 +190,11 @@ def test_a_crafted_config_is_refused(saved, what):
     [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("__main__", None), ("", None)],
 )
 def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
-    path = saved[0] / "config.json"
-    config = json.loads(path.read_text())
-    for reference in config["references"]:
-        reference.update(entry=entry, distribution=distribution, version="6.6")
-    del config["checksum"]
-    path.write_text(json.dumps(config))
+    def change(config):
+        for reference in config["references"]:
+            reference.update(entry=entry, distribution=distribution, version="6.6")
+
+    edit(saved[0], change)
     if entry == "people":  # registered here: who registers a name says what to take
         assert ce.load(saved[0])(X).shape == (9,)
         return
@@ -233,38 +204,8 @@ def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
         assert f"{distribution} 6.6; install that" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_are_finite(saved, text):
-    path = saved[0] / "config.json"
-    config = json.loads(path.read_text())
-    del config["checksum"]
-    path.write_text(json.dumps(config).replace('"weight": 0.3', f'"weight": {text}'))
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_are_finite(saved, number):
+    edit(saved[0], lambda c: nodes(c, "Weighted")[0]["config"].update(weight=number))
     with pytest.raises(FileFormatError):
-        ce.load(saved[0])
-
-
-def test_a_key_that_occurs_twice_is_refused(saved):
-    path = saved[0] / "config.json"
-    path.write_text(path.read_text().replace('"root"', '"root": 0, "root"'))
-    with pytest.raises(FileFormatError, match="a key occurs twice"):
-        ce.load(saved[0])
-
-
-def test_tensors_that_are_no_safetensors_are_refused(saved):
-    path = saved[0] / "config.json"
-    config = json.loads(path.read_text())
-    evil = b"\xff" * 8 + b"not a header"
-    (saved[0] / "model.safetensors").write_bytes(evil)
-    config["tensors_sha256"] = hashlib.sha256(evil).hexdigest()
-    del config["checksum"]
-    path.write_text(json.dumps(config))
-    with pytest.raises(FileFormatError, match=r"model\.safetensors cannot be read"):
-        ce.load(saved[0])
-
-
-def test_a_huge_config_is_not_read(saved, monkeypatch):
-    from composable_energy import files
-
-    monkeypatch.setattr(files, "LARGEST_CONFIG", 100)
-    with pytest.raises(FileFormatError, match="100 at most"):
         ce.load(saved[0])

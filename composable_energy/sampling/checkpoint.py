@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
-from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
-from composable_energy.locks import exclusive
-from composable_energy.paths import exists
+from composable_energy.files import digest_of, exclusive, exists, read_record, write_record
 from composable_energy.sampling.consistency import inconsistency
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
 
-_FORMAT = 4
-_KEY = "composable_energy_checkpoint"
+_VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -124,7 +121,6 @@ class CheckpointFile:
         for i, values in enumerate(trace.reference):
             tensors |= {f"reference.{i}.{field.name}": getattr(values, field.name) for field in fields(values)}
         record = {
-            "format": _FORMAT,
             "call": self.call,
             "steps": trace.steps,
             "scalars": trace.scalars,
@@ -132,10 +128,7 @@ class CheckpointFile:
             "state": {} if trace.state is None else _add_state(tensors, trace.state),
             "reference": len(trace.reference),
         }
-        plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        record = json.loads(json.dumps(record))  # as it will be read
-        data = tensors_bytes(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
-        replace_file(self.path, data)
+        write_record(self.path, "checkpoint", _VERSION, record, tensors)
 
     def read(self) -> Saved | None:
         """Returns the content of the file; None if there is no file.
@@ -144,21 +137,14 @@ class CheckpointFile:
             FileFormatError: The file is damaged, or no checkpoint.
             OptionError: It belongs to another call.
         """
-        remove_leftovers(self.path)
         if not exists(self.path):
             return None
         try:
-            record, tensors = parse_tensors(read_bytes(self.path), _KEY, self.path)
-            number, there, digest = record["format"], dict(record["call"]), record.pop("digest", None)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{self.path} is no checkpoint, or damaged ({error}): give another path, or delete it.") from None
-        if number != _FORMAT:
-            raise FileFormatError(
-                f"{self.path} has format {number}, this version of composable-energy reads format {_FORMAT}: finish the run with the "
-                "version that began it, or give another path, or delete it to begin anew."
-            )
-        if digest != digest_of(tensors, record):
-            raise FileFormatError(f"{self.path} is damaged (its digest is another): give another path, or delete it to begin anew.")
+            record, tensors = read_record(self.path, "checkpoint", _VERSION)
+            there = dict(record["call"])
+        except (FileFormatError, KeyError, TypeError, ValueError) as error:
+            reason = error.args[0] if isinstance(error, FileFormatError) else f"{self.path} has no call."
+            raise FileFormatError(f"{reason} To begin anew, give another path, or delete the checkpoint.") from None
         here = json.loads(json.dumps(self.call))
         seed = there.get("seed")
         if type(seed) is not int or not 0 <= seed < 2**64:

@@ -15,10 +15,9 @@ from torch import Tensor
 from composable_energy.algebra import Branch, known_branches, subtracts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.files import digest_of
+from composable_energy.files import digest_of, expanded
 from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
-from composable_energy.paths import expanded
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
 from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.loop import Observer

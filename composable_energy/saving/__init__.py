@@ -1,5 +1,5 @@
-"""Saving and loading of expressions: `config.json` with the tree, `model.safetensors` with each tensor once. Nothing is unpickled."""
+"""Saving and loading of expressions: one record with the tree, and with each tensor once. Nothing is unpickled."""
 
-from composable_energy.saving.api import load, push, save
+from composable_energy.saving.api import VERSION, load, push, save
 
-__all__ = ["load", "push", "save"]
+__all__ = ["VERSION", "load", "push", "save"]

@@ -6,29 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.paths import expanded, is_directory, is_file
+from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file, is_saved, read_record, write_record
+from composable_energy.files.old import OLD_ENERGY, read_pair
 from composable_energy.registry import get
 from composable_energy.registry.schemes import find_loader, find_publisher
-from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
 from composable_energy.saving.writer import write_expression
 
+VERSION = 3
+"""The version of its header."""
+
 
 def save(energy: Energy, folder: str | Path) -> None:
-    """Writes an expression and its tensors to a folder, atomically.
+    """Writes an expression and its tensors to the file `energy.safetensors` of a folder, atomically.
 
     Objects of plug-ins are written as name, options and tensors; nodes, distributions and events as their `config()`.
 
     Args:
         energy: The expression.
-        folder: A new or empty folder, or one that `save` wrote, which is replaced.
+        folder: The folder; it is created. A saved energy in it is replaced, other files stay.
 
     Raises:
         ExpressionError: A term cannot be saved, such as a bare function; nothing is written.
-        FileFormatError: The folder holds other files.
+        StorageError: The file cannot be written; what the folder held is intact.
 
     Example:
         >>> import tempfile, torch, composable_energy as ce
@@ -44,7 +48,10 @@ def save(energy: Energy, folder: str | Path) -> None:
         config, tensors = write_expression(energy)
     except RecursionError as error:
         raise ExpressionError("The expression is nested too deeply to be saved.") from error
-    files.write(expanded(folder), config, tensors)
+    try:
+        write_record(expanded(folder) / ENERGY_FILE, "energy", VERSION, config, tensors)
+    except (ValueError, RuntimeError) as error:
+        raise ExpressionError(f"The tensors cannot be written: {error}") from error
 
 
 def load(source: str | Path, /, **options: Any) -> Energy:
@@ -68,20 +75,20 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     if not isinstance(source, str | Path):
         raise OptionError(f"load takes a folder, a name or a location, got {type(source).__name__}: write `ce.load('faces/male')`.")
     folder = expanded(source)
-    if is_file(folder / files.CONFIG):
+    if is_saved(folder):
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
-            return read_expression(*files.read(folder), where=str(folder))
+            return read_expression(*_read(folder), where=str(folder))
     located = None if isinstance(source, Path) or is_directory(folder) else find_loader(source)
     if located is not None:
         return located.load(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
-        raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
+        raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.")
     try:
         return get("energy", source, **options)
     except PluginNotFound as error:
-        where = f"no {files.CONFIG} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
+        where = f"no {ENERGY_FILE} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
 
 
@@ -109,3 +116,12 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
     if not isinstance(location, str):
         raise OptionError(f"push takes a location as text, such as 'hf:owner/name', got {location!r:.100}.")
     return find_publisher(location).push(energy, **options)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if is_file(folder / ENERGY_FILE):
+        return read_record(folder / ENERGY_FILE, "energy", VERSION)
+    config, tensors = read_pair(folder / OLD_ENERGY, "model.safetensors")
+    if config.pop("format", None) != 2 or not str(config.pop("written_by", "")).startswith("composable-energy"):
+        raise FileFormatError(f"{folder / OLD_ENERGY} is no saved energy, or one of a version before 0.1.")
+    return config, tensors

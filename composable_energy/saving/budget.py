@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +18,8 @@ LARGEST = 100_000
 """The largest number of nodes of an expression; a node that occurs twice counts twice."""
 _DEEPEST = 100  # what loads can also be evaluated, sampled and printed within the recursion limit of Python
 _ELEMENTS = 2**26  # that an object may allocate besides 4 times its saved tensors
-_OPERATIONS = 50_000  # of torch, besides 100 for each saved tensor
+_OPERATIONS = 100_000  # of torch, besides 100 for each saved tensor; spectral norms of wide networks take 75,000
+# What is checked before it allocates; results of other functions are counted after it.
 _MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "linspace", "repeat", "randperm"}
 
 
@@ -62,12 +64,24 @@ class _Limit(TorchFunctionMode):
         self.elements, self.operations = elements, operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations -= 1
-        if getattr(func, "__name__", "").removeprefix("new_") in _MAKERS:
-            self.elements -= _size([*args, *(kwargs or {}).values()])
+        kwargs = kwargs or {}
+        arguments = [*args, *kwargs.values()]
+        makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
+        self._spend(_size(arguments) if makes else 0, 1)
+        result = func(*args, **kwargs)
+        if not makes and _storage(result) not in {None, *map(_storage, arguments)}:
+            self._spend(result.numel(), 0)
+        return result
+
+    def _spend(self, elements: int, operations: int) -> None:
+        self.elements -= elements
+        self.operations -= operations
         if self.elements < 0 or self.operations < 0:
             raise ValueError("its options build something much larger than its saved tensors")
-        return func(*args, **(kwargs or {}))
+
+
+def _storage(value: Any) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else None
 
 
 def _size(arguments: list[Any]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from composable_energy.algebra import (
     Sharpened,
     Weighted,
 )
-from composable_energy.catalog import check_origin
+from composable_energy.catalog import check_origin, rebuild_object
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
@@ -30,8 +31,8 @@ from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEn
 from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
 from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
-from composable_energy.saving.references import Reference, read_reference, read_references
-from composable_energy.saving.values import FLOATING, INTEGERS, decode, decode_recommendation
+from composable_energy.saving.modules import inherited_mode, same_bits
+from composable_energy.saving.values import FLOATING, INTEGERS, Source, decode, decode_recommendation
 
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ CLASSES: Mapping[str, type[Energy]] = {
 }
 """The classes that a file may name besides plug-ins; they are written and built by their `config()`."""
 
-_KEYS = {"class", "terms", "config", "token", "recommended"}
+_NODE_KEYS = {"class", "terms", "config", "token", "recommended"}
+_REFERENCE_KEYS = frozenset({"kind", "entry", "member", "options", "distribution", "version", "modes", "tensors", "tokens"})
 
 
 def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Energy:
@@ -85,7 +87,7 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
         raise FileFormatError(f"{where}: {error}.") from error
     with torch.random.fork_rng(devices=[]):
         reader = _Reader(tensors, where)
-        reader.references = read_references(references, reader, tensors, where)
+        reader.references = _read_references(references, reader, tensors, where)
         for node in nodes:
             reader.nodes.append(reader.node(node))
     try:
@@ -94,26 +96,89 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
         raise FileFormatError(f"{where}: {error}.") from error
 
 
+@dataclass
+class _Reference:
+    """A rebuilt object with its saved state.
+
+    Args:
+        module: The object.
+        tensors: The saved tensors, by path in the object.
+        modes: The train mode of modules by path; it applies to the modules inside unless they have their own.
+        tokens: The tokens of the object and of modules inside, by path.
+        label: The name, for messages.
+        attributes: Other saved attributes of the object.
+    """
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+    modes: Mapping[str, bool]
+    tokens: Mapping[str, str]
+    label: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, path: str) -> nn.Module:
+        """Returns a module inside the object.
+
+        Raises:
+            ValueError: There is no module at the path.
+        """
+        found = dict(self.module.named_modules(remove_duplicate=False)).get(path)
+        if found is None:
+            raise ValueError(f"{self.label} has no part {path!r}")
+        return found
+
+    def restore(self) -> None:
+        """Loads the saved state into the object.
+
+        Raises:
+            ValueError: The object lacks a saved tensor, or has it in another shape.
+        """
+        own = self.module.state_dict(keep_vars=True)
+        for path, tensor in self.tensors.items():
+            if path in own and own[path].dtype != tensor.dtype and not {own[path].dtype, tensor.dtype} <= FLOATING:
+                raise ValueError(f"the tensor {path} of {self.label} has {own[path].dtype}, and the file has {tensor.dtype}")
+            if path not in own or own[path].shape != tensor.shape:
+                here = f"the shape {tuple(own[path].shape)}" if path in own else "no such tensor"
+                raise ValueError(
+                    f"{self.label} was written with a tensor {path} of shape {tuple(tensor.shape)}; the installed version "
+                    f"({getattr(self.module.origin, 'version', None)}) has {here}. Install the version that wrote it"
+                )
+        for name, value in self.attributes.items():
+            setattr(self.module, name, value)
+        for path, module in self.module.named_modules():
+            mode = inherited_mode(self.modes, path)
+            module.training = module.training if mode is None else mode
+            if path in self.tokens:
+                set_token(module, self.tokens[path])
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+        if len(dtypes) == 1:
+            self.module.to(dtype=dtypes.pop())
+        own = self.module.state_dict(keep_vars=True)
+        for path, tensor in self.tensors.items():
+            if not same_bits(own[path], tensor):
+                own[path].data = tensor.to(own[path].device, copy=True)
+
+
 class _Reader:
     """Resolves the names of energies, modules and tensors in a config; a `Source`."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
         self.tensors = tensors
         self.where = where
-        self.references: list[Reference] = []
+        self.references: list[_Reference] = []
         self.nodes: list[Energy] = []
         self._learnable: dict[str, nn.Parameter] = {}
 
     def node(self, data: Any) -> Energy:
         index = len(self.nodes)
         try:
-            if not isinstance(data, dict) or not {"class", "terms", "config"} <= data.keys() <= _KEYS:
+            if not isinstance(data, dict) or not {"class", "terms", "config"} <= data.keys() <= _NODE_KEYS:
                 raise ValueError("it is not a node")
             name, config = data["class"], _check_type(data["config"], dict)
             if name == "reference":
                 energy = self._resolve_reference(config)
             elif name == "made":
-                energy = self._energy(read_reference(config, self, self.tensors, self.where, {}).module)
+                energy = self._energy(_read_reference(config, self, self.tensors, self.where, {}).module)
             elif isinstance(name, str) and (name in CLASSES or name == "plugin"):
                 cls = CLASSES[name] if name in CLASSES else _load_class(config)
                 options = config if name in CLASSES else config["options"]
@@ -188,3 +253,76 @@ def _check_type(data: Any, kind: type[T]) -> T:
     if not isinstance(data, kind):
         raise ValueError(f"expected a {kind.__name__}, got a {type(data).__name__}")
     return data
+
+
+def _read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, Tensor], where: str) -> list[_Reference]:
+    """Returns the references of a config; those of one group share their parts.
+
+    Raises:
+        FileFormatError: A reference is malformed, or its tensors do not fit the object of the plug-in.
+        PluginNotFound: A plug-in is not installed.
+        PluginLoadError: A plug-in fails to load.
+    """
+    groups: dict[int, dict[int, Any]] = {}
+    result = []
+    for item in data:
+        group = item.get("group") if isinstance(item, dict) else None
+        if type(group) is not int:
+            raise FileFormatError(f"{where}: a reference is malformed.")
+        result.append(_read_reference(item, source, tensors, where, groups.setdefault(group, {})))
+    return result
+
+
+def _read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str, copies: dict[int, Any]) -> _Reference:
+    """Returns one reference with its saved state.
+
+    Args:
+        data: The JSON data of the reference.
+        source: Resolves tensors, energies and modules in its options.
+        tensors: The tensors of the file, by name.
+        where: The folder, for messages.
+        copies: The memo of copies of its group.
+
+    Raises:
+        FileFormatError: The reference is malformed, or its tensors do not fit the object of the plug-in.
+        PluginNotFound: A plug-in is not installed.
+        PluginLoadError: A plug-in fails to load.
+    """
+    if not isinstance(data, dict) or data.keys() - {"group", "recommended"} != _REFERENCE_KEYS or data["kind"] not in ("energy", "encoder"):
+        raise FileFormatError(f"{where}: a reference is malformed.")
+    origin = _origin(data, source, where)
+    label = f"{origin} of {origin.distribution or 'this session'} {origin.version or ''}".rstrip()
+    names, modes, tokens = data["tensors"], data["modes"], data["tokens"]
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name in tensors for name in names.values()):
+        raise FileFormatError(f"{where}: tensors of {label} are missing.")
+    if not _all_of(modes, bool) or not _all_of(tokens, str):
+        raise FileFormatError(f"{where}: the reference to {label} is malformed.")
+    try:
+        more = {"recommended": decode_recommendation(data["recommended"], source)} if "recommended" in data else {}
+        own = {path: tensors[name] for path, name in names.items()}
+        with limited(own):
+            module = rebuild_object(data["kind"], origin, copies)
+        reference = _Reference(module, own, modes, tokens, label, more)
+        reference.restore()
+    except (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError):
+        raise
+    except FAILURES as error:
+        raise FileFormatError(f"{where}: {label} cannot be built: {error}.") from error
+    return reference
+
+
+def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
+    entry, member, distribution, version = (data[key] for key in ("entry", "member", "distribution", "version"))
+    if not isinstance(entry, str) or not all(text is None or isinstance(text, str) for text in (member, distribution, version)):
+        raise FileFormatError(f"{where}: the reference to {entry!r} is malformed.")
+    try:
+        options = decode(data["options"], source)
+        if not isinstance(options, dict):
+            raise ValueError("they are not a dict")
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"{where}: the options of {entry!r} cannot be read: {error}.") from error
+    return Origin(entry, member, options, distribution, version)
+
+
+def _all_of(data: Any, kind: type) -> bool:
+    return isinstance(data, dict) and all(type(value) is kind for value in data.values())

@@ -109,6 +109,8 @@ def decode(data: Any, source: Source, depth: int = 0) -> Any:
         raise ValueError("values are nested too deeply")
     if isinstance(data, list):
         return [decode(item, source, depth + 1) for item in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        raise ValueError(f"{data} is no finite number")
     if not isinstance(data, dict):
         return data
     tags = [key for key in data if key.startswith("$")]

@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import composable_energy as ce
-from composable_energy.locks import exclusive
-from tests.campaign.crashes import normal, some_work
+from tests.campaign.crashes import some_work
 from tests.campaign.faults import in_child
 from tests.campaign.trial import Area, Trial, check
 
@@ -38,37 +36,7 @@ def set_clocks(chance: random.Random, sleep: bool) -> None:
 
 
 def prepare_clocks(folder: Path) -> Trial:
-    def waiting(chance: random.Random, place: Path) -> str:
-        """A save waits for another process, which holds the lock for a moment."""
-        normal(1.0).save(place / "saved")
-        with exclusive(place / "saved" / "config.json"):
-            here, there = os.pipe()
-            child = os.fork()
-            if child == 0:
-                set_clocks(chance, sleep=False)
-                os.close(here)
-                code = 1
-                try:
-                    os.write(there, b"x")
-                    normal(2.0).save(place / "saved")
-                    code = 0
-                finally:
-                    os._exit(code)
-            os.close(there)
-            os.read(here, 1)
-            os.close(here)
-            time.sleep(0.25)  # the save looks at the clock some times
-        check(
-            os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0,
-            "untyped error",
-            "a save did not wait when the clock of the wall jumped",
-        )
-        check(ce.load(place / "saved").config()["distribution"].mean[0].item() == 2.0, "silent wrong answer", "the old energy")
-        return "a save waited"
-
     def trial(chance: random.Random, place: Path) -> str:
-        if chance.random() < 0.2:
-            return waiting(chance, place)
         work, sleep = some_work(chance, place), chance.random() < 0.7
 
         def run() -> None:

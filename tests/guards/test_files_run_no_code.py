@@ -1,8 +1,6 @@
 """Files name no paths, addresses or plug-ins that open them, and what can run code asks for trust."""
 
-import hashlib
 import io
-import json
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,7 +16,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy_cli import main
 from composable_energy_latent import load_generator
-from tests.saving_energies import Mean
+from tests.saving_energies import Mean, edit
 
 TOUCHED: list[Any] = []
 
@@ -75,13 +73,6 @@ def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     edit(target, lambda config: config["references"][0].update({"entry": name, "options": options}))
     TOUCHED.clear()
     return target
-
-
-def edit(folder: Path, change: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config.pop("checksum", None)
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize("reader", [torch.jit.load, torch.export.load], ids=["script", "export"])
@@ -209,17 +200,7 @@ def test_weights_that_are_an_archive_too_are_refused(tmp_path):
     with pytest.raises(FileFormatError, match="weights alone"):
         load_generator(path, trust=True)
     with pytest.raises(FileFormatError, match="zip archive, too"):
-        ce.load(ce_folder(tmp_path / "E", padded))
-
-
-def ce_folder(folder: Path, tensor: torch.Tensor) -> Path:
-    """Saves an energy and puts a file of weights with one more tensor beside it."""
-    saved(folder)
-    path = folder / "model.safetensors"
-    content = safetensors.torch.save({**safetensors.torch.load(path.read_bytes()), "x": tensor})
-    path.write_bytes(content)
-    edit(folder, lambda config: config.update(tensors_sha256=hashlib.sha256(content).hexdigest()))
-    return folder
+        ce.load(edit(saved(tmp_path / "E"), tensors=lambda found: {**found, "x": padded}))
 
 
 def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):

@@ -1,20 +1,18 @@
 """What no path, number or type of a file may be is refused with a typed error, at once."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 from torch.distributions import Normal, constraints
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError
-from composable_energy.files import config_bytes
 from composable_energy_training import open_recipe
+from tests.saving_energies import edit
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -39,18 +37,9 @@ def at_once():
     signal.signal(signal.SIGALRM, before)
 
 
-def rewrite(folder: Path, change: Any = None, tensors: Any = None) -> Path:
-    """Changes the config and the tensors of a saved energy, with right digests."""
-    config, data = json.loads((folder / "config.json").read_text()), (folder / "model.safetensors").read_bytes()
-    for key in ("checksum", "tensors_sha256"):
-        config.pop(key)
-    if change is not None:
-        change(config)
-    if tensors is not None:
-        data = safetensors.torch.save({name: tensors(value) for name, value in safetensors.torch.load(data).items()})
-        (folder / "model.safetensors").write_bytes(data)
-    (folder / "config.json").write_bytes(config_bytes(config, data))
-    return folder
+def rewrite(folder: Path, change: Any = lambda header: None, tensors: Any = lambda value: value) -> Path:
+    """Changes the header and each tensor of a saved energy, with a right digest."""
+    return edit(folder, change, lambda found: {name: tensors(value) for name, value in found.items()})
 
 
 @pytest.mark.parametrize("path", [None, 3, b"x", "~nosuchuser/x", "a\0b", "\ud800"], ids=repr)

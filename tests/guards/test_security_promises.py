@@ -85,7 +85,7 @@ def _raises(patch):
 
 
 def _writes(patch):
-    patch.setattr("composable_energy.saving.api.files.read", lambda folder: (Path(folder).parent.parent / "left").write_text("x"))
+    patch.setattr("composable_energy.saving.api.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x"))
 
 
 @forks

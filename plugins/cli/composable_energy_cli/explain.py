@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ShapeError
-from composable_energy.paths import expanded
+from composable_energy.files import expanded
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, read_expression
 from composable_energy_cli.pictures import read_points

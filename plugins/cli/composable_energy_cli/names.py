@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
+from composable_energy.files import expanded, is_directory, is_saved
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
-from composable_energy.paths import expanded, is_directory, is_file
 from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from composable_energy import Energy
 
 DEFAULT_FAMILY = "faces"
-_CONFIG = "config.json"
 
 
 def add_expression(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +118,7 @@ def read_condition(text: str) -> tuple[str, float | list[list[float]]]:
 def saved_in(folder: Path) -> tuple[str, ...]:
     """Returns the names of the sub-folders that hold a saved energy."""
     with contextlib.suppress(OSError):
-        return tuple(sorted(config.parent.name for config in folder.glob(f"*/{_CONFIG}")))
+        return tuple(sorted(inner.name for inner in folder.iterdir() if is_saved(inner)))
     return ()
 
 
@@ -178,7 +177,7 @@ class Names:
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
             if slash and entry in self.entries and member in _members(entry):
                 return name
-        if is_file(folder / _CONFIG):
+        if is_saved(folder):
             return folder
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
@@ -228,7 +227,7 @@ def _folder(family: str) -> Path | None:
     if is_directory(folder):
         if saved_in(folder):
             return folder
-        own = f" It is a saved energy itself: write {family!r} in the expression." if is_file(folder / _CONFIG) else ""
+        own = f" It is a saved energy itself: write {family!r} in the expression." if is_saved(folder) else ""
         raise FileFormatError(f"--in: no sub-folder of {family!r} holds a saved energy.{own}")
     if family.startswith(("/", "./", "../", "~")):
         raise FileFormatError(f"--in: there is no folder {family!r}.")

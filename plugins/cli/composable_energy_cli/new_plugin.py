@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from composable_energy.errors import OptionError, StorageError
-from composable_energy.paths import exists, expanded
+from composable_energy.files import exists, expanded
 from composable_energy.printable import printable
 from composable_energy.registry import Command, names
 

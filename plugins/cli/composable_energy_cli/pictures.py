@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.paths import is_directory, is_file
+from composable_energy.files import is_directory, is_file
 from composable_energy_viz.files import check_archive, open_picture
 
 if TYPE_CHECKING:

@@ -257,7 +257,7 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
     assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
     assert run("sample", "./nowhere") == 2
     assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
-    Path("saved", "config.json").write_text("{")
+    Path("saved", "energy.safetensors").write_text("{")
     assert run("sample", "./saved") == 2
     assert capsys.readouterr().err.startswith("composable-energy: error: ")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.files import check_config, config_bytes, read_config, read_tensors, replace_file
+from composable_energy.files import expanded, is_file, read_record, write_record
+from composable_energy.files.old import read_pair
 from composable_energy.options import check_choice
-from composable_energy.paths import expanded, is_file
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
@@ -24,8 +22,9 @@ from composable_energy_comet.window import WindowEnergy
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the models that come with the package."""
 
-_VERSION = 2  # version 1 had no digests
-_CONFIG, _TENSORS = "comet.json", "comet.safetensors"
+_FILE = "comet.safetensors"
+_VERSION = 3
+_OLD = "comet.json"
 _ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy, "comet-window": WindowEnergy}
 _ENCODERS = {"attention": AttentionEncoder, "glimpse": GlimpseEncoder, "vector": VectorEncoder}
 
@@ -171,10 +170,7 @@ def comet_window(
 
 
 def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_encoder: bool = False) -> None:
-    """Saves a model to a folder, for `load_comet`.
-
-    `comet.safetensors` holds the weights. `comet.json` holds the options, the SHA-256 of the weights and a checksum of itself, so damage
-    to either file is detected. To edit `comet.json` by hand, remove its line `checksum`.
+    """Saves the options and weights of a model to the file `comet.safetensors` of a folder, for `load_comet`.
 
     Args:
         model: The model.
@@ -182,25 +178,17 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_en
         half: Whether to store weights in half precision, for small files.
         small_encoder: Whether to store those of the encoder in 8 bits, `float8_e4m3fn`. The error of the shipped objects grows by 3 %.
     """
-    target = expanded(folder)
     kind = next(name for name, encoder in _ENCODERS.items() if isinstance(model.encoder, encoder))
-    config = {
-        "version": _VERSION,
-        "encoder": {"kind": kind, **model.encoder.config()},
-        "energy": {"kind": model.energy.name, **model.energy.config()},
-    }
+    config = {"encoder": {"kind": kind, **model.encoder.config()}, "energy": {"kind": model.energy.name, **model.energy.config()}}
     tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
     if small_encoder:
         tensors |= {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items() if name.startswith("encoder.")}
-    data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
-    for name, content in ((_TENSORS, data), (_CONFIG, config_bytes(config, data))):
-        replace_file(target / name, content)
+    (expanded(folder) / _OLD).unlink(missing_ok=True)
+    write_record(expanded(folder) / _FILE, "comet", _VERSION, config, tensors)
 
 
 def load_comet(weights: str | Path) -> Comet:
     """Loads a trained model, in eval mode and single precision.
-
-    A folder of format version 1 has no digests. It is read with a warning, because damage to it may go unnoticed.
 
     Args:
         weights: The folder that `save_comet` or a recipe wrote, or the name of a model of the package: `"sprites"`, `"objects"`.
@@ -209,21 +197,13 @@ def load_comet(weights: str | Path) -> Comet:
         FileFormatError: There is no such model, or it is damaged or of another version.
     """
     folder = expanded(weights)
-    if is_file(SHIPPED / Path(weights).name / _CONFIG) and str(weights) == Path(weights).name:
+    if is_file(SHIPPED / Path(weights).name / _FILE) and str(weights) == Path(weights).name:
         folder = SHIPPED / str(weights)
-    if not is_file(folder / _CONFIG):
-        names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))
-        raise FileFormatError(f"{str(weights)!r} is neither a folder with {_CONFIG} nor a model that comes with the package ({names}).")
-    config = read_config(folder / _CONFIG)
-    digest = check_config(config, folder / _CONFIG)
-    if config.get("version") not in (1, _VERSION):
-        raise FileFormatError(f"{folder} has format version {config.get('version')}, this package reads 1 and {_VERSION}.")
-    if config["version"] == 1:
-        warnings.warn(
-            f"{folder} has format version 1, without digests, so damage to it may go unnoticed; `save_comet` writes it anew with them.",
-            stacklevel=2,
-        )
-    tensors = read_tensors(folder / _TENSORS, digest, _CONFIG, unchecked=config["version"] == 1)
+    if not is_file(folder / _FILE):
+        names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_FILE}")))
+        raise FileFormatError(f"{str(weights)!r} is neither a folder with {_FILE} nor a model that comes with the package ({names}).")
+    old = is_file(folder / _OLD)
+    config, tensors = read_pair(folder / _OLD, _FILE) if old else read_record(folder / _FILE, "comet", _VERSION)
     try:
         encoder, energy = dict(config["encoder"]), dict(config["energy"])
         model = _build(encoder.pop("kind"), encoder, energy.pop("kind"), energy)

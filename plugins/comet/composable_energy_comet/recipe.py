@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.files import replace_file
+from composable_energy.files import expanded, replace_file
 from composable_energy.options import check_choice
-from composable_energy.paths import expanded
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import composable_energy as ce
 from composable_energy.conditions import CHAINS
+from composable_energy.files import ENERGY_FILE, read_record
+from composable_energy.saving import VERSION
 from composable_energy.supports import format_support
 from composable_energy_hub.location import Location, client
 
@@ -83,8 +84,8 @@ def _recommended(energy: ce.Energy) -> str:
 
 def _requirements(saved: Path) -> list[str]:
     """Returns the distributions that the saved energy names, the library with its extra first."""
-    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
-    return [f"{LIBRARY}[hub]", *sorted(set(_distributions(config)) - {LIBRARY, ""})]
+    header, _ = read_record(saved / ENERGY_FILE, "energy", VERSION)
+    return [f"{LIBRARY}[hub]", *sorted(set(_distributions(header)) - {LIBRARY, ""})]
 
 
 def _distributions(data: Any) -> Iterator[str]:

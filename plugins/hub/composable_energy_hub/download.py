@@ -1,19 +1,17 @@
-"""Loading of energies from the hub. Two files are downloaded, `config.json` and `model.safetensors`; no code and no pickle is."""
+"""Loading of energies from the hub. One file is downloaded, `energy.safetensors`; no code and no pickle is."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError
-from composable_energy.files import read_config
+from composable_energy.files import ENERGY_FILE
 from composable_energy_hub.errors import HubError, translated
 from composable_energy_hub.location import Location, client
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _SHOWN = 5
 
@@ -29,9 +27,8 @@ def load(
 ) -> ce.Energy:
     """Returns an energy from a repository of the hub: what `ce.load("hf:owner/name@revision")` calls.
 
-    Only `config.json` and `model.safetensors` are downloaded, the second one only if the first is of this library. They are read by
-    `ce.load`, which executes no code of the repository. Tokens, cache and offline mode are those of `huggingface_hub`: `HF_TOKEN`,
-    `HF_HOME`, `HF_HUB_OFFLINE`.
+    Only `energy.safetensors` is downloaded. It is read by `ce.load`, which executes no code of the repository. Tokens, cache and offline
+    mode are those of `huggingface_hub`: `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`.
 
     Args:
         location: `owner/name`, or `owner/name@revision` with a branch, a tag or a commit hash.
@@ -62,33 +59,20 @@ def load(
         "library_version": ce.__version__,
     }
 
-    def fetch(revision: str | None, *files: str) -> Path:
-        """Returns the folder of a commit in the cache, with those of the files that the repository has."""
-        with translated(place, offline=local_files_only):
-            return Path(hub.snapshot_download(place.repository, revision=revision, allow_patterns=list(files), **options))
-
-    folder = fetch(place.revision, CONFIG)
-    with _naming(place, folder.name):
-        ours = (folder / CONFIG).is_file() and "written_by" in read_config(folder / CONFIG)
-    if not ours or not (fetch(folder.name, CONFIG, TENSORS) / TENSORS).is_file():
+    with translated(place, offline=local_files_only):
+        folder = Path(hub.snapshot_download(place.repository, revision=place.revision, allow_patterns=[ENERGY_FILE], **options))
+    if not (folder / ENERGY_FILE).is_file():
         files: list[str] = []
         if not local_files_only:
             with contextlib.suppress(HubError), translated(place):  # offline, the message is without names of files
                 api = hub.HfApi(endpoint=endpoint, token=token)
                 files = api.list_repo_files(place.repository, revision=folder.name)
         raise _no_energy(place, files)
-    with _naming(place, folder.name):
-        return ce.load(folder)
-
-
-@contextlib.contextmanager
-def _naming(place: Location, commit: str) -> Iterator[None]:
-    """Adds to errors of files where they are from."""
     try:
-        yield
+        return ce.load(folder)
     except FileFormatError as error:
         raise FileFormatError(
-            f"{error} The files are those of {place}, commit {commit}; if they were damaged on the way, load with force_download=True."
+            f"{error} The file is that of {place}, commit {folder.name}; if it was damaged on the way, load with force_download=True."
         ) from error
 
 
@@ -102,9 +86,7 @@ def _no_energy(place: Location, files: list[str]) -> FileFormatError:
             "Ask its authors for safetensors; or read the model yourself, build an energy with composable_energy.as_energy, and push that."
         )
     found = f"; it has {_listed(files)}" if files else ""
-    return FileFormatError(
-        f"{place} holds no energy of composable-energy{found}. One is written by `E.push(...)`: a {CONFIG} with its format and a {TENSORS}."
-    )
+    return FileFormatError(f"{place} holds no energy of composable-energy{found}. `E.push(...)` writes one, the file {ENERGY_FILE}.")
 
 
 def _listed(files: list[str]) -> str:

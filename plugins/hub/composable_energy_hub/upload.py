@@ -1,4 +1,4 @@
-"""Uploading of energies to the hub: `config.json`, `model.safetensors` and a model card."""
+"""Uploading of energies to the hub: `energy.safetensors` and a model card."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import composable_energy as ce
+from composable_energy.files import ENERGY_FILE
 from composable_energy_hub.card import model_card
-from composable_energy_hub.download import CONFIG, TENSORS
 from composable_energy_hub.errors import translated
 from composable_energy_hub.location import SCHEME, Location, client
 
@@ -69,7 +69,7 @@ def push(
                 api.create_branch(place.repository, branch=place.revision, exist_ok=True)
             commit = api.create_commit(
                 place.repository,
-                [hub.CommitOperationAdd(file, saved / file) for file in (CONFIG, TENSORS, _CARD)],
+                [hub.CommitOperationAdd(file, saved / file) for file in (ENERGY_FILE, _CARD)],
                 commit_message=message or f"Upload {energy}"[:200],
                 revision=place.revision,
             )

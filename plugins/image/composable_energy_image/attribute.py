@@ -7,7 +7,7 @@ from pathlib import Path
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.paths import expanded
+from composable_energy.files import expanded
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import open_pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import composable_energy as ce
-from composable_energy.paths import expanded
+from composable_energy.files import expanded
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.files import expanded
 from composable_energy.noise import Noise
-from composable_energy.paths import expanded
 from composable_energy.registry import get, get_factory
 from composable_energy.registry.build import stored_options
 from composable_energy.saving import save

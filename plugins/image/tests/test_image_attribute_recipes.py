@@ -10,6 +10,8 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy.files import ENERGY_FILE, digest_of, read_record
+from composable_energy.saving import VERSION
 from composable_energy_cli import main
 from composable_energy_image import Autoencoder, CodeEnergy
 from composable_energy_image.attribute import attribute
@@ -88,8 +90,8 @@ class TestRecipes:
                 recipe.train(pictures, tmp_path / "killed")
         again = recipe.train(pictures, tmp_path / "killed")
         for name in ("base", "left"):
-            first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
-            assert first == second
+            first, second = (read_record(folder / name / ENERGY_FILE, "energy", VERSION)[1] for folder in (whole, again))
+            assert digest_of(first) == digest_of(second)
 
     @pytest.mark.full
     def test_sizes_follow_the_pictures_unless_they_are_set(self, tmp_path):

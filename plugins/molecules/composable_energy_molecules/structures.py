@@ -13,8 +13,8 @@ from torch import Tensor
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
+from composable_energy.files import expanded, is_file
 from composable_energy.options import check_integer
-from composable_energy.paths import expanded, is_file
 from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, index_of

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, StorageError
-from composable_energy.files import remove_leftovers, replace_file
+from composable_energy.files import replace_file
 from composable_energy.options import check_integer
 from composable_energy_training.monitor import Alert
 from composable_energy_viz.files import is_picture, write_grid
@@ -82,7 +82,6 @@ class CSVLog(Callback):
             FileFormatError: `log.csv` is another table.
         """
         self._path, self._started = _folder(trainer, "a table") / "log.csv", time.monotonic()
-        remove_leftovers(self._path)
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()  # a killed process may leave an incomplete last line
         self._names = next(csv.reader(lines[:1]), [])

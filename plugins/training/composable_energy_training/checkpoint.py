@@ -1,11 +1,7 @@
-"""The file format of training checkpoints: one safetensors file, written atomically.
-
-Tensors are stored by name; everything else is JSON in the file's metadata, with a digest of both. No code is stored.
-"""
+"""Training checkpoints as records: tensors by name, and everything else as JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError
-from composable_energy.files import digest_of, parse_tensors, read_bytes, replace_file, tensors_bytes
+from composable_energy.files import DamagedFileError, read_record, write_record
 
-_FORMAT = 2
-_KEY = "composable_energy_training"
-_METADATA = "told"  # part of the format
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,51 +34,26 @@ class Checkpoint:
         return {key[len(name) + 1 :]: tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")}
 
 
-class DamagedCheckpoint(Exception):  # noqa: N818
-    """A file is not a checkpoint, or is damaged."""
-
-
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint atomically: the data reach the disk before the file gets its name.
 
     Raises:
         OSError: The file cannot be written.
     """
-    from composable_energy import __version__
-
-    header = {
-        "format": _FORMAT,
-        "written_by": f"composable-energy {__version__}",
-        "step": checkpoint.step,
-        _METADATA: checkpoint.metadata,
-    }
-    header = json.loads(json.dumps(header))  # as it will be read
-    header["digest"] = digest_of(checkpoint.tensors, header)
-    data = tensors_bytes(checkpoint.tensors, {_KEY: json.dumps(header)})
-    replace_file(path, data)
+    write_record(path, "training", _VERSION, {"step": checkpoint.step, "metadata": checkpoint.metadata}, checkpoint.tensors)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint and checks its digest.
 
     Raises:
-        DamagedCheckpoint: The file is not a checkpoint, or is damaged.
+        DamagedFileError: The file is not a checkpoint, or is damaged.
         FileFormatError: It has the format of another version.
     """
-    try:
-        header, tensors = parse_tensors(read_bytes(path), _KEY, path)
-        version, writer = header["format"], header["written_by"]
-    except (FileFormatError, KeyError) as error:
-        raise DamagedCheckpoint(f"{path} is not a checkpoint, or is damaged ({error})") from None
-    if version != _FORMAT:
-        raise FileFormatError(
-            f"{path} has format {version}, written by {writer}; this version reads {_FORMAT}: use that version, or give another folder."
-        )
-    digest, step, metadata = header.pop("digest", None), header.get("step"), header.get(_METADATA)
-    if digest not in (digest_of(tensors, header), digest_of(tensors)):  # the second is that of earlier versions
-        raise DamagedCheckpoint(f"{path} is damaged (its digest does not match)")
+    header, tensors = read_record(path, "training", _VERSION)
+    step, metadata = header.get("step"), header.get("metadata")
     if type(step) is not int or step < 0 or not isinstance(metadata, dict):
-        raise DamagedCheckpoint(f"{path} is damaged (it has no number of steps or no settings)")
+        raise DamagedFileError(f"{path} has no number of steps or no settings.")
     return Checkpoint(step, metadata, tensors)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
-from composable_energy.locks import exclusive
-from composable_energy_training.checkpoint import Checkpoint, DamagedCheckpoint, check_tensors, read_checkpoint, write_checkpoint
+from composable_energy.files import DamagedFileError, exclusive
+from composable_energy_training.checkpoint import Checkpoint, check_tensors, read_checkpoint, write_checkpoint
 from composable_energy_training.description import list_differences
 from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
@@ -221,10 +221,10 @@ class CheckpointStore:
                 if not isinstance(settings, dict) or "precision" not in settings:
                     raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")
                 return checkpoint
-            except DamagedCheckpoint as error:
+            except DamagedFileError as error:
                 if step == steps[0]:
-                    raise FileFormatError(f"{error}. No checkpoint is left in {self.folder}: delete the folder to start again.") from error
-                warnings.warn(f"{error}; resuming from the one before it.", stacklevel=2)
+                    raise FileFormatError(f"{error.args[0]} No checkpoint is left: delete {self.folder} to start again.") from error
+                warnings.warn(f"{error.args[0]} Resuming from the checkpoint before it.", stacklevel=2)
                 path.unlink(missing_ok=True)
         return None
 

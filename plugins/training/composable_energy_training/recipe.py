@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
-from composable_energy.files import remove_leftovers, replace_file
-from composable_energy.paths import expanded, is_file
+from composable_energy.files import expanded, is_file, replace_file
 from composable_energy.registry import get
 from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
@@ -155,7 +154,6 @@ class Recipe(ABC):
                 shown = "; ".join(f"{key}: there {old.get(key, NONE)!r}, here {new.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} has a run with other settings ({shown}{more}). Use those settings, or another folder.")
-        remove_leftovers(file)
         replace_file(file, text.encode())
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
-from composable_energy.files import replace_file
-from composable_energy.paths import is_directory
+from composable_energy.files import is_directory, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.files import is_directory
 from composable_energy.options import check_integer
-from composable_energy.paths import is_directory
 from composable_energy_viz.files import is_picture, layout, write_image
 
 if TYPE_CHECKING:

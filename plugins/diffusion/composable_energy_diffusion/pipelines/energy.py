@@ -8,7 +8,7 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.paths import expanded, is_directory
+from composable_energy.files import expanded, is_directory
 from composable_energy.registry import get
 from composable_energy.suggestions import nearest
 from composable_energy_diffusion.energy import DiffusionEnergy

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
-from composable_energy.paths import is_file
+from composable_energy.files import is_file
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.errors import FileFormatError
-from composable_energy.paths import exists, is_directory
+from composable_energy.files import exists, is_directory
 from composable_energy_image.data.attribute_table import check_match, read_csv, read_text
 from composable_energy_image.data.labels import BINARY, Labels
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, open_image

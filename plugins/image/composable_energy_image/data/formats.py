@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.files import expanded, is_directory, is_file
 from composable_energy.options import check_integer
-from composable_energy.paths import expanded, is_directory, is_file
 from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy_image.data.cache import read_cached, write_cached
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx

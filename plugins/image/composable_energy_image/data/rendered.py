@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.paths import is_directory, is_file
+from composable_energy.files import is_directory, is_file
 from composable_energy_image.data.labels import Labels, labels_from_numbers
 from composable_energy_image.data.scene_files import open_scenes, read_classes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image

@@ -13,9 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
-from composable_energy.files import replace_file
-from composable_energy.memory import written_bytes
-from composable_energy.paths import expanded
+from composable_energy.files import expanded, replace_file, written_bytes
 from composable_energy_image.data.world import Scenes, World, check_integer
 from composable_energy_viz.files import check_archive
 

@@ -1,0 +1,177 @@
+"""Paths that users give, locks, and files that are read within bounds and written atomically.
+
+A path that the system cannot look up, such as one with a name that is too long, leads nowhere; `Path.is_file` raises `OSError` for these up
+to Python 3.13.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from composable_energy.errors import FileFormatError, InUseError, OptionError, StorageError
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with the home of `~` and `~user`.
+
+    Raises:
+        OptionError: It is no path of this system, such as a text with a null character, or the user is unknown.
+    """
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a null character")
+        return Path(path).expanduser()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"{str(path)!r:.200} is no path: {str(error).rstrip('.')}.") from error
+
+
+def exists(path: Path) -> bool:
+    """Returns whether there is something at a path."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether there is a regular file at a path."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_directory(path: Path) -> bool:
+    """Returns whether there is a folder at a path."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def real_path(path: Path) -> Path:
+    """Returns the absolute path of a file or folder, without links.
+
+    Raises:
+        StorageError: The path is relative to a working directory that was deleted.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{path} leads nowhere, since the working directory was deleted: change to another, or give an absolute path."
+        ) from error
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds the lock of a path, the file `.NAME.lock` beside it, which is removed on exit.
+
+    The operating system releases the lock when its owner ends, also after a kill.
+
+    Args:
+        path: The file; its folder is created.
+
+    Raises:
+        InUseError: Another process, or another call in this one, holds the lock.
+        StorageError: The lock cannot be created.
+    """
+    path = real_path(path)
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, thread_local=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InUseError(f"{path} is in use by another call or process: wait until that ends, or give another path.") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be locked ({error.strerror or error}): give a path in a folder that can be written.") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # first, so that nobody else's is removed; a process that opened it before will notice
+            place.unlink(missing_ok=True)
+        lock.release()
+
+
+def read_bytes(path: Path, largest: int | None = None) -> bytes:
+    """Returns the content of a regular file. A pipe or a device, which may never end, is refused.
+
+    Args:
+        path: The file.
+        largest: The largest size in bytes; None for no limit.
+
+    Raises:
+        FileFormatError: The file cannot be read, is too large or no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileFormatError(f"{path} cannot be read: it is no regular file.")
+            if largest is not None and status.st_size > largest:
+                raise FileFormatError(f"{path} has {status.st_size} bytes, and {largest} at most are read.")
+            return file.read()
+    except (OSError, MemoryError, ValueError) as error:  # the last for a path with a null character
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error or 'out of memory'}.") from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file atomically: after a crash it has its old or its new content.
+
+    The content is synced to a temporary file, which is then renamed. A symbolic link stays, and its target is replaced; permissions stay.
+    Temporary files of the same path, whose processes were killed, are removed.
+
+    Raises:
+        StorageError: The file cannot be written; its old content is intact.
+    """
+    target = real_path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        with fresh.open("xb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                fresh.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        failure = StorageError(f"{path} cannot be written ({error.strerror or error}): free some space, or give another place.")
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            if (match := known.fullmatch(entry.name)) and not _runs(int(match[1])):
+                entry.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    """Returns whether there is a process with an id; True where that is unknown."""
+    try:
+        return os.name != "posix" or os.kill(pid, 0) is None
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Syncs the names in a folder to the disk."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
