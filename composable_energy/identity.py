@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.captures import dense_parts
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
@@ -214,6 +213,20 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:
     return all(_same_parts(one, other) for one, other in zip(dense_parts(a), dense_parts(b), strict=True))
+
+
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one, for `torch.equal`."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor.to_dense(),)
 
 
 def _same_parts(a: Tensor, b: Tensor) -> bool:

@@ -76,7 +76,7 @@ def test_points_and_infos_are_those_of_single_steps(pair, sampler):
 @pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.2, 5), ChEES(0.2, 1.1), TUNED["dense"]])
 def test_steps_of_a_network_are_compiled(sampler):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).requires_grad_(False)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).requires_grad_(False).eval()
     energy = ce.as_energy(lambda x: net(x) + x.square().sum(1) / 2, event_shape=(3,))
     call = {"sampler": sampler, **CALL}
     torch.testing.assert_close(compiled(energy).sample((20, 3), **call), energy.sample((20, 3), **call))

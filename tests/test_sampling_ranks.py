@@ -55,7 +55,7 @@ class Telling(Sampler):
         return State(x, *energy_and_gradient(energy, x)), Info(scalars=scalars)
 
 torch.manual_seed(0)
-net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
+net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double().eval()
 energies = {
     "plane": ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0)),
     "network": ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2),

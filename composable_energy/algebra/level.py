@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS
 from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, ExpressionError, LevelWarning, OptionError
 from composable_energy.estimate import Estimate
-from composable_energy.twins import twin
+from composable_energy.twins import tensors_of, twin
 
 T = TypeVar("T")
 

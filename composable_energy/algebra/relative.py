@@ -13,7 +13,6 @@ from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.energy import Energy
@@ -24,7 +23,7 @@ from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support
-from composable_energy.twins import twin
+from composable_energy.twins import tensors_of, twin
 
 
 class Relative(Node):

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
@@ -41,7 +40,7 @@ from composable_energy.sampling.graph import (
     trace,
 )
 from composable_energy.sampling.wrappers import EqualEnergy
-from composable_energy.twins import twin
+from composable_energy.twins import tensors_of, twin
 
 _MAX_SHAPES = 8  # a call has two or three shapes of batches
 _MOST_EXAMPLES, _MOST_NUMBERS, _LEAST_EXAMPLES = 16, 2**14, 4  # points, and their coordinates, that each call evaluates

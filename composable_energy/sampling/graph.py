@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
-from composable_energy.captures import PLAIN, contents, dense_parts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.identity import dense_parts
+from composable_energy.twins import PLAIN, contents
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value
