@@ -52,7 +52,6 @@ class EnergyFunction(nn.Module, ABC):
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
-    derived: ClassVar[frozenset[str]] = frozenset()
     _event_shape: torch.Size | None = None
     _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference

@@ -197,8 +197,7 @@ def _own_values(module: nn.Module) -> dict[str, Any]:
     """Returns the tensors of a module, and its `config()` or else its attributes."""
     attributes = vars(module)
     if getattr(type(module), "has_config", False):
-        config = {name: value for name, value in module.config().items() if name not in getattr(module, "derived", ())}  # pyright: ignore[reportCallIssue]
-        return {"config": config, "_parameters": module._parameters, "_buffers": module._buffers}
+        return {"config": module.config(), "_parameters": module._parameters, "_buffers": module._buffers}  # pyright: ignore[reportCallIssue]
     return {name: value for name, value in attributes.items() if name not in _NO_VALUES}
 
 

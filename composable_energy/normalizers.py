@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from composable_energy.algebra import Conditioned
+from composable_energy.algebra import Conditioned, lacks_level, with_levels
 from composable_energy.checks import check_value
 from composable_energy.density import check_tails
 from composable_energy.energy import Energy
@@ -174,7 +174,7 @@ def log_z(
 
 
 def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) -> Energy:
-    r"""Returns an expression whose mixtures draw from each branch in proportion to its weight.
+    r"""Returns an expression in which the levels of `~A` are known, and whose mixtures draw from each branch in proportion to its weight.
 
     `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, so a constant added to one energy changes its share, and so does the width of its density.
     Calibration estimates $\log Z$ of each branch of every mixture, for the whole density of the branch with its base; then
@@ -204,8 +204,11 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
         >>> [round(z, 1) for z in mixture.log_z]
         [0.8, 3.2]
     """
-    seed = secrets.randbits(63) if seed is None else seed
-    return get_own("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
+    energy, seed = as_energy(expression), secrets.randbits(63) if seed is None else seed
+    if lacks_level(energy):
+        points = _points(energy, *(options.get(name) for name in ("base", "draws", "init", "event_shape", "dtype", "device")))
+        energy = with_levels(energy, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device))
+    return get_own("estimator", "calibrate")(energy, seed=seed, **options)
 
 
 def _points(

@@ -61,7 +61,9 @@ def twin(energy: T) -> T:
             "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
         ) from error
     for module in modules:
-        new = memo[id(module)]
+        new = memo.get(id(module))
+        if new is None:  # its class says that it is its own copy
+            continue
         new.training = False
         if hasattr(type(module), "became_twin"):
             new.became_twin(module)

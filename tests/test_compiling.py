@@ -36,7 +36,7 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_a_compiled_energy_has_the_properties_of_the_energy(name):
     """All but those of the object itself: its terms, its origin, and how it is saved."""
-    own = {"terms", "origin", "comes_trained", "has_config", "has_own_gradient", "derived", "training", "T_destination", "dump_patches"}
+    own = {"terms", "origin", "comes_trained", "has_config", "has_own_gradient", "training", "T_destination", "dump_patches"}
     energy = LEAVES[name]
     fast = compiled(energy)
     for each in sorted(set(dir(ce.Energy)) - own):

@@ -43,6 +43,7 @@ class Conjunction(Node):
         tensor([2., 2., 2.])
     """
 
+    sums = True
     precedence = 60
 
     def __init__(self, *terms: Energy) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node
+from composable_energy.algebra.node import Transformed
 from composable_energy.algebra.text import format_operand
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
@@ -17,7 +17,7 @@ from composable_energy.identity import token_of
 from composable_energy.options import check_instance
 
 
-class Decoded(Node):
+class Decoded(Transformed):
     r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
 
     Other than `PulledBack`, it changes no value: it says in which space an energy lives, as a prior does.

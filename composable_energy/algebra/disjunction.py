@@ -68,6 +68,7 @@ class Disjunction(Node):
     """
 
     precedence = 50
+    _notes_needs = True
 
     def __init__(
         self,
@@ -130,15 +131,12 @@ class Disjunction(Node):
         Raises:
             ContradictionError: All terms are unsatisfiable.
         """
-        self.check_values("A mixture")
         shifts = self._shifts if self.weighted else [0.0] * len(self.terms)
         branches = self._energies([self._branch(term) for term in self.terms], shifts, x, conditions)
         like = next(energies for energies in branches if energies is not None)
         return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._valueless:
-            self.check_values("A mixture")
         branches = [energies for energies in self._energies(self._branches, self._shifts, x, conditions) if energies is not None]
         return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, dividing_by
+from composable_energy.algebra.node import Node, Transformed, dividing_by
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
@@ -32,6 +32,8 @@ class Relative(Node):
     Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
     0 where the base is infinite, so such a sum is infinite there.
     """
+
+    sums = True
 
     def __init__(self, operand: Energy, base: Energy) -> None:
         if not isinstance(base, Energy):
@@ -67,7 +69,7 @@ class Relative(Node):
         return f"{format_operand(self.terms[0], 95)}.relative_to({self.terms[1]})"
 
 
-class Conditioned(Node):
+class Conditioned(Transformed):
     """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`.
 
     Args:
@@ -125,7 +127,7 @@ class Conditioned(Node):
         return f"{format_operand(self.terms[0], 95)}.{call}"
 
 
-class PulledBack(Node):
+class PulledBack(Transformed):
     r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
 
     The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at a denoised point:

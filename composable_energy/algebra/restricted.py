@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node
+from composable_energy.algebra.node import Transformed
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import zeros
 from composable_energy.bases import evidence_of
@@ -18,7 +18,7 @@ from composable_energy.support_sets import intersect, is_bounded
 from composable_energy.supports import Support, check_support, format_support, map_support
 
 
-class Restricted(Node):
+class Restricted(Transformed):
     r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
 
     Args:

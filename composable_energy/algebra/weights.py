@@ -31,6 +31,7 @@ class Weighted(Node):
         inverse: Whether to divide by the weight, for a learnable temperature.
     """
 
+    sums = True
     precedence = 80
     weight: Weight
 
@@ -85,6 +86,7 @@ class Weighted(Node):
 class Sharpened(Node):
     r"""An energy with weighted evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance."""
 
+    sums = True
     weight: Weight
 
     def __init__(self, operand: Energy, weight: Weight) -> None:
@@ -124,6 +126,7 @@ class Difference(Node):
     value where $p_B$ is 0.
     """
 
+    sums = True
     precedence = 70
 
     def __init__(self, left: Energy, right: Energy) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import estimate_levels, warn_of_shares
+from composable_energy.algebra import warn_of_shares
 from composable_energy.energy import Energy
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
@@ -148,7 +148,6 @@ def sample(
     arguments, began = dict(locals()), time.perf_counter()
     with evaluation_context(energy), silenced(warn is False), ExitStack() as held:
         request = resolve_request(arguments, held)
-        estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)

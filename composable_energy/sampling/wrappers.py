@@ -6,17 +6,17 @@ from abc import ABC
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composable_energy.algebra import Conditioned
-from composable_energy.bases import WeightedBase
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
-from composable_energy.estimate import Estimate
-from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
-from composable_energy.supports import Support
+
+
+def _forwarded(name: str) -> Any:
+    return property(lambda self: getattr(self.energy, name))
 
 
 class EnergyWrapper(Energy, ABC):
@@ -26,34 +26,18 @@ class EnergyWrapper(Energy, ABC):
         energy: The wrapped energy.
     """
 
+    has_value, evidence_has_value, needs_log_densities = map(_forwarded, ("has_value", "evidence_has_value", "needs_log_densities"))
+    conditions, required_conditions = _forwarded("conditions"), _forwarded("required_conditions")
+    grounded, unsatisfiable = _forwarded("grounded"), _forwarded("unsatisfiable")
+
     def __init__(self, energy: Energy) -> None:
         super().__init__()
         self.energy = energy
         self.event_shape = energy.event_shape
 
     @property
-    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.energy.has_value
-
-    @property
-    def evidence_has_value(self) -> bool:
-        return self.energy.evidence_has_value
-
-    @property
-    def needs_log_densities(self) -> bool:
-        return self.energy.needs_log_densities
-
-    @property
     def terms(self) -> tuple[Energy, ...]:
         return (self.energy,)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.energy.conditions
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self.energy.required_conditions
 
     def __str__(self) -> str:
         return str(self.energy)
@@ -62,46 +46,17 @@ class EnergyWrapper(Energy, ABC):
 class EqualEnergy(EnergyWrapper, ABC):
     """Abstract energy that equals another one up to rounding, and has all its properties."""
 
+    support, bases, formula, decoder = map(_forwarded, ("support", "bases", "formula", "decoder"))
+    log_normalizer, decoded_shape = _forwarded("log_normalizer"), _forwarded("decoded_shape")
+
     def __init__(self, energy: Energy) -> None:
         super().__init__(energy)
         self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
         self.evidence_normalized, self.has_gradient = energy.evidence_normalized, energy.has_gradient
         self.widens_itself, self._signed = energy.widens_itself, energy._signed
 
-    @property
-    def support(self) -> Support:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.energy.support
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        return self.energy.log_normalizer
-
     def known_level(self, quantile: float) -> float | None:
         return self.energy.known_level(quantile)
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        return self.energy.decoded_shape
-
-    @property
-    def unsatisfiable(self) -> bool:
-        return self.energy.unsatisfiable
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return self.energy.bases
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        return self.energy.decoder
-
-    @property
-    def formula(self) -> Formula | None:
-        return self.energy.formula
-
-    @property
-    def grounded(self) -> bool:
-        return self.energy.grounded
 
 
 class _RowSelection(EnergyWrapper):
