@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import Transformed
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
@@ -59,5 +59,5 @@ class Decoded(Transformed):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return evidence_of(self.terms[0], x, conditions)
 
-    def __str__(self) -> str:
-        return self.name or f"{format_operand(self.terms[0], 95)}.shown_by({type(self.generator).__name__})"
+    def text(self, operand: Operand) -> str:
+        return self.name or f"{operand(self.terms[0], 95)}.shown_by({type(self.generator).__name__})"

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.level import exact_level
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
@@ -192,11 +192,11 @@ class Negation(Node):
             text += f", temperature={self.temperature:g}"
         return text
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         options = self._options() + ("" if self.level is None or self.level_error is not None else f", level={self.level:g}")
         if self.mode != _default_mode(self.terms[0]) or options:
-            return f"negate({self.terms[0]}, mode={self.mode!r}{options})"
-        return "~" + format_operand(self.terms[0], self.precedence)
+            return f"negate({operand(self.terms[0], 0)}, mode={self.mode!r}{options})"
+        return "~" + operand(self.terms[0], self.precedence)
 
 
 def with_exact_level(negation: T) -> T:

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from composable_energy.algebra.spaces import common_shape
 from composable_energy.algebra.terms import common_recommendation, distinct
+from composable_energy.algebra.text import Operand, text_of
 from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.checks import check_value, has_levels
 from composable_energy.conditions import CHAINS
@@ -49,24 +50,35 @@ class Node(RelativeEnergy, ABC):
         super().__init__()
         self.operands = nn.ModuleList(operands)
         self._terms = tuple(operands)
-        self._conditions = frozenset({CHAINS}).union(*(term.conditions for term in operands))
-        self._required = frozenset().union(*(term.required_conditions for term in operands))
         self.event_shape = common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
         # Computed once, as a part may occur many times in an expression.
-        self._unsatisfiable = any(term.unsatisfiable for term in operands)
-        self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
-        self._evidence_has_value = all(term.evidence_has_value for term in operands)
-        self._signed = any(term._signed for term in operands)
-        self._needs_log_densities = any(term.needs_log_densities for term in operands)
+        self._conditions, self._required = frozenset({CHAINS}), frozenset[str]()
+        self._unsatisfiable, self._evidence_has_value, self._needs_log_densities = False, True, False
+        self._decoders: tuple[nn.Module, ...] = ()
+        self._decoded_shape: torch.Size | None = None
+        for term in operands:
+            self._conditions |= term.conditions
+            self._required |= term.required_conditions
+            self._unsatisfiable |= term.unsatisfiable
+            self._evidence_has_value &= term.evidence_has_value
+            self._needs_log_densities |= term.needs_log_densities
+            self._signed |= term._signed
+            if not self._decoders and term.decoder is not None:
+                self._decoders = (term.decoder,)
+            self._decoded_shape = self._decoded_shape or term.decoded_shape
         self._opposite: Energy | weakref.ref[Energy] | None = None
-        shapes = (term.decoded_shape for term in operands)
-        self._decoded_shape = next((shape for shape in shapes if shape is not None), None)
         self._copies = Copies.inside(self)
         self._repeated = _find_repeated(self)
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
+
+    __str__ = text_of
+
+    def text(self, operand: Operand) -> str:
+        """Returns the text of the expression, from those of its operands."""
+        return self.name or type(self).__name__
 
     def config(self) -> dict[str, Any]:
         return {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, Transformed, dividing_by
 from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
@@ -65,8 +65,8 @@ class Relative(Node):
             base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
         return subtract(value_of(self.terms[0], x, conditions), base)
 
-    def __str__(self) -> str:
-        return f"{format_operand(self.terms[0], 95)}.relative_to({self.terms[1]})"
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.relative_to({operand(self.terms[1], 0)})"
 
 
 class Conditioned(Transformed):
@@ -122,9 +122,9 @@ class Conditioned(Transformed):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={_format_value(value)}" for name, value in self.values.items())
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         call = f"at({_format_value(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
-        return f"{format_operand(self.terms[0], 95)}.{call}"
+        return f"{operand(self.terms[0], 95)}.{call}"
 
 
 class PulledBack(Transformed):
@@ -191,9 +191,9 @@ class PulledBack(Transformed):
     def _shrunk(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.generator(x / unsqueeze_to(1 + sigma.to(x).square(), x))
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""
-        return f"{format_operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
+        return f"{operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
 def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.algebra.node import Transformed
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import zeros
 from composable_energy.bases import evidence_of
 from composable_energy.coordinates import evaluate_inside
@@ -57,8 +57,8 @@ class Restricted(Transformed):
     def extra_repr(self) -> str:
         return format_support(self._within)
 
-    def __str__(self) -> str:
-        return f"{format_operand(self.terms[0], 95)}.on({format_support(self._within)})"
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.on({format_support(self._within)})"
 
 
 class Inside(Energy):
