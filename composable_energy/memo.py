@@ -50,15 +50,10 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
             EVALUATION.reset(self._token)
 
 
-def _memo() -> tuple[dict[Any, Any] | None, bool]:
-    """Returns the current memo, and whether a gradient is computed."""
-    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()
-    return (None, False) if evaluation is None else (evaluation.memo, evaluation.root is not None)
-
-
 def is_repeated(item: object) -> bool:
     """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
-    memo = _memo()[0]
+    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()
+    memo = None if evaluation is None else evaluation.memo
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
@@ -97,10 +92,10 @@ def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> 
         holds: Those objects, which are kept alive so that no id is reused.
         compute: The function.
     """
-    memo, differentiated = _memo()
-    if memo is None:
+    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()
+    if evaluation is None or evaluation.memo is None:
         return compute()
-    key = (torch.is_grad_enabled(), differentiated, *key)
+    memo, key = evaluation.memo, (torch.is_grad_enabled(), evaluation.root is not None, *key)
     if key not in memo:
         memo[key] = compute(), holds
     return memo[key][0]

@@ -153,12 +153,13 @@ class Negation(Node):
             if self.mode == "contrast":
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
             evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points
-            return scale(self.weight, F.softplus((self._known_level(conditions) - evidence) / self.temperature))
+            level = self._known_level(conditions) if self.level is None or conditions else self.level
+            return scale(self.weight, F.softplus((level - evidence) / self.temperature))
         except ContradictionError:
             return zeros(x)
 
     def _known_level(self, conditions: Mapping[str, Any]) -> float:
-        if self.level is not None and (self.level_error is None or not conditions):
+        if self.level is not None and self.level_error is None:
             return self.level
         operand = self._terms[0]
         free = sorted(operand.conditions & conditions.keys() - {CHAINS})
