@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import add, scale, subtract
-from composable_energy.checks import check_energies
+from composable_energy.checks import check_energies, check_value
 from composable_energy.conditions import method_parameters
 from composable_energy.denoised import seen
 from composable_energy.energy import Energy
@@ -55,6 +55,8 @@ class RelativeEnergy(Energy, ABC):
     """
 
     _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
+    _valueless: tuple[Energy, ...] = ()  # terms and bases whose values this energy itself needs, and that have none
+    _values_for: str = ""  # what needs them
 
     @property
     @abstractmethod
@@ -90,6 +92,8 @@ class RelativeEnergy(Energy, ABC):
         return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
     def _checked_evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+        if self._valueless and substituted() is None:  # a value is needed that no sampler carries now
+            check_value(self._valueless[0], self._values_for, evidence=True)
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
             conditions = {name: value for name, value in conditions.items() if name in own.names}

@@ -61,7 +61,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
         return
     if weight.device != x.device:
         raise DeviceError(f"{energy} is on {weight.device}, the points are on {x.device}; move one with `.to(...)`.")
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled():
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise DtypeError(f"{energy} has {weight.dtype} weights, the points are {x.dtype}; convert one with `.to(...)`.")
 
 

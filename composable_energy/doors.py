@@ -31,7 +31,7 @@ def log_z(energy: Any, **options: Any) -> Any:
 
 
 def calibrate(expression: Any, **options: Any) -> Energy:
-    """Returns an expression whose mixtures draw from each branch in proportion to its weight.
+    """Returns an expression in which the levels of `~A` are known, and whose mixtures draw from each branch in proportion to its weight.
 
     See `composable_energy_mcmc.calibrate_mixtures`.
 

@@ -69,7 +69,6 @@ class Energy(EnergyFunction):
             nothing to train.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.
-        derived: The entries of `config()` that follow from the others, and are not compared.
     """
 
     __array_ufunc__ = None  # numpy scalars on the left use our operators

@@ -20,7 +20,7 @@ from composable_energy.conditions import check_conditions, check_names, method_p
 from composable_energy.denoised import DENOISED
 from composable_energy.errors import ExpressionError
 from composable_energy.estimate import Estimate
-from composable_energy.gradients import SUBSTITUTES, evaluate, note_detached, value_and_gradient
+from composable_energy.gradients import EVALUATION, evaluate, note_detached, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.notes import note_evaluation
 from composable_energy.recommendation import Recommendation
@@ -52,7 +52,6 @@ class EnergyFunction(nn.Module, ABC):
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
-    derived: ClassVar[frozenset[str]] = frozenset()
     _event_shape: torch.Size | None = None
     _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
@@ -90,7 +89,8 @@ class EnergyFunction(nn.Module, ABC):
         """
         fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
         known = fitting and (x.shape, x.dtype, x.device) in fitting and not is_dynamo_compiling()
-        if known and SUBSTITUTES.get() is None and DENOISED.get() is None:  # `evaluate` takes longer than the arithmetic of small energies
+        # `evaluate` takes longer than the arithmetic of small energies.
+        if known and ((now := EVALUATION.get()) is None or now.given is None) and DENOISED.get() is None:
             try:
                 energies = self.forward(x)
                 if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:

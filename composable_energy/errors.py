@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CalibrationError",
     "ComposableEnergyError",
     "ContradictionError",
     "DeviceError",
@@ -95,6 +96,10 @@ class OptionError(ComposableEnergyError, ValueError):
 
 class ExpressionError(ComposableEnergyError, ValueError):
     """An expression cannot be built, parsed or evaluated as written."""
+
+
+class CalibrationError(ExpressionError):
+    """A number of an expression is not known yet, such as the level of `~A`: `composable_energy.calibrate` estimates it."""
 
 
 class OperatorError(ExpressionError, TypeError):

@@ -7,8 +7,9 @@ rule. Outside of `with_gradient`, as in training, `forward` is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +27,6 @@ if TYPE_CHECKING:
     from composable_energy.energy_function import EnergyFunction
 
 
-class Evaluation:
-    """The state of one `with_gradient`.
-
-    Args:
-        root: The energy that is evaluated; it uses its `forward`, also if its class overrides `with_gradient`.
-
-    Attributes:
-        valueless: Whether a term without value was evaluated.
-    """
-
-    __slots__ = ("root", "valueless")
-
-    def __init__(self, root: EnergyFunction) -> None:
-        self.root = root
-        self.valueless = False
-
-
 @dataclass(frozen=True)
 class Use:
     """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
@@ -53,70 +37,79 @@ class Use:
     gradient: Tensor
 
 
-_EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
-_USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
-_CONSTANT: ContextVar[list[Use] | None] = ContextVar("constant", default=None)
-SUBSTITUTES: ContextVar[Mapping[Any, Tensor] | None] = ContextVar("substitutes", default=None)
+class Evaluation:
+    """One evaluation of an expression: all that its parts know of each other. It belongs to a thread.
+
+    Args:
+        root: The energy whose `with_gradient` runs, which uses its `forward`, also if its class overrides it; None outside of one.
+        outer: The evaluation around this one, whose other attributes it takes.
+
+    Attributes:
+        valueless: Whether a term without value was evaluated.
+        memo: Results of parts that several terms share; see `memo`.
+        uses: Collects the calls inside of overrides of `with_gradient`.
+        constant: Collects the calls of energies that autograd finds constant.
+        given: The values of some energies; see `substituting`.
+    """
+
+    __slots__ = ("constant", "given", "memo", "root", "uses", "valueless")
+
+    def __init__(self, root: EnergyFunction | None, outer: Evaluation | None = None) -> None:
+        self.root, self.valueless = root, False
+        self.memo: dict[Any, Any] | None = None
+        self.uses: list[Use] | None = None
+        self.constant: list[Use] | None = None
+        self.given: Mapping[Any, Tensor] | None = None
+        if outer is not None:
+            self.memo, self.uses, self.constant, self.given = outer.memo, outer.uses, outer.constant, outer.given
 
 
-class evaluating:  # noqa: N801  (a class is the cheapest context manager)
-    """A context that sets the current evaluation; None for none."""
-
-    __slots__ = ("_evaluation", "_token")
-
-    def __init__(self, evaluation: Evaluation | None) -> None:
-        self._evaluation = evaluation
-
-    def __enter__(self) -> None:
-        self._token: Token[Evaluation | None] = _EVALUATION.set(self._evaluation)
-
-    def __exit__(self, *_: object) -> None:
-        _EVALUATION.reset(self._token)
+EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 
 
-class recording:  # noqa: N801
+@contextmanager
+def _evaluation(**changes: Any) -> Iterator[None]:
+    """A context with an evaluation that differs from the current one in some attributes."""
+    outer = EVALUATION.get()
+    inner = Evaluation(None if outer is None else outer.root, outer)
+    for name, value in changes.items():
+        setattr(inner, name, value)
+    token = EVALUATION.set(inner)
+    try:
+        yield
+    finally:
+        EVALUATION.reset(token)
+        if outer is not None and inner.root is outer.root:
+            outer.valueless |= inner.valueless
+
+
+@contextmanager
+def recording(*, constant: bool = False) -> Iterator[list[Use]]:
     """A context that lists the calls inside of overrides of `with_gradient`, or of energies that autograd finds constant.
 
     Args:
         constant: Whether to list the latter.
     """
-
-    def __init__(self, *, constant: bool = False) -> None:
-        self._uses = _CONSTANT if constant else _USES
-
-    def __enter__(self) -> list[Use]:
-        uses: list[Use] = []
-        self._token = self._uses.set(uses)
-        return uses
-
-    def __exit__(self, *_: object) -> None:
-        self._uses.reset(self._token)
+    uses: list[Use] = []
+    with _evaluation(**{"constant" if constant else "uses": uses}):
+        yield uses
 
 
-class substituting:  # noqa: N801
-    """A context in which some energies have given values at all points, so that an expression is a function of these values.
+def substituting(energies: Mapping[Energy, Tensor]) -> AbstractContextManager[None]:
+    """Returns a context in which some energies have given values at all points, so that an expression is a function of these values.
 
     It gives a value to energies that have none, such as scores. Terms that need values do not refuse energies without one inside of it.
 
     Args:
         energies: The values of energies, each with shape $(B,)$.
     """
-
-    __slots__ = ("_energies", "_token")
-
-    def __init__(self, energies: Mapping[Energy, Tensor]) -> None:
-        self._energies = energies
-
-    def __enter__(self) -> None:
-        self._token: Token[Mapping[Any, Tensor] | None] = SUBSTITUTES.set(self._energies)
-
-    def __exit__(self, *_: object) -> None:
-        SUBSTITUTES.reset(self._token)
+    return _evaluation(given=energies)
 
 
 def substituted() -> Mapping[Any, Tensor] | None:
     """Returns the given values of energies; None outside of `substituting`."""
-    return None if torch.compiler.is_dynamo_compiling() else SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
+    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()  # `torch.compile` cannot trace a context variable
+    return None if evaluation is None else evaluation.given
 
 
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -134,7 +127,8 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
     """
     kind = type(energy)
     if not torch.compiler.is_dynamo_compiling():
-        given = SUBSTITUTES.get()
+        evaluation = EVALUATION.get()
+        given = None if evaluation is None else evaluation.given
         if given and energy in given:
             return given[energy]
         if DENOISED.get() is not None and is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
@@ -162,9 +156,9 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
 
 def note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
     """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
-    uses = _CONSTANT.get()
-    if uses is not None and not energy.terms:
-        uses.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
+    evaluation = EVALUATION.get()
+    if evaluation is not None and evaluation.constant is not None and not energy.terms:
+        evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
 def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -178,8 +172,8 @@ def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[st
             return value_and_gradient(energy, x, conditions)
     if conditions:
         conditions = {name: _outside_inference(value) for name, value in conditions.items()}
-    evaluation = Evaluation(energy)
-    token = _EVALUATION.set(evaluation)  # as in `evaluating`, whose methods would be called at each step of each chain
+    evaluation = Evaluation(energy, EVALUATION.get())
+    token = EVALUATION.set(evaluation)
     try:
         with torch.enable_grad():
             point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
@@ -189,7 +183,7 @@ def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[st
                 # The sum, because gradients of vectors make torch import sympy, which takes half a second.
                 gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
     finally:
-        _EVALUATION.reset(token)
+        EVALUATION.reset(token)
     if gradient is None:
         raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
     energies = energies.detach()
@@ -198,13 +192,13 @@ def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[st
     return energies, gradient
 
 
-def evaluating_together(root: Energy) -> evaluating:
+def evaluating_together(root: Energy) -> AbstractContextManager[None]:
     """Returns a context in which energies are evaluated as terms of an expression, so that terms with their own gradient use it.
 
     Args:
         root: An energy that has them as its terms.
     """
-    return evaluating(Evaluation(root))
+    return _evaluation(root=root)
 
 
 def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
@@ -218,7 +212,7 @@ def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
         return False
     if not energy.has_value:
         evaluation.valueless = True
-        if evaluation.root.has_value:
+        if evaluation.root is not None and evaluation.root.has_value:
             raise ExpressionError(
                 f"{evaluation.root} uses {energy}, which has a gradient and no value: set `has_value = False` in "
                 f"{type(evaluation.root).__name__} if its gradient is right without that value."
@@ -242,7 +236,8 @@ def _outside_inference(value: Any) -> Any:
 
 def current() -> Evaluation | None:
     """Returns the evaluation of this thread; None outside of `with_gradient`."""
-    return _EVALUATION.get()
+    evaluation = EVALUATION.get()
+    return None if evaluation is None or evaluation.root is None else evaluation
 
 
 class OwnGradient(torch.autograd.Function):
@@ -256,14 +251,14 @@ class OwnGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, energy: Energy, conditions: dict[str, Any]) -> Tensor:
         point = x.detach()
-        with evaluating(None):
+        with _evaluation(root=None):
             energies, gradient = energy.with_gradient(point, **conditions)
         if gradient.shape != x.shape:
             raise ShapeError(f"`with_gradient` of {energy} gave a gradient of shape {tuple(gradient.shape)} for points {tuple(x.shape)}.")
         gradient = gradient.detach()
-        uses = _USES.get()
-        if uses is not None:
-            uses.append(Use(energy, point, conditions, gradient))
+        evaluation = EVALUATION.get()
+        if evaluation is not None and evaluation.uses is not None:
+            evaluation.uses.append(Use(energy, point, conditions, gradient))
         ctx.save_for_backward(gradient)
         ctx.energy = energy
         return energies.detach()

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.captures import dense_parts
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
@@ -198,8 +197,7 @@ def _own_values(module: nn.Module) -> dict[str, Any]:
     """Returns the tensors of a module, and its `config()` or else its attributes."""
     attributes = vars(module)
     if getattr(type(module), "has_config", False):
-        config = {name: value for name, value in module.config().items() if name not in getattr(module, "derived", ())}  # pyright: ignore[reportCallIssue]
-        return {"config": config, "_parameters": module._parameters, "_buffers": module._buffers}
+        return {"config": module.config(), "_parameters": module._parameters, "_buffers": module._buffers}  # pyright: ignore[reportCallIssue]
     return {name: value for name, value in attributes.items() if name not in _NO_VALUES}
 
 
@@ -214,6 +212,20 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:
     return all(_same_parts(one, other) for one, other in zip(dense_parts(a), dense_parts(b), strict=True))
+
+
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one, for `torch.equal`."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor.to_dense(),)
 
 
 def _same_parts(a: Tensor, b: Tensor) -> bool:

@@ -29,8 +29,8 @@ class CallableEnergy(Energy):
         event_shape: The shape of one point, if there is only one.
         decoder: The decoder, for an energy of latent points.
         modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, and
-            sampling evaluates copies in eval mode. Modules in the closure, the defaults, or globals that the function names are found
-            without this.
+            sampling evaluates copies in eval mode. A function that uses a module in training mode otherwise, such as in its closure, is not
+            sampled.
         support: Where the density lives, such as `torch.distributions.constraints.positive`; None for all of $\mathbb{R}^n$. The energy is
             infinite outside, and the function is not evaluated there.
 

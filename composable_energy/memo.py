@@ -7,17 +7,15 @@ and ends with the evaluation. Autograd sees one tensor with several uses, so the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar, Token
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.gradients import current
+from composable_energy.gradients import EVALUATION, Evaluation
 
 _REPEATED = "repeated"
-_MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 
 
 class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
@@ -27,7 +25,8 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
         repeated: Sub-expressions that occur more than once; see `is_repeated`.
     """
 
-    _token: Token[Any] | None = None
+    _opened: Evaluation | None = None
+    _token: Any = None
 
     def __init__(self, repeated: Sequence[object] = ()) -> None:
         self.repeated = repeated
@@ -35,21 +34,26 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
     def __enter__(self) -> None:
         if torch.compiler.is_dynamo_compiling():
             return
-        memo = _MEMO.get()
-        if memo is None:
-            memo = {}
-            self._token = _MEMO.set(memo)
+        evaluation = EVALUATION.get()
+        if evaluation is None:
+            evaluation = Evaluation(None)
+            self._token = EVALUATION.set(evaluation)
+        if evaluation.memo is None:
+            evaluation.memo, self._opened = {}, evaluation
         if self.repeated:
-            memo.setdefault(_REPEATED, set()).update(map(id, self.repeated))
+            evaluation.memo.setdefault(_REPEATED, set()).update(map(id, self.repeated))
 
     def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened.memo = None
         if self._token is not None:
-            _MEMO.reset(self._token)
+            EVALUATION.reset(self._token)
 
 
 def is_repeated(item: object) -> bool:
     """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
-    memo = None if torch.compiler.is_dynamo_compiling() else _MEMO.get()
+    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()
+    memo = None if evaluation is None else evaluation.memo
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
@@ -88,10 +92,10 @@ def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> 
         holds: Those objects, which are kept alive so that no id is reused.
         compute: The function.
     """
-    memo = None if torch.compiler.is_dynamo_compiling() else _MEMO.get()
-    if memo is None:
+    evaluation = None if torch.compiler.is_dynamo_compiling() else EVALUATION.get()
+    if evaluation is None or evaluation.memo is None:
         return compute()
-    key = (torch.is_grad_enabled(), current() is not None, *key)
+    memo, key = evaluation.memo, (torch.is_grad_enabled(), evaluation.root is not None, *key)
     if key not in memo:
         memo[key] = compute(), holds
     return memo[key][0]

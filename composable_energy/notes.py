@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,15 @@ def add_note(error: BaseException, text: str) -> None:
         before = error.__cause__
         if before is None or isinstance(before, EvaluationNote):
             error.__cause__ = EvaluationNote(f"{before}\n{text}" if before else text)
+
+
+def warn_caller(message: str | Warning, category: type[Warning] | None = None) -> None:
+    """Warns at the line that called this package, however many of its functions are in between."""
+    package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 3, 2
+    while frame is not None:
+        level = depth if frame.f_globals.get("__name__", "").partition(".")[0] == package else level
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:

@@ -1,30 +1,32 @@
-r"""Twins: copies of an energy in eval mode that share its storage.
+r"""Twins: copies of an energy in eval mode that share its storage, and what an energy contains.
 
 Sampling runs on a twin, so the modes, gradients and flags of the caller's modules never change. Several threads can sample one energy
-while another trains it.
-
-`deepcopy` does not copy functions. So functions are rebuilt with twins of the modules that they capture directly (see `captures`).
+while another trains it. A function is not copied: one that uses a module in training mode is refused.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import sys
 import types
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, is_data, named_globals, slots
-from composable_energy.errors import ComposableEnergyError, ExpressionError
+from composable_energy.errors import ExpressionError
 
 T = TypeVar("T")
 
-_CODE = (types.FunctionType, types.MethodType)
-_ATTEMPTS = 20
-_CONTAINERS = (dict, OrderedDict, list, set)  # a module has many empty ones
-_DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduce__}
+PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, types.ModuleType, types.BuiltinFunctionType)
+_FOREIGN = {*sys.stdlib_module_names, "torch", "numpy", "composable_energy"}  # their code names no module of a user
+_UNSEEN = ("training", "_fitting", "_direct")  # modes, and what twins remember of points
+_HOOKS = ("__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
+_DICTS = (dict, OrderedDict)  # a module has many empty ones
+_MANY = 1000  # a container with more items is data
 
 
 def twin(energy: T) -> T:
@@ -37,7 +39,7 @@ def twin(energy: T) -> T:
         energy: An energy, or any module.
 
     Raises:
-        ExpressionError: A part cannot be copied, has parameters without values, or uses a module in training mode that is not copied.
+        ExpressionError: A part cannot be copied, has parameters without values, or a function uses a module in training mode.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -46,132 +48,140 @@ def twin(energy: T) -> T:
         >>> energy.training, twin(energy).training
         (True, False)
     """
-    for _ in range(_ATTEMPTS):
-        try:
-            return _Twins().of(energy)
-        except _ChangedMeanwhile:
+    items = list(contents(energy, captured=False))
+    memo: dict[int, Any] = {id(item): _share_storage(item) for item in items if isinstance(item, Tensor)}
+    modules = [item for item in items if isinstance(item, nn.Module)]
+    try:
+        for module in reversed(modules):  # inner parts first, so that deep expressions need no deep recursion
+            _copy(module, memo)
+        copied = copy.deepcopy(energy, memo)
+    except Exception as error:
+        raise ExpressionError(
+            f"Sampling runs on a copy, and {energy} cannot be copied ({type(error).__name__}: {error}). Remove parts that "
+            "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
+        ) from error
+    for module in modules:
+        new = memo.get(id(module))
+        if new is None:  # its class says that it is its own copy
             continue
-    raise ExpressionError(f"{energy} cannot be copied: another thread keeps adding attributes to its modules.")
+        new.training = False
+        if hasattr(type(module), "became_twin"):
+            new.became_twin(module)
+    for function in dict.fromkeys(item for item in items if isinstance(item, types.FunctionType)):
+        _check_modes(function)
+    for method in dict.fromkeys(method for cls in set(map(type, items)) for method in _methods(cls)):
+        _check_modes(method)
+    return copied
 
 
-class _ChangedMeanwhile(Exception):  # noqa: N818  (never leaves this file)
-    """The energy changed while it was copied."""
+def contents(root: object, *, captured: bool = True) -> Iterator[object]:
+    """Yields an object and the objects inside, in a fixed order: attributes, items, and what functions capture.
+
+    Plain values, such as numbers, are yielded at each occurrence, other objects once.
+
+    Args:
+        root: The object.
+        captured: Whether to yield what functions capture.
+    """
+    seen: dict[int, object] = {}  # keeps objects alive, so that no id is reused
+    todo = [root]
+    while todo:
+        item = todo.pop()
+        if not isinstance(item, (*PLAIN, type)):
+            if id(item) in seen:
+                continue
+            seen[id(item)] = item
+            if captured or not isinstance(item, types.FunctionType):
+                todo += _inside(item)[::-1]
+        yield item
 
 
-class _Twins:
-    """The twins of one call; `memo` is the memo of `copy.deepcopy`."""
+def tensors_of(energy: object) -> list[Tensor]:
+    """Returns the tensors that an energy contains or that its functions capture, each once."""
+    return [item for item in contents(energy) if isinstance(item, Tensor)]
 
-    def __init__(self) -> None:
-        self.memo: dict[int, Any] = {}
-        self.spaces: dict[int, dict[str, Any]] = {}  # copies of the globals of functions
 
-    def of(self, value: Any) -> Any:
-        """Returns the twin of an object other than a function."""
-        items = [item for item in contents(value) if not isinstance(item, PLAIN)]
-        for item in items:
-            if isinstance(item, Tensor):
-                self.memo.setdefault(id(item), _share_storage(item))
-            elif is_data(item):
-                self.memo.setdefault(id(item), item)
+def _inside(item: Any) -> list[Any]:
+    match item:
+        case Tensor():
+            return []
+        case Mapping() | list() | tuple() | set() | frozenset():
+            return [] if len(item) > _MANY else list(item.values() if isinstance(item, Mapping) else item)
+        case types.FunctionType():
+            return _captured(item)
+        case types.MethodType():
+            return [item.__self__]
+        case functools.partial():
+            return [item.func, *item.args, *item.keywords.values()]
+    slots = [getattr(item, name) for name in _slots(type(item)) if hasattr(item, name)]
+    own = list(getattr(item, "__dict__", {}).items())
+    return [*slots, *(value for name, value in own if name not in _UNSEEN and (type(value) not in _DICTS or value))]
+
+
+def _captured(function: types.FunctionType) -> list[Any]:
+    """Returns what a function captures: its closure, its defaults, and the globals that its code names."""
+    if _is_foreign(function):
+        return []
+    codes, names = [function.__code__], dict[str, None]()
+    for code in codes:  # also those of inner functions
+        names.update(dict.fromkeys(code.co_names))
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    space, cells = function.__globals__, []
+    for cell in function.__closure__ or ():
         try:
-            for item in reversed(items):  # inner parts first, so that deep expressions need no deep recursion
-                if isinstance(item, nn.Module):
-                    self._copy(item)
-            copied = copy.deepcopy(value, self.memo)
-        except ComposableEnergyError:
-            raise
-        except Exception as error:
-            if "changed size during iteration" in str(error):  # another thread has set a new attribute
-                raise _ChangedMeanwhile from error
-            raise ExpressionError(
-                f"Sampling runs on a copy, and {value} cannot be copied ({type(error).__name__}: {error}). Remove parts that "
-                "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
-            ) from error
-        functions = any(isinstance(item, types.FunctionType) for item in items)
-        for item in items:
-            new = self.memo.get(id(item))
-            if isinstance(item, nn.Module) and new is not None:
-                new.training = False
-                if hasattr(type(item), "became_twin"):
-                    new.became_twin(item)
-            if functions and new is not None and new is not item and not isinstance(item, (Tensor, *_CODE)):
-                self._replace_functions(new)
-        for kind in {type(item) for item in items}:
-            check_methods(kind)
-        return self._rebuild(copied)
+            cells.append(cell.cell_contents)
+        except ValueError:  # it is not bound yet
+            continue
+    values = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [value for value in (*values, *(space.get(name) for name in names)) if value is not None and not _is_foreign(value)]
 
-    def _copy(self, module: nn.Module) -> None:
-        """Adds a copy of a module to the memo; twice as fast as `copy.deepcopy` for modules without hooks for copying."""
-        cls = type(module)
-        plain = all(getattr(cls, name) is default for name, default in _DEFAULTS.items())
-        plain = plain and cls.__setstate__ is nn.Module.__setstate__  # looked up here, because `torch.compile` replaces it
-        if hasattr(cls, "__deepcopy__") or slots(cls) or not plain:
-            copy.deepcopy(module, self.memo)
-        elif id(module) not in self.memo:
-            new = self.memo[id(module)] = cls.__new__(cls)
-            self.memo.setdefault(id(self.memo), []).append(module)
-            for name, value in list(attributes(module).items()):
-                if isinstance(value, PLAIN):
-                    vars(new)[name] = value
-                elif type(value) in _CONTAINERS and not value:
-                    vars(new)[name] = type(value)()
-                else:
-                    vars(new)[name] = copy.deepcopy(value, self.memo)
 
-    def _replace_functions(self, holder: Any) -> None:
-        """Replaces the functions in a copied object, which shares them with the original."""
-        if isinstance(holder, list):
-            holder[:] = map(self._rebuild, holder)
-            return
-        for name, value in list((holder if isinstance(holder, dict) else attributes(holder)).items()):
-            if isinstance(value, types.FunctionType | functools.partial | tuple | set | frozenset):
-                new = self._rebuild(value)
-                if new is value:
-                    continue
-                if isinstance(holder, dict):
-                    holder[name] = new
-                else:
-                    object.__setattr__(holder, name, new)  # also of a frozen dataclass
+def _is_foreign(value: Any) -> bool:
+    """Returns whether a captured object is one of a library, which holds no module of a user: not a tensor, module or container."""
+    if isinstance(value, Tensor | nn.Module | Mapping | list | tuple | set | frozenset | functools.partial | types.MethodType):
+        return False
+    kind = value if isinstance(value, type | types.FunctionType) else type(value)
+    return kind.__module__.partition(".")[0] in _FOREIGN
 
-    def _rebuild(self, value: Any) -> Any:
-        """Returns a copied value with rebuilt functions; the value itself if none of them captures modules."""
-        if isinstance(value, types.FunctionType):
-            return self._function(value)
-        if isinstance(value, functools.partial):
-            new = self._rebuild(value.func)
-            return value if new is value.func else functools.partial(new, *value.args, **value.keywords)
-        if isinstance(value, tuple | set | frozenset):
-            items = [self._rebuild(item) for item in value]
-            if any(new is not old for new, old in zip(items, value, strict=True)):
-                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        return value
 
-    def _function(self, function: types.FunctionType) -> types.FunctionType:
-        if id(function) in self.memo:
-            return self.memo[id(function)]
-        if not holds_modules(function):
-            return function
-        space, used = function.__globals__, {name: value for name, value in named_globals(function).items() if holds_modules(value)}
-        if used:
-            space = self.spaces[id(space)] = self.spaces.get(id(space)) or dict(space)
-        cells = [types.CellType() if holds_modules(content(cell)) else cell for cell in function.__closure__ or ()]
-        new = types.FunctionType(function.__code__, space, function.__name__, closure=tuple(cells))
-        self.memo[id(function)] = new  # before its captures, which may contain it
-        self.memo.setdefault(id(self.memo), []).append(function)  # kept alive, as `copy.deepcopy` does
-        new.__defaults__ = None if function.__defaults__ is None else tuple(map(self._value, function.__defaults__))
-        new.__kwdefaults__ = {name: self._value(value) for name, value in (function.__kwdefaults__ or {}).items()}
-        new.__qualname__ = function.__qualname__
-        vars(new).update(vars(function))
-        space.update({name: self._value(value) for name, value in used.items()})
-        for cell, old in zip(cells, function.__closure__ or (), strict=True):
-            if cell is not old:
-                cell.cell_contents = self._value(old.cell_contents)
-        return new
+def _check_modes(function: types.FunctionType) -> None:
+    """Raises if a function uses a module in training mode."""
+    for value in _captured(function):
+        for item in contents(vars(value) if isinstance(value, type) else value):
+            # Lists and the library's own nodes are the same in both modes; the networks in them are items, too.
+            same = isinstance(item, nn.ModuleList | nn.ModuleDict) or type(item).__module__.startswith("composable_energy.")
+            if isinstance(item, nn.Module) and item.training and not same:
+                raise ExpressionError(
+                    f"{function.__qualname__} uses a {type(item).__name__} in training mode, and a copy of the energy does not contain it. "
+                    "Call its `.eval()`, make it an attribute of the energy, or hand it over: `ce.as_energy(f, modules=[net])` calls "
+                    "f(x, net, **conditions)."
+                )
 
-    def _value(self, value: Any) -> Any:
-        if not holds_modules(value):
-            return value
-        return self._function(value) if isinstance(value, types.FunctionType) else self.of(value)
+
+@functools.lru_cache(maxsize=512)
+def _methods(cls: type) -> tuple[types.FunctionType, ...]:
+    """Returns the methods of a class of a user, without constructors, which have run."""
+    own = [vars(base) for base in cls.__mro__ if not _is_foreign(base)]
+    return tuple(item for some in own for name, item in some.items() if isinstance(item, types.FunctionType) and name != "__init__")
+
+
+@functools.lru_cache(maxsize=512)
+def _slots(cls: type) -> tuple[str, ...]:
+    names = [vars(base).get("__slots__", ()) for base in cls.__mro__]
+    found = [name for some in names for name in ((some,) if isinstance(some, str) else some)]
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Adds a copy of a module to a memo, as `copy.deepcopy` does in five times the time: a module has many empty dictionaries."""
+    cls = type(module)
+    if _slots(cls) or any(getattr(cls, name, None) is not getattr(nn.Module, name, None) for name in _HOOKS):
+        copy.deepcopy(module, memo)
+    elif id(module) not in memo:
+        new = memo[id(module)] = cls.__new__(cls)
+        for name, value in getattr(module, "__getstate__", lambda: vars(module).copy())().items():
+            empty = type(value) in _DICTS and not value
+            vars(new)[name] = type(value)() if empty else value if isinstance(value, PLAIN) else copy.deepcopy(value, memo)
 
 
 def _share_storage(tensor: Tensor) -> Tensor:

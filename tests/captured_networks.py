@@ -103,25 +103,25 @@ def head(net: nn.Module) -> ce.Energy:
 WAYS = {
     "registered": lambda net: ce.as_energy(nn.Sequential(net, nn.Flatten(0))),
     "handed over": lambda net: ce.as_energy(lambda x, net: net(x).squeeze(1), modules=[net]),
+    "partial": lambda net: ce.as_energy(functools.partial(scored, net)),
+    "bound method": lambda net: ce.as_energy(Holder(net).score),
+    "slots": lambda net: ce.as_energy(Slotted(net)),
+    "attribute": Inside,
+}
+REFUSED = {
     "closure": lambda net: ce.as_energy(lambda x: net(x).squeeze(1)),
     "nested closure": lambda net: ce.as_energy(lambda x: (lambda y: (lambda z: net(z).squeeze(1))(y))(x)),
     "closure that calls itself": lambda net: ce.as_energy(recursive(net)),
     "keyword default": lambda net: ce.as_energy(by_default(net)),
-    "partial": lambda net: ce.as_energy(functools.partial(scored, net)),
     "partial of a closure": lambda net: ce.as_energy(functools.partial(lambda x, k: k * net(x).squeeze(1), k=2)),
-    "bound method": lambda net: ce.as_energy(Holder(net).score),
     "method in a closure": lambda net: (lambda call: ce.as_energy(lambda x: call(x).squeeze(1)))(net.forward),
-    "slots": lambda net: ce.as_energy(Slotted(net)),
     "container": lambda net: (lambda nets: ce.as_energy(lambda x: nets[0]["a"](x).squeeze(1)))([{"a": net}]),
-    "attribute": Inside,
     "functions in attributes": WithFunctions,
     "energy in a closure": lambda net: (lambda inner: ce.as_energy(lambda x: inner(x)))(ce.as_energy(lambda x: net(x).squeeze(1))),
     "network of an event": lambda net: ce.ClassifierEnergy(lambda x: net(x), 1),
     "network of a head": head,
     "global": lambda _: ce.as_energy(lambda x: GLOBAL(x).squeeze(1)),
     "global in a helper": lambda _: ce.as_energy(lambda x: helper(x)),
-}
-REFUSED = {
     "object in a closure": lambda net: (lambda holder: ce.as_energy(lambda x: holder.score(x)))(Holder(net)),
     "callable object in a closure": lambda net: (lambda call: ce.as_energy(lambda x: call(x)))(Slotted(net)),
     "method of an object in a closure": lambda net: (lambda call: ce.as_energy(lambda x: call(x)))(Holder(net).score),

@@ -69,6 +69,8 @@ class Tempered(ce.Energy):
 class Mean(Node):
     """A node of one's own, with a learnable power."""
 
+    sums = True
+
     def __init__(self, *terms: ce.Energy, power: torch.Tensor | float = 1.0) -> None:
         super().__init__(*to_common_space(terms))
         self.power = power

@@ -98,7 +98,7 @@ def expressions(leaf, relative) -> dict[str, ce.Energy]:
         "or": a | b | c,
         "weighted or": ce.any_of(a, c, b, weights=[1.0, 2.0, 3.0]),
         "minus": a - 0.5 * b,
-        "not": c & ~a,
+        "not": c & ce.negate(a, level=2.0),
         "weight": 2 * a,
         "learnable weight": a * torch.tensor(0.7, dtype=torch.float64),
         "relative": left,

@@ -38,6 +38,16 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
         seen.pull_back(decoder, damping=-1)
 
 
+def test_pulled_back_energies_work_under_autocast_of_their_processor():
+    """The decoder then gives bfloat16 points, which the float32 weights of the energy take."""
+    torch.manual_seed(0)
+    seen = ce.as_energy(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), event_shape=(3,))
+    energy, z = seen.pull_back(nn.Linear(2, 3)), torch.ones(4, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = energy(z)
+    torch.testing.assert_close(low.float(), energy(z), rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("count", [1, 32, 33, 400])
 def test_points_are_decoded_in_batches_that_change_nothing(count):
     wide = nn.Sequential(nn.Linear(2, 10_000), nn.Tanh()).requires_grad_(False)  # a batch of decoded points has some 500,000 numbers

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, OptionError, UngroundedError
+from composable_energy.errors import CalibrationError, ExpressionError, LevelWarning, MixtureWarning, OptionError, UngroundedError
+from composable_energy.notes import warn_caller
 
 F64 = torch.float64
 CENTRE = torch.tensor([2.0, 0.0], dtype=F64)
@@ -44,9 +45,8 @@ class Shifted(ce.Energy):
 
 
 def level_of(energy: ce.Energy) -> ce.Negation:
-    negation = ~energy
+    negation = ce.calibrate(~energy, dtype=F64)
     assert isinstance(negation, ce.Negation)
-    negation(X)
     return negation
 
 
@@ -55,18 +55,17 @@ def test_the_level_of_a_gaussian_is_its_quantile():
     least = gaussian()(CENTRE[None]).item()
     for q in (0.5, 0.95):
         negation = ce.negate(gaussian(), mode="level", quantile=q)
-        negation(X)
-        assert negation.level is not None
-        assert abs(negation.level.value - least + math.log(1 - q)) < 4 * negation.level.standard_error
-        assert negation.level.standard_error == pytest.approx(math.sqrt(q / (1 - q) / 65_536), rel=0.2)
+        assert isinstance(negation, ce.Negation) and negation.level is not None and negation.level_error is not None
+        assert abs(negation.level - least + math.log(1 - q)) < 4 * negation.level_error
+        assert negation.level_error == pytest.approx(math.sqrt(q / (1 - q) / 65_536), rel=0.2)
 
 
 @pytest.mark.slow
 def test_the_level_of_an_energy_comes_from_its_default_sampler():
     negation = level_of(Shifted())
-    assert negation.level is not None
-    assert abs(negation.level.value + math.log(0.05)) < 4 * negation.level.standard_error < 0.4
-    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.1)
+    assert negation.level is not None and negation.level_error is not None
+    assert abs(negation.level + math.log(0.05)) < 4 * negation.level_error < 0.4
+    expected = nn.functional.softplus((negation.level - Shifted()(X)) / 0.1)
     torch.testing.assert_close(negation(X), expected)
 
 
@@ -127,34 +126,43 @@ def test_copies_twins_and_files_keep_the_level(tmp_path):
         assert torch.equal(again(X), values)
     (RING.__class__, gaussian() & negation)[1].save(tmp_path / "not")
     loaded = ce.load(tmp_path / "not")
-    assert torch.equal(loaded.terms[1](X), values) and loaded.terms[1].level.value == negation.level.value
+    assert torch.equal(loaded.terms[1](X), values) and loaded.terms[1].level == negation.level
     assert copy.deepcopy(negation).float()(X.float()).dtype == torch.float32
 
 
-@pytest.mark.full
-def test_the_first_sampling_estimates_the_level_for_good():
-    energy = RING & ~Shifted()
-    negation = energy.terms[1]
-    assert isinstance(negation, ce.Negation) and negation.level is None
-    energy.sample((10, 2), steps=2, seed=0, dtype=F64)
-    found = negation.level
-    assert found is not None
-    energy.sample((10, 2), steps=2, seed=0, dtype=F64)
-    assert negation.level is found
+@pytest.mark.slow
+def test_neither_evaluation_nor_sampling_writes_a_level_and_calibration_shares_the_weights():
+    inner = Shifted()
+    energy = RING & ~inner
+    for evaluate in (energy, energy.explain, energy.with_gradient):
+        with pytest.raises(CalibrationError, match=r"composable_energy\.calibrate"):
+            evaluate(X)
+    drawn = energy.sample((10, 2), steps=2, seed=0, dtype=F64)
+    assert energy.terms[1].level is None
+    known = ce.calibrate(energy)
+    assert known.terms[1].level is not None and energy.terms[1].level is None
+    assert torch.equal(known.sample((10, 2), steps=2, seed=0, dtype=F64), drawn)
+    assert known.terms[1].terms[0] is inner and known.terms[0] is RING
+    assert ce.calibrate(known) is known
 
 
 @pytest.mark.slow
-def test_a_changed_energy_gets_a_new_level():
+def test_levels_inside_of_levels_and_of_bases_are_filled():
+    nested = ce.calibrate(RING & ~(gaussian() & ~Shifted()))
+    assert all(part.level is not None for part in nested.modules() if isinstance(part, ce.Negation))
+    event = ce.ClassifierEnergy(lambda x: x, 0, RING & ~Shifted())
+    assert event.sample((4, 2), steps=2, seed=0, dtype=F64).isfinite().all()
+    assert ce.calibrate(event)(X).isfinite().all()
+
+
+@pytest.mark.slow
+def test_an_energy_that_was_trained_is_calibrated_again():
     energy = Shifted()
-    negation = level_of(energy)
-    before, values = negation.level, negation(X)
-    with torch.no_grad():
-        energy.constant += 1e-6
-    assert torch.allclose(negation(X), values, atol=1e-4) and negation.level is before
+    known, values = ce.calibrate(~energy), ce.calibrate(~energy)(X)
     with torch.no_grad():
         energy.constant += 50.0
-    torch.testing.assert_close(negation(X), values, rtol=1e-4, atol=1e-4)
-    assert negation.level.value == pytest.approx(before.value + 50, abs=0.01)
+    torch.testing.assert_close(ce.calibrate(~energy)(X), values, rtol=1e-4, atol=1e-4)
+    assert ce.calibrate(~energy).level == pytest.approx(known.level + 50, abs=0.01)
 
 
 @pytest.mark.slow
@@ -182,9 +190,9 @@ def test_alone_it_is_not_grounded_and_beside_a_density_it_is():
 def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), name="labelled", event_shape=(2,))
     rows = labelled.given(y=torch.arange(6.0, dtype=F64))
-    for energy, reason in ((gaussian() - RING, "UngroundedError"), (rows, "it has 6 rows of y")):
-        with pytest.raises(ExpressionError, match=rf"cannot be sampled \({reason}.*'power'.*'contrast'.*'complement'"):
-            (~energy)(X)
+    for energy, reason in ((gaussian() - RING, "UngroundedError"), (rows, "it has 6 rows of y"), (labelled, "it depends on y")):
+        with pytest.raises(CalibrationError, match=rf"cannot be sampled \({reason}.*'power'.*'contrast'.*'complement'"):
+            ce.calibrate(~energy)
     with pytest.raises(ExpressionError, match=r"depends on y, which is not bound.*'power'.*'contrast'.*'complement'"):
         (~labelled)(X, y=torch.ones(6, dtype=F64))
 
@@ -193,8 +201,19 @@ def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
 def test_a_bound_condition_has_a_level():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="labelled", event_shape=(2,))
     for energy in (~labelled.given(y=1.0), (~labelled).given(y=1.0)):
-        assert abs(energy(torch.ones(1, 2, dtype=F64)).item() - 10 * 2.996) < 4
-        assert not energy(torch.full((1, 2), 9.0, dtype=F64)).round(decimals=6).any()
+        known = ce.calibrate(energy, dtype=F64)
+        assert abs(known(torch.ones(1, 2, dtype=F64)).item() - 10 * 2.996) < 4
+        assert not known(torch.full((1, 2), 9.0, dtype=F64)).round(decimals=6).any()
+
+
+def test_warnings_name_the_line_of_the_call():
+    bowl = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,))
+    with pytest.warns(MixtureWarning) as found:
+        (bowl | RING).sample((4, 2), sampler="langevin", step_size=0.1, steps=1, seed=0)
+    assert found[0].filename == __file__
+    with pytest.warns(LevelWarning) as found:
+        (lambda: warn_caller("a level", LevelWarning))()
+    assert found[0].filename == __file__
 
 
 def test_texts_show_the_mode():

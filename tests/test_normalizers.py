@@ -117,7 +117,7 @@ class TestLaws:
     @pytest.mark.full
     def test_the_callers_random_state_and_modules_stay(self):
         network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
-        energy = ce.as_energy(lambda x: network(x).sum(1) + x.square().sum(1), event_shape=(2,))
+        energy = ce.as_energy(lambda x, net: net(x).sum(1) + x.square().sum(1), event_shape=(2,), modules=[network])
         before = torch.get_rng_state()
         ce.log_z(energy, particles=64, seed=0)
         assert torch.equal(torch.get_rng_state(), before)

@@ -12,7 +12,7 @@ from tests.checkpoint_runs import BOWL, Stop, same, stop_at
 
 def network() -> ce.Energy:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1)).eval()
     return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2)
 
 

@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
 def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):
     def network() -> ce.Energy:
         noise = Noise(0, range(200))
-        net = nn.Sequential(nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 1)).to(dtype)
+        net = nn.Sequential(nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 1)).to(dtype).eval()
         with torch.no_grad():
             for stream, layer in enumerate((net[0], net[2])):
                 layer.weight.copy_(noise.normal(layer.weight, stream) / 10)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarni
 
 def network():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1))
+    net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 1)).eval()
     return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, event_shape=(2,))
 
 

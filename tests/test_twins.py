@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.captures import tensors_of
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import twin
+from composable_energy.twins import tensors_of
 from composable_energy_mcmc import Langevin
 from tests.captured_networks import GLOBAL, GROUND, network
 
@@ -97,7 +97,7 @@ def test_a_twin_shares_storage_and_takes_no_gradients():
 
 
 def test_one_function_has_one_twin():
-    net, counts = network(), [0]
+    net, counts = network().eval(), [0]
 
     def logits(x):
         counts[0] += 1

@@ -17,7 +17,7 @@ from tests.captured_networks import GLOBAL, GROUND, REFUSED, WAYS, Holder, netwo
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("ends", ["well", "error", "interrupt"])
 def test_modules_stay_as_they_are_at_every_step(way, ends):
-    net = GLOBAL if "global" in way else network()
+    net = network()
     net.train()
     net[4].eval()
     net[0].weight.requires_grad_(False)
@@ -48,7 +48,7 @@ def test_modules_stay_as_they_are_at_every_step(way, ends):
 
 @pytest.mark.parametrize("way", REFUSED)
 def test_a_module_in_training_mode_that_no_copy_reaches_is_refused(way):
-    net = GLOBAL if way in ("class", "global in a method") else network()
+    net = GLOBAL if "global" in way or way == "class" else network()
     net.train()
     energy = REFUSED[way](net) & GROUND
     with pytest.raises(ExpressionError, match=r"in training mode.*modules="):
@@ -87,7 +87,7 @@ def test_the_global_random_state_goes_on_under_a_call():
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_callers_in_any_mode_get_the_same(context):
-    energy = WAYS["closure"](network()) & GROUND
+    energy = WAYS["registered"](network()) & GROUND
     plain = energy.sample((5, 2), sampler=HMC(0.2), steps=4, seed=0)
     with context():
         init = torch.zeros(5, 2)

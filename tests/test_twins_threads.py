@@ -34,7 +34,7 @@ def test_two_threads_that_sample_one_energy_never_evaluate_in_training_mode():
 
 def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
     net = network()
-    energy = WAYS["closure"](net) & GROUND
+    energy = WAYS["registered"](net) & GROUND
     x, stop, without = torch.randn(16, 2, generator=torch.Generator().manual_seed(0)), threading.Event(), []
 
     def backward():

@@ -10,7 +10,7 @@ from torch import Tensor
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, union_of_bases
-from composable_energy.algebra.text import join_operands
+from composable_energy.algebra.text import Operand, join_operands
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
@@ -43,6 +43,7 @@ class Conjunction(Node):
         tensor([2., 2., 2.])
     """
 
+    sums = True
     precedence = 60
 
     def __init__(self, *terms: Energy) -> None:
@@ -75,5 +76,5 @@ class Conjunction(Node):
             parts.append(evidence if count == 1 else scale(count, evidence))
         return add(parts, signed=self._signed)
 
-    def __str__(self) -> str:
-        return join_operands(self.terms, " & ", self.precedence)
+    def text(self, operand: Operand) -> str:
+        return join_operands(operand, self.terms, " & ", self.precedence)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.node import Transformed
+from composable_energy.algebra.text import Operand
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
@@ -17,7 +17,7 @@ from composable_energy.identity import token_of
 from composable_energy.options import check_instance
 
 
-class Decoded(Node):
+class Decoded(Transformed):
     r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
 
     Other than `PulledBack`, it changes no value: it says in which space an energy lives, as a prior does.
@@ -59,5 +59,5 @@ class Decoded(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return evidence_of(self.terms[0], x, conditions)
 
-    def __str__(self) -> str:
-        return self.name or f"{format_operand(self.terms[0], 95)}.shown_by({type(self.generator).__name__})"
+    def text(self, operand: Operand) -> str:
+        return self.name or f"{operand(self.terms[0], 95)}.shown_by({type(self.generator).__name__})"

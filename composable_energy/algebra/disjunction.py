@@ -13,7 +13,7 @@ from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.shares import Shares, mixture_normalizer, shares_of
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases
-from composable_energy.algebra.text import join_operands
+from composable_energy.algebra.text import Operand, join_operands
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.energy import Energy
@@ -68,6 +68,7 @@ class Disjunction(Node):
     """
 
     precedence = 50
+    _notes_needs = True
 
     def __init__(
         self,
@@ -130,15 +131,12 @@ class Disjunction(Node):
         Raises:
             ContradictionError: All terms are unsatisfiable.
         """
-        self.check_values("A mixture")
         shifts = self._shifts if self.weighted else [0.0] * len(self.terms)
         branches = self._energies([self._branch(term) for term in self.terms], shifts, x, conditions)
         like = next(energies for energies in branches if energies is not None)
         return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._valueless:
-            self.check_values("A mixture")
         branches = [energies for energies in self._energies(self._branches, self._shifts, x, conditions) if energies is not None]
         return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))
 
@@ -165,11 +163,11 @@ class Disjunction(Node):
         own = tuple(base for base in bases if not contains(self._bases, base.energy))
         return _Branch(part, own, not formula and part._signed, formula or not part.unsatisfiable)
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         if not self.weighted:
-            return join_operands(self.terms, " | ", self.precedence)
+            return join_operands(operand, self.terms, " | ", self.precedence)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
-        return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
+        return f"any_of({', '.join(operand(term, 0) for term in self.terms)}, weights=[{weights}])"
 
 
 def _branch_energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor | None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from composable_energy.algebra.conjunction import Conjunction
-from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Negation
-from composable_energy.algebra.node import as_float
-from composable_energy.algebra.relative import PulledBack, Relative
+from composable_energy.algebra.node import Node, Transformed, as_float
+from composable_energy.algebra.relative import PulledBack
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
-
-_SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
-_FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)
 
 
 class NoiseLeaves(NamedTuple):
@@ -55,7 +50,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
     while todo:
         part = todo.pop()
         bases = [base.energy for base in part.bases]
-        if isinstance(part, _FUNCTIONS_OF_TERMS):
+        if isinstance(part, Node) and not isinstance(part, Transformed):
             parts = [*part.terms, *bases]
         elif "sigma" in part.conditions and not (bases and part.evidence_has_value) and not isinstance(part, PulledBack | Restricted):
             leaves[part], parts = None, []
@@ -64,7 +59,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
         todo += [inner for inner in reversed(parts) if inner not in seen]
         seen.update(parts)
     plain = {part for part in others if not _takes_noise(part)}
-    mixtures = [part for part in seen if isinstance(part, _FUNCTIONS_OF_TERMS) and not isinstance(part, _SUMS)] if plain else []
+    mixtures = [part for part in seen if isinstance(part, Node) and not part.sums] if plain else []
     additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
     return NoiseLeaves(tuple(leaves), tuple(others), additive)
 

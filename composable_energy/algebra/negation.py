@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
 from composable_energy.algebra.conjunction import Conjunction
-from composable_energy.algebra.level import Level, LevelEstimate
+from composable_energy.algebra.level import exact_level
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import ContradictionError, ExpressionError, OptionError
+from composable_energy.errors import CalibrationError, ContradictionError, ExpressionError, OptionError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, complement
 from composable_energy.identity import same
@@ -26,6 +26,7 @@ from composable_energy.options import check_choice, check_number
 from composable_energy.support_sets import intersect, is_full
 from composable_energy.supports import Support
 
+T = TypeVar("T", bound="Negation")
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
 _QUANTILE, _TEMPERATURE = 0.95, 0.1
@@ -42,9 +43,9 @@ class Negation(Node):
     | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | none |
 
     The level $L_q$ is the $q$-quantile of $e$ at draws of A; for a flat density it is higher, so that at most a share of $2 (1 - q)$ of the
-    draws of A passes. It is estimated at the first evaluation or the first `sample`, from pilot
-    draws by the default sampler of A with a fixed seed, or from exact draws of a distribution. It is estimated again after A has changed
-    by more than the standard error. It is a constant in gradients. `config()`, copies and saved files contain it.
+    draws of A passes. It is a number: `~` of a distribution has it from exact draws, and for other energies `composable_energy.calibrate`
+    returns the expression with it, from draws by the default sampler of A with a fixed seed. `sample` does so for what it evaluates; `E(x)`
+    without it raises. After A was trained, calibrate the first expression again.
 
     The complement of an unsatisfiable operand has evidence 0; with the mode `power` evaluating it is an error.
 
@@ -55,17 +56,17 @@ class Negation(Node):
         offset: $b$, for `contrast`: the evidence at which A and the base are equally likely.
         quantile: $q$ between 0 and 1, for `level`.
         temperature: $\tau > 0$, for `level`: the width of the border, in units of energy.
-        level: $L_q$, for `level`, if it is known; None to estimate it.
-        estimate: The content of an earlier estimate, from `config()`.
+        level: $L_q$, for `level`; None if it is not known yet.
+        level_error: The standard error of an estimated level; None for a given one.
 
     Raises:
         OptionError: The mode is unknown, or a number is out of range.
         ExpressionError: The mode is `complement` and A is not an event, the mode is `contrast` or `level` and A has no value, or A has no
-            complement. At the first evaluation: the mode is `level` and A cannot be sampled.
+            complement.
     """
 
     precedence = 90
-    derived: ClassVar[frozenset[str]] = frozenset({"estimate"})
+    _notes_needs = True
     weight: Weight
 
     def __init__(
@@ -78,7 +79,7 @@ class Negation(Node):
         quantile: float = _QUANTILE,
         temperature: float = _TEMPERATURE,
         level: float | None = None,
-        estimate: Mapping[str, Any] | None = None,
+        level_error: float | None = None,
     ) -> None:
         super().__init__(operand)
         event = operand.formula
@@ -93,7 +94,7 @@ class Negation(Node):
             raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
         check_number("offset", offset)
         self.offset = offset
-        self._set_level(quantile, temperature, level, estimate)
+        self._set_level(quantile, temperature, level, level_error)
         self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value
         if self.mode == "level":
             check_value(operand, f"The negation of {operand} by level", evidence=True)
@@ -105,41 +106,26 @@ class Negation(Node):
         always = self._complement is not None and self._complement.constant is False  # the operand is always true
         self._unsatisfiable = always or any(base.energy.unsatisfiable for base in self._bases)
 
-    def _set_level(self, quantile: float, temperature: float, level: float | None, estimate: Mapping[str, Any] | None) -> None:
+    def _set_level(self, quantile: float, temperature: float, level: float | None, level_error: float | None) -> None:
         self.quantile = check_number("quantile", quantile, above=0, below=1)
         self.temperature = check_number("temperature", temperature, above=0)
-        self.given_level = None if level is None else check_number("level", level)
-        self._level = Level(self.quantile, self.temperature, None if estimate is None else LevelEstimate.from_config(estimate))
-        self._checked: bool | None = None  # None outside of twins, which check once whether the level is current
-        options = (quantile, temperature, level, estimate)
+        self.level = None if level is None else check_number("level", level)
+        self.level_error = None if level_error is None else check_number("level_error", level_error, least=0)
+        options = (quantile, temperature, level, level_error)
         if self.mode != "level" and options != (_QUANTILE, _TEMPERATURE, None, None):
             raise OptionError(f"quantile, temperature and level are options of the mode 'level', and the mode is {self.mode!r}.")
-
-    @property
-    def level(self) -> Estimate | None:
-        r"""The level $L_q$ with its standard error; None before it is estimated, and for the other modes."""
-        if self.mode != "level":
-            return None
-        known = self.terms[0].known_level(self.quantile) if self.given_level is None else self.given_level
-        return self._level.estimate if known is None else Estimate(known)
 
     def config(self) -> dict[str, Any]:
         config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
         if self.mode != "level":
             return config
-        found = self._level.estimate
-        numbers = {"quantile": self.quantile, "temperature": self.temperature, "level": self.given_level}
-        return {**config, **numbers, "estimate": None if found is None else found.config()}
+        numbers = {"quantile": self.quantile, "temperature": self.temperature, "level": self.level, "level_error": self.level_error}
+        return {**config, **numbers}
 
     def rebuild(self, *terms: Energy, **changes: Any) -> Self:
-        if self.mode == "level" and terms and not same(terms[0], self.terms[0]):
-            changes = {"estimate": None, **changes}
-        return super().rebuild(*terms, **changes)
-
-    def became_twin(self, original: Any) -> None:
-        """Shares the level with the energy that this one is a twin of; `twin` calls it."""
-        super().became_twin(original)
-        self._level, self._checked = original._level, False
+        if self.level_error is not None and terms and not same(terms[0], self.terms[0]):
+            changes = {"level": None, "level_error": None, **changes}
+        return with_exact_level(super().rebuild(*terms, **changes))
 
     @property
     def formula(self) -> Formula | None:
@@ -163,37 +149,36 @@ class Negation(Node):
         if self.mode == "power":
             with dividing_by(self):
                 return scale(self.weight, -evidence_of(operand, x, conditions))
-        if self._valueless:
-            self.check_values(f"The negation of {operand} by {self.mode}")
         try:
             if self.mode == "contrast":
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
-            evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points, not about pilot draws
-            return scale(self.weight, F.softplus((self._find_level(x, conditions) - evidence) / self.temperature))
+            evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points
+            level = self._known_level(conditions) if self.level is None or conditions else self.level
+            return scale(self.weight, F.softplus((level - evidence) / self.temperature))
         except ContradictionError:
             return zeros(x)
 
-    def _find_level(self, x: Tensor, conditions: Mapping[str, Any]) -> float:
-        if self.given_level is not None:
-            return self.given_level
+    def _known_level(self, conditions: Mapping[str, Any]) -> float:
+        if self.level is not None and self.level_error is None:
+            return self.level
         operand = self._terms[0]
-        known = operand.known_level(self.quantile)
-        if known is not None:
-            return known
-        free = sorted(operand.conditions & conditions.keys() - {CHAINS}) if conditions else ()
+        free = sorted(operand.conditions & conditions.keys() - {CHAINS})
         if free:
             raise ExpressionError(
                 f"{self} needs the level of {operand}, and it depends on {', '.join(free)}, which is not bound: bind it inside, as in "
                 f"`~A.given({free[0]}=...)`, or take another mode of `negate`: 'power', 'contrast' for `A.relative_to(base)`, or "
                 "'complement' for an event."
             )
-        value = self._level.value(operand, x, fixed=bool(self._checked))
-        if self._checked is False:
-            self._checked = True
-        return value
+        if self.level is None:
+            raise CalibrationError(
+                f"{self} needs the level of {operand}, which is not known yet: `composable_energy.calibrate(E)` returns the expression "
+                "with it, from draws of that energy, and `sample` does so itself; or give it by `negate(A, mode='level', level=...)`."
+            )
+        return self.level
 
     def extra_repr(self) -> str:
-        return f"mode={self.mode!r}{self._options()}" + ("" if self.mode != "level" or self.level is None else f", level={self.level}")
+        level = None if self.level is None else Estimate(self.level, self.level_error or 0.0)
+        return f"mode={self.mode!r}{self._options()}" + ("" if level is None else f", level={level}")
 
     def _options(self) -> str:
         """Returns the options that are not the default, other than the mode and the level."""
@@ -208,11 +193,20 @@ class Negation(Node):
             text += f", temperature={self.temperature:g}"
         return text
 
-    def __str__(self) -> str:
-        options = self._options() + ("" if self.given_level is None else f", level={self.given_level:g}")
+    def text(self, operand: Operand) -> str:
+        options = self._options() + ("" if self.level is None or self.level_error is not None else f", level={self.level:g}")
         if self.mode != _default_mode(self.terms[0]) or options:
-            return f"negate({self.terms[0]}, mode={self.mode!r}{options})"
-        return "~" + format_operand(self.terms[0], self.precedence)
+            return f"negate({operand(self.terms[0], 0)}, mode={self.mode!r}{options})"
+        return "~" + operand(self.terms[0], self.precedence)
+
+
+def with_exact_level(negation: T) -> T:
+    """Returns a negation with its level, where that is known without a sampler."""
+    if negation.mode == "level" and negation.level is None:
+        found = exact_level(negation.terms[0], negation.quantile, negation.temperature)
+        if found is not None:
+            negation.level, negation.level_error = found.value, found.standard_error
+    return negation
 
 
 def has_level(conjunction: Conjunction) -> bool:

@@ -7,7 +7,7 @@ import weakref
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,12 @@ from typing_extensions import Self
 
 from composable_energy.algebra.spaces import common_shape
 from composable_energy.algebra.terms import common_recommendation, distinct
+from composable_energy.algebra.text import Operand, text_of
 from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.checks import check_value, has_levels
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
-from composable_energy.gradients import substituted
 from composable_energy.identity import Copies, equal
 from composable_energy.memo import memoize
 from composable_energy.supports import Support
@@ -29,7 +29,7 @@ Weight = float | Tensor
 
 
 class Node(RelativeEnergy, ABC):
-    """Abstract node: an energy composed of energies.
+    """Abstract node: an energy computed from energies at the same points and conditions; one of other points is `Transformed`.
 
     A subclass implements `forward_evidence` and `grounded`; it overrides `bases` if it has any, and `join_supports` if the supports of its
     terms may differ. `terms` are positional arguments of its constructor, and `config()` returns the others.
@@ -39,31 +39,46 @@ class Node(RelativeEnergy, ABC):
 
     Attributes:
         precedence: The precedence of its operator in Python; higher binds tighter.
+        sums: Whether the energy is a weighted sum of its terms, so that its gradient does not depend on their values.
     """
 
     precedence: int = 100
+    sums: ClassVar[bool] = False
+    _notes_needs: ClassVar[bool] = False  # whether the class calls `need_values` itself; else other nodes than sums need all values
 
     def __init__(self, *operands: Energy) -> None:
         super().__init__()
         self.operands = nn.ModuleList(operands)
         self._terms = tuple(operands)
-        self._conditions = frozenset({CHAINS}).union(*(term.conditions for term in operands))
-        self._required = frozenset().union(*(term.required_conditions for term in operands))
         self.event_shape = common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
         # Computed once, as a part may occur many times in an expression.
-        self._unsatisfiable = any(term.unsatisfiable for term in operands)
-        self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
-        self._evidence_has_value = all(term.evidence_has_value for term in operands)
-        self._signed = any(term._signed for term in operands)
-        self._valueless: tuple[Energy, ...] = ()  # terms and bases whose values this node itself needs, and that have none
-        self._needs_log_densities = any(term.needs_log_densities for term in operands)
+        self._conditions, self._required = frozenset({CHAINS}), frozenset[str]()
+        self._unsatisfiable, self._evidence_has_value, self._needs_log_densities = False, True, False
+        self._decoders: tuple[nn.Module, ...] = ()
+        self._decoded_shape: torch.Size | None = None
+        for term in operands:
+            self._conditions |= term.conditions
+            self._required |= term.required_conditions
+            self._unsatisfiable |= term.unsatisfiable
+            self._evidence_has_value &= term.evidence_has_value
+            self._needs_log_densities |= term.needs_log_densities
+            self._signed |= term._signed
+            if not self._decoders and term.decoder is not None:
+                self._decoders = (term.decoder,)
+            self._decoded_shape = self._decoded_shape or term.decoded_shape
         self._opposite: Energy | weakref.ref[Energy] | None = None
-        shapes = (term.decoded_shape for term in operands)
-        self._decoded_shape = next((shape for shape in shapes if shape is not None), None)
         self._copies = Copies.inside(self)
         self._repeated = _find_repeated(self)
+        if not (self.sums or self._notes_needs):
+            self.need_values(type(self).__name__, operands)
+
+    __str__ = text_of
+
+    def text(self, operand: Operand) -> str:
+        """Returns the text of the expression, from those of its operands."""
+        return self.name or type(self).__name__
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -106,18 +121,9 @@ class Node(RelativeEnergy, ABC):
         for energy in lacking:
             if not has_levels(energy):
                 check_value(energy, use, evidence=True)
-        self._valueless += lacking
+        self._valueless, self._values_for = self._valueless + lacking, use
         self._needs_log_densities |= bool(lacking)
         self._evidence_has_value = self._evidence_has_value and not lacking
-
-    def check_values(self, use: str) -> None:
-        """Raises if a value is needed that no sampler carries now.
-
-        Raises:
-            ExpressionError: It is.
-        """
-        if self._valueless and substituted() is None:
-            check_value(self._valueless[0], use, evidence=True)
 
     @property
     def decoder(self) -> nn.Module | None:
@@ -180,6 +186,12 @@ class Node(RelativeEnergy, ABC):
         if self._copies is not None:
             self._copies.forget_tensors()
         return super()._apply(fn, recurse)
+
+
+class Transformed(Node, ABC):
+    """Abstract node that evaluates its terms at other points than its own, such as decoded ones, or under other conditions."""
+
+    sums: ClassVar[bool] = True
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
-from composable_energy.algebra.negation import Mode, Negation, has_level
+from composable_energy.algebra.negation import Mode, Negation, has_level, with_exact_level
 from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
 from composable_energy.algebra.weights import Sharpened, Weighted
@@ -90,7 +90,7 @@ def negate(
         offset: For `contrast`, the evidence at which A and the base are equally likely.
         quantile: For `level`, the share of the draws of A in the region that is excluded; None for .95.
         temperature: For `level`, the width of its border in units of energy; None for .1.
-        level: For `level`, the energy at the border, if it is known; None to estimate it from draws of A.
+        level: For `level`, the energy at the border; None for that of a distribution, or to estimate it by `composable_energy.calibrate`.
 
     Raises:
         OptionError: The mode is unknown, or a number is out of range.
@@ -100,7 +100,7 @@ def negate(
     numbers: dict[str, Any] = {"quantile": quantile, "temperature": temperature, "level": level}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if mode is not None or weight is not None or offset != 0.0 or numbers:
-        return Negation(energy, mode, weight, offset, **numbers)
+        return with_exact_level(Negation(energy, mode, weight, offset, **numbers))
     if isinstance(energy, Negation):
         return energy.terms[0]
     existing = energy.opposite if isinstance(energy, Node) else None
@@ -138,7 +138,7 @@ def _complement(energy: Energy) -> Energy:
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
         case _:
-            return Negation(energy)
+            return with_exact_level(Negation(energy))
     energy.link_opposite(opposite)
     return opposite
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, dividing_by
+from composable_energy.algebra.node import Node, Transformed, dividing_by
 from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.energy import Energy
@@ -24,7 +23,7 @@ from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support
-from composable_energy.twins import twin
+from composable_energy.twins import tensors_of, twin
 
 
 class Relative(Node):
@@ -33,6 +32,8 @@ class Relative(Node):
     Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
     0 where the base is infinite, so such a sum is infinite there.
     """
+
+    sums = True
 
     def __init__(self, operand: Energy, base: Energy) -> None:
         if not isinstance(base, Energy):
@@ -64,11 +65,11 @@ class Relative(Node):
             base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
         return subtract(value_of(self.terms[0], x, conditions), base)
 
-    def __str__(self) -> str:
-        return f"{format_operand(self.terms[0], 95)}.relative_to({self.terms[1]})"
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.relative_to({operand(self.terms[1], 0)})"
 
 
-class Conditioned(Node):
+class Conditioned(Transformed):
     """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`.
 
     Args:
@@ -121,12 +122,12 @@ class Conditioned(Node):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={_format_value(value)}" for name, value in self.values.items())
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         call = f"at({_format_value(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
-        return f"{format_operand(self.terms[0], 95)}.{call}"
+        return f"{operand(self.terms[0], 95)}.{call}"
 
 
-class PulledBack(Node):
+class PulledBack(Transformed):
     r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
 
     The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at a denoised point:
@@ -190,9 +191,9 @@ class PulledBack(Node):
     def _shrunk(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.generator(x / unsqueeze_to(1 + sigma.to(x).square(), x))
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""
-        return f"{format_operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
+        return f"{operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
 def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.node import Transformed
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import zeros
 from composable_energy.bases import evidence_of
 from composable_energy.coordinates import evaluate_inside
@@ -18,7 +18,7 @@ from composable_energy.support_sets import intersect, is_bounded
 from composable_energy.supports import Support, check_support, format_support, map_support
 
 
-class Restricted(Node):
+class Restricted(Transformed):
     r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
 
     Args:
@@ -57,8 +57,8 @@ class Restricted(Node):
     def extra_repr(self) -> str:
         return format_support(self._within)
 
-    def __str__(self) -> str:
-        return f"{format_operand(self.terms[0], 95)}.on({format_support(self._within)})"
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.on({format_support(self._within)})"
 
 
 class Inside(Energy):

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from composable_energy.energy import Energy
 
-_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # the texts of parts, formatted once
+Operand = Callable[[Energy, int], str]  # returns the text of an operand, in parentheses if its precedence is lower than a number
 _LONGEST = 20_000  # characters
 
 
-def format_operand(energy: Energy, precedence: int) -> str:
-    """Returns the text of an operand, in parentheses if its precedence is lower."""
-    texts = _TEXTS.get()
-    if texts is None:
-        token = _TEXTS.set({})
-        try:
-            return format_operand(energy, precedence)
-        finally:
-            _TEXTS.reset(token)
-    if energy not in texts:
-        texts[energy] = _shorten(str(energy))
-    own: int = getattr(energy, "precedence", 100)
-    return f"({texts[energy]})" if own < precedence else texts[energy]
+def text_of(self: Any) -> str:
+    """Returns the text of a node, the `__str__` of the class `Node`; that of a part that occurs several times is formatted once."""
+    texts: dict[Energy, str] = {}
+
+    def operand(energy: Any, precedence: int) -> str:
+        if energy not in texts:
+            texts[energy] = _shorten(energy.text(operand) if type(energy).__str__ is text_of else str(energy))
+        own: int = getattr(energy, "precedence", 100)
+        return f"({texts[energy]})" if own < precedence else texts[energy]
+
+    return operand(self, 0)
 
 
-def join_operands(terms: Sequence[Energy], sign: str, precedence: int) -> str:
+def join_operands(operand: Operand, terms: Sequence[Energy], sign: str, precedence: int) -> str:
     """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
-    texts = {term: format_operand(term, precedence) for term in dict.fromkeys(terms)}
+    texts = {term: operand(term, precedence) for term in dict.fromkeys(terms)}
     return _shorten(sign.join(texts[term] for term in terms))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.terms import shared_bases
-from composable_energy.algebra.text import format_operand
+from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
@@ -31,6 +31,7 @@ class Weighted(Node):
         inverse: Whether to divide by the weight, for a learnable temperature.
     """
 
+    sums = True
     precedence = 80
     weight: Weight
 
@@ -77,14 +78,15 @@ class Weighted(Node):
     def extra_repr(self) -> str:
         return f"weight={as_float(self.factor):g}"
 
-    def __str__(self) -> str:
-        operand = format_operand(self.terms[0], self.precedence)
-        return f"{operand} / {_format_weight(self.weight)}" if self.inverse else f"{_format_weight(self.weight)} * {operand}"
+    def text(self, operand: Operand) -> str:
+        inner = operand(self.terms[0], self.precedence)
+        return f"{inner} / {_format_weight(self.weight)}" if self.inverse else f"{_format_weight(self.weight)} * {inner}"
 
 
 class Sharpened(Node):
     r"""An energy with weighted evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance."""
 
+    sums = True
     weight: Weight
 
     def __init__(self, operand: Energy, weight: Weight) -> None:
@@ -113,8 +115,8 @@ class Sharpened(Node):
     def extra_repr(self) -> str:
         return f"weight={as_float(self.weight):g}"
 
-    def __str__(self) -> str:
-        return f"{format_operand(self.terms[0], 95)}.sharpened({as_float(self.weight):g})"
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.sharpened({as_float(self.weight):g})"
 
 
 class Difference(Node):
@@ -124,6 +126,7 @@ class Difference(Node):
     value where $p_B$ is 0.
     """
 
+    sums = True
     precedence = 70
 
     def __init__(self, left: Energy, right: Energy) -> None:
@@ -148,9 +151,9 @@ class Difference(Node):
         with dividing_by(self):
             return add([above, -of(right, x, conditions)], signed=True)
 
-    def __str__(self) -> str:
+    def text(self, operand: Operand) -> str:
         left, right = self.terms
-        return f"{format_operand(left, self.precedence)} - {format_operand(right, self.precedence + 1)}"
+        return f"{operand(left, self.precedence)} - {operand(right, self.precedence + 1)}"
 
 
 def _format_weight(weight: Weight) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from composable_energy.notes import warn_caller
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.wrappers import has_rows
@@ -266,13 +265,8 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
 
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:
     """Emits warnings at the line that called this package. Samplers may call it."""
-    package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 2, 2
-    while frame is not None:
-        depth += 1
-        level = depth if frame.f_globals.get("__name__", "").partition(".")[0] == package else level
-        frame = frame.f_back
     for warning in found:
-        warnings.warn(warning, stacklevel=level)
+        warn_caller(warning)
 
 
 def _equal_rows(one: Tensor, other: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import estimate_levels, warn_of_shares
+from composable_energy.algebra import warn_of_shares
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.gradients import recording
@@ -169,7 +169,6 @@ def draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
     energy = call.energy
     with evaluation_context(energy), ExitStack() as held:
         request = resolve_request(call, held)
-        estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.batch_size)
         check_same_energy(evaluator, request.reference, request.checkpoint.path if request.checkpoint and request.saved else None)

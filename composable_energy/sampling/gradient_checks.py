@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction, Negation, Weighted
+from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
@@ -118,7 +118,8 @@ def check_rows(evaluator: Evaluator, ids: Tensor, x: Tensor) -> None:
 
 def mixes_values(energy: Energy) -> bool:
     """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
-    return any(isinstance(part, Disjunction) or (isinstance(part, Negation) and part.mode == "contrast") for part in energy.modules())
+    nodes = (part for part in energy.modules() if isinstance(part, Node) and not part.sums)
+    return any(not isinstance(node, Negation) or node.mode == "contrast" for node in nodes)
 
 
 def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:

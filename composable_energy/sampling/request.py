@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Branch, known_branches, subtracts
+from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import digest_of, expanded
@@ -148,6 +148,7 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     if resume is not None and known is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
+    fill_levels(energy, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), sampler.binds)
     rows = has_rows(energy)
     if rows:
         check_rows(energy, points.n)

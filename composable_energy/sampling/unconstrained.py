@@ -2,7 +2,6 @@ r"""An energy with a support in unconstrained coordinates, $E(T(u)) - \log \lver
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.coordinates import Coordinates
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SupportWarning
+from composable_energy.notes import warn_caller
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.supports import contains, format_support
@@ -124,9 +124,8 @@ def warn_of_rounding(energy: Energy, u: Tensor) -> None:
         return
     share = near_border(energy, u).double().mean().item()
     if share > _SHARE:
-        warnings.warn(
+        warn_caller(
             f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "
             f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
             SupportWarning,
-            stacklevel=4,
         )

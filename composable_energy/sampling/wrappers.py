@@ -15,6 +15,10 @@ from composable_energy.errors import ShapeError
 from composable_energy.events.leaves import HeadEnergy
 
 
+def _forwarded(name: str) -> Any:
+    return property(lambda self: getattr(self.energy, name))
+
+
 class EnergyWrapper(Energy, ABC):
     """Abstract energy with the values, conditions and name of another one. A subclass changes how that one is evaluated.
 
@@ -22,34 +26,18 @@ class EnergyWrapper(Energy, ABC):
         energy: The wrapped energy.
     """
 
+    has_value, evidence_has_value, needs_log_densities = map(_forwarded, ("has_value", "evidence_has_value", "needs_log_densities"))
+    conditions, required_conditions = _forwarded("conditions"), _forwarded("required_conditions")
+    grounded, unsatisfiable = _forwarded("grounded"), _forwarded("unsatisfiable")
+
     def __init__(self, energy: Energy) -> None:
         super().__init__()
         self.energy = energy
         self.event_shape = energy.event_shape
 
     @property
-    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.energy.has_value
-
-    @property
-    def evidence_has_value(self) -> bool:
-        return self.energy.evidence_has_value
-
-    @property
-    def needs_log_densities(self) -> bool:
-        return self.energy.needs_log_densities
-
-    @property
     def terms(self) -> tuple[Energy, ...]:
         return (self.energy,)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.energy.conditions
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self.energy.required_conditions
 
     def __str__(self) -> str:
         return str(self.energy)

@@ -1,12 +1,16 @@
 """Gradients at noise levels: terms without noise levels are evaluated at the denoised point of the others."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.algebra import Node, value_of
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import energy_and_gradient
+from composable_energy.sampling.gradient_checks import mixes_values
 from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient
 
 F64 = torch.float64
@@ -124,6 +128,33 @@ def test_in_a_mixture_a_plain_term_weighs_its_branch():
         found = level_gradient(ce.any_of(mixture & term, wide, weights=[1.0, 1.0]), X, SIGMA)
         torch.testing.assert_close(found.grad, energy_and_gradient(rest, X, sigma=SIGMA)[1])
         assert found.slope is None  # it does not add, so nothing can be held
+
+
+class SoftMin(Node):
+    """The formula of `|`, as a third party writes it."""
+
+    @property
+    def grounded(self) -> bool:
+        return all(term.grounded for term in self.terms)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return -torch.logsumexp(-torch.stack([value_of(term, x, conditions) for term in self.terms]), 0)
+
+
+def test_a_node_of_a_third_party_has_the_energy_and_gradient_of_its_formula():
+    for terms in ((mixture & bowl, wide), (wide, bowl), (2 * mixture, bowl & wide)):
+        own, ours = SoftMin(*terms), ce.any_of(*terms, weights=[1.0, 1.0])
+        found, expected = level_gradient(own, X, SIGMA), level_gradient(ours, X, SIGMA)
+        torch.testing.assert_close(found.energy, expected.energy)
+        torch.testing.assert_close(found.grad, expected.grad)
+        assert mixes_values(own)
+
+
+def test_a_node_of_a_third_party_needs_values_unless_it_sums():
+    with pytest.raises(ExpressionError, match="SoftMin needs values"):
+        SoftMin(ce.ScoreEnergy(lambda x: -x, event_shape=(2,)), bowl)
+    carried = SoftMin(score, wide)
+    assert carried.needs_log_densities and not carried.evidence_has_value
 
 
 def test_a_held_slope_saves_the_plain_term_and_keeps_what_depends_on_noise():

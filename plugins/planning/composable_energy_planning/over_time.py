@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy import Energy, Recommendation, as_energy
-from composable_energy.algebra import Node
+from composable_energy.algebra import Transformed
 from composable_energy.bases import value_of
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
 
-class OverTime(Node):
+class OverTime(Transformed):
     r"""An energy of states in succession over a whole trajectory, $E(x) = \sum_t E_\text{pair}(x_t, \dots, x_{t + k - 1})$.
 
     For a normalised $E_\text{pair} = -\log p(s' \mid s)$ it is the density of trajectories, given their first state. All windows are

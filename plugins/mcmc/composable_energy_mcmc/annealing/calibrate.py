@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from composable_energy import Disjunction, Energy, as_energy
-from composable_energy.algebra import Conditioned, PulledBack
+from composable_energy.algebra import Conditioned, PulledBack, lacks_level, with_levels
 from composable_energy.errors import ContradictionError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
-from composable_energy_mcmc.annealing.log_z import estimate_log_z
+from composable_energy_mcmc.annealing.log_z import estimate_log_z, points_of_integral
 
 
 def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: Any) -> Energy:
-    r"""Returns an expression whose mixtures draw from each branch in proportion to its weight.
+    r"""Returns an expression in which the levels of `~A` are known, and whose mixtures draw from each branch in proportion to its weight.
 
     `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, so a constant added to one energy changes its share, and so does the width of its density.
     Calibration estimates $\log Z$ of each branch of every mixture, for the whole density of the branch with its base; then
@@ -50,6 +50,9 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
         [0.8, 3.2]
     """
     expression = as_energy(expression)
+    if lacks_level(expression):
+        points = points_of_integral(expression, *(options.get(name) for name in ("base", "draws", "init", "event_shape", "dtype")))
+        expression = with_levels(expression, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device))
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
