@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.captures import dense_parts
-from composable_energy.distribution_arguments import ARGUMENTS, argument
+from composable_energy.supports.distributions import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN = "_identity_token"

@@ -29,8 +29,7 @@ from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
-from composable_energy.support_sets import is_full
-from composable_energy.supports import format_support
+from composable_energy.supports import format_support, is_full
 from composable_energy.twins import twin
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough

@@ -19,9 +19,9 @@ from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
-    from composable_energy.coordinates import Coordinates
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
+    from composable_energy.supports import Coordinates
 
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from composable_energy.distribution_arguments import ARGUMENTS, argument, parameters_in, tensors_in
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
+from composable_energy.supports.distributions import ARGUMENTS, argument, parameters_in, tensors_in
 
 # Transformed distributions are excluded: transforms are code.
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
