@@ -12,7 +12,7 @@ from composable_energy.algebra.relative import PulledBack, Relative
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
-from composable_energy.events.leaves import HeadEnergy
+from composable_energy.events import HeadEnergy
 
 _SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
 _FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)

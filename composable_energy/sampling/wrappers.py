@@ -14,8 +14,7 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.estimate import Estimate
-from composable_energy.events import Formula
-from composable_energy.events.leaves import HeadEnergy
+from composable_energy.events import Formula, HeadEnergy
 from composable_energy.supports import Support
 
 
