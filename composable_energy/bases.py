@@ -20,8 +20,7 @@ from composable_energy.denoised import seen
 from composable_energy.energy import Energy
 from composable_energy.gradients import substituted, uses_own_gradient
 from composable_energy.memo import evaluate_once, is_repeated, memo_scope
-from composable_energy.support_sets import intersect
-from composable_energy.supports import Support
+from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted

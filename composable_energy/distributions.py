@@ -20,13 +20,12 @@ from torch.distributions import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.arithmetic import zeros
-from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
-from composable_energy.distribution_supports import inherits, support_of
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.estimate import Estimate
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, format_support
+from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
 
 LogProb = Callable[[Tensor], Tensor]
 
@@ -37,8 +36,7 @@ class DistributionEnergy(Energy):
     Outside the support the energy is infinite with zero gradient, so that other branches of a mixture keep theirs. The energy of a NaN
     point is NaN.
 
-    Parameters that the distribution was built from become parameters of the energy, named like the arguments (`loc`,
-    `component_distribution_loc`). Other tensors are constants, which move with the energy.
+    Its tensors are constants, which move with the energy. To learn them, lift a module that builds the distribution in its `forward`.
 
     Args:
         distribution: The distribution; a point has its batch shape followed by its event shape. It is copied; its tensors are shared.
@@ -47,15 +45,14 @@ class DistributionEnergy(Energy):
         decoder: The decoder, for a density of latent points.
 
     Raises:
-        LiftError: The distribution is discrete or has no support, or one of its tensors was computed from learnable tensors.
+        LiftError: The distribution is discrete or has no support, or one of its tensors requires a gradient.
         ShapeError: `event_shape` is not the shape of a point.
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> mean = torch.nn.Parameter(torch.zeros(2))
-        >>> energy = ce.as_energy(torch.distributions.Normal(mean, 1.0))
-        >>> [name for name, _ in energy.named_parameters()]
-        ['loc']
+        >>> energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> energy(torch.ones(1, 2))
+        tensor([2.8379])
     """
 
     def __init__(
@@ -70,6 +67,7 @@ class DistributionEnergy(Energy):
         if not isinstance(name, str):
             raise OptionError(f"name must be text, got {name!r}.")
         _check_continuous(distribution)
+        _check_constant(distribution)
         self.name = name or type(distribution).__name__
         shape = self.event_shape = distribution.batch_shape + distribution.event_shape
         if event_shape is not None and torch.Size(event_shape) != shape:
@@ -79,22 +77,10 @@ class DistributionEnergy(Energy):
             )
         if decoder is not None:
             self.decoder = check_instance("decoder", decoder, nn.Module)
-        self._learnt: dict[str, str] = {}  # the name of a parameter by the path of its argument
-        parameters = parameters_in(distribution)
-        for path, parameter in parameters.items():
-            self._learnt[path] = path.replace(".", "_")
-            self.register_parameter(self._learnt[path], parameter)
-        self._constant = _constant(distribution, parameters)
-        if not _is_positive(self._constant):
-            _check_fits(self._constant)
-        self._log_prob = None if self._learnt else _log_prob_of(self._constant)
-
-    @property
-    def distribution(self) -> Distribution:
-        """The distribution with the current parameters."""
-        if not self._learnt:
-            return self._constant
-        return rebuild(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
+        self.distribution = map_tensors(distribution, lambda tensor: tensor)
+        if not _is_positive(self.distribution):
+            _check_fits(self.distribution)
+        self._log_prob = _log_prob_of(self.distribution)
 
     @property
     def support(self) -> Support:
@@ -105,10 +91,9 @@ class DistributionEnergy(Energy):
         return Estimate(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        log_prob = self._log_prob or _log_prob_of(self.distribution)
-        energies = -log_prob(x)
+        energies = -self._log_prob(x)
         energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
-        if not isinstance(log_prob, partial):  # positive everywhere
+        if not isinstance(self._log_prob, partial):  # positive everywhere
             return energies
         broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
         energies = energies.masked_fill(energies == math.inf, math.inf).masked_fill(broken, math.nan)  # without a gradient
@@ -121,8 +106,8 @@ class DistributionEnergy(Energy):
     # Torch calls it when a module is moved or converted; `test_constants_move_with_the_energy` pins it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         super()._apply(fn, recurse)
-        self._constant = map_tensors(self._constant, fn)
-        self._log_prob = None if self._learnt else _log_prob_of(self._constant)
+        self.distribution = map_tensors(self.distribution, fn)
+        self._log_prob = _log_prob_of(self.distribution)
         return self
 
 
@@ -144,6 +129,17 @@ def _check_continuous(distribution: Distribution) -> None:
         )
 
 
+def _check_constant(distribution: Distribution) -> None:
+    """Raises if a tensor of a distribution requires a gradient: after a step of an optimizer, tensors computed from it would be stale."""
+    learnt = [path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad]
+    if learnt:
+        raise LiftError(
+            f"{learnt[0]} of this {type(distribution).__name__} requires a gradient, and a distribution does not follow its parameters. To "
+            "learn them, lift a module whose `forward(x)` builds the distribution and returns `-log_prob(x)`; `.detach()` the tensor to "
+            "hold it constant."
+        )
+
+
 def _check_fits(distribution: Distribution) -> None:
     """Raises if the support of a distribution is not one of points with its batch and event shape."""
     try:
@@ -158,14 +154,6 @@ def _check_fits(distribution: Distribution) -> None:
             f"The support of {type(distribution).__name__}, {format_support(distribution.support)}, checks points of more axes than its "
             f"event_shape, {tuple(distribution.event_shape)}, has."
         )
-
-
-def _constant(distribution: Distribution, parameters: dict[str, nn.Parameter]) -> Distribution:
-    """Returns the distribution without a graph, so that it can be copied."""
-    if not parameters:
-        return map_tensors(distribution, lambda tensor: tensor)
-    leaf = map_tensors(distribution, Tensor.detach)
-    return rebuild(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
 
 
 # Log densities that are safe outside the support, where the gradients of torch's formulas may be NaN ------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.distribution_arguments import ARGUMENTS, argument
+from composable_energy.supports.distributions import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN = "_identity_token"
@@ -182,7 +182,7 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_equal(x, y, seen) for x, y in zip(a, b, strict=True))
     if type(a) in ARGUMENTS:
-        return all(_equal(argument(a, name), argument(b, name), seen) for name in ARGUMENTS[type(a)][0])
+        return all(_equal(argument(a, name), argument(b, name), seen) for name in ARGUMENTS[type(a)])
     if hasattr(a, "__dict__") and not isinstance(a, set | frozenset):
         return _equal(vars(a), vars(b), seen)
     return bool(a == b)

@@ -12,12 +12,11 @@ from torch.distributions import Distribution
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import parameters_of
-from composable_energy.coordinates import evaluate_inside, interior
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, contains
+from composable_energy.supports import Support, contains, evaluate_inside, interior
 
 
 class CallableEnergy(Energy):

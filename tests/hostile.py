@@ -170,7 +170,7 @@ def prepare(folder: Path) -> Trial:
         torch.distributions.Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "linear", in_features=2, out_features=3)
     )
     prior.recommended = ce.Recommendation("annealed", {"levels": 4, "corrector_steps": 1}, threads=1)
-    learnt = ce.as_energy(torch.distributions.Normal(nn.Parameter(torch.zeros(2)), 1.0))
+    learnt = nn.Parameter(torch.tensor(2.0)) * ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     mixed = [prior, ce.any_of(learnt, 2 * learnt & prior, weights=[0.2, 0.8]), ce.load("plane/ring") & ~ce.load("plane/right")]
     saved = [folder / str(i) for i in range(len(mixed) + 3)]
     for energy, place in zip([*expressions(), *mixed], saved, strict=True):

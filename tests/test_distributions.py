@@ -12,7 +12,7 @@ from torch import distributions as td
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError
-from composable_energy.support_sets import is_full
+from composable_energy.supports import is_full
 from tests.distribution_values import BOTH, BOUNDED, F64, inside_points, t, total
 
 

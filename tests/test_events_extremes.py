@@ -20,8 +20,8 @@ from composable_energy.events import (
     complement,
     conjoin,
     disjoin,
+    log_probability,
 )
-from composable_energy.events.normal import log_probability
 
 LOGITS = (-1e4, -100.0, -1.0, 0.0, 20.0, 1e4)
 ENDS = (-math.inf, -0.7, 0.1, 0.1001, 0.6, math.inf)

@@ -145,11 +145,20 @@ def test_scores_are_gradients_of_the_log_density():
     torch.testing.assert_close((model & NEAR).score(X), 3 - X - 2.0 - X)
 
 
+class Learnt(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return -Normal(self.mean, 1.0).log_prob(x).sum(1)
+
+
 def test_parameters_learn_from_log_densities_and_scores():
-    mean = nn.Parameter(torch.zeros(2))
-    energy = ce.as_energy(Normal(mean, 1.0))
+    module = Learnt()
+    energy, mean = ce.as_energy(module), module.mean
     x = torch.ones(3, 2)
-    (slope,) = torch.autograd.grad(energy.log_prob(x).sum(), mean)
+    (slope,) = torch.autograd.grad(energy.log_prob(x, log_z=0.0).sum(), mean)
     torch.testing.assert_close(slope, torch.full((2,), 3.0))
     (slope,) = torch.autograd.grad(energy.score(x, create_graph=True).sum(), mean)
     torch.testing.assert_close(slope, torch.full((2,), 3.0))

@@ -11,8 +11,7 @@ from torch.distributions import constraints
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, SupportWarning
-from composable_energy.support_sets import same_support
-from composable_energy.supports import contains
+from composable_energy.supports import contains, same_support
 from tests.distribution_values import F64, t
 from tests.support_values import EVERY, SHORT
 

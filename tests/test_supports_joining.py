@@ -9,8 +9,7 @@ from torch.distributions import constraints
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError
-from composable_energy.support_sets import same_support
-from composable_energy.supports import circle
+from composable_energy.supports import circle, same_support
 from tests.distribution_values import F64, t
 from tests.support_values import SHORT
 

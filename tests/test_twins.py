@@ -78,9 +78,7 @@ def test_a_twin_shares_storage_and_takes_no_gradients():
     net.marked = Marked(torch.ones(2))
     net.marked.note = "kept"
     weight = torch.tensor(2.0, requires_grad=True)
-    energy = weight * ce.as_energy(nn.Sequential(net, nn.Flatten(0))) & ce.as_energy(
-        torch.distributions.Normal(nn.Parameter(torch.zeros(2)), 1.0)
-    )
+    energy = weight * ce.as_energy(nn.Sequential(net, nn.Flatten(0))) & ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     copied = twin(energy)
     own, theirs = tensors_of(copied), tensors_of(energy)
     assert len(own) == len(theirs) > 10

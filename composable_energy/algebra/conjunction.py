@@ -16,8 +16,7 @@ from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.events import Formula, conjoin
-from composable_energy.support_sets import intersect
-from composable_energy.supports import Support
+from composable_energy.supports import Support, intersect
 
 
 class Conjunction(Node):

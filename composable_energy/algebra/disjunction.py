@@ -20,8 +20,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, disjoin
-from composable_energy.support_sets import unite
-from composable_energy.supports import Support
+from composable_energy.supports import Support, unite
 
 
 class _Branch(NamedTuple):

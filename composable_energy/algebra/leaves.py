@@ -10,7 +10,7 @@ from composable_energy.algebra.relative import PulledBack
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
-from composable_energy.events.leaves import HeadEnergy
+from composable_energy.events import HeadEnergy
 
 
 class NoiseLeaves(NamedTuple):

@@ -23,8 +23,7 @@ from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, complement
 from composable_energy.identity import same
 from composable_energy.options import check_choice, check_number
-from composable_energy.support_sets import intersect, is_full
-from composable_energy.supports import Support
+from composable_energy.supports import Support, intersect, is_full
 
 T = TypeVar("T", bound="Negation")
 Mode = Literal["complement", "contrast", "level", "power"]

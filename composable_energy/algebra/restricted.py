@@ -11,11 +11,9 @@ from composable_energy.algebra.node import Transformed
 from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import zeros
 from composable_energy.bases import evidence_of
-from composable_energy.coordinates import evaluate_inside
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.support_sets import intersect, is_bounded
-from composable_energy.supports import Support, check_support, format_support, map_support
+from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
 
 
 class Restricted(Transformed):

@@ -15,8 +15,7 @@ from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
 from composable_energy.events import Formula
-from composable_energy.support_sets import intersect
-from composable_energy.supports import Support
+from composable_energy.supports import Support, intersect
 
 
 class Weighted(Node):

@@ -1,12 +1,12 @@
 """Events: labels of classifiers and intervals of continuous heads, whose Boolean formulas have exact probabilities."""
 
-from composable_energy.events.cells import ChainLabels, Interval
+from composable_energy.events.cells import ChainLabels, Interval, log_probability
 from composable_energy.events.formula import Formula, complement, conjoin, disjoin
-from composable_energy.events.gaussian import DensityEnergy, GaussianHead, IntervalEnergy
-from composable_energy.events.leaves import ClassifierEnergy
-from composable_energy.events.variables import Categorical, Continuous, Variable
+from composable_energy.events.heads import ClassifierEnergy, DensityEnergy, GaussianHead, HeadEnergy, IntervalEnergy
+from composable_energy.events.variables import LOG_WIDTHS, Categorical, Continuous, Variable
 
 __all__ = [
+    "LOG_WIDTHS",
     "Categorical",
     "ChainLabels",
     "ClassifierEnergy",
@@ -14,10 +14,12 @@ __all__ = [
     "DensityEnergy",
     "Formula",
     "GaussianHead",
+    "HeadEnergy",
     "Interval",
     "IntervalEnergy",
     "Variable",
     "complement",
     "conjoin",
     "disjoin",
+    "log_probability",
 ]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError
-from composable_energy.events.normal import log_sum
+from composable_energy.events.cells import log_sum
 
 FALSE, TRUE = 0, 1
 
@@ -70,19 +70,14 @@ class Diagram:
             log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
             known: Edges whose log probabilities are known, with shape (edges, B).
         """
+        done = {edge for edges, _ in known for edge in edges}
+        others = {edge: log_prob(*edge) for edge in self.edges if edge not in done}
         if self.is_product:
-            done = {edge for edges, _ in known for edge in edges}
-            sums = [values.sum(0) for _, values in known]
-            return functools.reduce(torch.add, [*sums, *(log_prob(*edge) for edge in self.edges if edge not in done)])
-        of_cells = {edge: row for edges, values in known for edge, row in zip(edges, values.unbind(0), strict=True)}
+            return functools.reduce(torch.add, [*(values.sum(0) for _, values in known), *others.values()])
+        of_edge = others | {edge: row for edges, values in known for edge, row in zip(edges, values.unbind(0), strict=True)}
         rows: list[Tensor] = []
         for level, edges in self.nodes:
-            terms = []
-            for child, cells in edges:
-                if (level, cells) not in of_cells:
-                    of_cells[level, cells] = log_prob(level, cells)
-                edge = of_cells[level, cells]
-                terms.append(edge if child < 0 else edge + rows[child])
+            terms = [of_edge[level, cells] if child < 0 else of_edge[level, cells] + rows[child] for child, cells in edges]
             rows.append(terms[0] if len(terms) == 1 else log_sum(torch.stack(terms), 0))
         return rows[-1]
 

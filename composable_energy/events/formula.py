@@ -7,7 +7,8 @@ its energy does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -17,11 +18,35 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
-from composable_energy.events.diagram import Diagram, DiagramBuilder
-from composable_energy.events.literals import Literals, find_literals
-from composable_energy.events.nodes import Atom, NodeMerger, Operation
-from composable_energy.events.variables import Categorical, Variable
+from composable_energy.events.diagram import Diagram, DiagramBuilder, Edge
+from composable_energy.events.variables import Categorical, Variable, read_heads
 from composable_energy.identity import same
+
+Heads = tuple[int, tuple[Edge, ...], tuple[int, ...], tuple[int, ...]]
+"""Edges that test yes-or-no heads of one network: its index, the edges, the columns of those of label 1, then of those of label 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """The statement that a variable has one of some values.
+
+    Args:
+        variable: The index of the variable in the formula.
+        values: Labels, a label for each chain, or an interval.
+        name: The text.
+    """
+
+    variable: int
+    values: frozenset[int] | ChainLabels | Interval
+    name: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The operation `all`, `any` or `not` of earlier nodes."""
+
+    operator: str
+    operands: tuple[int, ...]
 
 
 class Formula:
@@ -44,7 +69,7 @@ class Formula:
     ) -> None:
         self.variables = variables
         self.nodes = nodes
-        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram, tuple[Literals, ...]]] = {}
+        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram, tuple[Heads, ...]]] = {}
         rows = any(isinstance(node, Atom) and not isinstance(node.values, frozenset) and node.values.chained for node in nodes)
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
@@ -72,7 +97,7 @@ class Formula:
         variables = [variable.given(conditions) for variable in self.variables]
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
-        merger = NodeMerger()
+        merger = _Merger()
         merger.add_formula(self.nodes, [merger.add_variable(variable) for variable in variables])
         return Formula(tuple(merger.variables), tuple(merger.nodes))
 
@@ -89,7 +114,7 @@ class Formula:
             ExpressionError: A condition is missing.
         """
         counts = list(self._labels)
-        _, diagram, _ = self._compile(self._labels)
+        diagram = self._compile(self._labels)[1]
         self._check_possible(diagram)
         outputs: dict[int, Any] = {}
         readings: dict[int, Any] = {}
@@ -105,16 +130,25 @@ class Formula:
                 outputs[network] = variable.evaluate(x, conditions)
             if counts[level] is None and isinstance(reading := read(level), Tensor):
                 counts[level] = reading.shape[1]
-        cells, diagram, literals = self._compile(tuple(counts))
+        cells, diagram, heads = self._compile(tuple(counts))
         self._check_possible(diagram)
         if diagram.constant:
             return zeros(x)
-        known, chains = [], conditions.get(CHAINS)
-        for group in literals:
-            output = self.variables[group.edges[0][0]].check_output(outputs[group.network], x)
-            if group.fit(output):
-                known.append((group.edges, group.log_probs(output)))
+        chains, known = conditions.get(CHAINS), []
+        for network, edges, yes, no in heads:
+            output = self.variables[network].check_output(outputs[network], x)
+            if max((*yes, *no)) < output.shape[1]:
+                known.append((edges, read_heads(output, yes, no)))
         return -diagram.log_prob(lambda level, union: cells[level].log_prob(read(level), union, x, chains), known)
+
+    def _find_heads(self, diagram: Diagram, cells: Sequence[Cells]) -> tuple[Heads, ...]:
+        found: dict[int, tuple[dict[Edge, int], dict[Edge, int]]] = {}
+        for level, union in diagram.edges:
+            column, label = self.variables[level].column, cells[level].label(union)
+            if column is not None and label is not None:
+                found.setdefault(self._networks[level], ({}, {}))[1 - label][level, union] = column
+        groups = [(network, (*yes, *no), (*yes.values(),), (*no.values(),)) for network, (yes, no) in found.items()]
+        return tuple(group for group in groups if len(group[1]) > 1)
 
     @property
     def _labels(self) -> tuple[int | None, ...]:
@@ -125,8 +159,8 @@ class Formula:
         if diagram.constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
 
-    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram, tuple[Literals, ...]]:
-        """Returns cells, diagram, and the edges that are computed together, for the number of labels of each variable."""
+    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram, tuple[Heads, ...]]:
+        """Returns cells, diagram, and yes-or-no heads that are read together, for the number of labels of each variable."""
         if labels not in self._compiled:
             atoms = [node for node in self.nodes if isinstance(node, Atom)]
             values = [[atom.values for atom in atoms if atom.variable == i] for i in range(len(self.variables))]
@@ -144,7 +178,7 @@ class Formula:
                         root = combine(done[operand], root)
                     done.append(root)
             diagram = builder.diagram(done[-1])
-            self._compiled[labels] = cells, diagram, find_literals(diagram, self.variables, cells, self._networks)
+            self._compiled[labels] = cells, diagram, self._find_heads(diagram, cells)
         return self._compiled[labels]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,13 +246,53 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
                 f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events of one formula must have one base. "
                 "Give both the same base object."
             )
-    merger = NodeMerger()
+    merger = _Merger()
     roots = [merger.add_formula(f.nodes, [merger.add_variable(variable) for variable in f.variables]) for f in formulas]
     roots = list(dict.fromkeys(roots))
     if len(roots) == 1:
         return formulas[0]
     merger.add_node(Operation(operator, tuple(roots)))
     return Formula(tuple(merger.variables), tuple(merger.nodes))
+
+
+class _Merger:
+    """Merges formulas: equal variables and equal nodes become one."""
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+        self.nodes: list[Atom | Operation] = []
+        self._variables: dict[Hashable, list[int]] = {}
+        self._nodes: dict[Hashable, int] = {}
+
+    def add_variable(self, variable: Variable) -> int:
+        """Adds a variable and returns its index."""
+        candidates = self._variables.setdefault(variable.bucket, [])
+        index = next((i for i in candidates if self.variables[i].is_same(variable)), None)
+        if index is None:
+            index = len(self.variables)
+            candidates.append(index)
+            self.variables.append(variable)
+        else:
+            self.variables[index] = self.variables[index].merge(variable)
+        return index
+
+    def add_node(self, node: Atom | Operation) -> int:
+        """Adds a node and returns its index."""
+        key = (node.variable, node.values) if isinstance(node, Atom) else (node.operator, frozenset(node.operands))
+        index = self._nodes.setdefault(key, len(self.nodes))
+        if index == len(self.nodes):
+            self.nodes.append(node)
+        return index
+
+    def add_formula(self, nodes: Sequence[Atom | Operation], variables: Sequence[int]) -> int:
+        """Adds the nodes of a formula, given the indices of its variables, and returns the index of its root."""
+        indices: list[int] = []
+        for node in nodes:
+            if isinstance(node, Atom):
+                indices.append(self.add_node(Atom(variables[node.variable], node.values, node.name)))
+            else:
+                indices.append(self.add_node(Operation(node.operator, tuple(indices[i] for i in node.operands))))
+        return indices[-1]
 
 
 def _networks(variables: Sequence[Variable]) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
-    from composable_energy.coordinates import Coordinates
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
+    from composable_energy.supports import Coordinates
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together

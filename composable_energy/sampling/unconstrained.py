@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.coordinates import Coordinates
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SupportWarning
 from composable_energy.notes import warn_caller
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.wrappers import EnergyWrapper
-from composable_energy.supports import contains, format_support
+from composable_energy.supports import Coordinates, contains, format_support
 
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
 _SHARE = 2e-3  # of the points that may be so far off
@@ -23,7 +22,7 @@ _BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyo
 
 
 class UnconstrainedEnergy(EnergyWrapper):
-    r"""The energy $E(T(u)) - v(u)$ of coordinates $u$; see `composable_energy.coordinates`.
+    r"""The energy $E(T(u)) - v(u)$ of coordinates $u$; see `composable_energy.supports`.
 
     Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$, without $v$.
 

@@ -12,7 +12,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
-from composable_energy.events.leaves import HeadEnergy
+from composable_energy.events import HeadEnergy
 
 
 def _forwarded(name: str) -> Any:

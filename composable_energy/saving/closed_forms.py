@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from composable_energy.distribution_arguments import ARGUMENTS, argument, parameters_in, tensors_in
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
+from composable_energy.supports.distributions import ARGUMENTS, argument, tensors_in
 
 # Transformed distributions are excluded: transforms are code.
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
@@ -33,17 +33,13 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[
             "get it from `composable_energy.get`."
         )
     distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
-    learnt = {path: parameter for path, parameter in parameters_in(distribution).items() if "." not in path}
-    names = next(names for names in ARGUMENTS[cls] if learnt.keys() <= set(names))
-    arguments = {name: learnt.get(name, argument(distribution, name)) for name in names}
+    arguments = {name: argument(distribution, name) for name in ARGUMENTS[cls]}
     own, fresh = tensors_in(distribution), build_distribution(cls.__name__, arguments, {})
     if fresh.batch_shape != distribution.batch_shape:
         raise ExpressionError(
             f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(fresh.batch_shape)} cannot be "
             "saved; build it from parameters of the whole shape."
         )
-    if learnt:
-        return cls.__name__, arguments, {}
     rebuilt = tensors_in(fresh)
     exact = {
         path: tensor
@@ -66,7 +62,10 @@ def build_distribution(name: str, arguments: Mapping[str, Any], exact: Mapping[s
         raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
     if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *exact.values())):
         raise ValueError(f"the distribution {name} has truth values as numbers")
-    result = _copy_nested(cls(**arguments, validate_args=False))
+    values: dict[str, Any] = {
+        key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()
+    }  # parameters of older files
+    result = _copy_nested(cls(**values, validate_args=False))
     own = tensors_in(result)
     for path, tensor in exact.items():
         if path not in own or not isinstance(tensor, Tensor) or tensor.shape != own[path][1].shape:

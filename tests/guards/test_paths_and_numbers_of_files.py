@@ -139,7 +139,6 @@ class Learnt(ce.Energy):
 
 ENERGIES = {
     "a distribution": normal,
-    "a learnable distribution": lambda: ce.as_energy(Normal(nn.Parameter(torch.zeros(2)), torch.ones(2))),
     "a weight": lambda: nn.Parameter(torch.tensor(0.5)) * normal(),
     "a plug-in's": Learnt,
 }

@@ -15,7 +15,7 @@ import composable_energy as ce
 from composable_energy import Energy, GaussianHead
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.errors import PluginNotFound
-from composable_energy.events.variables import LOG_WIDTHS
+from composable_energy.events import LOG_WIDTHS
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import Attributes, attribute
 from composable_energy_latent.errors import LabelError

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.conditions import CHAINS
-from composable_energy.coordinates import coordinates_of
 from composable_energy.memo import memo_scope
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
+from composable_energy.supports import coordinates_of
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.fit import draw_latents
 from composable_energy_latent.flow import integrate

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.coordinates import coordinates_of
+from composable_energy.supports import coordinates_of
 from composable_energy_latent.flow import integrate
 from composable_energy_latent.labels import Column
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import LiftError, OptionError, ShapeError
-from composable_energy.events.normal import log_probability
+from composable_energy.events import log_probability
 from composable_energy.options import check_number
 from composable_energy.suggestions import nearest
 

@@ -1,0 +1,197 @@
+"""Constructor arguments, tensors and supports of torch distributions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import (
+    Distribution,
+    ExpTransform,
+    Independent,
+    MixtureSameFamily,
+    Transform,
+    TransformedDistribution,
+    VonMises,
+)
+
+from composable_energy.supports.sets import Support, circle, ends_of, interval, plain
+
+D = TypeVar("D", bound=Distribution)
+
+ARGUMENTS: Mapping[type[Distribution], tuple[str, ...]] = {
+    distributions.Beta: ("concentration1", "concentration0"),
+    distributions.Categorical: ("logits",),
+    distributions.Cauchy: ("loc", "scale"),
+    distributions.Chi2: ("df",),
+    distributions.Dirichlet: ("concentration",),
+    distributions.Exponential: ("rate",),
+    distributions.FisherSnedecor: ("df1", "df2"),
+    distributions.Gamma: ("concentration", "rate"),
+    distributions.Gumbel: ("loc", "scale"),
+    distributions.HalfCauchy: ("scale",),
+    distributions.HalfNormal: ("scale",),
+    distributions.Independent: ("base_distribution", "reinterpreted_batch_ndims"),
+    distributions.InverseGamma: ("concentration", "rate"),
+    distributions.Kumaraswamy: ("concentration1", "concentration0"),
+    distributions.Laplace: ("loc", "scale"),
+    distributions.LogNormal: ("loc", "scale"),
+    distributions.LowRankMultivariateNormal: ("loc", "cov_factor", "cov_diag"),
+    distributions.MixtureSameFamily: ("mixture_distribution", "component_distribution"),
+    distributions.MultivariateNormal: ("loc", "scale_tril"),
+    distributions.Normal: ("loc", "scale"),
+    distributions.Pareto: ("scale", "alpha"),
+    distributions.StudentT: ("df", "loc", "scale"),
+    distributions.Uniform: ("low", "high"),
+    distributions.VonMises: ("loc", "concentration"),
+    distributions.Weibull: ("scale", "concentration"),
+    TransformedDistribution: ("base_distribution", "transforms"),
+}
+"""The names of arguments that rebuild a distribution, for each known class."""
+
+_INVERSE: type[Transform] = type(ExpTransform().inv)
+
+
+def argument(distribution: Distribution, name: str) -> Any:
+    """Returns the value of an argument; a matrix that was broadcast over a batch is one matrix again."""
+    value = getattr(distribution, "base_dist" if name == "base_distribution" else name)
+    if name in ("scale_tril", "cov_factor", "cov_diag"):
+        while value.ndim > 1 and len(value) > 1 and value.stride(0) == 0:
+            value = value[0]
+    return value
+
+
+def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a copy of a distribution or transform with a function applied to all tensors inside.
+
+    A distribution with known arguments is rebuilt without validation. A categorical is copied, as its constructor would normalise again.
+    """
+    cls = type(holder)
+    if cls in ARGUMENTS and cls is not distributions.Categorical:
+        arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls]}
+        return cls(**arguments, validate_args=False)
+    if isinstance(holder, _INVERSE):
+        return Inverse(map_tensors(holder.inv, function))
+    result, done = copy.copy(holder), {}
+    for name, value in vars(result).items():
+        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _map_value(value, function))
+        if moved is not value:
+            setattr(result, name, moved)
+    return result
+
+
+def _map_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Distribution | Transform):
+        return map_tensors(value, function)
+    if isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+        return [map_tensors(item, function) for item in value]
+    return function(value) if isinstance(value, Tensor) else value
+
+
+class Inverse(Transform):
+    """The inverse of a transform; unlike `transform.inv` it can be copied and pickled.
+
+    Args:
+        transform: The transform.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+        self.domain: Any = transform.codomain
+        self.codomain: Any = transform.domain
+        self.bijective = transform.bijective
+
+    @property
+    def sign(self) -> Any:
+        return self.transform.sign
+
+    # Subclasses of `Transform` implement `_call` and `_inverse`; `test_inverse_transforms_survive_a_copy` pins it.
+    def _call(self, x: Tensor) -> Tensor:
+        return self.transform.inv(x)  # pyright: ignore[reportReturnType]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.transform(y)  # pyright: ignore[reportReturnType]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.transform.log_abs_det_jacobian(y, x)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self.transform.inverse_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self.transform.forward_shape(shape)
+
+
+def tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
+    """Returns the tensors inside a distribution by path, each with the object that holds it."""
+    if isinstance(holder, _INVERSE):
+        return {} if holder.inv is None else tensors_in(holder.inv, f"{prefix}inv.")  # None in a deep copy
+    result: dict[str, tuple[Any, Tensor]] = {}
+    seen: set[int] = set()
+    for name, value in vars(holder).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            result[prefix + name] = (holder, value)
+        elif isinstance(value, Distribution | Transform) and not (isinstance(value, _INVERSE) and value.inv is holder):
+            result |= tensors_in(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+            for i, item in enumerate(value):
+                result |= tensors_in(item, f"{prefix}{name}.{i}.")
+        elif isinstance(value, nn.Module):
+            result |= {f"{prefix}{name}.{path}": (value, parameter) for path, parameter in value.named_parameters()}
+    return result
+
+
+def inherits(distribution: Distribution, cls: type[D], method: str) -> TypeGuard[D]:
+    """Returns whether a distribution is one of a class of torch, or of a subclass that does not override a method or property."""
+    return isinstance(distribution, cls) and getattr(type(distribution), method) is getattr(cls, method)
+
+
+def support_of(distribution: Distribution) -> Support:
+    """Returns the support of a continuous distribution; None for all of R^n.
+
+    Torch's own is wider for a `TransformedDistribution` over a part of the line, such as a shifted uniform one, and that of `VonMises` is
+    the line, on which it has no integral: its points are angles.
+    """
+    if isinstance(distribution, VonMises):
+        return circle
+    if inherits(distribution, Independent, "support"):
+        return support_of(distribution.base_dist)
+    if inherits(distribution, MixtureSameFamily, "support"):
+        return _hull(support_of(distribution.component_distribution), len(distribution.batch_shape))
+    if inherits(distribution, TransformedDistribution, "support"):
+        return _image(distribution)
+    return plain(distribution.support)  # pyright: ignore[reportArgumentType]
+
+
+def _hull(support: Support, axis: int) -> Support:
+    """Returns the interval that holds the intervals of all components, which have an axis of their parameters."""
+    ends = ends_of(support)
+    if ends is None or not any(isinstance(end, Tensor) and end.ndim > axis for end in ends):
+        return support
+    low, high = ends
+    low = low.amin(axis) if isinstance(low, Tensor) and low.ndim > axis else low
+    return interval(low, high.amax(axis) if isinstance(high, Tensor) and high.ndim > axis else high)
+
+
+def _image(distribution: Any) -> Support:
+    """Returns the image of an interval under transforms of single numbers; else the codomain of the last transform."""
+    found: Any = ends_of(support_of(distribution.base_dist))
+    transforms: list[Any] = distribution.transforms
+    if found is None or not all(some.bijective and some.domain.event_dim == some.codomain.event_dim == 0 for some in transforms):
+        return plain(distribution.support)  # pyright: ignore[reportArgumentType]
+    like = next((end for end in found if isinstance(end, Tensor)), torch.zeros(()))
+    low, high = (torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in found)
+    for transform in transforms:
+        domain, ends = ends_of(transform.domain), ends_of(transform.codomain)
+        whole = domain is not None and bool((low == domain[0]).all() and (high == domain[1]).all())
+        ends = ends if whole and ends is not None else (transform(low), transform(high))  # torch's logits are finite at 0 and 1
+        low, high = (torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in ends)
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+    if bool((low.isnan() | high.isnan()).any()):
+        return plain(distribution.support)  # pyright: ignore[reportArgumentType]
+    return interval(low, high)
