@@ -21,7 +21,6 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
-from composable_energy.grids import write_grid
 from composable_energy_faces.draw import draw
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_image.data import Pictures, Preparation
@@ -34,6 +33,7 @@ from composable_energy_training import (
     Optimizer,
     Trainer,
 )
+from composable_energy_viz.files import write_grid
 
 PATH = RESULTS / "contrastive.json"
 SIZE, FACES, EVALUATED = 32, 20_000, 1_000

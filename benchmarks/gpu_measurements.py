@@ -16,10 +16,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.energies import Convolutions, Mixture, Perceptron
-from composable_energy.kernels import Counter, StepCoefficients, langevin_step
 from composable_energy.noise import Noise
-from composable_energy.sampling import compiled, energy_and_gradient
-from composable_energy.testing import kernel_checks
+from composable_energy.sampling import Counter, StepCoefficients, compiled, energy_and_gradient, langevin_step
+from composable_energy_triton.testing import kernel_checks
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -124,8 +123,8 @@ def parity(plan: Plan) -> dict[str, Any]:
         found["beyond 2^31 numbers"] = f"not tried: {free / 2**30:.0f} GiB are free"
         return found
     x = torch.ones(rows, size, dtype=torch.bfloat16, device=plan.device)
-    out, numbers = torch.empty_like(x), StepCoefficients((), 0.0, 1.0, 1.0, 0.0, None, None)
-    kernel.langevin_step(x, [], None, numbers, Counter(1, 2, 3, 0), out, None)
+    out, numbers = torch.empty_like(x), StepCoefficients(0.0, 1.0)
+    kernel.langevin_step(x, None, None, numbers, Counter(1, 2, 3, 0), out, None)
     wrong = 0
     for row in (0, rows // 2, rows - 2, rows - 1):
         noise = Noise(1, range(3 + row, 4 + row), 2, "philox")

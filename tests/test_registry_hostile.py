@@ -102,7 +102,7 @@ def doctor(site, *options):
 def test_doctor_names_a_plugin_that_exits_and_one_whose_kernel_exits(site):
     kernel = """
         import sys
-        from composable_energy.kernels import Kernel
+        from composable_energy.sampling import Kernel
         class Fast(Kernel):
             def available(self): sys.exit(0)
             def refusal(self, x): return ""

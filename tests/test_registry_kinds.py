@@ -8,7 +8,7 @@ import torch
 import composable_energy as ce
 from composable_energy import registry
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
-from composable_energy.kernels import Kernel
+from composable_energy.sampling import Kernel
 
 
 def test_encoders_and_kernels_have_names(site):

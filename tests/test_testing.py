@@ -142,7 +142,7 @@ class Unbalanced(Broken):
 def test_a_broken_energy_is_caught(cls, failing):
     failed = {check.name for check in energy_checks(cls, POINTS) if fails(check)}
     assert failing <= failed
-    with pytest.raises(AssertionError, match=rf"checks fail:(\n.*)*  {min(failing)}: "):
+    with pytest.raises(AssertionError, match=rf"later ones were not run:\n  {min(failing)}: "):
         check_energy(cls(), POINTS)
 
 

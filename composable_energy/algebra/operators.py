@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -55,8 +54,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
     mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
     if not check_flag("calibrate", calibrate):
         return mixture
-    seed = options.pop("seed", None)
-    return get_own("estimator", "calibrate")(mixture, seed=secrets.randbits(63) if seed is None else seed, **options)
+    return get_own("estimator", "calibrate")(mixture, **options)
 
 
 def one_of(left: Energy, right: Energy) -> Energy:

@@ -131,7 +131,7 @@ class PulledBack(Node):
 
     The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at a denoised point:
     $w(\sigma)\, E(g(\hat z))$ with $w(\sigma) = 1 / (1 + d \sigma^2)$. Samplers along noise levels take the denoised point of the
-    other terms of the expression, $\hat z = z - \sigma^2 \nabla E(z, \sigma)$; see `composable_energy.sampling.level_gradient`. Elsewhere
+    other terms of the expression, $\hat z = z - \sigma^2 \nabla E(z, \sigma)$; see `composable_energy_mcmc.level_gradient`. Elsewhere
     it is that of standard normal latents, $\hat z = z / (1 + \sigma^2)$.
 
     Args:

@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "sampler": Kind("class", ("composable_energy.sampling:Sampler",)),
     "encoder": Kind("builder", ("torch.nn:Module",), get="composable_energy.catalog:get_encoder"),
-    "kernel": Kind("builder", ("composable_energy.kernels:Kernel",)),
+    "kernel": Kind("builder", ("composable_energy.sampling.kernels:Kernel",)),
     "estimator": Kind("function", ()),
     "loader": Kind("function", ()),
     "publisher": Kind("function", ()),

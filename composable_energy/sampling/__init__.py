@@ -7,50 +7,41 @@ from composable_energy.sampling.convergence import emit_warnings, warn_of_spacin
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.iteration import iterate
-from composable_energy.sampling.levels import (
-    LevelGradient,
-    check_precise_terms,
-    denoised_pull,
-    has_plain_terms,
-    level_gradient,
-    warn_of_weak_evidence,
-)
+from composable_energy.sampling.kernels import Counter, Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy
-from composable_energy.sampling.widening import Widened, widen
 from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
 __all__ = [
+    "Counter",
     "Info",
-    "LevelGradient",
+    "Kernel",
     "Noise",
     "Sampler",
     "SamplerLike",
     "State",
+    "StepCoefficients",
     "Trace",
-    "Widened",
-    "check_precise_terms",
     "compiled",
-    "denoised_pull",
     "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
-    "has_plain_terms",
     "has_rows",
     "iterate",
-    "level_gradient",
+    "langevin_step",
+    "normal",
     "plain_energy",
+    "reference_step",
     "repeated",
     "resolve_noise",
     "resolve_sampler",
     "sample",
     "twin",
+    "underdamped_step",
     "unsqueeze_to",
     "warn_of_spacing",
-    "warn_of_weak_evidence",
-    "widen",
 ]

@@ -1,4 +1,4 @@
-"""The conformance kit: checks of energies, samplers, encoders and kernels for first-party and third-party plug-ins.
+"""The conformance kit: checks of energies and samplers for first-party and third-party plug-ins.
 
     def test_bowl():
         check_energy(Bowl(), torch.randn(8, 2))
@@ -8,14 +8,12 @@
         check()
 
 A failed check raises an `AssertionError`; no test runner is needed. A new release may add checks: pin the version in your continuous
-integration. Packages that declare a kind bring its checks: `composable_energy_training.testing` those of recipes,
-`composable_energy_image.testing` those of worlds.
+integration. Other packages bring the checks of their kinds: `composable_energy_training.testing` those of recipes,
+`composable_energy_image.testing` those of worlds and encoders, `composable_energy_triton.testing` those of kernels.
 """
 
-from composable_energy.testing.checks import Check, SkipCheck, build_subject, named_checks, run_checks
-from composable_energy.testing.encoders import check_encoder, encoder_checks
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
 from composable_energy.testing.energies import check_energy, energy_checks
-from composable_energy.testing.kernels import check_kernel, kernel_checks
 from composable_energy.testing.pytest_integration import parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler, sampler_checks
 from composable_energy.testing.targets import Banana, Gaussian
@@ -25,14 +23,11 @@ __all__ = [
     "Check",
     "Gaussian",
     "SkipCheck",
+    "assert_close",
     "build_subject",
-    "check_encoder",
     "check_energy",
-    "check_kernel",
     "check_sampler",
-    "encoder_checks",
     "energy_checks",
-    "kernel_checks",
     "named_checks",
     "parametrize_with_checks",
     "run_checks",

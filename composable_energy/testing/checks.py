@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -48,23 +48,18 @@ class Check:
     Args:
         name: The name, for `expected_failures`.
         function: A function that raises `AssertionError` if the check fails, and `SkipCheck` if it does not apply.
-        after: Checks that must hold for this one to mean something. If one fails, this one is skipped, so that a cause is reported once.
     """
 
     name: str
     function: Callable[[], None]
-    after: tuple[Check, ...] = ()
 
     def __call__(self) -> None:
         """Runs the check.
 
         Raises:
             AssertionError: The check fails, or raises any other error.
-            SkipCheck: The check does not apply, or another one fails that must hold first.
+            SkipCheck: The check does not apply.
         """
-        for check in self.after:
-            if check.failure is not None:
-                raise SkipCheck(f"the check `{check.name}` fails") from check.failure
         try:
             self.function()
         except (AssertionError, SkipCheck):
@@ -72,38 +67,22 @@ class Check:
         except Exception as error:
             raise AssertionError(f"raised {type(error).__name__}: {error}") from error
 
-    @cached_property
-    def failure(self) -> AssertionError | None:
-        """The failure of one run of the check; None if it holds or does not apply."""
-        try:
-            self()
-        except AssertionError as error:
-            return error
-        except SkipCheck:
-            return None
-        return None
-
     def __str__(self) -> str:
         return self.name
 
 
-def named_checks(functions: Mapping[str, Callable[[], None]], first: Sequence[str] = (), **after: Sequence[str]) -> list[Check]:
-    """Returns checks with their order.
+def named_checks(table: Mapping[str, Callable[..., None]], *subject: Any) -> list[Check]:
+    """Returns the checks of a table, which are functions of the subject; a later one may assume that those before it hold.
 
     Args:
-        functions: The functions of the checks, by name.
-        first: The names of those that must hold before all others; each also comes after those before it in this list.
-        **after: Further names that must hold before a check.
+        table: The functions, by the names of the checks.
+        *subject: The arguments of each.
     """
-    made: dict[str, Check] = {}
-    for name in dict.fromkeys((*first, *functions)):
-        before = first[: first.index(name)] if name in first else first
-        made[name] = Check(name, functions[name], tuple(made[other] for other in (*before, *after.get(name, ()))))
-    return list(made.values())
+    return [Check(name, partial(function, *subject)) for name, function in table.items()]
 
 
 def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
-    """Runs all checks and reports all failures at once.
+    """Runs checks up to the first that fails, whose consequences the later ones might report.
 
     Args:
         checks: The checks.
@@ -114,36 +93,30 @@ def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | N
         OptionError: A name in `expected_failures` is unknown.
     """
     checks, expected = check_expected_failures(checks, expected_failures)
-    failures, skipped = [], 0
-    for check in checks:
+    for number, check in enumerate(checks, 1):
         try:
             check()
-        except SkipCheck as reason:
-            skipped += isinstance(reason.__cause__, AssertionError)
+        except SkipCheck:
+            continue
         except AssertionError as error:
             if check.name not in expected:
-                failures.append((check.name, error))
+                raise AssertionError(f"Check {number} of {len(checks)} fails, later ones were not run:\n  {check.name}: {error}") from error
         else:
             if check.name in expected:
-                failures.append((check.name, AssertionError(f"holds now; take it off expected_failures ({expected[check.name]})")))
-    if failures:
-        lines = "\n".join(f"  {name}: {error}" for name, error in failures)
-        rest = f"\n{skipped} others were not run, because they need those that fail." if skipped else ""
-        raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{lines}{rest}") from failures[0][1]
+                raise AssertionError(f"{check.name}: holds now; take it off expected_failures ({expected[check.name]})")
 
 
 def check_expected_failures(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> tuple[list[Check], Mapping[str, str]]:
-    """Returns the checks and the expected failures. An expected failure skips no other check.
+    """Returns the checks and the expected failures.
 
     Raises:
         OptionError: A name is unknown.
     """
     checks, expected = list(checks), expected_failures or {}
-    names = [check.name for check in checks]
-    unknown = expected.keys() - set(names)
+    unknown = expected.keys() - {check.name for check in checks}
     if unknown:
-        raise OptionError(f"expected_failures names {', '.join(sorted(unknown))}; the checks are {', '.join(names)}.")
-    return [replace(check, after=tuple(other for other in check.after if other.name not in expected)) for check in checks], expected
+        raise OptionError(f"expected_failures names {', '.join(sorted(unknown))}; the checks are {', '.join(map(str, checks))}.")
+    return checks, expected
 
 
 def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:

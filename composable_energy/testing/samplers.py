@@ -42,7 +42,7 @@ def check_sampler(
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: Checks fail; the message has a line for each.
+        AssertionError: A check fails.
     """
     run_checks(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
 
@@ -68,9 +68,6 @@ def sampler_checks(
     | `input` | the start is not changed |
     | `modes` | modules stay in train mode, with the same running statistics |
 
-    If `build` or `seed` fails, all others are skipped: their failures would be consequences. In the same way `chunks` needs `noise`,
-    `resume` needs `values`, `exact` needs these, and `moments` needs `exact`.
-
     Args:
         sampler: The sampler with its options, or its class or name.
         steps: The number of steps to converge on a unit Gaussian; None for its default.
@@ -78,9 +75,7 @@ def sampler_checks(
         bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
         exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
-    subject = _Subject(sampler, steps, variance, bias, exact)
-    functions = {name: _bound(function, subject) for name, function in _CHECKS.items()}
-    return named_checks(functions, _FIRST, **_AFTER)
+    return named_checks(_CHECKS, _Subject(sampler, steps, variance, bias, exact))
 
 
 @dataclass(frozen=True)
@@ -122,10 +117,6 @@ class _Subject:
 
             return get_sampler(self.sampler)()
         return self.sampler()
-
-
-def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
-    return lambda: function(subject)
 
 
 def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
@@ -284,11 +275,4 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "gradients": _gradients,
     "input": _input,
     "modes": _modes,
-}
-_FIRST = ("build", "seed")
-_AFTER = {
-    "chunks": ("noise",),
-    "resume": ("values",),
-    "exact": ("noise", "values", "chunks"),
-    "moments": ("noise", "values", "chunks", "exact"),
 }

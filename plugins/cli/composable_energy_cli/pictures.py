@@ -1,6 +1,6 @@
 """Reading and writing of points: images, grids of images, and arrays.
 
-`read_points` splits a PNG grid of `composable_energy.grids` by the layout in its text chunk.
+`read_points` splits a PNG grid of `composable_energy_viz.files` by the layout in its text chunk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.paths import is_directory, is_file
-from composable_energy.unpacked import check_archive, open_picture
+from composable_energy_viz.files import check_archive, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +39,7 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
         raise OptionError(f"-o {path} is a folder; name a file.")
     if ending not in PICTURES:
         return
-    from composable_energy.grids import is_picture
+    from composable_energy_viz.files import is_picture
 
     if not is_picture(shape):
         raise OptionError(f"Draws of shape {shape} are not images; write them to a file that ends in .npy or .npz.")
@@ -75,7 +75,7 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)
-    from composable_energy.grids import is_picture
+    from composable_energy_viz.files import is_picture
 
     pictures = [shape for shape in shapes if is_picture(shape)]
     if not pictures:
@@ -142,7 +142,7 @@ def _tiles(picture: Image.Image) -> list[Image.Image]:
     """Returns the images of a grid with a layout in its text chunk, else the image itself."""
     from PIL import Image
 
-    from composable_energy.grids import KEY
+    from composable_energy_viz.files import KEY
 
     try:
         grid = json.loads(picture.info[KEY])

@@ -105,7 +105,7 @@ class Sample(Command):
             "steps": trace.steps,
         }
         if target.suffix.lower() in PICTURES:
-            from composable_energy.grids import write_grid
+            from composable_energy_viz.files import write_grid
 
             write_grid(target, seen, black_to_white, about, least=_SHEET)
         else:
@@ -127,8 +127,8 @@ def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
     Raises:
         OptionError: They do not fit.
     """
-    from composable_energy.grids import is_picture
     from composable_energy.sampling.points import resolve_points
+    from composable_energy_viz.files import is_picture
 
     points = resolve_points(energy, arguments.n)
     try:

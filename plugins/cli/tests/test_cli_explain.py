@@ -12,8 +12,8 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, ShapeError
-from composable_energy.grids import write_grid
 from composable_energy_cli.pictures import read_points
+from composable_energy_viz.files import write_grid
 from tests.toys import Toys, run
 
 pytestmark = pytest.mark.usefixtures("toys")

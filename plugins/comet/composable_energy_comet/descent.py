@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_comet.conv import ConvEnergy
+from composable_energy_training.second_derivatives import differentiable_gradient
 
 SPREAD = 0.1
 """Standard deviation of the noise that is added to the start image."""

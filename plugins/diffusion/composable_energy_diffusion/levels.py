@@ -18,10 +18,8 @@ from composable_energy.sampling import (
     Noise,
     Sampler,
     State,
-    check_precise_terms,
-    level_gradient,
-    warn_of_weak_evidence,
 )
+from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient, warn_of_weak_evidence
 from composable_energy_mcmc.noise_levels import find_start, known_range
 
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 20.0

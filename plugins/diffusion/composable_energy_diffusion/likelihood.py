@@ -12,8 +12,9 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.checks import check_points
 from composable_energy.options import check_flag, check_integer
-from composable_energy.sampling import Noise, level_gradient, resolve_noise, twin
+from composable_energy.sampling import Noise, resolve_noise, twin
 from composable_energy_diffusion.ode import ODE
+from composable_energy_mcmc.level_gradient import level_gradient
 
 _STEP = {torch.float64: 1e-4, torch.float32: 3e-3}  # of finite differences, in units of the noise level
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.sampling import Info, Noise, State, level_gradient
+from composable_energy.sampling import Info, Noise, State
 from composable_energy_diffusion.levels import LevelSampler
+from composable_energy_mcmc.level_gradient import level_gradient
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Contact sheets with a given layout: rows of pictures below one another. `composable_energy.grids` lays out pictures by itself."""
+"""Contact sheets with a given layout: rows of pictures below one another. `composable_energy_viz.files` lays out pictures by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from composable_energy.grids import write_image
+from composable_energy_viz.files import write_image
 
 _GAP = 2  # white pixels right of and below each picture
 

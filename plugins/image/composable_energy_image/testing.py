@@ -1,18 +1,19 @@
-"""Checks of worlds, for first-party and third-party plug-ins; see `composable_energy.testing`."""
+"""Checks of worlds and encoders, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from composable_energy.errors import ExtraNotInstalled, OptionError
 from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy_image.data import Field, Scenes, World
+from composable_energy_image.encoder_checks import check_encoder, encoder_checks
 
-__all__ = ["check_world", "world_checks"]
+__all__ = ["check_encoder", "check_world", "encoder_checks", "world_checks"]
 
 WorldLike = str | World | Callable[[], World]
 _DTYPES = ("float32", "int64", "bool")
@@ -28,7 +29,7 @@ def check_world(world: WorldLike, *, seed: int = 0, expected_failures: Mapping[s
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: Checks fail; the message has a line for each.
+        AssertionError: A check fails.
     """
     run_checks(world_checks(world, seed=seed), expected_failures)
 
@@ -47,15 +48,13 @@ def world_checks(world: WorldLike, *, seed: int = 0) -> list[Check]:
     | `errors` | a missing label and an unknown one are refused with `OptionError` |
     | `options` | a world built with its `options` draws the same pictures, so that a rendered folder can be resumed |
 
-    If one of the first four fails, those that follow are skipped: their failures would be consequences. A world that needs a renderer
-    which is not installed is skipped after `labels`.
+    A world that needs a renderer which is not installed is skipped after `labels`.
 
     Args:
         world: The world, its name, or a function without arguments that builds it.
         seed: The seed of the six pictures that are drawn.
     """
-    subject = _Subject(world, seed)
-    return named_checks({name: _bound(function, subject) for name, function in _CHECKS.items()}, _FIRST)
+    return named_checks({name: partial(_check, function) for name, function in _CHECKS.items()}, _Subject(world, seed))
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,11 @@ class _Subject:
         return self.world.draw(_N, self.seed, masks=True)
 
 
-def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
-    def check() -> None:
-        try:
-            function(subject)
-        except ExtraNotInstalled as error:
-            raise SkipCheck(str(error)) from None
-
-    return check
+def _check(function: Callable[[_Subject], None], subject: _Subject) -> None:
+    try:
+        function(subject)
+    except ExtraNotInstalled as error:
+        raise SkipCheck(str(error)) from None
 
 
 def _build(subject: _Subject) -> None:
@@ -185,4 +181,3 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "errors": _errors,
     "options": _options,
 }
-_FIRST = ("build", "labels", "shape", "seed")

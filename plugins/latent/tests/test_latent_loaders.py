@@ -9,7 +9,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, FileFormatError
-from composable_energy.testing import check_encoder
+from composable_energy_image.testing import check_encoder
 from composable_energy_latent import attribute, latent, load_generator
 
 Z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))

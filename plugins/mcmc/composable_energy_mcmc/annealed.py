@@ -13,18 +13,14 @@ from torch import Tensor
 from composable_energy import Energy, get_sampler
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import (
     Info,
-    LevelGradient,
     Noise,
     Sampler,
     State,
-    check_precise_terms,
     energy_and_gradient,
-    level_gradient,
-    warn_of_weak_evidence,
+    langevin_step,
 )
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_bulk
 from composable_energy_mcmc.annealing.pilots import tune_schedule
@@ -32,17 +28,13 @@ from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, 
 from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
+from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient, warn_of_weak_evidence
 from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
 from composable_energy_mcmc.tuning import try_step
 
 _SIGMA_MIN, _SIGMA_MAX, _LEVELS = 0.05, 4.0, 40
 _DELTA = 0.1  # in units of the square of the noise level
-_WIDER, _SETTLING, _LEAPFROGS, _ACCEPTANCE = (
-    1.3,
-    200,
-    4,
-    0.8,
-)  # of tempered energies
+_WIDER, _SETTLING, _LEAPFROGS, _ACCEPTANCE = 1.3, 200, 4, 0.8  # of tempered energies
 GUIDED_STEPS = 1
 """Corrector steps at a level, at most, for an expression with terms without noise levels; see decision record 24."""
 
@@ -62,7 +54,7 @@ class Annealed(Sampler):
     `levels * (corrector_steps + 1)` gradients.
 
     Terms without noise levels, such as a network of pictures beside faces, are evaluated at the denoised points
-    $\hat x = x - s^2 \nabla E_n(x, s)$ of the other terms $E_n$; see `composable_energy.sampling.level_gradient`. Such an expression takes
+    $\hat x = x - s^2 \nabla E_n(x, s)$ of the other terms $E_n$; see `composable_energy_mcmc.level_gradient`. Such an expression takes
     one corrector step at a level at most, and evaluates these terms once a level, after it.
 
     An energy without `sigma` is tempered instead: with $f = 1 + s^2$, level $s$ has the energy $E / f T + (1 - 1 / f)\, E_0$, the last one

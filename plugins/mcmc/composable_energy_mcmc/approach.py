@@ -7,8 +7,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.kernels import normal
-from composable_energy.sampling import Noise, State, energy_and_gradient, has_rows
+from composable_energy.sampling import Noise, State, energy_and_gradient, has_rows, normal
 from composable_energy_mcmc.batch import finite_rows, select, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
 

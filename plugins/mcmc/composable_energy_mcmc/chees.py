@@ -11,9 +11,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.kernels import normal
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric

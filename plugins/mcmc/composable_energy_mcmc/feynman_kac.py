@@ -13,12 +13,13 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, check_precise_terms, emit_warnings
+from composable_energy.sampling import Info, Noise, Sampler, emit_warnings
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
+from composable_energy_mcmc.level_gradient import check_precise_terms
 from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between
 
 _LEVELS, _SIGMA_MIN, _SIGMA_MAX = 100, 0.02, 10.0
@@ -58,7 +59,7 @@ class FeynmanKac(Sampler):
     A leaf with values has the log density $-E_i$. How its constant changes from level to level is estimated from all chains, so that the
     density is that of the expression at the last level. Evidence with values enters the weights by how much it changes from level to level.
     Terms without noise levels, such as a network of pictures or an observation, are evaluated at the denoised point of the other terms (see
-    `composable_energy.sampling.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
+    `composable_energy_mcmc.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
 
     A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
     number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the

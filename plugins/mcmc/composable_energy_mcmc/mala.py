@@ -12,9 +12,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, langevin_step
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import bound_kicks, sum_of_each
 from composable_energy_mcmc.metropolis import REFUSED, choose

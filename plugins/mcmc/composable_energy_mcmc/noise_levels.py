@@ -17,7 +17,8 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Noise, emit_warnings, has_rows, level_gradient
+from composable_energy.sampling import Noise, emit_warnings, has_rows
+from composable_energy_mcmc.level_gradient import level_gradient
 
 _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
 _PER_COORDINATE = 16  # pilots from which each coordinate has a variance of its own

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.kernels import normal
-from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy.sampling import Noise, State, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points, select
 from composable_energy_mcmc.metric import IDENTITY, Metric

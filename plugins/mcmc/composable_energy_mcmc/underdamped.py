@@ -11,9 +11,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.kernels import langevin_step, normal
 from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal, underdamped_step
 from composable_energy_mcmc.langevin import Langevin
 
 
@@ -84,8 +83,6 @@ class Underdamped(Sampler):
             raise OptionError("Underdamped has no step_size yet: give one, or let `sample` tune it.")
         half, kept = self.step_size / 2, math.exp(-self.friction * self.step_size)
         scale = math.sqrt((1 - kept**2) * self.temperature)
-        x, momentum = langevin_step(
-            state.x, state.grad, noise=noise, drift=half, scale=scale, keep=kept, momentum=state.momentum, move=half
-        )
+        x, momentum = underdamped_step(state.x, state.grad, state.momentum, noise=noise, drift=half, scale=scale, keep=kept, move=half)
         energies, grad = energy_and_gradient(energy, x)
         return MomentumState(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()

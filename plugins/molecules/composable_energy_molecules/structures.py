@@ -15,10 +15,10 @@ from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer
 from composable_energy.paths import expanded, is_file
-from composable_energy.unpacked import check_gzip
 from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, index_of
+from composable_energy_viz.files import check_gzip
 
 _NAMES = frozenset(residue.name for residue in RESIDUES)
 _LARGEST = 2**30  # bytes of a file when it is unpacked

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.kernels import normal
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, plain_energy
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal, plain_energy
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose

@@ -32,4 +32,5 @@ from composable_energy_training.recovery_likelihood import DiffusionRecoveryLike
 from composable_energy_training.replay_buffer import ReplayBuffer as ReplayBuffer
 from composable_energy_training.report import Report as Report
 from composable_energy_training.score_matching import DenoisingScoreMatching as DenoisingScoreMatching
+from composable_energy_training.second_derivatives import differentiable_gradient as differentiable_gradient
 from composable_energy_training.trainer import Trainer as Trainer

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from composable_energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, StorageError
 from composable_energy.files import remove_leftovers, replace_file
-from composable_energy.grids import is_picture, write_grid
 from composable_energy.options import check_integer
 from composable_energy_training.monitor import Alert
+from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:
     from composable_energy_training.report import Report

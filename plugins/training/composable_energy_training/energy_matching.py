@@ -14,10 +14,10 @@ from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import energy_and_gradient, twin
-from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.chains import Factor, run_langevin
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
+from composable_energy_training.second_derivatives import differentiable_gradient
 
 
 class EnergyMatching(Objective):

@@ -15,11 +15,11 @@ from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
-from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start
+from composable_energy_training.second_derivatives import differentiable_gradient
 
 
 class ImprovedContrastiveDivergence(Objective):

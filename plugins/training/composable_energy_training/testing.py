@@ -39,7 +39,7 @@ def check_recipe(
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: Checks fail; the message has a line for each.
+        AssertionError: A check fails.
     """
     run_checks(recipe_checks(recipe, data, changes=changes), expected_failures)
 
@@ -58,16 +58,14 @@ def recipe_checks(recipe: RecipeLike, data: str | Path | None = None, *, changes
     | `run` | `run` saves the recipe, returns an existing folder, and returns the same one when it is called again |
     | `repeat` | another folder gets the same files of weights, to the bit |
 
-    If `build` or `settings` fails, those that follow are skipped: their failures would be consequences. `run` and `repeat` need data.
+    `run` and `repeat` need data.
 
     Args:
         recipe: The recipe, its name, or a function without arguments that builds it.
         data: A small data set, to train with; None leaves training out.
         changes: Settings that make the training short, by dotted key.
     """
-    subject = _Subject(recipe, None if data is None else Path(data), dict(changes or {}))
-    functions = {name: _bound(function, subject) for name, function in _CHECKS.items()}
-    return named_checks(functions, ("build", "settings"), file=("changes",), folder=("changes",), run=("folder",), repeat=("run",))
+    return named_checks(_CHECKS, _Subject(recipe, None if data is None else Path(data), dict(changes or {})))
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,6 @@ class _Subject:
         """Trains in a folder; returns the folder of the result."""
         assert self.data is not None
         return Path(self.recipe.with_changes(self.changed).run(self.data, out))
-
-
-def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
-    return lambda: function(subject)
 
 
 def _build(subject: _Subject) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.kernels import Counter, Kernel, StepCoefficients
+from composable_energy.sampling import Counter, Kernel, StepCoefficients
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _OLDEST = (3, 3)
@@ -29,7 +28,7 @@ class TritonKernel(Kernel):
         import triton
 
         if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
-            return False, f"Triton {triton.__version__} is too old: {'.'.join(map(str, _OLDEST))} passes tuples to kernels"
+            return False, f"Triton {triton.__version__} is too old: {'.'.join(map(str, _OLDEST))} is the oldest that is tested"
         if self._interpreted or torch.cuda.is_available():
             return True, ""
         return False, "torch finds no GPU"
@@ -44,7 +43,7 @@ class TritonKernel(Kernel):
     def langevin_step(
         self,
         x: Tensor,
-        gradients: Sequence[Tensor],
+        gradient: Tensor | None,
         momentum: Tensor | None,
         coefficients: StepCoefficients,
         counter: Counter,
@@ -63,10 +62,9 @@ class TritonKernel(Kernel):
             self._step[grid](
                 x,
                 x if momentum is None else momentum,
-                tuple(gradients) or (x,),
+                x if gradient is None else gradient,
                 out,
                 out if out_momentum is None else out_momentum,
-                tuple(map(float, coefficients.weights)) or (0.0,),
                 float(coefficients.drift),
                 float(coefficients.scale),
                 float(coefficients.keep),
@@ -76,7 +74,7 @@ class TritonKernel(Kernel):
                 *(_signed(word) for word in (*seed, counter.step, counter.chain, counter.stream)),
                 rows,
                 size,
-                GRADIENTS=len(gradients),
+                GRADIENT=gradient is not None,
                 MOMENTUM=momentum is not None,
                 READ=coefficients.keep != 0.0,
                 NOISE=coefficients.scale != 0.0,

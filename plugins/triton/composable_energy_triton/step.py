@@ -45,10 +45,9 @@ def _normal(seed_low, seed_high, step, chain, stream, row, first, ROWS: tl.const
 def langevin(
     x_ptr,
     momentum_ptr,
-    gradient_ptrs,
+    gradient_ptr,
     out_ptr,
     out_momentum_ptr,
-    weights,
     drift,
     scale,
     keep,
@@ -62,7 +61,7 @@ def langevin(
     stream,
     rows,
     size,
-    GRADIENTS: tl.constexpr,
+    GRADIENT: tl.constexpr,
     MOMENTUM: tl.constexpr,
     READ: tl.constexpr,
     NOISE: tl.constexpr,
@@ -84,9 +83,8 @@ def langevin(
     inside = (row < rows)[:, None] & (column < size)[None, :]
 
     force = tl.zeros((ROWS, 4 * QUADS), tl.float32)
-    for k in tl.static_range(GRADIENTS):
-        force += weights[k] * tl.load(gradient_ptrs[k] + place, inside, 0.0).to(tl.float32)
-    force = drift * force
+    if GRADIENT:
+        force = drift * tl.load(gradient_ptr + place, inside, 0.0).to(tl.float32)
 
     noise = tl.zeros((ROWS, 4 * QUADS), tl.float32)
     if NOISE:

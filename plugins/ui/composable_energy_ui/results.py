@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from composable_energy.grids import is_picture, layout, write_grid
+from composable_energy_viz.files import is_picture, layout, write_grid
 
 if TYPE_CHECKING:
     from composable_energy import Energy

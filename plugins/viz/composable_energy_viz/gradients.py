@@ -13,9 +13,9 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.algebra import Conjunction
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.grids import is_picture
 from composable_energy.options import check_integer
 from composable_energy_viz.canvas import DOT, INK, LINES, finish, open_axes, shorten
+from composable_energy_viz.files import is_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

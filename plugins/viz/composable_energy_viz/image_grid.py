@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.files import replace_file
-from composable_energy.grids import KEY, is_picture, layout
 from composable_energy.options import check_integer
 from composable_energy.paths import is_directory
+from composable_energy_viz.files import is_picture, layout, write_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,7 +83,7 @@ def grid(
             _write(sheet, texts[i], corner[0], corner[1] + tall, wide)
     if target is not None:
         about = {"n": n, "columns": columns, "height": tall, "width": wide, "gap": gap}
-        _save(sheet, target, None if texts or tuple(value_range) != (0, 1) else about)
+        write_image(target, sheet, None if texts or tuple(value_range) != (0, 1) else about)
     return sheet
 
 
@@ -162,16 +159,3 @@ def _check_path(path: Path) -> Path:
     if not is_directory(path.parent):
         raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
     return path
-
-
-def _save(sheet: Image.Image, path: Path, about: dict[str, int] | None) -> None:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    kind, options, file = Image.registered_extensions()[path.suffix.lower()], {}, BytesIO()
-    if kind == "PNG" and about is not None:
-        text = PngInfo()
-        text.add_text(KEY, json.dumps(about))
-        options["pnginfo"] = text
-    sheet.save(file, kind, **options)
-    replace_file(path, file.getvalue())

@@ -84,7 +84,7 @@ def _write_sheet(path: Path, scenes: Scenes, world: str) -> None:
     """Writes the first pictures; with masks, each beside its mask in colors."""
     import torch
 
-    from composable_energy.grids import write_grid
+    from composable_energy_viz.files import write_grid
 
     shown = torch.from_numpy(scenes.images[:_SHOWN].copy())
     if scenes.masks is not None:

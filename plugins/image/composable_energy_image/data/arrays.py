@@ -11,10 +11,10 @@ import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy.paths import is_file
-from composable_energy.unpacked import check_archive
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
+from composable_energy_viz.files import check_archive
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
-from composable_energy.unpacked import LARGEST_PICTURE, read_gzip
 from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
+from composable_energy_viz.files import LARGEST_PICTURE, read_gzip
 
 _PARTS = ("train", "test")
 _SIDE = 32

@@ -16,8 +16,8 @@ from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import replace_file
 from composable_energy.memory import written_bytes
 from composable_energy.paths import expanded
-from composable_energy.unpacked import check_archive
 from composable_energy_image.data.world import Scenes, World, check_integer
+from composable_energy_viz.files import check_archive
 
 PART = 1_000
 """Pictures that are rendered and marked as done together."""

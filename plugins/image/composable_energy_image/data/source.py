@@ -14,8 +14,8 @@ import numpy as np
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.paths import is_file
 from composable_energy.printable import printable
-from composable_energy.unpacked import open_picture
 from composable_energy_image.data.labels import Labels
+from composable_energy_viz.files import open_picture
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,7 +1,8 @@
-"""The estimator of `composable_energy.calibrate`."""
+"""Mixtures calibrated by estimates of their normalisers."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,28 +10,51 @@ from typing import Any
 import torch
 from torch import nn
 
-from composable_energy import Disjunction, Energy, log_z
+from composable_energy import Disjunction, Energy, as_energy
 from composable_energy.algebra import Conditioned, PulledBack
 from composable_energy.errors import ContradictionError
 from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
+from composable_energy_mcmc.annealing.log_z import estimate_log_z
 
 
-def calibrate_mixtures(expression: Energy, **options: Any) -> Energy:
-    r"""Returns an expression in which every mixture has $\log Z$ of each branch; those with known shares stay as they are.
+def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: Any) -> Energy:
+    r"""Returns an expression whose mixtures draw from each branch in proportion to its weight.
+
+    `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, so a constant added to one energy changes its share, and so does the width of its density.
+    Calibration estimates $\log Z$ of each branch of every mixture, for the whole density of the branch with its base; then
+    `any_of(A, B, weights=[.7, .3])` has seven draws of A for three of B. Estimates of an earlier calibration are replaced. Without weights,
+    a mixture whose shares are known keeps its density: `A | B` and `A ^ B` of distributions. Else the density changes.
+
+    Formulas of events are exact and stay as they are; beside densities they count as one branch. An unsatisfiable branch keeps the share 0.
+    A mixture that is the base of an event or of another leaf stays as it is. Parts without a mixture are shared with the expression, not
+    copied.
 
     Args:
         expression: The expression; it stays as it is.
-        **options: Options of `log_z`, for every branch.
+        seed: The seed of all estimates, so that their order has no influence; None draws one.
+        **options: Options of `estimate_log_z`, for every branch.
 
     Raises:
         ContradictionError: No point fulfils the whole expression.
+        NormalizerError: The estimate for a branch is not reliable.
+        UngroundedError: A branch has no density.
+        ExpressionError: A branch has no value.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> narrow, wide = (ce.as_energy(lambda x, s=s: (x / s).square().sum(1) / 2, event_shape=(2,)) for s in (0.6, 2.0))
+        >>> mixture = ce.calibrate(narrow | wide, seed=0)
+        >>> [round(z, 1) for z in mixture.log_z]
+        [0.8, 3.2]
     """
+    expression = as_energy(expression)
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
     bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
+    options["seed"] = secrets.randbits(63) if seed is None else seed
     return _Calibration(options, bases).calibrate(expression, _Context({}, expression.event_shape))
 
 
@@ -99,7 +123,7 @@ class _Calibration:
             shape = context.shape if branch.event_shape is None else branch.event_shape
             options = {**self.options, **({} if shape is None else {"event_shape": shape})}
             try:
-                found = log_z(density, **options)
+                found = estimate_log_z(density, **options)
                 value = Estimate(found.value, found.standard_error)
             except ContradictionError:  # its share is 0 whatever the number here
                 value = Estimate(0.0)

@@ -14,7 +14,9 @@ from composable_energy.conditions import rows_for
 from composable_energy.denoised import denoising
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
-from composable_energy.sampling import State, Widened, denoised_pull, energies_and_gradients, has_rows, plain_energy, widen
+from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
+from composable_energy_mcmc.level_gradient import denoised_pull
+from composable_energy_mcmc.widening import Widened, widen
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class ComposedDensity:
             return self._evaluate(log_densities, x, sigma, z)
 
     def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Widened]:
-        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `sampling.level_gradient` does.
+        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `level_gradient` does.
 
         Args:
             log_densities: $l$, with shape $(B, M)$.

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.kernels import normal
-from composable_energy.sampling import Noise, State, has_rows
+from composable_energy.sampling import Noise, State, has_rows, normal
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule

@@ -6,7 +6,8 @@ from my_plugin import MyPlugin
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.testing import encoder_checks, parametrize_with_checks
+from composable_energy.testing import parametrize_with_checks
+from composable_energy_image.testing import encoder_checks
 
 POINTS = torch.tensor([[0.5, 0.1], [1.0, -1.0], [-0.3, 2.0], [0.2, 0.9]])
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from composable_energy.kernels import Counter, Kernel, StepCoefficients
-from composable_energy.sampling import Noise
+from composable_energy.sampling import Counter, Kernel, Noise, StepCoefficients
 
 __all__ = ["MyPlugin"]
 
@@ -27,18 +24,16 @@ class MyPlugin(Kernel):
     def langevin_step(
         self,
         x: Tensor,
-        gradients: Sequence[Tensor],
+        gradient: Tensor | None,
         momentum: Tensor | None,
         coefficients: StepCoefficients,
         counter: Counter,
         out: Tensor,
         out_momentum: Tensor | None,
     ) -> None:
-        """Writes the points after a step, and the momentum if there is one; see `composable_energy.kernels.Kernel`."""
-        weights, drift, scale, keep, move, low, high = coefficients
-        force = torch.zeros_like(x)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            force += weight * gradient
+        """Writes the points after a step, and the momentum if there is one; see `composable_energy.sampling.Kernel`."""
+        drift, scale, keep, move, low, high = coefficients
+        force = torch.zeros_like(x) if gradient is None else gradient
         drawn: Tensor | float = 0.0
         if scale:
             noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")

@@ -4,7 +4,8 @@ import torch
 from my_plugin import MyPlugin
 
 import composable_energy as ce
-from composable_energy.testing import kernel_checks, parametrize_with_checks
+from composable_energy.testing import parametrize_with_checks
+from composable_energy_triton.testing import kernel_checks
 
 
 @parametrize_with_checks(kernel_checks(MyPlugin))

@@ -8,18 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from composable_energy import Energy, SamplingWarning
 from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import rows_for
 from composable_energy.denoised import denoising
-from composable_energy.diagnostics.advice import SamplingWarning
-from composable_energy.energy import Energy
 from composable_energy.gradients import evaluating_together, substituting
-from composable_energy.sampling.convergence import emit_warnings
-from composable_energy.sampling.evaluation import energy_and_gradient
-from composable_energy.sampling.unconstrained import plain_energy
-from composable_energy.sampling.widening import widen
+from composable_energy.sampling import emit_warnings, energy_and_gradient, plain_energy
 from composable_energy.sampling.wrappers import chains_of
+from composable_energy_mcmc.widening import widen
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
 _PRECISE, _AWAY = 0.85, 10.0
@@ -79,16 +76,8 @@ class _Mixed(NamedTuple):
         return self.evaluate(x, sigma, denoised, leaves=False, widened=False)[2]
 
 
-def has_plain_terms(energy: Energy) -> bool:
-    """Returns whether terms without noise levels stand beside others with them, so that `level_gradient` evaluates them at denoised points.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-    """
-    return _mixed(energy) is not None
-
-
 def _mixed(energy: Energy) -> _Mixed | None:
+    """Returns an expression whose terms without noise levels stand beside others with them; None for any other energy."""
     if "sigma" not in energy.conditions:
         return None
     expression = plain_energy(energy)

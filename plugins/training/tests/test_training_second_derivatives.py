@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from composable_energy.errors import ExpressionError
-from composable_energy.second_derivatives import differentiable_gradient
+from composable_energy_training.second_derivatives import differentiable_gradient
 
 KINDS = ("plain", "strided", "grouped", "dilated", "same", "no bias", "spectral", "pooled", "line", "volume", "in place")
 

@@ -1,24 +1,32 @@
-"""Limits on what a compressed file may become in memory, checked before it is unpacked."""
+"""Files of pictures: grids whose layout a PNG file stores, and limits on what packed files become, checked before they are unpacked."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import math
 import zipfile
 import zlib
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError
+from composable_energy.files import replace_file
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+KEY = "composable-energy"  # the text chunk of the layout of a grid
 LARGEST = 2**32
 """The largest number of bytes that a file compressed by gzip, or an archive of numpy, may unpack to."""
 LARGEST_PICTURE = 2**26
 """The largest number of pixels of a picture in a file."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # others need other programs, as PostScript does, or readers that few use
 _BLOCK = 2**20
+_GAP = 2
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -41,6 +49,57 @@ def open_picture(path: Path) -> Image.Image:
     except UnidentifiedImageError:
         raise FileFormatError(f"{path} cannot be read as a picture in {', '.join(_FORMATS)}. Replace or delete it.") from None
     raise FileFormatError(f"{path} has {found} pixels, and {LARGEST_PICTURE:,} at most are read: make it smaller.")
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Returns whether points of a shape are images: (1, H, W) grey or (3, H, W) in color."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def layout(n: int) -> tuple[int, int]:
+    """Returns rows and columns for n tiles: a full grid if it is at most twice as wide as high, else a square with empty tiles."""
+    root = math.ceil(math.sqrt(n))
+    columns = next((c for c in range(root, math.isqrt(2 * n) + 1) if n % c == 0), root)
+    return math.ceil(n / columns), columns
+
+
+def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0) -> None:
+    """Writes images as a grid.
+
+    Args:
+        path: The file.
+        images: The images, with shape $(n, C, H, W)$.
+        value_range: The values of black and white.
+        about: Metadata for a PNG file.
+        least: The least width or height of the grid in pixels; a smaller one is enlarged by a whole factor.
+    """
+    from PIL import Image
+
+    n, _, height, width = images.shape
+    rows, columns = layout(n)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    low, high = value_range
+    for i, image in enumerate(images.detach()):
+        pixels = image.cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
+        tile = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        row, column = divmod(i, columns)
+        sheet.paste(tile, (column * (width + _GAP), row * (height + _GAP)))
+    zoom = max(1, math.ceil(least / max(sheet.size)))
+    sheet = sheet.resize((zoom * sheet.width, zoom * sheet.height), Image.Resampling.NEAREST) if zoom > 1 else sheet
+    write_image(path, sheet, {**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP, "zoom": zoom})
+
+
+def write_image(path: Path, image: Image.Image, about: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """Writes an image of Pillow atomically, in the format of the path's suffix; a PNG file keeps the metadata of a grid."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    file, kind = BytesIO(), Image.registered_extensions()[path.suffix.lower()]
+    if kind == "PNG" and about is not None:
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text(KEY, json.dumps(about))
+    image.save(file, kind, **options)
+    replace_file(path, file.getvalue())
 
 
 def check_archive(path: Path) -> None:

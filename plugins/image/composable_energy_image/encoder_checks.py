@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from composable_energy.testing.checks import Check, assert_close, build_subject, named_checks, run_checks
+from composable_energy.registry import get
+from composable_energy.testing import Check, assert_close, build_subject, named_checks, run_checks
 
 EncoderLike = str | nn.Module | Callable[[], nn.Module]
 
@@ -24,7 +26,7 @@ def check_encoder(encoder: EncoderLike, x: Tensor, *, expected_failures: Mapping
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: Checks fail; the message has a line for each.
+        AssertionError: A check fails.
     """
     run_checks(encoder_checks(encoder, x), expected_failures)
 
@@ -45,32 +47,24 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
     | `weights` | every weight that requires a gradient gets one that is finite |
     | `dtypes` | converted to float32 and float64 it returns outputs of that dtype, which agree |
 
-    If one of the first five fails, all others are skipped: their failures would be consequences.
-    In the same way `weights` needs `gradient`.
-
     Args:
         encoder: The encoder, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct inputs, with shape $(B, *)$, where the outputs are finite and smooth.
     """
-    return named_checks({name: _bound(function, encoder, x) for name, function in _CHECKS.items()}, _FIRST, weights=("gradient",))
+    return named_checks({name: partial(_check, function) for name, function in _CHECKS.items()}, encoder, x)
 
 
-def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> Callable[[], None]:
-    def check() -> None:
-        subject = _built(encoder)
-        assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
-        with torch.no_grad():
-            function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
-            if function is _state and subject is not encoder:
-                _compare_with_another(subject, _built(encoder), x)
-
-    return check
+def _check(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> None:
+    subject = _built(encoder)
+    assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
+    with torch.no_grad():
+        function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
+        if function is _state and subject is not encoder:
+            _compare_with_another(subject, _built(encoder), x)
 
 
 def _built(encoder: EncoderLike) -> nn.Module:
-    from composable_energy.catalog import get_encoder
-
-    return build_subject(encoder, nn.Module, get_encoder)
+    return build_subject(encoder, nn.Module, partial(get, "encoder"))
 
 
 def _outputs(encoder: nn.Module, x: Tensor) -> list[Tensor]:
@@ -203,4 +197,3 @@ _CHECKS: Mapping[str, Callable[[nn.Module, Tensor], None]] = {
     "weights": _weights,
     "dtypes": _dtypes,
 }
-_FIRST = ("build", "shape", "input", "randomness", "rows")

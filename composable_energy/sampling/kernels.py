@@ -1,0 +1,294 @@
+"""The Langevin step as one operation: the reference in torch, and kernels of plug-ins, selected by device."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy.registry.api import REGISTRY, get, names
+
+SWITCH = "COMPOSABLE_ENERGY_KERNEL"
+_LOGGER = logging.getLogger("composable_energy.kernels")
+
+
+class StepCoefficients(NamedTuple):
+    r"""The coefficients of a step, of `langevin_step` and `underdamped_step`.
+
+    Attributes:
+        drift: $a$.
+        scale: $s$; with 0 no noise is drawn.
+        keep: $c$; with 0 and without momentum the points are not read.
+        move: $b$; used only with a momentum.
+        low: The lower bound of coordinates; None for none.
+        high: The upper bound of coordinates; None for none.
+    """
+
+    drift: float
+    scale: float
+    keep: float = 1.0
+    move: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+
+class Counter(NamedTuple):
+    """The first Philox counter of a step. Row $i$ has the counters (quad, step, chain + i, stream), with four numbers each.
+
+    Attributes:
+        seed: The key, from 0 to $2^{64} - 1$.
+        step: The step, below $2^{32}$.
+        chain: The id of the first chain; all ids stay below $2^{32}$.
+        stream: The stream, below $2^{32}$.
+    """
+
+    seed: int
+    step: int
+    chain: int
+    stream: int
+
+
+class Kernel(ABC):
+    """Abstract implementation of `langevin_step` and `underdamped_step` for some devices.
+
+    An entry point of the group `composable_energy.kernels` names it. It is called only for points that it does not refuse;
+    `composable_energy_triton.testing` compares it with the reference.
+    """
+
+    @abstractmethod
+    def available(self) -> tuple[bool, str]:
+        """Returns whether it can run on this machine, and if not the reason; called once."""
+
+    @abstractmethod
+    def refusal(self, x: Tensor) -> str:
+        """Returns why it refuses points of this dtype and device, such as "it takes no float64"; empty if it takes them."""
+
+    @abstractmethod
+    def langevin_step(
+        self,
+        x: Tensor,
+        gradient: Tensor | None,
+        momentum: Tensor | None,
+        coefficients: StepCoefficients,
+        counter: Counter,
+        out: Tensor,
+        out_momentum: Tensor | None,
+    ) -> None:
+        """Writes the points after a step, computed in at least float32 and rounded once.
+
+        All tensors are contiguous, have the shape $(B, *)$, dtype and device of the points, at least one row, and require no gradient.
+
+        Args:
+            x: The points.
+            gradient: $g$; None for 0.
+            momentum: The momentum; None for `langevin_step`.
+            coefficients: The coefficients.
+            counter: The first counter of the noise.
+            out: The output for points.
+            out_momentum: The output for the momentum.
+        """
+
+
+def langevin_step(
+    x: Tensor,
+    gradient: Tensor | None = None,
+    *,
+    noise: Noise,
+    scale: float,
+    drift: float = 0.0,
+    keep: float = 1.0,
+    box: tuple[float, float] | None = None,
+    stream: int = 0,
+) -> Tensor:
+    r"""Takes a Langevin step, fused to one pass over the points if there is a kernel for them.
+
+    $$x' = c\, x - a\, g + s\, \xi$$
+
+    On the CPU and in graphs of `torch.compile` the step runs in torch. On other devices it runs in a kernel from an entry point (Triton on
+    CUDA). If the kernel refuses (float64, ids that are not consecutive, a differentiated step), the step runs in torch with the same
+    Philox noise, and the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL` forces a kernel, or `torch`.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        gradient: $g$, with the shape of the points; None for 0.
+        noise: The noise of these chains at this step.
+        scale: $s$; with 0 no noise is drawn.
+        drift: $a$.
+        keep: $c$; with 0 only the shape of the points is used.
+        box: The lower and upper bound of coordinates, to which points are clamped at the end.
+        stream: The number of the draw at this step.
+
+    Raises:
+        ShapeError: Points, gradient and chains do not fit.
+        OptionError: The forced kernel cannot run.
+
+    Example:
+        >>> import torch
+        >>> from composable_energy.sampling import Noise
+        >>> langevin_step(torch.ones(2, 3), torch.ones(2, 3), drift=0.25, scale=0.0, noise=Noise(0, range(2)))
+        tensor([[0.7500, 0.7500, 0.7500],
+                [0.7500, 0.7500, 0.7500]])
+    """
+    return _step(x, gradient, None, StepCoefficients(drift, scale, keep, 0.0, *(box or (None, None))), noise, stream)[0]
+
+
+def underdamped_step(
+    x: Tensor, gradient: Tensor, momentum: Tensor, *, noise: Noise, scale: float, drift: float, keep: float, move: float, stream: int = 0
+) -> tuple[Tensor, Tensor]:
+    r"""Takes an underdamped Langevin step and returns points and momentum; see `langevin_step`.
+
+    $$p \leftarrow p - a\, g, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p$$
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        gradient: $g$, with the shape of the points.
+        momentum: $p$, with the shape of the points.
+        noise: The noise of these chains at this step.
+        scale: $s$; with 0 no noise is drawn.
+        drift: $a$.
+        keep: $c$.
+        move: $b$.
+        stream: The number of the draw at this step.
+
+    Raises:
+        ShapeError: Points, gradient, momentum and chains do not fit.
+        OptionError: The forced kernel cannot run.
+    """
+    moved, kick = _step(x, gradient, momentum, StepCoefficients(drift, scale, keep, move), noise, stream)
+    assert kick is not None
+    return moved, kick
+
+
+def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> Tensor:
+    r"""Returns $s\, \xi$ with the shape of points, such as a momentum: `noise.normal`, by a kernel if there is one.
+
+    Args:
+        like: The points, with shape $(B, *)$.
+        noise: The noise of these chains at this step.
+        scale: $s$.
+        stream: The number of the draw at this step.
+    """
+    return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
+
+
+def _step(
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int
+) -> tuple[Tensor, Tensor | None]:
+    """Takes a step by the kernel or the reference."""
+    for name, other in (("gradient", gradient), ("momentum", momentum)):
+        if other is not None and other.shape != x.shape:
+            raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
+    if x.shape[0] != len(noise.chains):
+        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
+    forced = os.environ.get(SWITCH)
+    if (x.is_cpu and not forced) or forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling():
+        return reference_step(x, gradient, momentum, coefficients, noise, stream)
+    kernel = _kernel_for(x, gradient, momentum, noise, forced)
+    if kernel is None:
+        return reference_step(x, gradient, momentum, coefficients, noise, stream)
+    x, moved = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    gradient, momentum = (None if some is None else some.contiguous() for some in (gradient, momentum))
+    kick = None if momentum is None else torch.empty_like(momentum)
+    kernel.langevin_step(x, gradient, momentum, coefficients, Counter(noise.seed % 2**64, noise.step, noise.chains[0], stream), moved, kick)
+    return moved, kick
+
+
+def reference_step(
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """Takes a step in torch; see `langevin_step`. Half precision is computed in float32 and rounded once.
+
+    Args:
+        x: The points.
+        gradient: The gradient.
+        momentum: The momentum.
+        coefficients: The coefficients.
+        noise: The noise.
+        stream: The number of the draw at this step.
+
+    Returns:
+        The points, and the momentum if there is one.
+    """
+    if x.dtype in (torch.bfloat16, torch.float16):
+        gradient, momentum = (None if some is None else some.float() for some in (gradient, momentum))
+        moved, kick = reference_step(x.float(), gradient, momentum, coefficients, noise, stream)
+        return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
+    drift, scale, keep, move, low, high = coefficients
+    if momentum is None:
+        x = torch.add(x, gradient, alpha=-drift) if keep == 1.0 and gradient is not None else _push(x, gradient, drift, keep)
+        x = x if scale == 0.0 else noise.add_normal_(x, scale, stream)
+    else:
+        momentum = momentum.clone() if gradient is None else torch.add(momentum, gradient, alpha=-drift)
+        x = torch.add(x, momentum, alpha=move)
+        momentum = momentum.mul_(keep)
+        momentum = momentum if scale == 0.0 else noise.add_normal_(momentum, scale, stream)
+        x = x.add_(momentum, alpha=move)
+    return x if low is None else x.clamp_(low, high), momentum
+
+
+def _push(start: Tensor, gradient: Tensor | None, drift: float, keep: float) -> Tensor:
+    """Returns a new tensor $c\\, x - a\\, g$."""
+    pushed = torch.zeros_like(start) if keep == 0.0 else start * keep
+    return pushed if gradient is None else pushed.add_(gradient, alpha=-drift)
+
+
+def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noise: Noise, forced: str | None) -> Kernel | None:
+    """Returns the kernel for a step; None for the reference."""
+    step = _refusal(x, [some for some in (gradient, momentum) if some is not None], noise)
+    registered = tuple(factory for (kind, _), factory in REGISTRY.registered.items() if kind == "kernel")
+    refusals = []
+    for name, kernel, fault in _kernels(forced, registered):
+        reason = fault or step or kernel.refusal(x)
+        if not reason:
+            return kernel
+        refusals.append(f"{name}: {reason}")
+    if forced:
+        raise OptionError(f"{SWITCH} names a kernel which cannot run here ({refusals[0]}). Unset it, or set it to 'torch'.")
+    _log_once(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is installed'}).")
+    return None
+
+
+def _refusal(x: Tensor, others: Sequence[Tensor], noise: Noise) -> str:
+    """Returns why no kernel can take a step; empty if one may."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
+        return "a gradient of the step itself is needed"
+    if x.is_cpu and noise.kind != "philox":
+        return f"it draws Philox noise, and the noise is {noise.kind!r}: use noise='philox'"
+    if not isinstance(noise.chains, range) or noise.chains.step != 1:
+        return "the ids of the chains are not consecutive"
+    if any(other.dtype != x.dtype or other.device != x.device for other in others):
+        return "points, gradient and momentum differ in dtype or device"
+    return ""
+
+
+@cache
+def _kernels(forced: str | None, registered: tuple[Any, ...]) -> list[tuple[str, Any, str]]:
+    """Returns the forced kernel, or all that can be loaded, each with the reason if it cannot run here.
+
+    Kernels registered in this session are a key of the cache.
+    """
+    found = []
+    for name in [forced] if forced else names("kernel"):
+        try:
+            kernel = get("kernel", name)
+        except ComposableEnergyError as error:
+            if forced:
+                raise
+            _log_once(str(error))
+            continue
+        ready, reason = kernel.available()
+        found.append((name, kernel, "" if ready else reason))
+    return found
+
+
+@cache
+def _log_once(message: str) -> None:
+    _LOGGER.warning(message)
