@@ -97,7 +97,7 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
     """
     energies, found = {name: ce.load(run / name) for name in names}, {}
     for text, allowed in EXPRESSIONS.items():
-        energy = energies[text] if text in energies else parse(text, energies.__getitem__)
+        energy = energies[text] if text in energies else parse(text).build(energies)
         seen, better = judge(energy.sample(samples, seed=0)), judge(better_of_two(energy, samples, seed=0))
         real_share = float(np.mean([np.isin(real[digit], allowed).mean() for digit in allowed]))
         found[text] = {
@@ -112,7 +112,7 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        parse(IMPOSSIBLE, energies.__getitem__).sample(64, seed=0)
+        parse(IMPOSSIBLE).build(energies).sample(64, seed=0)
     found[IMPOSSIBLE] = {"warnings": [str(warning.message) for warning in caught]}
     print(f"{IMPOSSIBLE}: {found[IMPOSSIBLE]['warnings']}")
     return found

@@ -1,4 +1,4 @@
-r"""Parsing of expressions: `parse("male & ~smiling", resolve)`. Text is never executed.
+r"""Parsing of expressions: `parse("male & ~smiling").build(energies)`. Text is never executed.
 
     expression  = term, { operator, term }
     term        = { "~" }, ( name | number | "(", expression, ")" )
@@ -8,11 +8,9 @@ r"""Parsing of expressions: `parse("male & ~smiling", resolve)`. Text is never e
                 | a path that begins with "/", "./" or "../", of the same characters and "."
                 | anything between single or double quotes
 
-Precedence is Python's, from high to low: `~`, then `*` and `/`, then `>>`, `&`, `^` and `|`; all are left-associative. Numbers are
-weights: `2 * smiling`, `smiling / 2`, and products of numbers such as `(1 / 3) * smiling`. A `/` without spaces belongs to the name
-(`faces/male`), so a division needs spaces, parentheses or numbers around it.
-
-`parse_tree` finds all syntax errors without an energy or torch; `build` then looks up the names. A `ParseError` shows its location:
+Precedence is Python's: names and numbers become underscores of the same length, and `ast` reads the rest. Numbers are weights:
+`2 * smiling`, `smiling / 2`, `(1 / 3) * smiling`. A `/` without spaces belongs to the name (`faces/male`), so a division needs spaces,
+parentheses or numbers around it. `parse` finds all syntax errors without an energy or torch, and shows their location:
 
     Expected an operator, found `smiling`; join two terms by `&` or `|`.
       male smiling
@@ -21,13 +19,14 @@ weights: `2 * smiling`, `smiling / 2`, and products of numbers such as `(1 / 3) 
 
 from __future__ import annotations
 
+import ast
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import ComposableEnergyError, ExpressionError, PluginNotFound
+from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
@@ -36,15 +35,15 @@ if TYPE_CHECKING:
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
 
-_PRECEDENCE = {"|": 1, "^": 2, "&": 3, ">>": 4, "*": 5, "/": 5, "~": 6}
-_NAME = re.compile(r"[^\W\d]\w*(?:[-=/:]\w+)*|\.{0,2}/[\w\-=/:.]+")
 _TERM = re.compile(
-    r"""[~(] | (?P<quoted>'[^']*'|"[^"]*") | (?P<number>[+-]?\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) | """
-    rf"(?P<name>{_NAME.pattern})",
+    r"""(?P<open>[~(]) | '(?P<single>[^']*)' | "(?P<double>[^"]*)"
+    | (?P<number>[+-]?\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+    | (?P<name>[^\W\d]\w*(?:[-=/:]\w+)*|\.{0,2}/[\w\-=/:.]+)""",
     re.VERBOSE,
 )
-_OPERATOR = re.compile(r"&(?!&)|\|(?!\|)|\*(?!\*)|\^|>>|/")
+_OPERATOR = re.compile(r"&(?!&)|\|(?!\|)|\*(?!\*)|\^|>>|/|\)")
 _WORD = re.compile(r"\w+|&&|\|\||->|=>|<<|\*\*|==|!=|.", re.DOTALL)
+_SYMBOLS = {ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.RShift: ">>", ast.Mult: "*", ast.Div: "/"}
 _ADVICE = {
     "and": "write `&`",
     "&&": "write `&`",
@@ -97,77 +96,87 @@ class Name:
 
     name: str
     place: SourceSpan = field(compare=False, repr=False)
-    depth: int = field(default=1, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        if _NAME.fullmatch(self.name) and self.name not in _ADVICE:
-            return self.name
-        return f"'{self.name}'" if "'" not in self.name else f'"{self.name}"'
 
 
 @dataclass(frozen=True)
-class Complement:
-    """The complement `~A`."""
+class Expression:
+    """An expression whose syntax is right.
 
-    operand: Tree
-    place: SourceSpan = field(compare=False, repr=False)
-    depth: int = field(default=1, compare=False, repr=False)
+    Args:
+        text: The text.
+        names: The names in it, in reading order.
+        terms: The texts of the terms of its outermost `&`, in parentheses where the text has them; else the whole text.
+    """
 
-    def __str__(self) -> str:
-        return "~" + _in_parentheses(self.operand, _PRECEDENCE["~"])
+    text: str
+    names: tuple[Name, ...]
+    terms: tuple[str, ...]
+    _operands: Mapping[int, Name | float] = field(repr=False)
+    _tree: ast.expr = field(repr=False)
+
+    def build(self, energies: Mapping[str, Energy]) -> Energy:
+        """Returns the energy.
+
+        Args:
+            energies: The energies by name.
+
+        Raises:
+            ParseError: A name is unknown.
+            ExpressionError: The energies cannot be combined; the message shows the location.
+        """
+        found = {}
+        for name in self.names:
+            if name.name not in energies:
+                raise unknown_name(name, energies)
+            found[name.name] = energies[name.name]
+        return self._fold(self._tree, lambda name: found[name.name], _combine)
+
+    def renamed(self, rename: Callable[[Name], str]) -> str:
+        """Returns the text in one line with other names; with identifiers for names it is Python."""
+        parts, at = [], 0
+        for name in self.names:
+            parts += [self.text[at : name.place.start], rename(name)]
+            at = name.place.end
+        return " ".join("".join([*parts, self.text[at:]]).split())
+
+    def _fold(self, node: ast.expr, leaf: Callable[[Name], Any], combine: Callable[[str, Sequence[Any]], Any], depth: int = 1) -> Any:
+        """Returns the value of a part, an energy or the number of a weight, from those of names and operators."""
+        place = self._place(node)
+        if depth > MAX_DEPTH:
+            raise _too_deep(place)
+        if isinstance(node, ast.Name):
+            operand = self._operands[place.start]
+            return leaf(operand) if isinstance(operand, Name) else operand
+        if isinstance(node, ast.BinOp):
+            operator, parts = _SYMBOLS[type(node.op)], [node.right]
+            while operator in "&|" and isinstance(node.left, ast.BinOp) and type(node.left.op) is type(node.op):
+                node = node.left
+                parts.append(node.right)
+            parts = [node.left, *reversed(parts)]
+        else:
+            assert isinstance(node, ast.UnaryOp)
+            operator, parts = "~", [node.operand]
+        values = [self._fold(part, leaf, combine, depth + 1) for part in parts]
+        if operator in "*/":
+            number, value = _weigh(operator, values, place, self._place(parts[1]))
+            if value is None:
+                return number
+            operator, values = "*", [value, number]
+        else:
+            for part, value in zip(parts, values, strict=True):
+                _check_energy(value, f"`{operator}` {'takes an energy' if operator == '~' else 'joins energies'}", self._place(part))
+        try:
+            return combine(operator, values)
+        except ComposableEnergyError as error:
+            error.args = (f"{error}\n{place}", *error.args[1:])
+            raise
+
+    def _place(self, node: ast.expr) -> SourceSpan:
+        return SourceSpan(self.text, node.col_offset - 1, (node.end_col_offset or node.col_offset) - 1)  # in parentheses
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """The weighted `w * A`; also `A / T`, with w = 1 / T."""
-
-    weight: float
-    operand: Tree
-    place: SourceSpan = field(compare=False, repr=False)
-    depth: int = field(default=1, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        short = f"{self.weight:g}"
-        return f"{short if float(short) == self.weight else repr(self.weight)} * {_in_parentheses(self.operand, _PRECEDENCE['~'])}"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The chain `A & B & ...` or `A | B | ...`, or two terms joined by `^` or `>>`."""
-
-    operator: str
-    terms: tuple[Tree, ...]
-    place: SourceSpan = field(compare=False, repr=False)
-    depth: int = field(default=1, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        own = _PRECEDENCE[self.operator]
-        return f" {self.operator} ".join(_in_parentheses(term, own + (k > 0)) for k, term in enumerate(self.terms))
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A number, which becomes a weight; a complete tree has none."""
-
-    value: float
-    place: SourceSpan
-    depth: int = 1
-
-
-Tree: TypeAlias = Name | Complement | Scaled | Chain
-
-
-def leaves(tree: Tree) -> Iterator[Name]:
-    """Yields the names of a tree with their locations, in reading order."""
-    if isinstance(tree, Name):
-        yield tree
-    else:
-        for term in tree.terms if isinstance(tree, Chain) else (tree.operand,):
-            yield from leaves(term)
-
-
-def parse_tree(text: str) -> Tree:
-    """Returns the syntax tree of an expression, without looking up names.
+def parse(text: str) -> Expression:
+    """Returns the expression that a text says, without looking up names.
 
     Raises:
         ParseError: The text is not an expression, has more than `MAX_LENGTH` characters or is nested more than `MAX_DEPTH` deep.
@@ -176,151 +185,109 @@ def parse_tree(text: str) -> Tree:
         raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", SourceSpan(text, MAX_LENGTH, len(text)))
     if not text.strip():
         raise ParseError("Expected an expression, found nothing; write one such as `male & ~smiling`.", SourceSpan(text, 0, 0))
-    parser = _Parser(text)
-    part = parser.expression(1)
-    if parser.position < len(text):
-        raise parser.unexpected("an operator")
-    return _energy(part, "An expression stands for an energy, and this is a number")
+    operands, cuts, source = _scan(text)
+    try:
+        tree = ast.parse(f"({source})", mode="eval").body
+    except (RecursionError, MemoryError) as error:
+        raise ParseError("An expression has at most about a thousand operators.", SourceSpan(text, 0, len(text))) from error
+    names = tuple(operand for operand in operands.values() if isinstance(operand, Name))
+    terms = tuple(text[start + 1 : end].strip() for start, end in zip([-1, *cuts], [*cuts, len(text)], strict=True))
+    expression = Expression(text, names, terms, operands, tree)
+    value = expression._fold(tree, lambda name: name, lambda operator, values: operator)
+    _check_energy(value, "An expression stands for an energy", expression._place(tree))
+    return expression
 
 
-class _Parser:
-    """A recursive descent parser without tokens: the meaning of a character depends on whether a term or an operator is expected."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = len(text) - len(text.lstrip())
-        self.open: list[int] = []
-
-    def expression(self, lowest: int) -> Tree | _Number:
-        left = self._term(0)
-        while (match := _OPERATOR.match(self.text, self.position)) and _PRECEDENCE[match[0]] >= lowest:
-            self._take(match)
-            right = self.expression(_PRECEDENCE[match[0]] + 1)
-            left = _checked(_join(left, match[0], right, SourceSpan(self.text, left.place.start, right.place.end)))
-        return left
-
-    def _term(self, signs: int) -> Tree | _Number:
-        match = _TERM.match(self.text, self.position)
-        if match is None or match["name"] in _ADVICE:
-            raise self.unexpected("a name, a number, `~` or `(`")
-        place = self._take(match)
-        if len(self.open) + (match[0] == "(") > MAX_DEPTH or signs + (match[0] == "~") > MAX_DEPTH:
+def _scan(text: str) -> tuple[dict[int, Name | float], list[int], str]:
+    """Returns names and numbers by position, the positions of the outermost `&`, and the text with underscores for names and numbers."""
+    operands: dict[int, Name | float] = {}
+    opened: list[int] = []
+    cuts, weaker, tildes, expects_term, source, at = [], False, 0, True, "", 0
+    while expects_term or text[at:].strip():
+        source += " " * (blanks := len(text) - at - len(text[at:].lstrip()))
+        at += blanks
+        match = (_TERM if expects_term else _OPERATOR).match(text, at)
+        if match is None or match[0] in _ADVICE or (match[0] == ")" and not opened):
+            raise _unexpected(text, at, expects_term, opened)
+        place, found = SourceSpan(text, at, match.end()), match[0]
+        tildes = tildes + 1 if found == "~" else 0
+        if len(opened) + (found == "(") > MAX_DEPTH or tildes > MAX_DEPTH:
             raise _too_deep(place)
-        if match[0] == "~":
-            operand = _energy(self._term(signs + 1), "`~` takes an energy, and this is a number")
-            return _checked(Complement(operand, SourceSpan(self.text, place.start, operand.place.end), operand.depth + 1))
-        if match[0] == "(":
-            self.open.append(place.start)
-            part = self.expression(1)
-            if not self.text.startswith(")", self.position):
-                raise self.unexpected("an operator or `)`")
-            self.open.pop()
-            self._take(_WORD.match(self.text, self.position))
-            return part
-        if match["number"]:
-            return _as_number(float("".join(match[0].split())), place)
-        if match["quoted"] and not match[0][1:-1].strip():
-            raise ParseError("The name between the quotes is empty.", place)
-        return Name(match[0][1:-1] if match["quoted"] else match[0], place)
-
-    def _take(self, match: re.Match[str] | None) -> SourceSpan:
-        assert match is not None
-        rest = self.text[match.end() :]
-        self.position = len(self.text) - len(rest.lstrip())
-        return SourceSpan(self.text, *match.span())
-
-    def unexpected(self, expected: str) -> ParseError:
-        match = _WORD.match(self.text, self.position)
-        if match is None:
-            advice = f"; the `(` at character {self.open[-1] + 1} is not closed." if self.open else "."
-            return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(self.text, len(self.text), len(self.text)))
-        found = match[0]
-        advice = _ADVICE.get(found, "")
-        if not advice and "operator" in expected:
-            if found == ")":
-                advice = "no `(` is open"
-            elif found[0] in "~('\"_" or found[0].isalnum():
-                advice = "join two terms by `&` or `|`, a weight and a term by `*`"
-        shown = f"`{found}`" if found.isprintable() else ascii(found)
-        return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", SourceSpan(self.text, *match.span()))
+        if not expects_term or match["open"]:
+            if found == "(":
+                opened.append(at)
+            elif found == ")":
+                opened.pop()
+            elif not opened and found == "&":
+                cuts.append(at)
+            weaker |= not opened and found in "|^"
+            expects_term = found != ")"
+            source += found
+        else:
+            operands[at] = _finite(float("".join(found.split())), place) if match["number"] else _name(match, place)
+            expects_term = False
+            source += "_" * len(found)
+        at = match.end()
+    if opened:
+        raise _unexpected(text, len(text), False, opened)
+    return operands, [] if weaker else cuts, source
 
 
-def _join(left: Tree | _Number, operator: str, right: Tree | _Number, place: SourceSpan) -> Tree | _Number:
-    if operator in ("*", "/"):
-        return _scale(left, operator, right, place)
-    terms = tuple(_energy(part, f"`{operator}` joins energies, and this is a number") for part in (left, right))
-    if operator in ("&", "|"):  # flat
-        terms = tuple(t for term in terms for t in (term.terms if isinstance(term, Chain) and term.operator == operator else (term,)))
-    return Chain(operator, terms, place, max(term.depth for term in terms) + 1)
+def _name(match: re.Match[str], place: SourceSpan) -> Name:
+    name = match[match.lastgroup or 0]
+    if not name.strip():
+        raise ParseError("The name between the quotes is empty.", place)
+    return Name(name, place)
 
 
-def _scale(left: Tree | _Number, operator: str, right: Tree | _Number, place: SourceSpan) -> Tree | _Number:
+def _unexpected(text: str, at: int, expects_term: bool, opened: Sequence[int]) -> ParseError:
+    expected = "a name, a number, `~` or `(`" if expects_term else "an operator or `)`" if opened else "an operator"
+    match = _WORD.match(text, at)
+    if match is None:
+        advice = f"; the `(` at character {opened[-1] + 1} is not closed." if opened else "."
+        return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(text, len(text), len(text)))
+    found = match[0]
+    advice = _ADVICE.get(found, "")
+    if not advice and not expects_term:
+        if found == ")":
+            advice = "no `(` is open"
+        elif found[0] in "~('\"_" or found[0].isalnum():
+            advice = "join two terms by `&` or `|`, a weight and a term by `*`"
+    shown = f"`{found}`" if found.isprintable() else ascii(found)
+    return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", SourceSpan(text, *match.span()))
+
+
+def _weigh(operator: str, values: Sequence[Any], place: SourceSpan, right: SourceSpan) -> tuple[float, Any]:
+    """Returns the weight and the energy of a product or a quotient; None in place of the energy for numbers alone."""
+    first, second = values
     if operator == "/":
-        if not isinstance(right, _Number):
-            raise ParseError("`/` divides by a number, but this is an energy.", right.place)
-        if right.value == 0:
-            raise ParseError("A temperature must not be zero.", right.place)
-        if isinstance(left, _Number):
-            return _as_number(left.value / right.value, place)
-        right = _as_number(1 / right.value, right.place)
-    weight, operand = (left, right) if isinstance(left, _Number) else (right, left)
-    if not isinstance(weight, _Number):
+        if not isinstance(second, float):
+            raise ParseError("`/` divides by a number, but this is an energy.", right)
+        if second == 0:
+            raise ParseError("A temperature must not be zero.", right)
+        if isinstance(first, float):
+            return _finite(first / second, place), None
+        return _finite(1 / second, right), first
+    if isinstance(first, float) and isinstance(second, float):
+        return _finite(first * second, place), None
+    if not (isinstance(first, float) or isinstance(second, float)):
         raise ParseError("`*` takes a number and an energy, but both of these are energies; join them by `&`.", place)
-    if isinstance(operand, _Number):
-        return _as_number(weight.value * operand.value, place)
-    return Scaled(weight.value, operand, place, operand.depth + 1)
+    return (first, second) if isinstance(first, float) else (second, first)
 
 
-def _as_number(value: float, place: SourceSpan) -> _Number:
+def _finite(value: float, place: SourceSpan) -> float:
     if not math.isfinite(value):
         raise ParseError("A weight must be finite.", place)
-    return _Number(value, place)
+    return value
 
 
-def _energy(part: Tree | _Number, otherwise: str) -> Tree:
-    if isinstance(part, _Number):
-        raise ParseError(f"{otherwise}; a number is a weight, as in `2 * smiling`.", part.place)
-    return part
-
-
-def _checked(part: Tree | _Number) -> Tree | _Number:
-    if part.depth > MAX_DEPTH:
-        raise _too_deep(part.place)
-    return part
+def _check_energy(value: Any, otherwise: str, place: SourceSpan) -> None:
+    if isinstance(value, float):
+        raise ParseError(f"{otherwise}, and this is a number; a number is a weight, as in `2 * smiling`.", place)
 
 
 def _too_deep(place: SourceSpan) -> ParseError:
     return ParseError(f"An expression is nested at most {MAX_DEPTH} deep.", place)
-
-
-def _in_parentheses(tree: Tree, precedence: int) -> str:
-    """Returns the text of an operand, in parentheses if its precedence is lower."""
-    operator = tree.operator if isinstance(tree, Chain) else "*" if isinstance(tree, Scaled) else "~"
-    return f"({tree})" if _PRECEDENCE[operator] < precedence else str(tree)
-
-
-def parse(text: str, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy of an expression in text.
-
-    Args:
-        text: The expression, such as `male & ~smiling`.
-        resolve: A function that returns the energy of a name, called once for each; for an unknown name it raises a `LookupError`.
-        names: Names to suggest for an unknown one.
-
-    Raises:
-        ParseError: The text is not an expression, or a name is unknown.
-        ExpressionError: The energies cannot be combined; the message shows the location.
-    """
-    return build(parse_tree(text), resolve, names)
-
-
-def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy of a syntax tree; see `parse` for the arguments and errors."""
-    found: dict[str, Energy] = {}
-    for leaf in leaves(tree):
-        if leaf.name not in found:
-            found[leaf.name] = _resolve(leaf, resolve, names)
-    return _build(tree, found)
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
@@ -345,44 +312,17 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
 
 
-def _resolve(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
-    try:
-        return resolve(leaf.name)
-    except ParseError:
-        raise
-    except LookupError as error:
-        if isinstance(error, ComposableEnergyError) and not isinstance(error, PluginNotFound):
-            _add_location(error, leaf.place)
-            raise
-        reason = str(error) if isinstance(error, ComposableEnergyError) else ""
-        raise unknown_name(leaf, names, reason) from error
-
-
-def _build(tree: Tree, found: dict[str, Energy]) -> Energy:
-    if isinstance(tree, Name):
-        return found[tree.name]
-    operands = [_build(term, found) for term in (tree.terms if isinstance(tree, Chain) else (tree.operand,))]
-    try:
-        return _apply(tree, operands)
-    except ComposableEnergyError as error:
-        _add_location(error, tree.place)
-        raise
-
-
-def _apply(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
-    """Applies an operator to its operands. A chain is built at once: term by term takes quadratic time."""
+def _combine(operator: str, values: Sequence[Any]) -> Energy:
+    """Applies an operator to energies. A chain is built at once: term by term takes quadratic time."""
     from composable_energy.algebra import all_of, any_of
 
-    first = operands[0]
-    if isinstance(tree, Complement):
-        return ~first
-    if isinstance(tree, Scaled):
-        return first * tree.weight
-    if tree.operator in ("&", "|"):
-        return (all_of if tree.operator == "&" else any_of)(*operands)
-    return first ^ operands[1] if tree.operator == "^" else first >> operands[1]
-
-
-def _add_location(error: ComposableEnergyError, place: SourceSpan) -> None:
-    """Adds the location to the message of an error."""
-    error.args = (f"{error}\n{place}", *error.args[1:])
+    match operator:
+        case "~":
+            return ~values[0]
+        case "&" | "|":
+            return (all_of if operator == "&" else any_of)(*values)
+        case "*":
+            return values[0] * values[1]
+        case "^":
+            return values[0] ^ values[1]
+    return values[0] >> values[1]

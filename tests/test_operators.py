@@ -37,11 +37,11 @@ def test_exclusive_or_of_densities_takes_levels():
 
 def test_exclusive_or_lifts_its_operands_and_is_read_from_text():
     names = {"a": A, "b": B, "c": BASE}
-    assert parse("a ^ b", names.__getitem__).equals(A ^ B)
-    assert parse("a | b ^ ~a & b", names.__getitem__).equals(A | (B ^ (~A & B)))
+    assert parse("a ^ b").build(names).equals(A ^ B)
+    assert parse("a | b ^ ~a & b").build(names).equals(A | (B ^ (~A & B)))
     assert (U ^ (lambda x: x.sum(1))).terms and ((lambda x: x.sum(1)) ^ U).terms
     with pytest.raises(ExpressionError, match=r"write `\^`"):
-        parse("a xor b", names.__getitem__)
+        parse("a xor b").build(names)
 
 
 @pytest.mark.parametrize(

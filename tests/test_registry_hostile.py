@@ -84,11 +84,11 @@ def test_a_package_with_the_name_of_an_estimator_does_not_replace_it(site):
 
 
 def test_a_package_with_the_name_of_the_default_family_does_not_replace_it(site):
-    from composable_energy.parsing import leaves, parse_tree
+    from composable_energy.parsing import parse
     from composable_energy_cli.names import Names
 
     install(site, "evil", {"energies": {"faces": "third_party_a:Bowl"}}, {"third_party_a": GOOD_ENERGY})
-    (leaf,) = leaves(parse_tree("male"))
+    (leaf,) = parse("male").names
     assert Names().locate(leaf) == "faces/male"
 
 

@@ -19,7 +19,7 @@ from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.parsing import parse_tree
+from composable_energy.parsing import parse
 from composable_energy_cli import main
 from composable_energy_image.data import arrays, open_pictures
 from composable_energy_latent import load_generator
@@ -147,7 +147,7 @@ def test_expressions_and_arguments_run_no_code(monkeypatch, text, capsys):
 
         monkeypatch.setattr(builtins, name, forbidden)
     with contextlib.suppress(ComposableEnergyError):
-        parse_tree(text)
+        parse(text)
     assert main(["sample", text, "-n", "1", "-o", "x.npy"]) == 2
     with pytest.raises(SystemExit):
         main(["sample", "plane/ring", "--given", f"x={text}"])

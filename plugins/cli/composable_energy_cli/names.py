@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import expanded, is_directory, is_saved
-from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
@@ -76,8 +76,7 @@ def build_energy(text: str, family: str | None) -> Energy:
     Raises:
         ComposableEnergyError: The expression is wrong, or a name is unknown.
     """
-    located = _locate(text, family)
-    return build(parse_tree(text), lambda name: _load(located[name]))
+    return parse(text).build({name: _load(source) for name, source in _locate(text, family).items()})
 
 
 def check_trained(text: str, family: str | None, advice: str) -> None:
@@ -241,7 +240,7 @@ def _number(text: str) -> float:
 def _locate(text: str, family: str | None) -> dict[str, str | Path | Located]:
     """Returns what each name of an expression stands for."""
     names = Names(family)
-    return {leaf.name: names.locate(leaf) for leaf in leaves(parse_tree(text))}
+    return {leaf.name: names.locate(leaf) for leaf in parse(text).names}
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:

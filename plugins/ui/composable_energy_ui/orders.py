@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_flag, check_integer, check_number
-from composable_energy.parsing import Chain, Name, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
+from composable_energy.parsing import Name, ParseError, SourceSpan, parse
 from composable_energy.registry import names
 from composable_energy.registry.schemes import Located
 from composable_energy.suggestions import nearest
@@ -91,33 +91,28 @@ class Order:
     edit: Edit | None = None
 
     @property
-    def terms(self) -> tuple[Tree, ...]:
+    def terms(self) -> tuple[str, ...]:
         """The terms that have a weight each."""
-        tree = parse_tree(self.expression)
-        return tree.terms if isinstance(tree, Chain) and tree.operator == "&" else (tree,)
+        return parse(self.expression).terms
 
     @property
     def text(self) -> str:
         """The expression with the weights and the temperature written out."""
-        tree = parse_tree(self.expression)
-        weights = (*self.weights, *[1.0] * len(self.terms))
-        weighted = tuple(term if w == 1 else _scaled(w, term) for w, term in zip(weights, self.terms, strict=False))
-        if isinstance(tree, Chain) and tree.operator == "&":
-            tree = replace(tree, terms=weighted)
-        else:
-            (tree,) = weighted
-        return str(tree) if self.temperature == 1 else f"({tree}) / {self.temperature:g}"
+        terms = self.terms
+        weights = (*self.weights, *[1.0] * len(terms))
+        text = " & ".join(term if w == 1 else f"{float(w)!r} * ({term})" for w, term in zip(weights, terms, strict=False))
+        return text if self.temperature == 1 else f"({text}) / {self.temperature:g}"
 
     @property
     def names(self) -> list[str]:
         """The names in the expression."""
-        return [leaf.name for leaf in leaves(parse_tree(self.expression))]
+        return [name.name for name in parse(self.expression).names]
 
     @property
     def is_remote(self) -> bool:
         """Whether an energy comes from a location such as `hf:owner/name`."""
         known = Names(self.family)
-        return any(isinstance(known.locate(leaf), Located) for leaf in leaves(parse_tree(self.expression)))
+        return any(isinstance(known.locate(name), Located) for name in parse(self.expression).names)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -168,7 +163,7 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
     known = find_names(order.family, family)
-    for leaf in leaves(parse_tree(order.expression)):
+    for leaf in parse(order.expression).names:
         if not local:
             _check_offered(leaf, known)
         known.locate(leaf)
@@ -226,9 +221,3 @@ def _check(order: Order, limits: Limits) -> None:
             raise OptionError(f"The job of an edit is a text, got {order.edit.job!r:.100}.")
         check_integer("index", order.edit.index, 0)
         check_number("strength", order.edit.strength, above=0)
-
-
-def _scaled(weight: float, term: Tree) -> Tree:
-    inner = term.operand if isinstance(term, Scaled) else term
-    weight *= term.weight if isinstance(term, Scaled) else 1.0
-    return Scaled(weight, inner, term.place, term.depth + 1)

@@ -6,10 +6,9 @@ import keyword
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from composable_energy.parsing import Chain, Complement, Name, Scaled, Tree, leaves, parse_tree
+from composable_energy.parsing import Name, parse
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import Order
 
@@ -70,11 +69,11 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
         else:
             options.append("init=start")
     options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
-    tree = _renamed(order, parse_tree(order.text), names)
+    expression = parse(order.text).renamed(lambda name: names[_source(order, name)])
     latent = ".latents" if result == "points" else ""
     given = ", ".join(f"{name}={value}" for name, value in order.conditions.items())
     methods = f".given({given})" * bool(given) + f".sharpened({order.sharpen:g})" * (order.sharpen != 1)
-    expression = f"({tree}){methods}" if methods and not isinstance(tree, Name) else f"{tree}{methods}"
+    expression = f"({expression}){methods}" if methods and not expression.isidentifier() else f"{expression}{methods}"
     return [f"E = {expression}", *lines, f"{result} = E{latent}.sample({', '.join(options)})"]
 
 
@@ -82,7 +81,7 @@ def _identifiers(orders: Sequence[Order]) -> dict[str, str]:
     """Returns a Python identifier for what each name loads."""
     found: dict[str, str] = {}
     for order in orders:
-        for leaf in leaves(parse_tree(order.text)):
+        for leaf in parse(order.text).names:
             source = _source(order, leaf)
             if source not in found:
                 word = re.sub(r"\W+", "_", source.rsplit("/", 1)[-1]).strip("_")
@@ -91,17 +90,6 @@ def _identifiers(orders: Sequence[Order]) -> dict[str, str]:
                     word += "_"
                 found[source] = word
     return found
-
-
-def _renamed(order: Order, tree: Tree, names: Mapping[str, str]) -> Tree:
-    """Returns a tree with identifiers for names, so that its text is Python."""
-    match tree:
-        case Name():
-            return replace(tree, name=names[_source(order, tree)])
-        case Chain():
-            return replace(tree, terms=tuple(_renamed(order, term, names) for term in tree.terms))
-        case Complement() | Scaled():
-            return replace(tree, operand=_renamed(order, tree.operand, names))
 
 
 def _source(order: Order, leaf: Name) -> str:

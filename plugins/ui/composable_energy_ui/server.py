@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _check(self, fields: Event) -> None:
         def check() -> Event:
             order = self._order(fields)
-            return {"kind": "ok", "terms": [str(term) for term in order.terms], "text": order.text, "names": order.names}
+            return {"kind": "ok", "terms": list(order.terms), "text": order.text, "names": order.names}
 
         self._json(check)
 
