@@ -60,7 +60,7 @@ class TestSample:
     def test_the_method_has_the_signature_and_the_text_of_the_function(self):
         function, method = inspect.signature(sample), inspect.signature(gaussian().sample)
         assert list(method.parameters.values()) == list(function.parameters.values())[1:]
-        assert {"shape", "sampler", "steps", "seed", "trace", "checkpoint", "options"} <= method.parameters.keys()
+        assert {"shape", "sampler", "steps", "seed", "trace", "observers", "options"} <= method.parameters.keys()
         assert gaussian().sample.__doc__ == sample.__doc__
 
     @pytest.mark.full

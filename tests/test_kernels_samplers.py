@@ -28,9 +28,9 @@ def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
     target = Gaussian(torch.zeros(3))
     start = torch.zeros(5, 3)
     target.sample((5, 3), sampler=sampler, steps=4, seed=1, noise="philox", init=start)
-    steps = [counter.step for counter in recorded.calls]
+    steps = [noise.step for noise in recorded.calls]
     assert steps == [0] * isinstance(sampler, Underdamped) + [1, 2, 3, 4]
-    assert {(counter.seed, counter.chain, counter.stream) for counter in recorded.calls} == {(1, 0, 0)}
+    assert {(noise.seed, noise.chains, noise.kind) for noise in recorded.calls} == {(1, range(5), "philox")}
 
 
 @pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1.0), (torch.float32, 1e3), (torch.bfloat16, 1.0), (F64, 1e3)])

@@ -63,7 +63,7 @@ def test_a_folder_or_a_path_is_no_scheme(bowls: Path, tmp_path: Path, monkeypatc
     with pytest.raises(FileFormatError, match="holds no saved energy"):
         ce.load(Path("bowl:here"))
     Path("bowl:empty").mkdir()
-    with pytest.raises(PluginNotFound, match=r"There is no config\.json in the folder 'bowl:empty' either"):
+    with pytest.raises(PluginNotFound, match=r"There is no energy\.safetensors in the folder 'bowl:empty' either"):
         ce.load("bowl:empty")
     ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save("bowl:saved")
     assert str(ce.load("bowl:saved")) == "Normal"

@@ -22,7 +22,7 @@ def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
     torch.testing.assert_close((base & normal(1.0, 1.0))(x), base(x) - normal(1.0, 1.0).log_prob(x))
     torch.testing.assert_close((quadratic | base)(x), -torch.logsumexp(torch.stack([-quadratic(x), -base(x)]), 0))
     torch.testing.assert_close((quadratic - base)(x), quadratic(x) - base(x))
-    torch.testing.assert_close((quadratic >> base)(x), (~ce.as_energy(quadratic) | base)(x))
+    assert str(quadratic >> base) == str(~ce.as_energy(quadratic) | base)
 
 
 @pytest.mark.parametrize("operand", [3, "male", None, torch.nn.Linear])

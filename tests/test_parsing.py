@@ -94,10 +94,11 @@ def test_caret_stands_below_the_mistake_also_in_a_long_line():
 @pytest.mark.slow
 def test_builds_what_the_operators_build():
     red, smiling, bowl = TOYS["hair=red"], TOYS["toys/smiling"], TOYS["bowl"]
-    energy = parse("hair=red & ~toys/smiling | bowl / 2 >> hair=red").build(TOYS)
+    assert repr(parse("bowl / 2 >> hair=red").build(TOYS)) == repr(bowl / 2 >> red)
+    energy = parse("hair=red & ~toys/smiling | bowl / 2").build(TOYS)
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    assert repr(energy) == repr(red & ~smiling | bowl / 2 >> red)
-    assert torch.equal(energy(x), (red & ~smiling | bowl / 2 >> red)(x))
+    assert repr(energy) == repr(red & ~smiling | bowl / 2)
+    assert torch.equal(energy(x), (red & ~smiling | bowl / 2)(x))
 
 
 def test_thousand_terms_are_built_at_once():

@@ -62,4 +62,4 @@ def test_checkpoints_are_refused_with_what_to_do(tmp_path):
         metadata = {"composable_energy_checkpoint": json.dumps({**record, "digest": digest})}
         safetensors.torch.save_file({}, tmp_path / "c", metadata)
         with pytest.raises(FileFormatError, match=message):
-            BOWL.sample((8, 3), checkpoint=tmp_path / "c", **call)
+            BOWL.sample((8, 3), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)

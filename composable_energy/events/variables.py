@@ -26,6 +26,7 @@ from composable_energy.memo import evaluate_once
 from composable_energy.notes import note_evaluation
 
 LOG_WIDTHS = (-5.0, 1.0)
+"""The range of the logarithm of a width that a Gaussian head predicts."""
 """The range to which the log widths of a Gaussian head are clamped."""
 
 
