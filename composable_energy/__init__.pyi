@@ -16,12 +16,12 @@ from composable_energy.doors import over_time as over_time
 from composable_energy.doors import reward as reward
 from composable_energy.energy import Energy as Energy
 from composable_energy.energy import Recommendation as Recommendation
+from composable_energy.evaluation import shared as shared
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
 from composable_energy.events import GaussianHead as GaussianHead
 from composable_energy.installed import energies as energies
 from composable_energy.lift import ScoreEnergy as ScoreEnergy
 from composable_energy.lift import as_energy as as_energy
-from composable_energy.memo import shared as shared
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import get as get
 from composable_energy.registry import plugins as plugins

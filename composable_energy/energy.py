@@ -63,7 +63,7 @@ class Energy(EnergyFunction):
         has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
-            `composable_energy.denoised.denoised_level`; samplers along noise levels do so for other energies.
+            `composable_energy.evaluation.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 from typing_extensions import Self
 
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
-from composable_energy.denoised import DENOISED
 from composable_energy.errors import ExpressionError
 from composable_energy.estimate import Estimate
-from composable_energy.gradients import EVALUATION, evaluate, note_detached, value_and_gradient
+from composable_energy.evaluation import THREAD
+from composable_energy.gradients import evaluate, note_detached, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.notes import note_evaluation
 from composable_energy.recommendation import Recommendation
@@ -88,9 +87,9 @@ class EnergyFunction(nn.Module, ABC):
             ExpressionError: A condition is missing or unknown, or the energy has no value.
         """
         fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
-        known = fitting and (x.shape, x.dtype, x.device) in fitting and not is_dynamo_compiling()
+        evaluation = THREAD.evaluation if fitting and (x.shape, x.dtype, x.device) in fitting else None
         # `evaluate` takes longer than the arithmetic of small energies.
-        if known and ((now := EVALUATION.get()) is None or now.given is None) and DENOISED.get() is None:
+        if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised is None:
             try:
                 energies = self.forward(x)
                 if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy.algebra import warn_of_shares
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
-from composable_energy.gradients import recording
+from composable_energy.evaluation import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged, Problem, Step

@@ -15,7 +15,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.gradients import substituting
+from composable_energy.evaluation import substituting
 from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import select_rows
