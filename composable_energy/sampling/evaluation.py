@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.evaluation import evaluating, memo_scope
-
-_TOGETHER = SimpleNamespace(has_value=False)  # stands for an expression of energies that have no common value
 
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
@@ -53,7 +50,7 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
         ExpressionError: An energy has no gradient.
     """
     rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_TOGETHER), memo_scope():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)), memo_scope():
         point = x.clone() if x.is_inference() else x.detach()
         point.requires_grad_()
         for energy in energies:
@@ -64,3 +61,20 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
             values = values.detach()
             found.append((values if energy.has_value else torch.where(values.isfinite(), 0.0, values), gradient))
     return found
+
+
+class _Together(Energy):
+    """Energies that are evaluated at the same points."""
+
+    has_value = False
+
+    def __init__(self, energies: Sequence[Energy]) -> None:
+        super().__init__()
+        self.parts = tuple(energies)
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        return self.parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ExpressionError("Energies that are evaluated together have no common value.")
