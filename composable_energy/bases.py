@@ -69,8 +69,10 @@ class RelativeEnergy(Energy, ABC):
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._repeated:
             note_repeated(self._repeated)
-        evidence, bases = self._checked_evidence(x, conditions), self.bases
-        return add([evidence, *(base(x, **conditions) for base in bases)], signed=self._signed) if bases else evidence
+        evidence, bases = self._evidence(x, conditions), self.bases
+        if not bases:
+            return evidence  # `__call__` checks it
+        return add([check_energies(self, evidence, x), *(base(x, **conditions) for base in bases)], signed=self._signed)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         evaluation, kind = THREAD.evaluation, type(self)
@@ -85,7 +87,10 @@ class RelativeEnergy(Energy, ABC):
             for base in self.bases:
                 total = subtract(total, base(x, **conditions))
             return total
-        return self._checked_evidence(x, self._check_input(x, conditions))
+        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
+        if not fitting or (x.shape, x.dtype, x.device) not in fitting:
+            conditions = self._check_input(x, conditions)
+        return check_energies(self, self._evidence(x, conditions), x)
 
     @property
     def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -95,14 +100,14 @@ class RelativeEnergy(Energy, ABC):
     def evidence_has_value(self) -> bool:
         return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
-    def _checked_evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+    def _evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
         if self._valueless and substituted() is None:  # a value is needed that no sampler carries now
             check_value(self._valueless[0], self._values_for, evidence=True)
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
             conditions = {name: value for name, value in conditions.items() if name in own.names}
             x = x if "sigma" in own.names else seen(x)
-        return check_energies(self, self.forward_evidence(x, **conditions), x)
+        return self.forward_evidence(x, **conditions)
 
     @property
     def conditions(self) -> frozenset[str]:

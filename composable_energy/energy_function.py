@@ -18,8 +18,8 @@ from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError
 from composable_energy.estimate import Estimate
-from composable_energy.evaluation import THREAD
-from composable_energy.gradients import evaluate, note_detached, value_and_gradient
+from composable_energy.evaluation import THREAD, Evaluation
+from composable_energy.gradients import evaluate, note_detached
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.notes import note_evaluation
 from composable_energy.recommendation import Recommendation
@@ -122,7 +122,29 @@ class EnergyFunction(nn.Module, ABC):
         Raises:
             ExpressionError: The energies have no gradient.
         """
-        return value_and_gradient(self, x, conditions)
+        if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
+            with torch.inference_mode(False):
+                return self.with_gradient(x, **conditions)
+        if conditions:
+            conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+        outer = THREAD.evaluation
+        THREAD.evaluation = evaluation = Evaluation(self, outer)
+        if evaluation.memo is None:
+            evaluation.memo, evaluation.repeated = {}, set()
+        try:
+            with torch.enable_grad():
+                point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+                energies = self(point, **conditions)
+                gradient = None
+                if energies.requires_grad:
+                    # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+                    gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
+        finally:
+            THREAD.evaluation = outer
+        if gradient is None:
+            raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+        energies = energies.detach()
+        return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
 
     @property
     def evidence_has_value(self) -> bool:
@@ -280,3 +302,8 @@ class EnergyFunction(nn.Module, ABC):
 
     def __str__(self) -> str:
         return self.name or type(self).__name__
+
+
+def _outside_inference(value: Any) -> Any:
+    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

@@ -177,8 +177,8 @@ class Noise:
         numbers = len(like) * event.numel()
         if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
             return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
-        steps, buffers, known = range(step, step + 1), [], found is not None and found[0] == purpose
-        if known:
+        steps, buffers = range(step, step + 1), list[Tensor]()
+        if found is not None and found[0] == purpose:
             _, last, _, buffers = found
             count = min(2 * len(last), _MOST_STEPS, _FEW // max(1, numbers), _WORD + 1 - step) if step == last.stop else 1
             steps = range(step, step + max(1, count))
@@ -224,7 +224,7 @@ class Noise:
                 found = self._memory[use] = (key_of_block, drawn)
             out[rows] = found[1][inside]
 
-    def _blocks(self, size: int, row: int) -> list[tuple[int, Tensor, Tensor]]:
+    def _blocks(self, size: int, row: int) -> list[tuple[int, slice | Tensor, slice | Tensor]]:
         """Returns the blocks of the chains from a row on, with the rows of each and their places in it; found once for these chains."""
         found = self._places.get((size, row))
         if found is None:
@@ -232,8 +232,8 @@ class Noise:
             blocks, order = (ids // size).sort(stable=True)
             numbers, counts = blocks.unique_consecutive(return_counts=True)
             parts = order.split(counts.tolist())
-            found = [(number, rows + row, ids[rows] % size) for number, rows in zip(numbers.tolist(), parts, strict=True)]
-            self._places[size, row] = found
+            places = [(number, rows + row, ids[rows] % size) for number, rows in zip(numbers.tolist(), parts, strict=True)]
+            found = self._places[size, row] = [(number, _as_slice(rows), _as_slice(inside)) for number, rows, inside in places]
         return found
 
     def _ids(self, device: torch.device) -> Tensor:
@@ -243,6 +243,12 @@ class Noise:
         if found is None:
             found = self._places[device] = torch.tensor(self.chains, dtype=torch.int64, device=device)
         return found
+
+
+def _as_slice(places: Tensor) -> slice | Tensor:
+    """Returns places as a slice, whose rows are copied faster, if they are consecutive."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) and bool((places.diff() == 1).all()) else places
 
 
 class _BlockGenerator:

@@ -21,7 +21,7 @@ from composable_energy.sampling.chains import Chains, Diverged, Problem, Step
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
-from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
+from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.progress import Progress, counted
@@ -203,8 +203,11 @@ def _tune(request: SampleRequest, used: Energy, shown: Sequence[Progress]) -> tu
     branches = draw_starts(request)
     for one in shown:
         used = counted(used, request.sampler, one.report)
-    with noted(lambda: what):
+    try:
         return branches, *tune_sampler(request, used, branches)
+    except Exception as error:
+        explain_failure(error, what)
+        raise
 
 
 def _compile(sampler: Sampler, energy: GuardedEnergy, request: SampleRequest, evaluator: Evaluator) -> Step:
@@ -224,7 +227,8 @@ def _problem(
 ) -> Problem:
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
+    plain = request.energy if step == sampler.step else used
+    return Problem(used, plain, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:

@@ -17,6 +17,8 @@ from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.unadjusted import tune_unadjusted
 
+_NO_INFO = Info()
+
 
 @dataclass(frozen=True)
 class Langevin(Sampler):
@@ -98,7 +100,7 @@ class Langevin(Sampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
-        return State(x, *energy_and_gradient(energy, x)), Info()
+        return State(x, *energy.with_gradient(x)), _NO_INFO
 
     def move(self, state: State, noise: Noise) -> Tensor:
         if self.step_size is None:
