@@ -105,7 +105,6 @@ class Chains:
     def __init__(self, problem: Problem) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
         self.own, self.active = range(problem.rows), problem.rows
-        self.coupled = type(self.sampler).couple is not Sampler.couple
         self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
@@ -184,11 +183,12 @@ class Chains:
         if not all_finite(after):
             self._stop(whole, after)
             stop = Diverged(self.step, f"after {self.step} steps") if self.problem.policy == "raise" else None
-        if self.coupled:
-            return replace(info, scalars={**info.scalars, **self._couple(stop)})
         if stop is not None:
             raise stop
-        return info
+        couple = self.sampler.traits.couple
+        if couple is None or not self.active:
+            return info
+        return replace(info, scalars={**info.scalars, **self._couple(couple)})
 
     def _take_again(self, batch: _Batch, before: State, noise: Noise, error: Exception) -> tuple[State, Info]:
         """Takes a step that raised again, with the guard against exceptions at some of the points."""
@@ -256,21 +256,10 @@ class Chains:
 
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
-    def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
-        """Couples all chains, and returns scalars.
-
-        Raises:
-            Diverged: Chains diverged, and the policy ends the sampling.
-        """
-        ids, state = self.active_ids(), self.active_state() if self.active else None
-        if stop is not None:
-            raise stop
-        if state is None:
-            return {}
-        everyone = range(self.problem.rows) if len(ids) == self.problem.rows else ids
-        energy, noise = self.problem.energy_of(everyone), self.problem.noise_of(everyone)
-        state, scalars = self.sampler.couple(energy, state, noise.at(self.step))
-        if self.active:
-            own = state if len(ids) == self.active else take(state, torch.searchsorted(ids, self.active_ids()))
-            self.state = own if self._rows is None else put(self.state, self._rows, own)
+    def _couple(self, couple: Callable[..., tuple[State, Mapping[str, float]]]) -> Mapping[str, float]:
+        """Couples all active chains, and returns scalars."""
+        ids = self.own if self._rows is None else self._rows
+        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids).at(self.step)
+        state, scalars = couple(self.sampler, energy, self.active_state(), noise)
+        self.state = state if self._rows is None else put(self.state, self._rows, state)
         return scalars

@@ -27,7 +27,7 @@ from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.progress import Progress, counted
 from composable_energy.sampling.request import Call, SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
-from composable_energy.sampling.sampler import Sampler, changed_options
+from composable_energy.sampling.sampler import Sampler, bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_starts
 from composable_energy.sampling.trace import Policy, Trace
@@ -185,7 +185,7 @@ def draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         every = [recorder, *seen, *_writers(request, recorder, evaluator), observer]
-        compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
+        compares = tuned.traits.values or mixes_values(request.energy)  # whether the draws depend on differences of energies
         stop = _run(request, chains, last_step, every, recorder, evaluator, faults, compares)
         if not call.allow_improper:
             _check_tails(request, chains, stop, observer)
@@ -281,7 +281,7 @@ def _run(
         if chains.active and compares and not request.energy.needs_log_densities:
             ids = chains.active_ids()[: request.batch_size]
             ids = range(int(ids[0]), int(ids[-1]) + 1) if chains.active == len(chains.own) else ids
-            x, conditions = chains.active_state().x[: len(ids)], chains.sampler.final_conditions(request.energy)
+            x, conditions = chains.active_state().x[: len(ids)], bound_conditions(chains.sampler, request.energy)
             check_own_gradients(chains.problem.energy_of(ids), x, conditions)
         run(chains, last_step, observers)
     except Diverged as error:
@@ -305,7 +305,7 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
         from composable_energy.density import check_tails  # late: rare
 
-        check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
+        check_tails(request.energy, x, bound_conditions(chains.sampler, request.energy))
 
 
 def _writers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator) -> list[Observer]:
