@@ -15,12 +15,11 @@ from torch import nn
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, inherit_token, mark_origin
-from composable_energy.printable import describe_error
+from composable_energy.options import describe_error, listed, nearest
 from composable_energy.registry import FIRST_PARTY, PluginRecord
 from composable_energy.registry.build import build, check_stored, guarded
 from composable_energy.registry.contract import KINDS, check_built, plugin_error
 from composable_energy.registry.registry import find, load, names, records, registered
-from composable_energy.suggestions import listed, nearest
 
 _FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
 

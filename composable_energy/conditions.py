@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.identity import equal
 from composable_energy.memo import SharedModule, memoize
-from composable_energy.suggestions import nearest
+from composable_energy.options import nearest
 
 if TYPE_CHECKING:
     from composable_energy.energy_function import EnergyFunction

@@ -12,9 +12,8 @@ from typing import Any
 from composable_energy.catalog import EnergyFamily, members_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
-from composable_energy.printable import printable, text_table
+from composable_energy.options import listed, nearest, printable, text_table
 from composable_energy.registry import PluginRecord, get_factory, plugins
-from composable_energy.suggestions import listed, nearest
 
 _GROUP = "composable_energy.energies"
 

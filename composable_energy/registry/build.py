@@ -9,7 +9,7 @@ from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.notes import add_note
-from composable_energy.printable import describe_error
+from composable_energy.options import describe_error
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.entries import PluginRecord
 

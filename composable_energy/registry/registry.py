@@ -17,11 +17,10 @@ from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.notes import add_note
-from composable_energy.printable import describe_error
+from composable_energy.options import describe_error, listed, nearest, nearest_names
 from composable_energy.registry.build import build
 from composable_energy.registry.contract import KINDS, Kind, check_built, check_entry, group_of, import_object, plugin_error
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
-from composable_energy.suggestions import listed, nearest, nearest_names
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 

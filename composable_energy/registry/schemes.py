@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError, PluginNotFound
+from composable_energy.options import listed, nearest
 from composable_energy.registry.build import check_options
 from composable_energy.registry.contract import KINDS, check_built, plugin_error
 from composable_energy.registry.entries import PluginRecord
 from composable_energy.registry.registry import distributions, find, load, names, records
-from composable_energy.suggestions import listed, nearest
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy

@@ -19,9 +19,9 @@ from composable_energy.errors import (
     PluginNotFound,
     UngroundedError,
 )
+from composable_energy.options import nearest_names
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
-from composable_energy.suggestions import nearest_names
 from composable_energy.supports import empty
 
 SamplerLike = str | type[Sampler] | Sampler

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from composable_energy import __version__
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import FIRST_PARTY, Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output, kernel_state, try_plugins

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from composable_energy.printable import one_line
+from composable_energy.options import one_line
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import expanded, is_directory, is_saved
+from composable_energy.options import nearest_names
 from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
-from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
     from composable_energy import Energy

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.printable import describe_error, printable
+from composable_energy.options import describe_error, printable
 
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord

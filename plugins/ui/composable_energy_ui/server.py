@@ -19,7 +19,7 @@ import numpy as np
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import names
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import LIMITS, Limits, Order, find_names, read_order
