@@ -18,6 +18,8 @@ from composable_energy.energy import Energy as Energy
 from composable_energy.energy import Recommendation as Recommendation
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
 from composable_energy.events import GaussianHead as GaussianHead
+from composable_energy.files import load as load
+from composable_energy.files import save as save
 from composable_energy.installed import energies as energies
 from composable_energy.lift import ScoreEnergy as ScoreEnergy
 from composable_energy.lift import as_energy as as_energy
@@ -26,8 +28,6 @@ from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import get as get
 from composable_energy.registry import plugins as plugins
 from composable_energy.registry import register as register
-from composable_energy.saving import load as load
-from composable_energy.saving import save as save
 
 from . import diagnostics as diagnostics
 from . import errors as errors

@@ -185,13 +185,13 @@ class Energy(EnergyFunction):
 
     def save(self, folder: str | Path) -> None:
         """Writes the expression and its weights to a folder for `composable_energy.load`."""
-        from composable_energy.saving import save
+        from composable_energy.files import save
 
         save(self, folder)
 
     def push(self, location: str, **options: Any) -> str:
-        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.saving.push`."""
-        from composable_energy.saving import push
+        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.files.push`."""
+        from composable_energy.files import push
 
         return push(self, location, **options)
 

@@ -100,6 +100,8 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 # Names that are near ---------------------------------------------------------------------------------------------------------------------
 
+_FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _SHOWN = 20
 _ELSEWHERE = {  # names that other libraries and papers use, by the names here
     "adam descent gradient-descent map optimize": ("descent",),
@@ -210,6 +212,19 @@ def _is_harmless(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL))
+
+
+def written_bytes(number: float) -> str:
+    """Returns a number of bytes as people write it, such as 1.5 GB."""
+    unit = 0
+    while number >= 1000 and unit < len(_UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {_UNITS[unit]}"
 
 
 def import_extra(module: str, extra: str) -> Any:

@@ -81,11 +81,13 @@ def _hangs(patch):
 
 
 def _raises(patch):
-    patch.setattr("composable_energy.saving.reader.decode_recommendation", lambda *_: next(iter(())))
+    patch.setattr("composable_energy.files.reader.decode_recommendation", lambda *_: next(iter(())))
 
 
 def _writes(patch):
-    patch.setattr("composable_energy.saving.api.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x"))
+    patch.setattr(
+        "composable_energy.files.expressions.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
+    )
 
 
 @forks

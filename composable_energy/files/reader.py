@@ -28,11 +28,10 @@ from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
+from composable_energy.files.budget import FAILURES, LARGEST, check_size, limited
+from composable_energy.files.values import FLOATING, INTEGERS, Source, decode, decode_recommendation, same_bits
 from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
-from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
-from composable_energy.saving.modules import inherited_mode, same_bits
-from composable_energy.saving.values import FLOATING, INTEGERS, Source, decode, decode_recommendation
 
 T = TypeVar("T")
 
@@ -326,6 +325,13 @@ def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: the options of {entry!r} cannot be read: {error}.") from error
     return Origin(entry, member, options, distribution, version)
+
+
+def inherited_mode(modes: Mapping[str, bool], path: str) -> bool | None:
+    """Returns the train mode of a module in the result of a file: its own, or that of the nearest parent."""
+    while path not in modes and path:
+        path = path.rpartition(".")[0]
+    return modes.get(path)
 
 
 def _all_of(data: Any, kind: type) -> bool:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file, is_saved, read_record, write_record
+from composable_energy.files.disk import expanded, is_directory, is_file
 from composable_energy.files.old import OLD_ENERGY, read_pair
+from composable_energy.files.reader import read_expression
+from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
+from composable_energy.files.writer import write_expression
 from composable_energy.registry import get
 from composable_energy.registry.schemes import find_loader, find_publisher
-from composable_energy.saving.reader import read_expression
-from composable_energy.saving.writer import write_expression
 
 VERSION = 3
 """The version of its header."""
