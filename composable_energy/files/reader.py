@@ -23,7 +23,6 @@ from composable_energy.algebra import (
     Sharpened,
     Weighted,
 )
-from composable_energy.catalog import check_origin, rebuild_object
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
@@ -32,6 +31,7 @@ from composable_energy.files.budget import FAILURES, LARGEST, check_size, limite
 from composable_energy.files.values import FLOATING, INTEGERS, Source, decode, decode_recommendation, same_bits
 from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
+from composable_energy.registry.catalog import check_origin, rebuild_object
 
 T = TypeVar("T")
 

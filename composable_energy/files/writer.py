@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.terms import common_recommendation
-from composable_energy.catalog import check_origin, entry_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.files.budget import check_size
@@ -20,6 +19,7 @@ from composable_energy.files.values import encode, encode_recommendation, has_re
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
 from composable_energy.registry import PluginRecord
+from composable_energy.registry.catalog import check_origin, entry_of
 
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -61,7 +61,7 @@ def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
 
 def _opens_paths(patch):
     """Lets a file give a plug-in a path."""
-    patch.setattr("composable_energy.catalog.check_stored", lambda *_: None)
+    patch.setattr("composable_energy.registry.catalog.check_stored", lambda *_: None)
 
 
 def _opens_pictures(patch):

@@ -91,8 +91,7 @@ def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str],
         The records with the states found, the number of members of each family, the state of each kernel on this machine (an unavailable
         one is no problem), and the problems of families.
     """
-    from composable_energy.installed import describe_energies
-    from composable_energy.registry import get, plugins
+    from composable_energy.registry import describe_energies, get, plugins
 
     rows = plugins(load=True, of=FIRST_PARTY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, FIRST_PARTY) and row.state in _LOADABLE]

@@ -14,7 +14,7 @@ from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
-    from composable_energy.installed import EnergyInfo
+    from composable_energy.registry import EnergyInfo
 
 _HEADER = ("energy", "state", "what it is")
 
@@ -34,8 +34,7 @@ class Energies(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
-        from composable_energy.installed import describe_energies
-        from composable_energy.registry import plugins
+        from composable_energy.registry import describe_energies, plugins
 
         with foreign_output():
             found = describe_energies(plugins())

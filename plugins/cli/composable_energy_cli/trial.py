@@ -98,9 +98,8 @@ def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
         pipe: The file descriptor to write to.
         entries: The kind and the qualified name of each.
     """
-    from composable_energy.catalog import members_of
     from composable_energy.errors import PluginNotFound
-    from composable_energy.registry import get, get_factory
+    from composable_energy.registry import get, get_factory, members_of
 
     for kind, name in entries:
         answer = Trial()
