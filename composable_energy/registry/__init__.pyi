@@ -3,7 +3,6 @@ from composable_energy.registry.build import Command as Command
 from composable_energy.registry.catalog import EnergyFamily as EnergyFamily
 from composable_energy.registry.catalog import EnergyInfo as EnergyInfo
 from composable_energy.registry.catalog import EnergyTable as EnergyTable
-from composable_energy.registry.catalog import describe_energies as describe_energies
 from composable_energy.registry.catalog import installed as installed
 from composable_energy.registry.catalog import members_of as members_of
 from composable_energy.registry.entries import FIRST_PARTY as FIRST_PARTY

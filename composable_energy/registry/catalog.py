@@ -322,10 +322,13 @@ class EnergyTable(Sequence[EnergyInfo]):
     __repr__ = __str__
 
 
-def installed() -> EnergyTable:
+def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
     """Returns the installed energies with one line each, and whether they are trained.
 
     It imports the packages that offer them, and neither builds energies nor reads weights.
+
+    Args:
+        records: Records of `plugins()` of which the energies are described; None takes all.
 
     Example:
         >>> import composable_energy as ce
@@ -334,13 +337,8 @@ def installed() -> EnergyTable:
         >>> ce.installed()["igebm-mnist"].state
         'untrained'
     """
-    return describe_energies(plugins())
-
-
-def describe_energies(records: Iterable[PluginRecord]) -> EnergyTable:
-    """Returns what is known of the energies among the records of `plugins`; one that does not load has an `error`."""
-    rows = (record for record in records if record.group == _GROUP and record.state != "shadowed")
-    return EnergyTable(_describe(record) for record in rows)
+    rows = plugins() if records is None else records
+    return EnergyTable(_describe(record) for record in rows if record.group == _GROUP and record.state != "shadowed")
 
 
 def _describe(record: PluginRecord) -> EnergyInfo:

@@ -269,8 +269,18 @@ class PluginFunction:
         return self.__wrapped__(*args, **options)
 
 
-calibrate, classifier, log_z = (PluginFunction("estimator", name) for name in ("calibrate", "classifier", "log-z"))
-observed, over_time, reward = (PluginFunction("energy", name) for name in ("observed", "over-time", "reward"))
+calibrate = PluginFunction("estimator", "calibrate")
+"""Returns an expression whose levels and mixtures are calibrated; see `composable_energy_mcmc.calibrate_mixtures`."""
+classifier = PluginFunction("estimator", "classifier")
+"""Returns a classifier by energies; see `composable_energy_classification.Classifier`."""
+log_z = PluginFunction("estimator", "log-z")
+r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$; see `composable_energy_mcmc.estimate_log_z`."""
+observed = PluginFunction("energy", "observed")
+"""Returns the evidence for a measurement; see `composable_energy_observed.ObservedEnergy`."""
+over_time = PluginFunction("energy", "over-time")
+"""Returns an energy of trajectories; see `composable_energy_planning.OverTime`."""
+reward = PluginFunction("energy", "reward")
+"""Returns the energy of a reward; see `composable_energy_observed.RewardEnergy`."""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ class Energies(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
-        from composable_energy.registry import describe_energies, plugins
+        from composable_energy.registry import installed, plugins
 
         with foreign_output():
-            found = describe_energies(plugins())
+            found = installed(plugins())
         entries = list(found) if arguments.name is None else [found[arguments.name]]
         if arguments.json:
             print(json_text([{**vars(entry), "state": entry.state} for entry in entries]))

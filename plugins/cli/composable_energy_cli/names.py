@@ -86,10 +86,10 @@ def check_trained(text: str, family: str | None, advice: str) -> None:
         family: The family of its names.
         advice: How to sample it all the same.
     """
-    from composable_energy.registry import describe_energies, names, plugins
+    from composable_energy.registry import installed, names, plugins
 
     asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
-    for energy in describe_energies(row for row in plugins() if row.name in asked or row.qualified in asked):
+    for energy in installed(row for row in plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
             recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
             raise OptionError(
@@ -201,9 +201,9 @@ class Names:
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
-            from composable_energy.registry import FIRST_PARTY, describe_energies, plugins
+            from composable_energy.registry import FIRST_PARTY, installed, plugins
 
-            known += [f"{energy.name}/{member}" for energy in describe_energies(plugins(of=FIRST_PARTY)) for member in energy.members]
+            known += [f"{energy.name}/{member}" for energy in installed(plugins(of=FIRST_PARTY)) for member in energy.members]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
