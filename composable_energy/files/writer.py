@@ -23,11 +23,7 @@ from composable_energy.registry.catalog import check_origin, entry_of
 
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name.
-
-    Raises:
-        ExpressionError: A term cannot be saved.
-    """
+    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
     writer = _Writer()
     root = writer.energy(energy)
     try:
@@ -249,11 +245,7 @@ def _groups(references: list[_Reference]) -> list[int]:
 
 
 def _tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:
-    """Returns the tensors in the state of a module, by path.
-
-    Raises:
-        ExpressionError: The state contains something other than tensors.
-    """
+    """Returns the tensors in the state of a module, by path."""
     state = module.state_dict(keep_vars=True)
     for path, value in state.items():
         if not isinstance(value, Tensor):
