@@ -24,14 +24,13 @@ from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy_function import EnergyFunction
 
 
 @dataclass(frozen=True)
 class Use:
     """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
-    energy: EnergyFunction
+    energy: Energy
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor
@@ -54,7 +53,7 @@ class Evaluation:
 
     __slots__ = ("constant", "given", "memo", "root", "uses", "valueless")
 
-    def __init__(self, root: EnergyFunction | None, outer: Evaluation | None = None) -> None:
+    def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
         self.root, self.valueless = root, False
         self.memo: dict[Any, Any] | None = None
         self.uses: list[Use] | None = None
@@ -112,7 +111,7 @@ def substituted() -> Mapping[Any, Tensor] | None:
     return None if evaluation is None else evaluation.given
 
 
-def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
 
     Args:
@@ -154,14 +153,14 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         raise
 
 
-def note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
+def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
     """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
     evaluation = EVALUATION.get()
     if evaluation is not None and evaluation.constant is not None and not energy.terms:
         evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
-def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Returns energies, with shape $(B,)$, and gradients, with shape $(B, *)$, by autograd; see `Energy.with_gradient`.
 
     Raises:
@@ -201,7 +200,7 @@ def evaluating_together(root: Energy) -> AbstractContextManager[None]:
     return _evaluation(root=root)
 
 
-def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
+def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
     Raises:
@@ -220,7 +219,7 @@ def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
     return True
 
 
-def _is_root(energy: EnergyFunction) -> bool:
+def _is_root(energy: Energy) -> bool:
     """Returns whether this energy is the root of the current evaluation."""
     evaluation = current()
     if evaluation is None or evaluation.root is not energy:
