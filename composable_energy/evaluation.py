@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy_function import EnergyFunction
+    from composable_energy.energy import Energy
 
 
 @dataclass(frozen=True)
 class Use:
     """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
-    energy: EnergyFunction
+    energy: Energy
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor
@@ -54,7 +54,7 @@ class Evaluation:
 
     __slots__ = ("constant", "denoised", "given", "memo", "repeated", "root", "uses", "valueless")
 
-    def __init__(self, root: EnergyFunction | None, outer: Evaluation | None = None) -> None:
+    def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
         self.root, self.valueless = root, False
         if outer is not None:
             self.memo, self.repeated, self.given, self.denoised = outer.memo, outer.repeated, outer.given, outer.denoised

@@ -21,10 +21,9 @@ from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy_function import EnergyFunction
 
 
-def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
 
     Args:
@@ -69,14 +68,14 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         raise
 
 
-def note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
+def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
     """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
     evaluation = THREAD.evaluation
     if evaluation is not None and evaluation.constant is not None and not energy.terms:
         evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
-def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
+def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
     Raises:
@@ -95,7 +94,7 @@ def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
     return True
 
 
-def _is_root(energy: EnergyFunction) -> bool:
+def _is_root(energy: Energy) -> bool:
     """Returns whether this energy is the root of the current evaluation."""
     evaluation = current()
     if evaluation is None or evaluation.root is not energy:
