@@ -18,8 +18,7 @@ from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError
 from composable_energy.estimate import Estimate
-from composable_energy.evaluation import THREAD, Evaluation
-from composable_energy.gradients import evaluate, note_detached
+from composable_energy.evaluation import THREAD, Evaluation, evaluate, note_detached
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.notes import note_evaluation
 from composable_energy.recommendation import Recommendation

@@ -204,7 +204,8 @@ class Chains:
         """Returns one state and info of all batches."""
         infos, counts = [info for _, info in found], [len(state.x) for state, _ in found]
         self.problem.faults.count_undefined(infos)
-        return join([state for state, _ in found]), merge_infos(infos, counts, type(self.sampler).__name__)
+        after = found[0][0] if len(found) == 1 else join([state for state, _ in found])
+        return after, merge_infos(infos, counts, type(self.sampler).__name__)
 
     def _split(self, count: int) -> list[_Batch]:
         """Returns so many active chains in batches."""
