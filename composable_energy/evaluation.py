@@ -31,14 +31,13 @@ from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy_function import EnergyFunction
 
 
 @dataclass(frozen=True)
 class Use:
     """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
-    energy: EnergyFunction
+    energy: Energy
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor
@@ -63,7 +62,7 @@ class Evaluation:
 
     __slots__ = ("constant", "denoised", "given", "memo", "repeated", "root", "uses", "valueless")
 
-    def __init__(self, root: EnergyFunction | None, outer: Evaluation | None = None) -> None:
+    def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
         self.root, self.valueless = root, False
         if outer is not None:
             self.memo, self.repeated, self.given, self.denoised = outer.memo, outer.repeated, outer.given, outer.denoised
@@ -308,7 +307,7 @@ def _weights(module: object) -> tuple[int, ...]:
 # Values, and gradients of energies that override `with_gradient` -------------------------------------------------------------------------
 
 
-def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
 
     Args:
@@ -353,14 +352,14 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         raise
 
 
-def note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
+def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
     """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
     evaluation = THREAD.evaluation
     if evaluation is not None and evaluation.constant is not None and not energy.terms:
         evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
-def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
+def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
     Raises:
@@ -379,7 +378,7 @@ def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
     return True
 
 
-def _is_root(energy: EnergyFunction) -> bool:
+def _is_root(energy: Energy) -> bool:
     """Returns whether this energy is the root of the current evaluation."""
     evaluation = current()
     if evaluation is None or evaluation.root is not energy:

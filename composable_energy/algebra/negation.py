@@ -14,13 +14,12 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.level import exact_level
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.text import Operand
-from composable_energy.arithmetic import scale, zeros
+from composable_energy.arithmetic import Estimate, scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import CalibrationError, ContradictionError, ExpressionError, OptionError
-from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, complement
 from composable_energy.identity import same
 from composable_energy.options import check_choice, check_number

@@ -12,8 +12,8 @@ from torch import Tensor
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError
-from composable_energy.files import ran_out
 from composable_energy.notes import add_note
+from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper
 

@@ -10,7 +10,7 @@ from typing import Any
 from composable_energy.algebra import weakens_evidence
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy, Recommendation
+from composable_energy.energy import Energy
 from composable_energy.errors import (
     ComposableEnergyError,
     ContradictionError,
@@ -19,9 +19,9 @@ from composable_energy.errors import (
     PluginNotFound,
     UngroundedError,
 )
+from composable_energy.options import Recommendation, nearest_names
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
-from composable_energy.suggestions import nearest_names
 from composable_energy.supports import empty
 
 SamplerLike = str | type[Sampler] | Sampler
