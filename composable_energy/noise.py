@@ -196,33 +196,32 @@ class Noise:
             return philox_uniform(self.seed, steps, self._ids(device), stream).unbind()
         if len(buffers) < len(steps):
             buffers[:] = torch.empty((len(steps), len(self.chains), *event), dtype=dtype).unbind()
-        fill = Tensor.normal_ if draw == "normal" else Tensor.uniform_
-        for step, buffer in zip(steps, buffers, strict=False):
-            self._fill(buffer, step, stream, fill)
+        self._fill(buffers, steps, stream, Tensor.normal_ if draw == "normal" else Tensor.uniform_)
         return buffers[: len(steps)]
 
-    def _fill(self, out: Tensor, step: int, stream: int, fill: Callable[..., Tensor]) -> None:
-        """Draws the numbers of a step."""
-        chains, event, numbers, first = self.chains, out.shape[1:], out[:1].numel(), 0
-        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, numbers) - 1).bit_length())))
-        key = blake2b(struct.pack("<QII", self.seed % 2**64, step, stream), digest_size=16).digest()
+    def _fill(self, buffers: Sequence[Tensor], steps: range, stream: int, fill: Callable[..., Tensor]) -> None:
+        """Draws the numbers of steps, each into a buffer."""
+        chains, event, dtype, first = self.chains, buffers[0].shape[1:], buffers[0].dtype, 0
+        numbers = max(1, event.numel())
+        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (numbers - 1).bit_length())))
         if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
             # torch fills a tensor in order by groups of 16 numbers, so the first rows of a block can be drawn alone.
-            alone = out.numel() % 16 == 0 and size * numbers % 16 == 0
+            alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
             first = len(chains) if alone else len(chains) // size * size
+        blocks, generator = self._blocks(size, first) if first < len(chains) else (), _generator_of(get_ident())
+        for step, out in zip(steps, buffers, strict=False):
+            key = blake2b(struct.pack("<QII", self.seed % 2**64, step, stream), digest_size=16).digest()
             if first:
                 parts = (out,) if first == len(chains) <= size else out[:first].split(size)
-                _generator_of(get_ident()).fill(parts, key, chains.start // size, fill)
-        if first == len(chains):
-            return
-        for block, rows, inside in self._blocks(size, first):
-            use, key_of_block = (fill, stream), (self.seed, step, block, event, out.dtype)  # several batches of chains may share a block
-            found = self._memory.get(use)
-            if found is None or found[0] != key_of_block:
-                drawn = torch.empty((size, *event), dtype=out.dtype)
-                _generator_of(get_ident()).fill((drawn,), key, block, fill)
-                found = self._memory[use] = (key_of_block, drawn)
-            out[rows] = found[1][inside]
+                generator.fill(parts, key, chains[0] // size, fill)
+            for block, rows, inside in blocks:
+                use, key_of_block = (fill, stream), (self.seed, step, block, event, dtype)  # several batches of chains may share a block
+                found = self._memory.get(use)
+                if found is None or found[0] != key_of_block:
+                    drawn = torch.empty((size, *event), dtype=dtype)
+                    generator.fill((drawn,), key, block, fill)
+                    found = self._memory[use] = (key_of_block, drawn)
+                out[rows] = found[1][inside]
 
     def _blocks(self, size: int, row: int) -> list[tuple[int, slice | Tensor, slice | Tensor]]:
         """Returns the blocks of the chains from a row on, with the rows of each and their places in it; found once for these chains."""
