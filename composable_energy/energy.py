@@ -187,7 +187,7 @@ class Energy(nn.Module, ABC):
         outer = THREAD.evaluation
         THREAD.evaluation = evaluation = Evaluation(self, outer)
         if evaluation.memo is None:
-            evaluation.memo, evaluation.repeated = {}, set()
+            evaluation.memo = {}
         try:
             with torch.enable_grad():
                 point = (x.clone() if x.is_inference() else x).detach().requires_grad_()

@@ -60,27 +60,24 @@ class Evaluation:
         denoised: Points with noise, what some terms are evaluated at instead, and the noise level; see `denoising`.
     """
 
-    __slots__ = ("constant", "denoised", "given", "memo", "repeated", "root", "uses", "valueless")
+    valueless: bool = False
+    memo: dict[Any, Any] | None = None
+    repeated: frozenset[int] = frozenset()
+    uses: list[Use] | None = None
+    constant: list[Use] | None = None
+    given: Mapping[Any, Tensor] | None = None
+    denoised: tuple[Tensor, Tensor | None, float | None] | None = None
 
     def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
-        self.root, self.valueless = root, False
         if outer is not None:
-            self.memo, self.repeated, self.given, self.denoised = outer.memo, outer.repeated, outer.given, outer.denoised
-            self.uses, self.constant = outer.uses, outer.constant
-            return
-        self.memo: dict[Any, Any] | None = None
-        self.repeated: set[int] = _NONE
-        self.uses: list[Use] | None = None
-        self.constant: list[Use] | None = None
-        self.given: Mapping[Any, Tensor] | None = None
-        self.denoised: tuple[Tensor, Tensor | None, float | None] | None = None
+            vars(self).update(vars(outer), valueless=False)
+        self.root = root
 
 
 class _Thread(threading.local):
     evaluation: Evaluation | None = None
 
 
-_NONE: set[int] = set()
 THREAD = _Thread()
 """The current evaluation of this thread. `torch.compile` can read it, unlike a context variable; in a graph there is none."""
 
@@ -194,7 +191,7 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
         if self._outer is None or self._outer.memo is None:
             self._opened = True
             THREAD.evaluation = inner = Evaluation(None if self._outer is None else self._outer.root, self._outer)
-            inner.memo, inner.repeated = {}, set()
+            inner.memo = {}
 
     def __exit__(self, *_: object) -> None:
         if self._opened:
@@ -206,7 +203,7 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
 def note_repeated(items: Sequence[object]) -> None:
     """Notes sub-expressions that occur more than once in the expression under evaluation, so that each is evaluated once."""
     if THREAD.evaluation is not None and THREAD.evaluation.memo is not None:
-        THREAD.evaluation.repeated.update(map(id, items))
+        THREAD.evaluation.repeated |= {id(item) for item in items}
 
 
 def is_repeated(item: object) -> bool:
