@@ -191,10 +191,11 @@ class Chains:
         return replace(info, scalars={**info.scalars, **self._couple(couple)})
 
     def _take_again(self, batch: _Batch, before: State, noise: Noise, error: Exception) -> tuple[State, Info]:
-        """Takes a step that raised again, with the guard against exceptions at some of the points."""
+        """Takes a step that raised again, and later ones, with the guard against exceptions at some of the points."""
         try:
             if is_final(error) or batch.plain is batch.guarded:
                 raise error
+            self._batches = [one._replace(plain=one.guarded) for one in self._batches or ()]
             return self.problem.step(batch.guarded, before, noise)
         except Exception as final:
             explain_failure(final, self._doing())
@@ -204,7 +205,8 @@ class Chains:
         """Returns one state and info of all batches."""
         infos, counts = [info for _, info in found], [len(state.x) for state, _ in found]
         self.problem.faults.count_undefined(infos)
-        return join([state for state, _ in found]), merge_infos(infos, counts, type(self.sampler).__name__)
+        after = found[0][0] if len(found) == 1 else join([state for state, _ in found])
+        return after, merge_infos(infos, counts, type(self.sampler).__name__)
 
     def _split(self, count: int) -> list[_Batch]:
         """Returns so many active chains in batches."""
