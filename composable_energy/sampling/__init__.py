@@ -9,7 +9,6 @@ from composable_energy.sampling.evaluation import energies_and_gradients, energy
 from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.loop import Observer, Stop
 from composable_energy.sampling.progress import Progress
-from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
@@ -40,7 +39,6 @@ __all__ = [
     "plain_energy",
     "reference_step",
     "repeated",
-    "resolve_noise",
     "resolve_sampler",
     "sample",
     "twin",

@@ -16,7 +16,7 @@ from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
-from composable_energy.noise import Kind, Noise
+from composable_energy.noise import Noise
 from composable_energy.sampling.chains import Chains, Diverged, Problem, Step
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
@@ -68,7 +68,6 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
-    noise: Kind | None = None,
     allow_improper: bool = False,
     compile: bool = False,
     first_chain: int = 0,
@@ -103,7 +102,6 @@ def sample(
         batch_size: How many chains are evaluated together; all if None.
         on_divergence: What happens to a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"keep"` the chain,
             whose last finite point is returned (`trace.diverged` has such chains). None takes that of the resumed trace, else `"raise"`.
-        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere.
         allow_improper: Whether to sample an energy without a lower bound.
         compile: Whether steps run through `torch.compile`, or their gradients where the sampler has a schedule or trajectories of several
             lengths. The first call takes seconds longer, each step less. The draws are those without compilation, up to rounding.
@@ -149,7 +147,6 @@ def sample(
         burn_in=burn_in,
         batch_size=batch_size,
         on_divergence=on_divergence,
-        noise=noise,
         allow_improper=allow_improper,
         compile=compile,
         first_chain=first_chain,

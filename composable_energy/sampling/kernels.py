@@ -249,7 +249,7 @@ def _refusal(x: Tensor, others: Sequence[Tensor], noise: Noise) -> str:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
         return "a gradient of the step itself is needed"
     if x.is_cpu and noise.kind != "philox":
-        return f"it draws Philox noise, and the noise is {noise.kind!r}: use noise='philox'"
+        return f"it draws Philox noise, and the noise is {noise.kind!r}"
     if not isinstance(noise.chains, range) or noise.chains.step != 1:
         return "the ids of the chains are not consecutive"
     if any(other.dtype != x.dtype or other.device != x.device for other in others):

@@ -48,7 +48,6 @@ class Call:
     burn_in: int = 0
     batch_size: int | None = None
     on_divergence: Policy | None = None
-    noise: Kind | None = None
     allow_improper: bool = False
     compile: bool = False
     first_chain: int = 0
@@ -157,7 +156,6 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
-    asked = call.noise or (resume.noise if resume else None)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
     points.check_memory(points.n)
@@ -173,7 +171,7 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
         batch_size=points.n if call.batch_size is None else check_integer("batch_size", call.batch_size),
         chains=range(first, first + points.n),
         seed=secrets.randbits(63) if seed is None else seed,
-        noise=resolve_noise(asked, points.device),
+        noise=resume.noise if resume else "blocks" if points.device.type == "cpu" else "philox",
         on_divergence=policy,
         steps=steps,
         burn_in=burn_in,
@@ -185,21 +183,6 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
         branches=() if density is None else known_branches(density),
     )
     return request if request.checkpoint is None else _restore(request, request.checkpoint, call, seed, held)
-
-
-def resolve_noise(kind: Any, device: torch.device) -> Kind:
-    """Returns the requested kind of noise, or the default of a device.
-
-    Raises:
-        OptionError: The kind is unknown, or not available on the device.
-    """
-    if kind not in (None, "blocks", "philox"):
-        raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
-    if device.type == "cpu":
-        return kind or "blocks"
-    if kind == "blocks":
-        raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
-    return "philox"
 
 
 def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
@@ -270,7 +253,7 @@ def _resolve_chains(call: Call) -> tuple[Sampler, int | None, int, int | Sequenc
         return sampler, _resolve_seed(call.seed), check_integer("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
-    given = {"sampler": call.sampler, "init": call.init, "seed": call.seed, "noise": call.noise, **call.options}
+    given = {"sampler": call.sampler, "init": call.init, "seed": call.seed, **call.options}
     wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
     wrong += ["first_chain"] * (call.first_chain not in (0, resume.first_chain))
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
+from composable_energy.noise import Kind
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.values import Values
 
@@ -25,7 +26,7 @@ class Trace:
 
     Attributes:
         seed: The seed, also when it was drawn.
-        noise: The kind of noise.
+        noise: The kind of noise: `blocks` on the CPU, `philox` elsewhere.
         first_chain: The id of the first chain.
         sampler: The sampler with the options it ran with, tuned ones included.
         tuned: The names of the sampler's options that pilot chains tuned.
@@ -61,7 +62,7 @@ class Trace:
     """
 
     seed: int
-    noise: str
+    noise: Kind
     first_chain: int
     sampler: Sampler
     shape: tuple[int, ...]

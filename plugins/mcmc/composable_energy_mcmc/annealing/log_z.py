@@ -212,7 +212,6 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
             init=init,
             seed=noise.child("fit").seed,
             batch_size=min(batch_size, count),
-            noise=noise.kind,
             dtype=like.dtype,
         )
 
