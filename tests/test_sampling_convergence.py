@@ -1,14 +1,11 @@
 """Warnings that `sample` emits by itself: about chains that stand still, drift or do not agree, and about improbable formulas."""
 
-import warnings
-
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
-from composable_energy.errors import OptionError
 from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin
 from tests.diagnosed_runs import F64, gaussian, kinds
 
@@ -71,15 +68,6 @@ class TestConvergence:
         energy.sample((64, 2), seed=0)
         with pytest.warns(SamplingWarning, match="do not agree"):
             energy.sample((64, 2), seed=0, steps=100)
-
-    @pytest.mark.full
-    def test_warn_switches_it_off(self):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, trace=True)
-        assert "r_hat" in kinds(trace)
-        with pytest.raises(OptionError, match="warn"):
-            BOWL.sample((4, 2))
 
 
 class TestStarts:

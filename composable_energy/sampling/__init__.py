@@ -2,7 +2,7 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
-from composable_energy.sampling.checkpoint_observer import Checkpoint
+from composable_energy.sampling.checkpoint import Checkpoint
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient

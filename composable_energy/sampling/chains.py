@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, noted
+from composable_energy.sampling.faults import noted
+from composable_energy.sampling.pilots import start_points
+from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
-from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import visible_state
-from composable_energy.sampling.wrappers import select_rows
+from composable_energy.sampling.values import Values
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -32,46 +32,6 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
 
 
 Step = Callable[[Energy, State, Noise], tuple[State, Info]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is sampled, and how.
-
-    Args:
-        energy: The energy that the sampler gets, compiled or not.
-        sampler: The sampler.
-        noise: The noise of all chains at step 0.
-        starts: The start points.
-        rows: The number of chains, which is that of the rows of bound conditions.
-        batch_size: How many chains are evaluated together.
-        policy: What happens to a chain that diverges.
-        faults: Counts the points at which the energy raises.
-        step: The `step` of the sampler, compiled or not.
-    """
-
-    energy: Energy
-    sampler: Sampler
-    noise: Noise
-    starts: Starts
-    rows: int
-    batch_size: int
-    policy: Policy
-    faults: Faults
-    step: Step
-
-    def energy_of(self, ids: range | Tensor) -> Energy:
-        """Returns the energy of some chains, with their rows of bound conditions."""
-        if CHAINS not in self.energy.conditions:
-            return self.energy
-        return select_rows(self.energy, ids, self.rows)
-
-    def noise_of(self, ids: range | Tensor) -> Noise:
-        """Returns the noise of some chains."""
-        first = self.noise.chains[0]
-        if isinstance(ids, range):
-            return self.noise.for_chains(range(ids.start + first, ids.stop + first))
-        return self.noise.for_chains((ids + first).tolist())
 
 
 class _Batch(NamedTuple):
@@ -87,6 +47,7 @@ class Chains:
 
     Args:
         problem: What is sampled, and how.
+        step: The `step` of the sampler, compiled or not; None for the sampler's own.
 
     Attributes:
         sampler: The sampler.
@@ -96,14 +57,15 @@ class Chains:
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
         diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
+        relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
         broken: The first state in which chains diverged, those chains alone; None if none did.
     """
 
     state: State
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, step: Step | None = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
-        self.own = range(problem.rows)
+        self.take_step, self.own, self.relocated = step or problem.sampler.step, range(problem.rows), 0
         self.coupled = type(self.sampler).couple is not Sampler.couple
         self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
@@ -137,7 +99,9 @@ class Chains:
     def started_at(self, ids: range) -> State:
         """Returns the state of some chains at their start."""
         energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids)
-        return self.sampler.init(energy, self.problem.starts.points(ids, energy, noise), noise)
+        x, relocated = start_points(self.problem, ids, energy, noise)
+        self.relocated += relocated
+        return self.sampler.init(energy, x, noise)
 
     def resume(self, trace: Trace) -> None:
         """Continues the chains of a trace.
@@ -147,7 +111,8 @@ class Chains:
         """
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
+        self.state, self.step, self.started, self.relocated = trace.state, trace.steps, True, 0
+        self.diverged_at = trace.diverged_at.clone()
         if (self.diverged_at >= 0).any():
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
 
@@ -182,14 +147,14 @@ class Chains:
         batches, step, found = self._batches or self._split(len(state.x)), self.step + 1, list[tuple[State, Info]]()
         self._batches = batches
         for rows, energy, noise in batches:
-            found.append(self.problem.step(energy, state if len(batches) == 1 else take(state, rows), noise.at(step)))
+            found.append(self.take_step(energy, state if len(batches) == 1 else take(state, rows), noise.at(step)))
         return self._merge(found)
 
     def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
         """Returns one state and info of all batches."""
         states, infos = [state for state, _ in found], [info for _, info in found]
         if self.sampler.needs_values:
-            self.problem.faults.count_undefined(infos)
+            self.problem.energy.faults.count_undefined(infos)
         (state, info), *others = found
         if others or info.acceptance is not None or info.scalars:
             info = merge_infos(infos, [len(one.x) for one in states], type(self.sampler).__name__)
@@ -205,7 +170,7 @@ class Chains:
         return batches
 
     def _doing(self) -> str:
-        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.starts.zeros.shape)
+        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.points.zeros().shape)
         return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     # Results --------------------------------------------------------------------------------------------------------------------------
@@ -231,6 +196,11 @@ class Chains:
         """
         state = visible_state(self.energy, self.active_state() if state is None else state)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
+
+    def values(self, most: int | None = None) -> Values:
+        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number."""
+        ids = self.active_ids()[:most]
+        return self.problem.values(ids, self.state.x[ids.to(self.state.x.device)])
 
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""

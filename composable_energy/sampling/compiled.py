@@ -27,8 +27,8 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import GuardedEnergy, first_line
+from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.twins import twin
 
@@ -59,7 +59,7 @@ class CompiledStep:
         evaluator: Evaluates the energy at points of chains.
     """
 
-    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, evaluator: Evaluator) -> None:
+    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, evaluator: Problem) -> None:
         self.sampler, self.energy, self.owner, self.evaluator = sampler, energy, owner, evaluator
         self.plain, self.kept = energy.energy, cast(Any, None)
         self.ahead: dict[range, list[tuple[State, int, tuple[State, Info]]]] = {}
@@ -85,12 +85,12 @@ class CompiledStep:
 class _Functions:
     """The functions of an energy. Its tensors are their inputs; other changes show by the addresses of tensors, or by values at points."""
 
-    def __init__(self, energy: Energy, evaluator: Evaluator, x: Tensor) -> None:
+    def __init__(self, energy: Energy, evaluator: Problem, x: Tensor) -> None:
         self.addresses, self.values = _addresses(energy), evaluator.values(torch.arange(len(x)), x.clone())
         self.found: dict[Hashable, Any] = {}
         self.warned = False
 
-    def fit(self, energy: Energy, evaluator: Evaluator, x: Tensor) -> bool:
+    def fit(self, energy: Energy, evaluator: Problem, x: Tensor) -> bool:
         """Returns whether an energy is still the one that was compiled, to the last bits."""
         old = self.values
         if _addresses(energy) != self.addresses or (old.x.shape, old.x.dtype) != (x.shape, x.dtype):
@@ -119,7 +119,7 @@ class _Functions:
 _KEPT: WeakKeyDictionary[Energy, _Functions] = WeakKeyDictionary()
 
 
-def _functions(owner: Energy, energy: Energy, evaluator: Evaluator, x: Tensor) -> _Functions:
+def _functions(owner: Energy, energy: Energy, evaluator: Problem, x: Tensor) -> _Functions:
     kept, x = _KEPT.get(owner), x[: min(_PROBES, evaluator.rows)]
     if kept is None or not kept.fit(energy, evaluator, x):
         kept = _KEPT[owner] = _Functions(energy, evaluator, x)
