@@ -21,8 +21,8 @@ from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
-from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
+from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.faults import noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
