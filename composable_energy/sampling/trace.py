@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -72,10 +73,10 @@ class Trace:
     steps: int = 0
     burn_in: int = 0
     seconds: float | None = None
-    energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    energies: Tensor = field(default_factory=partial(torch.empty, 0, 0))
     acceptance: Tensor | None = None
     scalars: dict[str, list[float]] = field(default_factory=dict)
-    diverged_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    diverged_at: Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64))
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
