@@ -33,7 +33,7 @@ def sample(energy, shape, **call):
     return energy.sample(shape, **call) if alone else distributed.sample(energy, shape, **call)
 
 torch.manual_seed(0)
-net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
+net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double().eval()
 energies = {
     "plane": ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0)),
     "network": ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2),

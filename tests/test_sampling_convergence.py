@@ -1,5 +1,7 @@
 """Warnings that `sample` emits by itself: about chains that stand still, drift or do not agree, and about improbable formulas."""
 
+import warnings
+
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
@@ -68,6 +70,14 @@ class TestConvergence:
         energy.sample((64, 2), seed=0)
         with pytest.warns(SamplingWarning, match="do not agree"):
             energy.sample((64, 2), seed=0, steps=100)
+
+    @pytest.mark.full
+    def test_a_filter_switches_the_warning_off_and_the_trace_keeps_it(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ce.SamplingWarning)
+            _, trace = modes(8.0).sample((64, 2), sampler=HMC(0.5), steps=100, seed=0, trace=True)
+        assert "r_hat" in kinds(trace)
 
 
 class TestStarts:

@@ -71,7 +71,7 @@ def test_a_grade_is_a_continuous_value():
     precision = 1 + 1 / 0.125**2  # prior and a width of .5 in log odds, in units of 4
     mean = (precision - 1) / precision
     assert abs(z[:, 0].mean().item() - mean) < 4 * (1 / precision / 1000) ** 0.5
-    outside = (~E.near(0.0, 0.5).latent).sample(1000, sampler=LACE(), seed=0)
+    outside = (~E.near(0.0, 0.5)).latents.sample(1000, sampler=LACE(), seed=0)
     assert (outside[:, 0].abs() > 0.3).float().mean() > 0.95
 
 

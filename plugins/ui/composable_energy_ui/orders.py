@@ -98,9 +98,11 @@ class Order:
     @property
     def text(self) -> str:
         """The expression with the weights and the temperature written out."""
-        terms = self.terms
-        weights = (*self.weights, *[1.0] * len(terms))
-        text = " & ".join(term if w == 1 else f"{float(w)!r} * ({term})" for w, term in zip(weights, terms, strict=False))
+        terms, weights = self.terms, (*self.weights, *[1.0] * len(self.terms))
+        if len(terms) == 1 and self.names != list(terms):
+            terms = (f"({terms[0]})",)
+        factors = ["" if weight == 1 else f"{repr(float(weight)).removesuffix('.0')} * " for weight in weights]
+        text = " & ".join(factor + term for factor, term in zip(factors, terms, strict=False))
         return text if self.temperature == 1 else f"({text}) / {self.temperature:g}"
 
     @property
