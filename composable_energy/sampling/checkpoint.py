@@ -22,7 +22,6 @@ from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import Values
-from composable_energy.sampling.wrappers import has_rows
 
 _VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
@@ -158,7 +157,7 @@ class CheckpointFile(Observer):
     # While the call runs --------------------------------------------------------------------------------------------------------------
 
     def on_start(self, chains: Chains) -> None:
-        limit = None if has_rows(self.problem.energy) else _START_CHAINS
+        limit = None if self.problem.own_conditions else _START_CHAINS
         self.start = self.start or chains.values(limit)
         self.before, self.written = chains.snapshot(), chains.step
 
@@ -212,7 +211,7 @@ def _described(problem: Problem) -> dict[str, Any]:
     resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
     return {
         "sampler": _describe(problem.sampler),
-        "seed": problem.noise.seed if call.seed is not None or resume is not None else None,
+        "seed": call.seed,
         "shape": problem.points.shape,
         "noise": problem.noise.kind,
         "trace": call.trace,

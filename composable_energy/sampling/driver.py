@@ -34,7 +34,6 @@ from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Values
-from composable_energy.sampling.wrappers import has_rows
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
@@ -180,6 +179,8 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
     """Returns the points, the record and the warnings of a call, and emits no warnings."""
     began = time.perf_counter()
     with evaluation_context(call.energy), ExitStack() as held:
+        # As recommended, chains need not converge.
+        judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         problem = resolve(call)
         call = problem.call
         warn_of_shares(call.energy)
@@ -189,8 +190,6 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         last_step = problem.last_step()
         chains = Chains(problem, _compiled(problem) if call.compile else None)
         recorder = _recorder(problem, chains, file, call.resume.tuned if call.resume else changed_options(sampler, problem.sampler))
-        # As recommended, chains need not converge.
-        judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         kept = 0 if call.every is None else last_step - call.burn_in
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=problem.points.coordinates, kept=kept)
         compares = problem.sampler.needs_values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
@@ -254,7 +253,7 @@ def _recorder(problem: Problem, chains: Chains, file: CheckpointFile | None, tun
         on_divergence=problem.policy,
         tuned=tuple(tuned),
         burn_in=call.burn_in,
-        alike=not has_rows(problem.energy),
+        alike=not problem.own_conditions,
     )
     before = None if file is None else file.trace(blank, chains)
     recorder = TraceRecorder(blank, steps=bool(call.trace), every=call.every, before=before)

@@ -24,7 +24,7 @@ from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import recommendations
-from composable_energy.sampling.wrappers import has_rows, select_rows
+from composable_energy.sampling.wrappers import select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
 
 _PILOTS = 64
@@ -60,10 +60,10 @@ def tune_sampler(problem: Problem, energy: Energy) -> Problem:
     if arrived is x or type(tuned).approach is Sampler.approach:
         return problem
     arrived = arrived.to(x.dtype)
-    return replace(problem, pilots=_pilot_result(arrived, problem.values(rows, arrived).energies[:, 0], has_rows(energy)))
+    return replace(problem, pilots=_pilot_result(arrived, problem.values(rows, arrived).energies[:, 0], problem.own_conditions))
 
 
-def _pilot_result(points: Tensor, energies: Tensor, has_rows: bool) -> PilotResult | None:
+def _pilot_result(points: Tensor, energies: Tensor, own_conditions: bool) -> PilotResult | None:
     """Returns where the pilots of finite energy arrived; None if there are none.
 
     Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
@@ -74,7 +74,7 @@ def _pilot_result(points: Tensor, energies: Tensor, has_rows: bool) -> PilotResu
         return None
     energies = energies[finite].double()
     level = 2 * energies.quantile(_NEARLY_ALL) - energies.median()
-    return PilotResult(points[finite], None if has_rows else level.item())
+    return PilotResult(points[finite], None if own_conditions else level.item())
 
 
 def start_points(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:

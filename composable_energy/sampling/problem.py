@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,6 +110,7 @@ class Problem:
         init: The coordinates of the start points; None lets the sampler choose.
         batch_size: How many chains are evaluated together.
         policy: What happens to a chain that diverges.
+        own_conditions: Whether chains have bound conditions of their own, so that no point of one may become that of another.
         density: The expression whose density the draws should have; None for other draws, as at another temperature.
         branches: The branches of a mixture whose known shares the draws should have.
         drawn: Draws of the branches of a mixture, at which chains without `init` start; None for another energy.
@@ -123,6 +125,7 @@ class Problem:
     init: Tensor | None
     batch_size: int
     policy: Policy
+    own_conditions: bool = False
     density: Energy | None = None
     branches: Sequence[Branch] = ()
     drawn: BranchDraws | None = None
@@ -173,13 +176,13 @@ class Problem:
             x: The points, with shape $(m, *)$.
         """
         levels, energies, grads = self._levels(), list[Tensor](), list[Tensor]()
-        for ids, some in zip(chains.split(self.batch_size), x.split(self.batch_size), strict=True):
-            energy = self.plain if CHAINS not in self.plain.conditions else select_rows(self.plain, ids, self.rows)
-            found = [_energy_and_gradient(energy, some, conditions) for conditions in levels]
-            energies.append(torch.stack([one for one, _ in found], 1))
-            grads.append(torch.stack([one for _, one in found], 1))
         if not len(chains):
             return Values(chains, x, x.new_empty(0, len(levels)), x.new_empty(0, len(levels), *x.shape[1:]))
+        for ids, some in zip(chains.split(self.batch_size), x.split(self.batch_size), strict=True):
+            energy = self.plain if CHAINS not in self.plain.conditions else select_rows(self.plain, ids, self.rows)
+            found, slopes = zip(*map(partial(_energy_and_gradient, energy, some), levels), strict=True)
+            energies.append(torch.stack(found, 1))
+            grads.append(torch.stack(slopes, 1))
         return Values(chains, x, torch.cat(energies), torch.cat(grads))
 
     def difference(self, before: Values) -> str | None:
@@ -222,77 +225,70 @@ def resolve(call: Call) -> Problem:
     Raises:
         ComposableEnergyError: An argument is wrong; `sample` lists the classes.
     """
-    call = _checked(call)
-    resume = call.resume
-    if resume is not None:
-        _check_resumed(call, resume)
-    sampler = resume.sampler if resume else resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
-    first, shape = (resume.first_chain, resume.shape) if resume else (call.first_chain, call.shape)
-    policy = _check_policy(call.on_divergence or (resume.on_divergence if resume else "raise"))
-    seed = resume.seed if resume else secrets.randbits(63) if call.seed is None else _check_seed(call.seed)
+    call = _checked(call if call.resume is None else _resumed(call, call.resume))
+    sampler = resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
     check_density(call.energy, sampler, call.allow_improper)
-    whole = twin(call.energy)
-    points = resolve_points(whole, shape, latents=call.latents, start=_known_points(call, whole), dtype=call.dtype, device=call.device)
-    if first + points.n > 2**32:
-        raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
+    whole = energy = twin(call.energy)
+    start = call.init if call.resume is None else _last_points(call.resume, whole)
+    points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device)
+    chains = range(call.first_chain, call.first_chain + points.n)
+    if chains.stop > 2**32:
+        raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {chains.start}.")
     points.check_memory(points.n)
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), sampler.binds)
     rows = has_rows(whole)
     if rows:
         check_rows(whole, points.n)
     init = None if call.init is None else _start_points(whole, call.init, points)
-    energy = whole
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.minimizes)
-    if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
+    if call.energy._signed and sampler.stationary and not call.allow_improper and call.resume is None:
         _check_differences(call.energy, energy, points, sampler)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
-    kind = resume.noise if resume else "blocks" if points.device.type == "cpu" else "philox"
+    kind = call.resume.noise if call.resume else "blocks" if points.device.type == "cpu" else "philox"
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),
         sampler,
         points,
-        Noise(seed, range(first, first + points.n), kind=kind),
+        Noise(secrets.randbits(63) if call.seed is None else call.seed, chains, kind=kind),
         init,
-        points.n if call.batch_size is None else call.batch_size,
-        policy,
+        call.batch_size or points.n,
+        call.on_divergence or "raise",
+        own_conditions=rows,
         density=None if changed else whole,
         branches=() if changed else known_branches(whole),
     )
 
 
 def _checked(call: Call) -> Call:
-    """Returns a call whose numbers are of Python's type `int`."""
+    """Returns a call whose numbers are of Python's type `int`, and whose seed has 64 bits without sign, as torch takes negative seeds."""
     for name in ("allow_improper", "compile"):
         check_flag(name, getattr(call, name))
     found: dict[str, Any] = {} if isinstance(call.trace, bool) else {"trace": check_integer("trace", call.trace)}
     for name, least in (("steps", 1), ("batch_size", 1), ("burn_in", 0), ("first_chain", 0)):
         if getattr(call, name) is not None or least == 0:
             found[name] = check_integer(name, getattr(call, name), least=least)
+    if call.seed is not None:
+        found["seed"] = check_integer("seed", call.seed, least=-(2**63))
+        if found["seed"] >= 2**64:
+            raise OptionError(f"seed must be below 2^64, got {found['seed']}: another seed would draw the same.")
+        found["seed"] %= 2**64
+    if call.on_divergence not in (None, "raise", "keep"):
+        raise OptionError(
+            f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}. To drop chains that diverged: "
+            '`x, trace = E.sample(..., on_divergence="keep", trace=True); x = x[~trace.diverged]`.'
+        )
     return replace(call, **found)
 
 
-def _check_policy(policy: Any) -> Policy:
-    if policy not in ("raise", "keep"):
-        raise OptionError(
-            f"on_divergence is 'raise' or 'keep', got {policy!r}. To drop chains that diverged: "
-            '`x, trace = E.sample(..., on_divergence="keep", trace=True); x = x[~trace.diverged]`.'
-        )
-    return policy
+def _resumed(call: Call, resume: Any) -> Call:
+    """Returns a call with what its trace decides.
 
-
-def _check_seed(seed: Any) -> int:
-    """Returns a seed as 64 bits without sign, as torch takes negative seeds."""
-    number = check_integer("seed", seed, least=-(2**63))
-    if number >= 2**64:
-        raise OptionError(f"seed must be below 2^64, got {number}: another seed would draw the same.")
-    return number % 2**64
-
-
-def _check_resumed(call: Call, resume: Any) -> None:
-    """Raises if a call does not go on as its trace began."""
+    Raises:
+        OptionError: The call does not go on as its trace began.
+    """
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
     given, shape = {"sampler": call.sampler, "init": call.init, "seed": call.seed, **call.options}, call.shape
@@ -301,16 +297,23 @@ def _check_resumed(call: Call, resume: Any) -> None:
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
+    policy = call.on_divergence or resume.on_divergence
+    return replace(
+        call,
+        sampler=resume.sampler,
+        options={},
+        shape=resume.shape,
+        seed=resume.seed,
+        first_chain=resume.first_chain,
+        on_divergence=policy,
+    )
 
 
-def _known_points(call: Call, energy: Energy) -> Tensor | None:
-    """Returns points that the chains start from or continue at; None if the sampler chooses them."""
-    if call.resume is None or call.resume.state is None:
-        return call.init
-    x = call.resume.state.x
-    if energy.support is None:
-        return x  # else the trace has the coordinates of its points
-    return x.new_empty((0, *(call.resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
+def _last_points(resume: Trace, energy: Energy) -> Tensor | None:
+    """Returns points like those that the chains of a trace continue at; a trace has the coordinates of points of a support."""
+    if resume.state is None or energy.support is None:
+        return None if resume.state is None else resume.state.x
+    return resume.state.x.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
 
 
 def _start_points(energy: Energy, init: Tensor, points: PointSpec) -> Tensor:
