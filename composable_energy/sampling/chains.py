@@ -18,9 +18,8 @@ from composable_energy.sampling.pilots import start_points
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
-from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.trace import Trace, Values
 from composable_energy.sampling.unconstrained import visible_state
-from composable_energy.sampling.values import Values
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)

@@ -20,8 +20,7 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.values import Values
+from composable_energy.sampling.trace import Trace, Values
 
 _VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")

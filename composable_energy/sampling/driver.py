@@ -31,9 +31,8 @@ from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.progress import Progress, counted
 from composable_energy.sampling.sampler import Sampler, State, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.trace import Policy, Trace, Values
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
-from composable_energy.sampling.values import Values
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
@@ -143,24 +142,24 @@ def sample(
         torch.Size([100, 2])
     """
     call = Call(
-        as_energy(energy.energy if isinstance(energy, Latents) else energy),
-        shape,
-        sampler,
-        steps,
-        init,
-        seed,
-        _check_observers(observers),
-        trace,
-        burn_in,
-        batch_size,
-        on_divergence,
-        allow_improper,
-        compile,
-        first_chain,
-        resume,
-        dtype,
-        options,
+        energy=as_energy(energy.energy if isinstance(energy, Latents) else energy),
         latents=isinstance(energy, Latents),
+        observers=_check_observers(observers),
+        shape=shape,
+        sampler=sampler,
+        steps=steps,
+        init=init,
+        seed=seed,
+        trace=trace,
+        burn_in=burn_in,
+        batch_size=batch_size,
+        on_divergence=on_divergence,
+        allow_improper=allow_improper,
+        compile=compile,
+        first_chain=first_chain,
+        resume=resume,
+        dtype=dtype,
+        options=options,
     )
     points, record, found = _draw(call)
     emit_warnings(found)

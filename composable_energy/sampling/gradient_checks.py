@@ -14,7 +14,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import Use, recording
 from composable_energy.sampling.problem import Problem
-from composable_energy.sampling.values import Values
+from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend

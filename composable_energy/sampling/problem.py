@@ -25,9 +25,8 @@ from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
-from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.trace import Policy, Trace, Values, first_difference
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
-from composable_energy.sampling.values import Values, first_difference
 from composable_energy.sampling.wrappers import check_rows, has_rows, select_rows
 from composable_energy.twins import twin
 

@@ -100,11 +100,12 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
 
 def _check_gradient(energy: Energy, sampler: Sampler) -> None:
     """Raises if a term has no gradient, for a sampler that follows gradients alone and so would ignore it."""
-    for term in (part for part in energy.modules() if isinstance(part, Energy) and not part.has_gradient):
-        raise ExpressionError(
-            f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {term} has none, so it would not count: use "
-            "sampler='smc', or another one that accepts and rejects, such as 'chees'."
-        )
+    for part in energy.modules():
+        if isinstance(part, Energy) and not part.has_gradient:
+            raise ExpressionError(
+                f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {part} has none, so it would not count: use "
+                "sampler='smc', or another one that accepts and rejects, such as 'chees'."
+            )
 
 
 def _ungrounded_part(energy: Energy) -> Energy:
