@@ -1,8 +1,9 @@
-r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinities stay, and no gradient becomes NaN."""
+r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinities stay, and no gradient becomes NaN. And estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -61,3 +62,22 @@ def mixture(branches: Tensor) -> Tensor:
 def unsqueeze_to(values: Tensor, x: Tensor) -> Tensor:
     """Returns values with shape $(B,)$ as $(B, 1, ..., 1)$, with as many axes as the points, for broadcasting."""
     return values.view(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error.
+
+    Attributes:
+        value: The number.
+        standard_error: Its standard error; 0 for an exact number.
+    """
+
+    value: float
+    standard_error: float = 0.0
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + (f" +- {self.standard_error:.2g}" if self.standard_error else "")

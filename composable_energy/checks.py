@@ -13,10 +13,9 @@ from composable_energy.errors import DeviceError, DtypeError, ExpressionError, S
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy_function import EnergyFunction
 
 
-def check_points(energy: EnergyFunction, x: Tensor) -> None:
+def check_points(energy: Energy, x: Tensor) -> None:
     """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""
     check_batch(energy, x)
     shape = energy.event_shape
@@ -28,7 +27,7 @@ def check_points(energy: EnergyFunction, x: Tensor) -> None:
         check_weights(energy, energy, x)
 
 
-def _advise_latents(energy: EnergyFunction, x: Tensor) -> str:
+def _advise_latents(energy: Energy, x: Tensor) -> str:
     """Returns how to score decoded points by an energy of latent ones, after a space; empty if they are no decoded points."""
     decoder = energy.decoder
     if decoder is None or (energy.decoded_shape is not None and energy.decoded_shape != x.shape[1:]):
@@ -38,7 +37,7 @@ def _advise_latents(energy: EnergyFunction, x: Tensor) -> str:
     return f" It is an energy of latent points of {type(decoder).__name__}, which has no `encode`, so decoded points have no energy."
 
 
-def check_batch(energy: EnergyFunction, x: Tensor) -> None:
+def check_batch(energy: Energy, x: Tensor) -> None:
     """Raises if points are not a batch of a floating dtype."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
@@ -65,7 +64,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
         raise DtypeError(f"{energy} has {weight.dtype} weights, the points are {x.dtype}; convert one with `.to(...)`.")
 
 
-def check_energies(energy: EnergyFunction, energies: Tensor, x: Tensor) -> Tensor:
+def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
     """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error.
 
     Raises:

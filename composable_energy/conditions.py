@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.evaluation import SharedModule, memoize
 from composable_energy.identity import equal
-from composable_energy.memo import SharedModule, memoize
-from composable_energy.suggestions import nearest
+from composable_energy.options import nearest
 
 if TYPE_CHECKING:
-    from composable_energy.energy_function import EnergyFunction
+    from composable_energy.energy import Energy
 
 CHAINS = "chains"
 
@@ -108,7 +108,7 @@ def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | Non
     return rows
 
 
-def check_conditions(energy: EnergyFunction, conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
+def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
     """Returns the conditions that an energy depends on, with one row for each point.
 
     Raises:

@@ -1,30 +1,43 @@
-r"""The class `Energy`: operators, derived energies and sampling of an energy.
+r"""The class `Energy`: values, gradients and structure of an energy, and how it is combined and sampled.
+
+An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
+$(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
 
 Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which these methods import when they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from composable_energy.conditions import check_names
-from composable_energy.energy_function import EnergyFunction
-from composable_energy.errors import ExpressionError
+from composable_energy.arithmetic import Estimate
+from composable_energy.checks import check_energies, check_points
+from composable_energy.conditions import check_conditions, check_names, method_parameters
+from composable_energy.errors import ExpressionError, OperatorError
+from composable_energy.evaluation import THREAD, Evaluation
+from composable_energy.gradients import evaluate, note_detached
+from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
-from composable_energy.operator_methods import operator_pair, refuse_arithmetic, refuse_truth
-from composable_energy.recommendation import Recommendation
-from composable_energy.supports import Support
+from composable_energy.notes import note_evaluation
+from composable_energy.options import Recommendation
+from composable_energy.supports import Support, check_support, map_support
 
 if TYPE_CHECKING:
+    from composable_energy.bases import WeightedBase
+    from composable_energy.events import Formula
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
     from composable_energy.sampling import Latents
 
-__all__ = ["Energy", "Recommendation"]
+# The hooks of a module, which `forward` alone does not call; torch has no public way to ask for them (`test_twins.py` pins the names).
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _algebra() -> Any:
@@ -33,19 +46,25 @@ def _algebra() -> Any:
     return algebra
 
 
-def _density() -> Any:
-    from composable_energy import density
-
-    return density
-
-
 def _sample():
     from composable_energy.sampling import sample
 
     return sample
 
 
-class Energy(EnergyFunction):
+def _operator(build: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
+    """Returns the methods of a binary operator, for an energy on the left and on the right; `build` makes the node."""
+
+    def left(self: Any, other: object) -> Any:
+        return _algebra().apply_operator(getattr(_algebra(), build), self, other)
+
+    def right(self: Any, other: object) -> Any:
+        return _algebra().apply_operator(getattr(_algebra(), build), other, self)
+
+    return left, right
+
+
+class Energy(nn.Module, ABC):
     r"""Abstract energy $E$ of the density $p(x) \propto e^{-E(x)}$.
 
     A subclass implements `forward(self, x)`, with further parameters such as `sigma` if it depends on conditions. It is final: to change
@@ -63,7 +82,7 @@ class Energy(EnergyFunction):
         has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
-            `composable_energy.denoised.denoised_level`; samplers along noise levels do so for other energies.
+            `composable_energy.evaluation.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.
@@ -71,22 +90,278 @@ class Energy(EnergyFunction):
         has_own_gradient: Whether the class overrides `with_gradient`.
     """
 
+    name: str = ""
+    recommended: Recommendation | None = None
+    evidence_normalized: bool = False
+    no_complement: str | None = None
+    has_value: bool = True
+    has_gradient: bool = True
+    widens_itself: bool = False
+    origin: Origin | None = None
+    comes_trained: ClassVar[bool | None] = None
+    has_config: ClassVar[bool] = False
+    has_own_gradient: ClassVar[bool] = False
+    _event_shape: torch.Size | None = None
+    _support: Support = None
+    _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
+    _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
+    _direct: bool = False  # whether `forward` alone gives the energies of such points
     __array_ufunc__ = None  # numpy scalars on the left use our operators
+
+    def __init__(self) -> None:
+        super().__init__()
+        token_of(self)  # before any copy, so that copies have the same token
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.has_config = cls.has_config or "config" in vars(cls)
+        cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
 
+    # Evaluation --------------------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
+
+    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Evaluates `forward` and checks points, conditions and energies.
+
+        Args:
+            x: Points, with shape $(B, *)$.
+            **conditions: One value for all points, or one row for each.
+
+        Returns:
+            The energies, with shape $(B,)$.
+
+        Raises:
+            ShapeError: The points do not fit `event_shape`, or the energies do not have shape $(B,)$.
+            DtypeError: The points are integers, or have another dtype than the weights.
+            DeviceError: The points are on another device than the weights.
+            ExpressionError: A condition is missing or unknown, or the energy has no value.
+        """
+        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
+        evaluation = THREAD.evaluation if fitting and (x.shape, x.dtype, x.device) in fitting else None
+        # `evaluate` takes longer than the arithmetic of small energies.
+        if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised is None:
+            try:
+                energies = self.forward(x)
+                if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
+                    check_energies(self, energies, x)
+            except Exception as error:
+                note_evaluation(error, self, x)
+                raise
+            if x.requires_grad and not energies.requires_grad:
+                note_detached(self, x, conditions)
+            return energies
+        return evaluate(self, x, self._check_input(x, conditions), super().__call__)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Returns the energies minus those of the bases, with shape $(B,)$; for an absolute energy the energies."""
+        return self(x, **conditions)
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        r"""Returns energies and $\nabla E$ in one pass, without a graph.
+
+        Override it to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without value
+        returns zeros for the energies, and $\infty$ where one of its terms is infinite.
+
+        Args:
+            x: The points, with shape $(B, *)$.
+            **conditions: One value for all points, or one row for each.
+
+        Returns:
+            The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
+
+        Raises:
+            ExpressionError: The energies have no gradient.
+        """
+        if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
+            with torch.inference_mode(False):
+                return self.with_gradient(x, **conditions)
+        if conditions:
+            conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+        outer = THREAD.evaluation
+        THREAD.evaluation = evaluation = Evaluation(self, outer)
+        if evaluation.memo is None:
+            evaluation.memo, evaluation.repeated = {}, set()
+        try:
+            with torch.enable_grad():
+                point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+                energies = self(point, **conditions)
+                gradient = None
+                if energies.requires_grad:
+                    # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+                    gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
+        finally:
+            THREAD.evaluation = outer
+        if gradient is None:
+            raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+        energies = energies.detach()
+        return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
+
+    # Structure ---------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def evidence_has_value(self) -> bool:
+        """Whether the evidence has values; for events it has, even if the base has none."""
+        return self.has_value
+
+    @property
+    def needs_log_densities(self) -> bool:
+        """Whether its gradient depends on values that its terms lack, as that of a mixture of scores does.
+
+        Such an energy can be drawn only by a sampler that carries the log densities of the terms along.
+        """
+        return False
+
+    @property
+    def event_shape(self) -> torch.Size | None:
+        """The shape of one point; None if the energy takes several shapes."""
+        return self._event_shape
+
+    @event_shape.setter
+    def event_shape(self, shape: Sequence[int] | None) -> None:
+        self._event_shape = None if shape is None else torch.Size(shape)
+
+    @property
+    def support(self) -> Support:
+        """The set where the density lives; None for all of R^n. Sampling runs in its unconstrained coordinates.
+
+        Raises:
+            ExpressionError: The supports of the terms have no known intersection or union.
+        """
+        return self._support
+
+    @support.setter
+    def support(self, support: Support) -> None:
+        self._support = check_support(support)
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        """The energies that this one is relative to; none for an absolute energy."""
+        return ()
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        r"""The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error; None if it is not known."""
+        return None
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The decoder of latent points; None for an energy of decoded points."""
+        return self._modules.get("decoder")
+
+    @decoder.setter
+    def decoder(self, module: nn.Module | None) -> None:
+        self._modules["decoder"] = module
+
+    @property
+    def decoded_shape(self) -> torch.Size | None:
+        """The shape of one decoded point, if the decoder has an `event_shape`."""
+        shape = getattr(self.decoder, "event_shape", None)
+        return None if shape is None else torch.Size(shape)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names of the conditions that the energy depends on."""
+        return method_parameters(type(self).forward).names
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """The names of the conditions without a default."""
+        return method_parameters(type(self).forward).required
+
+    def known_level(self, quantile: float) -> float | None:
+        """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
+        return None
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        """The sub-expressions; none for a leaf."""
+        return ()
+
+    @property
+    def formula(self) -> Formula | None:
+        """The Boolean formula of an event; None for any other energy."""
+        return None
+
+    @property
+    def grounded(self) -> bool:
+        r"""Whether $e^{-E}$ can be normalised, as far as the structure shows."""
+        return True
+
+    @property
+    def unsatisfiable(self) -> bool:
+        """Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises `ContradictionError`."""
+        if self.formula is not None and self.formula.constant is False:
+            return True
+        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
+
+    # Description -------------------------------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments other than `terms`, by name; used to compare, save and rebuild the energy.
+
+        Saving takes plain data, tensors, energies, and modules that the registry built.
+
+        Raises:
+            ExpressionError: The class has no `config()`; then only an energy that the registry built can be saved.
+        """
+        raise ExpressionError(
+            f"{self} cannot be described: {type(self).__name__} has no `config()`. Give it one that returns its constructor's "
+            "arguments. To save it, also offer the class as a plug-in, or build the energy with `composable_energy.get`."
+        )
+
+    def rebuild(self, *terms: Energy, **changes: Any) -> Self:
+        """Returns an energy of the same class with other terms or constructor arguments.
+
+        Args:
+            *terms: The new terms, as many as now; none keeps them.
+            **changes: Arguments that replace those of `config()`, such as `base`.
+
+        Raises:
+            ExpressionError: The class has no `config()`, or its constructor does not take an argument.
+        """
+        rebuilt = type(self)(*(terms or self.terms), **{**self.config(), **check_names(self, changes, self.config())})
+        rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
+        return rebuilt
+
+    def equals(self, other: Energy) -> bool:
+        """Returns whether class, `config()`, terms and the numbers in all tensors are equal.
+
+        A copy, also a pickled, saved or converted one, equals its original.
+        """
+        return same(self, other)
+
+    def __str__(self) -> str:
+        return self.name or type(self).__name__
+
+    def __repr__(self) -> str:
+        return _algebra().tree(self)
+
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
-    __and__, __rand__ = operator_pair(_algebra, "all_of")
-    __or__, __ror__ = operator_pair(_algebra, "any_of")
-    __xor__, __rxor__ = operator_pair(_algebra, "one_of")
-    __sub__, __rsub__ = operator_pair(_algebra, "Difference")
-    __rshift__, __rrshift__ = operator_pair(_algebra, "implies")
-    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = refuse_arithmetic
-    __bool__ = refuse_truth
+    __and__, __rand__ = _operator("all_of")
+    __or__, __ror__ = _operator("any_of")
+    __xor__, __rxor__ = _operator("one_of")
+    __sub__, __rsub__ = _operator("Difference")
+    __rshift__, __rrshift__ = _operator("implies")
+
+    def _refuse_arithmetic(self, other: object = None) -> NoReturn:
+        raise OperatorError(
+            f"{self} takes no `+`, unary `-` or `**`. Adding energies is `A & B`, or `composable_energy.all_of(*terms)` for `sum(terms)`; "
+            "subtracting is `A - B`; the opposite is `~A`; a power of the density is `2 * A`. A constant changes no density: leave it out."
+        )
+
+    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = _refuse_arithmetic
+
+    def __bool__(self) -> NoReturn:
+        raise OperatorError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
 
     def __invert__(self) -> Energy:
         return _algebra().negate(self)
@@ -158,11 +433,15 @@ class Energy(EnergyFunction):
         Raises:
             NormalizerError: $\log Z$ is not known.
         """
-        return _density().log_prob(self, x, log_z, **conditions)
+        from composable_energy.density import log_prob
+
+        return log_prob(self, x, log_z, **conditions)
 
     def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
         r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
-        return _density().score(self, x, create_graph=create_graph, **conditions)
+        from composable_energy.density import score
+
+        return score(self, x, create_graph=create_graph, **conditions)
 
     def explain(self, x: Tensor, **conditions: Any) -> Explanation:
         """Returns the energy of each term at $x$, and the share of each branch of `|`."""
@@ -185,15 +464,43 @@ class Energy(EnergyFunction):
 
     def save(self, folder: str | Path) -> None:
         """Writes the expression and its weights to a folder for `composable_energy.load`."""
-        from composable_energy.saving import save
+        from composable_energy.files import save
 
         save(self, folder)
 
     def push(self, location: str, **options: Any) -> str:
-        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.saving.push`."""
-        from composable_energy.saving import push
+        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.files.push`."""
+        from composable_energy.files import push
 
         return push(self, location, **options)
 
-    def __repr__(self) -> str:
-        return _algebra().tree(self)
+    # Points that fit ---------------------------------------------------------------------------------------------------------------------
+
+    def became_twin(self, original: Any) -> None:
+        """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
+        self._fitting, hooks = set(), vars(self)
+        usual = type(self).has_value is not False and not type(self).has_own_gradient
+        self._direct = usual and not any(hooks.get(name) for name in _HOOKS)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._fitting is not None:
+            self._fitting = set()
+        if self._support is not None:  # its ends may be tensors
+            self._support = map_support(self._support, fn)
+        return super()._apply(fn, recurse)
+
+    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Checks the points and returns the conditions that the energy depends on."""
+        fitting = None if conditions or type(x) is not Tensor else self._fitting
+        kind = None if fitting is None else (x.shape, x.dtype, x.device)
+        if fitting is None or kind not in fitting:
+            check_points(self, x)
+            conditions = check_conditions(self, conditions, x)
+            if fitting is not None:
+                fitting.add(kind)
+        return conditions
+
+
+def _outside_inference(value: Any) -> Any:
+    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

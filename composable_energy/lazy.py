@@ -61,7 +61,7 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
             return found
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}"):
             return importlib.import_module(f"{package}.{name}")
-        from composable_energy.suggestions import nearest  # late: it is rarely needed
+        from composable_energy.options import nearest  # late: it is rarely needed
 
         raise AttributeError(
             f"module {package!r} has no attribute {name!r}.{'' if name.startswith('_') else nearest(name, [*homes, *modules])}"

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError, ShapeError
-from composable_energy.files import ran_out
+from composable_energy.options import ran_out
 
 if TYPE_CHECKING:
     from torch import Tensor

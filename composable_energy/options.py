@@ -1,16 +1,24 @@
-"""Checks of options: integers, numbers in a range, flags, choices. Each returns the value or raises an `OptionError` with its name."""
+"""Checks of options, and what messages are made of: nearest names, text of others that is safe to print, tables, extras.
+
+A check returns the value or raises an `OptionError` with the name of the option.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import math
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from operator import index
 from typing import Any
 
-from composable_energy.errors import OptionError
-from composable_energy.suggestions import nearest
+from composable_energy.errors import ExtraNotInstalled, OptionError
 
+_MOST_THREADS = 1024
 _LARGEST, _LEAST = 1e18, 1e-31  # squares are numbers of float32, and products with them do not vanish in float64
 
 
@@ -90,3 +98,176 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     if value not in choices:
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}", [name])
     return value
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The sampler that a trained energy was evaluated with.
+
+    Args:
+        sampler: Its name.
+        options: Its options, by name.
+        threads: Threads within an operation while sampling, at most 1024; None does not change them. Small networks are fastest with one.
+        precedence: Of the recommendations in an expression, those with the highest number count. A term that changes what the others were
+            evaluated for, such as a precise measurement, has a higher one.
+
+    Raises:
+        OptionError: One of them is out of range, or of another type.
+    """
+
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+    precedence: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampler, str):
+            raise OptionError(f"A recommended sampler is a name, got {self.sampler!r}.", ["sampler"])
+        if not isinstance(self.options, Mapping) or not all(isinstance(name, str) for name in self.options):
+            raise OptionError(f"Recommended options are a mapping from names, got {self.options!r}.", ["options"])
+        if self.threads is not None and check_integer("threads", self.threads) > _MOST_THREADS:
+            raise OptionError(f"threads must be at most {_MOST_THREADS}, got {self.threads}.", ["threads"])
+        check_integer("precedence", self.precedence, -_MOST_THREADS)
+
+
+# Names that are near ---------------------------------------------------------------------------------------------------------------------
+
+_FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_SHOWN = 20
+_ELSEWHERE = {  # names that other libraries and papers use, by the names here
+    "adam descent gradient-descent map optimize": ("descent",),
+    "ais annealed-importance-sampling particle-filter": ("smc",),
+    "ddim ddpm dpm euler euler-maruyama heun": ("sde", "ode"),
+    "gibbs metropolis metropolis-hastings mh random-walk rwm rwmh slice": ("mala", "chees"),
+    "hamiltonian hamiltonian-monte-carlo hybrid-monte-carlo": ("hmc", "chees"),
+    "kinetic-langevin sghmc": ("underdamped",),
+    "no-u-turn no-u-turn-sampler nuts": ("chees",),
+    "parallel-tempering pt replica-exchange": ("tempering",),
+    "langevin-dynamics sgld ula unadjusted-langevin": ("langevin",),
+    "epsilon eta learning-rate lr": ("step_size",),
+    "max-iter n-iter n-steps num-iterations num-steps": ("steps",),
+    "chains n-chains n-samples num-chains num-samples size": ("shape",),
+    "num-warmup tune warmup-steps": ("burn_in",),
+    "leapfrog-steps n-leapfrog num-leapfrog num-leapfrog-steps": ("leapfrogs",),
+    "initial-state start x0": ("init",),
+    "generator key random-seed random-state rng": ("seed",),
+    "thin thinning": ("trace",),
+}
+
+
+def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Returns the known names that are nearest to a name, at most `count`.
+
+    The case of letters does not count, nor `-` in place of `_`. A name that others use stands for the one here; else a name may be near to
+    one word of a known one, as `ring` to `plane/ring`.
+    """
+    forms = {_form(one): one for one in known}
+    wanted = _form(name)
+    here = [one for others, names in _ELSEWHERE.items() if wanted in others.split() for one in names]
+    if wanted in forms or here:
+        return [forms[one] for one in (wanted, *map(_form, here)) if one in forms][:count]
+    close = difflib.get_close_matches(wanted, forms, n=count, cutoff=0.6)
+    if not close:
+        words = {word: form for form in forms for word in re.split(r"[-/:=]", form)}
+        close = dict.fromkeys(words[word] for word in difflib.get_close_matches(wanted, words, n=count, cutoff=0.8))
+    return [forms[form] for form in close]
+
+
+def _form(name: str) -> str:
+    return name.casefold().replace("_", "-")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the sentence " Did you mean ...?" with the nearest names; empty if no name is near."""
+    close = nearest_names(name, known)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def listed(known: Iterable[str]) -> str:
+    """Returns a sentence that lists the known names."""
+    known = list(known)
+    shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    return f" Known: {shown}." if known else " None is installed."
+
+
+# Text on a terminal ----------------------------------------------------------------------------------------------------------------------
+
+
+def printable(text: object) -> str:
+    r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
+
+    Args:
+        text: The text, or an object whose `str` may even raise.
+
+    Example:
+        >>> print(printable("\x1b[2Jname"))
+        \x1b[2Jname
+    """
+    try:
+        found = str.__str__(str(text))
+    except Exception as error:
+        found = f"(an object of type {type(text).__name__}, whose text raises {type(error).__name__})"
+    return "".join(character if _is_harmless(character) else _escaped(character) for character in found)
+
+
+def one_line(text: object) -> str:
+    """Returns text as `printable`, with escapes for newlines and tabs too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns the type and the text of an error of third-party code, whose `str` may raise."""
+    return f"{type(error).__name__}: {printable(error)}"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
+    """Returns a table with aligned columns, and escapes for control characters.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells; None is empty.
+        right: The indices of right-aligned columns.
+    """
+    cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = (
+        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _is_harmless(character: str) -> bool:
+    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL))
+
+
+def written_bytes(number: float) -> str:
+    """Returns a number of bytes as people write it, such as 1.5 GB."""
+    unit = 0
+    while number >= 1000 and unit < len(_UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {_UNITS[unit]}"
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Imports a module of an extra, such as `metrics` of `pip install 'composable-energy[metrics]'`.
+
+    Raises:
+        ExtraNotInstalled: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ExtraNotInstalled(
+            f"This needs {module.partition('.')[0]}, which is not installed: pip install 'composable-energy[{extra}]'."
+        ) from error

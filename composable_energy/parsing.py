@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError
-from composable_energy.suggestions import nearest_names
+from composable_energy.options import nearest_names
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy

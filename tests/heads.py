@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.energy import Recommendation
+from composable_energy.options import Recommendation
 
 
 class Counting(nn.Module):

@@ -31,10 +31,9 @@ from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.files import ENERGY_FILE, read_record, record_bytes
+from composable_energy.files import ENERGY_FILE, VERSION, read_record, record_bytes
 from composable_energy.registry import get, names
 from composable_energy.registry.build import stored_options
-from composable_energy.saving import VERSION
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_training import open_recipe

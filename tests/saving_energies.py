@@ -9,8 +9,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.algebra import Node, to_common_space, value_of
-from composable_energy.files import ENERGY_FILE, read_record, write_record
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, read_record, write_record
 
 X = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
 

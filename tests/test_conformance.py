@@ -49,7 +49,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "over-time": lambda: check_energy(
             lambda: ce.load("over-time", pair=ce.lift.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
         ),
-        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.energies()["plane"].members],
+        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.installed()["plane"].members],
         "reward": lambda: check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)
         ),

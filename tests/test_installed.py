@@ -1,4 +1,4 @@
-"""`energies()`: one line for each installed energy, and whether it is trained."""
+"""`installed()`: one line for each installed energy, and whether it is trained."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_trained(folder: str = "") -> Trained:
 
 
 class TestFirstParty:
-    table = ce.energies()
+    table = ce.installed()
 
     def test_each_has_a_line_and_loads(self):
         assert [row.name for row in self.table if row.error] == []
@@ -60,7 +60,7 @@ def test_what_a_plugin_says_is_shown_and_nothing_is_built():
         ce.register("energy", "bowl", lambda: Noisy()),
         ce.register("energy", "toys", Toys),
     ):
-        table = ce.energies()
+        table = ce.installed()
     assert (table["mine"].summary, table["mine"].state) == ("A network of <b>toys</b>", "trained, needs size")
     assert (table["made"].trained, table["made"].needs) == (True, ())
     assert (table["bowl"].state, table["bowl"].summary) == ("", "")
@@ -69,14 +69,14 @@ def test_what_a_plugin_says_is_shown_and_nothing_is_built():
 
 def test_one_that_fails_is_listed_with_its_error():
     with ce.register("energy", "broken", Broken), ce.register("energy", "unwritten", Unmade):
-        table = ce.energies()
+        table = ce.installed()
     assert table["broken"].state == table["unwritten"].state == "failed"
     assert "ZeroDivisionError: no members today" in str(table) and "unwritten weights" in table["unwritten"].line
 
 
 def test_the_table_is_a_sequence_with_text():
     with ce.register("energy", "mine", Trained):
-        table = ce.energies()
+        table = ce.installed()
     assert table[0].name == "mine" and [row.name for row in table][1:] == sorted(row.name for row in table if row.name != "mine")
     lines = str(table).splitlines()
     assert len(lines) == len(table) + 1 and repr(table) == str(table)
@@ -85,4 +85,4 @@ def test_the_table_is_a_sequence_with_text():
 
 
 def test_without_energies_it_says_so():
-    assert "No energies are installed" in str(ce.installed.EnergyTable([]))
+    assert "No energies are installed" in str(ce.registry.EnergyTable([]))

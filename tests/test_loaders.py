@@ -131,7 +131,7 @@ def test_a_publisher_is_found_by_its_scheme():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     with ce.register("publisher", "box", publish), ce.register("publisher", "default", publish), ce.register("loader", "box", kept.get):
         assert energy.push("box:here", tag="@1") == "box:here@1"
-        assert ce.saving.push(energy, "owner/name") == "box:owner/name"
+        assert ce.files.push(energy, "owner/name") == "box:owner/name"
         assert kept == {"here": energy, "owner/name": energy}
         assert ce.load("box:here") is energy
         with pytest.raises(OptionError, match=r"'box' takes \(tag: .*\), got \(private\)"):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.catalog import members_of
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.registry import names
+from composable_energy.registry import members_of, names
 from composable_energy_cli import main
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 

@@ -28,7 +28,7 @@ def test_members_of_a_family_share_one_instance(site):
     with ce.register("energy", "bowls", Bowls):
         left, right = ce.get("energy", "bowls/left"), ce.get("energy", "bowls/right")
         assert left.bases[0].energy.equals(right.bases[0].energy) and len((left & right & ce.get("energy", "bowls")).bases) == 1
-        assert ce.energies()["bowls"].members == ("left", "right", "hair=red")
+        assert ce.installed()["bowls"].members == ("left", "right", "hair=red")
         assert str(right.origin) == "bowls/right"
         assert ce.get("energy", "bowls/hair=red").origin.member == "hair=red"
         other = ce.get("energy", "bowls", scale=2.0)

@@ -12,8 +12,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
-from composable_energy.files import ENERGY_FILE, read_record
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from tests.saving_energies import WEIGHT, Attributes, Picture, Prior, X, normal, people, there_and_back, together
 from tests.third_party import install
 

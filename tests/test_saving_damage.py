@@ -12,8 +12,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import ENERGY_FILE, record_bytes
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, record_bytes
 from tests.campaign.files import damage
 from tests.saving_energies import X, edit, expressions
 

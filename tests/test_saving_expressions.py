@@ -9,8 +9,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.files import ENERGY_FILE, read_record
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from tests.saving_energies import WEIGHT, Attributes, Mean, Picture, Tempered, X, edit, normal, people, there_and_back, together
 
 pytestmark = pytest.mark.usefixtures("saving_registry")

@@ -53,7 +53,7 @@ def test_a_twin_that_was_evaluated_equals_its_energy_and_still_checks_points():
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
 def test_hooks_of_an_energy_are_called_at_each_step(register):
-    """Also pins the names of the hooks in `EnergyFunction.became_twin`."""
+    """Also pins the names of the hooks in `Energy.became_twin`."""
     calls: list[int] = []
     energy = ce.as_energy(bowl)
     getattr(energy, register)(lambda *_: calls.append(1))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Transformed
 from composable_energy.algebra.text import Operand
+from composable_energy.arithmetic import Estimate
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.estimate import Estimate
 from composable_energy.identity import token_of
 from composable_energy.options import check_instance
 

@@ -14,11 +14,10 @@ from composable_energy.algebra.shares import Shares, mixture_normalizer, shares_
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases
 from composable_energy.algebra.text import Operand, join_operands
-from composable_energy.arithmetic import add, mixture
+from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
-from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, disjoin
 from composable_energy.supports import Support, unite
 

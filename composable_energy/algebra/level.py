@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from composable_energy.arithmetic import Estimate
 from composable_energy.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energy import Energy
-from composable_energy.estimate import Estimate
 from composable_energy.twins import tensors_of, twin
 
 _SEED = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -13,13 +14,12 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.level import exact_level
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.text import Operand
-from composable_energy.arithmetic import scale, zeros
+from composable_energy.arithmetic import Estimate, scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import CalibrationError, ContradictionError, ExpressionError, OptionError
-from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, complement
 from composable_energy.identity import same
 from composable_energy.options import check_choice, check_number
@@ -153,7 +153,7 @@ class Negation(Node):
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
             evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points
             level = self._known_level(conditions) if self.level is None or conditions else self.level
-            return scale(self.weight, F.softplus((level - evidence) / self.temperature))
+            return scale(self.weight, F.softplus(torch.rsub(evidence, level) / self.temperature))
         except ContradictionError:
             return zeros(x)
 

@@ -15,10 +15,10 @@ from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.level import exact_level, level_of_draws, quantile_of
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative
+from composable_energy.arithmetic import Estimate
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, LevelWarning, MixtureWarning
-from composable_energy.estimate import Estimate
 from composable_energy.notes import warn_caller
 from composable_energy.twins import contents, twin
 

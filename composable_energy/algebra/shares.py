@@ -12,9 +12,9 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.relative import Conditioned
 from composable_energy.algebra.weights import Sharpened, Weighted
+from composable_energy.arithmetic import Estimate
 from composable_energy.checks import has_levels
 from composable_energy.energy import Energy
-from composable_energy.estimate import Estimate
 from composable_energy.identity import same
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from composable_energy.bases import WeightedBase
-from composable_energy.energy import Energy, Recommendation
+from composable_energy.energy import Energy
 from composable_energy.events import Formula
 from composable_energy.identity import same
+from composable_energy.options import Recommendation
 
 
 def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from composable_energy.errors import ShapeError
-from composable_energy.extras import import_extra
+from composable_energy.options import import_extra
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace

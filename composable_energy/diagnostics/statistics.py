@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.extras import import_extra
+from composable_energy.options import import_extra
 
 LEAST_DRAWS = 4  # ArviZ needs
 MOST_CHAINS = 512  # for ArviZ

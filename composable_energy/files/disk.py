@@ -1,4 +1,4 @@
-"""Paths that users give, locks, and files that are read within bounds and written atomically.
+"""Paths that users give, locks, files that are read within bounds and written atomically, and how much memory there is.
 
 A path that the system cannot look up, such as one with a name that is too long, leads nowhere; `Path.is_file` raises `OSError` for these up
 to Python 3.13.
@@ -13,10 +13,16 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from composable_energy.errors import FileFormatError, InUseError, OptionError, StorageError
+
+if TYPE_CHECKING:
+    import torch
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -175,3 +181,20 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Returns the memory of a device in bytes, used or free; of the CPU that of the container, if it has less. None if it is unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type != "cpu":
+        return None
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no such number here
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+            found.append(int(path.read_text()))
+    return min(found, default=None)

@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.notes import add_note
-from composable_energy.printable import describe_error
-from composable_energy.registry.build import build
-from composable_energy.registry.contract import KINDS, Kind, check_built, check_entry, group_of, import_object, plugin_error
+from composable_energy.options import describe_error, listed, nearest, nearest_names
+from composable_energy.registry.build import (
+    KINDS,
+    Kind,
+    build,
+    check_built,
+    check_entry,
+    check_options,
+    group_of,
+    import_object,
+    plugin_error,
+)
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
-from composable_energy.suggestions import listed, nearest, nearest_names
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
+_SCHEME = re.compile(r"[A-Za-z0-9_-]{2,}")  # a single letter is a drive of Windows
 
 registered: dict[tuple[str, str], Any] = {}
 """The objects of `register`, by kind and name."""
@@ -204,40 +214,143 @@ def records(kind: str, load_all: bool = False, of: str | None = None) -> list[Pl
     return session + [_with_state(kind, entry, [e for e in entries if e.name == entry.name]) for entry in entries]
 
 
-def distributions(kind: str) -> set[str]:
-    """Returns the names of the distributions that offer a kind, with those that the environment variable leaves out."""
-    return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
+class Exports:
+    """The plug-ins of a kind by the names of their classes or functions: `composable_energy.samplers.HMC(step_size=0.1)`.
 
-
-def plugin_exports(module: str, kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` of a module with the plug-ins of a kind by the names of their classes or functions.
-
-    Listing them imports no plug-in, using one imports its package.
+    `dir` lists them and imports no plug-in; using one imports its package.
 
     Args:
-        module: The module's `__name__`.
+        name: Where the exports are, for messages.
         kind: The kind, such as `sampler`.
     """
 
-    def offers() -> list[tuple[str, PluginRecord]]:
-        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in records(kind) if row.state != "shadowed"]
-        return [(attribute, row) for attribute, row in rows if attribute.isidentifier()]
+    def __init__(self, name: str, kind: str) -> None:
+        self._name, self._kind = name, kind
 
-    def get_attribute(name: str) -> Any:
-        known = [] if name.startswith("__") else offers()
-        found = [row for attribute, row in known if attribute == name]
+    def __getattr__(self, name: str) -> Any:
+        kind, offers = self._kind, [] if name.startswith("_") else self._offers()
+        found = [row for attribute, row in offers if attribute == name]
         if not found:
-            words = {word: attribute for attribute, row in known for word in (attribute, row.name)}
+            words = {word: attribute for attribute, row in offers for word in (attribute, row.name)}
             close = dict.fromkeys(words[word] for word in nearest_names(name, words))
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(sorted({attribute for attribute, _ in known}))
-            raise AttributeError(f"No plug-in offers the {kind} {name!r} in {module}.{hint}")
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(sorted({attribute for attribute, _ in offers}))
+            raise AttributeError(f"No plug-in offers the {kind} {name!r} in {self._name}.{hint}")
         winner = found[0] if found[0].distribution is None else _winner(found)
         if winner is None:
             forms = " or ".join(f"composable_energy.get({kind!r}, {row.qualified!r})" for row in found)
             raise AttributeError(f"The {kind} {name!r} is offered by several plug-ins; write {forms}.")
         return load(kind, find(kind, winner.qualified))
 
-    return get_attribute, lambda: sorted({attribute for attribute, _ in offers()})
+    def __dir__(self) -> list[str]:
+        return sorted({attribute for attribute, _ in self._offers()})
+
+    def _offers(self) -> list[tuple[str, PluginRecord]]:
+        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in records(self._kind) if row.state != "shadowed"]
+        return [(attribute, row) for attribute, row in rows if attribute.isidentifier()]
+
+
+samplers = Exports("composable_energy.samplers", "sampler")
+"""The classes of all installed samplers; in `sample` the name of a sampler does as well: `sampler="hmc"`."""
+viz = Exports("composable_energy.viz", "plot")
+"""Pictures of images, densities, chains and explanations: `composable_energy.viz.grid(images)`."""
+
+
+class PluginFunction:
+    """A function of a plug-in, whose package is imported at the first call."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self._entry = (kind, name)
+
+    @property
+    def __wrapped__(self) -> Any:
+        return get_factory(*self._entry)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.__wrapped__(*args, **options)
+
+
+calibrate = PluginFunction("estimator", "calibrate")
+"""Returns an expression whose levels and mixtures are calibrated; see `composable_energy_mcmc.calibrate_mixtures`."""
+classifier = PluginFunction("estimator", "classifier")
+"""Returns a classifier by energies; see `composable_energy_classification.Classifier`."""
+log_z = PluginFunction("estimator", "log-z")
+r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$; see `composable_energy_mcmc.estimate_log_z`."""
+observed = PluginFunction("energy", "observed")
+"""Returns the evidence for a measurement; see `composable_energy_observed.ObservedEnergy`."""
+over_time = PluginFunction("energy", "over-time")
+"""Returns an energy of trajectories; see `composable_energy_planning.OverTime`."""
+reward = PluginFunction("energy", "reward")
+"""Returns the energy of a reward; see `composable_energy_observed.RewardEnergy`."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A location, such as `owner/name` of `hf:owner/name`, and the loader or publisher of its scheme.
+
+    Args:
+        kind: `loader` or `publisher`.
+        entry: The entry point of the function.
+        location: What follows the scheme.
+    """
+
+    kind: str
+    entry: PluginRecord
+    location: str
+
+    def __call__(self, *energies: Any, **options: Any) -> Any:
+        """Returns the energy that a loader finds, or the location where a publisher put an energy; their own errors are raised as they are.
+
+        Raises:
+            OptionError: The location is empty, or the function does not take an option.
+            PluginLoadError: The function cannot be imported, or returns something else.
+        """
+        import torch
+
+        if not self.location:
+            raise OptionError(f"{self.entry.name}: needs a location, as in {self.entry.name}:LOCATION.")
+        function = partial(load(self.kind, self.entry), *energies, self.location)
+        check_options(self.entry, function, options)
+        with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
+            found = function(**options)
+        if self.kind == "loader":
+            return check_built(KINDS["energy"], self.entry, found)
+        if not isinstance(found, str):
+            raise plugin_error(self.entry, f"it should return a location, but returned an object of type {type(found).__name__}")
+        return found
+
+
+def locate(kind: str, text: str) -> Located | None:
+    """Returns the loader or publisher of `scheme:location`, or of `distribution:scheme:location`; None if the text has no scheme.
+
+    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows.
+
+    Raises:
+        PluginNotFound: No plug-in offers the scheme.
+        PluginConflictError: Several do.
+    """
+    scheme, colon, location = text.partition(":")
+    offered = any(scheme == row.name for row in records(kind))
+    if not colon or not _SCHEME.fullmatch(scheme) or (kind == "loader" and _is_energy(text, scheme, offered)):
+        return None
+    if not offered and scheme in _distributions(kind) and ":" in location:
+        second, _, location = location.partition(":")
+        scheme = f"{scheme}:{second}"
+    try:
+        return Located(kind, find(kind, scheme), location)
+    except PluginNotFound as error:
+        known = names(kind)
+        raise PluginNotFound(f"{error}{listed(known) if nearest(scheme, known) else ''}") from error
+
+
+def _is_energy(text: str, scheme: str, offered: bool) -> bool:
+    """Returns whether `distribution:name` is an energy, also one that is not installed, and not the location of a scheme."""
+    named = any(text.partition("/")[0] == row.qualified for row in records("energy"))
+    return named or (not offered and scheme in _distributions("energy") - _distributions("loader"))
+
+
+def _distributions(kind: str) -> set[str]:
+    """Returns the names of the distributions that offer a kind, with those that the environment variable leaves out."""
+    return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
 
 
 @lru_cache(maxsize=1)

@@ -16,20 +16,20 @@ from composable_energy.algebra.node import as_float
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged, SamplingInterrupted
+from composable_energy.evaluation import recording
 from composable_energy.events import Formula, conjoin
-from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
 from composable_energy.sampling.evaluation import evaluation_context
-from composable_energy.sampling.faults import noted
+from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.progress import Progress, counted
-from composable_energy.sampling.sampler import Sampler, State, changed_options
+from composable_energy.sampling.sampler import State, bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.trace import Policy, Trace, Values
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
@@ -191,7 +191,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         recorder = _recorder(problem, chains, file, call.resume.tuned if call.resume else changed_options(sampler, problem.sampler))
         kept = 0 if call.every is None else last_step - call.burn_in
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=problem.points.coordinates, kept=kept)
-        compares = problem.sampler.needs_values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
+        compares = problem.sampler.traits.values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
         every = [recorder, *observers, *([] if file is None else [file]), observer]
         stop = _run(chains, last_step, every, recorder, compares)
         if judge and not call.allow_improper:
@@ -230,8 +230,11 @@ def _tune(problem: Problem, observers: Sequence[Observer]) -> Problem:
     for one in observers:
         energy = counted(energy, problem.sampler, one.report) if isinstance(one, Progress) else energy
     what = f"{type(problem.sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *problem.points.event)}."
-    with noted(lambda: what):
+    try:
         return tune_sampler(problem, energy)
+    except Exception as error:
+        explain_failure(error, what)
+        raise
 
 
 def _compiled(problem: Problem) -> Any:
@@ -284,7 +287,7 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
                 check_rows(problem, ids, x)
             if compares and not problem.plain.needs_log_densities:
                 some = range(len(ids)) if chains.active == problem.rows else ids
-                check_own_gradients(problem.energy_of(some), x, problem.sampler.final_conditions(problem.plain))
+                check_own_gradients(problem.energy_of(some), x, bound_conditions(problem.sampler, problem.plain))
         run(chains, last_step, observers)
     except Diverged as error:
         return error
@@ -317,7 +320,7 @@ def _check_tails(chains: Chains, stop: Diverged | None, observer: ConvergenceObs
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
         from composable_energy.density import check_tails  # late: rare
 
-        check_tails(problem.plain, x, chains.sampler.final_conditions(problem.plain))
+        check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 
 
 def _finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:
@@ -329,10 +332,10 @@ def _finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple
     drawn = chains.state.x.clone()  # the trace keeps its own
     trace.exact = problem.call.resume.exact if problem.call.resume else problem.drawn is not None and problem.drawn.exact
     _describe(problem, drawn, trace)
-    if chains.active and type(chains.sampler).diagnose is not Sampler.diagnose:
-        trace.observed = (*chains.sampler.diagnose(chains.active_state(), trace.exact), *trace.observed)
+    if chains.active and (warn := chains.sampler.traits.warn) is not None:
+        trace.observed = (*warn(chains.sampler, chains.active_state(), trace.exact), *trace.observed)
     if keep_values:  # those of the states where they hold them, which costs nothing
-        held = chains.active and not problem.sampler.binds & problem.energy.conditions
+        held = chains.active and problem.energy.conditions.isdisjoint(problem.sampler.traits.binds)
         trace.reference = (Values.of_state(chains.active_ids(), chains.active_state()) if held else chains.values(),)
     warn_of_rounding(problem.plain, drawn)
     return problem.points.decode(drawn), trace

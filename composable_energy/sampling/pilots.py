@@ -22,7 +22,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
@@ -54,7 +54,7 @@ def tune_sampler(problem: Problem, energy: Energy) -> Problem:
         x = problem.init[rows]
     else:
         zeros = points.zeros()
-        x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"))
+        x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"))
     tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
     problem = replace(problem, sampler=tuned)
     if arrived is x or type(tuned).approach is Sampler.approach:
@@ -77,7 +77,7 @@ def _pilot_result(points: Tensor, energies: Tensor, own_conditions: bool) -> Pil
     return PilotResult(points[finite], None if own_conditions else level.item())
 
 
-def start_points(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
+def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
     """Returns the start points of chains, with shape $(B, *)$, and how many of them the sampler could not bring from `init` to the bulk.
 
     Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
@@ -98,8 +98,8 @@ def start_points(problem: Problem, ids: range, energy: Energy, noise: Noise) -> 
     arrived_at = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
     if problem.init is not None:
         x = problem.init[ids.start : ids.stop].clone()
-    elif arrived_at is None or level is None or not sampler.starts_at_pilots:
-        x = sampler.start(like.contiguous(), noise.child("start"))
+    elif arrived_at is None or level is None or not sampler.traits.from_pilots:
+        x = start_points(sampler, like.contiguous(), noise.child("start"))
     else:
         x = arrived_at
     if arrived_at is None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from composable_energy.energy import Energy
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
-from composable_energy.files import memory_of, written_bytes
+from composable_energy.files import memory_of
+from composable_energy.options import written_bytes
 from composable_energy.supports import Coordinates, coordinates_of
 from composable_energy.twins import tensors_of
 

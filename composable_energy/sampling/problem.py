@@ -17,13 +17,13 @@ from composable_energy.algebra import Branch, fill_levels, known_branches, subtr
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.gradients import substituting
+from composable_energy.evaluation import substituting
 from composable_energy.noise import Noise
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace, Values, first_difference
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
@@ -31,7 +31,6 @@ from composable_energy.sampling.wrappers import check_rows, has_rows, select_row
 from composable_energy.twins import twin
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
-_LEVEL = 1.0  # a second value, besides the last one, of a condition that the sampler binds
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,9 @@ class Problem:
         """The number of chains, which is that of the rows of bound conditions."""
         return self.points.n
 
-    def energy_of(self, ids: range | Tensor) -> Energy:
-        """Returns the energy of some chains, counted from 0, with their rows of bound conditions."""
-        return self.energy if CHAINS not in self.energy.conditions else select_rows(self.energy, ids, self.rows)
+    def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
+        """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
+        return select_rows(self.plain if plain else self.energy, ids, self.rows)
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains."""
@@ -160,7 +159,7 @@ class Problem:
         resume, steps, total = self.call.resume, self.call.steps, self.sampler.total_steps
         done = resume.steps if resume else 0
         if total is None:
-            return done + (self.sampler.default_steps if steps is None else steps)
+            return done + (self.sampler.traits.steps if steps is None else steps)
         steps = max(1, total - done) if steps is None else steps
         if done + steps > total:
             before = f"{done} are done, and " if done else ""
@@ -178,8 +177,7 @@ class Problem:
         if not len(chains):
             return Values(chains, x, x.new_empty(0, len(levels)), x.new_empty(0, len(levels), *x.shape[1:]))
         for ids, some in zip(chains.split(self.batch_size), x.split(self.batch_size), strict=True):
-            energy = self.plain if CHAINS not in self.plain.conditions else select_rows(self.plain, ids, self.rows)
-            found, slopes = zip(*map(partial(_energy_and_gradient, energy, some), levels), strict=True)
+            found, slopes = zip(*map(partial(_energy_and_gradient, self.energy_of(ids, plain=True), some), levels), strict=True)
             energies.append(torch.stack(found, 1))
             grads.append(torch.stack(slopes, 1))
         return Values(chains, x, torch.cat(energies), torch.cat(grads))
@@ -206,16 +204,14 @@ class Problem:
 
     def conditions_at(self, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
         """Returns the conditions of the energy at points of chains after the last step: the noise level, and the rows."""
-        conditions = self.sampler.final_conditions(self.energy)
+        conditions = bound_conditions(self.sampler, self.energy)
         return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
 
     def _levels(self) -> list[dict[str, float]]:
         """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
-        names = sorted(self.sampler.binds & self.energy.conditions) if self.sampler.binds else ()
-        if not names:
+        if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
             return [{}]
-        last, middle = self.sampler.final_conditions(self.energy), self.sampler.middle_conditions(self.energy)
-        return [{name: float(found.get(name, level)) for name in names} for found, level in ((last, _LEVEL / 10), (middle, _LEVEL))]
+        return [bound_conditions(self.sampler, self.energy, last=last) for last in (True, False)]
 
 
 def resolve(call: Call) -> Problem:
@@ -234,17 +230,17 @@ def resolve(call: Call) -> Problem:
     if chains.stop > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {chains.start}.")
     points.check_memory(points.n)
-    fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), sampler.binds)
+    fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
     rows = has_rows(whole)
     if rows:
         check_rows(whole, points.n)
     init = None if call.init is None else _start_points(whole, call.init, points)
     if points.coordinates is not None:
-        energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.minimizes)
+        energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
     if call.energy._signed and sampler.stationary and not call.allow_improper and call.resume is None:
         _check_differences(call.energy, energy, points, sampler)
-    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
-    changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
+    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
+    changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     kind = call.resume.noise if call.resume else "blocks" if points.device.type == "cpu" else "philox"
     return Problem(
         call,
@@ -328,7 +324,7 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     from composable_energy.density import check_tails  # late: rare
 
     zeros = points.zeros()
-    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
+    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))
 
 
 def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

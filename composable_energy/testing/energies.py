@@ -19,8 +19,8 @@ from composable_energy.algebra import negate
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
+from composable_energy.files import load
 from composable_energy.sampling import twin
-from composable_energy.saving import load
 from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
 from composable_energy.testing.laws import assert_laws
 

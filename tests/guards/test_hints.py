@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.catalog import members_of
 from composable_energy.errors import OptionError, PluginNotFound
+from composable_energy.registry import members_of
 from composable_energy_cli import main
 from tests.third_party import install
 

@@ -61,7 +61,7 @@ def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
 
 def _opens_paths(patch):
     """Lets a file give a plug-in a path."""
-    patch.setattr("composable_energy.catalog.check_stored", lambda *_: None)
+    patch.setattr("composable_energy.registry.catalog.check_stored", lambda *_: None)
 
 
 def _opens_pictures(patch):
@@ -81,11 +81,13 @@ def _hangs(patch):
 
 
 def _raises(patch):
-    patch.setattr("composable_energy.saving.reader.decode_recommendation", lambda *_: next(iter(())))
+    patch.setattr("composable_energy.files.reader.decode_recommendation", lambda *_: next(iter(())))
 
 
 def _writes(patch):
-    patch.setattr("composable_energy.saving.api.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x"))
+    patch.setattr(
+        "composable_energy.files.expressions.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
+    )
 
 
 @forks

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from composable_energy.extras import import_extra
+from composable_energy.options import import_extra
 
 TRAINING, HELD_OUT, LEVELS, SIZE = 1197, 200, 17, 8
 LETTERS = "ACDEFGHJKLMNPQRTUVWXYadefhkmnprtuvwxy"  # without those that are written as a digit is

@@ -241,7 +241,7 @@ class Classifier(nn.Module):
         return ", ".join([*settings, *([] if self.refinement is None else [str(self.refinement)])])
 
 
-def build_classifier(energy: Any, over: str, classes: Iterable[Any] | int | None, **options: Any) -> Classifier:
+def build_classifier(energy: Any, over: str = "y", classes: Iterable[Any] | int | None = None, **options: Any) -> Classifier:
     """Returns a `Classifier`; the estimator `classifier`, which `composable_energy.classifier` calls."""
     return Classifier(energy, over, classes, **options)
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from composable_energy import __version__
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, StorageError
-from composable_energy.files import ran_out
-from composable_energy.printable import describe_error, printable
+from composable_energy.options import describe_error, printable, ran_out
 from composable_energy.registry import Command, get
 from composable_energy.registry import names as installed
 from composable_energy.registry import plugins as records

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from composable_energy import __version__
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import FIRST_PARTY, Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output, kernel_state, try_plugins
@@ -91,14 +91,13 @@ def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str],
         The records with the states found, the number of members of each family, the state of each kernel on this machine (an unavailable
         one is no problem), and the problems of families.
     """
-    from composable_energy.installed import describe_energies
-    from composable_energy.registry import get, plugins
+    from composable_energy.registry import get, installed, plugins
 
     rows = plugins(load=True, of=FIRST_PARTY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, FIRST_PARTY) and row.state in _LOADABLE]
     trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))
     own = [row for i, row in enumerate(rows) if i not in trials]
-    entries = describe_energies([row for row in own if row.state == "ok"])
+    entries = installed([row for row in own if row.state == "ok"])
     families = {entry.name: len(entry.members) for entry in entries if entry.members}
     kernels = {
         row.qualified: kernel_state(get("kernel", row.qualified))

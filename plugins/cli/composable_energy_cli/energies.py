@@ -8,13 +8,13 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from composable_energy.printable import one_line
+from composable_energy.options import one_line
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
-    from composable_energy.installed import EnergyInfo
+    from composable_energy.registry import EnergyInfo
 
 _HEADER = ("energy", "state", "what it is")
 
@@ -34,11 +34,10 @@ class Energies(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
-        from composable_energy.installed import describe_energies
-        from composable_energy.registry import plugins
+        from composable_energy.registry import installed, plugins
 
         with foreign_output():
-            found = describe_energies(plugins())
+            found = installed(plugins())
         entries = list(found) if arguments.name is None else [found[arguments.name]]
         if arguments.json:
             print(json_text([{**vars(entry), "state": entry.state} for entry in entries]))

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import expanded, is_directory, is_saved
+from composable_energy.options import nearest_names
 from composable_energy.parsing import Name, parse, unknown_name
-from composable_energy.registry import get_factory
-from composable_energy.registry.schemes import Located, find_loader
-from composable_energy.suggestions import nearest_names
+from composable_energy.registry import Located, get_factory, locate
 
 if TYPE_CHECKING:
     from composable_energy import Energy
@@ -87,11 +86,10 @@ def check_trained(text: str, family: str | None, advice: str) -> None:
         family: The family of its names.
         advice: How to sample it all the same.
     """
-    from composable_energy.installed import describe_energies
-    from composable_energy.registry import names, plugins
+    from composable_energy.registry import installed, names, plugins
 
     asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
-    for energy in describe_energies(row for row in plugins() if row.name in asked or row.qualified in asked):
+    for energy in installed(row for row in plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
             recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
             raise OptionError(
@@ -183,7 +181,7 @@ class Names:
                 get_factory("energy", entry)  # it may come with an extra, which the error names
         reason = self._known()
         try:
-            if located := find_loader(name):
+            if located := locate("loader", name):
                 return located
         except PluginNotFound as error:
             reason = str(error)
@@ -203,10 +201,9 @@ class Names:
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
-            from composable_energy.installed import describe_energies
-            from composable_energy.registry import FIRST_PARTY, plugins
+            from composable_energy.registry import FIRST_PARTY, installed, plugins
 
-            known += [f"{energy.name}/{member}" for energy in describe_energies(plugins(of=FIRST_PARTY)) for member in energy.members]
+            known += [f"{energy.name}/{member}" for energy in installed(plugins(of=FIRST_PARTY)) for member in energy.members]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
@@ -215,7 +212,7 @@ class Names:
 
 
 def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.catalog import members_of
+    from composable_energy.registry import members_of
 
     return members_of(family)
 
@@ -255,5 +252,5 @@ def _load(source: str | Path | Located) -> Energy:
     import composable_energy as ce
 
     if isinstance(source, Located):
-        return source.load()
+        return source()
     return ce.get("energy", source) if isinstance(source, str) else ce.load(source)

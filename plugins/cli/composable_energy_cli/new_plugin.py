@@ -11,7 +11,7 @@ from pathlib import Path
 
 from composable_energy.errors import OptionError, StorageError
 from composable_energy.files import exists, expanded
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import Command, names
 
 _TEMPLATES = Path(__file__).with_name("templates")

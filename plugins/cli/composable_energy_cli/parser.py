@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn
 
-from composable_energy.printable import printable
-from composable_energy.suggestions import listed, nearest
+from composable_energy.options import listed, nearest, printable
 
 
 class Parser(argparse.ArgumentParser):

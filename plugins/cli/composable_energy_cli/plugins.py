@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, check_trained, read_expression
 from composable_energy_cli.options import add_options, own_spelling, read_options

@@ -6,8 +6,8 @@ import json
 import math
 from typing import Any
 
-from composable_energy.printable import printable
-from composable_energy.printable import text_table as table
+from composable_energy.options import printable
+from composable_energy.options import text_table as table
 
 __all__ = ["json_text", "table"]
 

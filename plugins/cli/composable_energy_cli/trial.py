@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.printable import describe_error, printable
+from composable_energy.options import describe_error, printable
 
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord
@@ -98,9 +98,8 @@ def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
         pipe: The file descriptor to write to.
         entries: The kind and the qualified name of each.
     """
-    from composable_energy.catalog import members_of
     from composable_energy.errors import PluginNotFound
-    from composable_energy.registry import get, get_factory
+    from composable_energy.registry import get, get_factory, members_of
 
     for kind, name in entries:
         answer = Trial()

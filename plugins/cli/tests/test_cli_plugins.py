@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 import composable_energy as ce
-from composable_energy.installed import energies
+from composable_energy.registry import installed
 from composable_energy_cli import main
 from tests.third_party import install
 from tests.toys import Broken, Noisy, Toys, Unmade, run
@@ -26,7 +26,7 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         header, *lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
         report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-        assert report.keys() == {row.name for row in energies()}
+        assert report.keys() == {row.name for row in installed()}
         assert run("energies", "toys") == 0
         assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["toys", "ready"]
         assert run("energies", "tois") == 2

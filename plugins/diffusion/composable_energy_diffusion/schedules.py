@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_flag, check_number
-from composable_energy.suggestions import nearest
+from composable_energy.options import check_flag, check_number, nearest
 from composable_energy_diffusion.schedule import Schedule
 from composable_energy_diffusion.variance_preserving import Cosine, DiscreteVP, LinearVP
 

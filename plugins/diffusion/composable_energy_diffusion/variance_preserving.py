@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy.suggestions import nearest
+from composable_energy.options import check_number, nearest
 from composable_energy_diffusion.schedule import Schedule
 
 _FIRST = 1e-3  # the least time of continuous schedules

@@ -21,7 +21,7 @@ def test_face_energies_keep_the_contract(name, codes):
 
 
 def test_the_registry_lists_and_shares_the_family():
-    assert "smiling" in ce.energies()["faces"].members
+    assert "smiling" in ce.installed()["faces"].members
     male, smiling = ce.get("energy", "faces/male"), ce.get("energy", "faces/smiling")
     assert len((male & smiling & ce.get("energy", "faces")).bases) == 1
     assert male.decoder is not smiling.decoder and (male & smiling).decoder is male.decoder

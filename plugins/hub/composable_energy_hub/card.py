@@ -9,8 +9,7 @@ from typing import Any
 
 import composable_energy as ce
 from composable_energy.conditions import CHAINS
-from composable_energy.files import ENERGY_FILE, read_record
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from composable_energy.supports import format_support
 from composable_energy_hub.location import Location, client
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from composable_energy.errors import OptionError
-from composable_energy.extras import import_extra
+from composable_energy.options import import_extra
 
 SCHEME = "hf"
 

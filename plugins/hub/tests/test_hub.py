@@ -202,7 +202,7 @@ def test_what_cannot_be_saved_is_not_pushed(hub, push):
     with pytest.raises(ExpressionError, match="cannot be saved"):
         push(ce.as_energy(lambda x: x.square().sum(1)), "owner/bowl")
     with pytest.raises(TypeError, match="push takes an energy, got function"):
-        ce.saving.push(lambda x: x, "owner/bowl")  # pyright: ignore[reportArgumentType]
+        ce.files.push(lambda x: x, "owner/bowl")  # pyright: ignore[reportArgumentType]
     assert hub.requests == []
 
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.files import ENERGY_FILE, digest_of, read_record
-from composable_energy.saving import VERSION
+from composable_energy.files import ENERGY_FILE, VERSION, digest_of, read_record
 from composable_energy_cli import main
 from composable_energy_image import Autoencoder, CodeEnergy
 from composable_energy_image.attribute import attribute

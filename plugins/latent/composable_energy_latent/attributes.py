@@ -11,8 +11,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy.suggestions import nearest
+from composable_energy.options import check_number, nearest
 from composable_energy_latent.networks import FixedWidth, LogOdds, Space, network_on
 
 _LOG_ODDS_UNIT = 4.0

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.extras import import_extra
 from composable_energy.files import read_bytes
-from composable_energy.options import check_flag
+from composable_energy.options import check_flag, import_extra
 
 _WAYS = (
     "weights and code are safe: in Python, `g = Generator()` from your own code, then "

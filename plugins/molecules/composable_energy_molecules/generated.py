@@ -10,8 +10,8 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy import Energy, Recommendation
+from composable_energy.arithmetic import Estimate
 from composable_energy.errors import OptionError
-from composable_energy.estimate import Estimate
 from composable_energy.options import check_integer
 from composable_energy_molecules.angles import wrap
 from composable_energy_molecules.data import SideChains

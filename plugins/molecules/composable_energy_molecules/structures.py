@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.extras import import_extra
 from composable_energy.files import expanded, is_file
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, import_extra
 from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, index_of

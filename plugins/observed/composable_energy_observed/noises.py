@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.events import log_probability
-from composable_energy.options import check_number
-from composable_energy.suggestions import nearest
+from composable_energy.options import check_number, nearest
 
 
 class Noise(nn.Module, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from composable_energy.errors import LiftError, OptionError, ShapeError
-from composable_energy.suggestions import nearest
+from composable_energy.options import nearest
 from composable_energy_observed.interface import Function, Operator
 from composable_energy_observed.pictures import Blur, Downsample, Radon
 

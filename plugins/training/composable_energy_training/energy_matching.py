@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.extras import import_extra
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_integer, check_number, import_extra
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_training.chains import Factor, run_langevin
 from composable_energy_training.contrastive_divergence import contrast

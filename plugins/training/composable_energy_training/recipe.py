@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.files import expanded, is_file, replace_file
+from composable_energy.options import listed, nearest, nearest_names
 from composable_energy.registry import get
-from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
 from composable_energy_training.toml import flatten, read_toml, to_toml, unflatten
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_flag, check_integer, check_number
+from composable_energy.options import check_choice, check_flag, check_integer, check_number, nearest
 from composable_energy.parsing import Name, ParseError, SourceSpan, parse
-from composable_energy.registry import names
-from composable_energy.registry.schemes import Located
-from composable_energy.suggestions import nearest
+from composable_energy.registry import Located, names
 from composable_energy_cli.names import Names, read_condition
 
 if TYPE_CHECKING:

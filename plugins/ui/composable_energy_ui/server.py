@@ -19,7 +19,7 @@ import numpy as np
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy.registry import names
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import LIMITS, Limits, Order, find_names, read_order
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Returns the names for completion: members of a family first, then all other energies."""
         family, limits = asked or self.playground.family or DEFAULT_FAMILY, asdict(self.playground.limits)
         known = find_names(asked, self.playground.family)
-        entries = [entry for entry in ce.energies() if entry.name != family and entry.state in ("", "trained")]
+        entries = [entry for entry in ce.installed() if entry.name != family and entry.state in ("", "trained")]
         others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
         samplers = sorted(names("sampler"))
         return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": samplers, "limits": limits}

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.options import printable
 from composable_energy.parsing import ParseError
-from composable_energy.printable import printable
 from composable_energy_ui.orders import Limits, Order
 
 Event = dict[str, Any]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.extras import import_extra
 from composable_energy.files import is_directory, replace_file
+from composable_energy.options import import_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.extras import import_extra
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, import_extra
 from composable_energy_comet.metrics.inputs import Array, as_labels, as_tensor
 
 

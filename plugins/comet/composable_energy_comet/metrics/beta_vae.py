@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy.extras import import_extra
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, import_extra
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
 _TRIES = 1000

@@ -9,8 +9,8 @@ from torch import Tensor
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.files import expanded, is_directory
+from composable_energy.options import nearest
 from composable_energy.registry import get
-from composable_energy.suggestions import nearest
 from composable_energy_diffusion.energy import DiffusionEnergy
 from composable_energy_diffusion.pipelines.files import read_pipeline
 from composable_energy_diffusion.pipelines.networks import ClassNetwork, PromptNetwork, decoder_of, network_of

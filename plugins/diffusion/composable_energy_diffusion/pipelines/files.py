@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.extras import import_extra
 from composable_energy.files import exists, expanded, is_file
-from composable_energy.options import check_choice
+from composable_energy.options import check_choice, import_extra
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

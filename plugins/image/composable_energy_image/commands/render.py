@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
 from composable_energy.files import exists, expanded, is_directory
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy_cli import Command, json_text, whole_number
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
-from composable_energy.files import expanded, replace_file, written_bytes
+from composable_energy.files import expanded, replace_file
+from composable_energy.options import written_bytes
 from composable_energy_image.data.world import Scenes, World, check_integer
 from composable_energy_viz.files import check_archive
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import is_file
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy_image.data.labels import Labels
 from composable_energy_viz.files import open_picture
 

@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from composable_energy.errors import ComposableEnergyError
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy_cli import Command, json_text
 
 _WIDTH = 100

@@ -14,7 +14,7 @@ from typing import Any
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, expanded, is_directory, is_file
-from composable_energy.printable import printable
+from composable_energy.options import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
 
 _SETTINGS = {"labels": "data.labels", "limit": "data.limit", "seed": "training.seed", "device": "training.device"}

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.constraints import Constraint
 
-from composable_energy.catalog import check_origin
-from composable_energy.energy import Energy, Recommendation
+from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin
+from composable_energy.options import Recommendation
 from composable_energy.registry import get
-from composable_energy.saving import closed_forms
+from composable_energy.registry.catalog import check_origin
 from composable_energy.supports import arguments_of, build_support
+from composable_energy.supports.distributions import ARGUMENTS, argument, tensors_in
 
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 """The types of the tensors of nodes; objects of plug-ins may have others."""
 _DEEPEST = 24
 _MOST, _MOST_PRODUCT, _MOST_STEPS = 10_000, 5 * 10**7, 100_000  # of whole numbers of a recommended sampler, and of its steps
+# Transformed distributions are excluded: transforms are code.
+_CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
 
 
 class Sink(Protocol):
@@ -72,7 +76,7 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
         case nn.Module():
             return {"$module": sink.module(value, hint)}
         case Distribution():
-            name, arguments, exact = closed_forms.arguments_of(value)
+            name, arguments, exact = _distribution_arguments(value)
             return {"$distribution": [name, encode(arguments, sink, hint), encode(exact, sink, hint)]}
         case Constraint():
             name, arguments = arguments_of(value)
@@ -127,7 +131,7 @@ def decode(data: Any, source: Source, depth: int = 0) -> Any:
         case "$module", _:
             return source.module(content)
         case "$distribution", [str(name), dict(arguments), dict(exact)]:
-            return closed_forms.build_distribution(name, decode(arguments, source, depth + 1), decode(exact, source, depth + 1))
+            return _build_distribution(name, decode(arguments, source, depth + 1), decode(exact, source, depth + 1))
         case "$support", [str(name), list(arguments)]:
             return build_support(name, decode(arguments, source, depth + 1))
         case "$tuple", list():
@@ -179,3 +183,77 @@ def _whole_numbers(value: Any) -> Iterator[int]:
             yield from _whole_numbers(item)
     elif type(value) is int:
         yield value
+
+
+# Distributions ------------------------------------------------------------------------------------------------------------------------
+
+
+def _distribution_arguments(distribution: Distribution) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Returns the class name of a distribution, its arguments, and the tensors that these arguments do not reproduce.
+
+    Some constructors normalise, and a distribution converted to another dtype keeps tensors computed in the first.
+
+    Raises:
+        ExpressionError: The class is not on the list.
+    """
+    cls = type(distribution)
+    if cls not in _CLASSES.values():
+        raise ExpressionError(
+            f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. Offer the energy as a plug-in that builds it, and "
+            "get it from `composable_energy.get`."
+        )
+    distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
+    arguments = {name: argument(distribution, name) for name in ARGUMENTS[cls]}
+    own, fresh = tensors_in(distribution), _build_distribution(cls.__name__, arguments, {})
+    if fresh.batch_shape != distribution.batch_shape:
+        raise ExpressionError(
+            f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(fresh.batch_shape)} cannot be "
+            "saved; build it from parameters of the whole shape."
+        )
+    rebuilt = tensors_in(fresh)
+    exact = {
+        path: tensor
+        for path, (_, tensor) in own.items()
+        if path in rebuilt and tensor.shape == rebuilt[path][1].shape and not same_bits(tensor, rebuilt[path][1])
+    }
+    return cls.__name__, arguments, exact
+
+
+def _build_distribution(name: str, arguments: Mapping[str, Any], exact: Mapping[str, Any]) -> Distribution:
+    """Returns a distribution from the results of `_distribution_arguments`.
+
+    Raises:
+        ValueError: The class is not on the list, or arguments or tensors do not fit.
+    """
+    cls = _CLASSES.get(name)
+    if cls is None:
+        raise ValueError(f"the distribution {name!r} is not known")
+    if not all(isinstance(value, Tensor | Distribution) or type(value) is int for value in arguments.values()):
+        raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
+    if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *exact.values())):
+        raise ValueError(f"the distribution {name} has truth values as numbers")
+    values: dict[str, Any] = {key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()}
+    result = _copy_nested(cls(**values, validate_args=False))
+    own = tensors_in(result)
+    for path, tensor in exact.items():
+        if path not in own or not isinstance(tensor, Tensor) or tensor.shape != own[path][1].shape:
+            raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")
+        vars(own[path][0])[path.rpartition(".")[2]] = tensor
+    return result
+
+
+def _copy_nested(distribution: Distribution) -> Distribution:
+    """Copies a distribution and those inside, which two distributions of a file may share."""
+    result = copy.copy(distribution)
+    for name, value in vars(result).items():
+        if isinstance(value, Distribution):
+            setattr(result, name, _copy_nested(value))
+    return result
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Returns whether two tensors are equal to the bit."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    a, b = (t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(a, b)

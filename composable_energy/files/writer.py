@@ -10,25 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.terms import common_recommendation
-from composable_energy.catalog import check_origin, entry_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.files import digest_of
+from composable_energy.files.budget import check_size
+from composable_energy.files.reader import CLASSES, inherited_mode
+from composable_energy.files.record import digest_of
+from composable_energy.files.values import encode, encode_recommendation, has_references
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
 from composable_energy.registry import PluginRecord
-from composable_energy.saving.budget import check_size
-from composable_energy.saving.modules import modes_of, tensors_of
-from composable_energy.saving.reader import CLASSES
-from composable_energy.saving.values import encode, encode_recommendation, has_references
+from composable_energy.registry.catalog import check_origin, entry_of
 
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name.
-
-    Raises:
-        ExpressionError: A term cannot be saved.
-    """
+    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
     writer = _Writer()
     root = writer.energy(energy)
     try:
@@ -174,9 +169,9 @@ class _Writer:
         reference.holds.append(module)
         if isinstance(module, Energy) and not prefix:
             reference.recommended = {"recommended": encode_recommendation(module.recommended, self, str(reference.origin))}
-        reference.modes |= modes_of(module, prefix)
+        reference.modes |= _modes_of(module, prefix)
         reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
-        for path, tensor in tensors_of(module, str(reference.origin)).items():
+        for path, tensor in _tensors_of(module, str(reference.origin)).items():
             reference.tensors[prefix + path] = self._state(tensor, f"{reference.origin}.{prefix}{path}")
 
 
@@ -247,3 +242,21 @@ def _groups(references: list[_Reference]) -> list[int]:
                 a, b = top(index), top(first.setdefault(id(shared), index))
                 parent[max(a, b)] = min(a, b)
     return [top(index) for index in range(len(references))]
+
+
+def _tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:
+    """Returns the tensors in the state of a module, by path."""
+    state = module.state_dict(keep_vars=True)
+    for path, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ExpressionError(f"{label} cannot be saved: its state {path} is a {type(value).__name__}, not a tensor.")
+    return state
+
+
+def _modes_of(module: nn.Module, prefix: str = "") -> dict[str, bool]:
+    """Returns the train mode of a module, and of the modules inside that differ from their parents."""
+    result = {prefix.rstrip("."): module.training}
+    for path, inner in module.named_modules():
+        if path and inherited_mode(result, prefix + path) != inner.training:
+            result[prefix + path] = inner.training
+    return result

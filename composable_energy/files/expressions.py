@@ -10,12 +10,13 @@ from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file, is_saved, read_record, write_record
+from composable_energy.files.disk import expanded, is_directory, is_file
 from composable_energy.files.old import OLD_ENERGY, read_pair
-from composable_energy.registry import get
-from composable_energy.registry.schemes import find_loader, find_publisher
-from composable_energy.saving.reader import read_expression
-from composable_energy.saving.writer import write_expression
+from composable_energy.files.reader import read_expression
+from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
+from composable_energy.files.writer import write_expression
+from composable_energy.registry import Located, get, locate
+from composable_energy.registry.registry import find
 
 VERSION = 3
 """The version of its header."""
@@ -80,9 +81,9 @@ def load(source: str | Path, /, **options: Any) -> Energy:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
             return read_expression(*_read(folder), where=str(folder))
-    located = None if isinstance(source, Path) or is_directory(folder) else find_loader(source)
+    located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
-        return located.load(**options)
+        return located(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
         raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.")
     try:
@@ -115,7 +116,8 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
         raise TypeError(f"push takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
     if not isinstance(location, str):
         raise OptionError(f"push takes a location as text, such as 'hf:owner/name', got {location!r:.100}.")
-    return find_publisher(location).push(energy, **options)
+    located = locate("publisher", location) or Located("publisher", find("publisher", "default"), location)
+    return located(energy, **options)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

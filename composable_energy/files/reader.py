@@ -23,16 +23,15 @@ from composable_energy.algebra import (
     Sharpened,
     Weighted,
 )
-from composable_energy.catalog import check_origin, rebuild_object
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
+from composable_energy.files.budget import FAILURES, LARGEST, check_size, limited
+from composable_energy.files.values import FLOATING, INTEGERS, Source, decode, decode_recommendation, same_bits
 from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
-from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
-from composable_energy.saving.modules import inherited_mode, same_bits
-from composable_energy.saving.values import FLOATING, INTEGERS, Source, decode, decode_recommendation
+from composable_energy.registry.catalog import check_origin, rebuild_object
 
 T = TypeVar("T")
 
@@ -64,18 +63,7 @@ _REFERENCE_KEYS = frozenset({"kind", "entry", "member", "options", "distribution
 
 
 def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Energy:
-    """Returns the expression of a config; the random state does not change.
-
-    Args:
-        config: JSON data, which is checked.
-        tensors: The tensors by name.
-        where: The folder, for messages.
-
-    Raises:
-        FileFormatError: The config is malformed.
-        PluginNotFound: A plug-in is not installed.
-        PluginLoadError: A plug-in fails to load.
-    """
+    """Returns the expression of a config; the random state does not change."""
     if config.keys() != {"expression", "references", "nodes", "root"}:
         raise FileFormatError(f"{where}: the config has the keys {sorted(config)}.")
     nodes, references, root = config["nodes"], config["references"], config["root"]
@@ -98,16 +86,7 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
 
 @dataclass
 class _Reference:
-    """A rebuilt object with its saved state.
-
-    Args:
-        module: The object.
-        tensors: The saved tensors, by path in the object.
-        modes: The train mode of modules by path; it applies to the modules inside unless they have their own.
-        tokens: The tokens of the object and of modules inside, by path.
-        label: The name, for messages.
-        attributes: Other saved attributes of the object.
-    """
+    """A rebuilt object with its saved state."""
 
     module: nn.Module
     tensors: Mapping[str, Tensor]
@@ -117,22 +96,14 @@ class _Reference:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, path: str) -> nn.Module:
-        """Returns a module inside the object.
-
-        Raises:
-            ValueError: There is no module at the path.
-        """
+        """Returns a module inside the object."""
         found = dict(self.module.named_modules(remove_duplicate=False)).get(path)
         if found is None:
             raise ValueError(f"{self.label} has no part {path!r}")
         return found
 
     def restore(self) -> None:
-        """Loads the saved state into the object.
-
-        Raises:
-            ValueError: The object lacks a saved tensor, or has it in another shape.
-        """
+        """Loads the saved state into the object."""
         own = self.module.state_dict(keep_vars=True)
         for path, tensor in self.tensors.items():
             if path in own and own[path].dtype != tensor.dtype and not {own[path].dtype, tensor.dtype} <= FLOATING:
@@ -260,13 +231,7 @@ def _check_type(data: Any, kind: type[T]) -> T:
 
 
 def _read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, Tensor], where: str) -> list[_Reference]:
-    """Returns the references of a config; those of one group share their parts.
-
-    Raises:
-        FileFormatError: A reference is malformed, or its tensors do not fit the object of the plug-in.
-        PluginNotFound: A plug-in is not installed.
-        PluginLoadError: A plug-in fails to load.
-    """
+    """Returns the references of a config; those of one group share their parts."""
     groups: dict[int, dict[int, Any]] = {}
     result = []
     for item in data:
@@ -278,20 +243,7 @@ def _read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, 
 
 
 def _read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str, copies: dict[int, Any]) -> _Reference:
-    """Returns one reference with its saved state.
-
-    Args:
-        data: The JSON data of the reference.
-        source: Resolves tensors, energies and modules in its options.
-        tensors: The tensors of the file, by name.
-        where: The folder, for messages.
-        copies: The memo of copies of its group.
-
-    Raises:
-        FileFormatError: The reference is malformed, or its tensors do not fit the object of the plug-in.
-        PluginNotFound: A plug-in is not installed.
-        PluginLoadError: A plug-in fails to load.
-    """
+    """Returns one reference with its saved state."""
     if not isinstance(data, dict) or data.keys() - {"group", "recommended"} != _REFERENCE_KEYS or data["kind"] not in ("energy", "encoder"):
         raise FileFormatError(f"{where}: a reference is malformed.")
     origin = _origin(data, source, where)
@@ -326,6 +278,13 @@ def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: the options of {entry!r} cannot be read: {error}.") from error
     return Origin(entry, member, options, distribution, version)
+
+
+def inherited_mode(modes: Mapping[str, bool], path: str) -> bool | None:
+    """Returns the train mode of a module in the result of a file: its own, or that of the nearest parent."""
+    while path not in modes and path:
+        path = path.rpartition(".")[0]
+    return modes.get(path)
 
 
 def _all_of(data: Any, kind: type) -> bool:
