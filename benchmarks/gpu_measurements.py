@@ -18,6 +18,7 @@ import composable_energy as ce
 from benchmarks.energies import Convolutions, Mixture, Perceptron
 from composable_energy.noise import Noise
 from composable_energy.sampling import StepCoefficients, energy_and_gradient, langevin_step
+from composable_energy.sampling.kernels import forced_kernel
 from composable_energy_triton.testing import kernel_checks
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
@@ -93,15 +94,14 @@ def by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
     """Returns a function that does the work with the kernel of this name, and fails where that kernel cannot run."""
 
     def run() -> object:
-        before = os.environ.get(SWITCH)
+        before = os.environ.get(SWITCH, "")
         os.environ[SWITCH] = kernel
+        forced_kernel.cache_clear()
         try:
             return work()
         finally:
-            if before is None:
-                del os.environ[SWITCH]
-            else:
-                os.environ[SWITCH] = before
+            os.environ[SWITCH] = before
+            forced_kernel.cache_clear()
 
     return run
 

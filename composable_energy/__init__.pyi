@@ -6,13 +6,13 @@ from composable_energy.algebra import inside as inside
 from composable_energy.algebra import negate as negate
 from composable_energy.diagnostics import SamplingWarning as SamplingWarning
 from composable_energy.energy import Energy as Energy
+from composable_energy.evaluation import shared as shared
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
 from composable_energy.events import GaussianHead as GaussianHead
 from composable_energy.files import load as load
 from composable_energy.files import save as save
 from composable_energy.lift import ScoreEnergy as ScoreEnergy
 from composable_energy.lift import as_energy as as_energy
-from composable_energy.memo import shared as shared
 from composable_energy.options import Recommendation as Recommendation
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import EnergyFamily as EnergyFamily

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies, check_value
 from composable_energy.conditions import method_parameters
-from composable_energy.denoised import seen
 from composable_energy.energy import Energy
-from composable_energy.gradients import substituted, uses_own_gradient
-from composable_energy.memo import evaluate_once, is_repeated, memo_scope
+from composable_energy.evaluation import THREAD, evaluate_once, is_repeated, memo_scope, note_repeated, seen, substituted
+from composable_energy.gradients import uses_own_gradient
 from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -67,20 +67,30 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        with memo_scope(self._repeated):
-            evidence, bases = self._checked_evidence(x, conditions), self.bases
-            return add([evidence, *(base(x, **conditions) for base in bases)], signed=self._signed) if bases else evidence
+        if self._repeated:
+            note_repeated(self._repeated)
+        evidence, bases = self._evidence(x, conditions), self.bases
+        if not bases:
+            return evidence  # `__call__` checks it
+        return add([check_energies(self, evidence, x), *(base(x, **conditions) for base in bases)], signed=self._signed)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with memo_scope(self._repeated):
-            kind, given = type(self), substituted()
-            whole = kind.has_value is False or (given is not None and self in given)
-            if whole or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
-                total = self(x, **conditions)
-                for base in self.bases:
-                    total = subtract(total, base(x, **conditions))
-                return total
-            return self._checked_evidence(x, self._check_input(x, conditions))
+        evaluation, kind = THREAD.evaluation, type(self)
+        if (evaluation is None or evaluation.memo is None) and not is_dynamo_compiling():
+            with memo_scope():
+                return self.evidence(x, **conditions)
+        if self._repeated:
+            note_repeated(self._repeated)
+        whole = kind.has_value is False or (evaluation is not None and evaluation.given is not None and self in evaluation.given)
+        if whole or (kind.has_own_gradient and uses_own_gradient(self, x)):
+            total = self(x, **conditions)
+            for base in self.bases:
+                total = subtract(total, base(x, **conditions))
+            return total
+        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
+        if not fitting or (x.shape, x.dtype, x.device) not in fitting:
+            conditions = self._check_input(x, conditions)
+        return check_energies(self, self._evidence(x, conditions), x)
 
     @property
     def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -90,14 +100,14 @@ class RelativeEnergy(Energy, ABC):
     def evidence_has_value(self) -> bool:
         return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
-    def _checked_evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+    def _evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
         if self._valueless and substituted() is None:  # a value is needed that no sampler carries now
             check_value(self._valueless[0], self._values_for, evidence=True)
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
             conditions = {name: value for name, value in conditions.items() if name in own.names}
             x = x if "sigma" in own.names else seen(x)
-        return check_energies(self, self.forward_evidence(x, **conditions), x)
+        return self.forward_evidence(x, **conditions)
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -132,7 +142,8 @@ def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions) if conditions else conditions
-    if not is_repeated(term):
+    evaluation = THREAD.evaluation
+    if evaluation is None or id(term) not in evaluation.repeated:
         return term.evidence(x, **own)
     return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.evaluation import SharedModule, memoize
 from composable_energy.identity import equal
-from composable_energy.memo import SharedModule, memoize
 from composable_energy.options import nearest
 
 if TYPE_CHECKING:

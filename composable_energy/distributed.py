@@ -41,7 +41,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
     own, resume = own_chains(n), call.get("resume")
     options = {name: value for name, value in call.items() if name not in signature(sampling.sample).parameters}
     sampler = sampling.resolve_sampler(energy, call.get("sampler"), options) if resume is None else resume.sampler
-    if type(sampler).couple is not sampling.Sampler.couple:
+    if sampler.traits.couple is not None:
         raise OptionError(f"{type(sampler).__name__} couples all chains: draw in one process, or in each with a seed of its own.")
     if resume is None:
         box = [secrets.randbits(63) if call.get("seed") is None else call["seed"]]

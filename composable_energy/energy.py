@@ -16,15 +16,14 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 from typing_extensions import Self
 
 from composable_energy.arithmetic import Estimate
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
-from composable_energy.denoised import DENOISED
 from composable_energy.errors import ExpressionError, OperatorError
-from composable_energy.gradients import EVALUATION, evaluate, note_detached, value_and_gradient
+from composable_energy.evaluation import THREAD, Evaluation
+from composable_energy.gradients import evaluate, note_detached
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
 from composable_energy.notes import note_evaluation
@@ -69,7 +68,7 @@ class Energy(nn.Module, ABC):
         has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
-            `composable_energy.denoised.denoised_level`; samplers along noise levels do so for other energies.
+            `composable_energy.evaluation.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.
@@ -132,9 +131,9 @@ class Energy(nn.Module, ABC):
             ExpressionError: A condition is missing or unknown, or the energy has no value.
         """
         fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
-        known = fitting and (x.shape, x.dtype, x.device) in fitting and not is_dynamo_compiling()
+        evaluation = THREAD.evaluation if fitting and (x.shape, x.dtype, x.device) in fitting else None
         # `evaluate` takes longer than the arithmetic of small energies.
-        if known and ((now := EVALUATION.get()) is None or now.given is None) and DENOISED.get() is None:
+        if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised is None:
             try:
                 energies = self.forward(x)
                 if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
@@ -167,7 +166,29 @@ class Energy(nn.Module, ABC):
         Raises:
             ExpressionError: The energies have no gradient.
         """
-        return value_and_gradient(self, x, conditions)
+        if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
+            with torch.inference_mode(False):
+                return self.with_gradient(x, **conditions)
+        if conditions:
+            conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+        outer = THREAD.evaluation
+        THREAD.evaluation = evaluation = Evaluation(self, outer)
+        if evaluation.memo is None:
+            evaluation.memo, evaluation.repeated = {}, set()
+        try:
+            with torch.enable_grad():
+                point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+                energies = self(point, **conditions)
+                gradient = None
+                if energies.requires_grad:
+                    # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+                    gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
+        finally:
+            THREAD.evaluation = outer
+        if gradient is None:
+            raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+        energies = energies.detach()
+        return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
 
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 
@@ -429,3 +450,8 @@ class Energy(nn.Module, ABC):
             if fitting is not None:
                 fitting.add(kind)
         return conditions
+
+
+def _outside_inference(value: Any) -> Any:
+    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

@@ -15,7 +15,7 @@ from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.memo import memo_scope, memoize
+from composable_energy.evaluation import memo_scope, memoize
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
+from composable_energy.evaluation import memo_scope
 from composable_energy.explain import encode_points
-from composable_energy.memo import memo_scope
 from composable_energy.options import check_flag
 
 

@@ -19,7 +19,7 @@ References:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,14 +27,18 @@ from numbers import Integral
 from threading import get_ident
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise_blocks import BlockBuffer, BlockGenerator, BlockPlaces, block_size, blocks_of
 from composable_energy.philox import PHILOX_LEAST, philox_normal, philox_uniform
 
 _WORD = 0xFFFFFFFF
+_BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little
+_MOST_CHAINS = 2048  # of a block
+_STATE = 624  # words of 32 bits in the state of torch's generator, a Mersenne twister
+_SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, from its definition
 _FEW = 2**16
 _DRAWN = (torch.float32, torch.float64)  # dtypes of blocks
 _MOST_STEPS = 64
@@ -117,7 +121,6 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        self._check(like, stream)
         few = like.numel() <= _FEW  # copying costs less than a new tensor
         return self._draw("normal", like, stream, reuse=few).to(like.dtype, copy=few)
 
@@ -136,7 +139,6 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        self._check(x, stream)
         drawn = self._draw("normal", x, stream)
         return x.add_(drawn if drawn.dtype == x.dtype else drawn.to(x.dtype), alpha=scale)
 
@@ -151,18 +153,88 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        self._check(like, stream)
         drawn = self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32)
-        return drawn.clamp_min(_LEAST if self._draws_blocks(like) else PHILOX_LEAST)
+        return drawn.clamp_min(_LEAST if self.kind == "blocks" and like.is_cpu else PHILOX_LEAST)
 
-    def _check(self, like: Tensor, stream: int) -> None:
+    def _draw(self, draw: Draw, like: Tensor, stream: int, *, reuse: bool = True) -> Tensor:
+        """Returns the numbers of this step; with `reuse`, a later draw of this thread may overwrite them.
+
+        On the CPU steps in succession are drawn together, up to 64 of them: alone, a draw of few numbers takes three times as long or more,
+        because of its calls, and because the processor has executed other code meanwhile.
+        """
         if type(stream) is not int or stream:
             _check_word("The stream of a draw", stream)
         if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
+        blocks, step, event = self.kind == "blocks" and like.is_cpu, self.step, like.shape[1:] if draw == "normal" else torch.Size()
+        dtype = like.dtype if blocks and like.dtype in _DRAWN else torch.float32
+        place, purpose = (get_ident(), draw, stream), (self.seed, blocks, self.chains, event, dtype, torch.is_inference_mode_enabled())
+        found = self._memory.get(place)
+        if reuse and found is not None and step in found[1] and found[0] == purpose:
+            return found[2][step - found[1].start]
+        if torch.compiler.is_dynamo_compiling() and blocks:  # then this function runs outside of the graph, or there is no graph
+            raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
+        numbers = len(like) * event.numel()
+        if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
+            return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
+        steps, buffers = range(step, step + 1), list[Tensor]()
+        if found is not None and found[0] == purpose:
+            _, last, _, buffers = found
+            count = min(2 * len(last), _MOST_STEPS, _FEW // max(1, numbers), _WORD + 1 - step) if step == last.stop else 1
+            steps = range(step, step + max(1, count))
+        rows = self._draw_steps(draw, steps, stream, event, dtype, like.device, buffers)
+        self._memory[place] = purpose, steps, rows, buffers
+        return rows[0]
 
-    def _draws_blocks(self, like: Tensor) -> bool:
-        return self.kind == "blocks" and like.is_cpu
+    def _draw_steps(
+        self, draw: Draw, steps: range, stream: int, event: torch.Size, dtype: torch.dtype, device: torch.device, buffers: list[Tensor]
+    ) -> Sequence[Tensor]:
+        """Returns the numbers of steps; blocks are drawn into buffers, which are made where they are missing."""
+        if self.kind == "philox" or device.type != "cpu":
+            if draw == "normal":
+                return philox_normal(self.seed, steps, self._ids(device), stream, event).unbind()
+            return philox_uniform(self.seed, steps, self._ids(device), stream).unbind()
+        if len(buffers) < len(steps):
+            buffers[:] = torch.empty((len(steps), len(self.chains), *event), dtype=dtype).unbind()
+        fill = Tensor.normal_ if draw == "normal" else Tensor.uniform_
+        for step, buffer in zip(steps, buffers, strict=False):
+            self._fill(buffer, step, stream, fill)
+        return buffers[: len(steps)]
+
+    def _fill(self, out: Tensor, step: int, stream: int, fill: Callable[..., Tensor]) -> None:
+        """Draws the numbers of a step."""
+        chains, event, numbers, first = self.chains, out.shape[1:], out[:1].numel(), 0
+        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, numbers) - 1).bit_length())))
+        key = blake2b(struct.pack("<QII", self.seed % 2**64, step, stream), digest_size=16).digest()
+        if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
+            # torch fills a tensor in order by groups of 16 numbers, so the first rows of a block can be drawn alone.
+            alone = out.numel() % 16 == 0 and size * numbers % 16 == 0
+            first = len(chains) if alone else len(chains) // size * size
+            if first:
+                parts = (out,) if first == len(chains) <= size else out[:first].split(size)
+                _generator_of(get_ident()).fill(parts, key, chains.start // size, fill)
+        if first == len(chains):
+            return
+        for block, rows, inside in self._blocks(size, first):
+            use, key_of_block = (fill, stream), (self.seed, step, block, event, out.dtype)  # several batches of chains may share a block
+            found = self._memory.get(use)
+            if found is None or found[0] != key_of_block:
+                drawn = torch.empty((size, *event), dtype=out.dtype)
+                _generator_of(get_ident()).fill((drawn,), key, block, fill)
+                found = self._memory[use] = (key_of_block, drawn)
+            out[rows] = found[1][inside]
+
+    def _blocks(self, size: int, row: int) -> list[tuple[int, slice | Tensor, slice | Tensor]]:
+        """Returns the blocks of the chains from a row on, with the rows of each and their places in it; found once for these chains."""
+        found = self._places.get((size, row))
+        if found is None:
+            ids = self._ids(torch.device("cpu"))[row:]
+            blocks, order = (ids // size).sort(stable=True)
+            numbers, counts = blocks.unique_consecutive(return_counts=True)
+            parts = order.split(counts.tolist())
+            places = [(number, rows + row, ids[rows] % size) for number, rows in zip(numbers.tolist(), parts, strict=True)]
+            found = self._places[size, row] = [(number, _as_slice(rows), _as_slice(inside)) for number, rows, inside in places]
+        return found
 
     def _ids(self, device: torch.device) -> Tensor:
         if isinstance(self.chains, range):
@@ -172,84 +244,46 @@ class Noise:
             found = self._places[device] = torch.tensor(self.chains, dtype=torch.int64, device=device)
         return found
 
-    def _draw(self, draw: Draw, like: Tensor, stream: int, *, reuse: bool = True) -> Tensor:
-        """Returns the numbers of this step; with `reuse`, a later draw of this thread may overwrite them.
 
-        On the CPU steps in succession are drawn together, up to 64 of them: alone, a draw of few numbers takes three times as long or more,
-        because of its calls, and because the processor has executed other code meanwhile.
-        """
-        event, step, numbers = (like.shape[1:], self.step, like.numel()) if draw == "normal" else (torch.Size(), self.step, len(like))
-        blocks = self._draws_blocks(like)
-        dtype = like.dtype if blocks and like.dtype in _DRAWN else torch.float32
-        if torch.compiler.is_dynamo_compiling() and blocks:  # then this function runs outside of the graph, or there is no graph
-            raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
-        if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
-            return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
-        place, purpose = (get_ident(), draw, stream), (self.seed, blocks, self.chains, event, dtype, torch.is_inference_mode_enabled())
-        found = self._memory.get(place)
-        if found is None or found[0] != purpose:
-            steps, buffers = range(step, step + 1), []
-        elif step in found[1]:
-            return found[2][step - found[1].start]
-        else:
-            _, steps, _, buffers = found
-            count = max(1, min(2 * len(steps), _MOST_STEPS, _FEW // max(1, numbers), _WORD + 1 - step)) if step == steps.stop else 1
-            steps = range(step, step + count)
-        rows = self._draw_steps(draw, steps, stream, event, dtype, like.device, buffers)
-        self._memory[place] = purpose, steps, rows, buffers
-        return rows[0]
+def _as_slice(places: Tensor) -> slice | Tensor:
+    """Returns places as a slice, whose rows are copied faster, if they are consecutive."""
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) and bool((places.diff() == 1).all()) else places
 
-    def _draw_steps(
-        self, draw: Draw, steps: range, stream: int, event: torch.Size, dtype: torch.dtype, device: torch.device, buffers: list[BlockBuffer]
-    ) -> Sequence[Tensor]:
-        """Returns the numbers of steps; blocks are drawn into buffers, which are made where they are missing."""
-        if self.kind == "philox" or device.type != "cpu":
-            if draw == "normal":
-                return philox_normal(self.seed, steps, self._ids(device), stream, event).unbind()
-            return philox_uniform(self.seed, steps, self._ids(device), stream).unbind()
-        if len(buffers) < len(steps):
-            buffers[:] = [BlockBuffer(self.chains, row) for row in torch.empty((len(steps), len(self.chains), *event), dtype=dtype)]
-        fill = Tensor.normal_ if draw == "normal" else Tensor.uniform_
-        return [self._fill(buffer, step, stream, fill) for step, buffer in zip(steps, buffers, strict=False)]
 
-    def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
-        """Draws the numbers of a step into a buffer."""
-        chains, key, generator, out = self.chains, _key(self.seed, step, stream), _generator_of(get_ident()), buffer.whole
-        _fill_blocks(buffer.parts, generator, key, buffer.first, fill)
-        if buffer.rest == len(chains):
-            return out
-        event, dtype, memory = out.shape[1:], out.dtype, self._memory
-        size = block_size(event)
-        for block, rows, inside in self._blocks(size, buffer.rest):
-            use, key_of_block = (fill, stream), (self.seed, step, block, event, dtype)  # several chunks of chains may share a block
-            found = memory.get(use)
-            if found is None or found[0] != key_of_block:
-                drawn = torch.empty((size, *event), dtype=dtype)
-                found = memory[use] = (key_of_block, fill(drawn, generator=generator.block(key, block)))
-            out[rows] = found[1][inside]
-        return out
+class _BlockGenerator:
+    """A torch generator that is set to the state of a block.
 
-    def _blocks(self, size: int, row: int) -> Iterable[tuple[int, slice | Tensor, slice | Tensor]]:
-        """Returns the blocks of the chains from a row on, with the rows of each and their places in it."""
-        chains = self.chains
-        if isinstance(chains, range) and chains.step == 1:
-            return blocks_of(chains, size, row)
-        return self._places.get(size) or self._places.setdefault(size, BlockPlaces(chains, size))
+    `torch.Generator.manual_seed` uses 32 bits of a seed, so two of some ten thousand steps would have the same noise. So the whole state is
+    set with `set_state`. Its format is not documented by torch; it is checked here and pinned by a test.
+
+    Raises:
+        OptionError: This version of torch has another format.
+    """
+
+    def __init__(self) -> None:
+        self.generator, self._bits = torch.Generator(), np.random.Philox(0)
+        self._philox_state, self._state = self._bits.state, self.generator.manual_seed(5489).get_state()
+        whole = self._state.numpy()
+        self._words = whole[24 : 24 + 8 * _STATE].view(np.uint64)  # 32 bits each; the index says that the next draw needs new words
+        if len(whole) != 5056 or whole[8:24].view(np.uint32).tolist() != [1, 1, 0, 0] or self._words[:3].tolist() != _SEEDED_BY_5489:
+            raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: use noise='philox'.")
+
+    def fill(self, parts: Sequence[Tensor], key: bytes, block: int, draw: Callable[..., Tensor]) -> None:
+        """Draws blocks in succession, from one on, into tensors; a key of 16 bytes is that of the draw."""
+        state, generator, words = self._philox_state["state"], self.generator, self._words
+        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # each count gives 8 words
+        self._bits.state = self._philox_state
+        for part in parts:
+            words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
+            generator.set_state(self._state)
+            draw(part, generator=generator)
 
 
 @lru_cache(maxsize=64)
-def _generator_of(thread: int) -> BlockGenerator:
+def _generator_of(thread: int) -> _BlockGenerator:
     """Returns the generator of a thread; it is set to the state of a block before each use."""
-    return BlockGenerator()
-
-
-def _fill_blocks(parts: Sequence[Tensor], generator: BlockGenerator, key: bytes, first: int, fill: Callable[..., Tensor]) -> None:
-    """Draws whole blocks in succession."""
-    if len(parts) == 1:
-        fill(parts[0], generator=generator.block(key, first))
-    elif parts:
-        for part, own in zip(parts, generator.blocks(key, first, len(parts)), strict=True):
-            fill(part, generator=own)
+    return _BlockGenerator()
 
 
 def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
@@ -262,7 +296,3 @@ def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
 def _check_word(what: str, value: Any) -> None:
     if type(value) is bool or not isinstance(value, int | Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
-
-
-def _key(seed: int, step: int, stream: int) -> bytes:
-    return blake2b(struct.pack("<QII", seed % 2**64, step, stream), digest_size=16).digest()

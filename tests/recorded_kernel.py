@@ -5,6 +5,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.sampling import Kernel, reference_step
+from composable_energy.sampling.kernels import forced_kernel
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 F64 = torch.float64
@@ -33,10 +34,23 @@ class Recorded(Kernel):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
+def force(monkeypatch):
+    """A function that forces a kernel, as the environment does."""
+
+    def name(kernel):
+        monkeypatch.setenv(SWITCH, kernel)
+        forced_kernel.cache_clear()
+
+    yield name
+    monkeypatch.undo()
+    forced_kernel.cache_clear()
+
+
+@pytest.fixture
+def recorded(force):
     """The kernel that the environment names."""
     kernel = Recorded()
-    monkeypatch.setenv(SWITCH, "recorded")
+    force("recorded")
     with ce.register("kernel", "recorded", lambda: kernel):
         yield kernel
 

@@ -92,7 +92,7 @@ class TestWarnings:
         state, expected = wide.state, sum(0.2 / (4 * s**2 - 0.2) for s in (0.5, 2.0)) / 2
         excess = wide.sampler.bias(state)
         assert abs(excess.mean() - expected) < 4 * excess.std() / 4000**0.5
-        assert Langevin(0.2, clamp=(0, 1)).bias(state) is None and HMC(0.2).bias(state) is None
+        assert Langevin(0.2, clamp=(0, 1)).bias(state) is None and HMC(0.2).traits.bias is None
 
     @pytest.mark.parametrize("options", [{"trace": 1}, {"trace": True}])
     def test_chains_that_never_move_have_a_warning_of_their_own(self, options):

@@ -50,13 +50,13 @@ def test_a_step_without_noise_draws_none():
     assert not noise._memory
 
 
-def test_a_step_can_be_differentiated(recorded, monkeypatch):
+def test_a_step_can_be_differentiated(recorded, force):
     """Training by short chains does; no kernel can, so torch takes it, or says why the one that was asked for cannot."""
     x, g = (value.requires_grad_() for value in points(3, 2, count=2))
     noise = Noise(0, range(3))
     with pytest.raises(OptionError, match="a gradient of the step itself"):
         langevin_step(x.float(), g.float(), noise=Noise(0, range(3), kind="philox"), drift=0.25, scale=1.0)
-    monkeypatch.setenv(SWITCH, "torch")
+    force("torch")
     by_x, by_g = torch.autograd.grad(langevin_step(x, g, noise=noise, drift=0.25, scale=1.0, keep=0.5).sum(), (x, g))
     assert torch.equal(by_x, torch.full_like(x, 0.5)) and torch.equal(by_g, torch.full_like(x, -0.25))
 
@@ -94,12 +94,12 @@ class TestChoice:
         x, g = self.x if x is None else x, self.g if g is None else g
         return langevin_step(x, g, noise=noise or self.noise, drift=0.1, scale=0.5, **options)
 
-    def test_the_environment_names_a_kernel_or_torch(self, recorded, monkeypatch):
+    def test_the_environment_names_a_kernel_or_torch(self, recorded, force):
         y = self.step()
         assert recorded.calls == [self.noise]
-        monkeypatch.setenv(SWITCH, "torch")
+        force("torch")
         assert torch.equal(self.step(), y)
-        monkeypatch.setenv(SWITCH, "")
+        force("")
         assert torch.equal(self.step(), y)
         assert len(recorded.calls) == 1
 
@@ -110,14 +110,14 @@ class TestChoice:
         images = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
         assert torch.equal(self.step(images, images), self.step(images.contiguous(), images.contiguous()))
 
-    def test_momenta_and_seeds_reach_the_kernel(self, recorded, monkeypatch):
+    def test_momenta_and_seeds_reach_the_kernel(self, recorded, force):
         for seed in (-1, 2**31 + 5, 2**63, 2**64 - 1):
             options = {"noise": Noise(seed, range(4), kind="philox"), "drift": 0.1, "scale": 0.5, "move": 0.1, "keep": 0.9}
             moved = underdamped_step(self.x, self.x, self.g, **options)
             assert recorded.calls[-1].seed == seed
-            with monkeypatch.context() as patch:
-                patch.delenv(SWITCH)
-                expected = underdamped_step(self.x, self.x, self.g, **options)
+            force("")
+            expected = underdamped_step(self.x, self.x, self.g, **options)
+            force("recorded")
             assert all(map(torch.equal, moved, expected))
 
     def test_no_points_are_no_step(self, recorded):
@@ -138,19 +138,19 @@ class TestChoice:
         with pytest.raises(OptionError, match=rf"{SWITCH} names a kernel which cannot run here \(recorded: .*{message}.*Unset it"):
             self.step(**options)
 
-    def test_unknown_kernels_are_reported(self, monkeypatch):
-        monkeypatch.setenv(SWITCH, "tritn")
+    def test_unknown_kernels_are_reported(self, force):
+        force("tritn")
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
             self.step()
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_triton_without_a_gpu_is_reported(self, monkeypatch):
-        monkeypatch.setenv(SWITCH, "triton")
+    def test_triton_without_a_gpu_is_reported(self, force):
+        force("triton")
         with pytest.raises(OptionError, match=r"names a kernel which cannot run here \(triton: (torch finds no GPU|Triton is not)"):
             self.step()
 
-    def test_on_another_device_the_first_kernel_runs_that_does_not_refuse_and_torch_says_once_why(self, monkeypatch, caplog):
-        monkeypatch.delenv(SWITCH, raising=False)
+    def test_on_another_device_the_first_kernel_runs_that_does_not_refuse_and_torch_says_once_why(self, force, monkeypatch, caplog):
+        force("")
         monkeypatch.setattr(Recorded, "langevin_step", lambda kernel, *given: kernel.calls.append(given))
         kernel, meta = Recorded(), torch.zeros(4, 3, device="meta")
         with ce.register("kernel", "recorded", lambda: kernel), caplog.at_level(logging.WARNING, "composable_energy.kernels"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
 from tests.sampling_energies import F64, Bowl, Network
 
@@ -118,6 +118,8 @@ class Counting(Sampler):
 
     def start(self, like, noise):
         return noise.normal(like) + 100
+
+    traits = Traits(start=start)
 
     def tune(self, energy, x, noise):
         assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64

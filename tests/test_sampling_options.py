@@ -5,7 +5,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
-from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
+from composable_energy.sampling import Info, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder
 
@@ -13,7 +13,7 @@ from tests.sampling_energies import F64, Bowl, Decoder
 class Still(Sampler):
     """Not a dataclass; stays where it is."""
 
-    default_steps = 2
+    traits = Traits(steps=2)
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale

@@ -163,7 +163,7 @@ def test_a_score_outside_the_support_of_another_term_is_not_hidden():
 @pytest.mark.parametrize("sampler", ["langevin", "underdamped", "annealed"])
 def test_samplers_that_need_no_values_draw_the_same_without_them(sampler):
     options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.3}, "annealed": {"levels": 10, "delta": 0.1}}[sampler]
-    assert not ce.get("sampler", sampler)(**options).needs_values
+    assert not ce.get("sampler", sampler)(**options).traits.values
     with_values, without = (
         energy.sample((20, 1), sampler=sampler, seed=0, steps=10, **options)
         for energy in (ce.as_energy(lambda x: (x - 3).square().sum(1) / 2), ce.ScoreEnergy(lambda x: 3 - x))

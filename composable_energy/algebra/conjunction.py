@@ -69,7 +69,7 @@ class Conjunction(Node):
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        parts = [formula.energy(x, **conditions) for formula in self._formulas]
+        parts = [formula.energy(x, **conditions) for formula in self._formulas] if self._formulas else []
         for term, count in self._others.items():
             evidence = evidence_of(term, x, conditions)
             parts.append(evidence if count == 1 else scale(count, evidence))

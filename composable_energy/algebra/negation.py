@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
@@ -152,7 +153,7 @@ class Negation(Node):
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
             evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points
             level = self._known_level(conditions) if self.level is None or conditions else self.level
-            return scale(self.weight, F.softplus((level - evidence) / self.temperature))
+            return scale(self.weight, F.softplus(torch.rsub(evidence, level) / self.temperature))
         except ContradictionError:
             return zeros(x)
 

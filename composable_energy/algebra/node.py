@@ -21,8 +21,8 @@ from composable_energy.checks import check_value, has_levels
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
+from composable_energy.evaluation import memoize
 from composable_energy.identity import Copies, equal
-from composable_energy.memo import memoize
 from composable_energy.supports import Support
 
 Weight = float | Tensor

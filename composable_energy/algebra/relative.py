@@ -14,12 +14,11 @@ from composable_energy.algebra.text import Operand
 from composable_energy.arithmetic import Estimate, subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
-from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
-from composable_energy.memo import evaluate_once
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support
 from composable_energy.twins import tensors_of, twin

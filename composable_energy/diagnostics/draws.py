@@ -24,7 +24,7 @@ class Draws:
         energies: The energies, with shape $(d, c)$, in float64.
         points: The points, with shape $(d, c, *)$; None if none were kept.
         acceptance: The mean acceptance of each chain from the first draw on, with shape $(c,)$; None for a sampler that never rejects.
-        mean_acceptance: The mean of all these acceptances that the sampler tunes for, `Sampler.mean_acceptance`; None as above.
+        mean_acceptance: The mean of all these acceptances that the sampler tunes for, `Traits.mean_acceptance`; None as above.
         description: The steps in words.
     """
 
@@ -74,7 +74,8 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
         late = trace.steps - steps[0] + 1 if len(steps) else 0
         rates = rates[max(0, len(rates) - late) :].cpu()[:, chains].double() if late and len(rates) and len(chains) else None
         if rates is not None:
-            mean, rates = trace.sampler.mean_acceptance(rates), rates.nanmean(0)
+            means = trace.sampler.traits.mean_acceptance
+            mean, rates = (rates if means is None else means(rates)).nanmean().item(), rates.nanmean(0)
     if points is not None and len(chains) < points.shape[1]:
         points = points[:, chains.to(points.device)]
     return Draws(steps, chains + trace.chains.start, energies, points, rates, mean, description)

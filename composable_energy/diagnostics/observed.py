@@ -44,7 +44,7 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
         "constant" if every else "stuck",
         f"{who} did not move in the last {steps} steps, so their points are where they started, and no draws.",
         f"{ways} `init=`, such as the points that `descent` finds."
-        if sampler.needs_values
+        if sampler.traits.values
         else "Check the energy and its gradient there, and the options of the sampler.",
     )
 

@@ -130,7 +130,8 @@ def _gradients(trace: Trace) -> int | None:
     if "leapfrogs" in trace.scalars:
         counts = trace.scalars["leapfrogs"]
         return int(sum(counts)) + 1 if len(counts) == trace.steps else None
-    return None if trace.sampler.gradients is None else trace.steps * trace.sampler.gradients + 1
+    gradients = trace.sampler.traits.gradients
+    return None if gradients is None else trace.steps * gradients + 1
 
 
 def _unchecked(trace: Trace, draws: Draws) -> str | None:

@@ -22,6 +22,7 @@ from composable_energy.diagnostics.advice import (
 from composable_energy.diagnostics.draws import Draws
 from composable_energy.diagnostics.observed import LARGEST_BIAS, find_point_warnings, largest_r_hat, warn_of_bias
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
+from composable_energy.sampling.sampler import bias_of
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -179,7 +180,7 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
 
 
 def _bias(trace: Trace) -> Iterator[SamplingWarning]:
-    bias = None if trace.state is None else trace.sampler.bias(trace.state)
+    bias = None if trace.state is None else bias_of(trace.sampler, trace.state)
     if trace.state is None or bias is None:
         return
     active = bias.double()[~trace.diverged]

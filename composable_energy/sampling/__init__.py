@@ -10,7 +10,7 @@ from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevi
 from composable_energy.sampling.loop import Observer, Stop
 from composable_energy.sampling.progress import Progress
 from composable_energy.sampling.request import resolve_noise
-from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.sampler import Info, Sampler, State, Traits, bound_conditions, start_points
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy
@@ -31,6 +31,8 @@ __all__ = [
     "StepCoefficients",
     "Stop",
     "Trace",
+    "Traits",
+    "bound_conditions",
     "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
@@ -43,6 +45,7 @@ __all__ = [
     "resolve_noise",
     "resolve_sampler",
     "sample",
+    "start_points",
     "twin",
     "underdamped_step",
     "unsqueeze_to",

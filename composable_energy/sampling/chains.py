@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, noted
+from composable_energy.sampling.faults import Faults, explain_failure, is_final
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
@@ -39,7 +38,8 @@ class Problem:
     """What is sampled, and how.
 
     Args:
-        energy: The energy that the sampler gets, compiled or not.
+        energy: The energy that the sampler gets, compiled or not, with a guard against exceptions.
+        plain: The energy of steps, without that guard: a step that raises is taken again with it.
         sampler: The sampler.
         noise: The noise of all chains at step 0.
         starts: The start points.
@@ -51,6 +51,7 @@ class Problem:
     """
 
     energy: Energy
+    plain: Energy
     sampler: Sampler
     noise: Noise
     starts: Starts
@@ -60,11 +61,9 @@ class Problem:
     faults: Faults
     step: Step
 
-    def energy_of(self, ids: range | Tensor) -> Energy:
+    def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, with their rows of bound conditions."""
-        if CHAINS not in self.energy.conditions:
-            return self.energy
-        return select_rows(self.energy, ids, self.rows)
+        return select_rows(self.plain if plain else self.energy, ids, self.rows)
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains."""
@@ -78,7 +77,8 @@ class _Batch(NamedTuple):
     """Active chains that are evaluated together."""
 
     rows: slice
-    energy: Energy
+    plain: Energy
+    guarded: Energy
     noise: Noise
 
 
@@ -91,6 +91,7 @@ class Chains:
     Attributes:
         sampler: The sampler.
         energy: The energy as the sampler gets it.
+        active: The number of chains that were not stopped.
         own: The chains, counted from 0.
         step: How many steps were taken.
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
@@ -103,14 +104,12 @@ class Chains:
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
-        self.own = range(problem.rows)
-        self.coupled = type(self.sampler).couple is not Sampler.couple
+        self.own, self.active = range(problem.rows), problem.rows
         self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
         self._rows: Tensor | None = None  # of the active chains; None while all are
         self._batches: list[_Batch] | None = None
-        self._noted = noted(self._doing)
 
     # Start ----------------------------------------------------------------------------------------------------------------------------
 
@@ -121,9 +120,12 @@ class Chains:
             Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
         """
         size = self.problem.batch_size
-        with self._noted:
-            starts = range(self.own.start, self.own.stop, size)
+        starts = range(self.own.start, self.own.stop, size)
+        try:
             self.state = join([self.started_at(range(first, min(first + size, self.own.stop))) for first in starts])
+        except Exception as error:
+            explain_failure(error, self._doing())
+            raise
         self.started = True
         if all_finite(self.state):
             return
@@ -150,6 +152,7 @@ class Chains:
         self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
         if (self.diverged_at >= 0).any():
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
+            self.active = len(self._rows)
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -159,10 +162,19 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        whole, before = self.state, self.active_state()
-        with self._noted:
-            after, info = self._take(before)
-        self.state, self.step = after if self._rows is None else put(self.state, self._rows, after), self.step + 1
+        whole, step, found = self.state, self.problem.step, list[tuple[State, Info]]()
+        active = whole if self._rows is None else take(whole, self._rows)
+        batches = self._batches = self._batches or self._split(len(active.x))
+        for batch in batches:
+            before, noise = active if len(batches) == 1 else take(active, batch.rows), batch.noise.at(self.step + 1)
+            try:
+                found.append(step(batch.plain, before, noise))
+            except Exception as error:
+                found.append(self._take_again(batch, before, noise, error))
+        after, info = found[0]
+        if len(found) > 1 or info.acceptance is not None or info.scalars:
+            after, info = self._merge(found)
+        self.state, self.step = after if self._rows is None else put(whole, self._rows, after), self.step + 1
         if self._rows is not None and info.acceptance is not None:
             rates = info.acceptance.new_full((len(self.own),), torch.nan)
             rates[self._rows.to(rates.device)] = info.acceptance
@@ -171,29 +183,28 @@ class Chains:
         if not all_finite(after):
             self._stop(whole, after)
             stop = Diverged(self.step, f"after {self.step} steps") if self.problem.policy == "raise" else None
-        if self.coupled:
-            return replace(info, scalars={**info.scalars, **self._couple(stop)})
         if stop is not None:
             raise stop
-        return info
+        couple = self.sampler.traits.couple
+        if couple is None or not self.active:
+            return info
+        return replace(info, scalars={**info.scalars, **self._couple(couple)})
 
-    def _take(self, state: State) -> tuple[State, Info]:
-        """Takes a step from the state of the active chains."""
-        batches, step, found = self._batches or self._split(len(state.x)), self.step + 1, list[tuple[State, Info]]()
-        self._batches = batches
-        for rows, energy, noise in batches:
-            found.append(self.problem.step(energy, state if len(batches) == 1 else take(state, rows), noise.at(step)))
-        return self._merge(found)
+    def _take_again(self, batch: _Batch, before: State, noise: Noise, error: Exception) -> tuple[State, Info]:
+        """Takes a step that raised again, with the guard against exceptions at some of the points."""
+        try:
+            if is_final(error) or batch.plain is batch.guarded:
+                raise error
+            return self.problem.step(batch.guarded, before, noise)
+        except Exception as final:
+            explain_failure(final, self._doing())
+            raise
 
     def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
         """Returns one state and info of all batches."""
-        states, infos = [state for state, _ in found], [info for _, info in found]
-        if self.sampler.needs_values:
-            self.problem.faults.count_undefined(infos)
-        (state, info), *others = found
-        if others or info.acceptance is not None or info.scalars:
-            info = merge_infos(infos, [len(one.x) for one in states], type(self.sampler).__name__)
-        return join(states) if others else state, info
+        infos, counts = [info for _, info in found], [len(state.x) for state, _ in found]
+        self.problem.faults.count_undefined(infos)
+        return join([state for state, _ in found]), merge_infos(infos, counts, type(self.sampler).__name__)
 
     def _split(self, count: int) -> list[_Batch]:
         """Returns so many active chains in batches."""
@@ -201,7 +212,7 @@ class Chains:
         for first in range(0, count, problem.batch_size):
             rows = slice(first, min(first + problem.batch_size, count))
             ids = self.own[rows] if self._rows is None else self.own.start + self._rows[rows]
-            batches.append(_Batch(rows, problem.energy_of(ids), problem.noise_of(ids)))
+            batches.append(_Batch(rows, problem.energy_of(ids, plain=True), problem.energy_of(ids), problem.noise_of(ids)))
         return batches
 
     def _doing(self) -> str:
@@ -209,11 +220,6 @@ class Chains:
         return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     # Results --------------------------------------------------------------------------------------------------------------------------
-
-    @property
-    def active(self) -> int:
-        """The number of active chains."""
-        return len(self.own) if self._rows is None else len(self._rows)
 
     def active_ids(self) -> Tensor:
         """Returns the ids of the active chains, counted from 0."""
@@ -245,25 +251,15 @@ class Chains:
         self.broken = self.broken or take(after, ~good)
         self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
         self._rows, self._batches = rows[~bad], None
+        self.active = len(self._rows)
         self.state = put(before, self._rows, take(after, good))
 
     # All chains -----------------------------------------------------------------------------------------------------------------------
 
-    def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
-        """Couples all chains, and returns scalars.
-
-        Raises:
-            Diverged: Chains diverged, and the policy ends the sampling.
-        """
-        ids, state = self.active_ids(), self.active_state() if self.active else None
-        if stop is not None:
-            raise stop
-        if state is None:
-            return {}
-        everyone = range(self.problem.rows) if len(ids) == self.problem.rows else ids
-        energy, noise = self.problem.energy_of(everyone), self.problem.noise_of(everyone)
-        state, scalars = self.sampler.couple(energy, state, noise.at(self.step))
-        if self.active:
-            own = state if len(ids) == self.active else take(state, torch.searchsorted(ids, self.active_ids()))
-            self.state = own if self._rows is None else put(self.state, self._rows, own)
+    def _couple(self, couple: Callable[..., tuple[State, Mapping[str, float]]]) -> Mapping[str, float]:
+        """Couples all active chains, and returns scalars."""
+        ids = self.own if self._rows is None else self._rows
+        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids).at(self.step)
+        state, scalars = couple(self.sampler, energy, self.active_state(), noise)
+        self.state = state if self._rows is None else put(self.state, self._rows, state)
         return scalars

@@ -12,6 +12,7 @@ from torch import Tensor
 from composable_energy.notes import warn_caller
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.sampler import bias_of
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class ConvergenceObserver(Observer):
                 groups = own[:: -(-len(own) // _MOST_CHAINS)]
             r_hat, least, draws = self.moments.compare(groups)
             count, pieces, numbers = self.moments.count[0], len(self.moments.mean[0]) * len(self.moments.mean), len(r_hat)
-            usual = _R_HAT if self.kept else _SLOW if chains.sampler.needs_values else _RELAXED
+            usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
             beyond = (least > _R_HAT) & (r_hat > usual)
             if beyond.any():
                 beyond = beyond & (r_hat > largest_r_hat(_R_HAT, count, pieces, numbers))
@@ -137,7 +138,7 @@ class ConvergenceObserver(Observer):
             few = self.kept and not exact and draws.min() * _ERROR**2 < 1
             if few and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
                 return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
-        bias = chains.sampler.bias(chains.state)
+        bias = bias_of(chains.sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
         error = (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []

@@ -14,20 +14,20 @@ from torch import Tensor
 from composable_energy.algebra import warn_of_shares
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
-from composable_energy.gradients import recording
+from composable_energy.evaluation import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged, Problem, Step
 from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
-from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
+from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
 from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.progress import Progress, counted
 from composable_energy.sampling.request import Call, SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result, interrupted_error
-from composable_energy.sampling.sampler import Sampler, changed_options
+from composable_energy.sampling.sampler import Sampler, bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.starts import BranchDraws, PilotResult, Starts, draw_starts
 from composable_energy.sampling.trace import Policy, Trace
@@ -185,7 +185,7 @@ def draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         kept = 0 if request.every is None else last_step - (request.burn_in or 0)
         observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates, kept=kept)
         every = [recorder, *seen, *_writers(request, recorder, evaluator), observer]
-        compares = tuned.needs_values or mixes_values(request.energy)  # whether the draws depend on differences of energies
+        compares = tuned.traits.values or mixes_values(request.energy)  # whether the draws depend on differences of energies
         stop = _run(request, chains, last_step, every, recorder, evaluator, faults, compares)
         if not call.allow_improper:
             _check_tails(request, chains, stop, observer)
@@ -203,8 +203,11 @@ def _tune(request: SampleRequest, used: Energy, shown: Sequence[Progress]) -> tu
     branches = draw_starts(request)
     for one in shown:
         used = counted(used, request.sampler, one.report)
-    with noted(lambda: what):
+    try:
         return branches, *tune_sampler(request, used, branches)
+    except Exception as error:
+        explain_failure(error, what)
+        raise
 
 
 def _compile(sampler: Sampler, energy: GuardedEnergy, request: SampleRequest, evaluator: Evaluator) -> Step:
@@ -224,7 +227,8 @@ def _problem(
 ) -> Problem:
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.init, pilots, branches)
-    return Problem(used, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
+    plain = request.energy if step == sampler.step else used
+    return Problem(used, plain, sampler, noise, starts, points.n, request.batch_size, request.on_divergence, faults, step)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
@@ -277,7 +281,7 @@ def _run(
         if chains.active and compares and not request.energy.needs_log_densities:
             ids = chains.active_ids()[: request.batch_size]
             ids = range(int(ids[0]), int(ids[-1]) + 1) if chains.active == len(chains.own) else ids
-            x, conditions = chains.active_state().x[: len(ids)], chains.sampler.final_conditions(request.energy)
+            x, conditions = chains.active_state().x[: len(ids)], bound_conditions(chains.sampler, request.energy)
             check_own_gradients(chains.problem.energy_of(ids), x, conditions)
         run(chains, last_step, observers)
     except Diverged as error:
@@ -301,7 +305,7 @@ def _check_tails(request: SampleRequest, chains: Chains, stop: Diverged | None, 
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
         from composable_energy.density import check_tails  # late: rare
 
-        check_tails(request.energy, x, chains.sampler.final_conditions(request.energy))
+        check_tails(request.energy, x, bound_conditions(chains.sampler, request.energy))
 
 
 def _writers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator) -> list[Observer]:

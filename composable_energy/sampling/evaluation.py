@@ -11,8 +11,7 @@ from torch import Tensor
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.gradients import evaluating_together
-from composable_energy.memo import memo_scope
+from composable_energy.evaluation import evaluating, memo_scope
 
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
@@ -51,7 +50,7 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
         ExpressionError: An energy has no gradient.
     """
     rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating_together(_Together(energies)), memo_scope():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)), memo_scope():
         point = x.clone() if x.is_inference() else x.detach()
         point.requires_grad_()
         for energy in energies:

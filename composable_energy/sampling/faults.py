@@ -101,7 +101,7 @@ class GuardedEnergy(EnergyWrapper):
             Exception: The given error, if it is about the program, or if all points raise and so does one where the energy worked before.
             ExpressionError: The function raises at the batch and not at its parts, or at too many points.
         """
-        if isinstance(error, _PROGRAM) or ran_out(error) or not len(x):
+        if is_final(error) or not len(x):
             raise error
         function = getattr(self.plain, method)
         parts: list[tuple[Tensor, Any]] = []
@@ -168,6 +168,11 @@ class GuardedEnergy(EnergyWrapper):
         return chosen
 
 
+def is_final(error: Exception) -> bool:
+    """Returns whether an exception is about the program or the machine, not about some of the points."""
+    return isinstance(error, _PROGRAM) or ran_out(error)
+
+
 def first_line(error: Exception) -> str:
     """Returns the type of an exception with the first line of its text."""
     text = str(error).strip().partition("\n")[0]
@@ -182,25 +187,18 @@ def _mixing(energy: Energy, x: Tensor, error: Exception, alone: ShapeError | Non
     )
 
 
-class noted:  # noqa: N801  (a context that is entered at each step)
-    """A context that adds a note to an exception of third-party code: what the library was doing.
+def explain_failure(error: Exception, doing: str) -> None:
+    """Adds a note to an exception of third-party code: what the library was doing.
 
     Args:
-        what: Returns the note.
+        error: The exception, which the caller raises again.
+        doing: The note.
 
     Raises:
         MemoryShortage: The memory of the machine ran out.
     """
-
-    def __init__(self, what: Callable[[], str]) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, ComposableEnergyError):
-            return
-        if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well
-            raise MemoryShortage(f"Memory ran out while {self.what()} Evaluate fewer chains at a time, by `batch_size=`.") from error
-        add_note(error, self.what())
+    if isinstance(error, ComposableEnergyError):
+        return
+    if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well
+        raise MemoryShortage(f"Memory ran out while {doing} Evaluate fewer chains at a time, by `batch_size=`.") from error
+    add_note(error, doing)

@@ -12,7 +12,7 @@ from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.gradients import Use, recording
+from composable_energy.evaluation import Use, recording
 from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 

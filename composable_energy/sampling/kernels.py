@@ -41,6 +41,10 @@ class StepCoefficients(NamedTuple):
     high: float | None = None
 
 
+Coefficients = tuple[float, float, float, float, float | None, float | None]
+"""Those of `StepCoefficients`, in their order."""
+
+
 class Kernel(ABC):
     """Abstract implementation of `langevin_step` and `underdamped_step` for some devices.
 
@@ -102,7 +106,8 @@ def langevin_step(
 
     On the CPU and in graphs of `torch.compile` the step runs in torch. On other devices it runs in a kernel from an entry point (Triton on
     CUDA). If the kernel refuses (float64, ids that are not consecutive, a differentiated step), the step runs in torch with the same
-    Philox noise, and the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL` forces a kernel, or `torch`.
+    Philox noise, and the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL`, read at the
+    first step, forces a kernel, or `torch`.
 
     Args:
         x: The points, with shape $(B, *)$.
@@ -125,7 +130,9 @@ def langevin_step(
         tensor([[0.7500, 0.7500, 0.7500],
                 [0.7500, 0.7500, 0.7500]])
     """
-    return _step(x, gradient, None, StepCoefficients(drift, scale, keep, 0.0, *(box or (None, None))), noise, stream)[0]
+    low, high = box or (None, None)
+    step = reference_step if x.is_cpu and not forced_kernel() else _by_kernel
+    return step(x, gradient, None, (drift, scale, keep, 0.0, low, high), noise, stream)[0]
 
 
 def underdamped_step(
@@ -150,7 +157,8 @@ def underdamped_step(
         ShapeError: Points, gradient, momentum and chains do not fit.
         OptionError: The forced kernel cannot run.
     """
-    moved, kick = _step(x, gradient, momentum, StepCoefficients(drift, scale, keep, move), noise, stream)
+    step = reference_step if x.is_cpu and not forced_kernel() else _by_kernel
+    moved, kick = step(x, gradient, momentum, (drift, scale, keep, move, None, None), noise, stream)
     assert kick is not None
     return moved, kick
 
@@ -167,30 +175,31 @@ def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> T
     return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
 
 
-def _step(
-    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int
+@cache
+def forced_kernel() -> str | None:
+    """Returns the kernel that `COMPOSABLE_ENERGY_KERNEL` names; it is read once."""
+    return os.environ.get(SWITCH)
+
+
+def _by_kernel(
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: Coefficients, noise: Noise, stream: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step by the kernel or the reference."""
-    for name, other in (("gradient", gradient), ("momentum", momentum)):
-        if other is not None and other.shape != x.shape:
-            raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
-    if x.shape[0] != len(noise.chains):
-        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
-    forced = os.environ.get(SWITCH)
-    if (x.is_cpu and not forced) or forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling():
-        return reference_step(x, gradient, momentum, coefficients, noise, stream)
-    kernel = _kernel_for(x, gradient, momentum, noise, forced)
+    """Takes a step by the kernel for these points; by the reference if there is none."""
+    _check_shapes(x, gradient, momentum, noise)
+    forced = forced_kernel()
+    plain = forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling()
+    kernel = None if plain else _kernel_for(x, gradient, momentum, noise, forced)
     if kernel is None:
         return reference_step(x, gradient, momentum, coefficients, noise, stream)
     x, moved = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     gradient, momentum = (None if some is None else some.contiguous() for some in (gradient, momentum))
     kick = None if momentum is None else torch.empty_like(momentum)
-    kernel.langevin_step(x, gradient, momentum, coefficients, noise, stream, moved, kick)
+    kernel.langevin_step(x, gradient, momentum, StepCoefficients(*coefficients), noise, stream, moved, kick)
     return moved, kick
 
 
 def reference_step(
-    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int = 0
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: Coefficients, noise: Noise, stream: int = 0
 ) -> tuple[Tensor, Tensor | None]:
     """Takes a step in torch; see `langevin_step`. Half precision is computed in float32 and rounded once.
 
@@ -204,7 +213,12 @@ def reference_step(
 
     Returns:
         The points, and the momentum if there is one.
+
+    Raises:
+        ShapeError: Points, gradient, momentum and chains do not fit.
     """
+    if (gradient is not None and gradient.shape != x.shape) or momentum is not None or x.shape[0] != len(noise.chains):
+        _check_shapes(x, gradient, momentum, noise)
     if x.dtype in (torch.bfloat16, torch.float16):
         gradient, momentum = (None if some is None else some.float() for some in (gradient, momentum))
         moved, kick = reference_step(x.float(), gradient, momentum, coefficients, noise, stream)
@@ -220,6 +234,14 @@ def reference_step(
         momentum = momentum if scale == 0.0 else noise.add_normal_(momentum, scale, stream)
         x = x.add_(momentum, alpha=move)
     return x if low is None else x.clamp_(low, high), momentum
+
+
+def _check_shapes(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noise: Noise) -> None:
+    for name, other in (("gradient", gradient), ("momentum", momentum)):
+        if other is not None and other.shape != x.shape:
+            raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
+    if x.shape[0] != len(noise.chains):
+        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
 
 
 def _push(start: Tensor, gradient: Tensor | None, drift: float, keep: float) -> Tensor:

@@ -37,6 +37,8 @@ class Observer:
         100 torch.Size([5, 2])
     """
 
+    watches = True  # whether `on_step` is called
+
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
 
@@ -64,10 +66,11 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
+    watching = [observer for observer in observers if observer.watches]
     try:
         while chains.step < last_step and chains.active:
             info, stop = chains.advance(), False
-            for observer in observers:
+            for observer in watching:
                 stop = observer.on_step(chains, info) is True or stop
             if stop:
                 break
@@ -125,6 +128,7 @@ class TraceRecorder(Observer):
 
     def __init__(self, blank: Trace, *, steps: bool, every: int | None, before: Trace | None = None) -> None:
         self.blank, self.steps, self.every, self.before = blank, steps, every, before
+        self.watches = steps
         self.energies: list[Tensor] = []
         self.acceptance: list[Tensor] = []
         self.points: list[Tensor] = []
@@ -139,8 +143,6 @@ class TraceRecorder(Observer):
         self._energies = (lambda state: state.energy) if plain else (lambda state: chains.visible_state(state).energy)
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        if not self.steps:
-            return
         self.energies.append(self._energies(chains.state))
         if info.acceptance is not None:
             self.acceptance.append(info.acceptance)

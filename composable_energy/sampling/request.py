@@ -22,7 +22,7 @@ from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describ
 from composable_energy.sampling.checkpoint_observer import Checkpoint
 from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.points import PointSpec, resolve_points
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
@@ -117,7 +117,7 @@ class SampleRequest:
         """
         done, steps, total = self.resume.steps if self.resume else 0, self.steps, sampler.total_steps
         if total is None:
-            return done + (sampler.default_steps if steps is None else steps)
+            return done + (sampler.traits.steps if steps is None else steps)
         steps = max(1, total - done) if steps is None else steps
         if done + steps > total:
             before = f"{done} are done, and " if done else ""
@@ -148,21 +148,21 @@ def resolve_request(call: Call, held: ExitStack) -> SampleRequest:
     if resume is not None and known is not None and energy.support is not None:  # the trace has the coordinates of its points
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
-    fill_levels(energy, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), sampler.binds)
+    fill_levels(energy, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
     rows = has_rows(energy)
     if rows:
         check_rows(energy, points.n)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
-        energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
+        energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.traits.minimizes)
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     asked = call.noise or (resume.noise if resume else None)
     if first + points.n > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {first}.")
     points.check_memory(points.n)
-    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.minimizes
-    changed = changed or rows or whole.needs_log_densities or not whole.has_value or sampler.binds & whole.conditions
+    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
+    changed = changed or rows or whole.needs_log_densities or not whole.has_value or bool(sampler.traits.binds.keys() & whole.conditions)
     density = None if changed else whole
     request = SampleRequest(
         owner=call.energy,
@@ -209,7 +209,7 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     from composable_energy.density import check_tails  # late: rare
 
     zeros = points.zeros()
-    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), sampler.final_conditions(energy))
+    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))
 
 
 def _restore(request: SampleRequest, checkpoint: Checkpoint, call: Call, seed: int | None, held: ExitStack) -> SampleRequest:

@@ -19,7 +19,7 @@ from composable_energy.sampling.checkpoint_observer import final_reference
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.loop import TraceRecorder
 from composable_energy.sampling.request import SampleRequest
-from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.sampler import Sampler, State, bound_conditions
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import near_border, visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator
@@ -59,8 +59,8 @@ def collect_result(
         trace.shares, trace.branch_shares = whole.shares, _branch_shares(whole, request, chains.sampler, visible, ids)
     branches = chains.problem.starts.branches
     trace.exact = request.resume.exact if request.resume is not None else branches is not None and branches.exact
-    if chains.active and type(chains.sampler).diagnose is not Sampler.diagnose:
-        trace.observed = tuple(chains.sampler.diagnose(chains.active_state(), trace.exact))
+    if chains.active and (warn := chains.sampler.traits.warn) is not None:
+        trace.observed = tuple(warn(chains.sampler, chains.active_state(), trace.exact))
     if request.branches or trace.branch_shares is not None:
         _judge_shares(request, chains.sampler, drawn, trace)
     if request.trace:
@@ -215,5 +215,5 @@ def _at_points(
 
 def _conditions_at(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
     """Returns the conditions of an energy at points of chains: the last noise level, and the rows."""
-    conditions = sampler.final_conditions(request.energy)
+    conditions = bound_conditions(sampler, request.energy)
     return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}

@@ -1,4 +1,4 @@
-r"""The interface of samplers: `init` and `step`, and optional hooks for the start, the tuning and the coupling of chains.
+"""The interface of samplers: `init`, `step`, and what a sampler says about itself.
 
 A sampler is a frozen dataclass whose fields are its options:
 
@@ -20,7 +20,7 @@ time. Batches, traces, checkpoints and divergence are the driver's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,7 +68,7 @@ class Info:
         scalars: Other numbers by name. A float is a setting that all chains share, such as the noise level. A tensor with shape $(B,)$ has
             one number for each chain, and the driver takes the mean over all chains without NaN, whatever the batches and processes; so a
             sampler takes no mean itself. Floats that differ between batches are averaged with the number of chains as weights. Other
-            reductions, such as a maximum, belong to `Sampler.couple`.
+            reductions, such as a maximum, belong to `Traits.couple`.
         chains: The ids, counted from 0, of the chains in the rows of the state, after some were stopped; None while all are
             active. The driver fills it in for callbacks.
     """
@@ -76,6 +76,57 @@ class Info:
     acceptance: Tensor | None = None
     scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
     chains: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Traits:
+    r"""What a sampler needs, and what its chains are.
+
+    Functions get the sampler as their first argument, so a class lists its own methods: `traits = Traits(bias=bias)` after `def bias`.
+
+    Args:
+        steps: The number of steps of a call that gives none, for a sampler without `total_steps`.
+        values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone can draw from
+            an energy without value.
+        log_densities: Whether it carries the log densities of scores along noise levels, and so draws energies with `needs_log_densities`.
+        gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
+            scalar `leapfrogs` instead.
+        stationary: Whether the chains have a stationary density, if there is no last step.
+        minimizes: Whether it looks for points of low energy instead of draws of the density. Then unconstrained coordinates of a support
+            do not change the energy.
+        from_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived. Then `approach` has to take chains with
+            the same start apart.
+        refused: Names of options that users may expect, with the reason why they do not exist.
+        binds: Conditions of an energy that the sampler binds itself, such as `sigma`: for each a function (sampler, energy) that returns
+            its value at the last step, and at another step, where energies are compared, too.
+        start: A function (sampler, like, noise) that returns start points with the shape $(B, *)$ of `like`; None for standard normal ones.
+        move: A function (sampler, state, noise) that returns the points of the next state if they do not depend on the energy there, else
+            None. It saves one gradient where only the final points are needed.
+        couple: A function (sampler, energy, state, noise) that couples all chains after each step, as resampling does. It gets the state of
+            all active chains, in the order of their ids, and returns one with as many rows, and scalars of all chains.
+        bias: A function (sampler, state) that estimates the discretisation bias at the points of a state, with shape $(B,)$, or None: the
+            relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws.
+        warn: A function (sampler, state, exact) that returns warnings about the state after the last step; `exact` says whether the chains
+            started at draws of the density.
+        mean_acceptance: A function of acceptances with shape (steps, chains) that returns numbers whose mean has the option `acceptance` as
+            its goal; None for the acceptances themselves.
+    """
+
+    steps: int = 1000
+    values: bool = True
+    log_densities: bool = False
+    gradients: int | None = None
+    stationary: bool = True
+    minimizes: bool = False
+    from_pilots: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+    binds: Mapping[str, Callable[[Any, Energy], tuple[float, float]]] = field(default_factory=dict)
+    start: Callable[[Any, Tensor, Noise], Tensor] | None = None
+    move: Callable[[Any, Any, Noise], Tensor | None] | None = None
+    couple: Callable[[Any, Energy, Any, Noise], tuple[Any, Mapping[str, float]]] | None = None
+    bias: Callable[[Any, Any], Tensor | None] | None = None
+    warn: Callable[[Any, Any, bool], Sequence[SamplingWarning]] | None = None
+    mean_acceptance: Callable[[Tensor], Tensor] | None = None
 
 
 class Sampler(ABC):
@@ -86,32 +137,11 @@ class Sampler(ABC):
     tensors. Other objects in options compare by their own `__eq__`.
 
     Attributes:
-        default_steps: The number of steps of a call that gives none, for a sampler without `total_steps`.
+        traits: What it needs, and what its chains are.
         total_steps: The length of the schedule; None for a chain without end.
-        binds: Conditions of an energy that the sampler binds itself, such as `sigma`.
-        refused: Names of options that users may expect, with the reason why they do not exist.
-        needs_values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone sets it
-            to False, and can draw from an energy without value.
-        carries_log_densities: Whether it carries the log densities of scores along noise levels, and so draws energies with
-            `needs_log_densities`.
-        minimizes: Whether it looks for points of low energy instead of draws of the density. Then unconstrained coordinates of a support
-            do not change the energy.
-        gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
-            scalar `leapfrogs` instead.
-        starts_at_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived. Then `approach` has to take chains
-            with the same start apart.
-        stationary: Whether the chains have a stationary density, so that later points of a chain are draws as well; by default, whether
-            there is no last step.
     """
 
-    default_steps: ClassVar[int] = 1000
-    binds: ClassVar[frozenset[str]] = frozenset()
-    refused: ClassVar[Mapping[str, str]] = {}
-    needs_values: ClassVar[bool] = True
-    carries_log_densities: ClassVar[bool] = False
-    minimizes: ClassVar[bool] = False
-    gradients: ClassVar[int | None] = None
-    starts_at_pilots: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -154,33 +184,14 @@ class Sampler(ABC):
             noise: The noise of these chains at this step; `noise.step` counts from 1.
         """
 
-    def move(self, state: State, noise: Noise) -> Tensor | None:
-        """Returns the points of the next state if they do not depend on the energy there; else None.
-
-        It saves one gradient evaluation where only the final points are needed.
-
-        Args:
-            state: The state before the step.
-            noise: The noise of these chains at this step.
-        """
-        return None
-
     @property
     def total_steps(self) -> int | None:
         return None
 
     @property
     def stationary(self) -> bool:
-        return self.total_steps is None
-
-    def start(self, like: Tensor, noise: Noise) -> Tensor:
-        """Returns the start points; standard normal ones by default.
-
-        Args:
-            like: Zeros with shape $(B, *)$.
-            noise: The noise of the start.
-        """
-        return noise.normal(like)
+        """Whether later points of a chain are draws as well."""
+        return self.traits.stationary and self.total_steps is None
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         """Returns a sampler with all options set, tuned on pilot chains, and their last points.
@@ -211,50 +222,28 @@ class Sampler(ABC):
         """
         return x, torch.ones(len(x), dtype=torch.bool, device=x.device)
 
-    def couple(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Mapping[str, float]]:
-        """Couples all chains after each step, as resampling does; chains are independent if a sampler does not override it.
 
-        Args:
-            energy: The energy.
-            state: The state of all active chains, in the order of their ids, over all batches and processes.
-            noise: The noise of these chains at this step, of which `step` has used some streams.
+def start_points(sampler: Sampler, like: Tensor, noise: Noise) -> Tensor:
+    """Returns the start points of a sampler.
 
-        Returns:
-            A state with as many rows in the same order, and scalars of all chains in addition to those of the step.
-        """
-        return state, {}
+    Args:
+        sampler: The sampler.
+        like: Zeros with shape $(B, *)$.
+        noise: The noise of the start.
+    """
+    start = sampler.traits.start
+    return noise.normal(like) if start is None else start(sampler, like, noise)
 
-    def bias(self, state: State) -> Tensor | None:
-        r"""Returns an estimate of the discretisation bias at the points of a state, with shape $(B,)$; None for an unbiased sampler.
 
-        The bias is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of
-        the density; on a Gaussian it is the excess of the variance.
-        """
-        return None
+def bias_of(sampler: Sampler, state: State) -> Tensor | None:
+    """Returns the estimate of the discretisation bias at the points of a state; None for a sampler without one."""
+    bias = sampler.traits.bias
+    return None if bias is None else bias(sampler, state)
 
-    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
-        """Returns warnings about the state of all chains after the last step, such as of a population that lost its ancestors.
 
-        Args:
-            state: The state.
-            exact: Whether the chains started at draws of the density.
-        """
-        return ()
-
-    def mean_acceptance(self, acceptance: Tensor) -> float:
-        """Returns the mean of acceptances with shape (steps, chains) that the option `acceptance` is the goal of; the arithmetic one.
-
-        Diagnostics compare it with the goal.
-        """
-        return acceptance.nanmean().item()
-
-    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        """Returns the values at the last step of the conditions that the sampler binds."""
-        return {}
-
-    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        """Returns the values at another step, where energies are compared, too; 1 for a condition that is not there."""
-        return {}
+def bound_conditions(sampler: Sampler, energy: Energy, *, last: bool = True) -> dict[str, float]:
+    """Returns the values of the conditions that a sampler binds itself, at the last step, or at another one."""
+    return {name: values(sampler, energy)[0 if last else 1] for name, values in sampler.traits.binds.items() if name in energy.conditions}
 
 
 def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:

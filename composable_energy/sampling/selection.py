@@ -79,13 +79,13 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
-    if sampler.needs_values:
+    if sampler.traits.values:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
-    elif not sampler.carries_log_densities:
+    elif not sampler.traits.log_densities:
         _check_gradient(energy, sampler)
-    if energy.needs_log_densities and not sampler.carries_log_densities:
+    if energy.needs_log_densities and not sampler.traits.log_densities:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
-    missing = energy.required_conditions - sampler.binds - {CHAINS}
+    missing = energy.required_conditions - sampler.traits.binds.keys() - {CHAINS}
     if missing:
         ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]
         raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
@@ -140,7 +140,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
         raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
     advice = found[0][1] if found else None
-    if advice is not None and advice.precedence and _sampler_class(advice.sampler).needs_values is True and not energy.has_value:
+    if advice is not None and advice.precedence and _sampler_class(advice.sampler).traits.values and not energy.has_value:
         advice = None  # it was made for energies with values
     if advice is not None:
         name, options = _weighing(energy, advice.sampler), {**advice.options, **options}
@@ -148,7 +148,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
     sampler = _sampler_class(name)
     if advice is not None:  # it was tested on the energy itself, where its conditions were free
-        bound = sampler.binds - energy.conditions
+        bound = sampler.traits.binds.keys() - energy.conditions
         if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
             raise OptionError(
                 f"{energy} recommends {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
@@ -187,8 +187,8 @@ def _check_options(name: str, sampler: type[Sampler], options: Mapping[str, Any]
     for option in options:
         if option in accepted:
             continue
-        if option in sampler.refused:
-            raise OptionError(f"{name} refuses {option}: {sampler.refused[option]}", [option])
+        if option in sampler.traits.refused:
+            raise OptionError(f"{name} refuses {option}: {sampler.traits.refused[option]}", [option])
         near = nearest_names(option, [*accepted, *arguments], 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         listed = ", ".join(accepted) if accepted else "no options"

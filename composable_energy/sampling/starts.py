@@ -21,7 +21,7 @@ from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.supports import circle, contains, ends_of, plain
 
@@ -276,8 +276,8 @@ class Starts:
             return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
         if self.init is not None:
             x = self.init[ids.start : ids.stop].clone()
-        elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
-            x = self.sampler.start(like.contiguous(), noise.child("start"))
+        elif self.pilots is None or self.pilots.level is None or not self.sampler.traits.from_pilots:
+            x = start_points(self.sampler, like.contiguous(), noise.child("start"))
         else:
             x = self._points_of_pilots(self.pilots, chains)
         if self.pilots is None:

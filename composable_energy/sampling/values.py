@@ -15,12 +15,10 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.gradients import substituting
+from composable_energy.evaluation import substituting
 from composable_energy.sampling.evaluation import energy_and_gradient
-from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.sampler import Sampler, State, bound_conditions
 from composable_energy.sampling.wrappers import select_rows
-
-_LEVEL = 1.0  # a second value, besides the last one, of a condition that the sampler binds
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Evaluator:
 
     Args:
         energy: The energy.
-        sampler: The sampler. Conditions that it binds get two values: the last one of the sampler, and a fixed one.
+        sampler: The sampler. Conditions that it binds get two values.
         rows: The number of rows of bound conditions.
         batch_size: How many points are evaluated together.
     """
@@ -104,7 +102,7 @@ class Evaluator:
     @property
     def states_hold_values(self) -> bool:
         """Whether states of the sampler hold all values that are compared."""
-        return not self.sampler.binds & self.energy.conditions
+        return self.energy.conditions.isdisjoint(self.sampler.traits.binds)
 
     def difference(self, before: Values) -> str | None:
         """Describes the first value that changed by more than rounding; None if there is none."""
@@ -142,11 +140,9 @@ class Evaluator:
 
     def _conditions(self) -> list[dict[str, float]]:
         """Returns the sets of conditions to compare under."""
-        names = sorted(self.sampler.binds & self.energy.conditions)
-        if not names:
+        if self.states_hold_values:
             return [{}]
-        last, middle = self.sampler.final_conditions(self.energy), self.sampler.middle_conditions(self.energy)
-        return [{name: float(found.get(name, level)) for name in names} for found, level in ((last, _LEVEL / 10), (middle, _LEVEL))]
+        return [bound_conditions(self.sampler, self.energy, last=last) for last in (True, False)]
 
 
 def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], checkpoint: str | Path | None = None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.request import SampleRequest
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.starts import BranchDraws, PilotResult
 from composable_energy.sampling.values import Evaluator, Values
 from composable_energy.sampling.wrappers import has_rows, select_rows
@@ -43,7 +43,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy, branches: BranchDraws
     if branches is not None:
         x = branches.pilots(_PILOTS)
     else:
-        x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
+        x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
     memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, _PILOTS)
     known = memory.get(request.owner)
     if known is not None and known.fits(sampler, request.noise, x) and evaluator.difference(known.values) is None:

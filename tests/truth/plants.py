@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from tests.truth.expressions import Case
 
 Plant = Callable[[Case], tuple[ce.Energy, Sampler | None]]
@@ -21,7 +21,7 @@ class Unadjusted(Sampler):
     """Langevin steps of a length for which their bias is large, without the correction that would remove it."""
 
     step_size: float = 0.8
-    default_steps = 300
+    traits = Traits(steps=300)
 
     def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))
@@ -36,7 +36,7 @@ class LoudNoise(Unadjusted):
     """Short Langevin steps whose noise is a fifth too large."""
 
     step_size: float = 0.05
-    default_steps = 1500
+    traits = Traits(steps=1500)
 
     def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = state.x - self.step_size / 2 * state.grad + 1.2 * math.sqrt(self.step_size) * noise.normal(state.x)
@@ -48,7 +48,7 @@ class Standing(Unadjusted):
     """Chains that stay near their start."""
 
     step_size: float = 1e-4
-    default_steps = 20
+    traits = Traits(steps=20)
 
 
 def _heat(case: Case) -> tuple[ce.Energy, Sampler | None]:

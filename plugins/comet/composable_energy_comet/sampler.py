@@ -12,7 +12,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.descent import SPREAD
 
@@ -38,10 +38,6 @@ class InnerDescent(Sampler):
     step_size: float = 1.0
     clamp: tuple[float, float] = (0.0, 1.0)
     start_image: Tensor | None = field(default=None, repr=False)
-
-    gradients: ClassVar[int | None] = 1
-    needs_values: ClassVar[bool] = False
-    minimizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations)
@@ -77,6 +73,8 @@ class InnerDescent(Sampler):
 
     def move(self, state: State, noise: Noise) -> Tensor:
         return self._descend(state)
+
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, minimizes=True, start=start, move=move)
 
     def _descend(self, state: State) -> Tensor:
         return torch.add(state.x, state.grad, alpha=-self.step_size).clamp_(*self.clamp)

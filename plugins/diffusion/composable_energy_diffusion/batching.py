@@ -10,8 +10,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import Conditioned
-from composable_energy.gradients import current
-from composable_energy.memo import memoize
+from composable_energy.evaluation import current, memoize
 
 Conditions = Mapping[str, Tensor]
 

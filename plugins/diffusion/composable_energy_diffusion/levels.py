@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from composable_energy.sampling import (
     Noise,
     Sampler,
     State,
+    Traits,
 )
 from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient, warn_of_weak_evidence
 from composable_energy_mcmc.noise_levels import find_start, known_range
@@ -49,9 +49,6 @@ class LevelSampler(Sampler, ABC):
     rho: float = 7.0
     mean: Tensor | float | None = None
     scale: Tensor | float | None = None
-
-    binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
-    needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("levels", self.levels, 2)
@@ -86,11 +83,12 @@ class LevelSampler(Sampler, ABC):
         x = noise.normal(like) * scale
         return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
-    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self._known_levels(energy)[0]}
+    def levels_of(self, energy: Energy) -> tuple[float, float]:
+        """Returns the lowest noise level for an energy, and one in the middle."""
+        low, high = self._known_levels(energy)
+        return low, math.sqrt(math.prod((low, high)))
 
-    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": math.sqrt(math.prod(self._known_levels(energy)))}
+    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
 
     def _known_levels(self, energy: Energy) -> tuple[float, float]:
         known, own = known_range(energy), self.sigma_range

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.sampling import Info, Noise, State
+from composable_energy.sampling import Info, Noise, State, Traits
 from composable_energy_diffusion.levels import LevelSampler
 from composable_energy_mcmc.level_gradient import level_gradient
 
@@ -42,8 +42,6 @@ class ODE(LevelSampler):
 
     levels: int = 30
 
-    gradients: ClassVar[int | None] = 2
-
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, s = noise.step, self.level(noise.step)
         if step >= self.levels:
@@ -56,6 +54,8 @@ class ODE(LevelSampler):
 
     def move(self, state: State, noise: Noise) -> Tensor | None:
         return self._last(state, self.level(noise.step)) if noise.step >= self.levels else None
+
+    traits: ClassVar[Traits] = replace(LevelSampler.traits, gradients=2, move=move)
 
     def _last(self, state: State, s: float) -> Tensor:
         return torch.add(state.x, state.grad, alpha=-(s**2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, State
+from composable_energy.sampling import Info, Noise, State, Traits
 from composable_energy_diffusion.levels import LevelSampler
 
 
@@ -55,8 +55,6 @@ class SDE(LevelSampler):
     eta: float = 1.0
     order: int = 2
 
-    gradients: ClassVar[int | None] = 1
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("eta", self.eta, least=0, below=math.nextafter(1, 2))
@@ -86,3 +84,5 @@ class SDE(LevelSampler):
             ahead = math.log(s / n) / math.log(self.level(noise.step - 1) / s) / 2
             target = torch.add(denoised, denoised - cast(AncestralState, state).denoised, alpha=ahead)
         return noise.add_normal_(torch.lerp(target, state.x, kept), n * math.sqrt(1 - (n / s) ** (2 * self.eta)))
+
+    traits: ClassVar[Traits] = replace(LevelSampler.traits, gradients=1, move=move)

@@ -14,7 +14,7 @@ import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.checks import check_weights
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
-from composable_energy.memo import evaluate_once
+from composable_energy.evaluation import evaluate_once
 from composable_energy_latent.errors import GeneratorError
 
 _PROBES = 2

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, has_rows, repeated
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, has_rows, repeated
 from composable_energy_latent.flow import Velocity, integrate
 
 _BETA = (0.1, 20.0)  # of the variance preserving process of the paper
@@ -97,6 +97,8 @@ class LACE(Sampler):
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         u = noise.normal(like)
         return u if self.mean is None or self.scale is None else self.mean.to(u) + self.scale.to(u) * u
+
+    traits: ClassVar[Traits] = Traits(start=start)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> FlowState:
         half = [noise.normal(x, stream) for stream in range(self.draws // 2)]

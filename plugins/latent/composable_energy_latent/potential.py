@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.conditions import CHAINS
-from composable_energy.memo import memo_scope
+from composable_energy.evaluation import memo_scope
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
 from composable_energy.supports import coordinates_of

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from composable_energy.sampling import (
     Noise,
     Sampler,
     State,
+    Traits,
     energy_and_gradient,
     langevin_step,
 )
@@ -100,7 +100,6 @@ class Annealed(Sampler):
     scale: float | Tensor | None = None
     units: tuple[float, ...] | None = None
 
-    binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
 
     def __post_init__(self) -> None:
@@ -121,6 +120,8 @@ class Annealed(Sampler):
             check_number("max_gradient", self.max_gradient, above=0)
         if self.corrector is not None:
             self._check_corrector()
+        if isinstance(self.corrector, Sampler) and self.corrector.traits.values:
+            object.__setattr__(self, "traits", replace(self.traits, values=True))
 
     @property
     def total_steps(self) -> int:
@@ -130,10 +131,6 @@ class Annealed(Sampler):
     def sigma_range(self) -> tuple[float, float]:
         """The lowest and the highest level."""
         return self.sigma_min or _SIGMA_MIN, self.sigma_max or _SIGMA_MAX
-
-    @property
-    def needs_values(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return isinstance(self.corrector, Sampler) and self.corrector.needs_values
 
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
@@ -145,11 +142,12 @@ class Annealed(Sampler):
             return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
         return Gaussian.from_options(self.mean, self.scale, like).from_standard(noise.normal(like))
 
-    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self._known_levels(energy)[0]} if "sigma" in energy.conditions else {}
+    def levels_of(self, energy: Energy) -> tuple[float, float]:
+        """Returns the lowest noise level for an energy, and one in the middle."""
+        low, high = self._known_levels(energy)
+        return low, math.sqrt(math.prod((low, high)))
 
-    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": math.sqrt(math.prod(self._known_levels(energy)))} if "sigma" in energy.conditions else {}
+    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
 
     def _known_levels(self, energy: Energy) -> tuple[float, float]:
         known, own = known_range(energy), self.sigma_range
@@ -298,7 +296,7 @@ class Annealed(Sampler):
         corrector = self.corrector
         if not isinstance(corrector, Sampler):
             raise OptionError(f"corrector must be a sampler or the name of one, got {corrector!r}.")
-        if corrector.total_steps is not None or type(corrector).couple is not Sampler.couple:
+        if corrector.total_steps is not None or corrector.traits.couple is not None:
             raise OptionError(f"{corrector} has a last step or couples chains; a corrector must be able to stop after any step.")
         if getattr(corrector, "clamp", None) is not None:
             raise OptionError("A corrector moves points in units of the level, so that `clamp` would be another box at each: leave it out.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
@@ -67,9 +66,7 @@ class ChEES(Sampler):
     tuning_steps: int = 320
     warmup: int | None = None
 
-    default_steps: ClassVar[int] = 100
-    refused: ClassVar[Mapping[str, str]] = REFUSED
-    starts_at_pilots: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(steps=100, refused=REFUSED, from_pilots=True, mean_acceptance=mean_acceptance)
 
     def __post_init__(self) -> None:
         for name in ("step_size", "trajectory"):
@@ -109,10 +106,6 @@ class ChEES(Sampler):
         proposal, _, log_ratio, count = self.propose(energy, state, noise)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
-
-    def mean_acceptance(self, acceptance: Tensor) -> float:
-        """Returns the mean that the tuning brings to its goal: lower than the arithmetic one if few trajectories are much worse."""
-        return mean_acceptance(acceptance).nanmean().item()
 
     def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
         """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs.

@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_mcmc.batch import select, sum_of_each
 
 
@@ -42,9 +42,7 @@ class Descent(Sampler):
     step_size: float = 0.01
     tolerance: float = 1e-6
 
-    default_steps: ClassVar[int] = 500
-    stationary: ClassVar[bool] = False
-    minimizes: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(steps=500, stationary=False, minimizes=True)
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, above=0)

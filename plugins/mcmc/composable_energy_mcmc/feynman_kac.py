@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, emit_warnings
+from composable_energy.sampling import Info, Noise, Sampler, Traits, emit_warnings
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
@@ -99,10 +99,6 @@ class FeynmanKac(Sampler):
     gaussians: tuple[Gaussian, ...] | None = None
     first: Gaussian | None = None
 
-    needs_values: ClassVar[bool] = False
-    carries_log_densities: ClassVar[bool] = True
-    binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
-
     def __post_init__(self) -> None:
         if self.levels is not None:
             check_integer("levels", self.levels, 2)
@@ -137,11 +133,10 @@ class FeynmanKac(Sampler):
         low, high = self.sigma_range
         return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
 
-    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self._known_levels(energy)[0]}
-
-    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": math.sqrt(math.prod(self._known_levels(energy)))}
+    def levels_of(self, energy: Energy) -> tuple[float, float]:
+        """Returns the lowest noise level for an energy, and one in the middle."""
+        low, high = self._known_levels(energy)
+        return low, math.sqrt(math.prod((low, high)))
 
     def _known_levels(self, energy: Energy) -> tuple[float, float]:
         known, own = known_range(energy), self.sigma_range
@@ -261,6 +256,8 @@ class FeynmanKac(Sampler):
         rows = systematic_resample(log_weight, noise.uniform(state.x, stream=1)[0])
         taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
         return replace(state, **{**taken, "log_weight": torch.full_like(log_weight, log_z)}), scalars
+
+    traits: ClassVar[Traits] = Traits(values=False, log_densities=True, binds={"sigma": levels_of}, start=start, couple=couple)
 
     @property
     def _weighs(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import bound_kicks, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
@@ -48,8 +47,7 @@ class HMC(Sampler):
     acceptance: float = 0.8
     tuning_steps: int = 100
 
-    default_steps: ClassVar[int] = 100
-    refused: ClassVar[Mapping[str, str]] = REFUSED
+    traits: ClassVar[Traits] = Traits(steps=100, refused=REFUSED)
 
     def __post_init__(self) -> None:
         if self.step_size is not None:

@@ -12,10 +12,12 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, langevin_step
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.unadjusted import tune_unadjusted
+
+_NO_INFO = Info()
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,13 @@ class Langevin(Sampler):
     max_gradient: float | None = None
     max_bias: float = 0.05
 
-    gradients: ClassVar[int] = 1
-    needs_values: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if self.step_size is not None:
             check_number("step_size", self.step_size, above=0)
         check_number("temperature", self.temperature, least=0)
         check_number("max_bias", self.max_bias, above=0, below=1)
+        if self.temperature == 0:
+            object.__setattr__(self, "traits", replace(self.traits, stationary=False))
         if self.clamp is not None:
             if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
                 raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
@@ -98,7 +99,7 @@ class Langevin(Sampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
-        return State(x, *energy_and_gradient(energy, x)), Info()
+        return State(x, *energy.with_gradient(x)), _NO_INFO
 
     def move(self, state: State, noise: Noise) -> Tensor:
         if self.step_size is None:
@@ -111,10 +112,6 @@ class Langevin(Sampler):
         x = state.x + self._metric.unwhiten(whitened)
         return x if self.clamp is None else x.clamp_(*self.clamp)
 
-    @property
-    def stationary(self) -> bool:
-        return self.temperature > 0
-
     def bias(self, state: State) -> Tensor | None:
         r"""Returns $\lambda \lVert \nabla E \rVert^2 / 4 T d$ of points with $d$ coordinates: since the mean of $\lVert x \rVert^2$ stays
         as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
@@ -122,6 +119,8 @@ class Langevin(Sampler):
             return None
         grad = state.grad if self.metric is None else self._metric.whiten_gradient(state.grad)
         return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))
+
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, move=move, bias=bias)
 
     @property
     def _metric(self) -> Metric:

@@ -12,8 +12,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import rows_for
-from composable_energy.denoised import denoising
-from composable_energy.gradients import evaluating_together, substituting
+from composable_energy.evaluation import denoising, evaluating, substituting
 from composable_energy.sampling import emit_warnings, energy_and_gradient, plain_energy
 from composable_energy.sampling.wrappers import chains_of
 from composable_energy_mcmc.widening import widen
@@ -58,7 +57,7 @@ class _Mixed(NamedTuple):
             widened: Whether terms may allow for the spread of the data around the denoised points.
         """
         conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
-        with torch.inference_mode(False), torch.enable_grad(), evaluating_together(self.expression):
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(root=self.expression):
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
             left_out = self.parts.leaves if self.parts.additive and not leaves else ()

@@ -13,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows
 from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
@@ -80,8 +80,6 @@ class SMC(Sampler):
     acceptance: float = 0.8
     schedule: Schedule | None = None
 
-    refused: ClassVar[Mapping[str, str]] = REFUSED
-
     def __post_init__(self) -> None:
         if self.levels is not None:
             check_integer("levels", self.levels)
@@ -146,7 +144,7 @@ class SMC(Sampler):
         equal = torch.full_like(state.log_weight, log_z)
         return Particles(state.x[rows], state.energy[rows], state.grad[rows], equal, state.ancestor[rows]), scalars
 
-    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+    def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
         state = cast(Particles, state)
         factor = _family_factor(state)
         if factor <= _LIKE_FAMILIES:
@@ -158,6 +156,8 @@ class SMC(Sampler):
         )
         ways = "Take more chains, `kept` nearer to 1, more `moves`, or the `mean` and `scale` of a Gaussian nearer to the density."
         return [SamplingWarning("families", seen, ways)]
+
+    traits: ClassVar[Traits] = Traits(refused=REFUSED, couple=couple, warn=warn)
 
     @property
     def _tuned_schedule(self) -> Schedule:

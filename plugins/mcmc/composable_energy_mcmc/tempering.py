@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar, cast
@@ -16,7 +16,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, repeated
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
@@ -81,9 +81,6 @@ class Tempering(Sampler):
     acceptance: float = 0.8
     schedule: Schedule | None = None
 
-    default_steps: ClassVar[int] = 300
-    refused: ClassVar[Mapping[str, str]] = REFUSED
-
     def __post_init__(self) -> None:
         if self.levels is not None:
             check_integer("levels", self.levels, 2)
@@ -118,7 +115,7 @@ class Tempering(Sampler):
         scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
         return replace(state, energy=torch.where(broken, torch.nan, state.energy)), Info(rates[:, -1], scalars)
 
-    def diagnose(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+    def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
         born = cast(Replicas, state).born
         share = (born[:, -1] == 0).double().mean().item()
         if exact or share <= _OLD or born.max() < _LEAST_STEPS:
@@ -126,6 +123,8 @@ class Tempering(Sampler):
         seen = f"The points of {share:.0%} of the chains still descend from the start, not from draws of the Gaussian: modes may"
         ways = "Take more `steps`, more `levels`, or the `mean` and `scale` of a Gaussian nearer to the density."
         return [SamplingWarning("trips", f"{seen} have wrong shares.", ways)]
+
+    traits: ClassVar[Traits] = Traits(steps=300, refused=REFUSED, warn=warn)
 
     @property
     def _tuned_schedule(self) -> Schedule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal, underdamped_step
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal, underdamped_step
 from composable_energy_mcmc.langevin import Langevin
 
 
@@ -55,9 +54,9 @@ class Underdamped(Sampler):
     temperature: float = 1.0
     max_bias: float = 0.05
 
-    gradients: ClassVar[int] = 1
-    needs_values: ClassVar[bool] = False
-    refused: ClassVar[Mapping[str, str]] = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
+    traits: ClassVar[Traits] = Traits(
+        gradients=1, values=False, refused={"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
+    )
 
     def __post_init__(self) -> None:
         if self.step_size is not None:

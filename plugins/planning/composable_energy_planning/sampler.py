@@ -3,7 +3,6 @@ r"""The sampler of trajectories: a search from both ends, a descent, and Hamilto
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, normal, plain_energy
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal, plain_energy
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
@@ -55,9 +54,7 @@ class Trajectories(Sampler):
     tuning_steps: int = 40
     metric: Metric | None = None
 
-    default_steps: ClassVar[int] = 50
-    refused: ClassVar[Mapping[str, str]] = REFUSED
-    starts_at_pilots: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(steps=50, refused=REFUSED, from_pilots=True)
 
     def __post_init__(self) -> None:
         for name, least in (("visited", 1), ("tree", 1), ("edges", 1), ("descent", 0), ("leapfrogs", 1), ("tuning_steps", 1)):

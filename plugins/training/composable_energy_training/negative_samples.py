@@ -149,8 +149,8 @@ class NegativeSampler:
 
 
 def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:
-    """Runs chains. The last step is taken by `Sampler.move` if the sampler has it: it saves the gradient at the final points."""
-    first, moves = _first_chain(noise), steps > 1 and type(sampler).move is not Sampler.move
+    """Runs chains. The last step is taken by `Traits.move` if the sampler has it: it saves the gradient at the final points."""
+    first, moves = _first_chain(noise), steps > 1 and sampler.traits.move is not None
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
         x, trace = sample(
@@ -166,7 +166,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             trace=True,
         )
     noise = Noise(noise.seed, range(first, first + len(x)), steps, resolve_noise(None, x.device))
-    points = sampler.move(trace.state, noise) if moves else None
+    points = sampler.traits.move(sampler, trace.state, noise) if moves and sampler.traits.move is not None else None
     return x if points is None else points, trace
 
 

@@ -1,0 +1,296 @@
+r"""What the parts of an expression know of each other while it is evaluated: shared results, given values, and other points of some terms.
+
+An evaluation belongs to a thread, and an inner one takes over what the outer one knows. Its memo keeps the results of bases, networks of
+events, decoders, `shared` modules and repeated terms for each tensor of points, so that each is computed once. Autograd sees one tensor
+with several uses, so the backward pass is shared, too.
+
+At a noise level $\sigma$ the points of an expression have noise. A term that was made for data, such as a network of pictures, has no
+meaning there. A sampler says by `denoising` at which other points such terms count; energies and nodes ask `seen` for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from composable_energy.energy import Energy
+    from composable_energy.energy import Energy
+
+
+@dataclass(frozen=True)
+class Use:
+    """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
+
+    energy: Energy
+    x: Tensor
+    conditions: dict[str, Any]
+    gradient: Tensor
+
+
+class Evaluation:
+    """One evaluation of an expression.
+
+    Args:
+        root: The energy whose `with_gradient` runs, which uses its `forward`, also if its class overrides it; None outside of one.
+        outer: The evaluation around this one, whose other attributes it takes.
+
+    Attributes:
+        valueless: Whether a term without value was evaluated.
+        memo: Results of parts that several terms share; None outside of `memo_scope`.
+        repeated: The ids of sub-expressions that occur more than once.
+        uses: Collects the calls inside of overrides of `with_gradient`.
+        constant: Collects the calls of energies that autograd finds constant.
+        given: The values of some energies; see `substituting`.
+        denoised: Points with noise, what some terms are evaluated at instead, and the noise level; see `denoising`.
+    """
+
+    __slots__ = ("constant", "denoised", "given", "memo", "repeated", "root", "uses", "valueless")
+
+    def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
+        self.root, self.valueless = root, False
+        if outer is not None:
+            self.memo, self.repeated, self.given, self.denoised = outer.memo, outer.repeated, outer.given, outer.denoised
+            self.uses, self.constant = outer.uses, outer.constant
+            return
+        self.memo: dict[Any, Any] | None = None
+        self.repeated: set[int] = _NONE
+        self.uses: list[Use] | None = None
+        self.constant: list[Use] | None = None
+        self.given: Mapping[Any, Tensor] | None = None
+        self.denoised: tuple[Tensor, Tensor | None, float | None] | None = None
+
+
+class _Thread(threading.local):
+    evaluation: Evaluation | None = None
+
+
+_NONE: set[int] = set()
+THREAD = _Thread()
+"""The current evaluation of this thread. `torch.compile` can read it, unlike a context variable; in a graph there is none."""
+
+
+@contextmanager
+def evaluating(**changes: Any) -> Iterator[Evaluation]:
+    """A context with an evaluation that differs from the current one in some attributes."""
+    outer = THREAD.evaluation
+    inner = Evaluation(None if outer is None else outer.root, outer)
+    for name, value in changes.items():
+        setattr(inner, name, value)
+    THREAD.evaluation = inner
+    try:
+        yield inner
+    finally:
+        THREAD.evaluation = outer
+        if outer is not None and inner.root is outer.root:
+            outer.valueless |= inner.valueless
+
+
+@contextmanager
+def recording(*, constant: bool = False) -> Iterator[list[Use]]:
+    """A context that lists the calls inside of overrides of `with_gradient`, or of energies that autograd finds constant.
+
+    Args:
+        constant: Whether to list the latter.
+    """
+    uses: list[Use] = []
+    with evaluating(**{"constant" if constant else "uses": uses}):
+        yield uses
+
+
+def current() -> Evaluation | None:
+    """Returns the evaluation of this thread; None outside of `with_gradient`."""
+    evaluation = THREAD.evaluation
+    return None if evaluation is None or evaluation.root is None else evaluation
+
+
+# Other values, and other points ---------------------------------------------------------------------------------------------------------
+
+
+def substituting(energies: Mapping[Energy, Tensor]) -> AbstractContextManager[Evaluation]:
+    """Returns a context in which some energies have given values at all points, so that an expression is a function of these values.
+
+    It gives a value to energies that have none, such as scores. Terms that need values do not refuse energies without one inside of it.
+
+    Args:
+        energies: The values of energies, each with shape $(B,)$.
+    """
+    return evaluating(given=energies)
+
+
+def substituted() -> Mapping[Any, Tensor] | None:
+    """Returns the given values of energies; None outside of `substituting`."""
+    return None if THREAD.evaluation is None else THREAD.evaluation.given
+
+
+def denoising(points: Tensor, denoised: Tensor | None, sigma: float | None = None) -> AbstractContextManager[Evaluation]:
+    """Returns a context in which terms without noise levels are evaluated at denoised points instead of the points themselves.
+
+    Args:
+        points: The points with noise, with shape $(B, *)$, compared by identity.
+        denoised: The denoised points, with the same shape. None leaves the terms out: their energy counts as 0 or as a constant.
+        sigma: The noise level, for terms that allow for the spread of the data around a denoised point; None lets none do so.
+    """
+    return evaluating(denoised=(points, denoised, sigma))
+
+
+def seen(x: Tensor) -> Tensor:
+    """Returns the points where a term without noise levels is evaluated; without gradient where such terms are left out."""
+    if not is_denoised(x):
+        return x
+    points = _denoised()[1]
+    return x.detach() if points is None else points
+
+
+def is_left_out(x: Tensor) -> bool:
+    """Returns whether terms without noise levels count as 0 at these points."""
+    return is_denoised(x) and _denoised()[1] is None
+
+
+def is_denoised(x: Tensor) -> bool:
+    """Returns whether terms without noise levels have points of their own, or are left out."""
+    return _denoised()[0] is x
+
+
+def denoised_level() -> tuple[Tensor, float] | None:
+    """Returns the denoised points where terms without noise levels are evaluated now, and the noise level; None if there is none."""
+    _, points, sigma = _denoised()
+    return None if points is None or sigma is None else (points, sigma)
+
+
+def _denoised() -> tuple[Tensor | None, Tensor | None, float | None]:
+    evaluation = THREAD.evaluation
+    return (None, None, None) if evaluation is None or evaluation.denoised is None else evaluation.denoised
+
+
+# Shared results -------------------------------------------------------------------------------------------------------------------------
+
+
+class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
+    """A context in which evaluations are memoized; a nested one uses the memo of the outer one."""
+
+    _outer: Evaluation | None
+    _opened = False
+
+    def __enter__(self) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
+        self._outer = THREAD.evaluation
+        if self._outer is None or self._outer.memo is None:
+            self._opened = True
+            THREAD.evaluation = inner = Evaluation(None if self._outer is None else self._outer.root, self._outer)
+            inner.memo, inner.repeated = {}, set()
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened:
+            if self._outer is not None and THREAD.evaluation is not None:
+                self._outer.valueless |= THREAD.evaluation.valueless
+            THREAD.evaluation = self._outer
+
+
+def note_repeated(items: Sequence[object]) -> None:
+    """Notes sub-expressions that occur more than once in the expression under evaluation, so that each is evaluated once."""
+    if THREAD.evaluation is not None and THREAD.evaluation.memo is not None:
+        THREAD.evaluation.repeated.update(map(id, items))
+
+
+def is_repeated(item: object) -> bool:
+    """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
+    return THREAD.evaluation is not None and id(item) in THREAD.evaluation.repeated
+
+
+def evaluate_once(
+    function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
+) -> Any:
+    """Returns `function(x, **conditions)`, memoized while an expression is evaluated.
+
+    In-place changes of the points, other weights (`torch.func.functional_call`) and another gradient mode are separate calls. A module in
+    training mode is not memoized, so that its dropout masks differ, unless `always` is set.
+
+    Args:
+        function: The function, compared by identity.
+        x: The points, compared by identity.
+        conditions: The conditions, compared by identity.
+        call: The function to call instead of `function`.
+        always: Whether to memoize in training mode, too; for a repeated sub-expression.
+    """
+    call = call or function
+    if torch.compiler.is_dynamo_compiling():  # a compiled graph has no memo
+        return call(x, **conditions)
+    module = function.__self__ if isinstance(function, MethodType) else function
+    if (getattr(module, "training", False) and not always) or x.is_inference():
+        return call(x, **conditions)
+    identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
+    # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
+    key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items()), _weights(module)
+    return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
+
+
+def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
+    """Returns `compute()`, once for each key while an expression is evaluated.
+
+    Args:
+        key: Values, and ids of objects.
+        holds: Those objects, which are kept alive so that no id is reused.
+        compute: The function.
+    """
+    evaluation = THREAD.evaluation
+    if evaluation is None or evaluation.memo is None or torch.compiler.is_dynamo_compiling():
+        return compute()
+    memo, key = evaluation.memo, (torch.is_grad_enabled(), evaluation.root is not None, *key)
+    if key not in memo:
+        memo[key] = compute(), holds
+    return memo[key][0]
+
+
+class SharedModule(nn.Module):
+    """See `shared`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, **conditions: Any) -> Any:
+        return evaluate_once(self.module, x, conditions)
+
+
+def shared(module: nn.Module) -> nn.Module:
+    """Returns a module that is evaluated once for all terms of an expression, such as the features under several heads.
+
+    Bases, networks of events and decoders are shared without this; use it for a part of several networks, before they are built. Its
+    output must not be changed in place. In training mode each use is evaluated.
+
+    Args:
+        module: A module that is called with the points, or with the output of another shared module.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> from torch import nn
+        >>> features = ce.shared(nn.Linear(3, 8))
+        >>> a, b = (ce.as_energy(nn.Sequential(features, nn.Linear(8, 1), nn.Flatten(0))) for _ in range(2))
+        >>> (a & b).eval()(torch.zeros(5, 3)).shape
+        torch.Size([5])
+    """
+    return module if isinstance(module, SharedModule) else SharedModule(module)
+
+
+def _weights(module: object) -> tuple[int, ...]:
+    """Returns the ids of the parameters of a module, four times as fast as `parameters()`."""
+    found: list[int] = []
+    seen: set[int] = set()
+    todo = [module] if isinstance(module, nn.Module) else []
+    while todo:
+        inner = todo.pop()
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        found.extend(map(id, inner._parameters.values()))
+        todo.extend(part for part in inner._modules.values() if part is not None)
+    return tuple(found)
