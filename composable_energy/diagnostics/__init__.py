@@ -1,8 +1,7 @@
-"""Diagnostics of runs: convergence statistics, warnings, and running moments without a trace."""
+"""Diagnostics of runs: convergence statistics and warnings."""
 
-from composable_energy.diagnostics.advice import SamplingWarning
-from composable_energy.diagnostics.moments import RunningMoments
 from composable_energy.diagnostics.statistics import Row
 from composable_energy.diagnostics.summary import Summary
+from composable_energy.errors import SamplingWarning
 
-__all__ = ["Row", "RunningMoments", "SamplingWarning", "Summary"]
+__all__ = ["Row", "SamplingWarning", "Summary"]

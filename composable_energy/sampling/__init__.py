@@ -8,6 +8,7 @@ from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
 from composable_energy.sampling.loop import Observer, Stop
+from composable_energy.sampling.moments import RunningMoments
 from composable_energy.sampling.progress import Progress
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, Traits, bound_conditions, start_points
@@ -25,6 +26,7 @@ __all__ = [
     "Noise",
     "Observer",
     "Progress",
+    "RunningMoments",
     "Sampler",
     "SamplerLike",
     "State",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import warn_of_shares
-from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
+from composable_energy.errors import SamplingWarning
 from composable_energy.evaluation import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise

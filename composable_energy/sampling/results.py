@@ -11,6 +11,7 @@ from torch import Tensor
 from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of
 from composable_energy.algebra.node import as_float
 from composable_energy.conditions import CHAINS
+from composable_energy.diagnostics.warnings import find_branch_warnings
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingInterrupted
 from composable_energy.events import Formula, conjoin
@@ -154,8 +155,6 @@ def _judge_shares(request: SampleRequest, sampler: Sampler, points: Tensor, trac
         return
     if not known and isinstance(energy, Disjunction) and len(energy.terms) == len(shares):  # unsatisfiable branches have no points
         shares = shares.masked_fill(torch.tensor([term.unsatisfiable for term in energy.terms], device=shares.device), torch.nan)
-    from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
-
     trace.observed += tuple(find_branch_warnings(sampler, shares.tolist(), known, len(points)))
 
 
