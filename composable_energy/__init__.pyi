@@ -4,8 +4,8 @@ from composable_energy.algebra import all_of as all_of
 from composable_energy.algebra import any_of as any_of
 from composable_energy.algebra import inside as inside
 from composable_energy.algebra import negate as negate
-from composable_energy.diagnostics import SamplingWarning as SamplingWarning
 from composable_energy.energy import Energy as Energy
+from composable_energy.errors import SamplingWarning as SamplingWarning
 from composable_energy.evaluation import shared as shared
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
 from composable_energy.events import GaussianHead as GaussianHead

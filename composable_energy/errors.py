@@ -202,6 +202,24 @@ class ProcessLost(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Another process of a distributed run has ended or does not respond."""
 
 
+class SamplingWarning(UserWarning):
+    """A warning about a run. `trace.warnings()` returns all; `sample` emits those that are clear without a trace.
+
+    Args:
+        kind: `"start"`, `"diverged"`, `"errors"`, `"formula"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`,
+            `"bias"`, `"branch"`, `"families"`, `"trips"`, `"weak"`, `"precise"` or `"unchecked"`.
+        seen: The observation, with figures.
+        advice: What to do.
+    """
+
+    def __init__(self, kind: str, seen: str, advice: str) -> None:
+        super().__init__(kind, seen, advice)
+        self.kind, self.seen, self.advice = kind, seen, advice
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.seen} {self.advice}"
+
+
 class LevelWarning(UserWarning):
     """The level of a negation may be wrong: the draws that it is estimated from may not have converged."""
 

@@ -111,7 +111,7 @@ def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
 
 
 def test_records_and_callbacks_of_a_score_have_no_energies():
-    moments, energies = ce.diagnostics.RunningMoments(), []
+    moments, energies = ce.sampling.RunningMoments(), []
 
     def callback(step, state, info):
         moments.add(step, state)

@@ -1,4 +1,4 @@
-"""Diagnostics of runs: convergence statistics, warnings, and running moments without a trace."""
+"""Diagnostics of runs: convergence statistics and warnings."""
 
 from composable_energy.lazy import attach_stub
 

@@ -15,6 +15,7 @@ from composable_energy.sampling.kernels import reference_step as reference_step
 from composable_energy.sampling.kernels import underdamped_step as underdamped_step
 from composable_energy.sampling.loop import Observer as Observer
 from composable_energy.sampling.loop import Stop as Stop
+from composable_energy.sampling.moments import RunningMoments as RunningMoments
 from composable_energy.sampling.progress import Progress as Progress
 from composable_energy.sampling.sampler import Info as Info
 from composable_energy.sampling.sampler import Sampler as Sampler

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from composable_energy.diagnostics.warnings import (
+    LARGEST_BIAS,
+    chance,
+    find_point_warnings,
+    largest_r_hat,
+    warn_of_bias,
+    warn_of_disagreement,
+    warn_of_drift,
+    warn_of_error,
+    warn_of_still_chains,
+)
+from composable_energy.errors import SamplingWarning
 from composable_energy.notes import warn_caller
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.moments import BUFFERED_NUMBERS, BUFFERED_STEPS, Moments
 from composable_energy.sampling.sampler import bias_of
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
-    from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
     from composable_energy.supports import Coordinates
 
@@ -27,7 +39,6 @@ _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
 _PIECES, _PIECES_OF_ONE = 2, 8  # of the later half of the steps: of several chains, and of one
 _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it counts, as steps of slow chains are alike
-_BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
@@ -59,7 +70,7 @@ class ConvergenceObserver(Observer):
         self.first = self.middle = 0
         self.every = self.piece = 1
         self.start = self.halfway = self.end = torch.empty(0)
-        self.moments: _Moments | None = None
+        self.pieces: list[Moments] = []
         self._buffer: list[Tensor] = []
         self._has_value, self._signs = True, torch.empty(0)
 
@@ -72,7 +83,7 @@ class ConvergenceObserver(Observer):
         self.middle = self.last_step - min(pieces * self.piece, half)
         self.start = self.halfway = chains.state.x
         if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
-            self.moments, self._has_value = _Moments(pieces), chains.energy.has_value
+            self.pieces, self._has_value = [Moments() for _ in range(pieces)], chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         step = chains.step
@@ -80,13 +91,13 @@ class ConvergenceObserver(Observer):
             return
         if step == self.middle:
             self.halfway = chains.state.x
-        elif self.moments and (step - self.middle) % self.every == 0:
-            self._add(self.moments, chains, step)
+        elif self.pieces and (step - self.middle) % self.every == 0:
+            self._add(chains, step)
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         self._buffer = []
         if error is not None or chains.step < self.last_step or not chains.active:
-            self.moments = None
+            self.pieces = []
         self.end = chains.state.x if chains.active and error is None else self.start[:0]
 
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
@@ -98,34 +109,23 @@ class ConvergenceObserver(Observer):
         """
         if not (chains.sampler.stationary and len(self.end)):
             return []
-        from composable_energy.diagnostics.observed import (
-            LARGEST_BIAS,
-            chance,
-            largest_r_hat,
-            warn_of_bias,
-            warn_of_disagreement,
-            warn_of_drift,
-            warn_of_error,
-            warn_of_still_chains,
-        )
-
         active = chains.diverged_at < 0
         still, steps = self._still_chains(chains.step)
         still &= active
         if still.sum() > _STILL * len(still):
             return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
-        if self.moments is None or not active.all():
+        if not self.pieces or not active.all():
             return []
         steps = (self.middle, self.last_step)
-        if len(chains.own) >= _LEAST_CHAINS and (drift := self.moments.drift()).max() > 1:
+        if len(chains.own) >= _LEAST_CHAINS and (drift := _drift(self.pieces)).max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift), steps)]
         if not has_rows(chains.energy):
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             if groups is not None:  # of all processes, or of these chains
                 own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
                 groups = own[:: -(-len(own) // _MOST_CHAINS)]
-            r_hat, least, draws = self.moments.compare(groups)
-            count, pieces, numbers = self.moments.count[0], len(self.moments.mean[0]) * len(self.moments.mean), len(r_hat)
+            r_hat, least, draws = _compare(self.pieces, groups)
+            count, pieces, numbers = self.pieces[0].count, len(self.pieces[0].mean) * len(self.pieces), len(r_hat)
             usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
             beyond = (least > _R_HAT) & (r_hat > usual)
             if beyond.any():
@@ -151,17 +151,15 @@ class ConvergenceObserver(Observer):
         enough = bool(still.all()) and len(still) * steps >= _LEAST_MOVES
         return still & enough, steps
 
-    def _add(self, moments: _Moments, chains: Chains, step: int) -> None:
+    def _add(self, chains: Chains, step: int) -> None:
         x, energy = chains.state.x, chains.state.energy
         every = -(-len(x) // _MOST_CHAINS)
         x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
         numbers = self._numbers(x, energy[::every])
         self._buffer.append(numbers)
-        if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
-            moments.add(
-                (step - self.middle - 1) // self.piece,
-                torch.stack(self._buffer).to(torch.float32 if x.device.type == "mps" else torch.float64),
-            )
+        if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(BUFFERED_STEPS, BUFFERED_NUMBERS // numbers.numel()):
+            dtype = torch.float32 if x.device.type == "mps" else torch.float64
+            self.pieces[(step - self.middle - 1) // self.piece].add(torch.stack(self._buffer).to(dtype))
             self._buffer = []
 
     def _numbers(self, x: Tensor, energy: Tensor) -> Tensor:
@@ -182,45 +180,31 @@ class ConvergenceObserver(Observer):
         return "a sum of coordinates" if len(self._signs) else f"coordinate {index}"
 
 
-class _Moments:
-    """Running means and variances of each chain in each piece, by the update of Chan et al. (1979) for several steps at once."""
+def _drift(pieces: Sequence[Moments]) -> Tensor:
+    """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
+    first, last = pieces[0], pieces[-1]
+    change, means = last.mean - first.mean, torch.cat([first.mean, last.mean])
+    within = ((first.square + last.square) / (first.count + last.count)).mean(0)
+    deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
+    return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
-    def __init__(self, pieces: int) -> None:
-        self.count, self.mean, self.square = [0] * pieces, [torch.empty(0)] * pieces, [torch.empty(0)] * pieces
 
-    def add(self, piece: int, values: Tensor) -> None:
-        """Adds numbers with shape (steps, m, numbers)."""
-        mean, count, before = values.mean(0), len(values), self.count[piece]
-        square = (values - mean).square().sum(0)
-        if before:
-            shift, total = mean - self.mean[piece], before + count
-            mean = self.mean[piece] + shift * (count / total)
-            square = self.square[piece] + square + shift.square() * (before * count / total)
-        self.count[piece], self.mean[piece], self.square[piece] = before + count, mean, square
+def _compare(pieces: Sequence[Moments], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
 
-    def drift(self) -> Tensor:
-        """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
-        change, means = self.mean[-1] - self.mean[0], torch.cat([self.mean[0], self.mean[-1]])
-        within = ((self.square[0] + self.square[-1]) / (self.count[0] + self.count[-1])).mean(0)
-        deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
-        return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-
-    def compare(self, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
-
-        The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
-        chains, such as those of the branches of a mixture, may differ.
-        """
-        count, means = self.count[0], torch.stack(self.mean)
-        for group in [] if groups is None else groups.unique():
-            rows = (groups == group).to(means.device)
-            means[:, rows] -= means[:, rows].mean((0, 1))
-        means, variances = means.flatten(0, 1), torch.cat(self.square) / (count - 1)
-        within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
-        ratio = between / within
-        error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
-        r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
-        return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
+    The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
+    chains, such as those of the branches of a mixture, may differ.
+    """
+    count, means = pieces[0].count, torch.stack([piece.mean for piece in pieces])
+    for group in [] if groups is None else groups.unique():
+        rows = (groups == group).to(means.device)
+        means[:, rows] -= means[:, rows].mean((0, 1))
+    means, variances = means.flatten(0, 1), torch.cat([piece.square for piece in pieces]) / (count - 1)
+    within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
+    ratio = between / within
+    error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
+    r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
+    return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 def _sums(size: int) -> Tensor:
@@ -237,8 +221,6 @@ def warn_of_points(trace: Trace, traced: bool) -> list[SamplingWarning]:
         trace: The record of the call.
         traced: Whether the caller gets it: `trace.diverged` says which chains stopped.
     """
-    from composable_energy.diagnostics.observed import find_point_warnings
-
     if not trace.errors and trace.formula_probability is None and (traced or bool((trace.diverged_at < 0).all())):
         return []
     return [warning for warning in find_point_warnings(trace) if warning.kind != "diverged" or not traced]
@@ -256,8 +238,6 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     typical = energies.abs().median().item() if len(energies) else 0.0
     if typical * torch.finfo(dtype).eps <= _COARSE:
         return []
-    from composable_energy.diagnostics import SamplingWarning
-
     spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
     seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
     advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."

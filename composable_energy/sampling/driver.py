@@ -13,9 +13,9 @@ from torch import Tensor
 
 from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of, warn_of_shares
 from composable_energy.algebra.node import as_float
-from composable_energy.diagnostics.advice import SamplingWarning
+from composable_energy.diagnostics.warnings import find_branch_warnings
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError, SamplingDiverged, SamplingInterrupted
+from composable_energy.errors import OptionError, SamplingDiverged, SamplingInterrupted, SamplingWarning
 from composable_energy.evaluation import recording
 from composable_energy.events import Formula, conjoin
 from composable_energy.lift import as_energy
@@ -369,8 +369,6 @@ def _describe(problem: Problem, points: Tensor, trace: Trace) -> None:
         return
     if not known and isinstance(whole, Disjunction) and len(whole.terms) == len(shares):  # unsatisfiable branches have no points
         shares = shares.masked_fill(torch.tensor([term.unsatisfiable for term in whole.terms], device=shares.device), torch.nan)
-    from composable_energy.diagnostics.observed import find_branch_warnings  # late: most energies are no mixtures
-
     trace.observed += tuple(find_branch_warnings(problem.sampler, shares.tolist(), known, len(points)))
 
 

@@ -32,7 +32,7 @@ from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 
 if TYPE_CHECKING:
-    from composable_energy.diagnostics import SamplingWarning
+    from composable_energy.errors import SamplingWarning
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.diagnostics.summary import Summary, summarize, to_arviz
+from composable_energy.errors import SamplingWarning
 from composable_energy.noise import Kind
 from composable_energy.sampling.sampler import Sampler, State
-
-if TYPE_CHECKING:
-    from composable_energy.diagnostics import SamplingWarning, Summary
 
 Policy = Literal["raise", "keep"]
 
@@ -135,8 +134,6 @@ class Trace:
         Raises:
             OptionError: The burn-in leaves nothing.
         """
-        from composable_energy.diagnostics.summary import summarize
-
         return summarize(self, burn_in)
 
     def warnings(self, burn_in: int | None = None) -> list[SamplingWarning]:
@@ -163,8 +160,6 @@ class Trace:
             ExtraNotInstalled: The extra `diagnostics` is not installed.
             ShapeError: Names or labels do not fit the points.
         """
-        from composable_energy.diagnostics.arviz import to_arviz
-
         return to_arviz(self, name, dims, coords)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.energy import Energy
-from composable_energy.errors import SamplingDiverged
+from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.diagnostics import RunningMoments
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import State, Trace
+from composable_energy.sampling import RunningMoments, State, Trace
 from composable_energy_mcmc import MALA, Langevin
 
 F64 = torch.float64
