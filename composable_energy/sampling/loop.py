@@ -161,7 +161,7 @@ class TraceRecorder(Observer):
             chains=chains.own,
             state=chains.state,
             diverged_at=chains.diverged_at,
-            relocated=len(chains.problem.starts.relocated),
+            relocated=chains.relocated,
         )
         if not self.steps:
             return trace
