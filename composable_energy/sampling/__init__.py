@@ -2,12 +2,12 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
+from composable_energy.sampling.chains import Observer, Stop
 from composable_energy.sampling.checkpoint import Checkpoint
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevin_step, normal, reference_step, underdamped_step
-from composable_energy.sampling.loop import Observer, Stop
 from composable_energy.sampling.progress import Progress
 from composable_energy.sampling.sampler import Info, Sampler, State, Traits, bound_conditions, start_points
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler

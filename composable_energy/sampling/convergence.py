@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.notes import warn_caller
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.chains import Chains, Observer
 from composable_energy.sampling.sampler import bias_of
 from composable_energy.sampling.wrappers import has_rows
 
