@@ -22,7 +22,7 @@ from composable_energy.arithmetic import Estimate
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError, OperatorError
-from composable_energy.evaluation import THREAD, Evaluation, evaluate, note_detached
+from composable_energy.evaluation import THREAD, evaluate, note_detached, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
 from composable_energy.notes import note_evaluation
@@ -165,29 +165,7 @@ class Energy(nn.Module, ABC):
         Raises:
             ExpressionError: The energies have no gradient.
         """
-        if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
-            with torch.inference_mode(False):
-                return self.with_gradient(x, **conditions)
-        if conditions:
-            conditions = {name: _outside_inference(value) for name, value in conditions.items()}
-        outer = THREAD.evaluation
-        THREAD.evaluation = evaluation = Evaluation(self, outer)
-        if evaluation.memo is None:
-            evaluation.memo = {}
-        try:
-            with torch.enable_grad():
-                point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-                energies = self(point, **conditions)
-                gradient = None
-                if energies.requires_grad:
-                    # The sum, because gradients of vectors make torch import sympy, which takes half a second.
-                    gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
-        finally:
-            THREAD.evaluation = outer
-        if gradient is None:
-            raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
-        energies = energies.detach()
-        return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
+        return value_and_gradient(self, x, conditions)
 
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 
@@ -449,8 +427,3 @@ class Energy(nn.Module, ABC):
             if fitting is not None:
                 fitting.add(kind)
         return conditions
-
-
-def _outside_inference(value: Any) -> Any:
-    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

@@ -356,6 +356,42 @@ def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None
         evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
+def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Returns energies, with shape $(B,)$, and gradients, with shape $(B, *)$, by autograd; see `Energy.with_gradient`.
+
+    Raises:
+        ExpressionError: The energies have no gradient.
+    """
+    if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
+        with torch.inference_mode(False):
+            return value_and_gradient(energy, x, conditions)
+    if conditions:
+        conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+    outer = THREAD.evaluation
+    THREAD.evaluation = evaluation = Evaluation(energy, outer)
+    if evaluation.memo is None:
+        evaluation.memo = {}
+    try:
+        with torch.enable_grad():
+            point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+            energies = energy(point, **conditions)
+            gradient = None
+            if energies.requires_grad:
+                # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+                gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
+    finally:
+        THREAD.evaluation = outer
+    if gradient is None:
+        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+    energies = energies.detach()
+    return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
+
+
+def _outside_inference(value: Any) -> Any:
+    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 

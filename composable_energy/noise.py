@@ -173,7 +173,7 @@ class Noise:
         if reuse and found is not None and step in found[1] and found[0] == purpose:
             return found[2][step - found[1].start]
         if torch.compiler.is_dynamo_compiling() and blocks:  # then this function runs outside of the graph, or there is no graph
-            raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
+            raise OptionError("Blocks of noise are not drawn in a graph: draw before it, or from Noise(..., kind='philox').")
         numbers = len(like) * event.numel()
         if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
             return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
@@ -266,7 +266,7 @@ class _BlockGenerator:
         whole = self._state.numpy()
         self._words = whole[24 : 24 + 8 * _STATE].view(np.uint64)  # 32 bits each; the index says that the next draw needs new words
         if len(whole) != 5056 or whole[8:24].view(np.uint32).tolist() != [1, 1, 0, 0] or self._words[:3].tolist() != _SEEDED_BY_5489:
-            raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: use noise='philox'.")
+            raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: install an earlier one.")
 
     def fill(self, parts: Sequence[Tensor], key: bytes, block: int, draw: Callable[..., Tensor]) -> None:
         """Draws blocks in succession, from one on, into tensors; a key of 16 bytes is that of the draw."""

@@ -13,8 +13,8 @@ from composable_energy.sampling.kernels import langevin_step as langevin_step
 from composable_energy.sampling.kernels import normal as normal
 from composable_energy.sampling.kernels import reference_step as reference_step
 from composable_energy.sampling.kernels import underdamped_step as underdamped_step
-from composable_energy.sampling.loop import Observer as Observer
-from composable_energy.sampling.loop import Stop as Stop
+from composable_energy.sampling.chains import Observer as Observer
+from composable_energy.sampling.chains import Stop as Stop
 from composable_energy.sampling.moments import RunningMoments as RunningMoments
 from composable_energy.sampling.progress import Progress as Progress
 from composable_energy.sampling.sampler import Info as Info

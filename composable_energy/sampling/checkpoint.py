@@ -16,8 +16,7 @@ from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.loop import Observer, TraceRecorder
+from composable_energy.sampling.chains import Chains, Observer, TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace, Values

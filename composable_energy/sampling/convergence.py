@@ -22,8 +22,7 @@ from composable_energy.diagnostics.warnings import (
 )
 from composable_energy.errors import SamplingWarning
 from composable_energy.notes import warn_caller
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.chains import Chains, Observer
 from composable_energy.sampling.moments import BUFFERED_NUMBERS, BUFFERED_STEPS, Moments
 from composable_energy.sampling.sampler import bias_of
 from composable_energy.sampling.wrappers import has_rows

@@ -19,13 +19,12 @@ from composable_energy.errors import OptionError, SamplingDiverged, SamplingInte
 from composable_energy.evaluation import recording
 from composable_energy.events import Formula, conjoin
 from composable_energy.lift import as_energy
-from composable_energy.sampling.chains import Chains, Diverged
+from composable_energy.sampling.chains import Chains, Diverged, Observer, TraceRecorder, run
 from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
 from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
-from composable_energy.sampling.loop import Observer, TraceRecorder, run
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.progress import Progress, counted

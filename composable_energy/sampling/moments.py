@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
-from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.chains import Observer
 
 if TYPE_CHECKING:
     from composable_energy.sampling.chains import Chains

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.chains import Chains, Observer
 from composable_energy.sampling.sampler import Info, Sampler
 from composable_energy.sampling.wrappers import EnergyWrapper
 
