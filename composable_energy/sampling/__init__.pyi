@@ -1,6 +1,6 @@
 from composable_energy.arithmetic import unsqueeze_to as unsqueeze_to
 from composable_energy.noise import Noise as Noise
-from composable_energy.sampling.checkpoint_observer import Checkpoint as Checkpoint
+from composable_energy.sampling.checkpoint import Checkpoint as Checkpoint
 from composable_energy.sampling.convergence import emit_warnings as emit_warnings
 from composable_energy.sampling.convergence import warn_of_spacing as warn_of_spacing
 from composable_energy.sampling.driver import Latents as Latents
@@ -16,7 +16,6 @@ from composable_energy.sampling.kernels import underdamped_step as underdamped_s
 from composable_energy.sampling.loop import Observer as Observer
 from composable_energy.sampling.loop import Stop as Stop
 from composable_energy.sampling.progress import Progress as Progress
-from composable_energy.sampling.request import resolve_noise as resolve_noise
 from composable_energy.sampling.sampler import Info as Info
 from composable_energy.sampling.sampler import Sampler as Sampler
 from composable_energy.sampling.sampler import State as State
