@@ -33,8 +33,8 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import GuardedEnergy, first_line
+from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.twins import twin
 
@@ -64,11 +64,11 @@ class CompiledStep:
         sampler: The sampler.
         energy: The energy of all chains. Where a step cannot be compiled, its gradient is.
         owner: The caller's energy, for which functions are kept as long as it exists and does not change.
-        evaluator: Evaluates the energy at points of chains.
+        problem: What is sampled.
     """
 
-    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, evaluator: Evaluator) -> None:
-        self.sampler, self.energy, self.owner, self.evaluator = sampler, energy, owner, evaluator
+    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, problem: Problem) -> None:
+        self.sampler, self.energy, self.owner, self.problem = sampler, energy, owner, problem
         self.plain, self.functions = energy.energy, cast(_Functions, None)
         self.ahead: dict[range, list[tuple[State, int, tuple[State, Info]]]] = {}
 
@@ -76,7 +76,7 @@ class CompiledStep:
         """Returns the next state and info, as `Sampler.step` up to rounding."""
         ahead = self.ahead.get(noise.chains) if isinstance(noise.chains, range) else None
         if not ahead or ahead[0][0] is not state or ahead[0][1] != noise.step:
-            self.functions = self.functions or _functions_of(self.owner, self.evaluator, state.x)
+            self.functions = self.functions or _functions_of(self.owner, self.problem, state.x)
             steps = self._steps(energy, state, noise)
             if not isinstance(steps, _Steps):
                 return self._single(energy, state, noise, steps)
@@ -106,7 +106,7 @@ class CompiledStep:
             return "each chain has conditions of its own"
         if not isinstance(noise.chains, range):
             return "some chains have stopped"
-        most = _AHEAD if self.evaluator.batch_size >= self.evaluator.rows else 1  # batches take turns
+        most = _AHEAD if self.problem.batch_size >= self.problem.rows else 1  # batches take turns
         found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.plain, state, noise, most))
         return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
 
@@ -115,17 +115,17 @@ class _Functions:
     """The functions of an energy, whose tensors they read where they are, and the operations that they are made of.
 
     Args:
-        evaluator: Evaluates the energy.
+        problem: What is sampled.
         x: The first points.
     """
 
-    def __init__(self, evaluator: Evaluator, x: Tensor) -> None:
+    def __init__(self, problem: Problem, x: Tensor) -> None:
         self.x, self.found = x.clone(), dict[Hashable, Any]()
-        self.operations = _Operations.of(replace(evaluator, energy=twin(evaluator.energy)), self.x)
+        self.operations = _Operations.of(replace(problem, energy=twin(problem.energy)), self.x)
 
-    def fit(self, evaluator: Evaluator, x: Tensor) -> bool:
+    def fit(self, problem: Problem, x: Tensor) -> bool:
         """Returns whether an energy has the operations that were compiled."""
-        return (self.x.shape, self.x.dtype) == (x.shape, x.dtype) and self.operations.match(_Operations.of(evaluator, self.x))
+        return (self.x.shape, self.x.dtype) == (x.shape, x.dtype) and self.operations.match(_Operations.of(problem, self.x))
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Returns what was made for a key, or the reason why it cannot be compiled."""
@@ -146,11 +146,11 @@ class _Functions:
 _KEPT: WeakKeyDictionary[Energy, _Functions] = WeakKeyDictionary()
 
 
-def _functions_of(owner: Energy, evaluator: Evaluator, x: Tensor) -> _Functions:
-    rows = evaluator.rows if CHAINS in evaluator.energy.conditions else _PROBES  # each chain may have conditions of its own
+def _functions_of(owner: Energy, problem: Problem, x: Tensor) -> _Functions:
+    rows = problem.rows if CHAINS in problem.energy.conditions else _PROBES  # each chain may have conditions of its own
     kept, x = _KEPT.get(owner), x[:1].expand(rows, *x.shape[1:])
-    if kept is None or not kept.fit(evaluator, x):
-        kept = _KEPT[owner] = _Functions(evaluator, x)
+    if kept is None or not kept.fit(problem, x):
+        kept = _KEPT[owner] = _Functions(problem, x)
     return kept
 
 
@@ -164,10 +164,10 @@ class _Operations(TorchDispatchMode):
         self.places = WeakTensorKeyDictionary()
 
     @classmethod
-    def of(cls, evaluator: Evaluator, x: Tensor) -> _Operations:
+    def of(cls, problem: Problem, x: Tensor) -> _Operations:
         """Returns the operations of energies and gradients at points."""
         with cls() as operations:
-            evaluator.values(torch.arange(len(x)), x)
+            problem.values(torch.arange(len(x)), x)
         return operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
