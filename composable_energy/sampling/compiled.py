@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -147,7 +147,8 @@ _KEPT: WeakKeyDictionary[Energy, _Functions] = WeakKeyDictionary()
 
 
 def _functions_of(owner: Energy, problem: Problem, x: Tensor) -> _Functions:
-    kept, x = _KEPT.get(owner), x[: min(_PROBES, problem.rows)]
+    rows = problem.rows if CHAINS in problem.energy.conditions else _PROBES  # each chain may have conditions of its own
+    kept, x = _KEPT.get(owner), x[:1].expand(rows, *x.shape[1:])
     if kept is None or not kept.fit(problem, x):
         kept = _KEPT[owner] = _Functions(problem, x)
     return kept
@@ -219,8 +220,7 @@ class _Steps:
         graph = _trace(step, self.inputs(state, noise))
         self.count = max(1, min(most, _MOST_NUMBERS // state.x.numel(), _MOST_NODES // len(graph.graph.nodes)))
         self.function = _compile(_trace(self._repeated(graph), self.inputs(state, noise)), self.inputs(state, noise))
-        if not all(map(_near, _values(self.take(state, noise)[0][2][0]), _values(after))):
-            raise ValueError("it computes something else when it is compiled")
+        _check_near(_values(self.take(state, noise)[0][2][0]), _values(after))
 
     def _repeated(self, graph: Function) -> Function:
         """Returns all steps as a function."""
@@ -305,8 +305,7 @@ class _CompiledGradient(EnergyWrapper):
         inside = _Traced(twin(self.energy))
         graph = _trace(lambda x, *values: inside.with_gradient(x, **dict(zip(known, values, strict=True))), inputs)
         function = _compile(graph, inputs)
-        if not all(map(_near, _run(function, inputs), eager)):
-            raise ValueError("it computes something else when it is compiled")
+        _check_near(_run(function, inputs), eager)
         return function
 
 
@@ -380,11 +379,14 @@ def _run(function: Function, inputs: tuple[Tensor, ...]) -> Any:
         return function(*inputs)
 
 
-def _near(new: Tensor, old: Tensor) -> bool:
-    """Returns whether two results differ by no more than a share of the largest number."""
-    tolerance = math.sqrt(torch.finfo(old.dtype).eps)
-    largest = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 0.0
-    return torch.allclose(new, old, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+def _check_near(new: Sequence[Tensor], old: Sequence[Tensor]) -> None:
+    """Raises ValueError if results differ by more than a share of the largest number of each."""
+    tolerance = math.sqrt(max(torch.finfo(one.dtype).eps for one in old if one.is_floating_point()))
+    for one, other in zip(new, old, strict=True):
+        finite = other[other.isfinite()].abs()
+        largest = finite.max().item() if len(finite) else 0.0
+        if not torch.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
+            raise ValueError("it computes something else when it is compiled")
 
 
 def _tensors(of: State | Info) -> dict[str, Tensor]:
