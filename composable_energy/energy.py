@@ -21,8 +21,7 @@ from composable_energy.arithmetic import Estimate
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError, OperatorError
-from composable_energy.evaluation import THREAD, Evaluation
-from composable_energy.gradients import evaluate, note_detached
+from composable_energy.evaluation import THREAD, Evaluation, evaluate, note_detached
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
 from composable_energy.notes import note_evaluation
@@ -188,7 +187,7 @@ class Energy(nn.Module, ABC):
         outer = THREAD.evaluation
         THREAD.evaluation = evaluation = Evaluation(self, outer)
         if evaluation.memo is None:
-            evaluation.memo, evaluation.repeated = {}, set()
+            evaluation.memo = {}
         try:
             with torch.enable_grad():
                 point = (x.clone() if x.is_inference() else x).detach().requires_grad_()

@@ -2,7 +2,7 @@
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
-from composable_energy.sampling.checkpoint_observer import Checkpoint
+from composable_energy.sampling.checkpoint import Checkpoint
 from composable_energy.sampling.convergence import emit_warnings, warn_of_spacing
 from composable_energy.sampling.driver import Latents, sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
@@ -10,7 +10,6 @@ from composable_energy.sampling.kernels import Kernel, StepCoefficients, langevi
 from composable_energy.sampling.loop import Observer, Stop
 from composable_energy.sampling.moments import RunningMoments
 from composable_energy.sampling.progress import Progress
-from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, Traits, bound_conditions, start_points
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
@@ -44,7 +43,6 @@ __all__ = [
     "plain_energy",
     "reference_step",
     "repeated",
-    "resolve_noise",
     "resolve_sampler",
     "sample",
     "start_points",
