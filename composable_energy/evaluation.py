@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
-    from composable_energy.energy import Energy
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """The algebra of energies: the nodes of expressions, and the rules of operators."""
 
-from composable_energy.algebra.conjunction import Conjunction
-from composable_energy.algebra.decoded import Decoded
-from composable_energy.algebra.disjunction import Disjunction
-from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, subtracts, weakens_evidence
+from composable_energy.algebra.disjunction import Disjunction, Shares, describe_shares
+from composable_energy.algebra.levels import fill_levels, lacks_level, with_levels
 from composable_energy.algebra.negation import Mode, Negation
-from composable_energy.algebra.node import Node, Transformed
+from composable_energy.algebra.node import Node, Transformed, tree
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
-from composable_energy.algebra.preparation import Branch, fill_levels, known_branches, lacks_level, warn_of_shares, with_levels
-from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
-from composable_energy.algebra.restricted import Inside, Restricted, inside
-from composable_energy.algebra.shares import Shares, describe_shares
-from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.text import tree
-from composable_energy.algebra.weights import Difference, Sharpened, Weighted
+from composable_energy.algebra.structure import (
+    Branch,
+    NoiseLeaves,
+    known_branches,
+    noise_leaves,
+    subtracts,
+    warn_of_shares,
+    weakens_evidence,
+)
+from composable_energy.algebra.sums import Conjunction, Difference, Relative, Sharpened, Weighted
+from composable_energy.algebra.terms import to_common_space
+from composable_energy.algebra.transformed import Conditioned, Decoded, Inside, PulledBack, Restricted, bind_conditions, inside
 from composable_energy.bases import value_of
 
 __all__ = [

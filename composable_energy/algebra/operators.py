@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation, has_level, with_exact_level
 from composable_energy.algebra.node import Node, Weight, as_float
-from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
-from composable_energy.algebra.weights import Sharpened, Weighted
+from composable_energy.algebra.sums import Conjunction, Sharpened, Weighted
+from composable_energy.algebra.transformed import Conditioned, PulledBack, bind_conditions
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
