@@ -4,7 +4,17 @@ from composable_energy.algebra.disjunction import Disjunction, Shares, describe_
 from composable_energy.algebra.levels import fill_levels, lacks_level, with_levels
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node, Transformed, tree
-from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
+from composable_energy.algebra.operators import (
+    all_of,
+    any_of,
+    apply_operator,
+    complement,
+    implies,
+    negate,
+    one_of,
+    scale_temperature,
+    scale_weight,
+)
 from composable_energy.algebra.structure import (
     Branch,
     NoiseLeaves,
@@ -42,6 +52,7 @@ __all__ = [
     "any_of",
     "apply_operator",
     "bind_conditions",
+    "complement",
     "describe_shares",
     "fill_levels",
     "implies",

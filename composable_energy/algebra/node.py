@@ -148,7 +148,10 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def support(self) -> Support:
-        return _find_support(self)
+        found = _support_of(self, {}, root=True)
+        if isinstance(found, ExpressionError):
+            raise found
+        return found
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
@@ -190,9 +193,16 @@ class Node(RelativeEnergy, ABC):
 
 
 class Transformed(Node, ABC):
-    """Abstract node that evaluates its terms at other points than its own, such as decoded ones, or under other conditions."""
+    """Abstract node that evaluates a term at other points than its own, such as decoded ones, or under other conditions.
+
+    It is grounded if its first term is; a subclass implements `forward_evidence`.
+    """
 
     sums: ClassVar[bool] = True
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
 
 
 @contextmanager
@@ -252,35 +262,21 @@ def _find_repeated(root: Energy) -> tuple[Energy, ...]:
     return tuple(term for term, count in counts.items() if count > 1)
 
 
-def _find_support(root: Energy) -> Support:
-    """Returns the support of an expression; each part is visited once."""
-    found: dict[Energy, Support | ExpressionError] = {}
-    todo = [root]
-    while todo:
-        missing = [term for term in todo[-1].terms if term not in found]
-        if missing:
-            todo += missing
-            continue
-        energy = todo.pop()
-        supports: list[Support] = []
-        error = None
-        for term in energy.terms:
-            known = found[term]
-            if isinstance(known, ExpressionError):
-                error = known
-            else:
-                supports.append(known)
+def _support_of(energy: Energy, found: dict[Energy, Support | ExpressionError], root: bool = False) -> Support | ExpressionError:
+    """Returns the support of a part of an expression, or why it has none; each part is visited once."""
+    if energy not in found:
         try:
-            if not isinstance(energy, Node) or (type(energy).support is not Node.support and energy is not root):
-                found[energy] = energy.support
+            if isinstance(energy, Node) and (root or type(energy).support is Node.support):
+                supports, errors = [], []
+                for term in energy.terms:
+                    known = _support_of(term, found)
+                    (errors if isinstance(known, ExpressionError) else supports).append(known)
+                found[energy] = energy.support_without_terms(errors[-1]) if errors else energy.join_supports(supports)
             else:
-                found[energy] = energy.join_supports(supports) if error is None else energy.support_without_terms(error)
-        except ExpressionError as unknown:
-            found[energy] = unknown
-    result = found[root]
-    if isinstance(result, ExpressionError):
-        raise result
-    return result
+                found[energy] = energy.support
+        except ExpressionError as error:
+            found[energy] = error
+    return found[energy]
 
 
 def _text_of(node: Node) -> str:

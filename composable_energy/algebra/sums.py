@@ -196,10 +196,6 @@ class Difference(Node):
         self._signed = True
         self._evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 
-    @property
-    def grounded(self) -> bool:
-        return False
-
     def join_supports(self, supports: Sequence[Support]) -> Support:
         return intersect(list(zip(self.terms, supports, strict=True)))
 

@@ -48,10 +48,6 @@ class Conditioned(Transformed):
         return self._formula
 
     @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
-
-    @property
     def log_normalizer(self) -> Estimate | None:
         return self.terms[0].log_normalizer
 
@@ -109,20 +105,13 @@ class PulledBack(Transformed):
         self.damping = check_number("damping", damping, least=0)
         self.event_shape = None
         self._conditions |= {"sigma"}
+        shape = operand.event_shape
+        self._decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None if shape is None else shape
         self._decoders = (decoder,)
         self._evidence_has_value = operand.has_value
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator, "damping": self.damping}
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        shape = self.terms[0].event_shape
-        return torch.Size(getattr(self.generator, "event_shape", ())) or None if shape is None else shape
-
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         return None
@@ -237,20 +226,13 @@ class Decoded(Transformed):
         super().__init__(operand)
         self.generator = check_instance("decoder", decoder, nn.Module)
         token_of(decoder)
+        shape = getattr(decoder, "event_shape", None)
+        self._decoded_shape = None if shape is None else torch.Size(shape)
         self._decoders = (decoder,)
         self._bases = operand.bases
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator}
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        shape = getattr(self.generator, "event_shape", None)
-        return None if shape is None else torch.Size(shape)
-
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
 
     @property
     def log_normalizer(self) -> Estimate | None:
