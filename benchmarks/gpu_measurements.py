@@ -216,7 +216,7 @@ def langevin_loops(energy: ce.Energy, start: Tensor, plan: Plan) -> dict[str, Ca
             x = x - STEP_SIZE / 2 * gradient(x) + math.sqrt(STEP_SIZE) * torch.randn_like(x)
 
     def ours(energy: ce.Energy, **more: object) -> Callable[[], object]:
-        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, "noise": "philox", **more}
+        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, **more}
         return lambda: energy.sample(tuple(start.shape), **options)
 
     found: dict[str, Callable[[], object]] = {

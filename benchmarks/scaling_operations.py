@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import composable_energy as ce
-from composable_energy.sampling import energy_and_gradient, sample
+from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import Langevin
 
 _FREE = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.detach}
@@ -40,6 +40,14 @@ class Traffic(TorchDispatchMode):
         return out
 
 
+def _take_steps(energy: ce.Energy, x: torch.Tensor, steps: int) -> None:
+    sampler, noise = Langevin(0.01), Noise(0, range(len(x)), kind="philox")
+    with torch.no_grad():
+        state = sampler.init(energy, x, noise)
+        for step in range(1, steps + 1):
+            state, _ = sampler.step(energy, state, noise.at(step))
+
+
 def measure_operations(cases: Mapping[str, Callable[[], ce.Energy]], chains: int = 10_000) -> dict[str, Any]:
     """Returns what a gradient and a step take of each chain: operations of matrix products, and bytes read and written."""
     found: dict[str, Any] = {}
@@ -51,7 +59,7 @@ def measure_operations(cases: Mapping[str, Callable[[], ce.Energy]], chains: int
         ends = []
         for steps in (2, 12):
             with Traffic() as whole:
-                sample(energy, chains, sampler=Langevin(0.01), steps=steps, seed=0, noise="philox")
+                _take_steps(energy, x, steps)
             ends.append(whole)
         found[case] = {
             "coordinates": x[0].numel(),

@@ -18,8 +18,7 @@ from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies, check_value
 from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
-from composable_energy.evaluation import THREAD, evaluate_once, is_repeated, memo_scope, note_repeated, seen, substituted
-from composable_energy.gradients import uses_own_gradient
+from composable_energy.evaluation import THREAD, evaluate_once, is_repeated, memo_scope, note_repeated, seen, substituted, uses_own_gradient
 from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:

@@ -24,7 +24,17 @@ _FARTHEST = 1e8  # points farther away have lost their place to rounding
 
 
 def log_prob(energy: Energy, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
-    r"""Returns $\log p(x) = -E(x) - \log Z$; see `Energy.log_prob`."""
+    r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
+
+    Args:
+        energy: The energy.
+        x: Points, with shape $(B, *)$.
+        log_z: A number or the result of `composable_energy.log_z`; None takes `log_normalizer`.
+        **conditions: One value for all points, or one row for each.
+
+    Raises:
+        NormalizerError: $\log Z$ is not known.
+    """
     check_value(energy, "`log_prob`")
     known = energy.log_normalizer if log_z is None else log_z
     if known is None:
@@ -36,7 +46,7 @@ def log_prob(energy: Energy, x: Tensor, log_z: Any = None, **conditions: Any) ->
 
 
 def score(energy: Energy, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
-    r"""Returns $\nabla_x \log p(x)$; see `Energy.score`."""
+    r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
     if not create_graph:
         return -energy.with_gradient(x, **conditions)[1]
     if isinstance(energy, ScoreEnergy):

@@ -3,15 +3,16 @@ r"""The class `Energy`: values, gradients and structure of an energy, and how it
 An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
 $(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
 
-Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which these methods import when they are called.
+Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which are found by their paths: nothing here
+imports what is above.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from importlib import import_module
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,35 +22,19 @@ from composable_energy.arithmetic import Estimate
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError, OperatorError
-from composable_energy.evaluation import THREAD, Evaluation
-from composable_energy.gradients import evaluate, note_detached
+from composable_energy.evaluation import THREAD, Evaluation, evaluate, note_detached
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
 from composable_energy.notes import note_evaluation
 from composable_energy.options import Recommendation
 from composable_energy.supports import Support, check_support, map_support
 
-if TYPE_CHECKING:
-    from composable_energy.bases import WeightedBase
-    from composable_energy.events import Formula
-    from composable_energy.explain import Explanation
-    from composable_energy.inference import Inference
-    from composable_energy.sampling import Latents
-
 # The hooks of a module, which `forward` alone does not call; torch has no public way to ask for them (`test_twins.py` pins the names).
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _algebra() -> Any:
-    from composable_energy import algebra
-
-    return algebra
-
-
-def _sample():
-    from composable_energy.sampling import sample
-
-    return sample
+    return import_module("composable_energy.algebra")
 
 
 def _operator(build: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
@@ -188,7 +173,7 @@ class Energy(nn.Module, ABC):
         outer = THREAD.evaluation
         THREAD.evaluation = evaluation = Evaluation(self, outer)
         if evaluation.memo is None:
-            evaluation.memo, evaluation.repeated = {}, set()
+            evaluation.memo = {}
         try:
             with torch.enable_grad():
                 point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
@@ -242,8 +227,8 @@ class Energy(nn.Module, ABC):
         self._support = check_support(support)
 
     @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        """The energies that this one is relative to; none for an absolute energy."""
+    def bases(self) -> tuple[Any, ...]:
+        """The energies that this one is relative to, as `WeightedBase`; none for an absolute energy."""
         return ()
 
     @property
@@ -286,8 +271,8 @@ class Energy(nn.Module, ABC):
         return ()
 
     @property
-    def formula(self) -> Formula | None:
-        """The Boolean formula of an event; None for any other energy."""
+    def formula(self) -> Any:
+        """The Boolean `Formula` of an event; None for any other energy."""
         return None
 
     @property
@@ -416,63 +401,28 @@ class Energy(nn.Module, ABC):
         return _algebra().Decoded(self, decoder)
 
     @property
-    def latents(self) -> Latents:
+    def latents(self) -> Any:
         """What samples latent points of the energy and does not decode them: `E.latents.sample(n)`."""
-        from composable_energy.sampling import Latents  # late: sampling is above
+        return import_module("composable_energy.sampling").Latents(self)
 
-        return Latents(self)
-
-    def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
-        r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
-
-        Args:
-            x: Points, with shape $(B, *)$.
-            log_z: A number or the result of `composable_energy.log_z`; None takes `log_normalizer`.
-            **conditions: One value for all points, or one row for each.
-
-        Raises:
-            NormalizerError: $\log Z$ is not known.
-        """
-        from composable_energy.density import log_prob
-
-        return log_prob(self, x, log_z, **conditions)
-
-    def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
-        r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
-        from composable_energy.density import score
-
-        return score(self, x, create_graph=create_graph, **conditions)
-
-    def explain(self, x: Tensor, **conditions: Any) -> Explanation:
-        """Returns the energy of each term at $x$, and the share of each branch of `|`."""
-        from composable_energy.explain import explain
-
-        return explain(self, x, **conditions)
-
-    def infer(self, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
-        """Returns the distribution over conditions given $x$; see `composable_energy.inference.infer`."""
-        from composable_energy.inference import infer
-
-        return infer(self, x, over, joint=joint)
-
-    sample = LazyMethod(_sample)
+    sample = LazyMethod("composable_energy.sampling:sample")
     r"""Draws points from the density: the function `composable_energy.sampling.sample` as a method.
 
     Its first argument is the shape of the points, $(n, *)$, or $n$ if the energy has an `event_shape`. The others are `sampler`, `steps`,
     `seed`, `init`, `trace`, ..., and the options of the sampler.
     """
-
-    def save(self, folder: str | Path) -> None:
-        """Writes the expression and its weights to a folder for `composable_energy.load`."""
-        from composable_energy.files import save
-
-        save(self, folder)
-
-    def push(self, location: str, **options: Any) -> str:
-        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.files.push`."""
-        from composable_energy.files import push
-
-        return push(self, location, **options)
+    log_prob = LazyMethod("composable_energy.density:log_prob")
+    r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$: `E.log_prob(x, log_z=None, **conditions)`."""
+    score = LazyMethod("composable_energy.density:score")
+    r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$: `E.score(x, create_graph=False, **conditions)`."""
+    explain = LazyMethod("composable_energy.explain:explain")
+    """Returns the energy of each term at points, and the share of each branch of `|`: `E.explain(x, **conditions)`."""
+    infer = LazyMethod("composable_energy.inference:infer")
+    """Returns the distribution over conditions given points, as the function of `composable_energy.inference`: `E.infer(x, over=...)`."""
+    save = LazyMethod("composable_energy.files:save")
+    """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
+    push = LazyMethod("composable_energy.files:push")
+    """Uploads the expression and its weights, such as to a hub: `E.push("owner/name")`; see `composable_energy.files.push`."""
 
     # Points that fit ---------------------------------------------------------------------------------------------------------------------
 

@@ -130,24 +130,7 @@ def same(a: object, b: object) -> bool:
         a: An energy, module or callable.
         b: Another.
     """
-    return _same(a, b, set())
-
-
-def _same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
-    if a is b or (id(a), id(b)) in seen:
-        return True
-    if isinstance(a, nn.Module) and isinstance(b, nn.Module):
-        if type(a) is not type(b):
-            return False
-        seen.add((id(a), id(b)))  # a repeated part is compared once
-        terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
-        if not terms and not others:
-            return token_of(a) == token_of(b) and equal(a, b)
-        pairs = zip(terms, others, strict=False)
-        return len(terms) == len(others) and all(_same(x, y, seen) for x, y in pairs) and equal(_own_values(a), _own_values(b))
-    if isinstance(a, MethodType) and isinstance(b, MethodType):
-        return a.__func__ is b.__func__ and _same(a.__self__, b.__self__, seen)
-    return equal(a, b)
+    return _equal(a, b, set(), tokens=True)
 
 
 def equal(a: object, b: object) -> bool:
@@ -158,7 +141,8 @@ def equal(a: object, b: object) -> bool:
     return _equal(a, b, set())
 
 
-def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
+def _equal(a: Any, b: Any, seen: set[tuple[int, int]], tokens: bool = False) -> bool:
+    """Compares two objects; `seen` has the pairs under comparison, both alive until its end, so that repeated parts are compared once."""
     if a is b or (id(a), id(b)) in seen:
         return True
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -168,29 +152,40 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
         return False
     if isinstance(a, _PLAIN):
         return a == b or (a != a and b != b)
-    seen.add((id(a), id(b)))  # both are alive until the end of the comparison
-    if isinstance(a, nn.Module):
-        return _equal(_values_of(a), _values_of(b), seen)
-    if isinstance(a, MethodType):
-        return a.__func__ is b.__func__ and _equal(a.__self__, b.__self__, seen)
-    if isinstance(a, partial):
-        return _equal((a.func, a.args, a.keywords), (b.func, b.args, b.keywords), seen)
-    if isinstance(a, slice):
-        return (a.start, a.stop, a.step) == (b.start, b.stop, b.step)
-    if isinstance(a, Mapping):
-        return list(a) == list(b) and all(_equal(a[key], b[key], seen) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y, seen) for x, y in zip(a, b, strict=True))
-    if type(a) in ARGUMENTS:
-        return all(_equal(argument(a, name), argument(b, name), seen) for name in ARGUMENTS[type(a)])
-    if hasattr(a, "__dict__") and not isinstance(a, set | frozenset):
-        return _equal(vars(a), vars(b), seen)
-    return bool(a == b)
+    seen.add((id(a), id(b)))
+    if isinstance(a, nn.Module) and tokens:
+        terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
+        if not terms:
+            return token_of(a) == token_of(b) and equal(a, b)
+        pairs = zip(terms, others, strict=False)
+        return len(terms) == len(others) and all(_equal(x, y, seen, True) for x, y in pairs) and equal(_own_values(a), _own_values(b))
+    parts: list[Any] = [_parts_of(a), _parts_of(b)]
+    if parts[0] is None:
+        return bool(a == b)
+    one, other = parts
+    return list(one) == list(other) and all(_equal(one[key], other[key], seen, tokens) for key in one)
 
 
-def _values_of(module: nn.Module) -> dict[str, Any]:
-    """Returns the values of a module and the modules inside."""
-    return {**_own_values(module), "_modules": module._modules}
+def _parts_of(value: Any) -> Mapping[Any, Any] | None:
+    """Returns the parts by which an object is compared; None if it has none."""
+    match value:
+        case nn.Module():
+            return {**_own_values(value), "_modules": value._modules}
+        case MethodType():
+            return {"function": value.__func__, "self": value.__self__}
+        case partial():
+            return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+        case slice():
+            return {"start": value.start, "stop": value.stop, "step": value.step}
+        case Mapping():
+            return value
+        case list() | tuple():
+            return dict(enumerate(value))
+        case set() | frozenset():
+            return None
+    if type(value) in ARGUMENTS:
+        return {name: argument(value, name) for name in ARGUMENTS[type(value)]}
+    return getattr(value, "__dict__", None)
 
 
 def _own_values(module: nn.Module) -> dict[str, Any]:
@@ -211,24 +206,9 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:
-    return all(_same_parts(one, other) for one, other in zip(dense_parts(a), dense_parts(b), strict=True))
-
-
-def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one, for `torch.equal`."""
-    if tensor.layout is torch.strided:
-        return (tensor,)
-    if tensor.layout is torch.sparse_coo:
-        tensor = tensor.coalesce()
-        return tensor.indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
-    return (tensor.to_dense(),)
-
-
-def _same_parts(a: Tensor, b: Tensor) -> bool:
+    if a.layout is not torch.strided:  # `torch.equal` compares dense tensors alone
+        a, b = (tensor.to_sparse_coo().coalesce() for tensor in (a, b))
+        return _same_numbers(a.indices(), b.indices()) and _same_numbers(a.values(), b.values())
     if a.shape != b.shape:  # of sparse tensors
         return False
     return torch.equal(a, b) or (bool((a != a).any()) and bool(((a == b) | ((a != a) & (b != b))).all()))

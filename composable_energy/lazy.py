@@ -8,34 +8,27 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any
 
 __all__ = ["LazyMethod", "attach_stub"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class LazyMethod(Generic[P, R]):
+class LazyMethod:
     """A method of a class that is a function of an upper layer, with its signature and documentation.
 
     Args:
-        load: Imports and returns the function; its first parameter is the instance. The first use of the method calls it.
+        path: The function as `module:name`, imported at the first use of the method; its first parameter is the instance.
     """
 
-    def __init__(self, load: Callable[[], Callable[Concatenate[Any, P], R]]) -> None:
-        self._load = load
+    def __init__(self, path: str) -> None:
+        self._path = path
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner, self._name = owner, name
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> Callable[Concatenate[Any, P], R]: ...
-    @overload
-    def __get__(self, instance: object, owner: type | None = None) -> Callable[P, R]: ...
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        function: Any = self._load()
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        module, _, name = self._path.partition(":")
+        function = getattr(importlib.import_module(module), name)
         setattr(self._owner, self._name, function)  # later uses find the function itself
         return function if instance is None else function.__get__(instance, owner)
 

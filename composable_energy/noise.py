@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,6 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.philox import PHILOX_LEAST, philox_normal, philox_uniform
 
 _WORD = 0xFFFFFFFF
 _BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little
@@ -42,7 +42,7 @@ _SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, from its de
 _FEW = 2**16
 _DRAWN = (torch.float32, torch.float64)  # dtypes of blocks
 _MOST_STEPS = 64
-_LEAST = 2.0**-25  # of a uniform number: its logarithm is finite
+_LEAST, _LEAST_PHILOX = 2.0**-25, 2.0**-33  # of a uniform number: its logarithm is finite
 
 Kind = Literal["blocks", "philox"]
 Draw = Literal["normal", "uniform"]
@@ -154,7 +154,7 @@ class Noise:
             ShapeError: There are not as many rows as chains.
         """
         drawn = self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32)
-        return drawn.clamp_min(_LEAST if self.kind == "blocks" and like.is_cpu else PHILOX_LEAST)
+        return drawn.clamp_min(_LEAST if self.kind == "blocks" and like.is_cpu else _LEAST_PHILOX)
 
     def _draw(self, draw: Draw, like: Tensor, stream: int, *, reuse: bool = True) -> Tensor:
         """Returns the numbers of this step; with `reuse`, a later draw of this thread may overwrite them.
@@ -196,33 +196,32 @@ class Noise:
             return philox_uniform(self.seed, steps, self._ids(device), stream).unbind()
         if len(buffers) < len(steps):
             buffers[:] = torch.empty((len(steps), len(self.chains), *event), dtype=dtype).unbind()
-        fill = Tensor.normal_ if draw == "normal" else Tensor.uniform_
-        for step, buffer in zip(steps, buffers, strict=False):
-            self._fill(buffer, step, stream, fill)
+        self._fill(buffers, steps, stream, Tensor.normal_ if draw == "normal" else Tensor.uniform_)
         return buffers[: len(steps)]
 
-    def _fill(self, out: Tensor, step: int, stream: int, fill: Callable[..., Tensor]) -> None:
-        """Draws the numbers of a step."""
-        chains, event, numbers, first = self.chains, out.shape[1:], out[:1].numel(), 0
-        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, numbers) - 1).bit_length())))
-        key = blake2b(struct.pack("<QII", self.seed % 2**64, step, stream), digest_size=16).digest()
+    def _fill(self, buffers: Sequence[Tensor], steps: range, stream: int, fill: Callable[..., Tensor]) -> None:
+        """Draws the numbers of steps, each into a buffer."""
+        chains, event, dtype, first = self.chains, buffers[0].shape[1:], buffers[0].dtype, 0
+        numbers = max(1, event.numel())
+        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (numbers - 1).bit_length())))
         if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
             # torch fills a tensor in order by groups of 16 numbers, so the first rows of a block can be drawn alone.
-            alone = out.numel() % 16 == 0 and size * numbers % 16 == 0
+            alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
             first = len(chains) if alone else len(chains) // size * size
+        blocks, generator = self._blocks(size, first) if first < len(chains) else (), _generator_of(get_ident())
+        for step, out in zip(steps, buffers, strict=False):
+            key = blake2b(struct.pack("<QII", self.seed % 2**64, step, stream), digest_size=16).digest()
             if first:
                 parts = (out,) if first == len(chains) <= size else out[:first].split(size)
-                _generator_of(get_ident()).fill(parts, key, chains.start // size, fill)
-        if first == len(chains):
-            return
-        for block, rows, inside in self._blocks(size, first):
-            use, key_of_block = (fill, stream), (self.seed, step, block, event, out.dtype)  # several batches of chains may share a block
-            found = self._memory.get(use)
-            if found is None or found[0] != key_of_block:
-                drawn = torch.empty((size, *event), dtype=out.dtype)
-                _generator_of(get_ident()).fill((drawn,), key, block, fill)
-                found = self._memory[use] = (key_of_block, drawn)
-            out[rows] = found[1][inside]
+                generator.fill(parts, key, chains[0] // size, fill)
+            for block, rows, inside in blocks:
+                use, key_of_block = (fill, stream), (self.seed, step, block, event, dtype)  # several batches of chains may share a block
+                found = self._memory.get(use)
+                if found is None or found[0] != key_of_block:
+                    drawn = torch.empty((size, *event), dtype=dtype)
+                    generator.fill((drawn,), key, block, fill)
+                    found = self._memory[use] = (key_of_block, drawn)
+                out[rows] = found[1][inside]
 
     def _blocks(self, size: int, row: int) -> list[tuple[int, slice | Tensor, slice | Tensor]]:
         """Returns the blocks of the chains from a row on, with the rows of each and their places in it; found once for these chains."""
@@ -296,3 +295,74 @@ def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
 def _check_word(what: str, value: Any) -> None:
     if type(value) is bool or not isinstance(value, int | Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
+
+
+# Philox 4x32-10 --------------------------------------------------------------------------------------------------------------------------
+
+
+def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Returns four random words for each counter.
+
+    Args:
+        key: Two words.
+        counter: Four words, each a number or a tensor of int64 in $[0, 2^{32})$; they broadcast, and at least the first is a tensor.
+
+    Returns:
+        Four tensors of int64 in $[0, 2^{32})$.
+    """
+    (low, high), (a, b, c, d) = key, counter
+    for _ in range(10):
+        # Products wrap modulo 2^64 and shifts keep their bits, so signed numbers can be used.
+        left, right = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = _high(right) ^ b ^ low, right & _WORD, _high(left) ^ d ^ high, left & _WORD
+        low, high = (low + 0x9E3779B9) & _WORD, (high + 0xBB67AE85) & _WORD
+    return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (a, b, c, d))))  # pyright: ignore[reportReturnType]
+
+
+def key_of(seed: int) -> tuple[int, int]:
+    """Returns the two words of the key of a seed."""
+    return seed & _WORD, (seed >> 32) & _WORD
+
+
+def box_muller(words: Sequence[Tensor]) -> Tensor:
+    """Returns standard normal float32 numbers with shape $(*, k)$ from $k$ words, two from each pair."""
+    numbers = []
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        radius = to_unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_()
+        angle = to_unit(second).mul_(2 * math.pi)
+        numbers += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(numbers, -1)
+
+
+def philox_normal(seed: int, steps: range, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
+    """Returns standard normal float32 numbers with shape $(S, B, *)$: four from each counter, or two if that is all.
+
+    Args:
+        seed: The key.
+        steps: The $S$ steps.
+        chains: The ids of the chains, with shape $(B,)$, on the device of the result.
+        stream: The stream.
+        event: The shape of one point.
+    """
+    size = event.numel()
+    quads = torch.arange(max(1, -(-size // 4)), device=chains.device)
+    step = steps.start if len(steps) == 1 else torch.arange(steps.start, steps.stop, device=chains.device)[:, None, None]
+    words = philox(key_of(seed), (quads, step, chains[:, None], stream))
+    numbers = box_muller(words[: 2 if size <= 2 else 4])
+    return numbers.flatten(-2)[..., :size].reshape(len(steps), len(chains), *event).contiguous()
+
+
+def philox_uniform(seed: int, steps: range, chains: Tensor, stream: int) -> Tensor:
+    """Returns float32 numbers in (0, 1) with shape $(S, B)$, one for each chain at each step; see `philox_normal`."""
+    step = torch.arange(steps.start, steps.stop, device=chains.device)[:, None]
+    word = philox(key_of(seed), (torch.zeros_like(chains), step, chains, stream))[0]
+    return to_unit(word).clamp_min_(_LEAST_PHILOX)
+
+
+def _high(product: int | Tensor) -> int | Tensor:
+    return (product >> 32) & _WORD
+
+
+def to_unit(word: Tensor) -> Tensor:
+    """Returns random words as float32 in [0, 1), computed as Triton does, so that its kernels draw the same numbers."""
+    return torch.where(word >= 2**31, _WORD - word, word).float().mul_(4.6566127342e-10)

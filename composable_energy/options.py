@@ -10,7 +10,7 @@ import importlib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from operator import index
@@ -128,6 +128,15 @@ class Recommendation:
         if self.threads is not None and check_integer("threads", self.threads) > _MOST_THREADS:
             raise OptionError(f"threads must be at most {_MOST_THREADS}, got {self.threads}.", ["threads"])
         check_integer("precedence", self.precedence, -_MOST_THREADS)
+
+
+def plain_values(value: Any) -> Iterator[Any]:
+    """Yields the values in nested lists, tuples and mappings."""
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from plain_values(item)
+    else:
+        yield value
 
 
 # Names that are near ---------------------------------------------------------------------------------------------------------------------

@@ -26,13 +26,16 @@ class World:
         self.networks = [nn.Linear(3, width).double() for width in widths]
         for network in self.networks:
             network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
+            network.bias.data = torch.rand(network.bias.shape, generator=generator, dtype=torch.double) - 0.5
         self.networks[-1].weight.data *= 0.2
         self.variables = [*(Categorical(network) for network in self.networks[:-1]), Continuous(self.networks[-1])]
         with torch.no_grad():
             odds, *logits, gaussian = (network(self.x) for network in self.networks)
         mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()
-        below = 0.5 * torch.erfc((mean - torch.tensor(ENDS, dtype=torch.double)) / width / math.sqrt(2))
-        self.tables = [torch.cat([1 - odds.sigmoid(), odds.sigmoid()], 1), *(raw.softmax(1) for raw in logits), below.diff(dim=1)]
+        ends = (torch.tensor(ENDS, dtype=torch.double) - mean) / width / math.sqrt(2)
+        below, above = 0.5 * torch.erfc(-ends), 0.5 * torch.erfc(ends)
+        cells = torch.where(ends[:, :-1] > 0, -above.diff(dim=1), below.diff(dim=1))  # of the smaller tails, which lose fewer digits
+        self.tables = [torch.cat([(-odds).sigmoid(), odds.sigmoid()], 1), *(raw.softmax(1) for raw in logits), cells]
 
     def atom(self, head: int, values: frozenset[int]) -> Formula:
         if head < 4:

@@ -145,6 +145,21 @@ def test_torch_compiles_expressions_as_one_graph():
         torch.testing.assert_close(torch.compile(energy, fullgraph=True, backend="eager")(points(6)), expected)
 
 
+@pytest.mark.slow
+def test_a_compiled_expression_is_a_term_of_another():
+    """Inside of an evaluation, whose memo no graph may read or write: each call is computed at its own points."""
+    inside = LEAVES["relative"] & LEAVES["event"]
+    inside(points(6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        energy = ce.as_energy(torch.compile(inside, backend="eager"), event_shape=(2,)) & LEAVES["ring"]
+        for seed in (1, 2, 3):
+            found = energy_and_gradient(energy, points(6, seed=seed))
+            expected = energy_and_gradient(inside & LEAVES["ring"], points(6, seed=seed))
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other)
+
+
 class TestSharingChangesNothing:
     def test_other_points_are_other_points(self):
         features = Counted(2, 8)

@@ -56,6 +56,11 @@ class TestSamplers:
         assert "torch" not in loaded and not [name for name in loaded if name.startswith("composable_energy_")]
 
 
+def test_a_function_of_a_plugin_has_its_signature_and_is_copied():
+    assert inspect.signature(ce.log_z) == inspect.signature(get("estimator", "log-z"))
+    assert "HMC" in dir(copy.deepcopy(ce.samplers)) and copy.deepcopy(ce.log_z)
+
+
 class TestSample:
     def test_the_method_has_the_signature_and_the_text_of_the_function(self):
         function, method = inspect.signature(sample), inspect.signature(gaussian().sample)

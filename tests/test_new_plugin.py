@@ -33,7 +33,7 @@ COMMANDS = {
     "energy": ("sample", "soft-energy", "--steps", "20", "--seed", "0", "-o", "points.npy"),
     "sampler": ("sample", "soft-energy", "--sampler", "soft-sampler", "--option", "scale=0.5", "--steps", "20", "-o", "points.npy"),
     "encoder": ("plugins", "--load", "--json"),
-    "kernel": ("sample", "soft-energy", "--sampler", "langevin", "--option", "noise=philox", "--steps", "20", "-o", "points.npy"),
+    "kernel": ("sample", "soft-energy", "--sampler", "langevin", "--steps", "20", "-o", "points.npy"),
     "recipe": ("recipes", "soft-recipe"),
     "world": ("render", "soft-world", "-n", "8", "--seed", "0", "-o", "pictures"),
 }

@@ -20,7 +20,6 @@ from tests.checkpoint_runs import BOWL, Stop, same, stop_at
         ({"step_size": 0.2}, r"sampler was 'Langevin\(step_size=0.1.*, is 'Langevin\(step_size=0.2"),
         ({"init": torch.ones(4, 3, dtype=torch.float64)}, "init was None, is '"),
         ({"trace": 5}, "trace was False, is 5"),
-        ({"noise": "philox"}, "noise was 'blocks', is 'philox'"),
     ],
 )
 def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):

@@ -38,7 +38,6 @@ def count(sampler: str, steps: int, **options) -> Counter[str]:
     ("sampler", "options"),
     [
         ("langevin", {"step_size": 0.1}),
-        ("langevin", {"step_size": 0.1, "noise": "philox"}),
         ("langevin", {"step_size": 0.1, "trace": True}),
         ("underdamped", {"step_size": 0.1}),
         ("mala", {"step_size": 0.1, "trace": True}),

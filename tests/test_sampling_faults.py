@@ -73,6 +73,16 @@ class TestProposalsThatRaise:
         )
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
+    @pytest.mark.parametrize("sampler", [MALA(0.05), HMC(0.2, leapfrogs=4), ChEES(0.2, 0.5), Tempering(levels=2, mean=0.4, scale=0.3)])
+    def test_a_log_density_that_is_nan_outside_of_its_region_has_density_0_there(self, sampler):
+        beta, half = ce.as_energy(lambda x: (-x.log() - 2 * (1 - x).log()).sum(1), event_shape=(1,)), torch.full((400, 1), 0.5, dtype=F64)
+        with pytest.warns(SamplingWarning, match="errors: The energy raised an exception or was NaN"):
+            x, trace = beta.sample(400, sampler=sampler, steps=100, init=half, seed=0, trace=True)
+        assert trace.errors > 0 and trace.first_error == "an energy of NaN"
+        assert abs(x.mean() - 0.4) < 4 * 0.2 / 20 and abs(x.var() - 0.04) < 0.012  # of the density Beta(2, 3)
+        with pytest.raises(SamplingDiverged):
+            beta.sample(400, sampler=Langevin(0.1), steps=100, init=half, seed=0)
+
     def test_a_sampler_that_cannot_reject_reports_a_divergence(self):
         with pytest.raises(SamplingDiverged, match=r"the energy raised an exception, first .*LinAlgError"):
             HALF.sample((40, 1), sampler=Langevin(0.5), steps=50, init=ONES[:40], seed=0)

@@ -13,7 +13,7 @@ from tests.factories import needs_compiler
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse C:UserWarning")  # that compressed layouts are new
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc]
 PRECISION = torch.diag_embed(torch.full((6,), 2.0)) - torch.diag_embed(torch.ones(5), 1) - torch.diag_embed(torch.ones(5), -1)
-OPTIONS = {"sampler": "langevin", "step_size": 0.05, "steps": 10, "seed": 0, "noise": "philox"}
+OPTIONS = {"sampler": "langevin", "step_size": 0.05, "steps": 10, "seed": 0}
 
 
 class Field(nn.Module):

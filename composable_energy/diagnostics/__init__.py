@@ -1,8 +1,5 @@
 """Diagnostics of runs: convergence statistics, warnings, and running moments without a trace."""
 
-from composable_energy.diagnostics.advice import SamplingWarning
-from composable_energy.diagnostics.moments import RunningMoments
-from composable_energy.diagnostics.statistics import Row
-from composable_energy.diagnostics.summary import Summary
+from composable_energy.lazy import attach_stub
 
-__all__ = ["Row", "RunningMoments", "SamplingWarning", "Summary"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin
-from composable_energy.options import Recommendation
+from composable_energy.options import Recommendation, plain_values
 from composable_energy.registry import get
 from composable_energy.registry.catalog import check_origin
 from composable_energy.supports import arguments_of, build_support
@@ -165,7 +165,7 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
     if not isinstance(data, dict) or data.keys() - {"precedence"} != {"sampler", "options", "threads"}:
         raise ValueError("its recommended sampler is incomplete")
     recommended = Recommendation(data["sampler"], decode(data["options"], source), data["threads"], data.get("precedence", 0))
-    numbers = [number for number in _whole_numbers(recommended.options) if number > 1]
+    numbers = [number for number in plain_values(recommended.options) if type(number) is int and number > 1]
     if max(numbers, default=1) > _MOST or math.prod(numbers) > _MOST_PRODUCT:
         raise ValueError(f"its recommended sampler has numbers above {_MOST:,}, or with a product above {_MOST_PRODUCT:,}")
     with contextlib.suppress(PluginNotFound, ExtraNotInstalled, PluginConflictError, PluginLoadError):
@@ -174,15 +174,6 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
         if (sampler.total_steps or 0) > _MOST_STEPS:
             raise ValueError(f"its recommended sampler takes {sampler.total_steps:,} steps, and a file says at most {_MOST_STEPS:,}")
     return recommended
-
-
-def _whole_numbers(value: Any) -> Iterator[int]:
-    """Yields the whole numbers among values of a file."""
-    if isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _whole_numbers(item)
-    elif type(value) is int:
-        yield value
 
 
 # Distributions ------------------------------------------------------------------------------------------------------------------------

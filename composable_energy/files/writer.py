@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from composable_energy.algebra.terms import common_recommendation
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.files.budget import check_size
-from composable_energy.files.reader import CLASSES, inherited_mode
+from composable_energy.files.reader import CLASSES, check_size, inherited_mode
 from composable_energy.files.record import digest_of
 from composable_energy.files.values import encode, encode_recommendation, has_references
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
@@ -30,38 +28,15 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
         check_size(writer.nodes)
     except ValueError as error:
         raise ExpressionError(f"It cannot be saved: {error}.") from error
-    groups = _groups(writer.references)
-    references = [{**reference.encode(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
+    groups = _groups(writer.holds)
+    references = [{**reference, "group": group} for reference, group in zip(writer.references, groups, strict=True)]
     return {"expression": str(energy), "references": references, "nodes": writer.nodes, "root": root}, writer.tensors
 
 
-@dataclass
-class _Reference:
-    """An object of the registry: its origin and the state that is written."""
-
-    kind: str
-    origin: Origin
-    options: Any
-    holds: list[nn.Module] = field(default_factory=list)
-    modes: dict[str, bool] = field(default_factory=dict)
-    tensors: dict[str, str] = field(default_factory=dict)
-    tokens: dict[str, str] = field(default_factory=dict)
-    recommended: dict[str, Any] = field(default_factory=dict)  # empty if only parts of the object are written
-
-    def encode(self) -> dict[str, Any]:
-        own = self.origin
-        return {
-            "kind": self.kind,
-            "entry": own.entry,
-            "member": own.member,
-            "options": self.options,
-            "distribution": own.distribution,
-            "version": own.version,
-            "modes": self.modes,
-            "tensors": self.tensors,
-            "tokens": self.tokens,
-            **self.recommended,
-        }
+def _reference(kind: str, origin: Origin, options: Any) -> dict[str, Any]:
+    """Returns an object of the registry as JSON data, without its state."""
+    origin_data = {"entry": origin.entry, "member": origin.member, "distribution": origin.distribution, "version": origin.version}
+    return {"kind": kind, **origin_data, "options": options, "modes": {}, "tensors": {}, "tokens": {}}
 
 
 class _Writer:
@@ -69,7 +44,8 @@ class _Writer:
 
     def __init__(self) -> None:
         self.nodes: list[dict[str, Any]] = []
-        self.references: list[_Reference] = []
+        self.references: list[dict[str, Any]] = []
+        self.holds: list[list[nn.Module]] = []  # the modules of each reference whose state is written
         self.tensors: dict[str, Tensor] = {}
         self._node_of: dict[Energy, int] = {}
         self._reference_of: dict[int, int] = {}
@@ -97,7 +73,7 @@ class _Writer:
                 f"{hint} is a part of {part.origin}, which has other energies or modules as options, and cannot be saved alone."
             )
         index = self._reference(part.kind, part.origin, options)
-        self._hold(self.references[index], module, f"{part.path}." if part.path else "")
+        self._hold(index, module, f"{part.path}." if part.path else "", str(part.origin))
         return [index, part.path]
 
     def tensor(self, tensor: Tensor, hint: str) -> str:
@@ -149,30 +125,33 @@ class _Writer:
         _check_stored("energy", origin)
         options = encode(dict(origin.options), self, f"{origin}.options")
         if has_references(options):
-            reference = _Reference("energy", origin, options)
-            self._hold(reference, energy, "")
-            return {"class": "made", "terms": [], "config": reference.encode()}
+            reference = _reference("energy", origin, options)
+            self._write_state(reference, energy, "", str(origin))
+            return {"class": "made", "terms": [], "config": reference}
         index = self._reference("energy", origin, options)
-        self._hold(self.references[index], energy, "")
+        self._hold(index, energy, "", str(origin))
         return {"class": "reference", "terms": [], "config": {"of": [index, ""]}}
 
     def _reference(self, kind: str, origin: Origin, options: Any) -> int:
         if id(origin) not in self._reference_of:
-            self.references.append(_Reference(kind, origin, options))
-            self._reference_of[id(origin)] = len(self.references) - 1
+            self._reference_of[id(origin)] = len(self.references)
+            self.references.append(_reference(kind, origin, options))
+            self.holds.append([])
             self._held.append(origin)
         return self._reference_of[id(origin)]
 
-    def _hold(self, reference: _Reference, module: nn.Module, prefix: str) -> None:
-        if any(module is held for held in reference.holds):
-            return
-        reference.holds.append(module)
+    def _hold(self, index: int, module: nn.Module, prefix: str, label: str) -> None:
+        if not any(module is held for held in self.holds[index]):
+            self.holds[index].append(module)
+            self._write_state(self.references[index], module, prefix, label)
+
+    def _write_state(self, reference: dict[str, Any], module: nn.Module, prefix: str, label: str) -> None:
         if isinstance(module, Energy) and not prefix:
-            reference.recommended = {"recommended": encode_recommendation(module.recommended, self, str(reference.origin))}
-        reference.modes |= _modes_of(module, prefix)
-        reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
-        for path, tensor in _tensors_of(module, str(reference.origin)).items():
-            reference.tensors[prefix + path] = self._state(tensor, f"{reference.origin}.{prefix}{path}")
+            reference["recommended"] = encode_recommendation(module.recommended, self, label)
+        reference["modes"] |= _modes_of(module, prefix)
+        reference["tokens"] |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
+        for path, tensor in _tensors_of(module, label).items():
+            reference["tensors"][prefix + path] = self._state(tensor, f"{label}.{prefix}{path}")
 
 
 def _check_stored(kind: str, origin: Origin) -> None:
@@ -226,9 +205,9 @@ def _entry_of_node(energy: Energy) -> str:
     return _entry_by_class(energy).qualified
 
 
-def _groups(references: list[_Reference]) -> list[int]:
+def _groups(holds: list[list[nn.Module]]) -> list[int]:
     """Returns for each reference the first one with which it shares modules or tensors, directly or indirectly."""
-    parent = list(range(len(references)))
+    parent = list(range(len(holds)))
     first: dict[int, int] = {}
 
     def top(index: int) -> int:
@@ -236,12 +215,12 @@ def _groups(references: list[_Reference]) -> list[int]:
             index = parent[index]
         return index
 
-    for index, reference in enumerate(references):
-        for module in reference.holds:
+    for index, modules in enumerate(holds):
+        for module in modules:
             for shared in (*module.modules(), *module.parameters(), *module.buffers()):
                 a, b = top(index), top(first.setdefault(id(shared), index))
                 parent[max(a, b)] = min(a, b)
-    return [top(index) for index in range(len(references))]
+    return [top(index) for index in range(len(holds))]
 
 
 def _tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError
 from composable_energy.notes import add_note
-from composable_energy.options import describe_error
+from composable_energy.options import describe_error, plain_values
 from composable_energy.registry.entries import PluginRecord
 
 API_VERSION = 1
@@ -259,7 +259,7 @@ def check_stored(entry: PluginRecord, builder: Callable[..., Any], options: Mapp
         texts = stored.get(name, frozenset() if name in known else others)
         if value is None or texts is None or (isinstance(value, str) and value == known.get(name)):
             continue
-        if (name in stored or name not in known) and texts.issuperset(_texts_in(value)):
+        if (name in stored or name not in known) and texts.issuperset(text for text in plain_values(value) if isinstance(text, str)):
             continue
         raise OptionError(
             f"{name}={value!r:.{_LONGEST}} of {entry.name!r} may be a path or an address, which no saved file may give. Register what it "
@@ -275,15 +275,6 @@ def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         except Exception:  # annotations of the type checker alone; no signature, or one that third-party code computes
             continue
     return {}
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    """Yields the texts among values of a file."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts_in(item)
 
 
 def guarded(entry: PluginRecord, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:

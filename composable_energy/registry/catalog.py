@@ -9,7 +9,7 @@ import json
 import re
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from torch import nn
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, inherit_token, mark_origin
-from composable_energy.options import describe_error, listed, nearest, printable, text_table
+from composable_energy.options import describe_error, listed, nearest, plain_values, printable, text_table
 from composable_energy.registry.build import KINDS, build, check_built, check_stored, guarded, plugin_error
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord
 from composable_energy.registry.registry import find, get_factory, load, names, plugins, records, registered
@@ -147,7 +147,7 @@ def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) ->
 
 def _copy_built(kind: str, entry: PluginRecord, built: Any, origin: Origin, copies: dict[int, Any]) -> Any:
     """Returns a copy of a built object, or the object if its class has just built it; modules among the options are not copied."""
-    passed = set(_modules_in(origin.options))
+    passed = {inner for value in plain_values(origin.options) if isinstance(value, nn.Module) for inner in value.modules()}
     if type(built) is not load(kind, entry):
         copies.update((id(module), module) for module in passed)
         try:
@@ -157,15 +157,6 @@ def _copy_built(kind: str, entry: PluginRecord, built: Any, origin: Origin, copi
             raise plugin_error(entry, f"the object that it built cannot be copied ({describe_error(error)})") from error
     mark_origin(kind, built, origin, passed)
     return built
-
-
-def _modules_in(value: Any) -> Iterator[nn.Module]:
-    """Yields the modules in options."""
-    if isinstance(value, nn.Module):
-        yield from value.modules()
-    elif isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _modules_in(item)
 
 
 def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
@@ -293,31 +284,22 @@ class EnergyInfo:
         return self.summary + (f" ({count} members, such as {self.name}/{self.members[0]})" if count else "")
 
 
-class EnergyTable(Sequence[EnergyInfo]):
+class EnergyTable(tuple[EnergyInfo, ...]):
     """The installed energies, those of this session first, then by name; prints as a table. Its items are found by number or by name."""
-
-    def __init__(self, rows: Iterable[EnergyInfo]) -> None:
-        self._rows = tuple(rows)
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
-            return self._rows[key]
-        found = next((row for row in self._rows if row.name == key), None)
+            return super().__getitem__(key)
+        found = next((row for row in self if row.name == key), None)
         if found is None:
-            known = [row.name for row in self._rows]
+            known = [row.name for row in self]
             raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
         return found
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[EnergyInfo]:
-        return iter(self._rows)
-
     def __str__(self) -> str:
-        if not self._rows:
+        if not self:
             return "No energies are installed; `composable_energy.plugins()` shows what was found."
-        return text_table(("energy", "state", "what it is"), [(row.name, row.state, row.line) for row in self._rows])
+        return text_table(("energy", "state", "what it is"), [(row.name, row.state, row.line) for row in self])
 
     __repr__ = __str__
 

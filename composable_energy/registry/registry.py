@@ -228,7 +228,9 @@ class Exports:
         self._name, self._kind = name, kind
 
     def __getattr__(self, name: str) -> Any:
-        kind, offers = self._kind, [] if name.startswith("_") else self._offers()
+        if name.startswith("_"):
+            raise AttributeError(name)
+        kind, offers = self._kind, self._offers()
         found = [row for attribute, row in offers if attribute == name]
         if not found:
             words = {word: attribute for attribute, row in offers for word in (attribute, row.name)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.sampling.faults import Faults, explain_failure, is_final
-from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.starts import Starts
+from composable_energy.sampling.faults import explain_failure, is_final
+from composable_energy.sampling.pilots import find_starts
+from composable_energy.sampling.problem import Problem
+from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take
-from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.trace import Trace, Values
 from composable_energy.sampling.unconstrained import visible_state
-from composable_energy.sampling.wrappers import select_rows
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -31,46 +31,6 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
 
 
 Step = Callable[[Energy, State, Noise], tuple[State, Info]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is sampled, and how.
-
-    Args:
-        energy: The energy that the sampler gets, compiled or not, with a guard against exceptions.
-        plain: The energy of steps, without that guard: a step that raises is taken again with it.
-        sampler: The sampler.
-        noise: The noise of all chains at step 0.
-        starts: The start points.
-        rows: The number of chains, which is that of the rows of bound conditions.
-        batch_size: How many chains are evaluated together.
-        policy: What happens to a chain that diverges.
-        faults: Counts the points at which the energy raises.
-        step: The `step` of the sampler, compiled or not.
-    """
-
-    energy: Energy
-    plain: Energy
-    sampler: Sampler
-    noise: Noise
-    starts: Starts
-    rows: int
-    batch_size: int
-    policy: Policy
-    faults: Faults
-    step: Step
-
-    def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
-        """Returns the energy of some chains, with their rows of bound conditions."""
-        return select_rows(self.plain if plain else self.energy, ids, self.rows)
-
-    def noise_of(self, ids: range | Tensor) -> Noise:
-        """Returns the noise of some chains."""
-        first = self.noise.chains[0]
-        if isinstance(ids, range):
-            return self.noise.for_chains(range(ids.start + first, ids.stop + first))
-        return self.noise.for_chains((ids + first).tolist())
 
 
 class _Batch(NamedTuple):
@@ -87,6 +47,7 @@ class Chains:
 
     Args:
         problem: What is sampled, and how.
+        step: The `step` of the sampler, if it is compiled; None for the sampler's own.
 
     Attributes:
         sampler: The sampler.
@@ -97,14 +58,16 @@ class Chains:
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
         diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
+        relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
         broken: The first state in which chains diverged, those chains alone; None if none did.
     """
 
     state: State
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, step: Step | None = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
-        self.own, self.active = range(problem.rows), problem.rows
+        self.own, self.active, self.relocated = range(problem.rows), problem.rows, 0
+        self._take, self._compiled = step or problem.sampler.step, step is not None
         self.step, self.last_step, self.started = 0, 0, False
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.broken: State | None = None
@@ -139,7 +102,9 @@ class Chains:
     def started_at(self, ids: range) -> State:
         """Returns the state of some chains at their start."""
         energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids)
-        return self.sampler.init(energy, self.problem.starts.points(ids, energy, noise), noise)
+        x, relocated = find_starts(self.problem, ids, energy, noise)
+        self.relocated += relocated
+        return self.sampler.init(energy, x, noise)
 
     def resume(self, trace: Trace) -> None:
         """Continues the chains of a trace.
@@ -149,7 +114,8 @@ class Chains:
         """
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.started, self.diverged_at = trace.state, trace.steps, True, trace.diverged_at.clone()
+        self.state, self.step, self.started, self.relocated = trace.state, trace.steps, True, 0
+        self.diverged_at = trace.diverged_at.clone()
         if (self.diverged_at >= 0).any():
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
             self.active = len(self._rows)
@@ -162,7 +128,7 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        whole, step, found = self.state, self.problem.step, list[tuple[State, Info]]()
+        whole, step, found = self.state, self._take, list[tuple[State, Info]]()
         active = whole if self._rows is None else take(whole, self._rows)
         batches = self._batches = self._batches or self._split(len(active.x))
         for batch in batches:
@@ -191,11 +157,12 @@ class Chains:
         return replace(info, scalars={**info.scalars, **self._couple(couple)})
 
     def _take_again(self, batch: _Batch, before: State, noise: Noise, error: Exception) -> tuple[State, Info]:
-        """Takes a step that raised again, with the guard against exceptions at some of the points."""
+        """Takes a step that raised again, and later ones, with the guard against exceptions at some of the points."""
         try:
             if is_final(error) or batch.plain is batch.guarded:
                 raise error
-            return self.problem.step(batch.guarded, before, noise)
+            self._batches = [one._replace(plain=one.guarded) for one in self._batches or ()]
+            return self._take(batch.guarded, before, noise)
         except Exception as final:
             explain_failure(final, self._doing())
             raise
@@ -203,8 +170,9 @@ class Chains:
     def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
         """Returns one state and info of all batches."""
         infos, counts = [info for _, info in found], [len(state.x) for state, _ in found]
-        self.problem.faults.count_undefined(infos)
-        return join([state for state, _ in found]), merge_infos(infos, counts, type(self.sampler).__name__)
+        self.problem.energy.faults.count_undefined(infos)
+        after = found[0][0] if len(found) == 1 else join([state for state, _ in found])
+        return after, merge_infos(infos, counts, type(self.sampler).__name__)
 
     def _split(self, count: int) -> list[_Batch]:
         """Returns so many active chains in batches."""
@@ -212,11 +180,11 @@ class Chains:
         for first in range(0, count, problem.batch_size):
             rows = slice(first, min(first + problem.batch_size, count))
             ids = self.own[rows] if self._rows is None else self.own.start + self._rows[rows]
-            batches.append(_Batch(rows, problem.energy_of(ids, plain=True), problem.energy_of(ids), problem.noise_of(ids)))
+            batches.append(_Batch(rows, problem.energy_of(ids, plain=not self._compiled), problem.energy_of(ids), problem.noise_of(ids)))
         return batches
 
     def _doing(self) -> str:
-        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.starts.zeros.shape)
+        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.points.zeros().shape)
         return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     # Results --------------------------------------------------------------------------------------------------------------------------
@@ -237,6 +205,11 @@ class Chains:
         """
         state = visible_state(self.energy, self.active_state() if state is None else state)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
+
+    def values(self, most: int | None = None) -> Values:
+        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number."""
+        ids = self.active_ids()[:most]
+        return self.problem.values(ids, self.state.x[ids.to(self.state.x.device)])
 
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""

@@ -1,9 +1,12 @@
 """Steps of a sampler as one compiled function.
 
 `make_fx` runs a step once on stand-ins for its tensors, and records the operations of sampler, energy and gradient as one flat graph, which
-`torch.compile` turns into a few kernels. The noise is an input, so the draws are those without compilation up to rounding. Eight steps of
+`torch.compile` turns into a few kernels. The noise is an input, so the draws are those without compilation up to rounding. Several steps of
 few chains are one function; they are taken in advance and handed out one by one. What cannot be recorded, such as trajectories of different
-lengths, takes single steps with a compiled gradient.
+lengths, takes single steps with a compiled gradient, and a warning says why.
+
+Functions are kept for the energy of the caller. Each call evaluates it at a few points and compares the operations, with their numbers and
+tensors, to those that were compiled, so that a changed number is never missed, wherever the energy takes it from.
 """
 
 from __future__ import annotations
@@ -21,25 +24,30 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import GuardedEnergy, first_line
+from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.values import Evaluator
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.twins import twin
 
 _AHEAD = 8  # steps of a function
-_MOST_NUMBERS, _MOST_NODES = 2**16, 2000  # of these steps: their points in the cache, and operations that compile in seconds
+_MOST_NUMBERS, _MOST_NODES = 2**16, 1000  # of these steps: their points in the cache, and operations that compile in seconds
 _MOST_FUNCTIONS = 8  # that an energy keeps
-_PROBES = 16  # points where each call compares the energy with the one that was compiled
+_PROBES = 2  # points where each call compares the operations of the energy with those that were compiled
 _ALL_TRUE = getattr(torch, "_is_all_true", None)  # how distributions look at their checks
 # Short loops are left to the C++ compiler, which unrolls them: half the time for mixtures on a plane. Results that are used again are
-# stored after 16 operations, not 50: the compiler repeats all before each use, so its time doubles with each step of a recursion.
+# stored after 16 operations, not 50: the compiler repeats all before each use, so its time doubles with each step of a recursion. Pictures
+# keep the order of their numbers: with the channels last, copies between convolutions take a tenth of the time.
 _OPTIONS: dict[str, Any] = {
+    "layout_optimization": False,
     "cpp.enable_loop_tail_vec": False,
     "size_asserts": False,
     "alignment_asserts": False,
@@ -56,51 +64,71 @@ class CompiledStep:
         sampler: The sampler.
         energy: The energy of all chains. Where a step cannot be compiled, its gradient is.
         owner: The caller's energy, for which functions are kept as long as it exists and does not change.
-        evaluator: Evaluates the energy at points of chains.
+        problem: What is sampled.
     """
 
-    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, evaluator: Evaluator) -> None:
-        self.sampler, self.energy, self.owner, self.evaluator = sampler, energy, owner, evaluator
-        self.plain, self.kept = energy.energy, cast(Any, None)
+    def __init__(self, sampler: Sampler, energy: GuardedEnergy, owner: Energy, problem: Problem) -> None:
+        self.sampler, self.energy, self.owner, self.problem = sampler, energy, owner, problem
+        self.plain, self.functions = energy.energy, cast(_Functions, None)
         self.ahead: dict[range, list[tuple[State, int, tuple[State, Info]]]] = {}
 
     def __call__(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         """Returns the next state and info, as `Sampler.step` up to rounding."""
-        self.kept = self.kept or _functions(self.owner, self.plain, self.evaluator, state.x)
-        if energy is self.energy and self.sampler.total_steps is None and state.x.is_cpu and isinstance(noise.chains, range):
-            ahead = self.ahead.setdefault(noise.chains, [])
-            if ahead and ahead[0][0] is state and ahead[0][1] == noise.step:
-                return ahead.pop(0)[2]
-            key = self.sampler, *_shapes(state)
-            most = _AHEAD if self.evaluator.batch_size >= self.evaluator.rows else 1  # batches take turns
-            steps = self.kept.get((most, *key), lambda: _Steps.compile(self.sampler, self.plain, state, noise, most))
-            if steps is not None:
-                ahead[:] = steps.take(state, noise)
-                return ahead.pop(0)[2]
-        if self.energy.energy is self.plain:
-            self.energy.energy = _CompiledGradient(self.plain, self.kept)
-        return self.sampler.step(energy, state, noise)
+        ahead = self.ahead.get(noise.chains) if isinstance(noise.chains, range) else None
+        if not ahead or ahead[0][0] is not state or ahead[0][1] != noise.step:
+            self.functions = self.functions or _functions_of(self.owner, self.problem, state.x)
+            steps = self._steps(energy, state, noise)
+            if not isinstance(steps, _Steps):
+                return self._single(energy, state, noise, steps)
+            ahead = self.ahead[cast(range, noise.chains)] = steps.take(state, noise)
+        return ahead.pop(0)[2]
+
+    def _single(self, energy: Energy, state: State, noise: Noise, why: str) -> tuple[State, Info]:
+        """Takes a step with a compiled gradient; the first time it warns."""
+        first = self.energy.energy is self.plain
+        if first:
+            self.energy.energy = _CompiledGradient(self.plain, self.functions)
+        found = self.sampler.step(energy, state, noise)
+        if first:
+            refusal = cast(_CompiledGradient, self.energy.energy).refusal
+            refused = f"{self.plain} cannot be traced ({refusal}): it runs without torch.compile."
+            single = f"{type(self.sampler).__name__} takes single steps, of which the gradient alone is compiled, because {why}."
+            warnings.warn(refused if refusal else single, RuntimeWarning, stacklevel=2)
+        return found
+
+    def _steps(self, energy: Energy, state: State, noise: Noise) -> _Steps | str:
+        """Returns compiled steps, or why there are none."""
+        if self.sampler.total_steps is not None:
+            return "it follows a schedule"
+        if not state.x.is_cpu:
+            return f"whole steps are compiled on CPUs, not on {state.x.device.type}"
+        if energy is not self.energy:
+            return "each chain has conditions of its own"
+        if not isinstance(noise.chains, range):
+            return "some chains have stopped"
+        most = _AHEAD if self.problem.batch_size >= self.problem.rows else 1  # batches take turns
+        found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.plain, state, noise, most))
+        return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
 
 
 class _Functions:
-    """The functions of an energy. Its tensors are their inputs; other changes show by the addresses of tensors, or by values at points."""
+    """The functions of an energy, whose tensors they read where they are, and the operations that they are made of.
 
-    def __init__(self, energy: Energy, evaluator: Evaluator, x: Tensor) -> None:
-        self.addresses, self.values = _addresses(energy), evaluator.values(torch.arange(len(x)), x.clone())
-        self.found: dict[Hashable, Any] = {}
-        self.warned = False
+    Args:
+        problem: What is sampled.
+        x: The first points.
+    """
 
-    def fit(self, energy: Energy, evaluator: Evaluator, x: Tensor) -> bool:
-        """Returns whether an energy is still the one that was compiled, to the last bits."""
-        old = self.values
-        if _addresses(energy) != self.addresses or (old.x.shape, old.x.dtype) != (x.shape, x.dtype):
-            return False
-        new, rounding = evaluator.values(old.chains, old.x), 64 * torch.finfo(old.energies.dtype).eps
-        same = new.energies.shape == old.energies.shape and _near(new.energies, old.energies, rounding)
-        return same and _near(new.grads, old.grads, rounding)
+    def __init__(self, problem: Problem, x: Tensor) -> None:
+        self.x, self.found = x.clone(), dict[Hashable, Any]()
+        self.operations = _Operations.of(replace(problem, energy=twin(problem.energy)), self.x)
+
+    def fit(self, problem: Problem, x: Tensor) -> bool:
+        """Returns whether an energy has the operations that were compiled."""
+        return (self.x.shape, self.x.dtype) == (x.shape, x.dtype) and self.operations.match(_Operations.of(problem, self.x))
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Returns what was made for a key; None for what cannot be compiled, and of a gradient one warning says why."""
+        """Returns what was made for a key, or the reason why it cannot be compiled."""
         if key not in self.found:
             if len(self.found) == _MOST_FUNCTIONS:
                 del self.found[next(iter(self.found))]
@@ -108,82 +136,108 @@ class _Functions:
                 with _TRACING, warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the compiler warns about its own code
                     self.found[key] = make()
-            except _NotCompiledError as reason:
-                self.found[key] = None
-                if str(reason) and not self.warned:
-                    self.warned = True
-                    warnings.warn(f"{reason}: it runs without torch.compile.", RuntimeWarning, stacklevel=2)
+            except OptionError:
+                raise
+            except Exception as error:  # whatever a sampler or an energy does that cannot be recorded
+                self.found[key] = first_line(error)
         return self.found[key]
 
 
 _KEPT: WeakKeyDictionary[Energy, _Functions] = WeakKeyDictionary()
 
 
-def _functions(owner: Energy, energy: Energy, evaluator: Evaluator, x: Tensor) -> _Functions:
-    kept, x = _KEPT.get(owner), x[: min(_PROBES, evaluator.rows)]
-    if kept is None or not kept.fit(energy, evaluator, x):
-        kept = _KEPT[owner] = _Functions(energy, evaluator, x)
+def _functions_of(owner: Energy, problem: Problem, x: Tensor) -> _Functions:
+    kept, x = _KEPT.get(owner), x[: min(_PROBES, problem.rows)]
+    if kept is None or not kept.fit(problem, x):
+        kept = _KEPT[owner] = _Functions(problem, x)
     return kept
 
 
-class _Steps:
-    """Steps in succession as one function of the tensors of a state and of the draws of each step."""
+class _Operations(TorchDispatchMode):
+    """Lists operations with their numbers and links, and the tensors that they take from outside, such as weights."""
 
-    def __init__(self, sampler: Sampler, energy: Energy, state: State, noise: Noise) -> None:
-        recorded = _RecordedNoise(noise)
-        self.after, self.info = sampler.step(energy, state, cast(Noise, recorded))
-        self.draws, self.names, self.count = recorded.draws, list(_tensors(state)), 1
-        self.sampler, self.energy, self.function = sampler, _Traced(twin(energy)), cast(Function, None)
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed: list[tuple[Any, ...]] = []
+        self.outside: list[Tensor] = []
+        self.places = WeakTensorKeyDictionary()
 
     @classmethod
-    def compile(cls, sampler: Sampler, energy: Energy, state: State, noise: Noise, most: int) -> _Steps:
-        """Compiles steps, and compares them with one that is not compiled, and several with those that begin one step later.
+    def of(cls, problem: Problem, x: Tensor) -> _Operations:
+        """Returns the operations of energies and gradients at points."""
+        with cls() as operations:
+            problem.values(torch.arange(len(x)), x)
+        return operations
 
-        Raises:
-            _NotCompiledError: They cannot be recorded.
-        """
-        try:
-            steps = cls(sampler, energy, state, noise)
-            graph = steps.record(state, noise)
-            if most > 1 and most * state.x.numel() <= _MOST_NUMBERS and most * len(graph.graph.nodes) <= _MOST_NODES:
-                steps.count = most
-                steps.function = _compile(steps.record(state, noise), steps.inputs(state, noise))
-                taken = steps.take(state, noise)
-                later = steps.take(taken[1][0], noise.at(noise.step + 1))
-                pairs = [(a, b) for (*_, one), (*_, two) in zip(taken[1:], later[:-1], strict=True) for a, b in zip(one, two, strict=True)]
-                same = all(
-                    torch.allclose(*each, rtol=0, atol=0, equal_nan=True)
-                    for a, b in pairs
-                    for each in zip(_values(a), _values(b), strict=True)
-                )
-                steps.count = most if same else 1
-            if steps.count == 1:
-                steps.function = _compile(graph, steps.inputs(state, noise))
-            if all(map(_near, _values(steps.take(state, noise)[0][2][0]), _values(steps.after))):
-                return steps
-        except OptionError:
-            raise
-        except Exception as error:  # whatever a sampler does that cannot be recorded; errors of the energy come again in single steps
-            raise _NotCompiledError from error
-        raise _NotCompiledError
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [self._name(value, outside=True) for value in tree_leaves((args, kwargs))]
+        result = func(*args, **(kwargs or {}))
+        self.listed.append((func, *given, *(self._name(value, outside=False) for value in tree_leaves(result))))
+        return result
+
+    def _name(self, value: Any, *, outside: bool) -> str:
+        if not isinstance(value, Tensor):
+            return repr(value)
+        if value not in self.places:
+            self.places[value] = len(self.places), len(self.listed)
+            self.outside += [value] if outside else []
+        return f"tensor {self.places[value]}"
+
+    def match(self, other: _Operations) -> bool:
+        """Returns whether other operations compute the same now."""
+        return self.listed == other.listed and len(self.outside) == len(other.outside) and all(map(_same, self.outside, other.outside))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Returns whether two tensors share their numbers, or have the same ones."""
+    if (one.shape, one.dtype, one.device, one.layout) != (other.shape, other.dtype, other.device, other.layout):
+        return False
+    if one.layout != torch.strided:
+        return torch.equal(one.to_dense(), other.to_dense())
+    return one.stride() == other.stride() and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
+
+
+class _Steps:
+    """Steps in succession as one function of the tensors of a state and of the draws of each step.
+
+    Raises:
+        Exception: They cannot be recorded, or the first differs from a step that is not compiled.
+    """
+
+    def __init__(self, sampler: Sampler, energy: Energy, state: State, noise: Noise, most: int) -> None:
+        recorded = _RecordedNoise(noise)
+        after, self.info = sampler.step(energy, state, cast(Noise, recorded))
+        self.draws, self.names, self.count, traced = recorded.draws, list(_tensors(state)), 1, _Traced(twin(energy))
+
+        def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+            now, drawn = replace(state, **dict(zip(self.names, tensors, strict=False))), list(tensors[len(self.names) :])
+            now, info = sampler.step(traced, now, cast(Noise, _RecordedNoise(noise, drawn)))
+            if _shapes(now) != _shapes(state) or _settings(info) != _settings(self.info):
+                raise TypeError("a step returns a state or an info of another form")
+            return *_values(now), *(value.clone() for value in _values(info))  # a view of an input takes longer than a copy
+
+        graph = _trace(step, self.inputs(state, noise))
+        self.count = max(1, min(most, _MOST_NUMBERS // state.x.numel(), _MOST_NODES // len(graph.graph.nodes)))
+        self.function = _compile(_trace(self._repeated(graph), self.inputs(state, noise)), self.inputs(state, noise))
+        if not all(map(_near, _values(self.take(state, noise)[0][2][0]), _values(after))):
+            raise ValueError("it computes something else when it is compiled")
+
+    def _repeated(self, graph: Function) -> Function:
+        """Returns all steps as a function."""
+        kept, drawn, count = len(self.names), len(self.draws), self.count
+
+        def steps(*tensors: Tensor) -> tuple[Tensor, ...]:
+            now, found = tensors[:kept], ()
+            for first in range(kept, kept + count * drawn, drawn) if drawn else [kept] * count:
+                after = graph(*now, *tensors[first : first + drawn])
+                now, found = after[:kept], (*found, *after)
+            return found
+
+        return steps
 
     def inputs(self, state: State, noise: Noise) -> tuple[Tensor, ...]:
         drawn = (getattr(noise.at(noise.step + i), name)(*args) for i in range(self.count) for name, *args in self.draws)
         return *(getattr(state, name) for name in self.names), *drawn
-
-    def record(self, state: State, noise: Noise) -> torch.fx.GraphModule:
-        """Returns the graph of the steps."""
-
-        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-            now, left, found = replace(state, **dict(zip(self.names, tensors, strict=False))), list(tensors[len(self.names) :]), []
-            for _ in range(self.count):
-                now, info = self.sampler.step(self.energy, now, cast(Noise, _RecordedNoise(noise, left)))
-                if _shapes(now) != _shapes(state) or _settings(info) != _settings(self.info):
-                    raise _NotCompiledError
-                found += [*_values(now), *(value.clone() for value in _values(info))]  # a view of an input takes longer than a copy
-            return tuple(found)
-
-        return _trace(function, self.inputs(state, noise))
 
     def take(self, state: State, noise: Noise) -> list[tuple[State, int, tuple[State, Info]]]:
         """Returns the state before each step, the number of the step, and its result."""
@@ -212,6 +266,9 @@ class _RecordedNoise:
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
         return self.normal(like, stream, "uniform")
 
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(f"it asks for noise.{name}")
+
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
         return x.add_(self.normal(x, stream), alpha=scale)
 
@@ -221,7 +278,7 @@ class _CompiledGradient(EnergyWrapper):
 
     def __init__(self, energy: Energy, functions: _Functions) -> None:
         super().__init__(energy)
-        self.functions = functions
+        self.functions, self.refusal = functions, ""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy(x, **conditions)
@@ -238,28 +295,26 @@ class _CompiledGradient(EnergyWrapper):
         inputs = (x.detach(), *known.values())
         key = (*known, *((one.shape, one.stride(), one.dtype, one.device) for one in inputs))
         function = self.functions.get(key, lambda: self._compile(inputs, known))
-        return self.energy.with_gradient(x, **known) if function is None else _run(function, inputs)
+        if isinstance(function, str):
+            self.refusal = function
+            return self.energy.with_gradient(x, **known)
+        return _run(function, inputs)
 
     def _compile(self, inputs: tuple[Tensor, ...], known: dict[str, Tensor]) -> Function:
-        eager = self.energy.with_gradient(inputs[0], **known)  # first, so that its own errors appear and its caches are filled
+        eager = self.energy.with_gradient(inputs[0], **known)  # first, so that its caches are filled
         inside = _Traced(twin(self.energy))
-        try:
-            graph = _trace(lambda x, *values: inside.with_gradient(x, **dict(zip(known, values, strict=True))), inputs)
-            function = _compile(graph, inputs)
-            if all(map(_near, _run(function, inputs), eager)):
-                return function
-        except OptionError:
-            raise
-        except Exception as error:
-            raise _NotCompiledError(f"{self.energy} cannot be traced ({first_line(error)})") from error
-        raise _NotCompiledError(f"{self.energy} computes something else when it is compiled")
+        graph = _trace(lambda x, *values: inside.with_gradient(x, **dict(zip(known, values, strict=True))), inputs)
+        function = _compile(graph, inputs)
+        if not all(map(_near, _run(function, inputs), eager)):
+            raise ValueError("it computes something else when it is compiled")
+        return function
 
 
 class _Traced(EnergyWrapper):
     """An energy as it is recorded: a graph cannot stop at what `torch.distributions` refuses, so its results become NaN there."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        raise _NotCompiledError  # no sampler that can be recorded evaluates energies alone
+        raise TypeError("it evaluates energies without gradients")  # of which no trace is taken
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
         with _Checks() as checks:
@@ -285,10 +340,6 @@ class _Checks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _NotCompiledError(Exception):
-    """The reason why something runs without compilation."""
-
-
 def _trace(function: Function, inputs: tuple[Tensor, ...]) -> torch.fx.GraphModule:
     """Returns the operations of a function; fake tensors stand in for its inputs, while weights stay real."""
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*(one.clone() for one in inputs))
@@ -302,7 +353,8 @@ def _compile(graph: Function, inputs: tuple[Tensor, ...]) -> Function:
     """
     checks = Distribution._validate_args  # torch's compiler turns them off for the whole process
     try:
-        function = torch.compile(graph, fullgraph=True, dynamic=False, options=_OPTIONS)
+        options = _OPTIONS if inputs[0].is_cpu else None
+        function = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
         _run(function, inputs)
         return function
     except Exception as cause:
@@ -328,16 +380,11 @@ def _run(function: Function, inputs: tuple[Tensor, ...]) -> Any:
         return function(*inputs)
 
 
-def _near(new: Tensor, old: Tensor, tolerance: float | None = None) -> bool:
+def _near(new: Tensor, old: Tensor) -> bool:
     """Returns whether two results differ by no more than a share of the largest number."""
-    tolerance = math.sqrt(torch.finfo(old.dtype).eps) if tolerance is None else tolerance
+    tolerance = math.sqrt(torch.finfo(old.dtype).eps)
     largest = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 0.0
     return torch.allclose(new, old, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
-
-
-def _addresses(energy: Energy) -> list[Hashable]:
-    tensors = (*energy.parameters(), *energy.buffers())
-    return [(one.data_ptr() if one.layout == torch.strided else 0, one.shape, one.dtype) for one in tensors]
 
 
 def _tensors(of: State | Info) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
-"""Energies and gradients at points: of one energy, or of several that share parts."""
+"""Energies and gradients at points, of one energy or of several that share parts, and the context in which samplers evaluate them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.evaluation import evaluating, memo_scope
+from composable_energy.sampling.selection import recommendations
 
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
@@ -78,3 +81,56 @@ class _Together(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         raise ExpressionError("Energies that are evaluated together have no common value.")
+
+
+class _Calls:
+    """The Python threads whose calls limit the threads of torch now, and the number of these before the first call."""
+
+    lock = threading.Lock()
+    running: list[int] = []
+    before = 0
+
+
+@contextmanager
+def evaluation_context(energy: Energy) -> Iterator[None]:
+    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
+
+    Args:
+        energy: The energy that is evaluated inside.
+    """
+    found = recommendations(energy)
+    threads = min((advice.threads for _, advice in found if advice.threads is not None), default=None) if found else None
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda", "mps"):  # draws do not depend on autocast; an energy may switch it on inside
+            try:
+                on = torch.is_autocast_enabled(kind)
+            except RuntimeError:  # torch 2.4 has no autocast on MPS
+                continue
+            if on:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if threads is not None:
+            stack.enter_context(_limited_threads(threads))
+        yield
+
+
+@contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    """Sets the number of threads inside an operation, which torch keeps per Python thread with one default for new threads.
+
+    A Python thread that starts meanwhile inherits the number of the call, not the user's. So each call restores the number from before the
+    first of several concurrent calls; a call inside another restores the number of the outer one.
+    """
+    own, caller = torch.get_num_threads(), threading.get_ident()
+    with _Calls.lock:
+        _Calls.before = _Calls.before if _Calls.running else own
+        nested = caller in _Calls.running
+        _Calls.running.append(caller)
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        with _Calls.lock:
+            _Calls.running.remove(caller)
+            torch.set_num_threads(own if nested else _Calls.before)

@@ -75,12 +75,7 @@ class GuardedEnergy(EnergyWrapper):
         return self._evaluate("__call__", x, conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        if self._known is None:
-            return self._evaluate("with_gradient", x, conditions)
-        try:
-            return self.energy.with_gradient(x, **conditions)
-        except Exception as error:
-            return self._recover("with_gradient", x, conditions, error)
+        return self._evaluate("with_gradient", x, conditions)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self._evaluate("evidence", x, conditions)

@@ -13,7 +13,8 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.evaluation import Use, recording
-from composable_energy.sampling.values import Evaluator
+from composable_energy.sampling.problem import Problem
+from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
@@ -63,7 +64,7 @@ def check_detached(uses: Sequence[Use]) -> None:
     Raises:
         ExpressionError: The values change at more than half of the points.
     """
-    for use in {use.energy: use for use in uses if use.energy.has_gradient}.values():
+    for use in {use.energy: use for use in uses if use.energy.has_gradient}.values() if uses else ():
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
         with torch.no_grad():
@@ -78,48 +79,51 @@ def check_detached(uses: Sequence[Use]) -> None:
             )
 
 
-def check_rows(evaluator: Evaluator, ids: Tensor, x: Tensor) -> None:
+def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
     """Raises if the energy of a point depends on the other points of its batch, or on its place among them.
 
     A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
     numbers differ without that, and are not judged.
 
     Args:
-        evaluator: Evaluates the energy.
+        problem: What is sampled.
         ids: The chains of the points, counted from 0, with shape $(B,)$.
         x: The points, with shape $(B, *)$.
 
     Raises:
         ExpressionError: A value differs by more than rounding.
     """
-    energy, row = evaluator.energy, int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
+    row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
     if not (x != x[:1]).any():
         ids = ids.repeat(2) if len(x) == 1 else ids
         others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
-    copies, evaluator = others[row].expand_as(x).contiguous(), replace(evaluator, batch_size=len(ids))
+    copies, problem = others[row].expand_as(x).contiguous(), replace(problem, batch_size=len(ids))
     try:
-        values, again = evaluator.values(ids, others), evaluator.values(ids[row].repeat(len(x)), copies)
+        values, again = problem.values(ids, others), problem.values(ids[row].repeat(len(x)), copies)
         near = torch.finfo(values.energies.dtype).eps ** (2 / 3)
         if torch.allclose(again.energies, values.energies[row], near, near) and torch.allclose(again.grads, values.grads[row], near, near):
             return  # the usual case, quickly
-        problem = evaluator.difference(values.repeat(row, copies))
-        if problem is None or evaluator.difference(values) is not None:
+        expected = (tensor[row].expand(len(x), *tensor.shape[1:]) for tensor in (values.energies, values.grads))
+        found = problem.difference(Values(again.chains, copies, *expected))
+        if found is None or problem.difference(values) is not None:
             return
     except Exception:  # where an energy raises is found by the chains
         return
     raise ExpressionError(
-        f"The energy of a point by {energy} depends on the other points of its batch, or on its place. Of one point beside others and "
-        f"beside copies of itself: {problem}. Data as long as the batch are broadcast along it, as in `x[:, 0] - y`: give them an axis of "
-        "their own, `(x - y).square().sum(1)`. A mean over the batch, a softmax over `dim=0` and BatchNorm in training mode depend on the "
-        "others."
+        f"The energy of a point by {problem.plain} depends on the other points of its batch, or on its place. Of one point beside others "
+        f"and beside copies of itself: {found}. Data as long as the batch are broadcast along it, as in `x[:, 0] - y`: give them an axis "
+        "of their own, `(x - y).square().sum(1)`. A mean over the batch, a softmax over `dim=0` and BatchNorm in training mode depend on "
+        "the others."
     )
 
 
 def mixes_values(energy: Energy) -> bool:
     """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
-    nodes = (part for part in energy.modules() if isinstance(part, Node) and not part.sums)
-    return any(not isinstance(node, Negation) or node.mode == "contrast" for node in nodes)
+    for part in energy.modules():
+        if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
+            return True
+    return False
 
 
 def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -39,10 +38,6 @@ class StepCoefficients(NamedTuple):
     move: float = 0.0
     low: float | None = None
     high: float | None = None
-
-
-Coefficients = tuple[float, float, float, float, float | None, float | None]
-"""Those of `StepCoefficients`, in their order."""
 
 
 class Kernel(ABC):
@@ -131,8 +126,7 @@ def langevin_step(
                 [0.7500, 0.7500, 0.7500]])
     """
     low, high = box or (None, None)
-    step = reference_step if x.is_cpu and not forced_kernel() else _by_kernel
-    return step(x, gradient, None, (drift, scale, keep, 0.0, low, high), noise, stream)[0]
+    return _step(x, gradient, None, StepCoefficients(drift, scale, keep, 0.0, low, high), noise, stream)[0]
 
 
 def underdamped_step(
@@ -157,8 +151,7 @@ def underdamped_step(
         ShapeError: Points, gradient, momentum and chains do not fit.
         OptionError: The forced kernel cannot run.
     """
-    step = reference_step if x.is_cpu and not forced_kernel() else _by_kernel
-    moved, kick = step(x, gradient, momentum, (drift, scale, keep, move, None, None), noise, stream)
+    moved, kick = _step(x, gradient, momentum, StepCoefficients(drift, scale, keep, move), noise, stream)
     assert kick is not None
     return moved, kick
 
@@ -181,25 +174,29 @@ def forced_kernel() -> str | None:
     return os.environ.get(SWITCH)
 
 
-def _by_kernel(
-    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: Coefficients, noise: Noise, stream: int
+def _step(
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int
 ) -> tuple[Tensor, Tensor | None]:
     """Takes a step by the kernel for these points; by the reference if there is none."""
-    _check_shapes(x, gradient, momentum, noise)
+    for name, other in (("gradient", gradient), ("momentum", momentum)):
+        if other is not None and other.shape != x.shape:
+            raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
+    if x.shape[0] != len(noise.chains):
+        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
     forced = forced_kernel()
-    plain = forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling()
+    plain = (x.is_cpu and not forced) or forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling()
     kernel = None if plain else _kernel_for(x, gradient, momentum, noise, forced)
     if kernel is None:
         return reference_step(x, gradient, momentum, coefficients, noise, stream)
     x, moved = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     gradient, momentum = (None if some is None else some.contiguous() for some in (gradient, momentum))
     kick = None if momentum is None else torch.empty_like(momentum)
-    kernel.langevin_step(x, gradient, momentum, StepCoefficients(*coefficients), noise, stream, moved, kick)
+    kernel.langevin_step(x, gradient, momentum, coefficients, noise, stream, moved, kick)
     return moved, kick
 
 
 def reference_step(
-    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: Coefficients, noise: Noise, stream: int = 0
+    x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int = 0
 ) -> tuple[Tensor, Tensor | None]:
     """Takes a step in torch; see `langevin_step`. Half precision is computed in float32 and rounded once.
 
@@ -213,19 +210,16 @@ def reference_step(
 
     Returns:
         The points, and the momentum if there is one.
-
-    Raises:
-        ShapeError: Points, gradient, momentum and chains do not fit.
     """
-    if (gradient is not None and gradient.shape != x.shape) or momentum is not None or x.shape[0] != len(noise.chains):
-        _check_shapes(x, gradient, momentum, noise)
     if x.dtype in (torch.bfloat16, torch.float16):
         gradient, momentum = (None if some is None else some.float() for some in (gradient, momentum))
         moved, kick = reference_step(x.float(), gradient, momentum, coefficients, noise, stream)
         return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
     drift, scale, keep, move, low, high = coefficients
     if momentum is None:
-        x = torch.add(x, gradient, alpha=-drift) if keep == 1.0 and gradient is not None else _push(x, gradient, drift, keep)
+        if keep != 1.0 or gradient is None:
+            x = torch.zeros_like(x) if keep == 0.0 else x * keep
+        x = x if gradient is None else torch.add(x, gradient, alpha=-drift)
         x = x if scale == 0.0 else noise.add_normal_(x, scale, stream)
     else:
         momentum = momentum.clone() if gradient is None else torch.add(momentum, gradient, alpha=-drift)
@@ -236,23 +230,18 @@ def reference_step(
     return x if low is None else x.clamp_(low, high), momentum
 
 
-def _check_shapes(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noise: Noise) -> None:
-    for name, other in (("gradient", gradient), ("momentum", momentum)):
-        if other is not None and other.shape != x.shape:
-            raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
-    if x.shape[0] != len(noise.chains):
-        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
-
-
-def _push(start: Tensor, gradient: Tensor | None, drift: float, keep: float) -> Tensor:
-    """Returns a new tensor $c\\, x - a\\, g$."""
-    pushed = torch.zeros_like(start) if keep == 0.0 else start * keep
-    return pushed if gradient is None else pushed.add_(gradient, alpha=-drift)
-
-
 def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noise: Noise, forced: str | None) -> Kernel | None:
     """Returns the kernel for a step; None for the reference."""
-    step = _refusal(x, [some for some in (gradient, momentum) if some is not None], noise)
+    others = [some for some in (gradient, momentum) if some is not None]
+    step = ""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
+        step = "a gradient of the step itself is needed"
+    elif x.is_cpu and noise.kind != "philox":
+        step = f"it draws Philox noise, and the noise is {noise.kind!r}"
+    elif not isinstance(noise.chains, range) or noise.chains.step != 1:
+        step = "the ids of the chains are not consecutive"
+    elif any(other.dtype != x.dtype or other.device != x.device for other in others):
+        step = "points, gradient and momentum differ in dtype or device"
     session = tuple(factory for (kind, _), factory in registered.items() if kind == "kernel")
     refusals = []
     for name, kernel, fault in _kernels(forced, session):
@@ -264,19 +253,6 @@ def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noi
         raise OptionError(f"{SWITCH} names a kernel which cannot run here ({refusals[0]}). Unset it, or set it to 'torch'.")
     _log_once(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is installed'}).")
     return None
-
-
-def _refusal(x: Tensor, others: Sequence[Tensor], noise: Noise) -> str:
-    """Returns why no kernel can take a step; empty if one may."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
-        return "a gradient of the step itself is needed"
-    if x.is_cpu and noise.kind != "philox":
-        return f"it draws Philox noise, and the noise is {noise.kind!r}: use noise='philox'"
-    if not isinstance(noise.chains, range) or noise.chains.step != 1:
-        return "the ids of the chains are not consecutive"
-    if any(other.dtype != x.dtype or other.device != x.device for other in others):
-        return "points, gradient and momentum differ in dtype or device"
-    return ""
 
 
 @cache

@@ -104,7 +104,7 @@ class Stop(Observer):
             state = chains.visible_state()
             info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
             if len(state.x) < len(chains.own):
-                info = replace(info, chains=(chains.active_ids() - chains.own.start).tolist())
+                info = replace(info, chains=chains.active_ids().tolist())
             over = _is_true(self.function(chains.step, _copied(state), _copied(info)))
         return over
 
@@ -161,27 +161,25 @@ class TraceRecorder(Observer):
             chains=chains.own,
             state=chains.state,
             diverged_at=chains.diverged_at,
-            relocated=len(chains.problem.starts.relocated),
+            relocated=chains.relocated,
         )
         if not self.steps:
             return trace
         done, kept = chains.step - self.first, [step for step in self.point_steps if step <= chains.step]
-        energies = self._joined("energies", self.energies[:done], chains.own)
+        energies = self._joined("energies", self.energies[:done])
         trace.energies = trace.energies if energies is None else energies
-        trace.acceptance = self._joined("acceptance", self.acceptance[:done], chains.own)
-        trace.points = self._joined("points", self.points[: len(kept)], chains.own)
+        trace.acceptance = self._joined("acceptance", self.acceptance[:done])
+        trace.points = self._joined("points", self.points[: len(kept)])
         trace.point_steps = (self.before.point_steps if self.before else []) + kept
         earlier = self.before.scalars if self.before else {}
         names = dict.fromkeys([*earlier, *self.scalars])
         trace.scalars = {name: [*earlier.get(name, []), *to_floats(self.scalars.get(name, [])[:done])] for name in names}
         return trace
 
-    def _joined(self, name: str, steps: Sequence[Tensor], own: range) -> Tensor | None:
-        """Returns the record of this run after that of the interrupted one, which may hold chains of other processes too."""
+    def _joined(self, name: str, steps: Sequence[Tensor]) -> Tensor | None:
+        """Returns the record of this run after that of the interrupted one."""
         before = None if self.before is None else getattr(self.before, name)
-        parts = []
-        if self.before is not None and before is not None and len(before):
-            parts = [before[:, own.start - self.before.chains.start :][:, : len(own)]]
+        parts = [] if before is None or not len(before) else [before]
         parts += [torch.stack(list(steps))] if steps else []
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
 

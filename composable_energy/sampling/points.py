@@ -111,9 +111,9 @@ def resolve_points(
     if start is not None:
         _check_start(start, dtype, device)
         dtype, device = start.dtype, start.device
-    tensors = _floating_tensors(energy) if dtype is None or device is None else []
-    dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
-    device = device or (tensors[0].device if tensors else torch.get_default_device())
+    tensor = _floating_tensor(energy) if dtype is None or device is None else None
+    dtype = dtype or (torch.get_default_dtype() if tensor is None else tensor.dtype)
+    device = device or (torch.get_default_device() if tensor is None else tensor.device)
     if device.type == "meta":
         raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
     if not dtype.is_floating_point:
@@ -146,10 +146,10 @@ def decode(decoder: nn.Module, points: Tensor) -> Tensor:
 
 def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
     try:
-        sizes = (index(shape),) if not isinstance(shape, Sequence) else tuple(index(size) for size in shape)
+        sizes = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
     except TypeError:
         raise ShapeError(f"shape is a number of points or (n, *shape), got {shape!r}.") from None
-    if isinstance(shape, bool) or not sizes or any(size < 1 for size in sizes):
+    if isinstance(shape, bool) or not sizes or min(sizes) < 1:
         raise ShapeError(f"shape is a positive number of points or (n, *shape), all positive, got {shape!r}.")
     return sizes
 
@@ -175,11 +175,17 @@ def _check_start(init: object, dtype: torch.dtype | None, device: torch.device |
         raise DeviceError(f"init is on {init.device}, requested is {device}; move it with `.to(...)`.")
 
 
-def _floating_tensors(energy: Energy) -> list[Tensor]:
-    """Returns the parameters and buffers, parameters first; without any, whatever the energy holds, such as the mean of a distribution."""
-    own = [tensor for tensor in (*energy.parameters(), *energy.buffers()) if tensor.is_floating_point()]
-    found = own or [tensor for tensor in tensors_of(energy) if tensor.is_floating_point()]
-    return sorted(found, key=lambda tensor: not isinstance(tensor, nn.Parameter))
+def _floating_tensor(energy: Energy) -> Tensor | None:
+    """Returns the first parameter, else buffer, else tensor that the energy holds, such as the mean of a distribution; None without any."""
+    for tensor in (*energy.parameters(), *energy.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    first = None
+    for tensor in tensors_of(energy):
+        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
+            return tensor
+        first = tensor if first is None and tensor.is_floating_point() else first
+    return first
 
 
 def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:

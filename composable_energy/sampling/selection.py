@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from inspect import Parameter, signature
+from operator import attrgetter
 from typing import Any
 
 from composable_energy.algebra import weakens_evidence
@@ -48,21 +49,19 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
         name, found = sampler, _sampler_class(sampler)
     else:
         name, found = (sampler if isinstance(sampler, type) else type(sampler)).__name__, sampler
-    if isinstance(found, Sampler):
-        if not options:
-            return found
-        if not is_dataclass(found):
-            raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
-        _check_options(name, type(found), options, arguments, complete=False)
-        return replace(found, **options)
-    if not (isinstance(found, type) and issubclass(found, Sampler)):
+    instance = isinstance(found, Sampler)
+    if instance and not options:
+        return found
+    if instance and not is_dataclass(found):
+        raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
+    if not instance and not (isinstance(found, type) and issubclass(found, Sampler)):
         raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {found!r}.")
-    _check_options(name, found, options, arguments, complete=True)
     try:
-        return found(**options)
+        return replace(found, **options) if isinstance(found, Sampler) else found(**options)
     except ComposableEnergyError:
         raise
     except (TypeError, ValueError) as error:
+        _check_options(name, type(found) if isinstance(found, Sampler) else found, options, arguments, complete=not instance)
         given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
         raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error
 
@@ -101,11 +100,12 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
 
 def _check_gradient(energy: Energy, sampler: Sampler) -> None:
     """Raises if a term has no gradient, for a sampler that follows gradients alone and so would ignore it."""
-    for term in (part for part in energy.modules() if isinstance(part, Energy) and not part.has_gradient):
-        raise ExpressionError(
-            f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {term} has none, so it would not count: use "
-            "sampler='smc', or another one that accepts and rejects, such as 'chees'."
-        )
+    for part in energy.modules():
+        if isinstance(part, Energy) and not part.has_gradient:
+            raise ExpressionError(
+                f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {part} has none, so it would not count: use "
+                "sampler='smc', or another one that accepts and rejects, such as 'chees'."
+            )
 
 
 def _ungrounded_part(energy: Energy) -> Energy:
@@ -116,17 +116,22 @@ def _ungrounded_part(energy: Energy) -> Energy:
 
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
     """Returns the distinct recommendations of the highest precedence in an expression, each with the first energy that gives it."""
-    found: list[tuple[Energy, Recommendation]] = []
+    givers: list[Energy] = []
+    found: list[Recommendation] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:
         if node.recommended is None:
-            parts = dict.fromkeys((*node.terms, *(base.energy for base in node.bases)))
-            todo += [part for part in parts if part not in seen]
-            seen.update(parts)
-        elif all(node.recommended != other for _, other in found):
-            found.append((node, node.recommended))
-    highest = max((advice.precedence for _, advice in found), default=0)
-    return [(node, advice) for node, advice in found if advice.precedence == highest]
+            for part in (*node.terms, *map(attrgetter("energy"), node.bases)):
+                if part not in seen:
+                    seen.add(part)
+                    todo.append(part)
+        elif node.recommended not in found:
+            givers.append(node)
+            found.append(node.recommended)
+    if len(found) < 2:
+        return list(zip(givers, found, strict=True))
+    highest = max(advice.precedence for advice in found)
+    return [(node, advice) for node, advice in zip(givers, found, strict=True) if advice.precedence == highest]
 
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:

@@ -68,11 +68,8 @@ def plain_energy(energy: Energy) -> Energy | None:
 
     Compiled energies and guards against exceptions are left out.
     """
-    while isinstance(energy, EnergyWrapper):
-        if isinstance(energy, UnconstrainedEnergy):
-            return None
-        energy = energy.energy
-    return energy
+    inside = _unwrapped(energy)
+    return None if isinstance(inside, UnconstrainedEnergy) else inside
 
 
 def visible_state(energy: Energy, state: State) -> State:
@@ -82,12 +79,18 @@ def visible_state(energy: Energy, state: State) -> State:
         energy: The energy that the chains see, which may be compiled.
         state: Their state.
     """
-    while isinstance(energy, EnergyWrapper):
-        if isinstance(energy, UnconstrainedEnergy):
-            x, volume = energy.coordinates.points(state.x)
-            return replace(state, x=x, energy=state.energy + volume if energy.volume else state.energy)
+    inside = _unwrapped(energy)
+    if not isinstance(inside, UnconstrainedEnergy):
+        return state
+    x, volume = inside.coordinates.points(state.x)
+    return replace(state, x=x, energy=state.energy + volume if inside.volume else state.energy)
+
+
+def _unwrapped(energy: Energy) -> Energy:
+    """Returns an energy without its wrappers, up to that in unconstrained coordinates."""
+    while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
         energy = energy.energy
-    return state
+    return energy
 
 
 def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:

@@ -1,50 +1,5 @@
 """Supports: the sets where densities live, as constraints of `torch.distributions`, and coordinates of their points."""
 
-from composable_energy.supports.coordinates import Coordinates, coordinates_of, evaluate_inside, interior
-from composable_energy.supports.sets import (
-    Support,
-    arguments_of,
-    build_support,
-    check_support,
-    circle,
-    contains,
-    empty,
-    ends_of,
-    format_support,
-    includes,
-    intersect,
-    interval,
-    is_bounded,
-    is_full,
-    map_support,
-    plain,
-    same_support,
-    sphere,
-    unite,
-)
+from composable_energy.lazy import attach_stub
 
-__all__ = [
-    "Coordinates",
-    "Support",
-    "arguments_of",
-    "build_support",
-    "check_support",
-    "circle",
-    "contains",
-    "coordinates_of",
-    "empty",
-    "ends_of",
-    "evaluate_inside",
-    "format_support",
-    "includes",
-    "interior",
-    "intersect",
-    "interval",
-    "is_bounded",
-    "is_full",
-    "map_support",
-    "plain",
-    "same_support",
-    "sphere",
-    "unite",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -12,24 +12,6 @@ integration. Other packages bring the checks of their kinds: `composable_energy_
 `composable_energy_image.testing` those of worlds and encoders, `composable_energy_triton.testing` those of kernels.
 """
 
-from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
-from composable_energy.testing.energies import check_energy, energy_checks
-from composable_energy.testing.pytest_integration import parametrize_with_checks
-from composable_energy.testing.samplers import check_sampler, sampler_checks
-from composable_energy.testing.targets import Banana, Gaussian
+from composable_energy.lazy import attach_stub
 
-__all__ = [
-    "Banana",
-    "Check",
-    "Gaussian",
-    "SkipCheck",
-    "assert_close",
-    "build_subject",
-    "check_energy",
-    "check_sampler",
-    "energy_checks",
-    "named_checks",
-    "parametrize_with_checks",
-    "run_checks",
-    "sampler_checks",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

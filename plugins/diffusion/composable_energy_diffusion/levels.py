@@ -20,7 +20,7 @@ from composable_energy.sampling import (
     Traits,
 )
 from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient, warn_of_weak_evidence
-from composable_energy_mcmc.noise_levels import find_start, known_range
+from composable_energy_mcmc.noise_levels import find_start, levels_of
 
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 20.0
 
@@ -83,16 +83,7 @@ class LevelSampler(Sampler, ABC):
         x = noise.normal(like) * scale
         return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
-    def levels_of(self, energy: Energy) -> tuple[float, float]:
-        """Returns the lowest noise level for an energy, and one in the middle."""
-        low, high = self._known_levels(energy)
-        return low, math.sqrt(math.prod((low, high)))
-
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
-
-    def _known_levels(self, energy: Energy) -> tuple[float, float]:
-        known, own = known_range(energy), self.sigma_range
-        return self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)

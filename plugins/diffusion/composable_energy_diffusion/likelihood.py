@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.checks import check_points
 from composable_energy.options import check_flag, check_integer
-from composable_energy.sampling import Noise, resolve_noise, twin
+from composable_energy.sampling import Noise, twin
 from composable_energy_diffusion.ode import ODE
 from composable_energy_mcmc.level_gradient import level_gradient
 
@@ -88,8 +88,8 @@ def log_likelihood(
     if not len(x):
         return LogLikelihood(x.new_zeros(0), x.new_zeros(0), 0)
     with torch.no_grad():
-        model, kind = twin(energy), resolve_noise(None, x.device)
-        noise, point = Noise(seed, range(len(x)), kind=kind).child("directions"), x.detach()
+        model, point = twin(energy), x.detach()
+        noise = Noise(seed, range(len(x))).child("directions")
         path, _ = path.tune(model, torch.zeros_like(point), noise.child("start"))
         directions = _coordinates(point) if exact else (torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes))
         last, logs = _flow(model, point, list(directions), path.sigma_range, levels)

@@ -29,7 +29,7 @@ from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient, warn_of_weak_evidence
-from composable_energy_mcmc.noise_levels import find_start, known_range, levels_between
+from composable_energy_mcmc.noise_levels import find_start, levels_between, levels_of
 from composable_energy_mcmc.tuning import try_step
 
 _SIGMA_MIN, _SIGMA_MAX, _LEVELS = 0.05, 4.0, 40
@@ -142,16 +142,7 @@ class Annealed(Sampler):
             return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
         return Gaussian.from_options(self.mean, self.scale, like).from_standard(noise.normal(like))
 
-    def levels_of(self, energy: Energy) -> tuple[float, float]:
-        """Returns the lowest noise level for an energy, and one in the middle."""
-        low, high = self._known_levels(energy)
-        return low, math.sqrt(math.prod((low, high)))
-
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
-
-    def _known_levels(self, energy: Energy) -> tuple[float, float]:
-        known, own = known_range(energy), self.sigma_range
-        return self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         warn_of_weak_evidence(energy, "annealed")

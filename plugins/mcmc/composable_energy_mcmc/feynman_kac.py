@@ -20,7 +20,7 @@ from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.level_gradient import check_precise_terms
-from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between
+from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between, levels_of
 
 _LEVELS, _SIGMA_MIN, _SIGMA_MAX = 100, 0.02, 10.0
 _UNIT, _DOUBLINGS = (0.5, 2.0), 10
@@ -132,15 +132,6 @@ class FeynmanKac(Sampler):
         """Returns the noise level at a step, counted from 1."""
         low, high = self.sigma_range
         return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
-
-    def levels_of(self, energy: Energy) -> tuple[float, float]:
-        """Returns the lowest noise level for an energy, and one in the middle."""
-        low, high = self._known_levels(energy)
-        return low, math.sqrt(math.prod((low, high)))
-
-    def _known_levels(self, energy: Energy) -> tuple[float, float]:
-        known, own = known_range(energy), self.sigma_range
-        return self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         return self._first(like).to(like).from_standard(noise.normal(like))

@@ -90,6 +90,13 @@ def known_range(energy: Energy) -> tuple[float | None, float | None]:
     return low, high
 
 
+def levels_of(sampler: Any, energy: Energy) -> tuple[float, float]:
+    """Returns the last noise level of a sampler with `sigma_min`, `sigma_max` and `sigma_range` for an energy, and one in the middle."""
+    known, own = known_range(energy), sampler.sigma_range
+    low, high = sampler.sigma_min or known[0] or own[0], sampler.sigma_max or known[1] or own[1]
+    return low, math.sqrt(math.prod((low, high)))
+
+
 def levels_between(low: float, high: float, count: int, ratio: float) -> int:
     """Returns the number of geometric levels as dense as `count` between ends with a ratio; at least as many.
 

@@ -17,7 +17,7 @@ from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer
-from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_noise, resolve_sampler, sample
+from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_sampler, sample
 from composable_energy_training.objective import Batch, RankContext, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 
@@ -165,7 +165,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             on_divergence="keep",
             trace=True,
         )
-    noise = Noise(noise.seed, range(first, first + len(x)), steps, resolve_noise(None, x.device))
+    noise = Noise(noise.seed, range(first, first + len(x)), steps, trace.noise)
     points = sampler.traits.move(sampler, trace.state, noise) if moves and sampler.traits.move is not None else None
     return x if points is None else points, trace
 

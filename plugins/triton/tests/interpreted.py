@@ -8,9 +8,10 @@ import triton
 import triton.language as tl
 
 import composable_energy as ce
-from composable_energy.philox import key_of, philox
+from composable_energy.noise import key_of, philox
 from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
 from composable_energy.testing import Gaussian, parametrize_with_checks
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_triton import TritonKernel, kernel
 from composable_energy_triton.testing import kernel_checks
 
@@ -99,19 +100,20 @@ def test_the_environment_brings_the_step_to_the_kernel(seed, monkeypatch):
     torch.testing.assert_close(langevin_step(x, g, **options), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["langevin", "mala", "underdamped", "hmc", "chees"])
-def test_samplers_draw_the_same_by_the_kernel(name, monkeypatch):
-    options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.1}, "mala": {"step_size": 0.1}, "hmc": {"step_size": 0.2}}
-    options["chees"] = {"step_size": 0.2, "trajectory": 0.5}
+@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.1), Underdamped(0.1), HMC(0.2), ChEES(0.2, 0.5)], ids=repr)
+def test_samplers_draw_the_same_by_the_kernel(sampler, monkeypatch):
     launches = []
     original = TritonKernel.langevin_step
     monkeypatch.setattr(TritonKernel, "langevin_step", lambda *given: launches.append(1) or original(*given))
-    draws = []
+    draws, target, noise = [], Gaussian(torch.zeros(3)), Noise(1, range(9), kind="philox")
     for implementation in ("torch", "triton"):
         monkeypatch.setenv(SWITCH, implementation)
-        target = Gaussian(torch.zeros(3))
-        draws.append(target.sample((9, 3), sampler=name, steps=6, seed=1, noise="philox", init=torch.zeros(9, 3), **options[name]))
-    assert len(launches) == 6 + (name == "underdamped")  # which also draws its first momentum
+        with torch.no_grad():
+            state = sampler.init(target, torch.zeros(9, 3), noise)
+            for step in range(1, 7):
+                state, _ = sampler.step(target, state, noise.at(step))
+        draws.append(state.x)
+    assert len(launches) == 6 + isinstance(sampler, Underdamped)  # which also draws its first momentum
     torch.testing.assert_close(*draws, rtol=0, atol=1e-4)
 
 

@@ -20,7 +20,7 @@ from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
-from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
@@ -212,7 +212,6 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
             init=init,
             seed=noise.child("fit").seed,
             batch_size=min(batch_size, count),
-            noise=noise.kind,
             dtype=like.dtype,
         )
 

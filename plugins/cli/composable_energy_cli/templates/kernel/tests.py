@@ -4,6 +4,7 @@ import torch
 from my_plugin import MyPlugin
 
 import composable_energy as ce
+from composable_energy.sampling import Noise
 from composable_energy.testing import parametrize_with_checks
 from composable_energy_triton.testing import kernel_checks
 
@@ -22,6 +23,11 @@ def test_samplers_use_it(monkeypatch):
     monkeypatch.setenv("COMPOSABLE_ENERGY_KERNEL", "my-plugin")
     monkeypatch.setattr(MyPlugin, "refusal", lambda kernel, x: steps.append(x.shape) or "")
     E = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-    x = E.sample(4000, sampler="langevin", step_size=0.5, steps=40, seed=0, noise="philox")
+    sampler, noise = ce.get("sampler", "langevin")(step_size=0.5), Noise(seed=0, chains=range(4000), kind="philox")
+    with torch.no_grad():
+        state = sampler.init(E, torch.zeros(4000, 2), noise)
+        for step in range(1, 41):
+            state, _ = sampler.step(E, state, noise.at(step))
+    x = state.x
     assert steps
     assert abs(x.var().item() * (1 - 0.5 / 4) - 1) < 5 * (2 / 8000) ** 0.5  # the variance of Langevin at this step size

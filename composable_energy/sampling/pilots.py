@@ -1,12 +1,12 @@
-"""Start points of chains: the caller's, draws of the branches of a mixture, or the sampler's, moved to where its pilot chains arrived."""
+"""Before the loop: draws of the branches of a mixture, pilot chains that tune the sampler, and the start points of chains."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, repeat
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,83 +21,128 @@ from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.points import PointSpec
+from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
+from composable_energy.sampling.wrappers import select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
 
-if TYPE_CHECKING:
-    from composable_energy.sampling.request import SampleRequest
-
+_PILOTS = 64
+_NEARLY_ALL = 0.97
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
-_ROUNDS, _FEW, _SCALES = (
-    8,
-    3,
-    (1.0, 10.0),
-)  # of weighted draws, where one gives too few; coordinates in which any draws do; and of wide ones
+_ROUNDS, _FEW, _SCALES = 8, 3, (1.0, 10.0)  # of weighted draws, if one gives few; coordinates in which any draws do; and of wide ones
 
 
-@dataclass(frozen=True)
-class PilotResult:
-    """Where pilot chains arrived.
+def tune_sampler(problem: Problem, energy: Energy) -> Problem:
+    """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run.
+
+    The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
+    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already.
 
     Args:
-        points: Their last points of finite energy, with shape $(m, *)$.
-        level: An energy above theirs: a chain that starts above it is in a tail. None if chains have conditions of their own, whose
-            energies do not compare.
+        problem: What is sampled.
+        energy: Its energy, which may report its evaluations.
     """
+    sampler, points = problem.sampler, problem.points
+    if type(sampler).tune is Sampler.tune or problem.call.resume is not None:
+        return problem
+    noise, rows = Noise(0, range(_PILOTS), kind=problem.noise.kind).child("pilot"), torch.arange(_PILOTS) % points.n
+    if problem.drawn is not None:
+        places, drawn = torch.arange(_PILOTS), problem.drawn.points  # as many in each branch, so that a step suits all of them
+        x = drawn[places % len(drawn), places // len(drawn) % drawn.shape[1]]
+    elif problem.init is not None:
+        x = problem.init[rows]
+    else:
+        zeros = points.zeros()
+        x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"))
+    tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
+    problem = replace(problem, sampler=tuned)
+    if arrived is x or type(tuned).approach is Sampler.approach:
+        return problem
+    arrived = arrived.to(x.dtype)
+    return replace(problem, pilots=_pilot_result(arrived, problem.values(rows, arrived).energies[:, 0], problem.own_conditions))
 
-    points: Tensor
-    level: float | None
+
+def _pilot_result(points: Tensor, energies: Tensor, own_conditions: bool) -> PilotResult | None:
+    """Returns where the pilots of finite energy arrived; None if there are none.
+
+    Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
+    above the energies of nearly all pilots, by their distance from the median.
+    """
+    finite = energies.isfinite() & points.reshape(len(points), -1).isfinite().all(1)
+    if not finite.any():
+        return None
+    energies = energies[finite].double()
+    level = 2 * energies.quantile(_NEARLY_ALL) - energies.median()
+    return PilotResult(points[finite], None if own_conditions else level.item())
 
 
-@dataclass(frozen=True)
-class BranchDraws:
-    """Draws of each branch of a mixture, in the coordinates of chains.
+def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
+    """Returns the start points of chains, with shape $(B, *)$, and how many of them the sampler could not bring from `init` to the bulk.
+
+    Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
+    moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do not
+    depend on the other chains.
 
     Args:
-        points: With shape $(K, m, *)$.
-        shares: The shares of the branches, with shape $(K,)$, in float64.
-        exact: Whether all are exact draws, not the last points of pilot chains in a branch.
+        problem: What is sampled.
+        ids: The chains, counted from 0.
+        energy: Their energy.
+        noise: Their noise at step 0.
     """
+    sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
+    like, level = zeros.expand(len(ids), *zeros.shape), None if pilots is None else pilots.level
+    if drawn is not None:
+        x = _starts_in_branches(drawn, noise.child("branch"), like)
+        return x if drawn.exact or level is None else sampler.approach(energy, x, noise.child("approach"), math.inf)[0], 0
+    arrived_at = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
+    if problem.init is not None:
+        x = problem.init[ids.start : ids.stop].clone()
+    elif arrived_at is None or level is None or not sampler.traits.from_pilots:
+        x = start_points(sampler, like.contiguous(), noise.child("start"))
+    else:
+        x = arrived_at
+    if arrived_at is None:
+        return x, 0
+    x, good = sampler.approach(energy, x, noise.child("approach"), level)
+    if level is None or good.all():
+        return x, 0
+    return torch.where(unsqueeze_to(good, x), x, arrived_at), int((~good).sum())
 
-    points: Tensor
-    shares: Tensor
-    exact: bool
 
-    def starts(self, noise: Noise, like: Tensor) -> Tensor:
-        """Returns the start points of chains, with shape $(B, *)$; the branch of each depends on its id alone."""
-        edges = self.shares.cumsum(0)[:-1].to(like.device)
-        branches = torch.searchsorted(edges, noise.uniform(like).double(), right=True)
-        rows = (noise.uniform(like, stream=1).double() * self.points.shape[1]).long()
-        return self.points[branches, rows]
-
-    def pilots(self, count: int) -> Tensor:
-        """Returns start points of pilot chains, as many in each branch, so that a step suits all of them."""
-        places = torch.arange(count)
-        return self.points[places % len(self.points), places // len(self.points) % self.points.shape[1]]
+def _starts_in_branches(drawn: BranchDraws, noise: Noise, like: Tensor) -> Tensor:
+    """Returns draws of branches; the branch of each chain depends on its id alone."""
+    edges = drawn.shares.cumsum(0)[:-1].to(like.device)
+    branches = torch.searchsorted(edges, noise.uniform(like).double(), right=True)
+    rows = (noise.uniform(like, stream=1).double() * drawn.points.shape[1]).long()
+    return drawn.points[branches, rows]
 
 
-def draw_starts(request: SampleRequest) -> BranchDraws | None:
+def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:
     """Returns draws of an expression with mixtures; None for another one, where it has no draws, and where chains have start points.
 
     Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
     a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
     resampled. Any other branch is sampled by chains of its own. All have a fixed seed, as tuning has.
+
+    Args:
+        problem: What is sampled.
+        sample: Draws the points of a call.
     """
-    energy, branches, points = request.density, request.branches, request.points
-    if energy is None or request.init is not None or request.resume is not None:
+    energy, branches, points, n = problem.density, problem.branches, problem.points, problem.points.n
+    if energy is None or problem.init is not None or problem.call.resume is not None:
         return None
     if not branches:
-        u, exact = _resample(energy, points, len(request.chains))
+        u, exact = _resample(energy, points, n)
         return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact)
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
-    found, all_exact = [], True
+    found, all_exact = list[Tensor](), True
     for number, branch in enumerate(branches):
         drawn, exact = _draw_distribution(branch.energy, points, max(_LEAST, most), number), True
         if drawn is None:
-            drawn, exact = _resample(branch.energy, points, math.ceil(branch.share * len(request.chains)))
+            drawn, exact = _resample(branch.energy, points, math.ceil(branch.share * n))
         if drawn is None:
-            drawn, exact = _sample_branch(branch.energy, points), False
+            drawn, exact = _sample_branch(branch.energy, points, sample), False
         if drawn is None:
             return None
         found.append(drawn)
@@ -212,16 +257,13 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
     return _in_coordinates(energy, points, one.to(points.device, points.dtype))
 
 
-def _sample_branch(energy: Energy, points: PointSpec) -> Tensor | None:
+def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], Tensor]) -> Tensor | None:
     """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains need not arrive, as of networks."""
-    from composable_energy.sampling.driver import Call, draw  # late: it imports this module
-
     if recommendations(energy):
         return None
-    shape = (_LEAST, *points.event)
     try:
-        call = Call(energy, shape, seed=0, dtype=points.dtype, device=points.device, latents=True)
-        return _in_coordinates(energy, points, draw(call)[0])
+        call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True)
+        return _in_coordinates(energy, points, sample(call))
     except ComposableEnergyError:
         return None
 
@@ -234,59 +276,3 @@ def _in_coordinates(energy: Energy, points: PointSpec, x: Tensor) -> Tensor | No
         u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
     u = u[u.reshape(len(u), -1).isfinite().all(1)]
     return u[torch.arange(len(x), device=u.device) % len(u)] if len(u) else None
-
-
-@dataclass(frozen=True)
-class Starts:
-    """The start points of chains, which depend on the chain, not on the other chains of a batch.
-
-    Args:
-        sampler: The sampler, which proposes start points if the caller gives none.
-        zeros: Zeros with the shape of one point.
-        init: The caller's start points, one for each chain; None lets the sampler choose.
-        pilots: Where pilot chains arrived; None leaves all start points as they are.
-        branches: Draws of the branches of a mixture, at which chains without `init` start; None for another energy.
-
-    Attributes:
-        relocated: The chains that the sampler could not bring from `init` to the bulk of the density.
-    """
-
-    sampler: Sampler
-    zeros: Tensor
-    init: Tensor | None = None
-    pilots: PilotResult | None = None
-    branches: BranchDraws | None = None
-    relocated: set[int] = field(default_factory=set, init=False)
-
-    def points(self, ids: range, energy: Energy, noise: Noise) -> Tensor:
-        """Returns the start points, with shape $(B, *)$.
-
-        Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
-        moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived.
-
-        Args:
-            ids: The chains.
-            energy: Their energy.
-            noise: Their noise at step 0.
-        """
-        like, chains = self.zeros.expand(len(ids), *self.zeros.shape), torch.arange(len(ids)) + noise.chains[0]
-        if self.branches is not None:
-            x = self.branches.starts(noise.child("branch"), like)
-            level = None if self.pilots is None else self.pilots.level
-            return x if self.branches.exact or level is None else self.sampler.approach(energy, x, noise.child("approach"), math.inf)[0]
-        if self.init is not None:
-            x = self.init[ids.start : ids.stop].clone()
-        elif self.pilots is None or self.pilots.level is None or not self.sampler.traits.from_pilots:
-            x = start_points(self.sampler, like.contiguous(), noise.child("start"))
-        else:
-            x = self._points_of_pilots(self.pilots, chains)
-        if self.pilots is None:
-            return x
-        x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
-        if arrived.all() or self.pilots.level is None:
-            return x
-        self.relocated.update(chains[~arrived.cpu()].tolist())
-        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, chains))
-
-    def _points_of_pilots(self, pilots: PilotResult, chains: Tensor) -> Tensor:
-        return pilots.points[chains % len(pilots.points)]

@@ -1,0 +1,16 @@
+from composable_energy.events.cells import ChainLabels as ChainLabels
+from composable_energy.events.cells import Interval as Interval
+from composable_energy.events.cells import log_probability as log_probability
+from composable_energy.events.formula import Formula as Formula
+from composable_energy.events.formula import complement as complement
+from composable_energy.events.formula import conjoin as conjoin
+from composable_energy.events.formula import disjoin as disjoin
+from composable_energy.events.heads import ClassifierEnergy as ClassifierEnergy
+from composable_energy.events.heads import DensityEnergy as DensityEnergy
+from composable_energy.events.heads import GaussianHead as GaussianHead
+from composable_energy.events.heads import HeadEnergy as HeadEnergy
+from composable_energy.events.heads import IntervalEnergy as IntervalEnergy
+from composable_energy.events.variables import LOG_WIDTHS as LOG_WIDTHS
+from composable_energy.events.variables import Categorical as Categorical
+from composable_energy.events.variables import Continuous as Continuous
+from composable_energy.events.variables import Variable as Variable
