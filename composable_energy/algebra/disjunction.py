@@ -1,25 +1,36 @@
-"""Disjunctions `A | B`."""
+"""Disjunctions `A | B`, and how the shares of their branches are known."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, as_float
-from composable_energy.algebra.shares import Shares, mixture_normalizer, shares_of
-from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases
-from composable_energy.algebra.text import Operand, join_operands
+from composable_energy.algebra.negation import Negation
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, join_operands
+from composable_energy.algebra.sums import Conjunction, Sharpened, Weighted
+from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space
+from composable_energy.algebra.transformed import Conditioned
 from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
+from composable_energy.checks import has_levels
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
+from composable_energy.identity import same
 from composable_energy.supports import Support, unite
+
+Shares = Literal["exact", "calibrated", "chosen", "known", "unknown"]
+_TEXTS = {
+    "exact": "exact",
+    "calibrated": "calibrated",
+    "chosen": "as weighted, not calibrated",
+    "known": "of densities with known constants",
+    "unknown": "arbitrary, not calibrated",
+}
 
 
 class _Branch(NamedTuple):
@@ -190,3 +201,89 @@ def _as_floats(values: Sequence[Weight], name: str, count: int) -> tuple[float, 
     if any(isinstance(value, Tensor) and value.requires_grad for value in values):
         raise OptionError(f"The {name} of a disjunction must be fixed numbers; for a learnable weight write `w * A` for a term.")
     return tuple(map(as_float, values))
+
+
+def shares_of(mixture: Disjunction) -> Shares:
+    """Returns how the shares of the branches of a mixture are determined.
+
+    Returns:
+        `exact` for a formula of events and for a single branch; `calibrated` with estimates of the normalisers; `chosen` with given weights
+        alone; `known` if the branches have no unknown constant, or the same one; else `unknown`.
+    """
+    branches = tuple(dict.fromkeys(mixture.satisfiable_terms))
+    if mixture.formula is not None or len(branches) == 1:
+        return "exact"
+    if mixture.log_z is not None:
+        return "calibrated"
+    if mixture.weights is not None:
+        return "chosen"
+    return "known" if _have_equal_constants(branches) else "unknown"
+
+
+def describe_shares(shares: Shares) -> str:
+    """Returns a text that describes the shares of a mixture, for tables."""
+    return _TEXTS[shares]
+
+
+def mixture_normalizer(mixture: Disjunction) -> Estimate | None:
+    r"""Returns $\log Z$ of a mixture of branches with known normalisers; None if one is unknown.
+
+    The errors of the branches are independent, so the standard error is $\sqrt{\sum_k (s_k \epsilon_k)^2}$ with the shares $s_k$.
+    """
+    if mixture.formula is not None or mixture.unsatisfiable:
+        return None
+    count = len(mixture.terms)
+    weights, errors = mixture.weights or (1.0,) * count, mixture.log_z_errors or (math.nan,) * count
+    logs = []
+    for term, weight, error in zip(mixture.terms, weights, errors, strict=True):
+        known = Estimate(0.0, error) if mixture.log_z is not None else term.log_normalizer
+        if known is None:
+            return None
+        if not term.unsatisfiable:
+            logs.append(Estimate(known.value + math.log(weight), known.standard_error))
+    highest = max(log.value for log in logs)
+    parts = [math.exp(log.value - highest) for log in logs]
+    error = math.sqrt(sum((part / sum(parts) * log.standard_error) ** 2 for part, log in zip(parts, logs, strict=True)))
+    return Estimate(highest + math.log(sum(parts)), error)
+
+
+def _have_equal_constants(branches: Sequence[Energy]) -> bool:
+    """Returns whether the densities of branches have no unknown constant, or all the same, as those of `C & ~A` and `C & ~B` have."""
+    first, *others = (_unknown_factors(branch) for branch in branches)
+    for other in others:
+        rest = list(other)
+        for factor in first:
+            match = next((i for i, some in enumerate(rest) if same(factor, some)), None)
+            if match is None:
+                return False
+            rest.pop(match)
+        if rest:
+            return False
+    return True
+
+
+def _unknown_factors(branch: Energy) -> list[Energy]:
+    """Returns the factors of a density whose integrals decide its constant; none for one normalised density times probabilities."""
+    if branch.log_normalizer is not None:
+        return []
+    bases = (base.energy for base in branch.bases)
+    factors = [*_evidence_factors(branch), *(base for base in bases if base.has_value or not has_levels(base))]
+    if any(isinstance(base.weight, Tensor) or base.weight != 1 for base in branch.bases):
+        return [branch]
+    return [] if len(factors) == 1 and factors[0].log_normalizer is not None else factors
+
+
+def _evidence_factors(energy: Energy) -> list[Energy]:
+    """Returns the factors of $e^{-evidence}$ that are no probabilities."""
+    if energy.formula is not None or energy.evidence_normalized:
+        return []
+    if not energy.evidence_has_value and has_levels(energy):  # log densities that are carried along noise levels are normalised
+        return []
+    match energy:
+        case Negation() if energy.mode != "power":
+            return []
+        case Conjunction():
+            return [factor for term in energy.concepts for factor in _evidence_factors(term)]
+        case Conditioned() | Sharpened() | Weighted():
+            return [energy] if _evidence_factors(energy.terms[0]) else []
+    return [energy]

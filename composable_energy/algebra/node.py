@@ -1,4 +1,4 @@
-"""The abstract node of expressions, with the properties that follow from its operands."""
+"""The abstract nodes of expressions, with the properties that follow from their terms, and the text of expressions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.algebra.spaces import common_shape
-from composable_energy.algebra.terms import common_recommendation, distinct
-from composable_energy.algebra.text import Operand, text_of
+from composable_energy.algebra.terms import common_recommendation, common_shape, distinct
 from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.checks import check_value, has_levels
 from composable_energy.conditions import CHAINS
@@ -26,6 +24,8 @@ from composable_energy.identity import Copies, equal
 from composable_energy.supports import Support
 
 Weight = float | Tensor
+Operand = Callable[[Energy, int], str]  # returns the text of an operand, in parentheses if its precedence is lower than a number
+_LONGEST = 20_000  # characters
 
 
 class Node(RelativeEnergy, ABC):
@@ -74,7 +74,8 @@ class Node(RelativeEnergy, ABC):
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
 
-    __str__ = text_of
+    def __str__(self) -> str:
+        return _text_of(self)
 
     def text(self, operand: Operand) -> str:
         """Returns the text of the expression, from those of its operands."""
@@ -147,7 +148,10 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def support(self) -> Support:
-        return _find_support(self)
+        found = _support_of(self, {}, root=True)
+        if isinstance(found, ExpressionError):
+            raise found
+        return found
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
@@ -189,9 +193,16 @@ class Node(RelativeEnergy, ABC):
 
 
 class Transformed(Node, ABC):
-    """Abstract node that evaluates its terms at other points than its own, such as decoded ones, or under other conditions."""
+    """Abstract node that evaluates a term at other points than its own, such as decoded ones, or under other conditions.
+
+    It is grounded if its first term is; a subclass implements `forward_evidence`.
+    """
 
     sums: ClassVar[bool] = True
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
 
 
 @contextmanager
@@ -251,32 +262,62 @@ def _find_repeated(root: Energy) -> tuple[Energy, ...]:
     return tuple(term for term, count in counts.items() if count > 1)
 
 
-def _find_support(root: Energy) -> Support:
-    """Returns the support of an expression; each part is visited once."""
-    found: dict[Energy, Support | ExpressionError] = {}
-    todo = [root]
-    while todo:
-        missing = [term for term in todo[-1].terms if term not in found]
-        if missing:
-            todo += missing
-            continue
-        energy = todo.pop()
-        supports: list[Support] = []
-        error = None
-        for term in energy.terms:
-            known = found[term]
-            if isinstance(known, ExpressionError):
-                error = known
-            else:
-                supports.append(known)
+def _support_of(energy: Energy, found: dict[Energy, Support | ExpressionError], root: bool = False) -> Support | ExpressionError:
+    """Returns the support of a part of an expression, or why it has none; each part is visited once."""
+    if energy not in found:
         try:
-            if not isinstance(energy, Node) or (type(energy).support is not Node.support and energy is not root):
-                found[energy] = energy.support
+            if isinstance(energy, Node) and (root or type(energy).support is Node.support):
+                supports, errors = [], []
+                for term in energy.terms:
+                    known = _support_of(term, found)
+                    (errors if isinstance(known, ExpressionError) else supports).append(known)
+                found[energy] = energy.support_without_terms(errors[-1]) if errors else energy.join_supports(supports)
             else:
-                found[energy] = energy.join_supports(supports) if error is None else energy.support_without_terms(error)
-        except ExpressionError as unknown:
-            found[energy] = unknown
-    result = found[root]
-    if isinstance(result, ExpressionError):
-        raise result
-    return result
+                found[energy] = energy.support
+        except ExpressionError as error:
+            found[energy] = error
+    return found[energy]
+
+
+def _text_of(node: Node) -> str:
+    """Returns the text of a node; that of a part that occurs several times is formatted once."""
+    texts: dict[Energy, str] = {}
+
+    def operand(energy: Any, precedence: int) -> str:
+        if energy not in texts:
+            texts[energy] = _shorten(energy.text(operand) if type(energy).__str__ is Node.__str__ else str(energy))
+        own: int = getattr(energy, "precedence", 100)
+        return f"({texts[energy]})" if own < precedence else texts[energy]
+
+    return operand(node, 0)
+
+
+def join_operands(operand: Operand, terms: Sequence[Energy], sign: str, precedence: int) -> str:
+    """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
+    texts = {term: operand(term, precedence) for term in dict.fromkeys(terms)}
+    return _shorten(sign.join(texts[term] for term in terms))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def tree(energy: Energy) -> str:
+    """Returns an expression as a tree with one line for each term; the terms of a repeated part are drawn once."""
+    return "\n".join(_branches(energy, set()))
+
+
+def _branches(energy: Energy, shown: set[Energy]) -> list[str]:
+    detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
+    head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
+    if energy in shown:
+        return [f"{head} (as above)"]
+    if energy.terms:
+        shown.add(energy)
+    lines = [head]
+    for i, term in enumerate(energy.terms):
+        last = i == len(energy.terms) - 1
+        head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        first, *others = _branches(term, shown)
+        lines += [head + first, *(rest + line for line in others)]
+    return lines

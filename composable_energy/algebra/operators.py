@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation, has_level, with_exact_level
 from composable_energy.algebra.node import Node, Weight, as_float
-from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
-from composable_energy.algebra.weights import Sharpened, Weighted
+from composable_energy.algebra.sums import Conjunction, Sharpened, Weighted
+from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
 from composable_energy.options import check_flag
 from composable_energy.registry import get
-
-__all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "one_of", "scale_temperature", "scale_weight"]
 
 
 def all_of(*terms: Any) -> Energy:
@@ -101,10 +99,8 @@ def negate(
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if mode is not None or weight is not None or offset != 0.0 or numbers:
         return with_exact_level(Negation(energy, mode, weight, offset, **numbers))
-    if isinstance(energy, Negation):
-        return energy.terms[0]
     existing = energy.opposite if isinstance(energy, Node) else None
-    return _complement(energy) if existing is None else existing
+    return complement(energy) if existing is None else existing
 
 
 def scale_weight(energy: Energy, weight: object) -> Any:
@@ -125,8 +121,12 @@ def scale_temperature(energy: Energy, temperature: object) -> Any:
     return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else scale_weight(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 
-def _complement(energy: Energy) -> Energy:
+@singledispatch
+def complement(energy: Energy) -> Energy:
+    """Returns `~E` by the rule for its class, which `complement.register(MyEnergy)` sets as a decorator of a function."""
     match energy:
+        case Negation():
+            return energy.terms[0]
         case Conjunction() if not has_level(energy):
             opposite = Disjunction(*map(negate, energy.concepts))
         case Disjunction() if not energy.weighted:

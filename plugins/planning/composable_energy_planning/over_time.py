@@ -68,10 +68,6 @@ class OverTime(Transformed):
     def config(self) -> dict[str, Any]:
         return {"horizon": self.horizon, "axes": self.axes, "size": self.size}
 
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
-
     def windows(self, x: Tensor) -> Tensor:
         """Returns the states in succession of trajectories, with shape $(B (T - k + 1), k, d)$, for $x$ of shape $(B, T, d)$."""
         seen = x if self.axes is None else x[:, :, list(self.axes)]

@@ -1,4 +1,4 @@
-"""Energies relative to a base, with bound conditions, or in a latent space."""
+"""Energies at other points or conditions: bound conditions, latent points of a decoder, a support."""
 
 from __future__ import annotations
 
@@ -8,63 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, Transformed, dividing_by
-from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.text import Operand
-from composable_energy.arithmetic import Estimate, subtract, unsqueeze_to, zeros
+from composable_energy.algebra.node import Node, Operand, Transformed
+from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
 from composable_energy.options import check_instance, check_number
-from composable_energy.supports import Support
+from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
 from composable_energy.twins import tensors_of, twin
-
-
-class Relative(Node):
-    r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.
-
-    Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
-    0 where the base is infinite, so such a sum is infinite there.
-    """
-
-    sums = True
-
-    def __init__(self, operand: Energy, base: Energy) -> None:
-        if not isinstance(base, Energy):
-            raise OptionError(f"base must be an energy, got {type(base).__name__}; lift it once with composable_energy.as_energy.")
-        if operand.bases:
-            raise ExpressionError(f"{operand} is already relative to {operand.bases[0].energy}.")
-        super().__init__(*to_common_space([operand, base]))
-        self._bases = (WeightedBase(self.terms[1]),)
-        self._unsatisfiable = operand.unsatisfiable
-        self._evidence_has_value = all(term.has_value for term in self.terms)
-
-    @property
-    def has_value(self) -> bool:
-        return self.terms[0].has_value
-
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        return self.terms[0].log_normalizer
-
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return value_of(self.terms[0], x, conditions)
-
-    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with dividing_by(self):
-            base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
-        return subtract(value_of(self.terms[0], x, conditions), base)
-
-    def text(self, operand: Operand) -> str:
-        return f"{operand(self.terms[0], 95)}.relative_to({operand(self.terms[1], 0)})"
 
 
 class Conditioned(Transformed):
@@ -91,10 +46,6 @@ class Conditioned(Transformed):
     @property
     def formula(self) -> Formula | None:
         return self._formula
-
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
 
     @property
     def log_normalizer(self) -> Estimate | None:
@@ -154,20 +105,13 @@ class PulledBack(Transformed):
         self.damping = check_number("damping", damping, least=0)
         self.event_shape = None
         self._conditions |= {"sigma"}
+        shape = operand.event_shape
+        self._decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None if shape is None else shape
         self._decoders = (decoder,)
         self._evidence_has_value = operand.has_value
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator, "damping": self.damping}
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        shape = self.terms[0].event_shape
-        return torch.Size(getattr(self.generator, "event_shape", ())) or None if shape is None else shape
-
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         return None
@@ -260,3 +204,133 @@ def _format_value(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{value.item():g}" if value.numel() == 1 else f"tensor{tuple(value.shape)}"
     return f"{value:g}" if isinstance(value, (int, float)) else repr(value)
+
+
+class Decoded(Transformed):
+    r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
+
+    Other than `PulledBack`, it changes no value: it says in which space an energy lives, as a prior does.
+
+    Args:
+        operand: The energy of latent points, without a decoder.
+        decoder: The decoder $g$.
+
+    Raises:
+        ExpressionError: The operand has a decoder.
+        OptionError: The decoder is no module.
+    """
+
+    def __init__(self, operand: Energy, decoder: nn.Module) -> None:
+        if operand.decoder is not None:
+            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
+        super().__init__(operand)
+        self.generator = check_instance("decoder", decoder, nn.Module)
+        token_of(decoder)
+        shape = getattr(decoder, "event_shape", None)
+        self._decoded_shape = None if shape is None else torch.Size(shape)
+        self._decoders = (decoder,)
+        self._bases = operand.bases
+
+    def config(self) -> dict[str, Any]:
+        return {"decoder": self.generator}
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.terms[0].log_normalizer
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return evidence_of(self.terms[0], x, conditions)
+
+    def text(self, operand: Operand) -> str:
+        return self.name or f"{operand(self.terms[0], 95)}.shown_by({type(self.generator).__name__})"
+
+
+class Restricted(Transformed):
+    r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
+
+    Args:
+        operand: The energy.
+        support: The support, such as `constraints.positive`. If the operand has one too, the density lives on the intersection.
+
+    Raises:
+        OptionError: It is no continuous constraint.
+    """
+
+    def __init__(self, operand: Energy, support: Support) -> None:
+        super().__init__(operand)
+        self._within = check_support(support)
+        self._bases = operand.bases
+
+    def config(self) -> dict[str, Any]:
+        return {"support": self._within}
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        return intersect([(self.terms[0], supports[0]), (self, self._within)])
+
+    def support_without_terms(self, error: ExpressionError) -> Support:
+        return self._within
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded or is_bounded(self._within)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return evaluate_inside(self._within, x, lambda points: evidence_of(self.terms[0], points, conditions))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Restricted:
+        self._within = map_support(self._within, fn)
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        return format_support(self._within)
+
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.on({format_support(self._within)})"
+
+
+class Inside(Energy):
+    r"""The energy 0 inside a support and $\infty$ outside: a wall.
+
+    Args:
+        support: The support, such as `constraints.interval(0, 1)`.
+        event_shape: The shape of one point, if there is only one.
+
+    Raises:
+        OptionError: It is no continuous constraint.
+    """
+
+    no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
+
+    def __init__(self, support: Support, event_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.support, self.event_shape = support, event_shape
+
+    def config(self) -> dict[str, Any]:
+        return {"support": self.support, "event_shape": None if self.event_shape is None else tuple(self.event_shape)}
+
+    @property
+    def grounded(self) -> bool:
+        return is_bounded(self.support)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return evaluate_inside(self.support, x, zeros)
+
+    def __str__(self) -> str:
+        return self.name or f"inside({format_support(self.support)})"
+
+
+def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside:
+    r"""Returns the energy 0 inside a support and $\infty$ outside, so that `E & inside(support)` is E within it.
+
+    Args:
+        support: The support, such as `constraints.interval(0, 1)`.
+        event_shape: The shape of one point, if there is only one.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> from torch.distributions import Normal, constraints
+        >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
+        >>> bool((half.sample(100, seed=0) > 0).all())
+        True
+    """
+    return Inside(support, event_shape)

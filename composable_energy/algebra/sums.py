@@ -1,4 +1,4 @@
-"""Powers and quotients of densities: `w * A`, `A.sharpened(w)`, `A - B`."""
+"""Weighted sums of energies: `A & B`, `w * A`, `A.sharpened(w)`, `A - B`, `A.relative_to(B)`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,75 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
-from composable_energy.algebra.spaces import to_common_space
-from composable_energy.algebra.terms import shared_bases
-from composable_energy.algebra.text import Operand
-from composable_energy.arithmetic import add, scale
-from composable_energy.bases import WeightedBase, evidence_of, value_of
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, join_operands, set_weight
+from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space, union_of_bases
+from composable_energy.arithmetic import Estimate, add, scale, subtract
+from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energy import Energy
-from composable_energy.events import Formula
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.evaluation import evaluate_once
+from composable_energy.events import Formula, conjoin
 from composable_energy.supports import Support, intersect
+
+
+class Conjunction(Node):
+    r"""The conjunction of energies: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
+
+    Events over one base become one formula with evidence $-\log P(\text{formula} \mid x)$. A term that is the base of another is counted
+    once. Nested conjunctions are flattened. A conjunction is unsatisfiable if a term is, or if events exclude each other.
+
+    Args:
+        *terms: One or more energies.
+
+    Attributes:
+        concepts: The terms that are not the base of another.
+
+    Raises:
+        ExpressionError: There are no terms, or they have different decoders.
+        ShapeError: The terms take points of different shapes.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
+        >>> (bowl & bowl)(torch.ones(3, 2))
+        tensor([2., 2., 2.])
+    """
+
+    sums = True
+    precedence = 60
+
+    def __init__(self, *terms: Energy) -> None:
+        if not terms:
+            raise ExpressionError("A conjunction needs at least one term.")
+        super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
+        self._bases = union_of_bases(self.terms)
+        self.concepts = tuple(term for term in self.terms if not contains(self._bases, term)) or self.terms
+        self._formulas, others = join_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
+        self._others = distinct(others)
+        self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
+        self._evidence_has_value = all(term.evidence_has_value for term in self._others)
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._formulas[0] if len(self._formulas) == 1 and not self._others else None
+
+    @property
+    def grounded(self) -> bool:
+        return any(term.grounded for term in distinct(self.terms))
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        bases = [(base.energy, base.energy.support) for base in self._bases]
+        return intersect([*zip(self.terms, supports, strict=True), *bases])
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        parts = [formula.energy(x, **conditions) for formula in self._formulas] if self._formulas else []
+        for term, count in self._others.items():
+            evidence = evidence_of(term, x, conditions)
+            parts.append(evidence if count == 1 else scale(count, evidence))
+        return add(parts, signed=self._signed)
+
+    def text(self, operand: Operand) -> str:
+        return join_operands(operand, self.terms, " & ", self.precedence)
 
 
 class Weighted(Node):
@@ -136,10 +196,6 @@ class Difference(Node):
         self._signed = True
         self._evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 
-    @property
-    def grounded(self) -> bool:
-        return False
-
     def join_supports(self, supports: Sequence[Support]) -> Support:
         return intersect(list(zip(self.terms, supports, strict=True)))
 
@@ -159,3 +215,46 @@ def _format_weight(weight: Weight) -> str:
     """Returns the text of a weight: exact for a number, short for a tensor."""
     short = f"{as_float(weight):g}"
     return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)
+
+
+class Relative(Node):
+    r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.
+
+    Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
+    0 where the base is infinite, so such a sum is infinite there.
+    """
+
+    sums = True
+
+    def __init__(self, operand: Energy, base: Energy) -> None:
+        if not isinstance(base, Energy):
+            raise OptionError(f"base must be an energy, got {type(base).__name__}; lift it once with composable_energy.as_energy.")
+        if operand.bases:
+            raise ExpressionError(f"{operand} is already relative to {operand.bases[0].energy}.")
+        super().__init__(*to_common_space([operand, base]))
+        self._bases = (WeightedBase(self.terms[1]),)
+        self._unsatisfiable = operand.unsatisfiable
+        self._evidence_has_value = all(term.has_value for term in self.terms)
+
+    @property
+    def has_value(self) -> bool:
+        return self.terms[0].has_value
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.terms[0].log_normalizer
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return value_of(self.terms[0], x, conditions)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        with dividing_by(self):
+            base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
+        return subtract(value_of(self.terms[0], x, conditions), base)
+
+    def text(self, operand: Operand) -> str:
+        return f"{operand(self.terms[0], 95)}.relative_to({operand(self.terms[1], 0)})"
