@@ -107,7 +107,7 @@ class CompiledStep:
         if not isinstance(noise.chains, range):
             return "some chains have stopped"
         most = _AHEAD if self.problem.batch_size >= self.problem.rows else 1  # batches take turns
-        found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.plain, state, noise, most))
+        found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.energy, state, noise, most))
         return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
 
 
@@ -205,10 +205,10 @@ class _Steps:
         Exception: They cannot be recorded, or the first differs from a step that is not compiled.
     """
 
-    def __init__(self, sampler: Sampler, energy: Energy, state: State, noise: Noise, most: int) -> None:
+    def __init__(self, sampler: Sampler, energy: GuardedEnergy, state: State, noise: Noise, most: int) -> None:
         recorded = _RecordedNoise(noise)
         after, self.info = sampler.step(energy, state, cast(Noise, recorded))
-        self.draws, self.names, self.count, traced = recorded.draws, list(_tensors(state)), 1, _Traced(twin(energy))
+        self.draws, self.names, self.count, traced = recorded.draws, list(_tensors(state)), 1, _Traced(twin(energy.energy))
 
         def step(*tensors: Tensor) -> tuple[Tensor, ...]:
             now, drawn = replace(state, **dict(zip(self.names, tensors, strict=False))), list(tensors[len(self.names) :])
@@ -294,6 +294,8 @@ class _CompiledGradient(EnergyWrapper):
             known[name] = value if name == CHAINS else rows_for(name, value, x)
         inputs = (x.detach(), *known.values())
         key = (*known, *((one.shape, one.stride(), one.dtype, one.device) for one in inputs))
+        if key not in self.functions.found:
+            self.energy.with_gradient(x, **known)  # what it raises at some points says nothing about compilation
         function = self.functions.get(key, lambda: self._compile(inputs, known))
         if isinstance(function, str):
             self.refusal = function

@@ -10,6 +10,7 @@ import triton.language as tl
 import composable_energy as ce
 from composable_energy.noise import key_of, philox
 from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
+from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.testing import Gaussian, parametrize_with_checks
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_triton import TritonKernel, kernel
@@ -91,23 +92,35 @@ def test_tiles_change_nothing(tile, monkeypatch):
     assert torch.equal(*results)
 
 
+@pytest.fixture
+def force(monkeypatch):
+    """Returns a function that names the kernel in the environment, which a process reads once."""
+
+    def name(kernel):
+        monkeypatch.setenv(SWITCH, kernel)
+        forced_kernel.cache_clear()
+
+    yield name
+    forced_kernel.cache_clear()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_environment_brings_the_step_to_the_kernel(seed, monkeypatch):
+def test_the_environment_brings_the_step_to_the_kernel(seed, force):
     x, g = torch.randn(6, 5), torch.randn(5, 6).T
     options = {"noise": Noise(seed, range(2, 8), 3, "philox"), "drift": 0.1, "scale": 0.5}
     expected = langevin_step(x, g, **options)
-    monkeypatch.setenv(SWITCH, "triton")
+    force("triton")
     torch.testing.assert_close(langevin_step(x, g, **options), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.1), Underdamped(0.1), HMC(0.2), ChEES(0.2, 0.5)], ids=repr)
-def test_samplers_draw_the_same_by_the_kernel(sampler, monkeypatch):
+def test_samplers_draw_the_same_by_the_kernel(sampler, force, monkeypatch):
     launches = []
     original = TritonKernel.langevin_step
     monkeypatch.setattr(TritonKernel, "langevin_step", lambda *given: launches.append(1) or original(*given))
     draws, target, noise = [], Gaussian(torch.zeros(3)), Noise(1, range(9), kind="philox")
     for implementation in ("torch", "triton"):
-        monkeypatch.setenv(SWITCH, implementation)
+        force(implementation)
         with torch.no_grad():
             state = sampler.init(target, torch.zeros(9, 3), noise)
             for step in range(1, 7):
