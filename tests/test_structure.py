@@ -86,7 +86,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("energy", "row"), ROWS, ids=str)
+@pytest.mark.parametrize(("energy", "row"), ROWS, ids=lambda part: str(part) if isinstance(part, ce.Energy) else "row")
 def test_each_class_has_the_properties_of_its_row(energy, row):
     found = {name: getattr(energy, name) for name in DEFAULTS}
     found["bases"], found["formula"] = len(found["bases"]), found["formula"] is not None
