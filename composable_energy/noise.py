@@ -168,6 +168,8 @@ class Noise:
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
         blocks, step, event = self.kind == "blocks" and like.is_cpu, self.step, like.shape[1:] if draw == "normal" else torch.Size()
         dtype = like.dtype if blocks and like.dtype in _DRAWN else torch.float32
+        if not blocks and (not like.is_cpu or torch.compiler.is_compiling()):  # a graph knows no threads
+            return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
         place, purpose = (get_ident(), draw, stream), (self.seed, blocks, self.chains, event, dtype, torch.is_inference_mode_enabled())
         found = self._memory.get(place)
         if reuse and found is not None and step in found[1] and found[0] == purpose:
@@ -175,7 +177,7 @@ class Noise:
         if torch.compiler.is_dynamo_compiling() and blocks:  # then this function runs outside of the graph, or there is no graph
             raise OptionError("Blocks of noise are not drawn in a graph: draw before it, or from Noise(..., kind='philox').")
         numbers = len(like) * event.numel()
-        if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
+        if not (blocks and reuse) and numbers > _FEW:
             return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
         steps, buffers = range(step, step + 1), list[Tensor]()
         if found is not None and found[0] == purpose:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
 from composable_energy.noise import Noise
@@ -170,7 +171,7 @@ def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> T
 
 @cache
 def forced_kernel() -> str | None:
-    """Returns the kernel that `COMPOSABLE_ENERGY_KERNEL` names; it is read once."""
+    """Returns the kernel that `COMPOSABLE_ENERGY_KERNEL` names; `sample` reads it anew at each call, as a step has no time to."""
     return os.environ.get(SWITCH)
 
 
@@ -183,7 +184,7 @@ def _step(
             raise ShapeError(f"A {name} has the shape {tuple(x.shape)} of the points, got {tuple(other.shape)}.")
     if x.shape[0] != len(noise.chains):
         raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
-    forced = forced_kernel()
+    forced = "torch" if is_dynamo_compiling() else forced_kernel()
     plain = (x.is_cpu and not forced) or forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling()
     kernel = None if plain else _kernel_for(x, gradient, momentum, noise, forced)
     if kernel is None:

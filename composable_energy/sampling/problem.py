@@ -22,6 +22,7 @@ from composable_energy.noise import Noise
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
@@ -241,7 +242,9 @@ def resolve(call: Call) -> Problem:
         _check_differences(call.energy, energy, points, sampler)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
-    kind = call.resume.noise if call.resume else "blocks" if points.device.type == "cpu" else "philox"
+    forced_kernel.cache_clear()  # the environment may have changed since the last call
+    blocks = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
+    kind = call.resume.noise if call.resume else "blocks" if blocks else "philox"
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),
