@@ -73,6 +73,7 @@ if not alone:
         refused.append("reached a non-finite point" in str(error))
     seed = distributed.sample(energies["plane"], (2, 3), sampler="langevin", step_size=0.1, steps=2, trace=True)[1].seed
     torch.save((shard, refused, seed), f"{folder}/shard{rank}.pt")
+    torch.distributed.barrier()  # a process that is still connected ends the other one
     torch.distributed.destroy_process_group()
 """
 
