@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from composable_energy.lazy import LazyMethod
 from composable_energy.notes import note_evaluation
 from composable_energy.options import Recommendation
 from composable_energy.supports import Support, check_support, map_support
+
+if TYPE_CHECKING:
+    import composable_energy as ce
 
 # The hooks of a module, which `forward` alone does not call; torch has no public way to ask for them (`test_twins.py` pins the names).
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -379,16 +382,21 @@ class Energy(nn.Module, ABC):
         return _algebra().Decoded(self, decoder)
 
     @property
-    def latents(self) -> Any:
+    def latents(self) -> ce.sampling.Latents:
         """What samples latent points of the energy and does not decode them: `E.latents.sample(n)`."""
         return import_module("composable_energy.sampling").Latents(self)
 
-    sample = LazyMethod("composable_energy.sampling:sample")
-    r"""Draws points from the density: the function `composable_energy.sampling.sample` as a method.
+    if not TYPE_CHECKING:
+        sample = LazyMethod("composable_energy.sampling:sample")
+        r"""Draws points from the density: the function `composable_energy.sampling.sample` as a method.
 
-    Its first argument is the shape of the points, $(n, *)$, or $n$ if the energy has an `event_shape`. The others are `sampler`, `steps`,
-    `seed`, `init`, `trace`, ..., and the options of the sampler.
-    """
+        Its first argument is the shape of the points, $(n, *)$, or $n$ if the energy has an `event_shape`. The others are `sampler`,
+        `steps`, `seed`, `init`, `trace`, ..., and the options of the sampler.
+        """
+        save = LazyMethod("composable_energy.files:save")
+        """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
+    else:  # their signatures, for type checkers and editors
+        sample, save = ce.sampling.sample, ce.save
     log_prob = LazyMethod("composable_energy.density:log_prob")
     r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$: `E.log_prob(x, log_z=None, **conditions)`."""
     score = LazyMethod("composable_energy.density:score")
@@ -397,8 +405,6 @@ class Energy(nn.Module, ABC):
     """Returns the energy of each term at points, and the share of each branch of `|`: `E.explain(x, **conditions)`."""
     infer = LazyMethod("composable_energy.inference:infer")
     """Returns the distribution over conditions given points, as the function of `composable_energy.inference`: `E.infer(x, over=...)`."""
-    save = LazyMethod("composable_energy.files:save")
-    """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
     push = LazyMethod("composable_energy.files:push")
     """Uploads the expression and its weights, such as to a hub: `E.push("owner/name")`; see `composable_energy.files.push`."""
 

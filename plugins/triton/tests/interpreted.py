@@ -10,14 +10,12 @@ import triton.language as tl
 import composable_energy as ce
 from composable_energy.noise import key_of, philox
 from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
-from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.testing import Gaussian, parametrize_with_checks
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_triton import TritonKernel, kernel
 from composable_energy_triton.testing import kernel_checks
 
 SEEDS = [-1, 2**31 + 5, 2**63, 2**64 - 1]
-SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 ODD = [
     *((rows, size) for rows in (1, 3, 10, 33) for size in (1, 2, 5, 7, 31, 129, 257)),
     *((rows,) for rows in (1, 2, 17, 255, 257, 513)),
@@ -90,18 +88,6 @@ def test_tiles_change_nothing(tile, monkeypatch):
         TritonKernel().langevin_step(x, x, None, StepCoefficients(0.3, 0.7, low=-1.0, high=1.0), noise, 4, out, None)
         results.append(out)
     assert torch.equal(*results)
-
-
-@pytest.fixture
-def force(monkeypatch):
-    """Returns a function that names the kernel in the environment, which a process reads once."""
-
-    def name(kernel):
-        monkeypatch.setenv(SWITCH, kernel)
-        forced_kernel.cache_clear()
-
-    yield name
-    forced_kernel.cache_clear()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
