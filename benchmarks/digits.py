@@ -23,8 +23,8 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, better_of_two, environment, write_json
 from benchmarks.own_pictures import train
-from composable_energy.noise import Noise
 from composable_energy.parsing import parse
+from composable_energy.sampling.noise import Noise
 from composable_energy_image import CodeEnergy
 from composable_energy_image.data import Preparation, open_pictures
 from composable_energy_image.metrics import frechet_distance

@@ -16,9 +16,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.energies import Convolutions, Mixture, Perceptron
-from composable_energy.noise import Noise
 from composable_energy.sampling import StepCoefficients, energy_and_gradient, langevin_step
 from composable_energy.sampling.kernels import forced_kernel
+from composable_energy.sampling.noise import Noise
 from composable_energy_triton.testing import kernel_checks
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"

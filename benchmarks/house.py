@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
     "core: lines": 18_150,
-    "core: files": 88,
-    "core: modules beside the packages": 20,
+    "core: files": 89,
+    "core: modules beside the packages": 7,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 470,

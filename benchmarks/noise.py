@@ -11,7 +11,7 @@ from itertools import count
 import torch
 
 from benchmarks.harness import RESULTS, argument_parser, environment, least_seconds, write_json
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 
 PATH = RESULTS / "noise.json"
 SHAPES = ((64, 3, 64, 64), (16, 3, 32, 32), (1024, 100), (4096, 2), (64, 64), (64, 2))

@@ -27,7 +27,7 @@ import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
 from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
 from composable_energy.errors import ComposableEnergyError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_faces import ATTRIBUTES, draw
 from composable_energy_image.metrics import frechet_distance
 from composable_energy_training import (

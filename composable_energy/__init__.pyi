@@ -4,15 +4,15 @@ from composable_energy.algebra import all_of as all_of
 from composable_energy.algebra import any_of as any_of
 from composable_energy.algebra import inside as inside
 from composable_energy.algebra import negate as negate
-from composable_energy.energy import Energy as Energy
+from composable_energy.energies.energy import Energy as Energy
+from composable_energy.energies.evaluation import shared as shared
+from composable_energy.energies.lift import ScoreEnergy as ScoreEnergy
+from composable_energy.energies.lift import as_energy as as_energy
 from composable_energy.errors import SamplingWarning as SamplingWarning
-from composable_energy.evaluation import shared as shared
 from composable_energy.events import ClassifierEnergy as ClassifierEnergy
 from composable_energy.events import GaussianHead as GaussianHead
 from composable_energy.files import load as load
 from composable_energy.files import save as save
-from composable_energy.lift import ScoreEnergy as ScoreEnergy
-from composable_energy.lift import as_energy as as_energy
 from composable_energy.options import Recommendation as Recommendation
 from composable_energy.registry import API_VERSION as API_VERSION
 from composable_energy.registry import EnergyFamily as EnergyFamily
@@ -30,6 +30,7 @@ from composable_energy.registry import samplers as samplers
 from composable_energy.registry import viz as viz
 
 from . import diagnostics as diagnostics
+from . import energies as energies
 from . import errors as errors
 from . import events as events
 from . import registry as registry

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from composable_energy import sampling
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
 
 T = TypeVar("T")

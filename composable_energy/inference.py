@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.checks import check_value
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.algebra.explain import encode_points
+from composable_energy.energies.checks import check_value
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import memo_scope
 from composable_energy.errors import ContradictionError, OptionError
-from composable_energy.evaluation import memo_scope
-from composable_energy.explain import encode_points
 from composable_energy.options import check_flag
 
 

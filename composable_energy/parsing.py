@@ -30,7 +30,7 @@ from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.options import nearest_names
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy.energies.energy import Energy
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64

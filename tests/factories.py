@@ -60,7 +60,7 @@ class Noisy(ce.Energy):
         return x.square().sum(1) / (2 * (1 + sigma.to(x).square()))
 
 
-class Tilt(ce.bases.RelativeEnergy):
+class Tilt(ce.energies.RelativeEnergy):
     """A relative energy of a user-defined class."""
 
     def __init__(self, base: ce.Energy, slope: float) -> None:
@@ -69,8 +69,8 @@ class Tilt(ce.bases.RelativeEnergy):
         self.slope = slope
 
     @property
-    def bases(self) -> tuple[ce.bases.WeightedBase, ...]:
-        return (ce.bases.WeightedBase(self.base),)
+    def bases(self) -> tuple[ce.energies.WeightedBase, ...]:
+        return (ce.energies.WeightedBase(self.base),)
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return self.slope * x[:, 0].sin()

@@ -29,7 +29,7 @@ class Score(ce.Energy):
         return x.new_zeros(len(x)), x.detach() - self.mean
 
 
-class OwnRelative(ce.bases.RelativeEnergy):
+class OwnRelative(ce.energies.RelativeEnergy):
     """A relative energy whose gradient is that of the whole."""
 
     def __init__(self, base: ce.Energy) -> None:
@@ -37,8 +37,8 @@ class OwnRelative(ce.bases.RelativeEnergy):
         self.base = base
 
     @property
-    def bases(self) -> tuple[ce.bases.WeightedBase, ...]:
-        return (ce.bases.WeightedBase(self.base),)
+    def bases(self) -> tuple[ce.energies.WeightedBase, ...]:
+        return (ce.energies.WeightedBase(self.base),)
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return x.detach().flatten(1).sum(1).sin()

@@ -128,7 +128,7 @@ def test_a_network_is_evaluated_once_under_formulas_and_densities():
 def test_a_decoder_is_evaluated_once_for_all_that_it_shows():
     decoder = Counted(2, 2)
     prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0), name="prior")
-    latent = ce.lift.CallableEnergy(prior, decoder=decoder)
+    latent = ce.energies.CallableEnergy(prior, decoder=decoder)
     seen = [LEAVES[name].pull_back(decoder) for name in ("ring", "network", "red", "tilt")]
     energy = latent & seen[0] & seen[1] & (seen[2] | seen[3])
     assert counts(energy, decoder) == (1, 1)

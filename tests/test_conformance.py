@@ -47,7 +47,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "effort": lambda: check_energy(lambda: ce.load("effort", weight=2.0, order=2), points(4, 5, 2)),
         "generated-faces": lambda: check_energy("generated-faces", points(4, 64)),
         "over-time": lambda: check_energy(
-            lambda: ce.load("over-time", pair=ce.lift.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
+            lambda: ce.load("over-time", pair=ce.energies.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
         ),
         "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.installed()["plane"].members],
         "reward": lambda: check_energy(

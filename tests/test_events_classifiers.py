@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.conditions import CHAINS
+from composable_energy.energies.conditions import CHAINS
 from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import ChainLabels, ClassifierEnergy, Formula, GaussianHead, Interval, conjoin, disjoin
 from tests.heads import Bowl, Counting

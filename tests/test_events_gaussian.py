@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from composable_energy.conditions import CHAINS
+from composable_energy.energies.conditions import CHAINS
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.events import ClassifierEnergy, DensityEnergy, GaussianHead, Interval, IntervalEnergy, disjoin
 from tests.heads import Bowl, Counting

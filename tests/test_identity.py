@@ -12,8 +12,8 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
+from composable_energy.energies.identity import Origin, inherit_token
 from composable_energy.errors import ExpressionError
-from composable_energy.identity import Origin, inherit_token
 from tests.identity_energies import Noisy, Ring, Tilt, bowl, check_same, filled, loaded
 
 pytestmark = pytest.mark.usefixtures("identity_registry")

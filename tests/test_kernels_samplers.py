@@ -7,8 +7,8 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise
 from composable_energy.sampling import State
+from composable_energy.sampling.noise import Noise
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_mcmc.mala import langevin_log_ratio

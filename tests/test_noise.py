@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise, key_of, philox
+from composable_energy.sampling.noise import Noise, key_of, philox
 
 KINDS = ["blocks", "philox"]
 

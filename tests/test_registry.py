@@ -18,7 +18,7 @@ from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 def test_a_third_party_energy_has_a_name(acme):
     energy = ce.get("energy", "bowl", scale=3)
     assert energy(torch.ones(2, 2)).tolist() == [3.0, 3.0]
-    assert energy.origin == ce.identity.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
+    assert energy.origin == ce.energies.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
     assert ce.get("energy", "ring", radius=2.0)(torch.zeros(1, 2)).item() == 4.0
     assert ce.get("energy", "acme-energies:bowl")(torch.ones(1, 2)).item() == 1.0
     assert ce.get("energy", "Acme_Energies:bowl")(torch.ones(1, 2)).item() == 1.0

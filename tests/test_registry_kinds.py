@@ -25,7 +25,7 @@ def test_encoders_and_kernels_have_names(site):
     with ce.register("encoder", "linear", torch.nn.Linear), ce.register("kernel", "slow", Slow):
         encoder = ce.get("encoder", "linear", in_features=2, out_features=3)
         assert encoder(torch.ones(1, 2)).shape == (1, 3)
-        assert encoder.origin == ce.identity.Origin("linear", None, {"in_features": 2, "out_features": 3})
+        assert encoder.origin == ce.energies.Origin("linear", None, {"in_features": 2, "out_features": 3})
         assert copy.deepcopy(encoder).origin == encoder.origin
         assert ce.get("kernel", "slow").available() == (False, "it is slow")
     for kind, name in (("kernel", "Kernel"), ("encoder", "Module")):

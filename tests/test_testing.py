@@ -118,7 +118,7 @@ class Forgetful(Broken):
 class Unbalanced(Broken):
     @property
     def bases(self):
-        return (ce.bases.WeightedBase(LEAVES["distribution"]),)
+        return (ce.energies.WeightedBase(LEAVES["distribution"]),)
 
 
 @pytest.mark.parametrize(

@@ -38,4 +38,4 @@ from composable_energy.algebra.transformed import PulledBack as PulledBack
 from composable_energy.algebra.transformed import Restricted as Restricted
 from composable_energy.algebra.transformed import bind_conditions as bind_conditions
 from composable_energy.algebra.transformed import inside as inside
-from composable_energy.bases import value_of as value_of
+from composable_energy.energies.bases import value_of as value_of

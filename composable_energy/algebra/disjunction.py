@@ -15,12 +15,12 @@ from composable_energy.algebra.sums import Conjunction, Sharpened, Weighted
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space
 from composable_energy.algebra.transformed import Conditioned
 from composable_energy.arithmetic import Estimate, add, mixture
-from composable_energy.bases import WeightedBase, evidence_of
-from composable_energy.checks import has_levels
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import WeightedBase, evidence_of
+from composable_energy.energies.checks import has_levels
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
-from composable_energy.identity import same
 from composable_energy.supports import Support, unite
 
 Shares = Literal["exact", "calibrated", "chosen", "known", "unknown"]

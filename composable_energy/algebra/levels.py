@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from composable_energy.algebra.negation import Negation, exact_level, level_of_draws, quantile_of
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.notes import warn_caller
+from composable_energy.energies.twins import contents, twin
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, LevelWarning
-from composable_energy.notes import warn_caller
-from composable_energy.twins import contents, twin
 
 _SEED = 0
 _DRAWS, _DRAWS_OF_LARGE_POINTS, _LARGE = 4096, 512, 256

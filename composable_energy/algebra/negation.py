@@ -14,17 +14,17 @@ from typing_extensions import Self
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.arithmetic import Estimate, scale, zeros
-from composable_energy.bases import evidence_of
-from composable_energy.checks import check_value
-from composable_energy.conditions import CHAINS
-from composable_energy.distributions import DistributionEnergy, seeded_draws
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import evidence_of
+from composable_energy.energies.checks import check_value
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import same
+from composable_energy.energies.twins import tensors_of, twin
 from composable_energy.errors import CalibrationError, ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
-from composable_energy.identity import same
 from composable_energy.options import check_choice, check_number
 from composable_energy.supports import Support, intersect, is_full
-from composable_energy.twins import tensors_of, twin
 
 T = TypeVar("T", bound="Negation")
 Mode = Literal["complement", "contrast", "level", "power"]

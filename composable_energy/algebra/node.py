@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.algebra.terms import common_recommendation, common_shape, distinct
-from composable_energy.bases import RelativeEnergy, WeightedBase
-from composable_energy.checks import check_value, has_levels
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies.checks import check_value, has_levels
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import memoize
+from composable_energy.energies.identity import Copies, equal
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
-from composable_energy.evaluation import memoize
-from composable_energy.identity import Copies, equal
 from composable_energy.supports import Support
 
 Weight = float | Tensor

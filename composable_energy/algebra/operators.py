@@ -14,9 +14,9 @@ from composable_energy.algebra.negation import Mode, Negation, has_level, with_e
 from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.sums import Conjunction, Sharpened, Weighted
 from composable_energy.algebra.transformed import Conditioned, PulledBack
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.lift import as_energy, liftable
 from composable_energy.errors import OptionError
-from composable_energy.lift import as_energy, liftable
 from composable_energy.options import check_flag
 from composable_energy.registry import get
 

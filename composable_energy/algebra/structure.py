@@ -12,10 +12,10 @@ from composable_energy.algebra.node import Node, Transformed, as_float
 from composable_energy.algebra.sums import Difference, Relative, Sharpened, Weighted
 from composable_energy.algebra.transformed import Decoded, PulledBack, Restricted
 from composable_energy.arithmetic import Estimate
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.notes import warn_caller
 from composable_energy.errors import MixtureWarning
 from composable_energy.events import HeadEnergy
-from composable_energy.notes import warn_caller
 
 _UNKNOWN_ERROR = 0.1  # of a log Z that was given without one
 

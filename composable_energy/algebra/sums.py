@@ -10,10 +10,10 @@ from torch import Tensor
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, join_operands, set_weight
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space, union_of_bases
 from composable_energy.arithmetic import Estimate, add, scale, subtract
-from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.evaluation import evaluate_once
 from composable_energy.events import Formula, conjoin
 from composable_energy.supports import Support, intersect
 

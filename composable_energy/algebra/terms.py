@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.bases import WeightedBase
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import WeightedBase
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import same
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.events import Formula
-from composable_energy.identity import same
 from composable_energy.options import Recommendation
 
 

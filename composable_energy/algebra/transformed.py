@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, Operand, Transformed
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
-from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
+from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import evaluate_once, is_denoised, is_left_out, seen
+from composable_energy.energies.identity import token_of
+from composable_energy.energies.twins import tensors_of, twin
 from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.events import Formula
-from composable_energy.identity import token_of
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
-from composable_energy.twins import tensors_of, twin
 
 
 class Conditioned(Transformed):

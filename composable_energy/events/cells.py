@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import rows_for
+from composable_energy.energies.conditions import rows_for
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
 End = float | Tensor

@@ -14,13 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.arithmetic import zeros
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, DiagramBuilder, Edge
 from composable_energy.events.variables import Categorical, Variable, read_heads
-from composable_energy.identity import same
 
 Heads = tuple[int, tuple[Edge, ...], tuple[int, ...], tuple[int, ...]]
 """Edges that test yes-or-no heads of one network: its index, the edges, the columns of those of label 1, then of those of label 0."""

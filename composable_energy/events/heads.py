@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.bases import RelativeEnergy, WeightedBase
-from composable_energy.conditions import CHAINS, copy_condition, rows_for
-from composable_energy.energy import Energy
+from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies.conditions import CHAINS, copy_condition, rows_for
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import ChainLabels, End, Interval
 from composable_energy.events.formula import Formula, conjoin

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files.disk import expanded, is_directory, is_file
 from composable_energy.files.old import OLD_ENERGY, read_pair

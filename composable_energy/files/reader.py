@@ -25,12 +25,12 @@ from composable_energy.algebra import (
     Sharpened,
     Weighted,
 )
-from composable_energy.distributions import DistributionEnergy
-from composable_energy.energy import Energy
+from composable_energy.energies.distributions import DistributionEnergy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Origin, equal, set_token
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.files.values import FLOATING, INTEGERS, Source, decode, decode_recommendation, same_bits
-from composable_energy.identity import Origin, equal, set_token
 from composable_energy.registry import get_factory
 from composable_energy.registry.catalog import check_origin, rebuild_object
 

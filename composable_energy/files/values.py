@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.constraints import Constraint
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Origin
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.identity import Origin
 from composable_energy.options import Recommendation, plain_values
 from composable_energy.registry import get
 from composable_energy.registry.catalog import check_origin

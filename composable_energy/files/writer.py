@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.terms import common_recommendation
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Origin, part_of, token_of, tokens_in
+from composable_energy.energies.lift import CallableEnergy
 from composable_energy.errors import ExpressionError, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.files.reader import CLASSES, check_size, inherited_mode
 from composable_energy.files.record import digest_of
 from composable_energy.files.values import encode, encode_recommendation, has_references
-from composable_energy.identity import Origin, part_of, token_of, tokens_in
-from composable_energy.lift import CallableEnergy
 from composable_energy.registry import PluginRecord
 from composable_energy.registry.catalog import check_origin, entry_of
 

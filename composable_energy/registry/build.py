@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from composable_energy.energies.notes import add_note
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError
-from composable_energy.notes import add_note
 from composable_energy.options import describe_error, plain_values
 from composable_energy.registry.entries import PluginRecord
 
@@ -90,7 +90,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "energy": Kind(
         "builder",
-        ("composable_energy.energy:Energy", "composable_energy.registry.catalog:EnergyFamily"),
+        ("composable_energy.energies.energy:Energy", "composable_energy.registry.catalog:EnergyFamily"),
         "composable_energy.registry.catalog:build_energy",
     ),
     "sampler": Kind("class", ("composable_energy.sampling:Sampler",)),

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Origin, inherit_token, mark_origin
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
-from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.options import describe_error, listed, nearest, plain_values, printable, text_table
 from composable_energy.registry.build import KINDS, build, check_built, check_stored, guarded, plugin_error
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord

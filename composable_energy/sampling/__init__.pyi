@@ -1,5 +1,5 @@
 from composable_energy.arithmetic import unsqueeze_to as unsqueeze_to
-from composable_energy.noise import Noise as Noise
+from composable_energy.energies.twins import twin as twin
 from composable_energy.sampling.chains import Observer as Observer
 from composable_energy.sampling.chains import Stop as Stop
 from composable_energy.sampling.checkpoint import Checkpoint as Checkpoint
@@ -16,6 +16,7 @@ from composable_energy.sampling.kernels import normal as normal
 from composable_energy.sampling.kernels import reference_step as reference_step
 from composable_energy.sampling.kernels import underdamped_step as underdamped_step
 from composable_energy.sampling.moments import RunningMoments as RunningMoments
+from composable_energy.sampling.noise import Noise as Noise
 from composable_energy.sampling.progress import Progress as Progress
 from composable_energy.sampling.sampler import Info as Info
 from composable_energy.sampling.sampler import Sampler as Sampler
@@ -29,4 +30,3 @@ from composable_energy.sampling.trace import Trace as Trace
 from composable_energy.sampling.unconstrained import plain_energy as plain_energy
 from composable_energy.sampling.wrappers import has_rows as has_rows
 from composable_energy.sampling.wrappers import repeated as repeated
-from composable_energy.twins import twin as twin

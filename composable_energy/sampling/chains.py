@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
 from composable_energy.sampling.faults import explain_failure, is_final
+from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State

@@ -28,15 +28,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from composable_energy.conditions import CHAINS, rows_for
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS, rows_for
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.twins import twin
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
 from composable_energy.sampling.faults import GuardedEnergy, first_line
+from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.wrappers import EnergyWrapper
-from composable_energy.twins import twin
 
 _AHEAD = 8  # steps of a function
 _MOST_NUMBERS, _MOST_NODES = 2**16, 1000  # of these steps: their points in the cache, and operations that compile in seconds

@@ -14,11 +14,11 @@ from torch import Tensor
 from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of, warn_of_shares
 from composable_energy.algebra.node import as_float
 from composable_energy.diagnostics.warnings import find_branch_warnings
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import recording
+from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingDiverged, SamplingInterrupted, SamplingWarning
-from composable_energy.evaluation import recording
 from composable_energy.events import Formula, conjoin
-from composable_energy.lift import as_energy
 from composable_energy.sampling.chains import Chains, Diverged, Observer, TraceRecorder, run
 from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
@@ -317,7 +317,7 @@ def _check_tails(chains: Chains, stop: Diverged | None, observer: ConvergenceObs
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and observer.warnings(chains)):
-        from composable_energy.density import check_tails  # late: rare
+        from composable_energy.energies.density import check_tails  # late: rare
 
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import rows_for
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import rows_for
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import evaluating, memo_scope
 from composable_energy.errors import ExpressionError
-from composable_energy.evaluation import evaluating, memo_scope
 from composable_energy.sampling.selection import recommendations
 
 

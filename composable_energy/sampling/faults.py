@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.notes import add_note
 from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError
-from composable_energy.notes import add_note
 from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper

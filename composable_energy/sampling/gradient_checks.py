@@ -10,9 +10,9 @@ from torch import Tensor
 
 from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import Use, recording
 from composable_energy.errors import ExpressionError
-from composable_energy.evaluation import Use, recording
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper

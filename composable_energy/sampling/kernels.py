@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
-from composable_energy.noise import Noise
 from composable_energy.registry import get, names
 from composable_energy.registry.registry import registered
+from composable_energy.sampling.noise import Noise
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")

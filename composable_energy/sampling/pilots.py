@@ -15,11 +15,11 @@ from torch.distributions import Independent, MixtureSameFamily, StudentT, Unifor
 from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.distributions import DistributionEnergy, seeded_draws
-from composable_energy.energy import Energy
+from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError
-from composable_energy.noise import Noise
 from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
 from composable_energy.sampling.sampler import Sampler, start_points

@@ -10,12 +10,12 @@ from operator import index
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.twins import tensors_of
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import written_bytes
 from composable_energy.supports import Coordinates, coordinates_of
-from composable_energy.twins import tensors_of
 
 _FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
 _LITTLE = 2**24  # bytes, which every device has

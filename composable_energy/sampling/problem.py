@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import substituting
+from composable_energy.energies.twins import twin
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.evaluation import substituting
-from composable_energy.noise import Noise
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.kernels import forced_kernel
+from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace, Values, first_difference
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.wrappers import check_rows, has_rows, select_rows
-from composable_energy.twins import twin
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 
@@ -324,7 +324,7 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
     """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
     if points.event.numel() > _MOST_TAILS or not energy.has_value or not subtracts(owner):
         return
-    from composable_energy.density import check_tails  # late: rare
+    from composable_energy.energies.density import check_tails  # late: rare
 
     zeros = points.zeros()
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains, Observer
 from composable_energy.sampling.sampler import Info, Sampler

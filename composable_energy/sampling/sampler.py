@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.energy import Energy
-from composable_energy.noise import Noise
+from composable_energy.energies.energy import Energy
+from composable_energy.sampling.noise import Noise
 
 if TYPE_CHECKING:
     from composable_energy.errors import SamplingWarning

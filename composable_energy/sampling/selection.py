@@ -9,9 +9,9 @@ from operator import attrgetter
 from typing import Any
 
 from composable_energy.algebra import weakens_evidence
-from composable_energy.checks import check_value
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.checks import check_value
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import (
     ComposableEnergyError,
     ContradictionError,

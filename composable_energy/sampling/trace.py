@@ -14,7 +14,7 @@ from composable_energy.algebra import Shares
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.diagnostics.summary import Summary, summarize, to_arviz
 from composable_energy.errors import SamplingWarning
-from composable_energy.noise import Kind
+from composable_energy.sampling.noise import Kind
 from composable_energy.sampling.sampler import Sampler, State
 
 Policy = Literal["raise", "keep"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conditioned
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.events import HeadEnergy
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composable_energy.algebra import negate
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.files import load
 from composable_energy.sampling import twin

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy.testing.targets import Banana
 
 _CHAINS, _STEPS = 20_000, 20

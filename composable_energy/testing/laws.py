@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from composable_energy.algebra import negate
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.testing.checks import assert_close
 from composable_energy.testing.targets import Gaussian
 

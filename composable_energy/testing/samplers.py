@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
-from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
+from composable_energy.sampling.noise import Noise
 from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
 from composable_energy.testing.invariance import assert_invariant
 from composable_energy.testing.targets import Banana, Gaussian, NetworkEnergy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
-from composable_energy.noise import Noise
+from composable_energy.energies.energy import Energy
+from composable_energy.sampling.noise import Noise
 
 
 class Gaussian(Energy):

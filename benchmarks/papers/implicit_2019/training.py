@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.papers.implicit_2019.networks import DenoisingEnergy, DigitEnergy
 from composable_energy import Energy
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_classification import pgd
 from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Optimizer, Trainer
 

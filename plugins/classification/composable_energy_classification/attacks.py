@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.noise import Noise
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.sampling import twin
+from composable_energy.sampling.noise import Noise
 from composable_energy_classification.calibration import check_labels
 from composable_energy_classification.classifier import Classifier
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.bases import WeightedBase
-from composable_energy.checks import check_batch, check_value
+from composable_energy.energies.bases import WeightedBase
+from composable_energy.energies.checks import check_batch, check_value
+from composable_energy.energies.evaluation import memo_scope
 from composable_energy.errors import ContradictionError, ExpressionError, MixtureWarning, OptionError
-from composable_energy.evaluation import memo_scope
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.checks import check_batch
+from composable_energy.energies.checks import check_batch
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
+from composable_energy.sampling.noise import Noise
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from composable_energy import Energy
-    from composable_energy.explain import Explanation
+    from composable_energy.algebra.explain import Explanation
 
 _LOWEST = 0.05
 _SHOWN = 6

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import Conditioned
-from composable_energy.evaluation import current, memoize
+from composable_energy.energies.evaluation import current, memoize
 
 Conditions = Mapping[str, Tensor]
 

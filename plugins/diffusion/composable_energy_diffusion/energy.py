@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.conditions import check_names, parameters_of
+from composable_energy.energies.conditions import check_names, parameters_of
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_choice
 from composable_energy_diffusion.batching import batched_gradient

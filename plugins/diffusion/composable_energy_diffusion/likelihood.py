@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.checks import check_points
+from composable_energy.energies.checks import check_points
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import Noise, twin
 from composable_energy_diffusion.ode import ODE

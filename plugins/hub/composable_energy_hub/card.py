@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import composable_energy as ce
-from composable_energy.conditions import CHAINS
+from composable_energy.energies.conditions import CHAINS
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from composable_energy.supports import format_support
 from composable_energy_hub.location import Location, client

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_training import FlowNoise, GaussianNoise, NoiseDistribution
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.augmented_base import AugmentedCodeNetwork
 from composable_energy_image.autoencoder import Autoencoder

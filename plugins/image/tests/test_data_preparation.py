@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Preparation
 
 

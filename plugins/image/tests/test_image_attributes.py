@@ -8,7 +8,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes

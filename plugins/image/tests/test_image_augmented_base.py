@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.augmented_base import AugmentedCodeNetwork
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data.distortion import Distortion

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Labels
 from composable_energy_image.joint_labels import JointHeads, find_joint_labels
 from composable_energy_training import Batch

@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 import composable_energy as ce
 from composable_energy import Energy
-from composable_energy.checks import check_weights
+from composable_energy.energies.checks import check_weights
+from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
-from composable_energy.evaluation import evaluate_once
 from composable_energy_latent.errors import GeneratorError
 
 _PROBES = 2

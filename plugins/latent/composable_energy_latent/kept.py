@@ -11,8 +11,8 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
+from composable_energy.energies.identity import same
 from composable_energy.errors import OptionError
-from composable_energy.identity import same
 from composable_energy_latent.attributes import Attributes
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.networks import FixedWidth, LogOdds

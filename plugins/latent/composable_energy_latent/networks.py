@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.evaluation import evaluate_once
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.generator import Generator
 

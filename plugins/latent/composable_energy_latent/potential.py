@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy import Energy, SamplingWarning
-from composable_energy.conditions import CHAINS
-from composable_energy.evaluation import memo_scope
+from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.evaluation import memo_scope
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
 from composable_energy.supports import coordinates_of

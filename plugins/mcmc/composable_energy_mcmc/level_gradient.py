@@ -11,8 +11,8 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.conditions import rows_for
-from composable_energy.evaluation import denoising, evaluating, substituting
+from composable_energy.energies.conditions import rows_for
+from composable_energy.energies.evaluation import denoising, evaluating, substituting
 from composable_energy.sampling import emit_warnings, energy_and_gradient, plain_energy
 from composable_energy.sampling.wrappers import chains_of
 from composable_energy_mcmc.widening import widen

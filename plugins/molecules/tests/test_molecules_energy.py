@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_molecules import (
     AngleLibrary,

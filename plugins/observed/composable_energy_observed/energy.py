@@ -10,9 +10,9 @@ from torch import Size, Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.checks import advise_output
+from composable_energy.energies.checks import advise_output
+from composable_energy.energies.evaluation import denoised_level
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.evaluation import denoised_level
 from composable_energy.options import check_flag, check_number
 from composable_energy.sampling import twin
 from composable_energy_observed.interface import Operator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy import Energy, Recommendation
-from composable_energy.conditions import parameters_of
+from composable_energy.energies.conditions import parameters_of
 from composable_energy.errors import ExpressionError, LiftError, OptionError
 from composable_energy.options import check_number
 

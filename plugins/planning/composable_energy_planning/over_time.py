@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation, as_energy
 from composable_energy.algebra import Transformed
-from composable_energy.bases import value_of
+from composable_energy.energies.bases import value_of
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
@@ -34,7 +34,7 @@ class OverTime(Transformed):
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> step = ce.lift.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
+        >>> step = ce.energies.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
         >>> ce.over_time(step, 3)(torch.tensor([[[0.0], [1.0], [3.0]]]))
         tensor([2.5000])
     """

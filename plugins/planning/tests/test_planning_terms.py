@@ -20,7 +20,7 @@ def pair(x: Tensor) -> Tensor:
 
 def lifted(horizon: int, size: int = 2, **options: object) -> ce.Energy:
     """A lifted pair energy; `size` is that of its own states."""
-    return ce.over_time(ce.lift.CallableEnergy(pair, event_shape=(2, size)), horizon, **options)
+    return ce.over_time(ce.energies.CallableEnergy(pair, event_shape=(2, size)), horizon, **options)
 
 
 def paths(rows: int, horizon: int, seed: int, size: int = 2) -> Tensor:
@@ -50,25 +50,25 @@ def test_one_evaluation_serves_all_transitions():
         calls.append(len(x))
         return x.flatten(1).sum(1)
 
-    ce.over_time(ce.lift.CallableEnergy(counted, event_shape=(2, 3)), 11)(torch.zeros(5, 11, 3))
+    ce.over_time(ce.energies.CallableEnergy(counted, event_shape=(2, 3)), 11)(torch.zeros(5, 11, 3))
     assert calls == [50]
 
 
 def test_windows_of_three_states_see_accelerations():
-    bend = ce.lift.CallableEnergy(lambda x: x.diff(n=2, dim=1).square().flatten(1).sum(1) / 2, event_shape=(3, 2))
+    bend = ce.energies.CallableEnergy(lambda x: x.diff(n=2, dim=1).square().flatten(1).sum(1) / 2, event_shape=(3, 2))
     x = paths(4, 9, 1)
     torch.testing.assert_close(ce.over_time(bend, 9)(x), planning.effort(order=2)(x))
 
 
 def test_axes_move_one_agent_of_two():
     x = paths(3, 6, 2, 4)
-    one = ce.lift.CallableEnergy(pair, event_shape=(2, 2))
+    one = ce.energies.CallableEnergy(pair, event_shape=(2, 2))
     both = ce.over_time(one, 6, axes=(0, 1), size=4) & ce.over_time(one, 6, axes=(2, 3), size=4)
     torch.testing.assert_close(both(x), lifted(6)(x[..., :2]) + lifted(6)(x[..., 2:]))
 
 
 def test_a_noise_level_for_each_trajectory_reaches_its_transitions():
-    scaled = ce.lift.CallableEnergy(lambda x, sigma: sigma * pair(x), event_shape=(2, 2))
+    scaled = ce.energies.CallableEnergy(lambda x, sigma: sigma * pair(x), event_shape=(2, 2))
     x, sigma = paths(3, 5, 3), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     torch.testing.assert_close(ce.over_time(scaled, 5)(x, sigma=sigma), sigma * lifted(5)(x))
 
@@ -139,7 +139,7 @@ def test_mistakes_are_named():
     with pytest.raises(OptionError, match="horizon"):
         lifted(1)
     with pytest.raises(ShapeError, match="axes"):
-        ce.over_time(ce.lift.CallableEnergy(pair, event_shape=(2, 2)), 5, axes=(0,), size=4)
+        ce.over_time(ce.energies.CallableEnergy(pair, event_shape=(2, 2)), 5, axes=(0,), size=4)
     with pytest.raises(OptionError, match="width"):
         planning.goal([0.0], 0.0)
     with pytest.raises(OptionError, match="not both"):
@@ -151,4 +151,4 @@ def test_mistakes_are_named():
     with pytest.raises(OptionError, match="radius"):
         planning.disc((0.0, 0.0), -1.0)
     with pytest.raises(ExpressionError, match="relative"):
-        OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, ce.lift.CallableEnergy(pair, event_shape=(2, 2))), 5)
+        OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, ce.energies.CallableEnergy(pair, event_shape=(2, 2))), 5)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
 from composable_energy.sampling import SamplerLike
+from composable_energy.sampling.noise import Noise
 from composable_energy_training.negative_samples import NegativeSampler
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start

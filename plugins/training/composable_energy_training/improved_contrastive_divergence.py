@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
+from composable_energy.sampling.noise import Noise
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy

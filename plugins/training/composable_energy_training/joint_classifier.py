@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise
 from composable_energy.sampling import SamplerLike
+from composable_energy.sampling.noise import Noise
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence
 from composable_energy_training.heads import cross_entropy
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_labels

@@ -15,9 +15,9 @@ from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy.noise import Noise
 from composable_energy.options import check_integer
 from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_sampler, sample
+from composable_energy.sampling.noise import Noise
 from composable_energy_training.objective import Batch, RankContext, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError, TrainingDiverged
 from composable_energy.files import expanded
-from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number, ran_out
+from composable_energy.sampling.noise import Noise
 from composable_energy_training.batches import BatchLoader, as_source
 from composable_energy_training.callbacks import Callback, ProgressBar
 from composable_energy_training.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_training import Batch, RankContext
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_training import Callback, Loss, Objective, Optimizer, Trainer
 from composable_energy_training.batches import BatchLoader, as_source
 from composable_energy_training.ema import EMA

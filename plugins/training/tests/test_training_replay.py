@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_training import Augmentation, RankContext, ReplayBuffer
 from composable_energy_training.augmentation import hue_matrix, luma
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_training import Batch, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer, ValueHeads
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal

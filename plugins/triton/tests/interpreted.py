@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 
 import composable_energy as ce
-from composable_energy.noise import key_of, philox
 from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
+from composable_energy.sampling.noise import key_of, philox
 from composable_energy.testing import Gaussian, parametrize_with_checks
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_triton import TritonKernel, kernel

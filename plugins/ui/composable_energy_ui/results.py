@@ -17,7 +17,7 @@ from composable_energy_viz.files import is_picture, layout, write_grid
 
 if TYPE_CHECKING:
     from composable_energy import Energy
-    from composable_energy.explain import Explanation
+    from composable_energy.algebra.explain import Explanation
     from composable_energy.sampling import Trace
 
 EXTENT = 3.6

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from composable_energy.algebra.explain import Explanation
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.explain import Explanation
 from composable_energy.sampling import Trace
 from composable_energy_viz.canvas import BAR, DOT, INK, MUTED, finish, open_axes, shorten
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.noise_conditioning import level_column
 from composable_energy_image.unet import UNet

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.files import replace_file
-from composable_energy.noise import Noise
 from composable_energy.options import import_extra
+from composable_energy.sampling.noise import Noise
 from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import load_judge

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.noise import key_of, philox
+from composable_energy.sampling.noise import key_of, philox
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 
 CHANNELS = (1, 3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.noise import Noise
+from composable_energy.sampling.noise import Noise
 from composable_energy_image.data.distortion import Distortion
 
 _FLIP, _DOWN, _ACROSS, _DEQUANTIZE = range(4)
@@ -43,7 +43,7 @@ class Preparation:
 
     Example:
         >>> import torch
-        >>> from composable_energy.noise import Noise
+        >>> from composable_energy.sampling.noise import Noise
         >>> prepare = Preparation(flip=True, dequantize="uniform")
         >>> images, noise = torch.rand(6, 3, 8, 8), Noise(seed=0, chains=range(6), step=1)
         >>> torch.equal(prepare(images, noise)[4:], prepare(images[4:], noise.for_chains(range(4, 6))))

@@ -13,9 +13,9 @@ from torch import nn
 from composable_energy import Disjunction, Energy, as_energy
 from composable_energy.algebra import Conditioned, PulledBack, lacks_level, with_levels
 from composable_energy.arithmetic import Estimate
+from composable_energy.energies.identity import equal, same
 from composable_energy.errors import ContradictionError
 from composable_energy.events import Formula
-from composable_energy.identity import equal, same
 from composable_energy_mcmc.annealing.log_z import estimate_log_z, points_of_integral
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
-from composable_energy.conditions import rows_for
+from composable_energy.energies.conditions import rows_for
+from composable_energy.energies.evaluation import denoising, substituting
 from composable_energy.errors import ExpressionError
-from composable_energy.evaluation import denoising, substituting
 from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
 from composable_energy_mcmc.level_gradient import denoised_pull
 from composable_energy_mcmc.widening import Widened, widen

@@ -14,9 +14,9 @@ from torch.distributions import Distribution
 
 from composable_energy import Energy, as_energy
 from composable_energy.algebra import Conditioned
-from composable_energy.checks import check_value
-from composable_energy.density import check_tails
 from composable_energy.diagnostics import SamplingWarning
+from composable_energy.energies.checks import check_value
+from composable_energy.energies.density import check_tails
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from composable_energy.checks import check_value
+from composable_energy.energies.checks import check_value
+from composable_energy.energies.lift import ScoreEnergy
 from composable_energy.errors import ExpressionError, NormalizerError, UngroundedError
-from composable_energy.lift import ScoreEnergy
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy.energies.energy import Energy
 
 _RADII = (2.0**10, 2.0**20, 2.0**30, 2.0**40)  # where tails are looked at, in spreads of the points
 _POINTS, _COORDINATES, _RANDOM = 16, 32, 4

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from composable_energy.energies.evaluation import SharedModule, memoize
+from composable_energy.energies.identity import equal
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.evaluation import SharedModule, memoize
-from composable_energy.identity import equal
 from composable_energy.options import nearest
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy.energies.energy import Energy
 
 CHAINS = "chains"
 

@@ -15,10 +15,19 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from composable_energy.arithmetic import add, scale, subtract
-from composable_energy.checks import check_energies, check_value
-from composable_energy.conditions import method_parameters
-from composable_energy.energy import Energy
-from composable_energy.evaluation import THREAD, evaluate_once, is_repeated, memo_scope, note_repeated, seen, substituted, uses_own_gradient
+from composable_energy.energies.checks import check_energies, check_value
+from composable_energy.energies.conditions import method_parameters
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import (
+    THREAD,
+    evaluate_once,
+    is_repeated,
+    memo_scope,
+    note_repeated,
+    seen,
+    substituted,
+    uses_own_gradient,
+)
 from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:

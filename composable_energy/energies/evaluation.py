@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
-from composable_energy.checks import check_energies
+from composable_energy.energies.checks import check_energies
+from composable_energy.energies.notes import note_evaluation
 from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy.energies.energy import Energy
 
 
 @dataclass(frozen=True)

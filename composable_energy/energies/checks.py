@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
-    from composable_energy.energy import Energy
+    from composable_energy.energies.energy import Energy
 
 
 def check_points(energy: Energy, x: Tensor) -> None:

@@ -20,7 +20,7 @@ from torch.distributions import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.arithmetic import Estimate, zeros
-from composable_energy.energy import Energy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, format_support

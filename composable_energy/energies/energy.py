@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.arithmetic import Estimate
-from composable_energy.checks import check_energies, check_points
-from composable_energy.conditions import check_conditions, check_names, method_parameters
+from composable_energy.energies.checks import check_energies, check_points
+from composable_energy.energies.conditions import check_conditions, check_names, method_parameters
+from composable_energy.energies.evaluation import THREAD, evaluate, note_detached, value_and_gradient
+from composable_energy.energies.identity import Origin, same, token_of
+from composable_energy.energies.notes import note_evaluation
 from composable_energy.errors import ExpressionError, OperatorError
-from composable_energy.evaluation import THREAD, evaluate, note_detached, value_and_gradient
-from composable_energy.identity import Origin, same, token_of
 from composable_energy.lazy import LazyMethod
-from composable_energy.notes import note_evaluation
 from composable_energy.options import Recommendation
 from composable_energy.supports import Support, check_support, map_support
 
@@ -70,7 +70,7 @@ class Energy(nn.Module, ABC):
         has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
-            `composable_energy.evaluation.denoised_level`; samplers along noise levels do so for other energies.
+            `composable_energy.energies.evaluation.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.
@@ -397,11 +397,11 @@ class Energy(nn.Module, ABC):
         """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
     else:  # their signatures, for type checkers and editors
         sample, save = ce.sampling.sample, ce.save
-    log_prob = LazyMethod("composable_energy.density:log_prob")
+    log_prob = LazyMethod("composable_energy.energies.density:log_prob")
     r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$: `E.log_prob(x, log_z=None, **conditions)`."""
-    score = LazyMethod("composable_energy.density:score")
+    score = LazyMethod("composable_energy.energies.density:score")
     r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$: `E.score(x, create_graph=False, **conditions)`."""
-    explain = LazyMethod("composable_energy.explain:explain")
+    explain = LazyMethod("composable_energy.algebra.explain:explain")
     """Returns the energy of each term at points, and the share of each branch of `|`: `E.explain(x, **conditions)`."""
     infer = LazyMethod("composable_energy.inference:infer")
     """Returns the distribution over conditions given points, as the function of `composable_energy.inference`: `E.infer(x, over=...)`."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conditioned, Disjunction, Negation, PulledBack, describe_shares
-from composable_energy.checks import check_batch, check_value, check_weights
-from composable_energy.conditions import rows_for
-from composable_energy.energy import Energy
+from composable_energy.energies.checks import check_batch, check_value, check_weights
+from composable_energy.energies.conditions import rows_for
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import memo_scope, memoize
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.evaluation import memo_scope, memoize
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.conditions import parameters_of
-from composable_energy.distributions import DistributionEnergy
-from composable_energy.energy import Energy
+from composable_energy.energies.conditions import parameters_of
+from composable_energy.energies.distributions import DistributionEnergy
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, contains, evaluate_inside, interior
