@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import Categorical, Formula, Interval, complement, conjoin, disjoin
+from composable_energy.events import Categorical, ChainValues, Formula, Interval, complement, conjoin, disjoin
 from tests.formulas import COUNTS, WORLD, truth, value
 
 
@@ -96,7 +96,7 @@ def test_intervals_that_do_not_meet_exclude_each_other():
 
 def test_ends_for_each_chain_need_one_order():
     def interval(*ends):
-        return Formula.atom(WORLD.variables[4], Interval(*map(torch.tensor, ends)))
+        return Formula.atom(WORLD.variables[4], Interval(*(ChainValues(torch.tensor(end)) for end in ends)))
 
     first, second = interval([0.0, 0.1], [1.0, 1.1]), interval([0.5, 0.2], [2.0, 2.0])
     assert len(conjoin([first, second]).nodes) == 3

@@ -1,4 +1,4 @@
-from composable_energy.events.cells import ChainLabels as ChainLabels
+from composable_energy.events.cells import ChainValues as ChainValues
 from composable_energy.events.cells import Interval as Interval
 from composable_energy.events.cells import log_probability as log_probability
 from composable_energy.events.formula import Formula as Formula

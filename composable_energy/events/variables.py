@@ -22,10 +22,9 @@ from composable_energy.energies.evaluation import evaluate_once, seen
 from composable_energy.energies.identity import equal, same, token_of
 from composable_energy.energies.notes import note_evaluation
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
-from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
+from composable_energy.events.cells import Interval, IntervalCells, Label, LabelCells
 
 LOG_WIDTHS = (-5.0, 1.0)
-"""The range of the logarithm of a width that a Gaussian head predicts."""
 """The range to which the log widths of a Gaussian head are clamped."""
 
 
@@ -51,13 +50,11 @@ class Variable(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameters_of(self.network))
-        owner = getattr(self.network, "__self__", self.network)
-        if isinstance(owner, nn.Module):
-            token_of(owner)  # before any copy, so that copies have the same token
+        _ = self.key  # the network gets a token before any copy, so that copies have the same one
 
     @property
-    def bucket(self) -> Hashable:
-        """A hash key that is equal for variables that `is_same` finds the same."""
+    def key(self) -> tuple[Hashable, ...]:
+        """A hash key that is equal for variables that are the same if they share their network."""
         owner = getattr(self.network, "__self__", self.network)
         columns = None if self.columns is None else (self.columns.start, self.columns.stop)
         return type(self), columns, token_of(owner) if isinstance(owner, nn.Module) else None
@@ -66,17 +63,8 @@ class Variable(ABC):
         """Returns whether two variables have the same network and bound conditions."""
         return self is other or (same(self.network, other.network) and equal(self.bound, other.bound))
 
-    def is_same(self, other: Variable) -> bool:
-        """Returns whether two variables are the same."""
-        return type(self) is type(other) and self.columns == other.columns and self.shares_network(other)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "bound": detach_conditions(self.bound)}
-
-    @property
-    def column(self) -> int | None:
-        """The column of a yes-or-no head; None for any other variable."""
-        return None
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -91,13 +79,11 @@ class Variable(ABC):
 
     def given(self, conditions: Mapping[str, Any]) -> Variable:
         """Returns the variable with conditions bound, also in its base; unknown ones are ignored."""
-        own = {name: value for name, value in conditions.items() if name in self.parameters.names and name not in self.bound}
+        own = {name: copy_condition(conditions[name]) for name in (self.parameters.names - self.bound.keys()) & conditions.keys()}
         base = self.base
         if base is not None and base.conditions & conditions.keys():
             base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
-        if not own and base is self.base:
-            return self
-        return replace(self, base=base, bound={**self.bound, **{name: copy_condition(value) for name, value in own.items()}})
+        return replace(self, base=base, bound={**self.bound, **own}) if own or base is not self.base else self
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns the output of the network.
@@ -110,14 +96,14 @@ class Variable(ABC):
             ExpressionError: A condition without default is not bound.
             ShapeError: A condition has neither one row nor one for each point.
         """
-        names, chains = self.parameters.names, conditions.get(CHAINS)
         missing = self.required_conditions.difference(conditions)
         if missing:
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
         if "sigma" not in self.conditions:
             x = seen(x)
-        rows = {name: bound_rows(name, value, x, chains) for name, value in self.bound.items()}
-        rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
+        free = (self.parameters.names - self.bound.keys() - {CHAINS}) & conditions.keys()
+        rows = {name: bound_rows(name, value, x, conditions.get(CHAINS)) for name, value in self.bound.items()}
+        rows |= {name: rows_for(name, conditions[name], x) for name in free}
         if isinstance(self.network, nn.Module):
             check_weights(self, self.network, x)
         try:
@@ -128,7 +114,7 @@ class Variable(ABC):
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
-        """Checks the output of the network and returns the parameters of the distribution, for `Cells.log_prob`.
+        """Checks the output of the network and returns the parameters of the distribution.
 
         Raises:
             ShapeError: The output has a wrong shape.
@@ -136,16 +122,8 @@ class Variable(ABC):
         """
 
     @abstractmethod
-    def partition(self, atoms: Sequence[Any], labels: int | None) -> Cells:
+    def partition(self, atoms: Sequence[Any], labels: int | None) -> LabelCells | IntervalCells:
         """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
-
-    def merge(self, other: Any) -> Variable:
-        """Returns one variable for two that are the same, with what is known of both."""
-        return self
-
-    def _columns(self, output: object, x: Tensor) -> Tensor:
-        output = self.check_output(output, x)
-        return output if self.columns is None else output[:, self.columns]
 
     def check_output(self, output: object, x: Tensor) -> Tensor:
         """Returns the output of the network with shape (B, columns), in single precision at least.
@@ -173,60 +151,41 @@ class Categorical(Variable):
     """The label of a classifier. Its output is logits; one column is the log odds of label 1 against label 0.
 
     Args:
-        labels: The number of labels; None if it is unknown before the first call.
+        labels: The number of labels; None for that of columns with both ends, else unknown before the first call.
     """
 
     labels: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels is None and self._chosen is not None:
+            object.__setattr__(self, "labels", max(2, len(self._chosen)))
+
+    @property
+    def _chosen(self) -> range | None:
+        columns = self.columns
+        if columns is None or columns.stop is None or columns.stop < 0 or (columns.start or 0) < 0:
+            return None
+        return range(columns.stop)[columns]
+
+    @property
+    def column(self) -> int | None:
+        """The column of a yes-or-no head; None for any other variable."""
+        return self._chosen[0] if self._chosen and len(self._chosen) == 1 and self.labels == 2 else None
+
     def read(self, output: object, x: Tensor) -> Tensor:
         """Returns log probabilities, with shape (B, labels)."""
-        logits = self._columns(output, x)
+        logits = self.check_output(output, x)[:, self.columns or slice(None)]
         if logits.shape[1] == 0:
             raise ShapeError(f"{self} returned {tuple(self.check_output(output, x).shape)}, which has no columns {self.columns}.")
-        if logits.shape[1] == 1:
-            log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1)
-        else:
-            log_probs = log_softmax(logits, 1)
+        single = logits.shape[1] == 1
+        log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1) if single else log_softmax(logits, 1)
         if self.labels is not None and log_probs.shape[1] != self.labels:
             raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def partition(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
-        return LabelCells.from_sets(atoms, labels)
-
-    def merge(self, other: Categorical) -> Categorical:
-        """Returns the variable whose number of labels is known.
-
-        Raises:
-            ExpressionError: The numbers of labels differ.
-        """
-        if self.labels is not None and other.labels is not None and self.labels != other.labels:
-            raise ExpressionError(f"{self} occurs in one expression with {self.labels} and with {other.labels} labels.")
-        return other if self.labels is None else self
-
-    @property
-    def column(self) -> int | None:
-        columns = self.columns
-        if self.labels != 2 or columns is None or columns.stop is None or columns.stop < 0 or (columns.start or 0) < 0:
-            return None
-        chosen = range(columns.stop)[columns]
-        return chosen[0] if len(chosen) == 1 else None
-
-
-def read_heads(output: Tensor, yes: Sequence[int], no: Sequence[int]) -> Tensor:
-    """Returns log probabilities of yes-or-no heads, with shape (heads, B): of label 1 for some columns, then of label 0 for others.
-
-    Alone, each head costs about fifteen small operations with its backward pass; together they cost as many as one.
-
-    Args:
-        output: The output of their network, with shape (B, columns).
-        yes: The columns of heads whose label is 1.
-        no: The columns of heads whose label is 0.
-    """
-    columns = output.unbind(1)  # whose backward pass is one operation
-    logits = [torch.stack([columns[column] for column in yes])] if yes else []
-    logits += [-torch.stack([columns[column] for column in no])] if no else []
-    return logsigmoid(logits[0] if len(logits) == 1 else torch.cat(logits))
+    def partition(self, atoms: Sequence[frozenset[Label]], labels: int | None) -> LabelCells:
+        return LabelCells(atoms, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +200,9 @@ class Continuous(Variable):
     axis: int = 0
     dims: int = 1
 
-    def is_same(self, other: Variable) -> bool:
-        return super().is_same(other) and isinstance(other, Continuous) and (self.axis, self.dims) == (other.axis, other.dims)
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        return *super().key, self.axis, self.dims
 
     def read(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and width, each with shape $(B,)$."""
@@ -254,7 +214,7 @@ class Continuous(Variable):
         if isinstance(output, Sequence) and len(output) == 2:
             mean, log_width = (self.check_output(part, x) for part in output)
         else:
-            both = self._columns(output, x)
+            both = self.check_output(output, x)[:, self.columns or slice(None)]
             mean, log_width = both[:, : self.dims], both[:, self.dims :]
         if mean.shape[1] != self.dims or log_width.shape[1] != self.dims:
             raise ShapeError(
@@ -264,11 +224,4 @@ class Continuous(Variable):
         return mean, log_width.clamp(*LOG_WIDTHS).exp()
 
     def partition(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
-        return IntervalCells.from_intervals(atoms)
-
-
-def columns_of(columns: slice | int | None) -> slice | None:
-    """Returns columns as a slice."""
-    if isinstance(columns, int):
-        return slice(columns, columns + 1 or None)
-    return columns
+        return IntervalCells(atoms)
