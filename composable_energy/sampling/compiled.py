@@ -1,9 +1,9 @@
 """Steps of a sampler as one compiled function.
 
 `make_fx` runs a step once on stand-ins for its tensors, and records the operations of sampler, energy and gradient as one flat graph, which
-`torch.compile` turns into a few kernels. The words of the noise are inputs, so the draws are those without compilation up to rounding. Several steps of
-few chains are one function; they are taken in advance and handed out one by one. What cannot be recorded, such as trajectories of different
-lengths, takes single steps with a compiled gradient, and a warning says why.
+`torch.compile` turns into a few kernels. The words of the noise are inputs, so the draws are those without compilation up to rounding.
+Several steps of few chains are one function; they are taken in advance and handed out one by one. What cannot be recorded, such as
+trajectories of different lengths, takes single steps with a compiled gradient, and a warning says why.
 
 Functions are kept for the energy of the caller. Each call evaluates it at a few points and compares the operations, with their numbers and
 tensors, to those that were compiled, so that a changed number is never missed, wherever the energy takes it from.

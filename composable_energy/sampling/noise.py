@@ -1,12 +1,12 @@
 r"""Keyed noise: the noise of chain $i$ at step $t$ is a function of (seed, $i$, $t$, stream) only.
 
-So the samples do not depend on the batch size, the number of processes, or on stopping and resuming. Numbers come from Philox, a counter-based
-generator (Salmon et al., 2011): the seed is its key, and the counter names the place.
+So the samples do not depend on the batch size, the number of processes, or on stopping and resuming. Numbers come from Philox, a
+counter-based generator (Salmon et al., 2011): the seed is its key, and the counter names the place.
 
-- On the CPU NumPy's Philox 4x64-10 gives the *words*, with the counter (place in the chains' numbers, step, stream, draw). `numbers_of` makes numbers
-  of words by operations of torch, so that a compiled step takes words and makes its numbers itself.
-- On other devices Philox 4x32-10 is written in operations of torch, with the counter (quad of numbers inside the event, step, chain, stream). It draws
-  the same on every device up to rounding, as the Triton kernel does, with the precision of float32.
+- On the CPU NumPy's Philox 4x64-10 gives the *words*, with the counter (place in the chains' numbers, step, stream, draw). `numbers_of`
+  makes numbers of words by operations of torch, so that a compiled step takes words and makes its numbers itself.
+- On other devices Philox 4x32-10 is written in operations of torch, with the counter (quad of numbers inside the event, step, chain,
+  stream). It draws the same on every device up to rounding, as the Triton kernel does, with the precision of float32.
 
 References:
     Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), https://doi.org/10.1145/2063384.2063405
@@ -203,7 +203,7 @@ class Noise:
         return found
 
 
-def numbers_of(draw: Draw, words: Tensor, event: torch.Size = torch.Size()) -> Tensor:
+def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
     r"""Returns the numbers that words stand for: normal ones by the Box-Muller transform.
 
     Args:
@@ -221,7 +221,7 @@ def numbers_of(draw: Draw, words: Tensor, event: torch.Size = torch.Size()) -> T
         return unit[..., 0]
     radius, angle = unit.log_().mul_(-2).sqrt_(), words[..., half:].to(dtype).mul_(math.pi * 2.0**-bits)
     numbers = torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], -1)
-    size = event.numel()
+    size = math.prod(event)
     return (numbers if size == 2 * half else numbers[..., :size]).reshape(*words.shape[:-1], *event)
 
 
@@ -287,7 +287,7 @@ def key_of(seed: int) -> tuple[int, int]:
 
 
 def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
-    """Returns float32 numbers with shape $(B, *)$, or $(B,)$ for uniform ones: four normal numbers from each counter, or two if that is all.
+    """Returns float32 numbers with shape $(B, *)$, or $(B,)$ for uniform ones: four normal ones from each counter, or two if that is all.
 
     Args:
         draw: `"normal"` or `"uniform"`.
