@@ -179,8 +179,8 @@ class Node(RelativeEnergy, ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opposite": None}
 
-    def became_twin(self, original: Any) -> None:
-        super().became_twin(original)
+    def became_twin(self) -> None:
+        super().became_twin()
         if self._copies is not None:
             self._copies.keep_tensors()
             self._direct = False  # each evaluation looks whether the copies are still equal

@@ -410,7 +410,7 @@ class Energy(nn.Module, ABC):
 
     # Points that fit ---------------------------------------------------------------------------------------------------------------------
 
-    def became_twin(self, original: Any) -> None:
+    def became_twin(self) -> None:
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
         self._fitting, hooks = set(), vars(self)
         usual = type(self).has_value is not False and not type(self).has_own_gradient
