@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +53,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
         module: The energy or a part of it.
         x: The points.
     """
-    weight = _first_weight(module)
+    weight = next((weight for weight in weights_of(module) if weight.is_floating_point()), None)
     if weight is None:
         return
     if weight.device != x.device:
@@ -155,16 +155,16 @@ def _parts_without_value(energy: Energy) -> list[Energy]:
     return [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
 
 
-def _first_weight(module: nn.Module) -> Tensor | None:
-    """Returns the first floating parameter; `module.parameters()` is slower, as it hashes all modules at each evaluation."""
-    for parameter in module._parameters.values():
-        if parameter is not None and parameter.is_floating_point():
-            return parameter
-    for part in module._modules.values():
-        found = None if part is None else _first_weight(part)
-        if found is not None:
-            return found
-    return None
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yields the parameters of a module, faster than `parameters()`, which hashes all of them at each evaluation."""
+    seen: set[int] = set()
+    todo = [module]
+    while todo:
+        inner = todo.pop()
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            yield from (parameter for parameter in inner._parameters.values() if parameter is not None)
+            todo += [part for part in reversed(list(inner._modules.values())) if part is not None]
 
 
 def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:

@@ -94,14 +94,7 @@ def inherit_token(origin: Origin) -> Iterator[None]:
 
 
 def mark_origin(kind: str, built: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
-    """Sets the origin of an object and of its parts.
-
-    Args:
-        kind: `energy` or `encoder`.
-        built: The object.
-        origin: Its origin.
-        foreign: Modules inside that the caller passed as options.
-    """
+    """Sets the origin of an object of a kind and of its parts, without the foreign modules that the caller passed as options."""
     built.origin = origin  # pyright: ignore[reportArgumentType]
     for path, module in built.named_modules():
         if module not in foreign:
@@ -117,10 +110,6 @@ def same(a: object, b: object) -> bool:
     """Returns whether two energies, networks or decoders are the same, by token and value.
 
     Floating tensors are compared at either of their precisions, so converting one of two copies keeps them the same.
-
-    Args:
-        a: An energy, module or callable.
-        b: Another.
     """
     return _equal(a, b, set(), tokens=True)
 

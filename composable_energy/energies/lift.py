@@ -98,7 +98,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
         if options.keys() == {"decoder"}:
             return obj if options["decoder"] is None else obj.shown_by(options["decoder"])
         if options:
-            raise OptionError(f"{obj} is already an energy and takes no options but a `decoder`, got {', '.join(options)}.")
+            raise OptionError(f"{obj} is already an energy and takes no options, got {', '.join(options)}, other than a `decoder` alone.")
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
