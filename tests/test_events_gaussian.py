@@ -132,7 +132,7 @@ def test_copies_and_pickles_keep_values_and_shared_variables(x):
         for new, old in zip(again, tree, strict=True):
             assert torch.equal(new(x), old(x)) and str(new) == str(old)
         assert len(disjoin([again[0].formula, again[1].formula]).variables) == 1
-        assert again[0].formula.variables[0].network is again[0].logits
+        assert again[0].formula.variables[0].source.network is again[0].logits
         assert again[0].formula.base is again[0].base
 
 

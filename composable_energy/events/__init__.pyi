@@ -13,4 +13,5 @@ from composable_energy.events.heads import IntervalEnergy as IntervalEnergy
 from composable_energy.events.variables import LOG_WIDTHS as LOG_WIDTHS
 from composable_energy.events.variables import Categorical as Categorical
 from composable_energy.events.variables import Continuous as Continuous
+from composable_energy.events.variables import Source as Source
 from composable_energy.events.variables import Variable as Variable

@@ -31,7 +31,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import ChainValues, Interval, IntervalCells, Label, LabelCells, log_sum
-from composable_energy.events.variables import Categorical, Variable
+from composable_energy.events.variables import Categorical, Source, Variable
 
 NODE_LIMIT = 50_000  # of a diagram while it is built
 FALSE, TRUE = 0, 1
@@ -92,16 +92,17 @@ class Formula:
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], _Compiled] = {}
         rows = any(isinstance(node, Atom) and node.chained for node in nodes)
-        self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
-        self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
+        self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.source.conditions for variable in variables))
+        self.required_conditions = frozenset().union(*(variable.source.required_conditions for variable in variables))
         self._labels = tuple(variable.labels if isinstance(variable, Categorical) else None for variable in variables)
-        self._networks = _networks(variables)
+        first: dict[Source, int] = {}
+        self._networks = [first.setdefault(variable.source, i) for i, variable in enumerate(variables)]  # the first one with an equal one
         self.constant: bool | None = self._compile(self._labels).diagram.constant
 
     @classmethod
     def atom(cls, variable: Variable, values: Iterable[Label] | Interval, name: str = "") -> Formula:
         """Returns the formula that a variable has one of some values."""
-        return cls((variable,), (Atom(0, values if isinstance(values, Interval) else frozenset(values), name or f"{variable}"),))
+        return cls((variable,), (Atom(0, values if isinstance(values, Interval) else frozenset(values), name or f"{variable.source}"),))
 
     @property
     def base(self) -> Energy | None:
@@ -141,7 +142,7 @@ class Formula:
         for level in self._possible(self._labels).diagram.levels:
             variable, network = self.variables[level], self._networks[level]
             if network not in outputs:
-                outputs[network] = variable.evaluate(x, conditions)
+                outputs[network] = variable.source.evaluate(x, conditions)
             if labels[level] is None and isinstance(variable, Categorical):
                 labels[level] = read(level).shape[1]
         cells, diagram, heads = self._possible(tuple(labels))
@@ -149,7 +150,7 @@ class Formula:
             return zeros(x)
         known = []
         for network, tests in heads.items():
-            output = self.variables[network].check_output(outputs[network], x)
+            output = self.variables[network].source.check_output(outputs[network], x)
             if max(column for _, column, _ in tests) < output.shape[1]:
                 known.append(_read_heads(output, tests))
         chains = conditions.get(CHAINS)
@@ -259,24 +260,21 @@ def _merge(
 ) -> tuple[tuple[Variable, ...], tuple[Any, ...], list[int]]:
     """Merges formulas, of which equal variables and equal nodes become one; returns the indices of their roots, too."""
     variables: list[Variable] = []
-    alike: dict[Hashable, list[int]] = {}
+    places: dict[Variable, int] = {}
     nodes: list[Node] = []
     indices: dict[Hashable, int] = {}
     roots: list[int] = []
     for own, statements in parts:
-        places: list[int] = []
         for variable in own:
-            candidates = alike.setdefault(variable.key, [])
-            index = next((i for i in candidates if variables[i].shares_network(variable)), len(variables))
+            index = places.setdefault(variable, len(variables))
             if index == len(variables):
-                candidates.append(index)
                 variables.append(variable)
-            variables[index] = _more_specific(variables[index], variable)
-            places.append(index)
+            else:
+                variables[index] = _more_specific(variables[index], variable)
         done: list[int] = []
         for node in statements:
             if isinstance(node, Atom):
-                key = node = replace(node, variable=places[node.variable])
+                key = node = replace(node, variable=places[own[node.variable]])
             else:
                 node = Operation(node.operator, tuple(done[i] for i in node.operands))
                 key = node.operator, frozenset(node.operands)
@@ -292,18 +290,8 @@ def _more_specific(one: Variable, other: Variable) -> Variable:
     if not isinstance(one, Categorical) or not isinstance(other, Categorical):
         return one
     if None not in (one.labels, other.labels) and one.labels != other.labels:
-        raise ExpressionError(f"{one} occurs in one expression with {one.labels} and with {other.labels} labels.")
+        raise ExpressionError(f"{one.source} occurs in one expression with {one.labels} and with {other.labels} labels.")
     return other if one.labels is None else one
-
-
-def _networks(variables: Sequence[Variable]) -> list[int]:
-    """Returns for each variable the index of the first one with the same network and conditions."""
-    first: dict[int, Variable] = {}
-    result = []
-    for i, variable in enumerate(variables):
-        result.append(next((k for k, other in first.items() if other.shares_network(variable)), i))
-        first.setdefault(result[-1], variable)
-    return result
 
 
 # Decision diagrams ------------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import ChainValues, End, Interval
 from composable_energy.events.formula import Formula, conjoin
-from composable_energy.events.variables import Categorical, Continuous
+from composable_energy.events.variables import Categorical, Continuous, Source
 from composable_energy.options import check_integer
 
 ArrayLike = float | Sequence[float] | Tensor
@@ -34,7 +34,7 @@ class HeadEnergy(RelativeEnergy, ABC):
         name: The name in expressions.
     """
 
-    _head: Formula | Categorical | Continuous  # a subclass sets it: the event, or the variable of a density or of a free label
+    _head: Formula | Source  # a subclass sets it: the event, or the network of a density or of a free label
     _own: frozenset[str] = frozenset()  # conditions beside those of the network
 
     def __init__(self, base: Energy | None, name: str) -> None:
@@ -122,11 +122,11 @@ class ClassifierEnergy(HeadEnergy):
         self.columns = slice(columns, columns + 1 or None) if isinstance(columns, int) else columns
         self.label = None if label is None else _check_labels(label)
         self.register_buffer("each", None if each is None else _check_chain_labels(each), persistent=False)
-        self._variable = Categorical(logits, base, self.columns, labels=labels)
+        self._variable = Categorical(Source(logits), base, self.columns, labels=labels)
         self.labels = self._variable.labels
         values = self.label if self.each is None else [ChainValues(self.each)]
         if values is None:
-            self._head, self._own = self._variable, frozenset({"y"})
+            self._head, self._own = self._variable.source, frozenset({"y"})
             self.no_complement = "bind one label first, with `.given(y=3)` or `ClassifierEnergy(logits, 3)`"
         else:
             self._head = Formula.atom(self._variable, values, str(self))
@@ -150,7 +150,7 @@ class ClassifierEnergy(HeadEnergy):
         if self.formula is not None:
             return self.formula.energy(x, **conditions)
         y = rows_for("y", conditions["y"], x)
-        log_probs = self._variable.read(self._variable.evaluate(x, conditions), x)
+        log_probs = self._variable.read(self._variable.source.evaluate(x, conditions), x)
         if y.ndim != 1 or y.is_complex() or bool((y != y.long()).any()) or bool(((y < 0) | (y >= log_probs.shape[1])).any()):
             raise OptionError(f"y must be labels from 0 to {log_probs.shape[1] - 1}, one for all points or one for each.")
         return -log_probs.gather(1, y.long().unsqueeze(1)).squeeze(1)
@@ -292,12 +292,13 @@ class DensityEnergy(HeadEnergy):
         super().__init__(base, name)
         self.network = network
         self.register_buffer("c", None if c is None else copy_condition(c))
-        self._head = self._variable = Continuous(network, base, columns, dims=dims)
+        self._variable = Continuous(Source(network), base, columns, dims=dims)
+        self._head = self._variable.source
         self._own = frozenset({"c"} if self.c is None else {CHAINS} if len(self.c) != 1 else ())
         self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is the outside"
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        mean, width = self._variable.read_all(self._variable.evaluate(x, conditions), x)
+        mean, width = self._variable.read_all(self._variable.source.evaluate(x, conditions), x)
         c = rows_for("c", conditions["c"] if self.c is None else self.c, mean, None if self.c is None else conditions.get(CHAINS))
         c = c.unsqueeze(1) if c.ndim == 1 else c
         if c.shape != mean.shape:
@@ -351,7 +352,7 @@ class IntervalEnergy(HeadEnergy):
         self.register_buffer("high", high.detach().clone())
         axes = []
         for axis, ends in enumerate(zip(self.low.unbind(1), self.high.unbind(1), strict=True)):
-            variable = Continuous(network, base, columns, axis=axis, dims=dims)
+            variable = Continuous(Source(network), base, columns, axis=axis, dims=dims)
             axes.append(Formula.atom(variable, Interval(*map(_end, ends)), str(self) if dims == 1 else f"{self}[{axis}]"))
         self._head = self._formula = conjoin(axes)
 
@@ -366,7 +367,13 @@ class IntervalEnergy(HeadEnergy):
 
 
 def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
-    return {"network": variable.network, "base": energy.base, "dims": variable.dims, "columns": variable.columns, "name": energy.name}
+    return {
+        "network": variable.source.network,
+        "base": energy.base,
+        "dims": variable.dims,
+        "columns": variable.columns,
+        "name": energy.name,
+    }
 
 
 def _end(values: Tensor) -> End:

@@ -7,7 +7,7 @@ same conditions share its evaluation; different variables are independent given 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,13 +28,11 @@ LOG_WIDTHS = (-5.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Variable(ABC):
-    """Abstract variable; immutable.
+class Source:
+    """A network with bound conditions; equal to another with the same network and equal conditions.
 
     Args:
         network: The network, called as `network(x, **conditions)` with the conditions that it takes.
-        base: The base of events of the variable.
-        columns: The columns of the output; None for all.
         bound: The bound conditions, as copies.
 
     Attributes:
@@ -42,25 +40,21 @@ class Variable(ABC):
     """
 
     network: Callable[..., Any]
-    base: Energy | None = None
-    columns: slice | None = None
     bound: Mapping[str, Any] = field(default_factory=dict)
     parameters: Parameters = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameters_of(self.network))
-        _ = self.key  # the network gets a token before any copy, so that copies have the same one
+        hash(self)  # the network gets a token before any copy, so that copies have the same one
 
-    @property
-    def key(self) -> tuple[Hashable, ...]:
-        """A hash key that is equal for variables that are the same if they share their network."""
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Source):
+            return self is other
+        return same(self.network, other.network) and equal(self.bound, other.bound)
+
+    def __hash__(self) -> int:
         owner = getattr(self.network, "__self__", self.network)
-        columns = None if self.columns is None else (self.columns.start, self.columns.stop)
-        return type(self), columns, token_of(owner) if isinstance(owner, nn.Module) else None
-
-    def shares_network(self, other: Variable) -> bool:
-        """Returns whether two variables have the same network and bound conditions."""
-        return self is other or (same(self.network, other.network) and equal(self.bound, other.bound))
+        return hash(token_of(owner)) if isinstance(owner, nn.Module) else 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "bound": detach_conditions(self.bound)}
@@ -76,13 +70,10 @@ class Variable(ABC):
         """The names of the conditions without a default that are not bound."""
         return self.parameters.required.difference(self.bound)
 
-    def given(self, conditions: Mapping[str, Any]) -> Variable:
-        """Returns the variable with conditions bound, also in its base; unknown ones are ignored."""
+    def given(self, conditions: Mapping[str, Any]) -> Source:
+        """Returns the network with conditions bound; unknown ones are ignored."""
         own = {name: copy_condition(conditions[name]) for name in (self.parameters.names - self.bound.keys()) & conditions.keys()}
-        base = self.base
-        if base is not None and base.conditions & conditions.keys():
-            base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
-        return replace(self, base=base, bound={**self.bound, **own}) if own or base is not self.base else self
+        return Source(self.network, {**self.bound, **own}) if own else self
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns the output of the network.
@@ -111,19 +102,6 @@ class Variable(ABC):
             note_evaluation(error, self, x)
             raise
 
-    @abstractmethod
-    def read(self, output: Any, x: Tensor) -> Any:
-        """Checks the output of the network and returns the parameters of the distribution.
-
-        Raises:
-            ShapeError: The output has a wrong shape.
-            DtypeError: The output is not a floating tensor.
-        """
-
-    @abstractmethod
-    def partition(self, atoms: Sequence[Any], labels: int | None) -> LabelCells | IntervalCells:
-        """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
-
     def check_output(self, output: object, x: Tensor) -> Tensor:
         """Returns the output of the network with shape (B, columns), in single precision at least.
 
@@ -145,7 +123,42 @@ class Variable(ABC):
         return type(network).__name__ if isinstance(network, nn.Module) else getattr(network, "__name__", type(network).__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Variable(ABC):
+    """Abstract variable; immutable. Variables with equal networks and the same columns are equal.
+
+    Args:
+        source: The network.
+        base: The base of events of the variable.
+        columns: The columns of the output; None for all.
+    """
+
+    source: Source
+    base: Energy | None = field(default=None, compare=False)
+    columns: slice | None = field(default=None, hash=False)
+
+    def given(self, conditions: Mapping[str, Any]) -> Variable:
+        """Returns the variable with conditions bound, also in its base; unknown ones are ignored."""
+        source, base = self.source.given(conditions), self.base
+        if base is not None and base.conditions & conditions.keys():
+            base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
+        return self if source is self.source and base is self.base else replace(self, source=source, base=base)
+
+    @abstractmethod
+    def read(self, output: Any, x: Tensor) -> Any:
+        """Checks the output of the network and returns the parameters of the distribution.
+
+        Raises:
+            ShapeError: The output has a wrong shape.
+            DtypeError: The output is not a floating tensor.
+        """
+
+    @abstractmethod
+    def partition(self, atoms: Sequence[Any], labels: int | None) -> LabelCells | IntervalCells:
+        """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
+
+
+@dataclass(frozen=True)
 class Categorical(Variable):
     """The label of a classifier. Its output is logits; one column is the log odds of label 1 against label 0.
 
@@ -153,10 +166,9 @@ class Categorical(Variable):
         labels: The number of labels; None for that of columns with both ends, else unknown before the first call.
     """
 
-    labels: int | None = None
+    labels: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.labels is None and self._chosen is not None:
             object.__setattr__(self, "labels", max(2, len(self._chosen)))
 
@@ -174,20 +186,22 @@ class Categorical(Variable):
 
     def read(self, output: object, x: Tensor) -> Tensor:
         """Returns log probabilities, with shape (B, labels)."""
-        logits = self.check_output(output, x)[:, self.columns or slice(None)]
+        logits = self.source.check_output(output, x)[:, self.columns or slice(None)]
         if logits.shape[1] == 0:
-            raise ShapeError(f"{self} returned {tuple(self.check_output(output, x).shape)}, which has no columns {self.columns}.")
+            raise ShapeError(
+                f"{self.source} returned {tuple(self.source.check_output(output, x).shape)}, which has no columns {self.columns}."
+            )
         single = logits.shape[1] == 1
         log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1) if single else log_softmax(logits, 1)
         if self.labels is not None and log_probs.shape[1] != self.labels:
-            raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
+            raise ShapeError(f"{self.source} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
     def partition(self, atoms: Sequence[frozenset[Label]], labels: int | None) -> LabelCells:
         return LabelCells(atoms, labels)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Continuous(Variable):
     """One axis of the prediction of a Gaussian head.
 
@@ -199,10 +213,6 @@ class Continuous(Variable):
     axis: int = 0
     dims: int = 1
 
-    @property
-    def key(self) -> tuple[Hashable, ...]:
-        return *super().key, self.axis, self.dims
-
     def read(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and width, each with shape $(B,)$."""
         mean, width = self.read_all(output, x)
@@ -211,13 +221,13 @@ class Continuous(Variable):
     def read_all(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the means and widths of all axes, each with shape (B, dims)."""
         if isinstance(output, Sequence) and len(output) == 2:
-            mean, log_width = (self.check_output(part, x) for part in output)
+            mean, log_width = (self.source.check_output(part, x) for part in output)
         else:
-            both = self.check_output(output, x)[:, self.columns or slice(None)]
+            both = self.source.check_output(output, x)[:, self.columns or slice(None)]
             mean, log_width = both[:, : self.dims], both[:, self.dims :]
         if mean.shape[1] != self.dims or log_width.shape[1] != self.dims:
             raise ShapeError(
-                f"{self} returned {mean.shape[1]} means and {log_width.shape[1]} log widths; expected {self.dims} of each: either "
+                f"{self.source} returned {mean.shape[1]} means and {log_width.shape[1]} log widths; expected {self.dims} of each: either "
                 f"({len(x)}, {2 * self.dims}) or a pair of ({len(x)}, {self.dims})."
             )
         return mean, log_width.clamp(*LOG_WIDTHS).exp()

@@ -257,21 +257,21 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     Raises:
         ShapeError, OptionError: The support is for points of another shape, or has no coordinates.
     """
-    support = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
-    if support is None:
+    if plain(support) is None:
         return None
-    if len(event) < (1 if is_joined(support) else support.event_dim):
-        raise ShapeError(f"The support {format_support(support)} is for points of {support.event_dim} axes at least, got {tuple(event)}.")
-    ends = ends_of(support)
+    inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+    if len(event) < (1 if is_joined(inner) else inner.event_dim):
+        raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
+    ends = ends_of(inner)
     if ends is not None:
         return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
-    if is_joined(support):
-        return _Parts(support, event, dtype, device)
-    name = name_of(support)
+    if is_joined(inner):
+        return _Parts(inner, event, dtype, device)
+    name = name_of(inner)
     if name in MATRICES:
         return Triangular(event, name)
     known = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
-    return known[name](event) if name in known else Bijection(support, event)
+    return known[name](event) if name in known else Bijection(inner, event)
 
 
 def interior(support: Support, x: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ def interval(low: Bound, high: Bound) -> Support:
 
 def is_full(support: Support) -> bool:
     """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return all(ends_of(part) is not None for part in parts_of(support))
+    return support is None or all(ends_of(part) is not None for part in parts_of(support))
 
 
 def is_bounded(support: Support) -> bool:
@@ -291,7 +291,7 @@ def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
     """
     owner, found = terms[0]
     for other, support in terms[1:]:
-        both = _intersect_two(found, support)
+        both = found if support is found else _intersect_two(found, support)
         if both is ...:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; the intersection is none of the "
