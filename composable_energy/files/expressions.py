@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files.disk import expanded, is_directory, is_file
-from composable_energy.files.old import OLD_ENERGY, read_pair
+from composable_energy.files.disk import expanded, is_directory
 from composable_energy.files.reader import read_expression
 from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
 from composable_energy.files.writer import write_expression
@@ -80,7 +78,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
-            return read_expression(*_read(folder), where=str(folder))
+            return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
     located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
         return located(**options)
@@ -118,12 +116,3 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
         raise OptionError(f"push takes a location as text, such as 'hf:owner/name', got {location!r:.100}.")
     located = locate("publisher", location) or Located("publisher", find("publisher", "default"), location)
     return located(energy, **options)
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if is_file(folder / ENERGY_FILE):
-        return read_record(folder / ENERGY_FILE, "energy", VERSION)
-    config, tensors = read_pair(folder / OLD_ENERGY, "model.safetensors")
-    if config.pop("format", None) != 2 or not str(config.pop("written_by", "")).startswith("composable-energy"):
-        raise FileFormatError(f"{folder / OLD_ENERGY} is no saved energy, or one of a version before 0.1.")
-    return config, tensors

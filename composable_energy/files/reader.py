@@ -125,10 +125,6 @@ class _Reader:
                 options = config if name in CLASSES else config["options"]
                 terms = [self.energy(term) for term in _check_type(data["terms"], list)]
                 options = _check_type(decode(options, self), dict)
-                if "estimate" in options and cls is CLASSES["Negation"]:  # of version 0.1, before levels were numbers
-                    found = options.pop("estimate") or {}
-                    options["level_error"] = float(found["standard_error"]) if found else None
-                    options["level"] = float(found["value"]) if found else options["level"]
                 if name == "plugin":
                     check_origin("energy", Origin(config["entry"], options=options))
                 with _limited(self.tensors):
