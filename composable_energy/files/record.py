@@ -39,7 +39,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
 
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
+        tensor = tensors[name].detach().cpu().contiguous()
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     if metadata is not None:
