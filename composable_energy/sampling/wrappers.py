@@ -142,7 +142,7 @@ def has_rows(energy: Energy) -> bool:
         if part in seen or CHAINS not in part.conditions:
             continue
         seen.add(part)
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
+        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions:
             return True
         bound = part.values.values() if isinstance(part, Conditioned) else ()
         inside = [*part.terms, *(base.energy for base in part.bases)]
