@@ -22,7 +22,7 @@ from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warning
 from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
-from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.supports import format_support, is_full
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
