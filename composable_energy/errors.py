@@ -24,7 +24,6 @@ __all__ = [
     "ExtraNotInstalled",
     "FileFormatError",
     "InUseError",
-    "LevelWarning",
     "LiftError",
     "MemoryShortage",
     "MixtureWarning",
@@ -218,10 +217,6 @@ class SamplingWarning(UserWarning):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.seen} {self.advice}"
-
-
-class LevelWarning(UserWarning):
-    """The level of a negation may be wrong: the draws that it is estimated from may not have converged."""
 
 
 class MixtureWarning(UserWarning):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conditioned, Disjunction, Negation, PulledBack, describe_shares
+from composable_energy.algebra import SHARES, Conditioned, Disjunction, Negation, PulledBack
 from composable_energy.energies.checks import check_batch, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
@@ -140,7 +140,7 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
 def _note(energy: Energy) -> str:
     if isinstance(energy, Negation):
         return energy.extra_repr()
-    return f"shares {describe_shares(energy.shares)}" if isinstance(energy, Disjunction) else ""
+    return f"shares {SHARES[energy.shares]}" if isinstance(energy, Disjunction) else ""
 
 
 def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:

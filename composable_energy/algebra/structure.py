@@ -1,23 +1,15 @@
-"""What samplers ask of an expression: the densities that it is a function of, its branches, and its powers."""
+"""What samplers ask of an expression: the densities that it is a function of, and its powers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.node import Node, Transformed, as_float
-from composable_energy.algebra.sums import Difference, Relative, Sharpened, Weighted
-from composable_energy.algebra.transformed import Decoded, PulledBack, Restricted
-from composable_energy.arithmetic import Estimate
+from composable_energy.algebra.sums import Difference, Sharpened, Weighted
+from composable_energy.algebra.transformed import PulledBack, Restricted
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import MixtureWarning
 from composable_energy.events import HeadEnergy
-
-_UNKNOWN_ERROR = 0.1  # of a log Z that was given without one
 
 
 class NoiseLeaves(NamedTuple):
@@ -96,72 +88,3 @@ def _takes_noise(part: Energy) -> bool:
     if isinstance(part, PulledBack):
         return False
     return "sigma" in (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions)
-
-
-class Branch(NamedTuple):
-    r"""A branch of a mixture whose shares are known.
-
-    Attributes:
-        energy: $E_k$, with the bases.
-        shift: $s_k$, so that the energy of the mixture is $-\log \sum_k e^{-E_k - s_k}$.
-        share: The probability of the branch.
-        error: The standard error of the share.
-    """
-
-    energy: Energy
-    shift: float
-    share: float
-    error: float
-
-
-def known_branches(energy: Energy) -> tuple[Branch, ...]:
-    """Returns the branches of a mixture with known shares, those of mixtures inside it included; none for any other energy."""
-    found = _find_branches(energy) if isinstance(energy, Disjunction | Relative | Decoded) else ()
-    if len(found) < 2:
-        return ()
-    logs = [log for *_, log, _ in found]
-    highest = max(logs)
-    parts = [math.exp(log - highest) for log in logs]
-    shares, errors = [part / sum(parts) for part in parts], [error for *_, error in found]
-    others = sum((share * error) ** 2 for share, error in zip(shares, errors, strict=True))
-    return tuple(
-        Branch(part, shift, share, share * math.sqrt(max(0.0, others + (1 - 2 * share) * error**2)))
-        for (part, shift, _, error), share in zip(found, shares, strict=True)
-    )
-
-
-def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, float, float]]:
-    """Returns branches, each with its shift, the logarithm of the integral of its part of the mixture, and the standard error of that."""
-    if isinstance(energy, Relative | Decoded):  # the same density
-        return _find_branches(energy.terms[0])
-    if not isinstance(energy, Disjunction) or energy.formula is not None or energy.unsatisfiable:
-        return ()
-    found: list[tuple[Energy, float, float, float]] = []
-    ones, none = (1.0,) * len(energy.terms), (None,) * len(energy.terms)
-    numbers = (energy.weights or ones, energy.log_z or none, energy.log_z_errors or none)
-    for term, weight, log_z, error in zip(energy.terms, *numbers, strict=True):
-        if term.unsatisfiable:
-            continue
-        inside, shift = _find_branches(term), (log_z or 0.0) - math.log(weight)
-        if not inside:
-            known = term.log_normalizer
-            if known is None and log_z is not None:
-                known = Estimate(log_z, _UNKNOWN_ERROR if error is None else error)
-            if known is None:
-                return ()
-            inside = [(term, 0.0, known.value, known.standard_error)]
-        found += [(part, own + shift, log - shift, error) for part, own, log, error in inside]
-    return found
-
-
-def warn_of_shares(energy: Energy) -> None:
-    """Warns of mixtures of densities whose shares depend on unknown normalisers."""
-    for part in energy.modules():
-        if isinstance(part, Disjunction) and part.shares == "unknown":
-            warn_caller(
-                f"{part} mixes densities with unknown normalisers: a constant added to one energy changes the shares of its branches. "
-                "Estimate them by `composable_energy.calibrate(E)` or `any_of(..., calibrate=True)`; or accept the shares as they are by "
-                "`any_of(..., weights=[1, 1])`.",
-                MixtureWarning,
-            )
-            return

@@ -15,9 +15,7 @@ from composable_energy.energies.conditions import CHAINS, bound_rows, check_name
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.energies.identity import token_of
-from composable_energy.energies.twins import tensors_of, twin
-from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.events import Formula
+from composable_energy.errors import ExpressionError
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
 
@@ -34,26 +32,23 @@ class Conditioned(Transformed):
         super().__init__(operand)
         check_names(operand, values, operand.conditions)
         self.values = {name: copy_condition(value) for name, value in values.items()}
-        self._conditions -= values.keys()
-        self._required -= values.keys()
-        self._bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
-        self._formula = None if operand.formula is None else operand.formula.given(self.values)
-        self._unsatisfiable |= self._formula is not None and self._formula.constant is False
+        self.conditions -= values.keys()
+        self.required_conditions -= values.keys()
+        self.bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
+        if operand.formula is not None:
+            self.formula = operand.formula.given(self.values)
+            self.unsatisfiable |= self.formula.constant is False
 
     def config(self) -> dict[str, Any]:
         return {"values": self.values}
-
-    @property
-    def formula(self) -> Formula | None:
-        return self._formula
 
     @property
     def log_normalizer(self) -> Estimate | None:
         return self.terms[0].log_normalizer
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._formula is not None:  # variables that became equal are merged in it
-            return self._formula.energy(x, **conditions)
+        if self.formula is not None:  # variables that became equal are merged in it
+            return self.formula.energy(x, **conditions)
         if "sigma" in self.values:
             x = seen(x)
         chains = conditions.get(CHAINS)
@@ -95,20 +90,16 @@ class PulledBack(Transformed):
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module, damping: float = 0.0) -> None:
-        if operand.decoder is not None:
-            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
+        super().__init__(operand)
         if "sigma" in operand.required_conditions:
             raise ExpressionError(f"{operand} depends on sigma, here the noise of latent points: bind it first, with `.at(sigma)`.")
-        super().__init__(operand)
-        self.generator = check_instance("decoder", decoder, nn.Module)
-        token_of(decoder)
+        self.generator = _check_decoder(operand, decoder)
         self.damping = check_number("damping", damping, least=0)
-        self.event_shape = None
-        self._conditions |= {"sigma"}
-        shape = operand.event_shape
-        self._decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None if shape is None else shape
         self._decoders = (decoder,)
-        self._evidence_has_value = operand.has_value
+        self.decoded_shape = operand.event_shape or torch.Size(getattr(decoder, "event_shape", ())) or None
+        self.event_shape = None
+        self.conditions |= {"sigma"}
+        self.evidence_has_value = operand.has_value
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator, "damping": self.damping}
@@ -138,6 +129,13 @@ class PulledBack(Transformed):
         return f"{operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
+def _check_decoder(operand: Energy, decoder: nn.Module) -> nn.Module:
+    if operand.decoder is not None:
+        raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
+    token_of(check_instance("decoder", decoder, nn.Module))
+    return decoder
+
+
 def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
     """Binds conditions in the leaves of an expression; parts that do not depend on them are kept.
 
@@ -154,7 +152,6 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         return energy
     if energy not in done:
         if not isinstance(energy, Node) or isinstance(energy, Conditioned):
-            _check_rows(energy, own)
             done[energy] = energy.bind(own)
         elif isinstance(energy, PulledBack) and "sigma" in own:
             rest = {name: value for name, value in own.items() if name != "sigma"}
@@ -162,42 +159,6 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         else:
             done[energy] = energy.rebuild(*(_bind_once(term, own, done) for term in energy.terms))
     return done[energy]
-
-
-def _check_rows(energy: Energy, values: Mapping[str, Any]) -> None:
-    """Raises if a vector is one condition of all points and not a number for each, as far as an evaluation at three points shows.
-
-    Raises:
-        ShapeError: The energy takes the vector as a whole.
-    """
-    floats = {key: torch.tensor(value) for key, value in values.items() if isinstance(value, list) and any(type(v) is float for v in value)}
-    values = {**values, **floats}
-    rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1}
-    rows = {name: value for name, value in rows.items() if value.is_floating_point()}  # whole numbers are labels
-    if not rows or energy.event_shape is None or energy.required_conditions - values.keys() - {CHAINS}:
-        return
-    count = next(n for n in (3, 5, 7, 9) if n not in {*energy.event_shape, *map(len, rows.values())}) if len(energy.event_shape) < 4 else 3
-    for name, value in rows.items():
-        others = {other: some[:1] if other in rows else some for other, some in values.items() if other != name}
-        each, whole = ({**others, name: some} for some in (value[:1].expand(count), value[None]))
-        if _evaluates(energy, count, each) or not _evaluates(energy, count, whole):
-            continue
-        raise ShapeError(
-            f"{name} is a vector of {len(value)} numbers, and {energy} takes it as a whole: a condition of all points has a first axis of "
-            f"1, so write `given({name}={name}[None])`. Without it, {name} is {len(value)} numbers, one for each point."
-        )
-
-
-def _evaluates(energy: Energy, count: int, conditions: Mapping[str, Any]) -> bool:
-    """Returns whether an energy can be evaluated at points of zeros; neither it nor the global random state changes."""
-    like = next((tensor for tensor in tensors_of(energy) if tensor.is_floating_point()), torch.empty(0))
-    x = torch.zeros((count, *(energy.event_shape or ())), dtype=like.dtype, device=like.device)
-    try:
-        with torch.random.fork_rng([]), torch.no_grad():
-            twin(energy)(x, **{name: value.to(x) if isinstance(value, Tensor) else value for name, value in conditions.items()})
-    except Exception:  # of any function
-        return False
-    return True
 
 
 def _format_value(value: Any) -> str:
@@ -221,15 +182,11 @@ class Decoded(Transformed):
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
-        if operand.decoder is not None:
-            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
         super().__init__(operand)
-        self.generator = check_instance("decoder", decoder, nn.Module)
-        token_of(decoder)
-        shape = getattr(decoder, "event_shape", None)
-        self._decoded_shape = None if shape is None else torch.Size(shape)
+        self.generator = _check_decoder(operand, decoder)
         self._decoders = (decoder,)
-        self._bases = operand.bases
+        self.decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None
+        self.bases = operand.bases
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator}
@@ -259,16 +216,18 @@ class Restricted(Transformed):
     def __init__(self, operand: Energy, support: Support) -> None:
         super().__init__(operand)
         self._within = check_support(support)
-        self._bases = operand.bases
+        self.bases = operand.bases
 
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    def join_supports(self, supports: Sequence[Support]) -> Support:
-        return intersect([(self.terms[0], supports[0]), (self, self._within)])
-
-    def support_without_terms(self, error: ExpressionError) -> Support:
-        return self._within
+    @property
+    def support(self) -> Support:
+        try:
+            inner = self.terms[0].support
+        except ExpressionError:  # the support of the operand is not known, and need not be
+            return self._within
+        return intersect([(self.terms[0], inner), (self, self._within)])
 
     @property
     def grounded(self) -> bool:

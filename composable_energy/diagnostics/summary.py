@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from composable_energy.algebra import describe_shares
+from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.statistics import (
     LEAST_DRAWS,
     MOST_CHAINS,
@@ -118,7 +118,7 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     if trace.relocated:
         facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
     if trace.branch_shares is not None:
-        what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
+        what = "" if trace.shares is None else f" ({SHARES[trace.shares]})"
         facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what
     if trace.formula_probability is not None:
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"

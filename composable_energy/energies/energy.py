@@ -40,16 +40,9 @@ def _algebra() -> Any:
     return import_module("composable_energy.algebra")
 
 
-def _operator(build: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
-    """Returns the methods of a binary operator, for an energy on the left and on the right; `build` makes the node."""
-
-    def left(self: Any, other: object) -> Any:
-        return _algebra().apply_operator(getattr(_algebra(), build), self, other)
-
-    def right(self: Any, other: object) -> Any:
-        return _algebra().apply_operator(getattr(_algebra(), build), other, self)
-
-    return left, right
+def _operator(sign: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
+    """Returns the methods of a binary operator, for an energy on the left and on the right."""
+    return lambda self, other: _algebra().operate(sign, self, other), lambda self, other: _algebra().operate(sign, other, self)
 
 
 class Energy(nn.Module, ABC):
@@ -71,6 +64,11 @@ class Energy(nn.Module, ABC):
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
             `composable_energy.energies.evaluation.denoised_level`; samplers along noise levels do so for other energies.
+        terms: The sub-expressions; none for a leaf.
+        bases: The energies that this one is relative to, as `WeightedBase`; none for an absolute energy.
+        formula: The Boolean `Formula` of an event; None for any other energy.
+        needs_log_densities: Whether its gradient depends on values that its terms lack, as that of a mixture of scores does. Only samplers
+            that carry the log densities of the terms along can draw it.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.
@@ -85,6 +83,10 @@ class Energy(nn.Module, ABC):
     has_value: bool = True
     has_gradient: bool = True
     widens_itself: bool = False
+    terms: tuple[Energy, ...] = ()
+    bases: tuple[Any, ...] = ()
+    formula: Any = None
+    needs_log_densities: bool = False
     origin: Origin | None = None
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
@@ -178,14 +180,6 @@ class Energy(nn.Module, ABC):
         return self.has_value
 
     @property
-    def needs_log_densities(self) -> bool:
-        """Whether its gradient depends on values that its terms lack, as that of a mixture of scores does.
-
-        Such an energy can be drawn only by a sampler that carries the log densities of the terms along.
-        """
-        return False
-
-    @property
     def event_shape(self) -> torch.Size | None:
         """The shape of one point; None if the energy takes several shapes."""
         return self._event_shape
@@ -206,11 +200,6 @@ class Energy(nn.Module, ABC):
     @support.setter
     def support(self, support: Support) -> None:
         self._support = check_support(support)
-
-    @property
-    def bases(self) -> tuple[Any, ...]:
-        """The energies that this one is relative to, as `WeightedBase`; none for an absolute energy."""
-        return ()
 
     @property
     def log_normalizer(self) -> Estimate | None:
@@ -244,16 +233,6 @@ class Energy(nn.Module, ABC):
 
     def known_level(self, quantile: float) -> float | None:
         """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
-        return None
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        """The sub-expressions; none for a leaf."""
-        return ()
-
-    @property
-    def formula(self) -> Any:
-        """The Boolean `Formula` of an event; None for any other energy."""
         return None
 
     @property
@@ -312,11 +291,11 @@ class Energy(nn.Module, ABC):
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
-    __and__, __rand__ = _operator("all_of")
-    __or__, __ror__ = _operator("any_of")
-    __xor__, __rxor__ = _operator("one_of")
-    __sub__, __rsub__ = _operator("Difference")
-    __rshift__, __rrshift__ = _operator("implies")
+    __and__, __rand__ = _operator("&")
+    __or__, __ror__ = _operator("|")
+    __xor__, __rxor__ = _operator("^")
+    __sub__, __rsub__ = _operator("-")
+    __rshift__, __rrshift__ = _operator(">>")
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
         raise OperatorError(
@@ -333,12 +312,12 @@ class Energy(nn.Module, ABC):
         return _algebra().negate(self)
 
     def __mul__(self, weight: object) -> Energy:
-        return _algebra().scale_weight(self, weight)
+        return _algebra().scale(self, weight)
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: object) -> Energy:
-        return _algebra().scale_temperature(self, temperature)
+        return _algebra().scale(self, temperature, inverse=True)
 
     # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
