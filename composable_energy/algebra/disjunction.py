@@ -19,8 +19,7 @@ from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.checks import has_levels
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import same
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import ContradictionError, ExpressionError, MixtureWarning, OptionError
+from composable_energy.errors import ContradictionError, ExpressionError, MixtureWarning, OptionError, warn_caller
 from composable_energy.events import Formula, disjoin
 from composable_energy.supports import Support, unite
 

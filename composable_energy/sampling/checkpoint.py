@@ -66,7 +66,7 @@ class CheckpointFile(Observer):
 
     Raises:
         FileFormatError: The file is damaged, or no checkpoint.
-        InUseError: Another call, here or in another process, writes the file.
+        StorageError: Another call, here or in another process, writes the file.
         OptionError: It belongs to another call.
         StorageError: The lock cannot be created.
     """

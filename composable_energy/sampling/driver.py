@@ -15,7 +15,7 @@ from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weigh
 from composable_energy.algebra.node import as_float
 from composable_energy.diagnostics.warnings import find_branch_warnings
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import recording
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingDiverged, SamplingInterrupted, SamplingWarning
 from composable_energy.events import Formula, conjoin
@@ -128,7 +128,7 @@ def sample(
             not fit its own `with_gradient`.
         UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
-        InUseError: Another call, here or in another process, uses the checkpoint.
+        StorageError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
         SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
@@ -276,9 +276,9 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
         if before is not None:
             chains.resume(before)
         else:
-            with recording(constant=True) as uses:
+            with evaluating(uses=[], memo=None) as start:
                 chains.start()
-            check_detached(uses)
+            check_detached(start.uses or ())
         if chains.active:
             ids = chains.active_ids()[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating, memo_scope
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling.selection import recommendations
 
@@ -53,7 +53,7 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
         ExpressionError: An energy has no gradient.
     """
     rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)), memo_scope():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
         point = x.clone() if x.is_inference() else x.detach()
         point.requires_grad_()
         for energy in energies:

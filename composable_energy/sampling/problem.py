@@ -16,7 +16,7 @@ from torch import Tensor
 from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import substituting
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.twins import twin
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag, check_integer
@@ -243,8 +243,8 @@ def resolve(call: Call) -> Problem:
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
-    blocks = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
-    kind = call.resume.noise if call.resume else "blocks" if blocks else "philox"
+    own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
+    kind = call.resume.noise if call.resume else "numpy" if own else "philox"
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),
@@ -332,7 +332,8 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
 
 def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     try:
-        with substituting({}) if energy.needs_log_densities else nullcontext():  # values of scores count as 0, which identifies them too
+        # Values of scores count as 0, which identifies them too.
+        with evaluating(given={}) if energy.needs_log_densities else nullcontext():
             return energy_and_gradient(energy, x, **conditions)
     except ExpressionError:  # the energy has no gradient, and some samplers need none
         return energy(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()}), torch.full_like(x, torch.nan)

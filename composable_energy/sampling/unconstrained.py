@@ -10,8 +10,7 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import OptionError, SupportWarning
+from composable_energy.errors import OptionError, SupportWarning, warn_caller
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.supports import Coordinates, contains, format_support
