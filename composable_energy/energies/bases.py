@@ -132,6 +132,11 @@ class RelativeEnergy(Energy, ABC):
     def grounded(self) -> bool:
         return any(base.energy.grounded for base in self.bases)
 
+    @property
+    def unsatisfiable(self) -> bool:
+        never = self.formula is not None and self.formula.constant is False
+        return never or any(base.energy.unsatisfiable for base in self.bases)
+
 
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""

@@ -53,7 +53,8 @@ class Energy(nn.Module, ABC):
     Attributes:
         name: The name in expressions; the class name if empty.
         event_shape: The shape of one point; None if it takes several shapes.
-        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$.
+        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$. Sampling runs in its
+            unconstrained coordinates. An expression whose terms have supports without a known intersection or union raises.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
         evidence_normalized: Whether the evidence is minus the logarithm of a probability or a density, without an unknown constant.
@@ -63,6 +64,12 @@ class Energy(nn.Module, ABC):
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
             `composable_energy.energies.evaluation.denoised_level`; samplers along noise levels do so for other energies.
+        grounded: Whether $e^{-E}$ can be normalised, as far as the structure shows.
+        conditions: The names of the conditions that the energy depends on: those of `forward`, for a class that does not say others.
+        required_conditions: The names of those without a default.
+        log_normalizer: The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error, an `Estimate`; None if it is not known.
+        unsatisfiable: Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises
+            `ContradictionError`.
         terms: The sub-expressions; none for a leaf.
         bases: The energies that this one is relative to, as `WeightedBase`; none for an absolute energy.
         formula: The Boolean `Formula` of an event; None for any other energy.
@@ -82,6 +89,13 @@ class Energy(nn.Module, ABC):
     has_value: bool = True
     has_gradient: bool = True
     widens_itself: bool = False
+    event_shape: torch.Size | None = None
+    support: Support = None
+    grounded: bool = True
+    conditions: frozenset[str] = frozenset()
+    required_conditions: frozenset[str] = frozenset()
+    log_normalizer: Estimate | None = None
+    unsatisfiable: bool = False
     terms: tuple[Energy, ...] = ()
     bases: tuple[Any, ...] = ()
     formula: Any = None
@@ -90,8 +104,6 @@ class Energy(nn.Module, ABC):
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
-    _event_shape: torch.Size | None = None
-    _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
     _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
     _direct: bool = False  # whether `forward` alone gives the energies of such points
@@ -105,9 +117,15 @@ class Energy(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         cls.has_config = cls.has_config or "config" in vars(cls)
         cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
+        if "forward" in vars(cls) and not isinstance(cls.conditions, property):
+            cls.conditions, cls.required_conditions, _ = method_parameters(cls.forward)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
+        if name == "support":
+            value = check_support(value)
+        elif name == "event_shape" and value is not None:
+            value = torch.Size(value)
+        elif isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
 
@@ -179,33 +197,6 @@ class Energy(nn.Module, ABC):
         return self.has_value
 
     @property
-    def event_shape(self) -> torch.Size | None:
-        """The shape of one point; None if the energy takes several shapes."""
-        return self._event_shape
-
-    @event_shape.setter
-    def event_shape(self, shape: Sequence[int] | None) -> None:
-        self._event_shape = None if shape is None else torch.Size(shape)
-
-    @property
-    def support(self) -> Support:
-        """The set where the density lives; None for all of R^n. Sampling runs in its unconstrained coordinates.
-
-        Raises:
-            ExpressionError: The supports of the terms have no known intersection or union.
-        """
-        return self._support
-
-    @support.setter
-    def support(self, support: Support) -> None:
-        self._support = check_support(support)
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        r"""The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error; None if it is not known."""
-        return None
-
-    @property
     def decoder(self) -> nn.Module | None:
         """The decoder of latent points; None for an energy of decoded points."""
         return self._modules.get("decoder")
@@ -220,31 +211,9 @@ class Energy(nn.Module, ABC):
         shape = getattr(self.decoder, "event_shape", None)
         return None if shape is None else torch.Size(shape)
 
-    @property
-    def conditions(self) -> frozenset[str]:
-        """The names of the conditions that the energy depends on."""
-        return method_parameters(type(self).forward).names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The names of the conditions without a default."""
-        return method_parameters(type(self).forward).required
-
     def known_level(self, quantile: float) -> float | None:
         """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
         return None
-
-    @property
-    def grounded(self) -> bool:
-        r"""Whether $e^{-E}$ can be normalised, as far as the structure shows."""
-        return True
-
-    @property
-    def unsatisfiable(self) -> bool:
-        """Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises `ContradictionError`."""
-        if self.formula is not None and self.formula.constant is False:
-            return True
-        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
 
     # Description -------------------------------------------------------------------------------------------------------------------------
 
@@ -392,13 +361,13 @@ class Energy(nn.Module, ABC):
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
         self._fitting, hooks = set(), vars(self)
         usual = type(self).has_value is not False and not type(self).has_own_gradient
-        self._direct = usual and not any(hooks.get(name) for name in _HOOKS)
+        self._direct = usual and not any(map(hooks.get, _HOOKS))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._fitting is not None:
             self._fitting = set()
-        if self._support is not None:  # its ends may be tensors
-            self._support = map_support(self._support, fn)
+        if vars(self).get("support") is not None:  # its ends may be tensors
+            vars(self)["support"] = map_support(self.support, fn)
         return super()._apply(fn, recurse)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
