@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.node import Node, Operand, Weight, as_float
-from composable_energy.algebra.sums import Conjunction, Relative, Sharpened, Weighted
+from composable_energy.algebra.sums import Conjunction, Relative, Weighted
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
@@ -298,7 +298,7 @@ def _evidence_factors(energy: Energy) -> list[Energy]:
             return []
         case Conjunction():
             return [factor for term in energy.concepts for factor in _evidence_factors(term)]
-        case Conditioned() | Sharpened() | Weighted():
+        case Conditioned() | Weighted():
             return [energy] if _evidence_factors(energy.terms[0]) else []
     return [energy]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation, has_level
 from composable_energy.algebra.node import Node, Weight, as_float
-from composable_energy.algebra.sums import Conjunction, Difference, Sharpened, Weighted
+from composable_energy.algebra.sums import Conjunction, Difference, Weighted
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.lift import as_energy, liftable
@@ -86,8 +86,8 @@ def complement(energy: Energy) -> Energy:
             opposite = Disjunction(*map(negate, energy.concepts))
         case Disjunction() if not energy.weighted:
             opposite = Conjunction(*map(negate, energy.satisfiable_terms))
-        case Sharpened() if energy.bases:
-            opposite = Sharpened(negate(energy.terms[0]), energy.weight)
+        case Weighted() if energy.of_evidence and energy.bases:
+            opposite = Weighted(negate(energy.terms[0]), energy.weight, of_evidence=True)
         case Conditioned() if energy.bases or energy.formula is not None:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
         case PulledBack():

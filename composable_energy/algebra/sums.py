@@ -76,7 +76,7 @@ class Conjunction(Node):
 
 
 class Weighted(Node):
-    r"""A power of the density: $w E(x)$, or $E(x) / w$.
+    r"""A power of a density: $w E(x)$, or $E(x) / w$; or of its evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance.
 
     In a conjunction over the same base the base is counted once and the weight scales the evidence; see `union_of_bases`. Where $E$ is
     infinite, $0\, E$ is infinite, too, so the support stays. A number 1, in all, keeps an event one.
@@ -85,26 +85,27 @@ class Weighted(Node):
         operand: The energy.
         weight: A number or a 0-d tensor, which may be learnable.
         inverse: Whether to divide by the weight, for a learnable temperature.
+        of_evidence: Whether to scale the evidence alone.
     """
 
     sums = True
-    precedence = 80
     weight: Weight
 
-    def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
+    def __init__(self, operand: Energy, weight: Weight, inverse: bool = False, of_evidence: bool = False) -> None:
         super().__init__(operand)
         set_weight(self, weight)
-        self.inverse = inverse
+        self.inverse, self.of_evidence, self.precedence = inverse, of_evidence, 100 if of_evidence else 80
         self.unsatisfiable = self.unsatisfiable and as_float(weight) >= 0
         self._signed |= isinstance(weight, Tensor) or weight < 0
         total, inner = self.factor, operand
-        while isinstance(inner, Weighted):
+        while isinstance(inner, Weighted) and inner.of_evidence == of_evidence:
             total, inner = total * inner.factor, inner.terms[0]
         self.formula = None if isinstance(total, Tensor) or total != 1 else inner.formula
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
-        return tuple(WeightedBase(base.energy, (*base.scaled_by, self)) for base in self.terms[0].bases)
+        bases = self.terms[0].bases
+        return bases if self.of_evidence else tuple(WeightedBase(base.energy, (*base.scaled_by, self)) for base in bases)
 
     @property
     def factor(self) -> Weight:
@@ -117,57 +118,27 @@ class Weighted(Node):
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
     def config(self) -> dict[str, Any]:
-        return {"weight": self.weight, "inverse": self.inverse}
+        return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
     @property
     def grounded(self) -> bool:
-        return as_float(self.weight) > 0 and self.terms[0].grounded
+        weight = as_float(self.weight)
+        return self.terms[0].grounded and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with dividing_by(self, self.weight):
             return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={as_float(self.factor):g}"
+        return f"weight={as_float(self.factor):g}{', of_evidence=True' if self.of_evidence else ''}"
 
     def text(self, operand: Operand) -> str:
         weight = f"{as_float(self.weight):g}"  # exact for a number, short for a tensor
         weight = weight if isinstance(self.weight, Tensor) or float(weight) == self.weight else repr(self.weight)
+        if self.of_evidence:
+            return f"{operand(self.terms[0], 95)}.sharpened({weight})"
         inner = operand(self.terms[0], self.precedence)
         return f"{inner} / {weight}" if self.inverse else f"{weight} * {inner}"
-
-
-class Sharpened(Node):
-    r"""An energy with weighted evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance."""
-
-    sums = True
-    weight: Weight
-
-    def __init__(self, operand: Energy, weight: Weight) -> None:
-        super().__init__(operand)
-        set_weight(self, weight)
-        self.bases = operand.bases
-        self.unsatisfiable = self.unsatisfiable and as_float(weight) >= 0
-        self._signed |= isinstance(weight, Tensor) or weight < 0
-        self.formula = None if isinstance(weight, Tensor) or weight != 1 else operand.formula
-
-    def config(self) -> dict[str, Any]:
-        return {"weight": self.weight}
-
-    @property
-    def grounded(self) -> bool:
-        weight = as_float(self.weight)
-        return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
-
-    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with dividing_by(self, self.weight):
-            return scale(self.weight, evidence_of(self.terms[0], x, conditions))
-
-    def extra_repr(self) -> str:
-        return f"weight={as_float(self.weight):g}"
-
-    def text(self, operand: Operand) -> str:
-        return f"{operand(self.terms[0], 95)}.sharpened({as_float(self.weight):g})"
 
 
 class Difference(Node):

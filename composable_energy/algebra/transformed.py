@@ -1,14 +1,15 @@
-"""Energies at other points or conditions: bound conditions, latent points of a decoder, a support."""
+"""Energies at other points or conditions: bound conditions, latent points of a decoder, a support; and what depends on a noise level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, Operand, Transformed
+from composable_energy.algebra.node import Node, Operand, Transformed, as_float
+from composable_energy.algebra.sums import Weighted
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
@@ -16,6 +17,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.energies.identity import token_of
 from composable_energy.errors import ExpressionError
+from composable_energy.events import HeadEnergy
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
 
@@ -293,3 +295,74 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
         True
     """
     return Inside(support, event_shape)
+
+
+# What depends on a noise level -----------------------------------------------------------------------------------------------------------
+
+
+class NoiseLeaves(NamedTuple):
+    """The parts that an expression is a function of.
+
+    Args:
+        leaves: Absolute energies, and energies without value, that depend on the noise level `sigma`.
+        others: All other parts, such as energies without noise levels and evidence with values.
+        additive: Whether parts without noise levels add to the energy, as terms of a conjunction do, and are not inside of a mixture.
+    """
+
+    leaves: tuple[Energy, ...]
+    others: tuple[Energy, ...]
+    additive: bool
+
+    @property
+    def plain(self) -> tuple[Energy, ...]:
+        """The other parts that do not depend on the noise level itself, such as a network of pictures."""
+        return tuple(part for part in self.others if not _takes_noise(part))
+
+    @property
+    def widened(self) -> bool:
+        """Whether all terms without noise levels allow for the spread of the data around denoised points themselves."""
+        terms = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
+        return all(term.widens_itself for term in terms)
+
+
+def noise_leaves(energy: Energy) -> NoiseLeaves:
+    r"""Returns the parts that an expression is a function of, those that depend on a noise level apart from the others.
+
+    An expression is $E(x, \sigma) = G(E_1(x, \sigma), \dots, E_M(x, \sigma))$ with the leaves $E_i$, if there are no others. An energy
+    relative to a base whose evidence has values counts as another part; its base is a leaf.
+    """
+    leaves: dict[Energy, None] = {}
+    others: dict[Energy, None] = {}
+    seen, todo = {energy}, [energy]
+    while todo:
+        part = todo.pop()
+        bases = [base.energy for base in part.bases]
+        if isinstance(part, Node) and not isinstance(part, Transformed):
+            parts = [*part.terms, *bases]
+        elif "sigma" in part.conditions and not (bases and part.evidence_has_value) and not isinstance(part, PulledBack | Restricted):
+            leaves[part], parts = None, []
+        else:
+            others[part], parts = None, bases
+        todo += [inner for inner in reversed(parts) if inner not in seen]
+        seen.update(parts)
+    plain = {part for part in others if not _takes_noise(part)}
+    mixtures = [part for part in seen if isinstance(part, Node) and not part.sums] if plain else []
+    additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
+    return NoiseLeaves(tuple(leaves), tuple(others), additive)
+
+
+def weakens_evidence(energy: Energy) -> bool:
+    """Returns whether an expression with noise levels takes a power below 1 of a density or of evidence.
+
+    At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
+    """
+    powers = (part for part in energy.modules() if isinstance(part, Weighted) and "sigma" in part.conditions)
+    weak = [part for part in powers if 0 < as_float(part.factor) < 1]
+    return any(noise_leaves(part).leaves for part in weak)
+
+
+def _takes_noise(part: Energy) -> bool:
+    """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
+    if isinstance(part, PulledBack):
+        return False
+    return "sigma" in (part.head_conditions if isinstance(part, HeadEnergy) else part.conditions)
