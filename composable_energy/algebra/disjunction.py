@@ -264,16 +264,12 @@ def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, Estimate]]:
 
 def _have_equal_constants(branches: Sequence[Energy]) -> bool:
     """Returns whether the densities of branches have no unknown constant, or all the same, as those of `C & ~A` and `C & ~B` have."""
-    first, *others = (_unknown_factors(branch) for branch in branches)
-    for rest in others:
-        for factor in first:
-            match = next((i for i, some in enumerate(rest) if same(factor, some)), None)
-            if match is None:
-                return False
-            rest.pop(match)
-        if rest:
-            return False
-    return True
+    first, *others = map(_unknown_factors, branches)
+    return all(len(some) == len(first) and all(_count(one, some) == _count(one, first) for one in first) for some in others)
+
+
+def _count(factor: Energy, factors: Sequence[Energy]) -> int:
+    return sum(same(factor, other) for other in factors)
 
 
 def _unknown_factors(branch: Energy) -> list[Energy]:

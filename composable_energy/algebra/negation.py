@@ -266,7 +266,7 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
 
 
 def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tensor, binds: frozenset[str]) -> Estimate:
-    """Returns the level of an energy, from draws by its default sampler if it is not exact.
+    """Returns the level of an energy from draws by its default sampler.
 
     Raises:
         ComposableEnergyError: Why there are no draws.
@@ -278,9 +278,6 @@ def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tens
         for name, value in part.values.items() if isinstance(part, Conditioned) else ():
             if isinstance(value, Tensor) and value.ndim and len(value) > 1:
                 raise CalibrationError(f"it has {len(value)} rows of {name}, each with a level of its own: bind one value for all")
-    exact = _exact_level(energy, quantile, temperature, x)
-    if exact is not None:
-        return exact
     count = _DRAWS if x[0].numel() <= _LARGE else _DRAWS_OF_LARGE_POINTS
     try:
         points = energy.latents.sample((count, *x.shape[1:]), seed=_SEED, dtype=x.dtype)
@@ -295,29 +292,19 @@ def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tens
     return _level_of_draws(evidence, quantile, temperature)
 
 
-def _exact_level(energy: Energy, quantile: float, temperature: float, x: Tensor | None = None) -> Estimate | None:
-    r"""Returns the level of an energy that is known in closed form or from exact draws of a distribution; None for any other.
-
-    Args:
-        energy: The energy A.
-        quantile: $q$.
-        temperature: $\tau$.
-        x: A point that gives the shape, dtype and device; None takes those of the distribution.
-    """
+def _exact_level(energy: Energy, quantile: float, temperature: float) -> Estimate | None:
+    """Returns the level of an energy that is known in closed form or from exact draws of a distribution; None for any other."""
     known = energy.known_level(quantile)
     if known is not None:
         return Estimate(known)
     if not isinstance(energy, DistributionEnergy) or energy.event_shape is None:
         return None
-    tensors = tensors_of(energy)
-    if x is None and any(tensor.requires_grad for tensor in tensors):  # it is trained later
-        return None
     count = max(_LEAST_EXACT, min(_EXACT, _NUMBERS // max(1, energy.event_shape.numel())))
-    device = x.device if x is not None else tensors[0].device if tensors else torch.get_default_device()
+    device = next((tensor.device for tensor in tensors_of(energy)), torch.get_default_device())
     try:
+        points = seeded_draws(energy.distribution, count, device, _SEED)
         with torch.no_grad():
-            points = seeded_draws(energy.distribution, count, device, _SEED)
-            evidence = None if points is None else twin(energy).evidence(points if x is None else points.to(x))
+            evidence = None if points is None else energy.evidence(points)
     except Exception:  # of any distribution
         return None
     return None if evidence is None or not evidence.isfinite().all() else _level_of_draws(evidence, quantile, temperature)

@@ -95,9 +95,13 @@ def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], For
 
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
     """Returns the recommendation of the terms with the highest precedence; None if there is none or they disagree."""
-    found = [term.recommended for term in terms if term.recommended is not None]
-    found = [advice for advice in found if advice.precedence == max(other.precedence for other in found)]
-    return found[0] if found and all(other == found[0] for other in found[1:]) else None
+    found: list[Recommendation] = []
+    for term in terms:
+        advice = term.recommended
+        if advice is None or (found and advice.precedence < found[0].precedence):
+            continue
+        found = [*found, advice] if found and advice.precedence == found[0].precedence else [advice]
+    return found[0] if found and found.count(found[0]) == len(found) else None
 
 
 def common_shape(terms: Sequence[Energy]) -> torch.Size | None:

@@ -172,15 +172,7 @@ def _format_value(value: Any) -> str:
 class Decoded(Transformed):
     r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
 
-    Other than `PulledBack`, it changes no value: it says in which space an energy lives, as a prior does.
-
-    Args:
-        operand: The energy of latent points, without a decoder.
-        decoder: The decoder $g$.
-
-    Raises:
-        ExpressionError: The operand has a decoder.
-        OptionError: The decoder is no module.
+    Other than `PulledBack`, it changes no value: it says in which space an energy without a decoder lives, as a prior does.
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
@@ -207,12 +199,7 @@ class Decoded(Transformed):
 class Restricted(Transformed):
     r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
 
-    Args:
-        operand: The energy.
-        support: The support, such as `constraints.positive`. If the operand has one too, the density lives on the intersection.
-
-    Raises:
-        OptionError: It is no continuous constraint.
+    If the operand has a support too, the density lives on the intersection. What is no continuous constraint raises `OptionError`.
     """
 
     def __init__(self, operand: Energy, support: Support) -> None:
@@ -250,15 +237,7 @@ class Restricted(Transformed):
 
 
 class Inside(Energy):
-    r"""The energy 0 inside a support and $\infty$ outside: a wall.
-
-    Args:
-        support: The support, such as `constraints.interval(0, 1)`.
-        event_shape: The shape of one point, if there is only one.
-
-    Raises:
-        OptionError: It is no continuous constraint.
-    """
+    r"""The energy 0 inside a support and $\infty$ outside: a wall; see `composable_energy.inside`."""
 
     no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
 
@@ -286,6 +265,9 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
     Args:
         support: The support, such as `constraints.interval(0, 1)`.
         event_shape: The shape of one point, if there is only one.
+
+    Raises:
+        OptionError: The support is no continuous constraint.
 
     Example:
         >>> import torch, composable_energy as ce
