@@ -85,7 +85,7 @@ class Disjunction(Node):
         if not terms:
             raise ExpressionError("A disjunction needs at least one term.")
         weighted = weights is not None or log_z is not None
-        super().__init__(*to_common_space(terms if weighted else flatten(terms, _nested_terms)))
+        super().__init__(*to_common_space(terms if weighted else flatten(terms, Disjunction)))
         self.weighted = weighted
         self.weights = _as_floats(weights, "weights", len(terms))
         self.log_z = _as_floats(log_z, "log_z", len(terms))
@@ -184,10 +184,6 @@ class Disjunction(Node):
             return " | ".join(operand(term, self.precedence) for term in self.terms)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
         return f"any_of({', '.join(operand(term, 0) for term in self.terms)}, weights=[{weights}])"
-
-
-def _nested_terms(term: Energy) -> Sequence[Energy] | None:
-    return term.terms if isinstance(term, Disjunction) and not term.weighted else None
 
 
 def _as_floats(values: Sequence[Weight] | None, name: str, count: int) -> tuple[float, ...] | None:

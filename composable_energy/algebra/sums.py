@@ -47,22 +47,25 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction needs at least one term.")
-        super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
+        super().__init__(*to_common_space(flatten(terms, Conjunction)))
         self.bases = union_of_bases(self.terms)
         concepts = tuple(term for term in self.terms if not contains(self.bases, term))
         self.concepts = concepts or self.terms
         self._formulas, others = join_events(concepts, conjoin)
-        self._others = distinct(others)
-        self.formula = self._formulas[0] if len(self._formulas) == 1 and not self._others else None
-        self.unsatisfiable |= any(formula.constant is False for formula in self._formulas)
-        self.evidence_has_value = all(term.evidence_has_value for term in self._others)
+        self._others, self.evidence_has_value = distinct(others), True
+        for formula in self._formulas:
+            self.formula = formula if len(self._formulas) == 1 and not others else None
+            self.unsatisfiable |= formula.constant is False
+        for term in self._others:
+            self.evidence_has_value &= term.evidence_has_value
 
     @property
     def grounded(self) -> bool:
         return any(term.grounded for term in distinct(self.terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
-        return intersect([*zip(self.terms, supports, strict=True), *((base.energy, base.energy.support) for base in self.bases)])
+        bases = [(base.energy, base.energy.support) for base in self.bases]
+        return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         parts = [formula.energy(x, **conditions) for formula in self._formulas] if self._formulas else []

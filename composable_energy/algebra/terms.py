@@ -24,19 +24,15 @@ def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
     return counts
 
 
-def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] | None]) -> list[Energy]:
-    """Returns terms with nodes of the same kind replaced by their terms.
+def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
+    """Returns terms with nodes of a class replaced by their terms, other than weighted ones.
 
     A node that occurs several times is kept, so that repeating `E = E & E` adds one node each.
-
-    Args:
-        terms: The terms.
-        inner: A function that returns the terms of a node of the same kind, and None for another energy.
     """
-    counts, result = distinct(terms), []
+    counts, result = distinct(terms), list[Energy]()
     for term in terms:
-        found = inner(term) if counts[term] == 1 else None
-        result += [term] if found is None else found
+        nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
+        result += term.terms if nested else (term,)
     return result
 
 

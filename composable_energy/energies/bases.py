@@ -150,9 +150,9 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions) if conditions else conditions
     evaluation = THREAD.evaluation
-    if evaluation is None or id(term) not in evaluation.repeated:
-        return term.evidence(x, **own)
-    return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
+    if evaluation is not None and id(term) in evaluation.repeated:
+        return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
+    return term.evidence(x, **own) if term.bases or term.terms else term(x, **own)
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
