@@ -54,7 +54,6 @@ CLASSES: Mapping[str, type[Energy]] = {
         algebra.PulledBack,
         algebra.Relative,
         algebra.Restricted,
-        algebra.Sharpened,
         algebra.Weighted,
         events.ClassifierEnergy,
         events.DensityEnergy,

@@ -248,7 +248,7 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
             terms = ()
         case Relative() | Difference() | Decoded() | Restricted():
             terms = energy.terms[:1]
-        case Weighted() if as_float(energy.weight) > 0:
+        case Weighted() if as_float(energy.weight) > 0 and not energy.of_evidence:
             terms = energy.terms
         case Disjunction():
             terms = energy.satisfiable_terms

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
+from composable_energy.algebra import Branch, fill_levels, known_branches
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
@@ -246,7 +246,7 @@ def resolve(call: Call) -> Problem:
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
-        _check_differences(call.energy, energy, points, sampler)
+        _check_differences(energy, points, sampler)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
@@ -306,9 +306,9 @@ def _resumed(call: Call, resume: Any) -> Call:
     return replace(call, **settled, options={}, on_divergence=call.on_divergence or resume.on_divergence)
 
 
-def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
+def _check_differences(energy: Energy, points: PointSpec, sampler: Sampler) -> None:
     """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
-    if points.event.numel() > _MOST_TAILS or not energy.has_value or not subtracts(owner):
+    if points.event.numel() > _MOST_TAILS or not energy.has_value:
         return
     from composable_energy.energies.density import check_tails  # late: rare
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of
+from composable_energy.algebra import Conjunction, Disjunction, Weighted, value_of
 from composable_energy.algebra.node import as_float
 from composable_energy.diagnostics.warnings import find_branch_warnings
 from composable_energy.energies.energy import Energy
@@ -96,7 +96,7 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
         seen.add(part)
         formula = part.formula
         if formula is None:
-            if isinstance(part, Conjunction) or (isinstance(part, Weighted | Sharpened) and as_float(part.weight) > 0):
+            if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
             same = next((i for i, other in enumerate(found) if other.same_base(formula)), None)
