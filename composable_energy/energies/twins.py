@@ -6,12 +6,12 @@ while another trains it. A function is not copied: one that uses a module in tra
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
-import inspect
 import sys
 from collections import OrderedDict
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -114,14 +114,21 @@ def tensors_of(energy: object) -> list[Tensor]:
 
 def _captured(function: FunctionType) -> list[Any]:
     """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes."""
-    if function.__module__ and function.__module__.partition(".")[0] in _LIBRARIES:
+    if _is_of_library(function):
         return []
-    try:
-        found = inspect.getclosurevars(function)
-    except ValueError:  # a variable of its closure has no value yet
-        return []
-    values = [*found.nonlocals.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *found.globals.values()]
-    return [dict(vars(value)) if isinstance(value, type) and value.__module__ == function.__module__ else value for value in values]
+    codes = [function.__code__]
+    for code in codes:  # also those of inner functions and comprehensions, which `inspect.getclosurevars` leaves out
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    named = dict.fromkeys(name for code in codes for name in code.co_names if name in function.__globals__)
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *map(function.__globals__.__getitem__, named)]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is not bound yet
+            values.append(cell.cell_contents)
+    return [dict(vars(value)) if isinstance(value, type) and not _is_of_library(value) else value for value in values]
+
+
+def _is_of_library(value: FunctionType | type) -> bool:
+    return (value.__module__ or "").partition(".")[0] in _LIBRARIES
 
 
 def _copy(module: nn.Module, memo: dict[int, Any]) -> None:
