@@ -243,8 +243,8 @@ def resolve(call: Call) -> Problem:
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
-    blocks = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
-    kind = call.resume.noise if call.resume else "blocks" if blocks else "philox"
+    own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
+    kind = call.resume.noise if call.resume else "numpy" if own else "philox"
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),

@@ -155,7 +155,7 @@ def estimate_log_z(
         if known is None:
             start = draws if draws is not None else init
             check_tails(energy, like.new_full((16, *like.shape), torch.inf) if start is None else start, {})
-        noise = Noise(seed, range(particles), kind="blocks" if like.is_cpu else "philox")
+        noise = Noise(seed, range(particles), kind="numpy" if like.is_cpu else "philox")
         start, ends = None if base is None else Gaussian.from_distribution(base), None
         if draws is not None:
             draws = _check_points("draws", draws, like)
