@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from composable_energy import Energy, as_energy
+from composable_energy import Energy, SamplingWarning, as_energy
 from composable_energy.algebra import Conditioned
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.density import check_tails
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
@@ -23,7 +22,7 @@ from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warning
 from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
-from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.supports import format_support, is_full
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
