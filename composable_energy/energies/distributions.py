@@ -70,7 +70,7 @@ class DistributionEnergy(Energy):
         like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
         try:
             self.support = support_of(self.distribution)
-            self._inside = None if _is_positive(self.distribution) else interior(self.support, like.new_zeros((1, *shape)))
+            self._interior = None if _is_positive(self.distribution) else interior(self.support, like.new_zeros((1, *shape)))
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
             raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {error}") from error
 
@@ -79,11 +79,11 @@ class DistributionEnergy(Energy):
         return Estimate(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._inside is None:  # positive everywhere
+        if self._interior is None:  # positive everywhere
             logs = self.distribution.log_prob(x)
             return -(logs.flatten(1).sum(1) if logs.ndim > 1 else logs)
         inside = contains(self.support, x.detach())
-        point = torch.where(unsqueeze_to(inside, x), x, self._inside.to(x))
+        point = torch.where(unsqueeze_to(inside, x), x, self._interior.to(x))
         logs, event = _log_prob(self.distribution, point), self.distribution.event_shape
         if logs.shape != point.shape[: point.ndim - len(event)]:
             raise ShapeError(
@@ -104,7 +104,7 @@ class DistributionEnergy(Energy):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         super()._apply(fn, recurse)
         self.distribution = map_tensors(self.distribution, fn)
-        self._inside = None if self._inside is None else fn(self._inside)
+        self._interior = None if self._interior is None else fn(self._interior)
         return self
 
 
