@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import explain_failure, is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
@@ -202,7 +203,7 @@ class Chains:
     def values(self, most: int | None = None) -> Values:
         """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number."""
         ids = self.active_ids()[:most]
-        return self.problem.values(ids, self.state.x[ids.to(self.state.x.device)])
+        return values_of(self.problem, ids, self.state.x[ids.to(self.state.x.device)])
 
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
 from composable_energy.sampling.chains import Chains, Observer
+from composable_energy.sampling.checks import check_same_energy
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
@@ -88,7 +89,7 @@ class CheckpointFile(Observer):
         self.call["seed"] = problem.noise.seed
         self.due, self.written = time.monotonic() + self.every, 0
         self.last: tuple[int, Values] | None = None  # a step, and the values there
-        problem.check_same_energy(self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
+        check_same_energy(problem, self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
 
     def _read(self, device: torch.device) -> None:
         """Reads the record, its call and the values that identify its energy."""

@@ -17,10 +17,10 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError
+from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
-from composable_energy.sampling.points import PointSpec
-from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
+from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
@@ -80,7 +80,7 @@ def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], ob
     if arrived is x or type(tuned).approach is Sampler.approach:
         return problem
     arrived = arrived.to(x.dtype)
-    energies = problem.values(rows, arrived).energies[:, 0]
+    energies = values_of(problem, rows, arrived).energies[:, 0]
     finite = energies.isfinite() & arrived.reshape(len(arrived), -1).isfinite().all(1)
     if not finite.any():
         return problem

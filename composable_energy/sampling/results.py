@@ -60,7 +60,7 @@ def _describe(problem: Problem, points: Tensor, trace: Trace) -> None:
     points = visible_energy(problem.plain, points)[1]
     shifts = points.new_tensor([branch.shift for branch in known])[:, None]
     probabilities, shares, of_known = list[Tensor](), list[Tensor](), list[Tensor]()
-    for ids, x in zip(torch.arange(problem.rows).split(problem.batch_size), points.split(problem.batch_size), strict=True):
+    for ids, x in zip(torch.arange(problem.points.n).split(problem.batch_size), points.split(problem.batch_size), strict=True):
         bound = problem.conditions_at(x, ids)
         if formulas:
             probabilities.append((-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
