@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
-from composable_energy.energies.checks import advise_output, check_weights
+from composable_energy.energies.checks import advise_output, check_weights, note_evaluation
 from composable_energy.energies.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, seen
 from composable_energy.energies.identity import equal, same, token_of
-from composable_energy.energies.notes import note_evaluation
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 

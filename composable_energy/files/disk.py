@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from composable_energy.errors import FileFormatError, InUseError, OptionError, StorageError
+from composable_energy.errors import FileFormatError, OptionError, StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def exclusive(path: Path) -> Iterator[None]:
         path: The file; its folder is created.
 
     Raises:
-        InUseError: Another process, or another call in this one, holds the lock.
+        StorageError: Another process, or another call in this one, holds the lock.
         StorageError: The lock cannot be created.
     """
     path = real_path(path)
@@ -88,7 +88,7 @@ def exclusive(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUseError(f"{path} is in use by another call or process: wait until that ends, or give another path.") from None
+        raise StorageError(f"{path} is in use by another call or process: wait until that ends, or give another path.") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be locked ({error.strerror or error}): give a path in a folder that can be written.") from error
     try:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError
+from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, add_note
 from composable_energy.options import describe_error, plain_values
 from composable_energy.registry.entries import PluginRecord
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound, add_note
 from composable_energy.options import describe_error, listed, nearest, nearest_names
 from composable_energy.registry.build import (
     KINDS,

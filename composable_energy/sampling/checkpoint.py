@@ -70,7 +70,7 @@ class CheckpointFile(Observer):
 
     Raises:
         FileFormatError: The file is damaged, or no checkpoint, or lacks the values that identify the energy.
-        InUseError: Another call, here or in another process, writes the file.
+        StorageError: Another call, here or in another process, writes the file.
         OptionError: It belongs to another call, or to another energy.
         StorageError: The lock cannot be created.
     """

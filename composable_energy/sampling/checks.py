@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import Use, recording, substituting
+from composable_energy.energies.evaluation import Use, evaluating
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
@@ -33,7 +33,7 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
         energy, some = problem.energy_of(chains[rows], plain=True), x[rows]
         for level, conditions in enumerate(levels):
             try:  # values of scores count as 0, which identifies them too
-                with substituting({}) if energy.needs_log_densities else nullcontext():
+                with evaluating(given={}) if energy.needs_log_densities else nullcontext():
                     energies, grads = energy_and_gradient(energy, some, **conditions)
             except ExpressionError:  # the energy has no gradient, and some samplers need none
                 bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
@@ -142,12 +142,12 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     """
     if not any(getattr(part, "has_own_gradient", False) and not isinstance(part, EnergyWrapper) for part in energy.modules()):
         return
-    with recording() as uses:
+    with evaluating(uses=[]) as check:
         Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
-    for use in uses:
-        if not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
-            continue
+    for use in check.uses or ():
         eps, gradient = torch.finfo(use.x.dtype).eps, use.gradient
+        if gradient is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
+            continue
         expected = gradient.reshape(len(use.x), -1).norm(dim=1)
         step = eps ** (1 / 3) * (1 + use.x.abs().max())
         move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
@@ -173,7 +173,7 @@ def check_detached(uses: Sequence[Use]) -> None:
     Raises:
         ExpressionError: The values change at more than half of the points.
     """
-    for use in {use.energy: use for use in uses if use.energy.has_gradient}.values():
+    for use in {use.energy: use for use in uses if use.gradient is None and use.energy.has_gradient}.values():
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
         with torch.no_grad():

@@ -20,8 +20,7 @@ from composable_energy.diagnostics.warnings import (
     warn_of_error,
     warn_of_still_chains,
 )
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import SamplingWarning
+from composable_energy.errors import SamplingWarning, warn_caller
 from composable_energy.sampling.chains import Chains, Observer
 from composable_energy.sampling.wrappers import has_rows
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composable_energy.algebra import warn_of_shares
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import recording
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
@@ -116,7 +116,7 @@ def sample(
             not fit its own `with_gradient`.
         UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
-        InUseError: Another call, here or in another process, uses the checkpoint.
+        StorageError: Another call, here or in another process, uses the checkpoint.
         StorageError: The checkpoint cannot be written; the file holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
         SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
@@ -221,10 +221,9 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
         if before is not None:
             chains.resume(before)
         else:
-            with recording(constant=True) as uses:
+            with evaluating(uses=[], memo=None) as start:
                 chains.start()
-            if uses:
-                check_detached(uses)
+            check_detached(start.uses or ())
         if chains.active:
             ids = chains.active_ids()[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]

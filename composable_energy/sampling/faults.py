@@ -11,8 +11,7 @@ from torch import Tensor
 
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError
+from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError, add_note
 from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper

@@ -341,8 +341,8 @@ def resolve(call: Call) -> Problem:
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
-    blocks = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
-    kind, seed = "blocks" if blocks else "philox", secrets.randbits(63) if call.seed is None else call.seed
+    own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
+    kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),

@@ -57,7 +57,7 @@ class Trace:
 
     Attributes:
         seed: The seed, also when it was drawn.
-        noise: The kind of noise: `blocks` on the CPU, `philox` elsewhere.
+        noise: The kind of noise: `numpy` on the CPU, `philox` elsewhere.
         first_chain: The id of the first chain.
         sampler: The sampler with the options it ran with, tuned ones included.
         tuned: The names of the sampler's options that pilot chains tuned.

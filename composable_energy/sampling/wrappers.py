@@ -14,9 +14,8 @@ from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating, memo_scope
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning
+from composable_energy.energies.evaluation import evaluating
+from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning, warn_caller
 from composable_energy.events import HeadEnergy
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, contains, format_support
@@ -56,7 +55,7 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
         ExpressionError: An energy has no gradient.
     """
     rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)), memo_scope():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
         point = x.clone() if x.is_inference() else x.detach()
         point.requires_grad_()
         for energy in energies:
