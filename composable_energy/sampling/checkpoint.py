@@ -88,7 +88,6 @@ class CheckpointFile(Observer):
         self.problem = problem = problem if seed is None else replace(problem, noise=replace(problem.noise, seed=seed))
         self.call["seed"] = problem.noise.seed
         self.due, self.written = time.monotonic() + self.every, 0
-        self.last: tuple[int, Values] | None = None  # a step, and the values there
         check_same_energy(problem, self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
 
     def _read(self, device: torch.device) -> None:
@@ -113,12 +112,7 @@ class CheckpointFile(Observer):
             raise FileFormatError(f"{self.path} is inconsistent (it has no values of the energy, or of other shapes): {_ANEW}.")
 
     def trace(self, blank: Trace, chains: Chains) -> Trace | None:
-        """Returns the trace of the interrupted run; None if there was none.
-
-        Args:
-            blank: A trace of the call without steps.
-            chains: The chains, before their start: a state of one of them shows the shapes.
-        """
+        """Returns a trace with the steps of the interrupted run; None if there was none. A start of one chain shows what a state has."""
         if not self.record:
             return None
         like = chains.started_at(range(1))
@@ -143,26 +137,19 @@ class CheckpointFile(Observer):
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if time.monotonic() >= self.due:
-            self._write(chains, self._values(chains))
+            self._write(chains, chains.values())
         self.before = chains.snapshot()
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:
-            self._write(chains, self._values(chains))
+            self._write(chains, chains.values())
         elif error is not None:
-            earlier = self.last[1] if self.last else self.reference[0]
             try:
-                now = self._values(self.before)
-                earlier = now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
+                now = self.before.values()
             except Exception:  # the error that broke off the loop is raised after the file is written
-                pass
-            self._write(self.before, earlier)
-
-    def _values(self, chains: Chains) -> Values:
-        """Returns energies and gradients at the current points of the active chains."""
-        if self.last is None or self.last[0] != chains.step:
-            self.last = chains.step, chains.values()
-        return self.last[1]
+                now = None
+            known = now is not None and bool(now.energies.isfinite().all())
+            self._write(self.before, now if now is not None and known else self.reference[0])
 
     def _write(self, chains: Chains, now: Values) -> None:
         """Replaces the file atomically: after a crash either the old or the new one is there, whole.
@@ -226,13 +213,7 @@ def _describe(value: Any) -> str:
 
 
 def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
-    """Returns which parts of a trace do not belong together; None if all do.
-
-    Args:
-        trace: The trace.
-        like: A state of one chain.
-        n: The number of chains.
-    """
+    """Returns which parts of a trace of n chains do not belong together, or to the state of one chain; None if all do."""
     steps, points, rates, scalars = trace.point_steps, trace.points, trace.acceptance, trace.scalars
     if type(trace.steps) is not int or not 0 <= trace.steps < _MOST_STEPS:
         return f"steps is {trace.steps!r}"

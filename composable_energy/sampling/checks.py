@@ -173,7 +173,11 @@ def check_detached(uses: Sequence[Use]) -> None:
     Raises:
         ExpressionError: The values change at more than half of the points.
     """
-    for use in {use.energy: use for use in uses if use.gradient is None and use.energy.has_gradient}.values():
+    seen = set[Energy]()
+    for use in reversed(uses):
+        if use.gradient is not None or use.energy in seen or not use.energy.has_gradient:
+            continue
+        seen.add(use.energy)
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
         with torch.no_grad():

@@ -22,7 +22,6 @@ from composable_energy.diagnostics.warnings import (
 )
 from composable_energy.errors import SamplingWarning, warn_caller
 from composable_energy.sampling.chains import Chains, Observer
-from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -92,9 +91,7 @@ class ConvergenceObserver(Observer):
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
 
-        Args:
-            chains: The chains at their end.
-            trace: Its branches are not compared with each other, nor chains that started at exact draws.
+        Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
         """
         if not (chains.sampler.stationary and len(self.end)):
             return []
@@ -111,7 +108,7 @@ class ConvergenceObserver(Observer):
         steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
         if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
             return [warn_of_drift(chains.sampler, self._name(drift, chains), steps)]
-        if not has_rows(chains.energy):
+        if not chains.problem.own_conditions:
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
             if found is not None:
@@ -195,9 +192,7 @@ def _sums(size: int) -> Tensor:
 def warn_of_points(trace: Trace, traced: bool) -> list[SamplingWarning]:
     """Returns the warnings about exceptions of the energy, about draws that hardly show a formula, and about chains that stopped.
 
-    Args:
-        trace: The record of the call.
-        traced: Whether the caller gets it: `trace.diverged` says which chains stopped.
+    The last are left out if the caller gets the trace, whose `diverged` says which chains stopped.
     """
     if not trace.errors and trace.formula_probability is None and (traced or bool((trace.diverged_at < 0).all())):
         return []

@@ -162,7 +162,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
             sampler=problem.sampler,
             shape=problem.points.shape,
             on_divergence=problem.policy,
-            tuned=resume.tuned if resume else changed_options(given, problem.sampler),
+            tuned=resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler),
             burn_in=call.burn_in,
             alike=not problem.own_conditions,
         )

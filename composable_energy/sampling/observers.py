@@ -118,7 +118,7 @@ class TraceRecorder(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        self.plain = plain_energy(chains.energy) is not None and chains.energy.has_value
+        self.plain = self.watches and plain_energy(chains.energy) is not None and chains.energy.has_value
 
     def on_step(self, chains: Chains, info: Info) -> None:
         state = chains.state if self.plain else chains.visible_state(chains.state)

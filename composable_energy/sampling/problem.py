@@ -71,7 +71,7 @@ class PointSpec:
 
     def decode(self, points: Tensor) -> Tensor:
         """Returns the points that the caller sees, for points of chains: in the support, and decoded if there is a decoder."""
-        points = self.constrain(points)
+        points = points if self.coordinates is None else self.constrain(points)
         return points if self.decoder is None else decode(self.decoder, points)
 
     def check_memory(self, chains: int) -> None:

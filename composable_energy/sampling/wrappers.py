@@ -208,10 +208,14 @@ def has_rows(energy: Energy) -> bool:
         seen.add(part)
         if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
             return True
-        bound = part.values.values() if isinstance(part, Conditioned) else ()
-        inside = [*part.terms, *(base.energy for base in part.bases)]
-        if not inside or any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+        inside = list(part.terms)
+        for base in part.bases:
+            inside.append(base.energy)
+        if not inside:
             return True
+        for value in part.values.values() if isinstance(part, Conditioned) else ():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1:
+                return True
         todo += inside
     return False
 
