@@ -18,10 +18,9 @@ from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
-from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
 from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
-from composable_energy.sampling.observers import TraceRecorder
+from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.results import check_far_chains, diverged_error, finish
