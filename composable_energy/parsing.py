@@ -8,9 +8,9 @@ r"""Parsing of expressions: `parse("male & ~smiling").build(energies)`. Text is 
                 | a path that begins with "/", "./" or "../", of the same characters and "."
                 | anything between single or double quotes
 
-Precedence is Python's: names and numbers become underscores of the same length, and `ast` reads the rest. Numbers are weights:
-`2 * smiling`, `smiling / 2`, `(1 / 3) * smiling`. A `/` without spaces belongs to the name (`faces/male`), so a division needs spaces,
-parentheses or numbers around it. `parse` finds all syntax errors without an energy or torch, and shows their location:
+Precedence is Python's. Numbers are weights: `2 * smiling`, `smiling / 2`, `(1 / 3) * smiling`. A `/` without spaces belongs to the name
+(`faces/male`), so a division needs spaces, parentheses or numbers around it. `parse` finds all mistakes of syntax without an energy or
+torch, and shows their location:
 
     Expected an operator, found `smiling`; join two terms by `&` or `|`.
       male smiling
@@ -19,12 +19,12 @@ parentheses or numbers around it. `parse` finds all syntax errors without an ene
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import invert, mul, rshift, xor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.options import nearest_names
@@ -41,20 +41,17 @@ _TERM = re.compile(
     | (?P<name>[^\W\d]\w*(?:[-=/:]\w+)*|\.{0,2}/[\w\-=/:.]+)""",
     re.VERBOSE,
 )
-_OPERATOR = re.compile(r"&(?!&)|\|(?!\|)|\*(?!\*)|\^|>>|/|\)")
+_OPERATOR = re.compile(r"&(?!&)|\|(?!\|)|\*(?!\*)|\^|>>|/")
+_STRENGTH = {"|": 1, "^": 2, "&": 3, ">>": 4, "*": 5, "/": 5}
 _WORD = re.compile(r"\w+|&&|\|\||->|=>|<<|\*\*|==|!=|.", re.DOTALL)
-_SYMBOLS = {ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.RShift: ">>", ast.Mult: "*", ast.Div: "/"}
 _ADVICE = {
     "and": "write `&`",
     "&&": "write `&`",
     "or": "write `|`",
     "||": "write `|`",
-    "xor": "write `^`",
     "not": "write `~`",
     "!": "write `~`",
     "->": "write `>>`",
-    "=>": "write `>>`",
-    "<<": "write `>>` the other way round",
     "+": "write `&` to join two concepts",
     "-": "write `& ~` to exclude a concept; a difference of energies is made in Python",
     "**": "write `2 * A` for a power of the density",
@@ -111,11 +108,9 @@ class Expression:
     text: str
     names: tuple[Name, ...]
     terms: tuple[str, ...]
-    _operands: Mapping[int, Name | float] = field(repr=False)
-    _tree: ast.expr = field(repr=False)
 
     def build(self, energies: Mapping[str, Energy]) -> Energy:
-        """Returns the energy.
+        """Returns the energy of the expression.
 
         Args:
             energies: The energies by name.
@@ -124,55 +119,10 @@ class Expression:
             ParseError: A name is unknown.
             ExpressionError: The energies cannot be combined; the message shows the location.
         """
-        found = {}
         for name in self.names:
             if name.name not in energies:
                 raise unknown_name(name, energies)
-            found[name.name] = energies[name.name]
-        return self._fold(self._tree, lambda name: found[name.name], _combine)
-
-    def renamed(self, rename: Callable[[Name], str]) -> str:
-        """Returns the text in one line with other names; with identifiers for names it is Python."""
-        parts, at = [], 0
-        for name in self.names:
-            parts += [self.text[at : name.place.start], rename(name)]
-            at = name.place.end
-        return " ".join("".join([*parts, self.text[at:]]).split())
-
-    def _fold(self, node: ast.expr, leaf: Callable[[Name], Any], combine: Callable[[str, Sequence[Any]], Any], depth: int = 1) -> Any:
-        """Returns the value of a part, an energy or the number of a weight, from those of names and operators."""
-        place = self._place(node)
-        if depth > MAX_DEPTH:
-            raise _too_deep(place)
-        if isinstance(node, ast.Name):
-            operand = self._operands[place.start]
-            return leaf(operand) if isinstance(operand, Name) else operand
-        if isinstance(node, ast.BinOp):
-            operator, parts = _SYMBOLS[type(node.op)], [node.right]
-            while operator in "&|" and isinstance(node.left, ast.BinOp) and type(node.left.op) is type(node.op):
-                node = node.left
-                parts.append(node.right)
-            parts = [node.left, *reversed(parts)]
-        else:
-            assert isinstance(node, ast.UnaryOp)
-            operator, parts = "~", [node.operand]
-        values = [self._fold(part, leaf, combine, depth + 1) for part in parts]
-        if operator in "*/":
-            number, value = _weigh(operator, values, place, self._place(parts[1]))
-            if value is None:
-                return number
-            operator, values = "*", [value, number]
-        else:
-            for part, value in zip(parts, values, strict=True):
-                _check_energy(value, f"`{operator}` {'takes an energy' if operator == '~' else 'joins energies'}", self._place(part))
-        try:
-            return combine(operator, values)
-        except ComposableEnergyError as error:
-            error.args = (f"{error}\n{place}", *error.args[1:])
-            raise
-
-    def _place(self, node: ast.expr) -> SourceSpan:
-        return SourceSpan(self.text, node.col_offset - 1, (node.end_col_offset or node.col_offset) - 1)  # in parentheses
+        return _Parser(self.text, lambda name: energies[name.name], _combine).expression()
 
 
 def parse(text: str) -> Expression:
@@ -185,119 +135,15 @@ def parse(text: str) -> Expression:
         raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", SourceSpan(text, MAX_LENGTH, len(text)))
     if not text.strip():
         raise ParseError("Expected an expression, found nothing; write one such as `male & ~smiling`.", SourceSpan(text, 0, 0))
-    operands, cuts, source = _scan(text)
-    try:
-        tree = ast.parse(f"({source})", mode="eval").body
-    except (RecursionError, MemoryError) as error:
-        raise ParseError("An expression has at most about a thousand operators.", SourceSpan(text, 0, len(text))) from error
-    names = tuple(operand for operand in operands.values() if isinstance(operand, Name))
+    parser = _Parser(text, lambda name: name, lambda symbol, values: symbol)
+    parser.expression()
+    cuts = [] if {"|", "^"} & {*parser.outermost.values()} else [at for at, symbol in parser.outermost.items() if symbol == "&"]
     terms = tuple(text[start + 1 : end].strip() for start, end in zip([-1, *cuts], [*cuts, len(text)], strict=True))
-    expression = Expression(text, names, terms, operands, tree)
-    value = expression._fold(tree, lambda name: name, lambda operator, values: operator)
-    _check_energy(value, "An expression stands for an energy", expression._place(tree))
-    return expression
-
-
-def _scan(text: str) -> tuple[dict[int, Name | float], list[int], str]:
-    """Returns names and numbers by position, the positions of the outermost `&`, and the text with underscores for names and numbers."""
-    operands: dict[int, Name | float] = {}
-    opened: list[int] = []
-    cuts, weaker, tildes, expects_term, source, at = [], False, 0, True, "", 0
-    while expects_term or text[at:].strip():
-        source += " " * (blanks := len(text) - at - len(text[at:].lstrip()))
-        at += blanks
-        match = (_TERM if expects_term else _OPERATOR).match(text, at)
-        if match is None or match[0] in _ADVICE or (match[0] == ")" and not opened):
-            raise _unexpected(text, at, expects_term, opened)
-        place, found = SourceSpan(text, at, match.end()), match[0]
-        tildes = tildes + 1 if found == "~" else 0
-        if len(opened) + (found == "(") > MAX_DEPTH or tildes > MAX_DEPTH:
-            raise _too_deep(place)
-        if not expects_term or match["open"]:
-            if found == "(":
-                opened.append(at)
-            elif found == ")":
-                opened.pop()
-            elif not opened and found == "&":
-                cuts.append(at)
-            weaker |= not opened and found in "|^"
-            expects_term = found != ")"
-            source += found
-        else:
-            operands[at] = _finite(float("".join(found.split())), place) if match["number"] else _name(match, place)
-            expects_term = False
-            source += "_" * len(found)
-        at = match.end()
-    if opened:
-        raise _unexpected(text, len(text), False, opened)
-    return operands, [] if weaker else cuts, source
-
-
-def _name(match: re.Match[str], place: SourceSpan) -> Name:
-    name = match[match.lastgroup or 0]
-    if not name.strip():
-        raise ParseError("The name between the quotes is empty.", place)
-    return Name(name, place)
-
-
-def _unexpected(text: str, at: int, expects_term: bool, opened: Sequence[int]) -> ParseError:
-    expected = "a name, a number, `~` or `(`" if expects_term else "an operator or `)`" if opened else "an operator"
-    match = _WORD.match(text, at)
-    if match is None:
-        advice = f"; the `(` at character {opened[-1] + 1} is not closed." if opened else "."
-        return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(text, len(text), len(text)))
-    found = match[0]
-    advice = _ADVICE.get(found, "")
-    if not advice and not expects_term:
-        if found == ")":
-            advice = "no `(` is open"
-        elif found[0] in "~('\"_" or found[0].isalnum():
-            advice = "join two terms by `&` or `|`, a weight and a term by `*`"
-    shown = f"`{found}`" if found.isprintable() else ascii(found)
-    return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", SourceSpan(text, *match.span()))
-
-
-def _weigh(operator: str, values: Sequence[Any], place: SourceSpan, right: SourceSpan) -> tuple[float, Any]:
-    """Returns the weight and the energy of a product or a quotient; None in place of the energy for numbers alone."""
-    first, second = values
-    if operator == "/":
-        if not isinstance(second, float):
-            raise ParseError("`/` divides by a number, but this is an energy.", right)
-        if second == 0:
-            raise ParseError("A temperature must not be zero.", right)
-        if isinstance(first, float):
-            return _finite(first / second, place), None
-        return _finite(1 / second, right), first
-    if isinstance(first, float) and isinstance(second, float):
-        return _finite(first * second, place), None
-    if not (isinstance(first, float) or isinstance(second, float)):
-        raise ParseError("`*` takes a number and an energy, but both of these are energies; join them by `&`.", place)
-    return (first, second) if isinstance(first, float) else (second, first)
-
-
-def _finite(value: float, place: SourceSpan) -> float:
-    if not math.isfinite(value):
-        raise ParseError("A weight must be finite.", place)
-    return value
-
-
-def _check_energy(value: Any, otherwise: str, place: SourceSpan) -> None:
-    if isinstance(value, float):
-        raise ParseError(f"{otherwise}, and this is a number; a number is a weight, as in `2 * smiling`.", place)
-
-
-def _too_deep(place: SourceSpan) -> ParseError:
-    return ParseError(f"An expression is nested at most {MAX_DEPTH} deep.", place)
+    return Expression(text, tuple(parser.names), terms)
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
-    """Returns the error for an unknown name, with the nearest names.
-
-    Args:
-        leaf: The name, with its location.
-        names: The known names.
-        reason: Why the look-up failed; empty for a list of names.
-    """
+    """Returns the error for an unknown name, with the nearest of the known names, or else with the reason or all of them."""
     names = sorted(set(names))
     near = nearest_names(leaf.name, names)
     head, _, last = leaf.name.rpartition("/")
@@ -312,17 +158,143 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
 
 
-def _combine(operator: str, values: Sequence[Any]) -> Energy:
+class _Part(NamedTuple):
+    """An energy or the number of a weight, its range in the text and how deep it is nested."""
+
+    value: Any
+    place: SourceSpan
+    depth: int = 1
+
+
+class _Parser:
+    """Reads a text by the strength of its operators; `leaf` gives the value of a name, `combine` that of an operator."""
+
+    def __init__(self, text: str, leaf: Callable[[Name], Any], combine: Callable[[str, Sequence[Any]], Any]) -> None:
+        self.names: list[Name] = []
+        self.outermost: dict[int, str] = {}  # the operators outside of parentheses, by position
+        self._text, self._leaf, self._combine, self._at = text, leaf, combine, 0
+        self._opened: list[int] = []  # the positions of `(` and `~`
+
+    def expression(self) -> Any:
+        part = self._operators(1)
+        if self._at < len(self._text):
+            raise self._unexpected("an operator")
+        _check_energy(part, "An expression stands for an energy")
+        return part.value
+
+    def _operators(self, weakest: int) -> _Part:
+        part = self._term()
+        while (symbol := self._symbol()) and _STRENGTH[symbol] >= weakest:
+            parts = [part]
+            while self._symbol() == symbol and (len(parts) == 1 or symbol in "&|"):  # a chain is one node
+                if not self._opened:
+                    self.outermost[self._at] = symbol
+                self._at += len(symbol)
+                parts.append(self._operators(_STRENGTH[symbol] + 1))
+            part = self._combined(symbol, parts, part.place.start)
+        return part
+
+    def _symbol(self) -> str:
+        match = _OPERATOR.match(self._text, self._at)
+        return match[0] if match else ""
+
+    def _term(self) -> _Part:
+        self._skip()
+        match = _TERM.match(self._text, self._at)
+        if match is None or match[0] in _ADVICE:
+            raise self._unexpected("a name, a number, `~` or `(`", expects_term=True)
+        place, self._at = SourceSpan(self._text, *match.span()), match.end()
+        if match["open"]:
+            self._opened.append(place.start)
+            if len(self._opened) > MAX_DEPTH:
+                raise _too_deep(place)
+            part = self._combined("~", [self._term()], place.start) if match[0] == "~" else self._closed(self._operators(1))
+            self._opened.pop()
+        elif match["number"]:
+            part = _Part(_finite(float("".join(match[0].split())), place), place)
+        else:
+            self.names.append(Name(match[match.lastgroup or 0], place))
+            if not self.names[-1].name.strip():
+                raise ParseError("The name between the quotes is empty.", place)
+            part = _Part(self._leaf(self.names[-1]), place)
+        self._skip()
+        return part
+
+    def _closed(self, part: _Part) -> _Part:
+        if not self._text.startswith(")", self._at):
+            raise self._unexpected("an operator or `)`")
+        self._at += 1
+        return part
+
+    def _combined(self, symbol: str, parts: Sequence[_Part], start: int) -> _Part:
+        place, depth = SourceSpan(self._text, start, parts[-1].place.end), 1 + max(part.depth for part in parts)
+        if depth > MAX_DEPTH:
+            raise _too_deep(place)
+        if symbol in "*/":
+            values = _weighed(symbol, parts[0], parts[1], place)
+            if not isinstance(values, list):
+                return _Part(values, place, depth)
+        else:
+            values = [part.value for part in parts]
+            for part in parts:
+                _check_energy(part, f"`{symbol}` {'takes an energy' if symbol == '~' else 'joins energies'}")
+        try:
+            return _Part(self._combine(symbol, values), place, depth)
+        except ComposableEnergyError as error:
+            error.args = (f"{error}\n{place}", *error.args[1:])
+            raise
+
+    def _skip(self) -> None:
+        self._at = len(self._text) - len(self._text[self._at :].lstrip())
+
+    def _unexpected(self, expected: str, expects_term: bool = False) -> ParseError:
+        match = _WORD.match(self._text, self._at)
+        if match is None:
+            opened = [at for at in self._opened if self._text[at] == "("]
+            advice = f"; the `(` at character {opened[-1] + 1} is not closed." if opened else "."
+            return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(self._text, self._at, self._at))
+        found, advice = match[0], _ADVICE.get(match[0], "")
+        if not advice and not expects_term:
+            if found == ")":
+                advice = "no `(` is open"
+            elif found[0] in "~('\"_" or found[0].isalnum():
+                advice = "join two terms by `&` or `|`, a weight and a term by `*`"
+        shown = f"`{found}`" if found.isprintable() else ascii(found)
+        return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", SourceSpan(self._text, *match.span()))
+
+
+def _weighed(symbol: str, left: _Part, right: _Part, place: SourceSpan) -> float | list[Any]:
+    """Returns the number of two numbers, or the energy and the weight of a product or quotient."""
+    a, b = left.value, right.value
+    numbers = isinstance(a, float) + isinstance(b, float)
+    if symbol == "/":
+        if not isinstance(b, float):
+            raise ParseError("`/` divides by a number, but this is an energy.", right.place)
+        if b == 0:
+            raise ParseError("A temperature must not be zero.", right.place)
+        return _finite(a / b, place) if numbers == 2 else [a, _finite(1 / b, right.place)]
+    if not numbers:
+        raise ParseError("`*` takes a number and an energy, but both of these are energies; join them by `&`.", place)
+    return _finite(a * b, place) if numbers == 2 else [b, a] if isinstance(a, float) else [a, b]
+
+
+def _finite(value: float, place: SourceSpan) -> float:
+    if not math.isfinite(value):
+        raise ParseError("A weight must be finite.", place)
+    return value
+
+
+def _check_energy(part: _Part, otherwise: str) -> None:
+    if isinstance(part.value, float):
+        raise ParseError(f"{otherwise}, and this is a number; a number is a weight, as in `2 * smiling`.", part.place)
+
+
+def _too_deep(place: SourceSpan) -> ParseError:
+    return ParseError(f"An expression is nested at most {MAX_DEPTH} deep.", place)
+
+
+def _combine(symbol: str, values: Sequence[Any]) -> Energy:
     """Applies an operator to energies. A chain is built at once: term by term takes quadratic time."""
     from composable_energy.algebra import all_of, any_of
 
-    match operator:
-        case "~":
-            return ~values[0]
-        case "&" | "|":
-            return (all_of if operator == "&" else any_of)(*values)
-        case "*":
-            return values[0] * values[1]
-        case "^":
-            return values[0] ^ values[1]
-    return values[0] >> values[1]
+    return {"~": invert, "&": all_of, "|": any_of, "^": xor, ">>": rshift, "*": mul, "/": mul}[symbol](*values)

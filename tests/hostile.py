@@ -31,9 +31,8 @@ from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.files import ENERGY_FILE, VERSION, read_record, record_bytes
+from composable_energy.files import ENERGY_FILE, VERSION, read_record, record_bytes, stored_options
 from composable_energy.registry import get, names
-from composable_energy.registry.build import stored_options
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_training import open_recipe
@@ -192,11 +191,12 @@ def prepare(folder: Path) -> Trial:
         if chance.random() < 0.5:
             edit(config, chance)
             return
-        if config.get("references") and isinstance(config["references"], list) and chance.random() < 0.5:
-            target, attack = chance.choice(config["references"]), chance.choice(references)
-            if isinstance(target, dict):
-                target |= {"kind": attack["kind"], "entry": attack["entry"], "distribution": chance.choice([None, "composable-energy"])}
-                target["options"] = attack["options"](chance.choice(baits))
+        nodes = config.get("nodes")
+        built = [node for node in nodes if isinstance(node, dict) and node.get("class") == "built"] if isinstance(nodes, list) else []
+        if built and chance.random() < 0.5:
+            target, attack = chance.choice(built), chance.choice(references)
+            target |= {"kind": attack["kind"], "entry": attack["entry"], "distribution": chance.choice([None, "composable-energy"])}
+            target["options"] = attack["options"](chance.choice(baits))
             return
         *path, last = chance.choice(list(places(config)))
         holder = config

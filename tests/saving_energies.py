@@ -152,6 +152,11 @@ def expressions() -> list[ce.Energy]:
     ]
 
 
+def nodes(header, kind):
+    """Returns the nodes of a class in the header of a saved energy; `built` are the objects of plug-ins."""
+    return [node for node in header["nodes"] if node["class"] == kind]
+
+
 def edit(folder, change=lambda header: None, tensors=None):
     """Changes the header and the tensors of a saved energy, with a right digest."""
     header, saved = read_record(folder / ENERGY_FILE, "energy", VERSION)

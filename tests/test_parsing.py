@@ -35,10 +35,6 @@ def test_names_and_terms(text: str, names: list[str], terms: list[str]):
     assert all(name.name in text[name.place.start : name.place.end] for name in expression.names)
 
 
-def test_other_names_make_it_python():
-    assert parse("'my model' &\n ~faces/male / 2").renamed(lambda name: f"E{len(name.name)}") == "E8 & ~E10 / 2"
-
-
 @pytest.mark.parametrize(
     ("text", "message", "at"),
     [

@@ -8,7 +8,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import PluginLoadError
 from composable_energy.registry import entries
-from composable_energy.registry.build import KINDS, group_of
+from composable_energy.registry.kinds import KINDS, group_of
 from tests.third_party import GOOD_ENERGY, install, row
 
 BROKEN = {

@@ -13,7 +13,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
-from tests.saving_energies import WEIGHT, Attributes, Picture, Prior, X, normal, people, there_and_back, together
+from tests.saving_energies import WEIGHT, Attributes, Picture, Prior, X, nodes, normal, people, there_and_back, together
 from tests.third_party import install
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
@@ -133,7 +133,7 @@ def test_a_new_process_has_the_same_bits(site, tmp_path):
     expression = ((male & ~old) | (red & 0.5 * normal())).at(0.25)
     expression.save(tmp_path / "saved")
     header, _ = read_record(tmp_path / "saved" / ENERGY_FILE, "energy", VERSION)
-    assert {r["distribution"] for r in header["references"]} == {"acme-people"}
+    assert {r["distribution"] for r in nodes(header, "built")} == {"acme-people"}
     torch.save(X, tmp_path / "x.pt")
     program = f"""
 import torch, composable_energy as ce

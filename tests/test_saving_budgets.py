@@ -10,7 +10,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError
 from composable_energy.files import ENERGY_FILE
-from tests.saving_energies import X, normal
+from tests.saving_energies import X, nodes, normal
 from tests.saving_energies import edit as change_record
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
@@ -52,8 +52,8 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
     def double(data):
         node = data["nodes"][-1]
         for i in range(len(data["nodes"]), 60):
-            data["nodes"].append({**node, "terms": [i - 1, i - 1]})
-        data["root"] = len(data["nodes"]) - 1
+            data["nodes"].append({**node, "terms": 2 * [{"$module": [i - 1, ""]}]})
+        data["root"] = {"$module": [len(data["nodes"]) - 1, ""]}
 
     assert "more than 100000 nodes" in edit(double)
 
@@ -65,7 +65,7 @@ def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config,
     with ce.register("energy", "deep", Deep):
         ce.get("energy", "deep").save(folder)
         assert torch.isfinite(ce.load(folder)(X)).all()
-        message = edit(lambda data: data["references"][0]["options"].update(options))
+        message = edit(lambda data: nodes(data, "built")[0]["options"].update(options))
     assert "much larger than its saved tensors" in message or "cannot be built" in message
 
 
@@ -86,7 +86,7 @@ def test_what_functions_return_is_counted(config):
     folder, edit = config
     with ce.register("energy", "stacked", Stacked):
         ce.get("energy", "stacked").save(folder)
-        message = edit(lambda data: data["references"][0]["options"].update(copies=200))
+        message = edit(lambda data: nodes(data, "built")[0]["options"].update(copies=200))
     assert "much larger than its saved tensors" in message
 
 

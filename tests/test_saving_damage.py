@@ -14,7 +14,7 @@ import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import ENERGY_FILE, VERSION, record_bytes
 from tests.campaign.files import damage
-from tests.saving_energies import X, edit, expressions
+from tests.saving_energies import X, edit, expressions, nodes
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
 
@@ -79,7 +79,7 @@ def test_a_folder_without_an_energy_is_an_error(tmp_path):
 
 def test_another_version_and_another_kind_are_named(tmp_path):
     (tmp_path / ENERGY_FILE).write_bytes(record_bytes("energy", 9, {}, {}))
-    with pytest.raises(FileFormatError, match=r"has version 9, written by 'composable-energy .*reads 3: use the version"):
+    with pytest.raises(FileFormatError, match=r"has version 9, written by 'composable-energy .*reads 4: use the version"):
         ce.load(tmp_path)
     (tmp_path / ENERGY_FILE).write_bytes(record_bytes("training", VERSION, {}, {}))
     with pytest.raises(FileFormatError, match="holds 'training', expected 'energy'"):
@@ -92,10 +92,6 @@ def test_a_header_with_a_key_that_occurs_twice_is_refused(saved):
     path.write_bytes(data.replace(b'\\"root\\"', b'\\"kind\\"'))
     with pytest.raises(FileFormatError, match="is damaged"):
         ce.load(saved[0])
-
-
-def nodes(config, kind):
-    return [node for node in config["nodes"] if node["class"] == kind]
 
 
 def law(config):
@@ -111,13 +107,13 @@ def edits_of_nodes():
     yield "a node with another key", lambda c: c["nodes"][0].update(code="import os")
     yield "an unknown node", lambda c: nodes(c, "Conjunction")[0].update({"class": "os.system"})
     yield "a node that is no name", lambda c: nodes(c, "Conjunction")[0].update({"class": ["Conjunction"]})
-    yield "a term after the node", lambda c: nodes(c, "Negation")[0].update(terms=[99])
-    yield "a term before all nodes", lambda c: nodes(c, "Negation")[0].update(terms=[-1])
-    yield "a term that is true", lambda c: nodes(c, "Negation")[0].update(terms=[True])
+    yield "a term after the node", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": [99, ""]}])
+    yield "a term before all nodes", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": [-1, ""]}])
+    yield "a term that is true", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": [True, ""]}])
     yield "terms of another type", lambda c: nodes(c, "Negation")[0].update(terms=0)
-    yield "too many terms", lambda c: nodes(c, "Negation")[0].update(terms=[0, 0])
+    yield "too many terms", lambda c: nodes(c, "Negation")[0].update(terms=2 * [{"$module": [0, ""]}])
     yield "no terms", lambda c: nodes(c, "Conjunction")[0].update(terms=[])
-    yield "a root that is no node", lambda c: c.update(root=99)
+    yield "a root that is no node", lambda c: c.update(root={"$module": [99, ""]})
     yield "a root of another type", lambda c: c.update(root="0")
     yield "a missing part", lambda c: nodes(c, "Negation")[0]["config"].pop("mode")
     yield "another part", lambda c: nodes(c, "Negation")[0]["config"].update(evil=1)
@@ -126,7 +122,7 @@ def edits_of_nodes():
     yield "a weight that is true", lambda c: nodes(c, "Weighted")[0]["config"].update(weight=True)
     yield (
         "a weight of another shape",
-        lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": next(iter(c["references"][0]["tensors"].values()))}),
+        lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": next(iter(nodes(c, "built")[0]["tensors"].values()))}),
     )
     yield "a tensor that is not there", lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": "evil"})
     yield "an unknown tag", lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$python": "evil"})
@@ -141,30 +137,30 @@ def edits_of_nodes():
 
 def edits_of_references():
     """Malformed references, tokens and recommendations, by their defect."""
-    yield "a part that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "evil.path"])
-    yield "a part that is no energy", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "logits"])
-    yield "a reference that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[99, ""])
-    yield "a reference of another type", lambda c: c["references"].__setitem__(0, 1)
-    yield "a reference with another key", lambda c: c["references"][0].update(module="os")
-    yield "a reference to a sampler", lambda c: c["references"][0].update(kind="sampler")
-    yield "an entry of another type", lambda c: c["references"][0].update(entry=1)
-    yield "a member of another type", lambda c: c["references"][0].update(member=["male"])
-    yield "options of another type", lambda c: c["references"][0].update(options=[1])
-    yield "options that there are not", lambda c: c["references"][0].update(options={"evil": 1})
+    yield "a part that is not there", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": [0, "evil.path"]}])
+    yield "a part that is no energy", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": [0, "logits"]}])
+    yield "a module of another type", lambda c: nodes(c, "Negation")[0].update(terms=[{"$module": 0}])
+    yield "a reference of another type", lambda c: c["nodes"].__setitem__(0, 1)
+    yield "a reference with another key", lambda c: nodes(c, "built")[0].update(module="os")
+    yield "a reference to a sampler", lambda c: nodes(c, "built")[0].update(kind="sampler")
+    yield "an entry of another type", lambda c: nodes(c, "built")[0].update(entry=1)
+    yield "a member of another type", lambda c: nodes(c, "built")[0].update(member=["male"])
+    yield "options of another type", lambda c: nodes(c, "built")[0].update(options=[1])
+    yield "options that there are not", lambda c: nodes(c, "built")[0].update(options={"evil": 1})
     yield "a token of another type", lambda c: nodes(c, "DistributionEnergy")[0].update(token=1)
-    yield "tokens of another type", lambda c: c["references"][0].update(tokens={"": 1})
+    yield "tokens of another type", lambda c: nodes(c, "built")[0].update(tokens={"": 1})
     yield "a name of another type", lambda c: nodes(c, "DistributionEnergy")[0]["config"].update(name=3)
-    yield "modes of another type", lambda c: c["references"][0].update(modes={"": 1})
-    yield "a group of another type", lambda c: c["references"][0].update(group=True)
-    yield "tensors of another type", lambda c: c["references"][0].update(tensors=[1])
-    yield "tensors that are not there", lambda c: c["references"][0].update(tensors={"base.net.weight": "evil"})
+    yield "modes of another type", lambda c: nodes(c, "built")[0].update(modes={"": 1})
+    yield "a group of another type", lambda c: nodes(c, "built")[0].update(group=True)
+    yield "tensors of another type", lambda c: nodes(c, "built")[0].update(tensors=[1])
+    yield "tensors that are not there", lambda c: nodes(c, "built")[0].update(tensors={"base.net.weight": "evil"})
     yield (
         "a tensor of another shape",
-        lambda c: c["references"][0]["tensors"].update({"base.net.weight": c["references"][0]["tensors"]["base.net.bias"]}),
+        lambda c: nodes(c, "built")[0]["tensors"].update({"base.net.weight": nodes(c, "built")[0]["tensors"]["base.net.bias"]}),
     )
     yield (
         "a tensor with another path",
-        lambda c: c["references"][0]["tensors"].update({"__class__": c["references"][0]["tensors"]["base.net.bias"]}),
+        lambda c: nodes(c, "built")[0]["tensors"].update({"__class__": nodes(c, "built")[0]["tensors"]["base.net.bias"]}),
     )
     yield "too much advice", lambda c: c["nodes"][-1].update(recommended={"sampler": "hmc"})
     yield "advice of another type", lambda c: c["nodes"][-1].update(recommended={"sampler": 1, "options": {}, "threads": None})
@@ -190,8 +186,8 @@ def test_a_crafted_config_is_refused(saved, what):
 )
 def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
     def change(config):
-        for reference in config["references"]:
-            reference.update(entry=entry, distribution=distribution, version="6.6")
+        for node in nodes(config, "built"):
+            node.update(entry=entry, distribution=distribution, version="6.6")
 
     edit(saved[0], change)
     if entry == "people":  # registered here: who registers a name says what to take

@@ -113,18 +113,19 @@ def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
 
 
 @pytest.mark.parametrize(
-    ("config", "error"),
+    ("change", "error"),
     [
-        ({"entry": "nowhere", "options": {}}, ce.errors.PluginNotFound),
-        ({"entry": "people", "options": {}}, ce.errors.FileFormatError),
-        ({"entry": "mean", "options": {"evil": 1}}, ce.errors.FileFormatError),
-        ({"entry": 3, "options": {}}, ce.errors.FileFormatError),
-        ({"entry": "mean"}, ce.errors.FileFormatError),
+        ({"entry": "nowhere"}, ce.errors.PluginNotFound),
+        ({"entry": "people"}, ce.errors.FileFormatError),
+        ({"config": {"evil": 1}}, ce.errors.FileFormatError),
+        ({"entry": 3}, ce.errors.FileFormatError),
+        ({"config": 3}, ce.errors.FileFormatError),
+        ({"evil": 1}, ce.errors.FileFormatError),
     ],
 )
-def test_a_malformed_node_of_a_plugin_is_refused(tmp_path, saving_registry, config, error):
+def test_a_malformed_node_of_a_plugin_is_refused(tmp_path, saving_registry, change, error):
     ce.save(Mean(normal(), normal(1.0)), tmp_path / "saved")
-    edit(tmp_path / "saved", lambda header: header["nodes"][-1].update(config=config))
+    edit(tmp_path / "saved", lambda header: header["nodes"][-1].update(change))
     with pytest.raises(error):
         ce.load(tmp_path / "saved")
 

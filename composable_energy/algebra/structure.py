@@ -94,7 +94,7 @@ def _takes_noise(part: Energy) -> bool:
     """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
     if isinstance(part, PulledBack):
         return False
-    return "sigma" in (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions)
+    return "sigma" in (part.head_conditions if isinstance(part, HeadEnergy) else part.conditions)
 
 
 class Branch(NamedTuple):

@@ -8,9 +8,12 @@ from composable_energy.files.disk import read_bytes as read_bytes
 from composable_energy.files.disk import real_path as real_path
 from composable_energy.files.disk import replace_file as replace_file
 from composable_energy.files.expressions import VERSION as VERSION
+from composable_energy.files.expressions import Located as Located
 from composable_energy.files.expressions import load as load
+from composable_energy.files.expressions import locate as locate
 from composable_energy.files.expressions import push as push
 from composable_energy.files.expressions import save as save
+from composable_energy.files.origins import stored_options as stored_options
 from composable_energy.files.record import ENERGY_FILE as ENERGY_FILE
 from composable_energy.files.record import DamagedFileError as DamagedFileError
 from composable_energy.files.record import digest_of as digest_of

@@ -1,25 +1,29 @@
-"""The functions `save`, `load` and `push`."""
+"""The functions `save`, `load` and `push`, and locations with a scheme."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files.disk import expanded, is_directory, is_file
-from composable_energy.files.old import OLD_ENERGY, read_pair
-from composable_energy.files.reader import read_expression
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
+from composable_energy.files.disk import expanded, is_directory
+from composable_energy.files.nodes import read_expression, write_expression
 from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
-from composable_energy.files.writer import write_expression
-from composable_energy.registry import Located, get, locate
-from composable_energy.registry.registry import find
+from composable_energy.options import listed, nearest
+from composable_energy.registry import PluginRecord, get, names
+from composable_energy.registry.kinds import KINDS, check_built, check_options
+from composable_energy.registry.registry import find, owners_of, rows_of
+from composable_energy.registry.registry import load as load_entry
 
-VERSION = 3
+VERSION = 4
 """The version of its header."""
+_SCHEME = re.compile(r"[A-Za-z0-9_-]{2,}")  # a single letter is a drive of Windows
 
 
 def save(energy: Energy, folder: str | Path) -> None:
@@ -45,12 +49,13 @@ def save(energy: Energy, folder: str | Path) -> None:
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"save takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
+    path = expanded(folder) / ENERGY_FILE
     try:
-        config, tensors = write_expression(energy)
+        header, tensors = write_expression(energy)
     except RecursionError as error:
         raise ExpressionError("The expression is nested too deeply to be saved.") from error
     try:
-        write_record(expanded(folder) / ENERGY_FILE, "energy", VERSION, config, tensors)
+        write_record(path, "energy", VERSION, header, tensors)
     except (ValueError, RuntimeError) as error:
         raise ExpressionError(f"The tensors cannot be written: {error}") from error
 
@@ -67,7 +72,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         **options: Options of `get` for a name, of the loader for a location.
 
     Raises:
-        FileFormatError: The files are missing, corrupt, truncated, do not belong together or have another format.
+        FileFormatError: The file is missing, corrupt, truncated or has another format.
         PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: A plug-in fails to load.
@@ -80,7 +85,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
-            return read_expression(*_read(folder), where=str(folder))
+            return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
     located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
         return located(**options)
@@ -120,10 +125,56 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
     return located(energy, **options)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if is_file(folder / ENERGY_FILE):
-        return read_record(folder / ENERGY_FILE, "energy", VERSION)
-    config, tensors = read_pair(folder / OLD_ENERGY, "model.safetensors")
-    if config.pop("format", None) != 2 or not str(config.pop("written_by", "")).startswith("composable-energy"):
-        raise FileFormatError(f"{folder / OLD_ENERGY} is no saved energy, or one of a version before 0.1.")
-    return config, tensors
+@dataclass(frozen=True)
+class Located:
+    """A location, such as `owner/name` of `hf:owner/name`, and the entry point of the loader or publisher of its scheme."""
+
+    kind: str
+    entry: PluginRecord
+    location: str
+
+    def __call__(self, *energies: Any, **options: Any) -> Any:
+        """Returns the energy that a loader finds, or the location where a publisher put an energy; their own errors are raised as they are.
+
+        Raises:
+            OptionError: The location is empty, or the function does not take an option.
+            PluginLoadError: The function cannot be imported, or returns something else.
+        """
+        if not self.location:
+            raise OptionError(f"{self.entry.name}: needs a location, as in {self.entry.name}:LOCATION.")
+        function = partial(load_entry(self.kind, self.entry), *energies, self.location)
+        check_options(self.entry, function, options)
+        with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
+            found = function(**options)
+        if self.kind == "loader":
+            return check_built(KINDS["energy"], self.entry, found)
+        if not isinstance(found, str):
+            raise PluginLoadError(f"The publisher {self.entry} should return a location, but returned a {type(found).__name__}.")
+        return found
+
+
+def locate(kind: str, text: str) -> Located | None:
+    """Returns the loader or publisher of `scheme:location`, or of `distribution:scheme:location`; None if the text has no scheme.
+
+    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows.
+
+    Raises:
+        PluginNotFound: No plug-in offers the scheme.
+        PluginConflictError: Several do.
+    """
+    scheme, colon, location = text.partition(":")
+    if not colon or not _SCHEME.fullmatch(scheme):
+        return None
+    known, owners = {row.name for row in rows_of(kind)}, owners_of(kind)
+    if kind == "loader":
+        named = any(text.partition("/")[0] == row.qualified for row in rows_of("energy"))
+        if named or (scheme not in known | owners and scheme in owners_of("energy")):
+            return None
+    if scheme not in known and scheme in owners and ":" in location:
+        second, _, location = location.partition(":")
+        scheme = f"{scheme}:{second}"
+    try:
+        return Located(kind, find(kind, scheme), location)
+    except PluginNotFound as error:
+        known = names(kind)
+        raise PluginNotFound(f"{error}{listed(known) if nearest(scheme, known) else ''}") from error

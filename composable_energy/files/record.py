@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError
 from composable_energy.files.disk import is_file, read_bytes, replace_file
-from composable_energy.files.old import OLD_ENERGY, upgraded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +39,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
 
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
+        tensor = tensors[name].detach().cpu().contiguous()
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     if metadata is not None:
@@ -96,11 +95,9 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
         _refuse_archive(data)
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        record = upgraded(metadata, tensors, digest_of)
-        if record is None:
-            record = json.loads(metadata[_KEY], object_pairs_hook=_unique)
-            if record.pop("digest") != digest_of(tensors, record):
-                raise ValueError("it has changed since it was written")
+        record = json.loads(metadata[_KEY], object_pairs_hook=_unique)
+        if record.pop("digest") != digest_of(tensors, record):
+            raise ValueError("it has changed since it was written")
         number, writer, header = record["version"], str(record["written_by"])[:100], dict(record["header"])
     except Exception as error:  # various errors of various damages
         raise DamagedFileError(f"{path} is damaged, or no record: {type(error).__name__}: {error}.") from error
@@ -116,7 +113,7 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
 
 def is_saved(folder: Path) -> bool:
     """Returns whether a folder holds a saved energy."""
-    return is_file(folder / ENERGY_FILE) or is_file(folder / OLD_ENERGY)
+    return is_file(folder / ENERGY_FILE)
 
 
 def _release() -> str:

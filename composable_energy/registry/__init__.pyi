@@ -1,5 +1,3 @@
-from composable_energy.registry.build import API_VERSION as API_VERSION
-from composable_energy.registry.build import Command as Command
 from composable_energy.registry.catalog import EnergyFamily as EnergyFamily
 from composable_energy.registry.catalog import EnergyInfo as EnergyInfo
 from composable_energy.registry.catalog import EnergyTable as EnergyTable
@@ -7,12 +5,12 @@ from composable_energy.registry.catalog import installed as installed
 from composable_energy.registry.catalog import members_of as members_of
 from composable_energy.registry.entries import FIRST_PARTY as FIRST_PARTY
 from composable_energy.registry.entries import PluginRecord as PluginRecord
-from composable_energy.registry.registry import Located as Located
+from composable_energy.registry.kinds import API_VERSION as API_VERSION
+from composable_energy.registry.kinds import Command as Command
 from composable_energy.registry.registry import calibrate as calibrate
 from composable_energy.registry.registry import classifier as classifier
 from composable_energy.registry.registry import get as get
 from composable_energy.registry.registry import get_factory as get_factory
-from composable_energy.registry.registry import locate as locate
 from composable_energy.registry.registry import log_z as log_z
 from composable_energy.registry.registry import names as names
 from composable_energy.registry.registry import observed as observed

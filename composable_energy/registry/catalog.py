@@ -18,13 +18,12 @@ from torch import nn
 
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Origin, inherit_token, mark_origin
-from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
 from composable_energy.options import describe_error, listed, nearest, plain_values, printable, text_table
-from composable_energy.registry.build import KINDS, build, check_built, check_stored, guarded, plugin_error
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord
-from composable_energy.registry.registry import find, get_factory, load, names, plugins, records, registered
+from composable_energy.registry.kinds import KINDS, build, check_built, check_options, group_of, guarded, plugin_error
+from composable_energy.registry.registry import find, get_factory, load, names, plugins, rows_of
 
-_GROUP = "composable_energy.energies"
 _FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
 
 
@@ -67,16 +66,41 @@ class EnergyFamily(ABC):
         """
 
 
-def build_energy(name: str, /, **options: Any) -> Energy:
-    """Returns a new energy by name, with `origin` set; `get` calls it.
-
-    Members of one family have equal bases, also from separate calls, so that an expression counts the base once.
+def build_module(kind: str, name: str, options: dict[str, Any], copies: dict[int, Any]) -> Any:
+    """Returns a new energy or encoder by name, with its origin; `get` calls it.
 
     Args:
-        name: An entry, `bowl`; a member of a family, `faces/male`; or an entry of a distribution, `acme-energies:bowl`.
-        **options: Options of the entry; those of a family must be plain data.
+        kind: `energy` or `encoder`.
+        name: The name.
+        options: Its options.
+        copies: A memo; objects built with one memo share their parts.
     """
-    return _build_energy(name, options, {})
+    found, slash, member = name.partition("/") if kind == "energy" and isinstance(name, str) else (name, "", "")
+    entry = _entry(found) if kind == "energy" else find(kind, name)
+    factory = load(kind, entry)
+    origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
+    passed = {inner for value in plain_values(options) if isinstance(value, nn.Module) for inner in value.modules()}
+    with inherit_token(origin):
+        if _is_family(factory):
+            family = _family(entry, factory, options)
+            if slash and member not in (members := _members(entry, family)):
+                known = [f"{entry.name}/{one}" for one in members]
+                missing = f"{entry.name}/{member}"
+                raise PluginNotFound(f"No energy {missing!r} in the family {entry.name!r}.{nearest(missing, known) or listed(known)}")
+            built = check_built(KINDS[kind], entry, guarded(entry, {}, lambda: family.load(origin.member)))
+        elif slash:
+            raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; use {found!r}.")
+        else:
+            built = build(KINDS[kind], entry, factory, options)
+    if type(built) is not factory:  # it may be shared; modules among the options are the caller's
+        copies.update((id(module), module) for module in passed)
+        try:
+            with torch.inference_mode(False):
+                built = copy.deepcopy(built, copies)
+        except Exception as error:
+            raise plugin_error(entry, f"the object that it built cannot be copied ({describe_error(error)})") from error
+    mark_origin(kind, built, origin, passed)
+    return built
 
 
 def members_of(name: str, /) -> tuple[str, ...]:
@@ -88,157 +112,50 @@ def members_of(name: str, /) -> tuple[str, ...]:
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
     entry = _entry(name)
-    obj = load("energy", entry)
-    if not _is_family(obj):
+    factory = load("energy", entry)
+    if not _is_family(factory):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
-    members = guarded(entry, {}, lambda: tuple(_family(entry, obj, {}).members()))
-    if not all(isinstance(member, str) for member in members):
-        raise plugin_error(entry, "its members are not names")
-    return members
-
-
-def build_encoder(name: str, /, **options: Any) -> nn.Module:
-    """Returns a new encoder by name, with `origin` set; `get` calls it."""
-    entry = find("encoder", name)
-    origin = Origin(entry.name, None, options, entry.distribution, entry.version)
-    with inherit_token(origin):
-        encoder = check_built(KINDS["encoder"], entry, build(entry, load("encoder", entry), options))
-    return _copy_built("encoder", entry, encoder, origin, {})
-
-
-def own_members() -> list[str]:
-    """Returns the members of the library's own families and of those of this session, such as `plane/ring`; imports their modules."""
-    found = []
-    for record in records("energy"):
-        if record.distribution in (None, FIRST_PARTY) and record.state != "shadowed":
-            with contextlib.suppress(ComposableEnergyError):
-                entry = find("energy", record.qualified)
-                if _is_family(load("energy", entry)):
-                    found += [f"{record.name}/{member}" for member in members_of(record.qualified)]
-    return found
+    return _members(entry, _family(entry, factory, {}))
 
 
 def _entry(name: str) -> PluginRecord:
-    """Returns the entry of an energy; an error suggests members of families where no entry is near."""
+    """Returns the entry of an energy; an error suggests members of the library's and the session's families where no entry is near."""
     try:
         return find("energy", name)
-    except PluginNotFound as error:
-        near = "" if nearest(name, names("energy")) else nearest(name, own_members())
-        if not near:
+    except PluginNotFound:
+        if nearest(name, names("energy")):
             raise
-        raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from error
+        known = []
+        for row in rows_of("energy"):
+            if row.distribution in (None, FIRST_PARTY) and row.state != "shadowed":
+                with contextlib.suppress(ComposableEnergyError):
+                    known += [f"{row.name}/{member}" for member in members_of(row.qualified)]
+        if near := nearest(name, known):
+            raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from None
+        raise
 
 
-def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) -> Energy:
-    """Returns a new energy by name; calls with one memo `copies` share their parts."""
-    found, slash, member = name.partition("/")
-    entry = _entry(found)
-    obj = load("energy", entry)
-    origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
-    with inherit_token(origin):
-        if _is_family(obj):
-            energy = _member(entry, _family(entry, obj, options), origin.member)
-        elif not slash:
-            energy = check_built(KINDS["energy"], entry, build(entry, obj, options))
-        else:
-            raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; use {found!r}.")
-    return _copy_built("energy", entry, energy, origin, copies)
+def _is_family(factory: Any) -> bool:
+    return isinstance(factory, type) and issubclass(factory, EnergyFamily)
 
 
-def _copy_built(kind: str, entry: PluginRecord, built: Any, origin: Origin, copies: dict[int, Any]) -> Any:
-    """Returns a copy of a built object, or the object if its class has just built it; modules among the options are not copied."""
-    passed = {inner for value in plain_values(origin.options) if isinstance(value, nn.Module) for inner in value.modules()}
-    if type(built) is not load(kind, entry):
-        copies.update((id(module), module) for module in passed)
-        try:
-            with torch.inference_mode(False):
-                built = copy.deepcopy(built, copies)
-        except Exception as error:
-            raise plugin_error(entry, f"the object that it built cannot be copied ({describe_error(error)})") from error
-    mark_origin(kind, built, origin, passed)
-    return built
-
-
-def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
-    """Returns an energy or encoder built again from its origin.
-
-    Args:
-        kind: `energy` or `encoder`.
-        origin: The entry and options.
-        copies: A memo; objects built with one memo share their parts.
-
-    Raises:
-        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: The plug-in does not take an option, or it may be a path.
-    """
-    try:
-        name = check_origin(kind, origin)
-    except PluginNotFound as error:
-        if origin.distribution is None:
-            way = (
-                f"It was registered in the session that wrote it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
-            )
-        else:
-            way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
-        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
-    if kind == "encoder":
-        return build_encoder(name, **dict(origin.options))
-    return _build_energy(name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
-
-
-def check_origin(kind: str, origin: Origin) -> str:
-    """Returns the name of the entry that rebuilds an object of a saved file, after a check of its options.
-
-    Raises:
-        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: The plug-in fails to load.
-        OptionError: An option may be a path or an address, which no saved file may give.
-    """
-    name = origin.entry
-    if origin.distribution is not None and (kind, name) not in registered:
-        name = f"{origin.distribution}:{name}"
-    entry = find(kind, name)
-    check_stored(entry, load(kind, entry), origin.options)
-    return name
-
-
-def entry_of(cls: type[Energy]) -> PluginRecord | None:
-    """Returns the entry that offers a class of energies; imports only entries of the class's top-level package."""
-    for record in records("energy"):
-        if record.state in ("failed", "shadowed") or record.value.split(":")[0].split(".")[0] != cls.__module__.split(".")[0]:
-            continue
-        entry = find("energy", record.qualified)
-        with contextlib.suppress(PluginLoadError):
-            if load("energy", entry) is cls:
-                return entry
-    return None
-
-
-def _is_family(obj: Any) -> bool:
-    """Returns whether an entry offers a family of energies."""
-    return isinstance(obj, type) and issubclass(obj, EnergyFamily)
-
-
-def _family(entry: PluginRecord, obj: Any, options: dict[str, Any]) -> EnergyFamily:
+def _family(entry: PluginRecord, factory: Any, options: dict[str, Any]) -> EnergyFamily:
     """Returns the instance for an entry and options; there is one for each, and for each default dtype and device of torch."""
     try:
-        surroundings = f"{torch.get_default_dtype()} {torch.get_default_device()}"  # weights are made in these
-        key = (entry, obj, f"{json.dumps(options, sort_keys=True)} {surroundings}")
+        text = json.dumps([options, str(torch.get_default_dtype()), str(torch.get_default_device())], sort_keys=True)
     except (TypeError, ValueError) as error:
         raise OptionError(f"Options of the family {entry.name!r} must be plain data, got {options}.") from error
-    if key not in _FAMILIES:
-        _FAMILIES.setdefault(key, build(entry, obj, options))
-    return _FAMILIES[key]
+    if (entry, factory, text) not in _FAMILIES:
+        check_options(entry, factory, options)
+        _FAMILIES.setdefault((entry, factory, text), guarded(entry, options, lambda: factory(**options)))
+    return _FAMILIES[entry, factory, text]
 
 
-def _member(entry: PluginRecord, family: EnergyFamily, member: str | None) -> Energy:
-    if member is not None and member not in (members := guarded(entry, {}, lambda: tuple(family.members()))):
-        name, names = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in members]
-        raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, names) or listed(names)}")
-    return check_built(KINDS["energy"], entry, guarded(entry, {}, lambda: family.load(member)))
+def _members(entry: PluginRecord, family: EnergyFamily) -> tuple[str, ...]:
+    members = guarded(entry, {}, lambda: tuple(family.members()))
+    if not all(isinstance(member, str) for member in members):
+        raise plugin_error(entry, "its members are not names")
+    return members
 
 
 # What is installed --------------------------------------------------------------------------------------------------------------
@@ -278,10 +195,8 @@ class EnergyInfo:
     @property
     def line(self) -> str:
         """The summary with the number of members, or the error."""
-        if self.error is not None:
-            return self.error
-        count = len(self.members)
-        return self.summary + (f" ({count} members, such as {self.name}/{self.members[0]})" if count else "")
+        members = f" ({len(self.members)} members, such as {self.name}/{self.members[0]})" if self.members else ""
+        return self.error or self.summary + members
 
 
 class EnergyTable(tuple[EnergyInfo, ...]):
@@ -290,11 +205,11 @@ class EnergyTable(tuple[EnergyInfo, ...]):
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        found = next((row for row in self if row.name == key), None)
-        if found is None:
+        rows = {row.name: row for row in reversed(self)}
+        if key not in rows:
             known = [row.name for row in self]
             raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
-        return found
+        return rows[key]
 
     def __str__(self) -> str:
         if not self:
@@ -320,49 +235,24 @@ def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
         'untrained'
     """
     rows = plugins() if records is None else records
-    return EnergyTable(_describe(record) for record in rows if record.group == _GROUP and record.state != "shadowed")
+    return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy") and row.state != "shadowed")
 
 
-def _describe(record: PluginRecord) -> EnergyInfo:
-    name = record.qualified if record.state == "conflict" else record.name
+def _describe(row: PluginRecord) -> EnergyInfo:
+    name, summary = row.qualified if row.state == "conflict" else row.name, ""
     try:
-        obj = get_factory("energy", name)
+        factory = get_factory("energy", name)
+        own = vars(factory).get("__doc__") if isinstance(factory, type) else getattr(factory, "__doc__", None)  # a class inherits none
+        line = inspect.cleandoc(own).split("\n")[0] if isinstance(own, str) else ""
+        summary = re.split(r"[$;]|: ", line)[0].strip().rstrip(" .,:(")  # up to the first formula
+        members = members_of(name) if _is_family(factory) else ()
     except ComposableEnergyError as error:
-        return EnergyInfo(name, record.distribution, error=printable(error))
-    try:
-        members = members_of(name) if _is_family(obj) else ()
-    except ComposableEnergyError as error:
-        return EnergyInfo(name, record.distribution, _summary(obj), error=printable(error))
-    return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), members)
-
-
-def _is_a(obj: Any, cls: type) -> bool:
-    return isinstance(obj, type) and issubclass(obj, cls)
-
-
-def _comes_trained(obj: Any) -> bool | None:
-    """Returns what the class says, or the class that a function says it returns."""
-    if not isinstance(obj, type):
-        try:
-            obj = typing.get_type_hints(obj).get("return")
-        except Exception:  # annotations of third parties may name anything
-            return None
-    said = getattr(obj, "comes_trained", None) if _is_a(obj, Energy) or _is_family(obj) else None
-    return said if isinstance(said, bool) else None
-
-
-def _required(obj: Any) -> tuple[str, ...]:
-    """Returns the names of the arguments that a class or function has no default for."""
-    try:
-        parameters = inspect.signature(obj).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return tuple(one.name for one in parameters if one.default is one.empty and one.kind not in free)
-
-
-def _summary(obj: Any) -> str:
-    """Returns the first line of a docstring up to its first formula, colon or semicolon; a class does not inherit it."""
-    own = vars(obj).get("__doc__") if isinstance(obj, type) else getattr(obj, "__doc__", None)
-    line = inspect.cleandoc(own).split("\n")[0] if isinstance(own, str) else ""
-    return re.split(r"[$;]|: ", line)[0].strip().rstrip(" .,:(")
+        return EnergyInfo(name, row.distribution, summary, error=printable(error))
+    trained, needs = None, ()
+    with contextlib.suppress(Exception):  # annotations of third parties may name anything
+        made = factory if isinstance(factory, type) else typing.get_type_hints(factory).get("return")
+        trained = made.comes_trained if isinstance(made, type) and issubclass(made, Energy | EnergyFamily) else None
+    with contextlib.suppress(TypeError, ValueError):  # it has no signature
+        parameters = inspect.signature(factory).parameters.values()
+        needs = tuple(one.name for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    return EnergyInfo(name, row.distribution, summary, trained if isinstance(trained, bool) else None, needs, members)

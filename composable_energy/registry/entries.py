@@ -76,19 +76,25 @@ def scan(group: str) -> list[PluginRecord]:
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
-            points = entrypoints.get_group_all(group)
-        found = [_record(group, p.name, f"{p.module_name}:{p.object_name}".rstrip(":"), p.distro, ",".join(p.extras or ())) for p in points]
+            points: Any = entrypoints.get_group_all(group)
+        found = [
+            PluginRecord(
+                group,
+                point.name,
+                f"{point.module_name}:{point.object_name}".rstrip(":"),
+                canonical(point.distro.name),
+                point.distro.version,
+                extra=",".join(point.extras or ()),
+            )
+            for point in points
+        ]
     except Exception:
-        found = [record for record in _scan_each(tuple(sys.path)) if record.group in (group, "")]
+        found = [record for record in _read_all(tuple(sys.path)) if record.group in (group, "")]
     return sorted(dict.fromkeys(found), key=lambda r: (r.name, r.distribution or "", r.value))
 
 
-def _record(group: str, name: str, value: str, owner: Any, extra: str) -> PluginRecord:
-    return PluginRecord(group, name, value, canonical(owner.name), owner.version, extra=extra)
-
-
 @lru_cache(maxsize=1)
-def _scan_each(path: tuple[str, ...]) -> tuple[PluginRecord, ...]:
+def _read_all(path: tuple[str, ...]) -> tuple[PluginRecord, ...]:
     """Returns the entries of all groups; of two distributions with one name the first on the path counts."""
     owners: dict[str, metadata.Distribution] = {}
     for owner in metadata.distributions(path=list(path)):
@@ -101,7 +107,8 @@ def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
         for point in owner.entry_points:
             if point.group.startswith("composable_energy."):
                 value, _, extra = point.value.partition("[")
-                yield _record(point.group, point.name, value.strip(), owner, extra.replace(" ", "").rstrip("]"))
+                extra = extra.replace(" ", "").rstrip("]")
+                yield PluginRecord(point.group, point.name, value.strip(), name, owner.version, extra=extra)
         text = owner.read_text("entry_points.txt") or ""
         configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)  # the library skips what is malformed
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 ODD: list[Any] = [
     *(None, True, 0, -1, 1, 2, 10**6, 10**9, 10**20, -(10**20), 0.0, -0.5, 1e300, 1e-300),
     *("", "x", "\x1b[2J", "../..", "/dev/zero", "a" * 5000),
-    *([], [0], [[]], {}, {"$tensor": "x"}, {"$energy": 0}, {"$module": [0, ""]}, {"$tuple": []}, {"$slice": [0, 10**18, 1]}),
+    *([], [0], [[]], {}, {"$tensor": "x"}, {"$module": [0, ""]}, {"$module": [1, "base"]}, {"$tuple": []}, {"$slice": [0, 10**18, 1]}),
     *({"$distribution": ["Normal", {}, {}]}, {"$support": ["positive", []]}),
 ]
 

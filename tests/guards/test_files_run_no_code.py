@@ -16,7 +16,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy_cli import main
 from composable_energy_latent import load_generator
-from tests.saving_energies import Mean, edit
+from tests.saving_energies import Mean, edit, nodes
 
 TOUCHED: list[Any] = []
 
@@ -70,7 +70,7 @@ def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     """Saves an energy over an encoder, with other options in the file than it was built with."""
     prior = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens"), name="prior")
     prior.save(target)
-    edit(target, lambda config: config["references"][0].update({"entry": name, "options": options}))
+    edit(target, lambda config: nodes(config, "built")[0].update({"entry": name, "options": options}))
     TOUCHED.clear()
     return target
 
@@ -131,7 +131,7 @@ def test_a_plug_in_declares_texts_that_are_safe(tmp_path):
 )
 def test_plug_ins_of_the_library_open_nothing_for_a_file(tmp_path, monkeypatch, kind, entry, options):
     folder = saved(tmp_path / "E", entry, **options)
-    edit(folder, lambda config: config["references"][0].update(kind=kind, distribution="composable-energy"))
+    edit(folder, lambda config: nodes(config, "built")[0].update(kind=kind, distribution="composable-energy"))
     opened, open_path = [], Path.open
 
     def record(path: Path, *arguments, **options):
@@ -149,7 +149,7 @@ def test_an_energy_around_another_takes_no_text_from_a_file(tmp_path):
     Bowl(ce.as_energy(Normal(torch.zeros(2), 1.0)), width=2.0).save(tmp_path / "E")  # its text is the default
     assert ce.load(tmp_path / "E")(torch.ones(1, 2)) > 0
     TOUCHED.clear()
-    edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"]["options"].update(file="/etc/passwd"))
+    edit(tmp_path / "E", lambda config: config["nodes"][-1]["options"].update(file="/etc/passwd"))
     with pytest.raises(FileFormatError, match="no saved file may give"):
         ce.load(tmp_path / "E")
     assert not TOUCHED
@@ -158,7 +158,7 @@ def test_an_energy_around_another_takes_no_text_from_a_file(tmp_path):
 def test_a_node_of_a_plug_in_takes_no_text_from_a_file(tmp_path):
     with ce.register("energy", "mean", Mean):
         Mean(*(ce.as_energy(Normal(torch.zeros(2), scale)) for scale in (1.0, 2.0))).save(tmp_path / "E")
-        edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"]["options"].update(power="/etc/passwd"))
+        edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(power="/etc/passwd"))
         with pytest.raises(FileFormatError, match="no saved file may give"):
             ce.load(tmp_path / "E")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from composable_energy.files import stored_options
 from composable_energy.registry import get_factory, plugins
-from composable_energy.registry.build import stored_options
 
 DOCS = Path(__file__).parents[2] / "docs" / "files.md"
 KINDS = {"energy": "composable_energy.energies", "encoder": "composable_energy.encoders", "sampler": "composable_energy.samplers"}

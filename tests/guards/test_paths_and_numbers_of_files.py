@@ -160,11 +160,7 @@ def test_floating_types_are_read(tmp_path, dtype):
         assert ce.load(rewrite(tmp_path / "E", tensors=lambda value: value.to(dtype)))(X.to(dtype)).dtype == dtype
 
 
-STEPS = {
-    "Weighted": lambda term: {"terms": [term], "config": {"weight": 1.5}},
-    "Conjunction": lambda term: {"terms": [term, 0], "config": {}},
-    "Disjunction": lambda term: {"terms": [term, 0], "config": {"weights": [1.0, 1.0], "log_z": [0.0, 0.0]}},
-}
+KINDS = ["Weighted", "Conjunction", "Disjunction"]
 
 
 def deep(folder: Path, kind: str, levels: int) -> Path:
@@ -176,13 +172,13 @@ def deep(folder: Path, kind: str, levels: int) -> Path:
         nodes, node = config["nodes"], config["nodes"][-1]
         while len(nodes) < levels + 1:
             rest = node["terms"][1:] if kind != "Weighted" else []
-            nodes.append({**node, "terms": [len(nodes) - 1, *rest]})
-        config["root"] = len(nodes) - 1
+            nodes.append({**node, "terms": [{"$module": [len(nodes) - 1, ""]}, *rest]})
+        config["root"] = {"$module": [len(nodes) - 1, ""]}
 
     return rewrite(folder, nest)
 
 
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_expression_that_is_too_deep_to_be_used_is_refused(tmp_path, kind):
     with pytest.raises(FileFormatError, match="nested more than 100 times"):
         ce.load(deep(tmp_path / "E", kind, 290))

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import inspect
 import re
 import sys
 import time
@@ -61,7 +62,7 @@ def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
 
 def _opens_paths(patch):
     """Lets a file give a plug-in a path."""
-    patch.setattr("composable_energy.registry.catalog.check_stored", lambda *_: None)
+    patch.setattr("composable_energy.files.origins.stored_options", lambda builder: dict.fromkeys(inspect.signature(builder).parameters))
 
 
 def _opens_pictures(patch):
@@ -81,7 +82,7 @@ def _hangs(patch):
 
 
 def _raises(patch):
-    patch.setattr("composable_energy.files.reader.decode_recommendation", lambda *_: next(iter(())))
+    patch.setattr("composable_energy.files.nodes.decode_recommendation", lambda *_: next(iter(())))
 
 
 def _writes(patch):

@@ -14,10 +14,11 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Opt
 from composable_energy.files import expanded, is_directory, is_saved
 from composable_energy.options import nearest_names
 from composable_energy.parsing import Name, parse, unknown_name
-from composable_energy.registry import Located, get_factory, locate
+from composable_energy.registry import get_factory
 
 if TYPE_CHECKING:
     from composable_energy import Energy
+    from composable_energy.files import Located
 
 DEFAULT_FAMILY = "faces"
 
@@ -179,6 +180,8 @@ class Names:
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
                 get_factory("energy", entry)  # it may come with an extra, which the error names
+        from composable_energy.files import locate  # late: it imports torch
+
         reason = self._known()
         try:
             if located := locate("loader", name):
@@ -251,6 +254,6 @@ def _sibling_folders(name: str, folder: Path) -> list[str]:
 def _load(source: str | Path | Located) -> Energy:
     import composable_energy as ce
 
-    if isinstance(source, Located):
-        return source()
-    return ce.get("energy", source) if isinstance(source, str) else ce.load(source)
+    if isinstance(source, str):
+        return ce.get("energy", source)
+    return ce.load(source) if isinstance(source, Path) else source()

@@ -9,7 +9,6 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file, read_record, write_record
-from composable_energy.files.old import read_pair
 from composable_energy.options import check_choice
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
@@ -24,7 +23,6 @@ SHIPPED = Path(__file__).parent / "weights"
 
 _FILE = "comet.safetensors"
 _VERSION = 3
-_OLD = "comet.json"
 _ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy, "comet-window": WindowEnergy}
 _ENCODERS = {"attention": AttentionEncoder, "glimpse": GlimpseEncoder, "vector": VectorEncoder}
 
@@ -183,7 +181,6 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_en
     tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
     if small_encoder:
         tensors |= {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items() if name.startswith("encoder.")}
-    (expanded(folder) / _OLD).unlink(missing_ok=True)
     write_record(expanded(folder) / _FILE, "comet", _VERSION, config, tensors)
 
 
@@ -202,8 +199,7 @@ def load_comet(weights: str | Path) -> Comet:
     if not is_file(folder / _FILE):
         names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_FILE}")))
         raise FileFormatError(f"{str(weights)!r} is neither a folder with {_FILE} nor a model that comes with the package ({names}).")
-    old = is_file(folder / _OLD)
-    config, tensors = read_pair(folder / _OLD, _FILE) if old else read_record(folder / _FILE, "comet", _VERSION)
+    config, tensors = read_record(folder / _FILE, "comet", _VERSION)
     try:
         encoder, energy = dict(config["encoder"]), dict(config["energy"])
         model = _build(encoder.pop("kind"), encoder, energy.pop("kind"), energy)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
-from composable_energy.files import read_record
 from composable_energy.testing import check_energy
 from composable_energy_comet import ConvEnergy, QuadraticEnergy, WindowEnergy, join_parts, load_comet, save_comet
 
@@ -244,20 +239,6 @@ def test_each_flipped_bit_is_an_error_or_changes_nothing(x, tmp_path):
         except FileFormatError:
             refused += 1
     assert refused > 0.9 * len(bits)
-
-
-def test_a_model_of_two_files_is_read_until_it_is_saved_anew(x, tmp_path):
-    comet = made(latent=4)
-    save_comet(comet, tmp_path)
-    header, tensors = read_record(tmp_path / "comet.safetensors", "comet", 3)
-    data = safetensors.torch.save(tensors)
-    (tmp_path / "comet.safetensors").write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    (tmp_path / "comet.json").write_text(json.dumps({**header, "version": 2, "tensors_sha256": digest}))
-    assert torch.equal(load_comet(tmp_path).encode(x), comet.encode(x))
-    save_comet(load_comet(tmp_path), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["comet.safetensors"]
-    assert torch.equal(load_comet(tmp_path).encode(x), comet.encode(x))
 
 
 def test_the_energies_are_offered_by_name():

@@ -92,7 +92,7 @@ def _distributions(data: Any) -> Iterator[str]:
         if isinstance(data.get("distribution"), str):
             yield data["distribution"]
         if data.get("class") == "plugin":  # a node of a plug-in: `distribution:name`
-            yield data["config"]["entry"].rpartition(":")[0]
+            yield data["entry"].rpartition(":")[0]
     if isinstance(data, (dict, list)):
         for item in data.values() if isinstance(data, dict) else data:
             yield from _distributions(item)

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.files import expanded, save
+from composable_energy.files import expanded, save, stored_options
 from composable_energy.options import listed, nearest
 from composable_energy.registry import get, get_factory
-from composable_energy.registry.build import stored_options
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_image.fitted_noise import FittedNoise, fit_noise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_flag, check_integer, check_number, nearest
 from composable_energy.parsing import Name, ParseError, SourceSpan, parse
-from composable_energy.registry import Located, names
+from composable_energy.registry import names
 from composable_energy_cli.names import Names, read_condition
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Order:
     def is_remote(self) -> bool:
         """Whether an energy comes from a location such as `hf:owner/name`."""
         known = Names(self.family)
-        return any(isinstance(known.locate(name), Located) for name in parse(self.expression).names)
+        return any(callable(known.locate(name)) for name in parse(self.expression).names)
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
         else:
             options.append("init=start")
     options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
-    expression = parse(order.text).renamed(lambda name: names[_source(order, name)])
+    expression = _renamed(order, names)
     latent = ".latents" if result == "points" else ""
     given = ", ".join(f"{name}={value}" for name, value in order.conditions.items())
     methods = f".given({given})" * bool(given) + f".sharpened({order.sharpen:g})" * (order.sharpen != 1)
@@ -95,4 +95,13 @@ def _identifiers(orders: Sequence[Order]) -> dict[str, str]:
 def _source(order: Order, leaf: Name) -> str:
     """Returns what `ce.load` takes for a name."""
     source = Names(order.family).locate(leaf)
-    return leaf.name if hasattr(source, "load") else str(source)
+    return leaf.name if callable(source) else str(source)
+
+
+def _renamed(order: Order, names: Mapping[str, str]) -> str:
+    """Returns the expression in one line of Python, with identifiers for names."""
+    parts, at = [], 0
+    for leaf in parse(order.text).names:
+        parts += [order.text[at : leaf.place.start], names[_source(order, leaf)]]
+        at = leaf.place.end
+    return " ".join("".join([*parts, order.text[at:]]).split())

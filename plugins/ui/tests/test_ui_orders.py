@@ -1,5 +1,6 @@
 """Orders: limits, weights written out, and the same samples by the command line and by Python."""
 
+import re
 import shlex
 
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.parsing import ParseError, parse
+from composable_energy.parsing import ParseError
 from composable_energy_cli import main
 from composable_energy_ui import Limits
 from composable_energy_ui.drawing import draw
@@ -50,7 +51,7 @@ class Letters(float):
 def test_weights_and_temperature_are_written_into_the_expression(weights, temperature):
     text = Order("ring & 2 * bar & ~right", weights=tuple(weights), temperature=temperature).text
     expected = sum(w * part for w, part in zip(weights, (4, 6, -5), strict=True)) / temperature
-    assert eval(parse(text).renamed(lambda name: f"Letters({len(name.name)})")) == pytest.approx(expected)
+    assert eval(re.sub("[a-z]+", lambda name: f"Letters({len(name[0])})", text)) == pytest.approx(expected)
 
 
 def test_an_expression_that_is_no_conjunction_has_one_weight():

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from composable_energy import Energy, as_energy
+from composable_energy import Energy, SamplingWarning, as_energy
 from composable_energy.algebra import Conditioned
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.density import check_tails
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError

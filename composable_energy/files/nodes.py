@@ -1,0 +1,424 @@
+"""Expressions as JSON data and tensors, and back.
+
+An expression is a list of nodes, operands first. A node of a class of the library has `class`, `terms` and `config`; that of a class of a
+plug-in also the entry point. An object that a plug-in built, an energy or encoder, has its entry point, options and state. Values refer to
+a module by `{"$module": [number of the node, path inside]}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from composable_energy import algebra, events
+from composable_energy.algebra.terms import common_recommendation
+from composable_energy.energies.distributions import DistributionEnergy
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in
+from composable_energy.energies.lift import CallableEnergy
+from composable_energy.errors import (
+    ExpressionError,
+    ExtraNotInstalled,
+    FileFormatError,
+    OptionError,
+    PluginConflictError,
+    PluginLoadError,
+    PluginNotFound,
+)
+from composable_energy.files.origins import check_origin, rebuild
+from composable_energy.files.record import digest_of
+from composable_energy.files.values import decode, decode_recommendation, encode, encode_recommendation, modules_in
+from composable_energy.options import plain_values
+from composable_energy.registry import PluginRecord, get_factory
+from composable_energy.registry.registry import rows_of
+
+T = TypeVar("T")
+
+CLASSES: Mapping[str, type[Energy]] = {
+    cls.__name__: cls
+    for cls in (
+        algebra.Conditioned,
+        algebra.Conjunction,
+        algebra.Decoded,
+        algebra.Difference,
+        algebra.Disjunction,
+        algebra.Inside,
+        algebra.Negation,
+        algebra.PulledBack,
+        algebra.Relative,
+        algebra.Restricted,
+        algebra.Sharpened,
+        algebra.Weighted,
+        events.ClassifierEnergy,
+        events.DensityEnergy,
+        DistributionEnergy,
+        events.IntervalEnergy,
+    )
+}
+"""The classes that a file may name besides plug-ins; they are written and built by their `config()`."""
+_BUILT = {"class", "kind", "entry", "member", "distribution", "version", "options", "group", "modes", "tensors", "tokens"}
+_OPTIONAL = {"token", "recommended"}
+_FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}  # of nodes; plug-ins may have others
+_MISSING = (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError)
+_FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError)
+"""What building an object from options of a file may raise; errors of this library derive from them."""
+
+_LARGEST = 100_000  # nodes of an expression; one that occurs twice counts twice
+_DEEPEST = 100  # what loads can also be evaluated, sampled and printed within the recursion limit of Python
+_ELEMENTS = 2**26  # that an object may allocate besides 4 times its saved tensors
+_OPERATIONS = 100_000  # of torch, besides 100 for each saved tensor; spectral norms of wide networks take 75,000
+# What is checked before it allocates; results of other functions are counted after it.
+_MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "linspace", "repeat", "randperm"}
+
+
+# Writing ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
+    writer = _Writer()
+    root = writer.store(energy, str(energy))
+    try:
+        _check_size(writer.nodes)
+    except ValueError as error:
+        raise ExpressionError(f"It cannot be saved: {error}.") from error
+    groups: list[tuple[set[int], set[int]]] = []  # the parts and the numbers of nodes that share modules or tensors
+    for index, modules in writer.held.items():
+        parts = {id(part) for module in modules for part in (*module.modules(), *module.parameters(), *module.buffers())}
+        indices = {index}
+        for group in [group for group in groups if group[0] & parts]:
+            groups.remove(group)
+            parts, indices = parts | group[0], indices | group[1]
+        groups.append((parts, indices))
+    for _, indices in groups:
+        for index in indices:
+            writer.nodes[index]["group"] = min(indices)
+    return {"expression": str(energy), "nodes": writer.nodes, "root": root}, writer.tensors
+
+
+class _Writer:
+    """Collects distinct nodes and tensors."""
+
+    def __init__(self) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        self.held: dict[int, list[nn.Module]] = {}  # the modules of built objects whose state is written
+        self.tensors: dict[str, Tensor] = {}
+        self._index: dict[int, int] = {}  # of nodes, by the id of an energy or an origin
+        self._names: dict[object, str] = {}  # of tensors, by id or digest
+        self._alive: list[object] = []  # so that no id is reused
+
+    def store(self, value: Tensor | nn.Module, hint: str) -> dict[str, Any]:
+        if isinstance(value, Tensor):
+            return {"$parameter" if isinstance(value, nn.Parameter) else "$tensor": self._name(value, id(value), hint)}
+        part = part_of(value)
+        if part is not None:
+            return {"$module": [self._built(part.kind, part.origin, value, part.path), part.path]}
+        if not isinstance(value, Energy):
+            raise ExpressionError(
+                f"{hint} is a {type(value).__name__} that no plug-in built, so it cannot be saved: code is not data. {_named('encoder')}"
+            )
+        if id(value) not in self._index:
+            self._index[id(value)] = self._node(value)
+        return {"$module": [self._index[id(value)], ""]}
+
+    def _add(self, node: dict[str, Any], key: object) -> int:
+        self.nodes.append(node)
+        self._alive.append(key)
+        self._index[id(key)] = len(self.nodes) - 1
+        return len(self.nodes) - 1
+
+    def _name(self, tensor: Tensor, key: object, hint: str) -> str:
+        if key not in self._names:
+            name, count = hint, 1
+            while name in self.tensors:
+                count += 1
+                name = f"{hint}#{count}"
+            self.tensors[name], self._names[key] = tensor, name
+        return self._names[key]
+
+    def _node(self, energy: Energy) -> int:
+        if isinstance(energy, CallableEnergy):
+            raise ExpressionError(
+                f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. {_named('energy')}"
+            )
+        name, config = type(energy).__name__, energy.config()
+        hint, entry = energy.name or name, None if CLASSES.get(name) is type(energy) else _entry_of(energy)
+        if entry is not None and (not energy.terms or any(isinstance(value, nn.Module) for value in plain_values(config))):
+            return self._built("energy", Origin(entry.name, None, config, entry.distribution, entry.version), energy, "")
+        parts = {"terms": list(energy.terms), "config": config}
+        node: dict[str, Any] = {"class": name, **{part: encode(value, self.store, hint) for part, value in parts.items()}}
+        if entry is not None:
+            _check_complete(energy, config)
+            _check_stored("energy", Origin(entry.qualified, options=config))
+            node |= {"class": "plugin", "entry": entry.qualified}
+        if not energy.terms:
+            node["token"] = token_of(energy)
+        if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
+            node["recommended"] = encode_recommendation(energy.recommended, self.store, hint)
+        return self._add(node, energy)
+
+    def _built(self, kind: str, origin: Origin, module: nn.Module, path: str) -> int:
+        """Returns the number of the node of an object that a plug-in built, and writes the state of a module inside."""
+        if id(origin) not in self._index:
+            _check_stored(kind, origin)
+            options = encode(dict(origin.options), self.store, f"{origin}.options")
+            empty = {"modes": {}, "tensors": {}, "tokens": {}}
+            self._add({"class": "built", "kind": kind, **vars(origin), "options": options, **empty}, origin)
+        index, prefix = self._index[id(origin)], f"{path}." if path else ""
+        node, held = self.nodes[index], self.held.setdefault(index, [])
+        if any(module is one for one in held):
+            return index
+        held.append(module)
+        if isinstance(module, Energy) and not path:
+            node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
+        node["modes"][path] = module.training
+        for inner_path, inner in module.named_modules():
+            if _inherited(node["modes"], prefix + inner_path) != inner.training:
+                node["modes"][prefix + inner_path] = inner.training
+        node["tokens"] |= {f"{prefix}{inner}".rstrip("."): token for inner, token in tokens_in(module).items()}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if not isinstance(tensor, Tensor):
+                raise ExpressionError(f"{origin} cannot be saved: its state {name} is a {type(tensor).__name__}, not a tensor.")
+            key = digest_of({"": tensor}) if tensor.layout == torch.strided else id(tensor)  # equal ones, as of two copies, are stored once
+            node["tensors"][prefix + name] = self._name(tensor, key, f"{origin}.{prefix}{name}")
+        return index
+
+
+def _check_stored(kind: str, origin: Origin) -> None:
+    """Raises if the options may be a path, which no reader takes from a file; what is not installed here is checked by the reader."""
+    try:
+        with contextlib.suppress(PluginNotFound, PluginConflictError, PluginLoadError):
+            check_origin(kind, origin)
+    except OptionError as error:
+        raise ExpressionError(f"{origin} cannot be saved: {error}.") from error
+
+
+def _named(kind: str) -> str:
+    """Returns the two lines after which a network or function can be saved; its weights are in the file."""
+    built = "network" if kind == "encoder" else "composable_energy.as_energy(network)"
+    return (
+        "Give it a name, also in the program that loads it, and use what the name stands for:\n"
+        f"    composable_energy.register('{kind}', 'mine', lambda: {built})\n"
+        f"    {'network' if kind == 'encoder' else 'E'} = composable_energy.get('{kind}', 'mine')\n"
+        "An entry point of a package does the first for all programs."
+    )
+
+
+def _entry_of(energy: Energy) -> PluginRecord:
+    """Returns the entry point that offers the class of an energy; imports only those of the top-level package of the class."""
+    package = type(energy).__module__.partition(".")[0]
+    for row in rows_of("energy"):
+        if row.state != "shadowed" and re.split("[.:]", row.value)[0] == package:
+            with contextlib.suppress(PluginLoadError):
+                if get_factory("energy", row.qualified) is type(energy):
+                    return row
+    raise ExpressionError(
+        f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "
+        "`composable_energy.register`."
+    )
+
+
+def _check_complete(energy: Energy, config: Mapping[str, Any]) -> None:
+    """Raises unless the tensors of a plug-in's node are those of its terms and of its `config()`."""
+    known = {id(tensor) for term in energy.terms for tensor in (*term.parameters(), *term.buffers())}
+    known |= {id(value) for value in config.values()}
+    for name, tensor in (*energy.named_parameters(), *energy.named_buffers()):
+        if id(tensor) not in known:
+            raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {name}. Return the tensor itself.")
+
+
+# Reading ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
+    """Returns the expression of a header; the random state does not change.
+
+    Raises:
+        FileFormatError: The header is malformed, or builds something much larger than the file.
+        PluginNotFound: No plug-in offers a name; the message names the distribution that wrote it.
+    """
+    reader, index = _Reader(tensors), -1
+    try:
+        if header.keys() != {"expression", "nodes", "root"} or not isinstance(header["nodes"], list):
+            raise ValueError(f"the header has the keys {sorted(header)}")
+        _check_size(header["nodes"])
+        with torch.random.fork_rng(devices=[]):
+            for index, data in enumerate(header["nodes"]):  # noqa: B007
+                reader.nodes.append(reader.node(data))
+        index = -1
+        return _checked(decode(header["root"], reader.resolve), Energy)
+    except _MISSING:
+        raise
+    except _FAILURES as error:
+        what = f"node {index} cannot be built: " if index >= 0 else ""
+        raise FileFormatError(f"{where}: {what}{error}.") from error
+
+
+class _Reader:
+    """Builds nodes, and finds modules and tensors by their names in a file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.nodes: list[nn.Module] = []
+        self._tensors = tensors
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._copies: dict[int, dict[int, Any]] = {}  # by group, whose objects share their parts
+
+    def resolve(self, tag: str, name: Any) -> Any:
+        if tag == "$module":
+            match name:
+                case [int(index), str(path)] if 0 <= index < len(self.nodes) and index is not True:
+                    found = dict(self.nodes[index].named_modules(remove_duplicate=False)).get(path)
+                    if found is not None:
+                        return found
+            raise ValueError(f"there is no module {name!r} before it")
+        tensor = self._tensors.get(_checked(name, str))
+        if tensor is None:
+            raise ValueError(f"there is no tensor {name!r}")
+        if tensor.dtype not in _FLOATING and (tag == "$parameter" or tensor.dtype not in _INTEGERS):
+            raise ValueError(f"the tensor {name!r} has {tensor.dtype}, in which nothing can be computed here")
+        return tensor if tag == "$tensor" else self._parameters.setdefault(name, nn.Parameter(tensor))
+
+    def node(self, data: Any) -> nn.Module:
+        kind = _checked(_checked(data, dict).get("class"), str)
+        if kind == "built":
+            return self._built(data)
+        if kind not in CLASSES and kind != "plugin":
+            raise ValueError(f"its class {kind!r} is not known")
+        if data.keys() - _OPTIONAL != {"class", "terms", "config", *(["entry"] if kind == "plugin" else [])}:
+            raise ValueError(f"it has the parts {sorted(data)}")
+        terms, config = (decode(data[part], self.resolve) for part in ("terms", "config"))
+        if kind == "plugin":
+            cls = get_factory("energy", _checked(data["entry"], str))
+            if not (isinstance(cls, type) and issubclass(cls, Energy)):
+                raise ValueError(f"the entry point {data['entry']!r} is not a class of energies")
+            check_origin("energy", Origin(data["entry"], options=_checked(config, dict)))
+        else:
+            cls = CLASSES[kind]
+        with _Limit(self._tensors):
+            energy: Any = cls(*(_checked(term, Energy) for term in _checked(terms, list)), **_checked(config, dict))
+        if not equal(energy.config(), config):  # constructors may convert arguments
+            raise ValueError(f"a {cls.__name__} of this config has another config")
+        if "token" in data:
+            set_token(energy, _checked(data["token"], str))
+        if "recommended" in data:
+            energy.recommended = decode_recommendation(data["recommended"], self.resolve)
+        return energy
+
+    def _built(self, data: Mapping[str, Any]) -> nn.Module:
+        """Returns an object of a plug-in, built again with its saved state."""
+        if data.keys() - {"recommended"} != _BUILT or data["kind"] not in ("energy", "encoder"):
+            raise ValueError(f"it has the parts {sorted(data)}")
+        entry, member, options, distribution, version = (data[key] for key in ("entry", "member", "options", "distribution", "version"))
+        options = _checked(decode(options, self.resolve), dict)
+        names, modes, tokens = (_checked(data[key], dict) for key in ("tensors", "modes", "tokens"))
+        texts = [entry, *(text for text in (member, distribution, version) if text is not None), *names.values(), *tokens.values()]
+        for value, wanted in [*((text, str) for text in texts), *((mode, bool) for mode in modes.values())]:
+            _checked(value, wanted)
+        origin = Origin(entry, member, options, distribution, version)
+        if not set(names.values()) <= self._tensors.keys() or type(data["group"]) is not int:
+            raise ValueError(f"tensors or the group of {origin} are missing")
+        tensors = {path: self._tensors[name] for path, name in names.items()}
+        with _Limit(tensors):
+            module = rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
+        if "recommended" in data:
+            module.recommended = decode_recommendation(data["recommended"], self.resolve)  # pyright: ignore[reportArgumentType]
+        _restore(module, tensors, modes, tokens, f"{origin} of {distribution or 'this session'} {version or ''}".rstrip())
+        return module
+
+
+def _restore(module: nn.Module, tensors: Mapping[str, Tensor], modes: Mapping[str, bool], tokens: Mapping[str, str], label: str) -> None:
+    """Loads saved tensors, train modes and tokens, by paths, into an object; a mode applies to the modules inside without one."""
+    own = module.state_dict(keep_vars=True)
+    for path, tensor in tensors.items():
+        here = own.get(path)
+        if here is None or here.shape != tensor.shape:
+            found = "no such tensor" if here is None else f"the shape {tuple(here.shape)}"
+            raise ValueError(
+                f"{label} was written with a tensor {path} of shape {tuple(tensor.shape)}; the installed version "
+                f"({getattr(module.origin, 'version', None)}) has {found}. Install the version that wrote it"
+            )
+        if here.dtype != tensor.dtype and not {here.dtype, tensor.dtype} <= _FLOATING:
+            raise ValueError(f"the tensor {path} of {label} has {here.dtype}, and the file has {tensor.dtype}")
+    for path, inner in module.named_modules():
+        inner.training = _inherited(modes, path, inner.training)
+        if path in tokens:
+            set_token(inner, tokens[path])
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtype=dtypes.pop())
+    own = module.state_dict(keep_vars=True)
+    for path, tensor in tensors.items():
+        own[path].data = tensor.to(own[path].device, copy=True)
+
+
+def _inherited(modes: Mapping[str, bool], path: str, otherwise: bool | None = None) -> Any:
+    """Returns the train mode of a module in the result of a file: its own, or that of the nearest parent."""
+    while path not in modes and path:
+        path = path.rpartition(".")[0]
+    return modes.get(path, otherwise)
+
+
+def _checked(data: Any, kind: type[T]) -> T:
+    if not isinstance(data, kind):
+        raise ValueError(f"expected {kind.__name__}, got {type(data).__name__}")
+    return data
+
+
+# Limits on what a file may build --------------------------------------------------------------------------------------------------------
+
+
+def _check_size(nodes: Sequence[Any]) -> None:
+    """Raises `ValueError` if an expression is too large or too deep to be built or evaluated."""
+    sizes: list[int] = []
+    depths: list[int] = []
+    for node in nodes:
+        inside = [i for i in modules_in(node) if 0 <= i < len(sizes)]
+        sizes.append(1 + sum(sizes[i] for i in inside))
+        depths.append(1 + max((depths[i] for i in inside), default=0))
+        if sizes[-1] > _LARGEST:
+            raise ValueError(f"the expression has more than {_LARGEST} nodes, where one that occurs twice counts twice")
+        if depths[-1] > _DEEPEST:
+            raise ValueError(f"the expression is nested more than {_DEEPEST} times")
+
+
+class _Limit(TorchFunctionMode):
+    """A context that limits what torch allocates and computes while an object is built, by the tensors of its saved state."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._elements = _ELEMENTS + 4 * sum(tensor.numel() for tensor in tensors.values())
+        self._operations = _OPERATIONS + 100 * len(tensors)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        arguments = [*args, *(kwargs or {}).values()]
+        makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
+        self._spend(_size(arguments) if makes else 0, 1)
+        result = func(*args, **(kwargs or {}))
+        if not makes and isinstance(result, Tensor) and _storage(result) not in {None, *map(_storage, arguments)}:
+            self._spend(result.numel(), 0)
+        return result
+
+    def _spend(self, elements: int, operations: int) -> None:
+        self._elements -= elements
+        self._operations -= operations
+        if self._elements < 0 or self._operations < 0:
+            raise ValueError("its options build something much larger than its saved tensors")
+
+
+def _storage(value: Any) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else None
+
+
+def _size(arguments: list[Any]) -> int:
+    """Returns the largest number of elements that numbers or tuples of numbers may stand for."""
+    numbers = [max(abs(value), 1) for value in arguments if type(value) is int]
+    shapes = [math.prod(value) for value in arguments if isinstance(value, (list, tuple)) and all(type(i) is int for i in value)]
+    return max([math.prod(numbers), *shapes])
