@@ -206,7 +206,9 @@ class Chains:
 
         They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
         """
-        ids, state = self.active_ids()[:most], take(self.active_state(), slice(most))
+        ids, state = self.active_ids()[:most], self.active_state()
+        if len(ids) < len(state.x):
+            state = take(state, slice(most))
         if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
             return Values.of_state(ids, state)
         return values_of(self.problem, ids, state.x)

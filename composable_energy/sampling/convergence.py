@@ -64,6 +64,7 @@ class ConvergenceObserver(Observer):
         self.every = self.piece = 1
         self.start = self.halfway = self.end = self.signs = torch.empty(0)
         self.seen: list[list[Tensor]] = []  # in each piece
+        self.valued = False
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
@@ -74,6 +75,7 @@ class ConvergenceObserver(Observer):
         self.middle = last - min(pieces * self.piece, half)
         self.start = self.halfway = chains.state.x
         self.judge = self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary
+        self.valued = self.judge and chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         after = chains.step - self.middle
@@ -107,7 +109,7 @@ class ConvergenceObserver(Observer):
             return []
         steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
         if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
-            return [warn_of_drift(chains.sampler, self._name(drift, chains), steps)]
+            return [warn_of_drift(chains.sampler, self._name(drift), steps)]
         if not chains.problem.own_conditions:
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
@@ -131,11 +133,11 @@ class ConvergenceObserver(Observer):
         beyond = beyond | (r_hat > _RELAXED)
         if beyond.any() and not exact:
             worst = torch.where(beyond, r_hat, 0.0)
-            return warn_of_disagreement(chains.sampler, self._name(worst, chains), worst.max().item(), steps)
+            return warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)
         draws = draws * (self.kept / (steps[1] - steps[0]))
         few = self.kept and not exact and draws.min() * _ERROR**2 < 1
         if few and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
-            return warn_of_error(chains.sampler, self._name(-draws, chains), draws.min().item())
+            return warn_of_error(chains.sampler, self._name(-draws), draws.min().item())
         return None
 
     def _numbers(self, chains: Chains) -> Tensor:
@@ -147,11 +149,11 @@ class ConvergenceObserver(Observer):
         if x.shape[1] > _NUMBERS:
             self.signs = self.signs if len(self.signs) else _sums(x.shape[1]).to(x)
             x = x @ self.signs
-        return torch.cat([energy[:, None].to(x), x], 1) if chains.energy.has_value else x.clone()
+        return torch.cat([energy[:, None].to(x), x], 1) if self.valued else x.clone()
 
-    def _name(self, figures: Tensor, chains: Chains) -> str:
+    def _name(self, figures: Tensor) -> str:
         """Returns the name of the number with the largest figure."""
-        index = int(figures.argmax()) - chains.energy.has_value
+        index = int(figures.argmax()) - self.valued
         return "the energy" if index < 0 else "a sum of coordinates" if len(self.signs) else f"coordinate {index}"
 
 
