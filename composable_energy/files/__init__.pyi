@@ -8,7 +8,6 @@ from composable_energy.files.disk import read_bytes as read_bytes
 from composable_energy.files.disk import real_path as real_path
 from composable_energy.files.disk import replace_file as replace_file
 from composable_energy.files.expressions import VERSION as VERSION
-from composable_energy.files.expressions import Located as Located
 from composable_energy.files.expressions import load as load
 from composable_energy.files.expressions import locate as locate
 from composable_energy.files.expressions import push as push

@@ -216,9 +216,9 @@ def _entry_of(energy: Energy) -> PluginRecord:
     """Returns the entry point that offers the class of an energy; imports only those of the top-level package of the class."""
     package = type(energy).__module__.partition(".")[0]
     for row in rows_of("energy"):
-        if row.state != "shadowed" and re.split("[.:]", row.value)[0] == package:
+        if re.split("[.:]", row.value)[0] == package:
             with contextlib.suppress(PluginLoadError):
-                if get_factory("energy", row.qualified) is type(energy):
+                if get_factory("energy", row.name) is type(energy):
                     return row
     raise ExpressionError(
         f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "

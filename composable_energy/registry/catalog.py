@@ -127,9 +127,9 @@ def _entry(name: str) -> PluginRecord:
             raise
         known = []
         for row in rows_of("energy"):
-            if row.distribution in (None, FIRST_PARTY) and row.state != "shadowed":
+            if row.distribution in (None, FIRST_PARTY):
                 with contextlib.suppress(ComposableEnergyError):
-                    known += [f"{row.name}/{member}" for member in members_of(row.qualified)]
+                    known += [f"{row.name}/{member}" for member in members_of(row.name)]
         if near := nearest(name, known):
             raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from None
         raise
@@ -235,11 +235,11 @@ def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
         'untrained'
     """
     rows = plugins() if records is None else records
-    return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy") and row.state != "shadowed")
+    return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy"))
 
 
 def _describe(row: PluginRecord) -> EnergyInfo:
-    name, summary = row.qualified if row.state == "conflict" else row.name, ""
+    name, summary = row.name, ""
     try:
         factory = get_factory("energy", name)
         own = vars(factory).get("__doc__") if isinstance(factory, type) else getattr(factory, "__doc__", None)  # a class inherits none

@@ -67,13 +67,13 @@ def get_factory(kind: str, name: str, /) -> Any:
 
 
 def names(kind: str) -> list[str]:
-    """Returns the names of a kind of plug-in, sorted; those in conflict with their distributions. Nothing is imported.
+    """Returns the names of a kind of plug-in, sorted, as `get` takes them. Nothing is imported.
 
     Raises:
         OptionError: No package declares the kind.
     """
     kind_of(kind)
-    return sorted(row.qualified if row.state == "conflict" else row.name for row in rows_of(kind) if row.state != "shadowed")
+    return sorted(row.name for row in rows_of(kind))
 
 
 def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
@@ -198,16 +198,10 @@ def rows_of(kind: str) -> list[PluginRecord]:
     """Returns the records of a kind with their states, those of this session first."""
     rows, entries = [find(kind, name) for known, name in registered if known == kind], _usable(kind)
     for entry in entries:
-        loaded, winner, state, error = _known()[1].get(entry), _winner([e for e in entries if e.name == entry.name]), entry.state, None
-        if isinstance(loaded, PluginLoadError):
-            state, error = "failed", str(loaded)
-        elif (kind, entry.name) in registered or winner not in (None, entry):
-            state, error = "shadowed", f"the name {entry.name!r} stands for another {kind}; ask for {entry.qualified!r}"
-        elif winner is None:
-            state, error = "conflict", f"other distributions offer another {kind} of this name; ask for {entry.qualified!r}"
-        elif loaded is not None:
-            state = "ok"
-        rows.append(replace(entry, state=state, error=error))
+        loaded, winner = _known()[1].get(entry), _winner([other for other in entries if other.name == entry.name])
+        name = entry.name if winner is entry and (kind, entry.name) not in registered else entry.qualified
+        error = str(loaded) if isinstance(loaded, PluginLoadError) else None
+        rows.append(replace(entry, name=name, error=error, state="failed" if error else "not-loaded" if loaded is None else "ok"))
     return rows
 
 
@@ -275,7 +269,7 @@ class Exports:
         offers = self._offers()
         found = [row for attribute, row in offers if attribute == name]
         if preferred := [row for row in found if row.distribution in (None, FIRST_PARTY)] or found[: len(found) == 1]:
-            return get_factory(self._kind, preferred[0].qualified)
+            return get_factory(self._kind, preferred[0].name)
         if found:
             forms = " or ".join(f"composable_energy.get({self._kind!r}, {row.qualified!r})" for row in found)
             raise AttributeError(f"The {self._kind} {name!r} is offered by several plug-ins; write {forms}.")
@@ -288,7 +282,7 @@ class Exports:
         return sorted({attribute for attribute, _ in self._offers()})
 
     def _offers(self) -> list[tuple[str, PluginRecord]]:
-        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in rows_of(self._kind) if row.state != "shadowed"]
+        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in rows_of(self._kind)]
         return [(attribute, row) for attribute, row in rows if attribute.isidentifier()]
 
 
