@@ -150,7 +150,7 @@ def edits_of_references():
     yield "a token of another type", lambda c: nodes(c, "DistributionEnergy")[0].update(token=1)
     yield "tokens of another type", lambda c: nodes(c, "built")[0].update(tokens={"": 1})
     yield "a name of another type", lambda c: nodes(c, "DistributionEnergy")[0]["config"].update(name=3)
-    yield "modes of another type", lambda c: nodes(c, "built")[0].update(modes={"": 1})
+    yield "modes of another type", lambda c: nodes(c, "built")[0].update(training={"": 1})
     yield "a group of another type", lambda c: nodes(c, "built")[0].update(group=True)
     yield "tensors of another type", lambda c: nodes(c, "built")[0].update(tensors=[1])
     yield "tensors that are not there", lambda c: nodes(c, "built")[0].update(tensors={"base.net.weight": "evil"})

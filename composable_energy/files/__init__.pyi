@@ -5,7 +5,6 @@ from composable_energy.files.disk import is_directory as is_directory
 from composable_energy.files.disk import is_file as is_file
 from composable_energy.files.disk import memory_of as memory_of
 from composable_energy.files.disk import read_bytes as read_bytes
-from composable_energy.files.disk import real_path as real_path
 from composable_energy.files.disk import replace_file as replace_file
 from composable_energy.files.expressions import VERSION as VERSION
 from composable_energy.files.expressions import load as load

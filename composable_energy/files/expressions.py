@@ -74,8 +74,6 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     Raises:
         FileFormatError: The file is missing, corrupt, truncated or has another format.
         PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: A plug-in fails to load.
         OptionError: The source is no path and no text, a plug-in does not take an option, or there are options for a folder.
     """
     if not isinstance(source, str | Path):
@@ -99,7 +97,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
 
 
 def push(energy: Energy, location: str, /, **options: Any) -> str:
-    """Uploads an expression and its tensors to a location that others can load from, such as a repository of a hub.
+    """Uploads an expression and its tensors to a location that others can load from, and returns the location for `load`.
 
     Args:
         energy: The expression.
@@ -107,14 +105,9 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
             location without a scheme is for the publisher `default`, the Hugging Face hub.
         **options: Options of the publisher.
 
-    Returns:
-        The location of what was uploaded, for `load`.
-
     Raises:
         ExpressionError: A term cannot be saved, such as a bare function; nothing is uploaded.
         PluginNotFound: No plug-in offers the scheme.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: A plug-in fails to load.
         OptionError: The publisher does not take an option.
     """
     if not isinstance(energy, Energy):
@@ -128,15 +121,11 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
 def locate(kind: str, text: str) -> Callable[..., Any] | None:
     """Returns the call of the loader or publisher of `scheme:location`; None if the text has no scheme.
 
-    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows.
-
-    Args:
-        kind: `loader` or `publisher`.
-        text: The text.
+    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows. Of several loaders of
+    a scheme, `composable_energy.get("loader", "distribution:scheme")` is one.
 
     Raises:
         PluginNotFound: No plug-in offers the scheme.
-        PluginConflictError: Several do; `composable_energy.get("loader", "distribution:scheme")` is one of them.
     """
     scheme, colon, location = text.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):

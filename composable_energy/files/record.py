@@ -29,12 +29,7 @@ class DamagedFileError(FileFormatError):
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
-    """Returns the hexadecimal digest of tensors and metadata.
-
-    Args:
-        tensors: Dense tensors by name. Names, dtypes, shapes and bits count, the order does not.
-        metadata: JSON data; None adds nothing.
-    """
+    """Returns the hexadecimal digest of dense tensors, by names, dtypes, shapes and bits in any order, and of JSON data."""
     import torch
 
     whole = hashlib.blake2b(digest_size=16)
@@ -59,14 +54,7 @@ def record_bytes(kind: str, version: int, header: Mapping[str, Any], tensors: Ma
 
 
 def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Replaces a file by a record; after a crash it has its old or its new content.
-
-    Args:
-        path: The file; its folder is created.
-        kind: What the record is, such as `energy`.
-        version: The version of the header's format.
-        header: JSON data.
-        tensors: Dense tensors by name.
+    """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content.
 
     Raises:
         StorageError: The file cannot be written; its old content is intact.
@@ -77,12 +65,7 @@ def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any],
 
 
 def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the header and the tensors of a record.
-
-    Args:
-        path: The file.
-        kind: The kind that it must have.
-        version: The version that it must have.
+    """Returns the header and the tensors of a record, which must be of a kind and a version.
 
     Raises:
         DamagedFileError: The file is no record, or has changed since it was written.

@@ -29,22 +29,17 @@ registered: dict[tuple[str, str], Any] = {}
 def get(kind: str, name: str, /, **options: Any) -> Any:
     """Returns a plug-in by name: `get("energy", "faces/male")`, `get("encoder", "comet", weights="sprites")`, `get("sampler", "hmc")`.
 
-    What it builds belongs to the caller: changes to it affect no other object. Members of one family of energies have equal bases, also
-    from separate calls, so that an expression counts the base once.
+    It is a class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry makes,
+    which belongs to the caller. Members of one family of energies have equal bases, also from separate calls.
 
     Args:
         kind: Such as `energy`, `sampler`, `recipe`.
         name: Of an entry, `objects`; of a member of a family, `faces/male`; with a distribution in front, `acme-worlds:objects`.
         **options: What the entry takes; those of a family are plain data.
 
-    Returns:
-        A class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry
-        makes with the options.
-
     Raises:
         OptionError: No package declares the kind, or the entry does not take an option.
-        PluginNotFound: No plug-in offers the name.
-        ExtraNotInstalled: The name comes with an extra that is not installed.
+        PluginNotFound: No plug-in offers the name; `ExtraNotInstalled` if it comes with an extra.
         PluginConflictError: Several do, and the library does not.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
@@ -87,10 +82,10 @@ def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
     for kind in kinds if load else ():
         for entry in _usable(kind):
             if of in (None, entry.distribution):
-                with contextlib.suppress(PluginLoadError):
-                    _import(kind, entry)
+                with contextlib.suppress(PluginLoadError, PluginNotFound):
+                    get_factory(kind, entry.qualified)
     rows = [row for kind in kinds for row in rows_of(kind)]
-    return rows + list(dict.fromkeys(entry for entries in _known()[0].values() for entry in entries if not entry.group))
+    return rows + list(dict.fromkeys(entry for entries in _known().entries.values() for entry in entries if not entry.group))
 
 
 def register(kind: str, name: str, obj: Any) -> contextlib.ExitStack:
@@ -142,9 +137,16 @@ def find(kind: str, name: str) -> PluginRecord:
         obj = registered[kind, name]
         value = f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
         return PluginRecord(group_of(kind), name, value, state="ok")
+    resolved, key = _known().resolved, (kind, name, os.environ.get(SWITCH))
+    if key not in resolved:
+        resolved[key] = _resolve(kind, name)
+    return resolved[key]
+
+
+def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
-        _known()[0].clear()
+        _known().entries.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
@@ -167,38 +169,40 @@ def load(kind: str, entry: PluginRecord) -> Any:
     Raises:
         PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
     """
-    found = registered[kind, entry.name] if entry.distribution is None else _import(kind, entry)
-    if isinstance(found, PluginLoadError):
-        raise PluginLoadError(str(found)) from found.__cause__
-    return found
+    if entry.distribution is None:
+        return registered[kind, entry.name]
+    loaded = _known().loaded
+    if entry not in loaded:
+        loaded[entry] = _import(kind, entry)
+    if isinstance(loaded[entry], PluginLoadError):
+        raise PluginLoadError(str(loaded[entry])) from loaded[entry].__cause__
+    return loaded[entry]
 
 
 def _import(kind: str, entry: PluginRecord) -> Any:
-    """Returns the object of an entry, or the error of its first import."""
-    loaded = _known()[1]
-    if entry not in loaded:
-        try:
-            found = import_object(entry.value)
-            check_entry(kind_of(kind), entry, found)
-            loaded[entry] = found
-        except PluginLoadError as error:
-            loaded[entry] = error
-        except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
-            add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
-            raise
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
-            loaded[entry] = plugin_error(entry, f"importing it raised {describe_error(error)}")
-            loaded[entry].__cause__ = error
-    return loaded[entry]
+    """Returns the object of an entry, or why it cannot be used."""
+    try:
+        found = import_object(entry.value)
+        check_entry(kind_of(kind), entry, found)
+        return found
+    except PluginLoadError as error:
+        return error
+    except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
+        add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
+        raise
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
+        failure = plugin_error(entry, f"importing it raised {describe_error(error)}")
+        failure.__cause__ = error
+        return failure
 
 
 def rows_of(kind: str) -> list[PluginRecord]:
     """Returns the records of a kind with their states, those of this session first."""
     rows, entries = [find(kind, name) for known, name in registered if known == kind], _usable(kind)
     for entry in entries:
-        loaded, winner = _known()[1].get(entry), _winner([other for other in entries if other.name == entry.name])
+        loaded, winner = _known().loaded.get(entry), _winner([other for other in entries if other.name == entry.name])
         name = entry.name if winner is entry and (kind, entry.name) not in registered else entry.qualified
         error = str(loaded) if isinstance(loaded, PluginLoadError) else None
         rows.append(replace(entry, name=name, error=error, state="failed" if error else "not-loaded" if loaded is None else "ok"))
@@ -210,18 +214,24 @@ def owners_of(kind: str) -> set[str]:
     return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
 
 
-@lru_cache(maxsize=1)
-def _found_on(path: tuple[str, ...]) -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
-    return {}, {}
+class _Known:
+    """What was found on one `sys.path`: entries by kind, those that names stand for, and objects, or the errors of their imports."""
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        self.entries: dict[str, list[PluginRecord]] = {}
+        self.resolved: dict[tuple[str, str, str | None], PluginRecord] = {}
+        self.loaded: dict[PluginRecord, Any] = {}
 
 
-def _known() -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
-    """Returns the entries by kind, and the objects or errors of those that were loaded; both are empty when `sys.path` has changed."""
-    return _found_on(tuple(sys.path))
+_known_on = lru_cache(maxsize=1)(_Known)
+
+
+def _known() -> _Known:
+    return _known_on(tuple(sys.path))
 
 
 def _entries(kind: str) -> list[PluginRecord]:
-    entries = _known()[0]
+    entries = _known().entries
     if kind not in entries:
         entries[kind] = scan(group_of(kind))
     return entries[kind]
