@@ -21,7 +21,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, write_json
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 
 CHAINS = 64
 FILE = RESULTS / "warnings_rate.json"

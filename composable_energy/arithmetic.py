@@ -24,20 +24,13 @@ def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
 
 
 def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
-    r"""Returns the sum of energies of shape $(B,)$.
-
-    Args:
-        energies: The terms.
-        signed: Whether a term may be $-\infty$; the sum is $\infty$ wherever another term is.
-    """
+    r"""Returns the sum of energies; if a term may be $-\infty$ (`signed`), it is $\infty$ wherever another term is."""
     total = energies[0]
     for energy in energies[1:]:
         total = total + energy
     if not signed or len(energies) == 1:
         return total
-    outside = energies[0] == torch.inf
-    for energy in energies[1:]:
-        outside = outside | (energy == torch.inf)
+    outside = (torch.stack(list(energies)) == torch.inf).any(0)
     return torch.where(outside, torch.inf, total)
 
 

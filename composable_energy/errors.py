@@ -5,44 +5,28 @@ Each class derives from the matching built-in error, so `except ValueError` work
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from torch import Tensor
 
 
-__all__ = [
-    "CalibrationError",
-    "ComposableEnergyError",
-    "ContradictionError",
-    "DeviceError",
-    "DtypeError",
-    "ExpressionError",
-    "ExtraNotInstalled",
-    "FileFormatError",
-    "InUseError",
-    "LevelWarning",
-    "LiftError",
-    "MemoryShortage",
-    "MixtureWarning",
-    "NormalizerError",
-    "OperatorError",
-    "OptionError",
-    "PluginConflictError",
-    "PluginLoadError",
-    "PluginNotFound",
-    "ProcessLost",
-    "SamplingDiverged",
-    "SamplingInterrupted",
-    "ShapeError",
-    "StorageError",
-    "SupportWarning",
-    "TrainingDiverged",
-    "UngroundedError",
-]
+def add_note(error: BaseException, text: str) -> None:
+    """Adds a line to the traceback of an exception, whose type stays; Python 3.10 does not show it."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), text]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def warn_caller(message: str | Warning, category: type[Warning] | None = None) -> None:
+    """Warns at the line that called this package, however many of its functions are in between."""
+    package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 3, 2
+    while frame is not None:
+        level = depth if frame.f_globals.get("__name__", "").partition(".")[0] == package else level
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 class ComposableEnergyError(Exception):
@@ -62,8 +46,7 @@ class ComposableEnergyError(Exception):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        if hasattr(self, "add_note"):
-            self.add_note(f"The documentation explains this error: {self.documentation}")  # pyright: ignore[reportAttributeAccessIssue]
+        add_note(self, f"The documentation explains this error: {self.documentation}")
 
 
 class ShapeError(ComposableEnergyError, ValueError):
@@ -99,7 +82,7 @@ class ExpressionError(ComposableEnergyError, ValueError):
 
 
 class CalibrationError(ExpressionError):
-    """A number of an expression is not known yet, such as the level of `~A`: `composable_energy.calibrate` estimates it."""
+    """A number of an expression is not known, such as the level of `~A` or log Z, or its estimate is not reliable."""
 
 
 class OperatorError(ExpressionError, TypeError):
@@ -118,10 +101,6 @@ class UngroundedError(ExpressionError):
     """An energy that cannot be normalised was sampled or integrated: it has no lower bound, or grows too slowly."""
 
 
-class NormalizerError(ComposableEnergyError, RuntimeError):
-    """The normaliser of a density cannot be estimated."""
-
-
 class ExtraNotInstalled(ComposableEnergyError, ImportError):  # noqa: N818
     """A package of an optional extra is not installed."""
 
@@ -131,11 +110,7 @@ class FileFormatError(ComposableEnergyError, ValueError):
 
 
 class StorageError(ComposableEnergyError, OSError):
-    """A file cannot be written: the disk is full, or writing is not permitted."""
-
-
-class InUseError(StorageError):
-    """Another process writes the file or the folder, such as the same checkpoint; the message has its process id."""
+    """A file cannot be written: the disk is full, writing is not permitted, or another call or process uses the file."""
 
 
 class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (as `ModuleNotFoundError`)
@@ -178,20 +153,6 @@ class SamplingInterrupted(KeyboardInterrupt):
         super().__init__(message)
         self.points = points
         self.trace = trace
-
-
-class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
-    """Training diverged, and the monitor stopped it.
-
-    Attributes:
-        step: The step at which it stopped.
-        checkpoint: The last good checkpoint; None if there is none.
-    """
-
-    def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
-        super().__init__(message)
-        self.step = step
-        self.checkpoint = checkpoint
 
 
 class SupportWarning(UserWarning):

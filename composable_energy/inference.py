@@ -15,7 +15,7 @@ from composable_energy.algebra.explain import encode_points
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import memo_scope
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ContradictionError, OptionError
 from composable_energy.options import check_flag
 
@@ -77,13 +77,12 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         ContradictionError: No point fulfils the energy for any candidate. A candidate that no point fulfils has probability 0.
         ExpressionError: The energy has no value.
     """
+    names = sorted(energy.conditions - {CHAINS})
     if not isinstance(over, Mapping) or any(isinstance(values, str | Mapping) for values in over.values()):
-        names = sorted(energy.conditions - {CHAINS}) or ["y"]
-        raise OptionError(f"`over` maps conditions to lists of candidates, as in over={{{names[0]!r}: [...]}}, got {over!r}.")
+        raise OptionError(f"`over` maps conditions to lists of candidates, as in over={{{(names or ['y'])[0]!r}: [...]}}, got {over!r}.")
     check_flag("joint", joint)
-    unknown = over.keys() - energy.conditions
-    if unknown or not over:
-        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {CHAINS})}; got candidates of {sorted(map(str, over))}.")
+    if over.keys() - energy.conditions or not over:
+        raise OptionError(f"{energy} depends on {names}; got candidates of {sorted(map(str, over))}.")
     try:
         candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     except TypeError as error:  # a single number
@@ -92,21 +91,18 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError("Inference needs at least one candidate for each condition.")
     check_value(energy, "`infer`")
     x = encode_points(energy, x)
-    with torch.no_grad(), memo_scope():  # a network that depends on no candidate is evaluated once
-        found = [_evaluate(energy.given(**{n: _as_row(v) for n, v in c.items()}), x) for c in candidates]
-        like = next((energies for energies in found if energies is not None), None)
-        if like is None:
-            raise ContradictionError(f"No point fulfils {energy} for any candidate: each has probability 0.")
-        energies = torch.stack([torch.full_like(like, torch.inf) if one is None else one for one in found], 1)
-    energies = energies.sum(0, keepdim=True) if joint else energies
-    return Inference(tuple(candidates), torch.log_softmax(-energies, 1))
-
-
-def _evaluate(energy: Energy, x: Tensor) -> Tensor | None:
-    try:
-        return energy(x)
-    except ContradictionError:
-        return None
+    found: list[Tensor | None] = []
+    with torch.no_grad(), evaluating():  # a network that depends on no candidate is evaluated once
+        for candidate in candidates:
+            try:
+                found.append(energy.given(**{name: _as_row(value) for name, value in candidate.items()})(x))
+            except ContradictionError:  # no point fulfils it
+                found.append(None)
+    like = next((energies for energies in found if energies is not None), None)
+    if like is None:
+        raise ContradictionError(f"No point fulfils {energy} for any candidate: each has probability 0.")
+    energies = torch.stack([torch.full_like(like, torch.inf) if one is None else one for one in found], 1)
+    return Inference(tuple(candidates), torch.log_softmax(-(energies.sum(0, keepdim=True) if joint else energies), 1))
 
 
 def _as_row(value: Any) -> Any:

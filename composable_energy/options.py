@@ -23,34 +23,20 @@ _LARGEST, _LEAST = 1e18, 1e-31  # squares are numbers of float32, and products w
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:
-    """Returns an integer of at least `least`; NumPy integers are accepted.
-
-    Raises:
-        OptionError: The value is not an integer, or too small.
-    """
+    """Returns an integer of at least `least`; NumPy integers are accepted."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = index(value)
+        number = None if isinstance(value, bool) else index(value)
     except TypeError:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.", [name]) from None
-    if number < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {number}.", [name])
+        number = None
+    if number is None or number < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.", [name])
     return number
 
 
 def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = math.inf) -> float:
-    """Returns a number in a range, of at most 1e18; a positive one is at least 1e-30.
+    """Returns a number in a range with open bounds `above` and `below` or a closed one `least`.
 
-    Args:
-        name: The option, for the message.
-        value: Its value.
-        above: An open lower bound.
-        least: A closed lower bound.
-        below: An open upper bound.
-
-    Raises:
-        OptionError: The value is not such a number, or out of range.
+    It is at most 1e18, and a positive one at least 1e-30.
     """
     try:
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
@@ -59,41 +45,29 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
     if abs(number) <= _LARGEST and (above is None or number > (above or _LEAST)) and (least is None or number >= least) and number < below:
         return number
     if below < math.inf:
-        wanted = f"between {above:g} and {below:g}" if above is not None else f"from {least:g} to below {below:g}"
-        raise OptionError(f"{name} must be a number {wanted}, got {value!r}.", [name])
-    wanted = "a positive number" if above == 0 else "a number" if least is None else f"a number of at least {least:g}"
-    wanted += f" up to {_LARGEST:g}" if math.isfinite(number) and abs(number) > _LARGEST else ""
+        wanted = f"a number between {above:g} and {below:g}" if above is not None else f"a number from {least:g} to below {below:g}"
+    else:
+        wanted = "a positive number" if above == 0 else "a number" if least is None else f"a number of at least {least:g}"
+        wanted += f" up to {_LARGEST:g}" if math.isfinite(number) and abs(number) > _LARGEST else ""
     raise OptionError(f"{name} must be {wanted}, got {value!r}.", [name])
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns a value that is True or False; texts such as 'no' are refused.
-
-    Raises:
-        OptionError: The value is neither.
-    """
+    """Returns a value that is True or False; texts such as 'no' are refused."""
     if not isinstance(value, bool):
         raise OptionError(f"{name} must be True or False, got {value!r}.", [name])
     return value
 
 
 def check_instance(name: str, value: Any, kind: type) -> Any:
-    """Returns a value that is None or of a class.
-
-    Raises:
-        OptionError: It is neither.
-    """
+    """Returns a value that is None or of a class."""
     if value is not None and not isinstance(value, kind):
         raise OptionError(f"{name} must be a {kind.__name__}, got {value!r:.100}.", [name])
     return value
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Returns a value that is one of the choices.
-
-    Raises:
-        OptionError: It is not.
-    """
+    """Returns a value that is one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}", [name])
@@ -141,27 +115,25 @@ def plain_values(value: Any) -> Iterator[Any]:
 
 # Names that are near ---------------------------------------------------------------------------------------------------------------------
 
-_FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _SHOWN = 20
 _ELSEWHERE = {  # names that other libraries and papers use, by the names here
-    "adam descent gradient-descent map optimize": ("descent",),
-    "ais annealed-importance-sampling particle-filter": ("smc",),
-    "ddim ddpm dpm euler euler-maruyama heun": ("sde", "ode"),
-    "gibbs metropolis metropolis-hastings mh random-walk rwm rwmh slice": ("mala", "chees"),
-    "hamiltonian hamiltonian-monte-carlo hybrid-monte-carlo": ("hmc", "chees"),
-    "kinetic-langevin sghmc": ("underdamped",),
-    "no-u-turn no-u-turn-sampler nuts": ("chees",),
-    "parallel-tempering pt replica-exchange": ("tempering",),
-    "langevin-dynamics sgld ula unadjusted-langevin": ("langevin",),
-    "epsilon eta learning-rate lr": ("step_size",),
-    "max-iter n-iter n-steps num-iterations num-steps": ("steps",),
-    "chains n-chains n-samples num-chains num-samples size": ("shape",),
-    "num-warmup tune warmup-steps": ("burn_in",),
-    "leapfrog-steps n-leapfrog num-leapfrog num-leapfrog-steps": ("leapfrogs",),
-    "initial-state start x0": ("init",),
-    "generator key random-seed random-state rng": ("seed",),
-    "thin thinning": ("trace",),
+    "descent": "adam descent gradient-descent map optimize",
+    "smc": "ais annealed-importance-sampling particle-filter",
+    "sde ode": "ddim ddpm dpm euler euler-maruyama heun",
+    "mala chees": "gibbs metropolis metropolis-hastings mh random-walk rwm rwmh slice",
+    "hmc chees": "hamiltonian hamiltonian-monte-carlo hybrid-monte-carlo",
+    "underdamped": "kinetic-langevin sghmc",
+    "chees": "no-u-turn no-u-turn-sampler nuts",
+    "tempering": "parallel-tempering pt replica-exchange",
+    "langevin": "langevin-dynamics sgld ula unadjusted-langevin",
+    "step_size": "epsilon eta learning-rate lr",
+    "steps": "max-iter n-iter n-steps num-iterations num-steps",
+    "shape": "chains n-chains n-samples num-chains num-samples size",
+    "burn_in": "num-warmup tune warmup-steps",
+    "leapfrogs": "leapfrog-steps n-leapfrog num-leapfrog num-leapfrog-steps",
+    "init": "initial-state start x0",
+    "seed": "generator key random-seed random-state rng",
+    "trace": "thin thinning",
 }
 
 
@@ -173,7 +145,7 @@ def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """
     forms = {_form(one): one for one in known}
     wanted = _form(name)
-    here = [one for others, names in _ELSEWHERE.items() if wanted in others.split() for one in names]
+    here = [one for names, others in _ELSEWHERE.items() if wanted in others.split() for one in names.split()]
     if wanted in forms or here:
         return [forms[one] for one in (wanted, *map(_form, here)) if one in forms][:count]
     close = difflib.get_close_matches(wanted, forms, n=count, cutoff=0.6)
@@ -200,7 +172,10 @@ def listed(known: Iterable[str]) -> str:
     return f" Known: {shown}." if known else " None is installed."
 
 
-# Text on a terminal ----------------------------------------------------------------------------------------------------------------------
+# Text on a terminal, memory, extras ------------------------------------------------------------------------------------------------------
+
+_FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def printable(text: object) -> str:
@@ -217,7 +192,8 @@ def printable(text: object) -> str:
         found = str.__str__(str(text))
     except Exception as error:
         found = f"(an object of type {type(text).__name__}, whose text raises {type(error).__name__})"
-    return "".join(character if _is_harmless(character) else _escaped(character) for character in found)
+    harmless = (one in "\n\t" or one.isprintable() or unicodedata.category(one) == "Zs" for one in found)
+    return "".join(one if fine else one.encode("unicode_escape").decode() for one, fine in zip(found, harmless, strict=True))
 
 
 def one_line(text: object) -> str:
@@ -231,28 +207,17 @@ def describe_error(error: BaseException) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Returns a table with aligned columns, and escapes for control characters.
+    """Returns a table with aligned columns, and escapes for control characters; a cell of None is empty.
 
     Args:
         header: The names of the columns.
-        rows: The cells; None is empty.
+        rows: The cells.
         right: The indices of right-aligned columns.
     """
     cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = (
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _is_harmless(character: str) -> bool:
-    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = ([f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells)
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
 def ran_out(error: BaseException) -> bool:
@@ -277,6 +242,5 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ExtraNotInstalled(
-            f"This needs {module.partition('.')[0]}, which is not installed: pip install 'composable-energy[{extra}]'."
-        ) from error
+        name = module.partition(".")[0]
+        raise ExtraNotInstalled(f"This needs {name}, which is not installed: pip install 'composable-energy[{extra}]'.") from error

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from composable_energy.errors import ContradictionError
-from composable_energy.events import Categorical, Continuous, Formula, Interval, complement, conjoin, disjoin
+from composable_energy.events import Categorical, Continuous, Formula, Interval, Source, complement, conjoin, disjoin
 
 ENDS = (-math.inf, -0.7, 0.1, 0.6, 1.3, math.inf)
 
@@ -28,7 +28,7 @@ class World:
             network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
             network.bias.data = torch.rand(network.bias.shape, generator=generator, dtype=torch.double) - 0.5
         self.networks[-1].weight.data *= 0.2
-        self.variables = [*(Categorical(network) for network in self.networks[:-1]), Continuous(self.networks[-1])]
+        self.variables = [*(Categorical(Source(network)) for network in self.networks[:-1]), Continuous(Source(self.networks[-1]))]
         with torch.no_grad():
             odds, *logits, gaussian = (network(self.x) for network in self.networks)
         mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()

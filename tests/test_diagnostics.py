@@ -91,9 +91,8 @@ class TestSummary:
         trace = run(ce.as_energy(energy), (8, 3, 32, 32), HMC(0.2, leapfrogs=8), 40, trace=1)
         summary = trace.summary()
         assert [row.name for row in summary.rows][:2] == ["energy", "x[1, 7, 9]"] and len(summary.rows) == 9
-        assert [row.name for row in summary.quantiles] == ["x, 5%", "x, 50%", "x, 95%"]
-        assert summary.quantiles[0].r_hat < summary.quantiles[1].r_hat < summary.quantiles[2].r_hat < summary.rows[1].r_hat
-        assert "8 worst of 3072; quantiles over 56 of them" in str(summary) and len(str(summary).splitlines()) < 40
+        assert all(row.r_hat <= summary.rows[1].r_hat for row in summary.rows[2:])
+        assert "8 worst of 3072" in str(summary) and len(str(summary).splitlines()) < 40
 
     def test_coordinates_that_never_move(self):
         trace = run(gaussian(1.0, 1.0), (8, 2), MALA(1.0), 40, trace=1)

@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.sampling import Trace
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 from tests.diagnosed_runs import F64, gaussian, kinds, run

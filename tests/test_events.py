@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import Categorical, Formula, Interval, complement, conjoin, disjoin
+from composable_energy.events import Categorical, ChainValues, Formula, Interval, Source, complement, conjoin, disjoin
 from tests.formulas import COUNTS, WORLD, truth, value
 
 
@@ -73,7 +73,7 @@ def test_labels_that_are_all_there_are():
     same(disjoin([neither, zero]), zero)
     assert torch.equal(value(complement(neither)), torch.zeros(5).double())
     assert torch.equal(value(disjoin([zero, one])), torch.zeros(5).double())
-    known = Categorical(WORLD.networks[1], labels=2)
+    known = Categorical(Source(WORLD.networks[1]), labels=2)
     assert conjoin([complement(Formula.atom(known, {label})) for label in (0, 1)]).constant is False
     assert conjoin([complement(zero), complement(Formula.atom(known, {1}))]).constant is False  # one variable: what one knows, both know
     assert Formula.atom(known, {0, 1}).constant is True and Formula.atom(known, ()).constant is False
@@ -82,9 +82,9 @@ def test_labels_that_are_all_there_are():
     with pytest.raises(OptionError, match="there are 2 labels"):
         value(WORLD.atom(1, frozenset({5})))
     with pytest.raises(ExpressionError, match="with 2 and with 3 labels"):
-        conjoin([Formula.atom(known, {0}), Formula.atom(Categorical(WORLD.networks[1], labels=3), {0})])
+        conjoin([Formula.atom(known, {0}), Formula.atom(Categorical(Source(WORLD.networks[1]), labels=3), {0})])
     with pytest.raises(ShapeError, match="logits of 2 labels; expected 3"):
-        value(Formula.atom(Categorical(WORLD.networks[1], labels=3), {0}))
+        value(Formula.atom(Categorical(Source(WORLD.networks[1]), labels=3), {0}))
 
 
 def test_intervals_that_do_not_meet_exclude_each_other():
@@ -96,7 +96,7 @@ def test_intervals_that_do_not_meet_exclude_each_other():
 
 def test_ends_for_each_chain_need_one_order():
     def interval(*ends):
-        return Formula.atom(WORLD.variables[4], Interval(*map(torch.tensor, ends)))
+        return Formula.atom(WORLD.variables[4], Interval(*(ChainValues(torch.tensor(end)) for end in ends)))
 
     first, second = interval([0.0, 0.1], [1.0, 1.1]), interval([0.5, 0.2], [2.0, 2.0])
     assert len(conjoin([first, second]).nodes) == 3
@@ -112,7 +112,7 @@ def test_what_bases_differ_makes_no_formula():
 
     one, other = (ce.as_energy(lambda x: x.square().sum(1), name=name) for name in ("one", "other"))
     network = WORLD.networks[2]
-    left, right = (Formula.atom(Categorical(network, base), {0}, "event") for base in (one, other))
+    left, right = (Formula.atom(Categorical(Source(network), base), {0}, "event") for base in (one, other))
     assert left.same_base(left) and not left.same_base(right)
     assert left.base is one
     with pytest.raises(ExpressionError, match="relative to one and event to other"):

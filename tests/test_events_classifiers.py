@@ -10,7 +10,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import ChainLabels, ClassifierEnergy, Formula, GaussianHead, Interval, conjoin, disjoin
+from composable_energy.events import ChainValues, ClassifierEnergy, Formula, GaussianHead, Interval, conjoin, disjoin
 from tests.heads import Bowl, Counting
 
 
@@ -211,9 +211,9 @@ def test_equal_labels_of_chains_are_one_atom_whatever_tensor_holds_them(x):
         both = one & free.given(y=again)
         assert len(both.formula.nodes) == 1
         assert torch.equal(both(x), one(x))
-    for copied in (copy.deepcopy(ChainLabels(labels)), pickle.loads(pickle.dumps(ChainLabels(labels.short())))):
-        assert copied == ChainLabels(labels) and hash(copied) == hash(ChainLabels(labels))
-    assert len({ChainLabels(labels), ChainLabels(labels + 1), ChainLabels(labels[:5])}) == 3
+    for copied in (copy.deepcopy(ChainValues(labels)), pickle.loads(pickle.dumps(ChainValues(labels.short())))):
+        assert copied == ChainValues(labels) and hash(copied) == hash(ChainValues(labels))
+    assert len({ChainValues(labels), ChainValues(labels + 1), ChainValues(labels[:5])}) == 3
 
 
 def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
@@ -221,7 +221,7 @@ def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
     free, where = ClassifierEnergy(network, None, Bowl(), labels=5), GaussianHead(Counting(4), Bowl(), dims=2)
     labels, points = torch.tensor([0, 1, 2, 3, 4, 0]), torch.linspace(-1, 1, 12, dtype=torch.double).view(6, 2)
     low, high, ends = points - 0.5, points + 0.5, torch.linspace(-1, 1, 6, dtype=torch.double)
-    cut = Interval(ends, ends + 1)
+    cut = Interval(ChainValues(ends), ChainValues(ends + 1))
     energies = [
         free.given(y=labels),
         ~free.given(y=labels) & where.between(low, high),
@@ -230,12 +230,12 @@ def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
         where(points),
         ClassifierEnergy(network, each=labels),
     ]
-    before, key, kept = [energy(x) for energy in energies], cut.key, Formula.atom(where.near(0.0, 1.0).formula.variables[0], cut)
+    before, kept = [energy(x) for energy in energies], Formula.atom(where.near(0.0, 1.0).formula.variables[0], cut)
     expected = kept.energy(x)
     labels.zero_(), points.zero_(), low.sub_(3), high.add_(3), ends.zero_()
     for energy, value in zip(energies, before, strict=True):
         assert torch.equal(energy(x), value)
-    assert cut.key == key and torch.equal(kept.energy(x), expected)
+    assert torch.equal(kept.energy(x), expected)
     assert energies[0].config()["each"].tolist() == [0, 1, 2, 3, 4, 0]
     assert not torch.equal(energies[2].config()["low"], low)
 

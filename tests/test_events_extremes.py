@@ -17,6 +17,7 @@ from composable_energy.events import (
     DensityEnergy,
     Formula,
     Interval,
+    Source,
     complement,
     conjoin,
     disjoin,
@@ -26,8 +27,10 @@ from composable_energy.events import (
 LOGITS = (-1e4, -100.0, -1.0, 0.0, 20.0, 1e4)
 ENDS = (-math.inf, -0.7, 0.1, 0.1001, 0.6, math.inf)
 IDENTITY = nn.Identity()  # the points are the outputs, so gradients in points are gradients in outputs
-HEADS = [Categorical(IDENTITY, columns=slice(*ends), labels=labels) for *ends, labels in ((0, 1, 2), (1, 3, 2), (3, 6, 3), (6, 14, 8))]
-LINE = Continuous(IDENTITY, columns=slice(14, 16))
+HEADS = [
+    Categorical(Source(IDENTITY), columns=slice(*ends), labels=labels) for *ends, labels in ((0, 1, 2), (1, 3, 2), (3, 6, 3), (6, 14, 8))
+]
+LINE = Continuous(Source(IDENTITY), columns=slice(14, 16))
 
 
 def random_formula(rng: random.Random, depth: int) -> Formula:

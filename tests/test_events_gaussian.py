@@ -10,7 +10,7 @@ from torch import nn
 
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.events import ClassifierEnergy, DensityEnergy, GaussianHead, Interval, IntervalEnergy, disjoin
+from composable_energy.events import ChainValues, ClassifierEnergy, DensityEnergy, GaussianHead, Interval, IntervalEnergy, disjoin
 from tests.heads import Bowl, Counting
 
 
@@ -132,7 +132,7 @@ def test_copies_and_pickles_keep_values_and_shared_variables(x):
         for new, old in zip(again, tree, strict=True):
             assert torch.equal(new(x), old(x)) and str(new) == str(old)
         assert len(disjoin([again[0].formula, again[1].formula]).variables) == 1
-        assert again[0].formula.variables[0].network is again[0].logits
+        assert again[0].formula.variables[0].source.network is again[0].logits
         assert again[0].formula.base is again[0].base
 
 
@@ -165,9 +165,10 @@ def test_equal_ends_are_one_atom_whatever_tensor_holds_them(x):
         assert len(both.formula.nodes) == len(one.formula.nodes)
         assert torch.equal(both(x), one(x))
     ends = torch.tensor([0.0, 0.5])
-    interval = Interval(ends, 1.0)
-    for copied in (copy.deepcopy(interval), pickle.loads(pickle.dumps(interval)), Interval(-ends.double().neg(), torch.tensor([1.0]))):
+    interval = Interval(ChainValues(ends), 1.0)
+    again = Interval(ChainValues(-ends.double().neg()), 1.0)
+    for copied in (copy.deepcopy(interval), pickle.loads(pickle.dumps(interval)), again):
         assert copied == interval and hash(copied) == hash(interval)
-    assert Interval(torch.tensor(0.5), 1) == Interval(0.5, 1.0) != Interval(0.1, 1.0)
-    assert Interval(-ends * 0, 1.0) == Interval(ends * 0, 1.0)  # -0 and 0
-    assert Interval(torch.tensor([0.1]), 1.0) != Interval(0.1, 1.0)  # which float32 rounds
+    assert Interval(ChainValues(ends + 1), 1.0) != interval != Interval(0.0, 1.0)
+    assert ChainValues(-ends * 0) == ChainValues(ends * 0)  # -0 and 0
+    assert head.between(torch.tensor([[0.1, 0.1]]), 1.0).formula.nodes[0] != head.between(0.1, 1.0).formula.nodes[0]  # which float32 rounds

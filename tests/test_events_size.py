@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from composable_energy.errors import ExpressionError
-from composable_energy.events import Categorical, Formula, complement, conjoin, disjoin
+from composable_energy.events import Categorical, Formula, Source, complement, conjoin, disjoin
 from tests.formulas import value
 
 
 def heads(count: int) -> list[Formula]:
-    return [Formula.atom(Categorical(nn.Linear(3, 1).double()), {1}, f"a{i}") for i in range(count)]
+    return [Formula.atom(Categorical(Source(nn.Linear(3, 1).double())), {1}, f"a{i}") for i in range(count)]
 
 
 def chain(a):

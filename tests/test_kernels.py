@@ -12,7 +12,7 @@ from composable_energy.sampling import Noise, langevin_step, normal, underdamped
 from tests.recorded_kernel import SWITCH, Recorded, points
 
 
-@pytest.mark.parametrize("kind", ["blocks", "philox"])
+@pytest.mark.parametrize("kind", ["numpy", "philox"])
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
 def test_the_step_is_its_formula(kind, gradient, keep):
@@ -128,7 +128,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"noise": Noise(0, range(4))}, "it draws Philox noise, and the noise is 'blocks'"),
+            ({"noise": Noise(0, range(4))}, "it draws Philox noise, and the noise is 'numpy'"),
             ({"noise": Noise(0, (1, 2, 3, 9), kind="philox")}, "the ids of the chains are not consecutive"),
             ({"x": x.double(), "g": x.double()}, "it takes no float64"),
             ({"g": g.double()}, "differ in dtype or device"),

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Uniform
 
 import composable_energy as ce
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import CalibrationError, ExpressionError, LevelWarning, MixtureWarning, OptionError, UngroundedError
+from composable_energy.errors import (
+    CalibrationError,
+    ExpressionError,
+    LevelWarning,
+    MixtureWarning,
+    OptionError,
+    UngroundedError,
+    warn_caller,
+)
 
 F64 = torch.float64
 CENTRE = torch.tensor([2.0, 0.0], dtype=F64)

@@ -2,9 +2,7 @@
 
 import math
 import pickle
-import struct
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from scipy import stats
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise, key_of, philox
 
-KINDS = ["blocks", "philox"]
+KINDS = ["numpy", "philox"]
 
 
 @pytest.mark.parametrize(
@@ -58,18 +56,6 @@ def test_noise_does_not_depend_on_who_else_draws(kind, event, dtype, cut, first)
     other = Noise(7, range(1), step=3, kind=kind).for_chains([first + i for i in ids])
     assert torch.equal(other.normal(x[ids], 1), whole[ids])
     assert torch.equal(other.uniform(x[ids], 2), uniform[ids])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("event", [(2,), (3,), (64,), (3, 8, 8)])
-def test_the_first_chains_of_a_block_are_those_of_the_whole_block(event, dtype):
-    """They are drawn alone where torch fills a tensor in order, which is no promise of its own."""
-    noise, x = Noise(7, range(2048), step=3), torch.zeros(2048, *event, dtype=dtype)
-    whole, uniform = noise.normal(x), noise.uniform(x, 1)
-    for count in (*range(1, 40), 64, 100, 512, 1024, 2047):
-        some = noise.for_chains(range(count))
-        assert torch.equal(some.normal(x[:count]), whole[:count])
-        assert torch.equal(some.uniform(x[:count], 1), uniform[:count])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,7 +107,7 @@ def test_threads_and_inference_mode_have_places_of_their_own():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("event", [(2,), (700,)])
 def test_normal_numbers_are_normal_and_independent(kind, event):
-    """Over blocks, steps, streams and seeds; each bound is 5 standard errors."""
+    """Over chains, steps, streams and seeds; each bound is 5 standard errors."""
     x = torch.zeros(42_000 // math.prod(event), *event, dtype=torch.float64)
     draws = [
         noise.normal(x, stream).flatten()
@@ -155,14 +141,13 @@ def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
 
 
 @pytest.mark.full
-def test_no_two_of_many_steps_and_blocks_have_the_same_noise():
-    """Seeds of 32 bits, all that `torch.Generator.manual_seed` uses, gave two pairs of these steps the same noise."""
+def test_no_two_of_many_steps_and_chains_have_the_same_noise():
     noise, x = Noise(2, range(1)), torch.zeros(1, 2, dtype=torch.float64)
     drawn = {noise.at(step).normal(x).numpy().tobytes() for step in range(100_000)}
     assert len(drawn) == 100_000
-    blocks = range(0, 2048 * 1000, 2048)
-    first = Noise(0, tuple(blocks)).normal(torch.zeros(len(blocks), 2, dtype=torch.float64))
-    assert len(first.unique(dim=0)) == len(blocks)
+    chains = range(0, 2048 * 1000, 2048)
+    first = Noise(0, tuple(chains)).normal(torch.zeros(len(chains), 2, dtype=torch.float64))
+    assert len(first.unique(dim=0)) == len(chains)
 
 
 def test_kinds_and_dtypes_agree_where_they_can():
@@ -170,10 +155,10 @@ def test_kinds_and_dtypes_agree_where_they_can():
     philox_noise = Noise(9, range(40), kind="philox")
     assert torch.equal(philox_noise.normal(x.double()).float(), philox_noise.normal(x))
     assert torch.equal(philox_noise.normal(x.half()), philox_noise.normal(x).half())
-    blocks = Noise(9, range(40))
-    assert torch.equal(blocks.normal(x.bfloat16()), blocks.normal(x).bfloat16())
-    assert (blocks.normal(x.double()) % 2**-20).unique().numel() > 200  # more bits than a float32 has
-    assert not torch.equal(blocks.normal(x), philox_noise.normal(x))
+    own = Noise(9, range(40))
+    assert torch.equal(own.normal(x.bfloat16()), own.normal(x).bfloat16())
+    assert (own.normal(x.double()) % 2**-20).unique().numel() > 200  # more bits than a float32 has
+    assert not torch.equal(own.normal(x), philox_noise.normal(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,7 +181,7 @@ def test_any_seed_is_taken_modulo_64_bits(seed, kind):
 def test_what_does_not_fit_is_said():
     with pytest.raises(ShapeError, match=r"3 chains, got 2 points; use `noise.for_chains`"):
         Noise(0, range(3)).normal(torch.zeros(2, 2))
-    with pytest.raises(OptionError, match="'blocks' or 'philox', got 'torch'"):
+    with pytest.raises(OptionError, match="'numpy' or 'philox', got 'torch'"):
         Noise(0, range(3), kind="torch")
 
 
@@ -217,16 +202,18 @@ def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
     assert last.isfinite().all() and not torch.equal(last, noise.normal(x))
 
 
-@pytest.mark.parametrize("block", [0, 3])
-def test_a_block_is_drawn_by_a_twister_whose_whole_state_comes_from_philox(block):
-    """NumPy's twister in the same state gives the same words: torch does not document the form of a state, so this pins it."""
-    key = np.frombuffer(blake2b(struct.pack("<QII", 5, 7, 2), digest_size=16).digest(), np.uint64)
-    words = np.random.Philox(key=key, counter=[78 * block, 0, 0, 0]).random_raw(312).view(np.uint32)
-    twister = np.random.MT19937(0)
-    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
-    expected = torch.from_numpy((twister.random_raw(64) % 2**24 / 2**24).astype(np.float32))
-    drawn = Noise(5, range(2048 * block, 2048 * block + 64), step=7).uniform(torch.zeros(64, 1), stream=2)
-    assert torch.equal(drawn, expected)
+@pytest.mark.parametrize(("dtype", "words", "bits"), [(torch.float32, np.uint32, 31), (torch.float64, np.uint64, 63)])
+@pytest.mark.parametrize("first", [0, 3, 2**31])
+def test_noise_on_the_cpu_is_box_muller_of_the_words_of_numpy(dtype, words, bits, first):
+    """The place of a chain's words is a function of its id alone; the counter of NumPy names 32 bytes."""
+    start = first * 4 * words().itemsize // 32  # events of 3 numbers take 4 words
+    drawn = np.random.Philox(key=5, counter=[start, 7, 2, 0]).random_raw(64).view(words)
+    drawn = drawn[first * 4 - start * 32 // words().itemsize :][:16].reshape(4, 4).astype(f"i{words().itemsize}").astype(np.float64)
+    radius, angle = np.sqrt(-2 * np.log(np.abs(drawn[:, :2]) / 2**bits)), np.pi * drawn[:, 2:] / 2**bits
+    expected = torch.from_numpy(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :3])
+    noise = Noise(5, range(first, first + 4), step=7)
+    torch.testing.assert_close(noise.normal(torch.zeros(4, 3, dtype=dtype), stream=2).double(), expected, rtol=1e-5, atol=1e-5)
+    assert noise.words("normal", torch.zeros(4, 3, dtype=dtype), 2, steps=3).shape == (3, 4, 4)
 
 
 def test_noise_compares_by_its_key_and_can_be_saved():

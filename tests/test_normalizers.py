@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Gamma, MultivariateNormal, Normal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, ExpressionError, NormalizerError, OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import CalibrationError, DtypeError, ExpressionError, OptionError, SamplingDiverged, ShapeError
 from composable_energy_mcmc import LogZ
 
 
@@ -132,7 +132,7 @@ class TestErrors:
     @pytest.mark.slow
     def test_uneven_weights_give_no_number(self):
         base = Normal(torch.zeros(32), 1.0)
-        with pytest.raises(NormalizerError, match=r"less than 5%.*levels=12"):
+        with pytest.raises(CalibrationError, match=r"less than 5%.*levels=12"):
             ce.log_z(lambda x: (x - 1).square().sum(1) * 5, base=base, levels=3, seed=0)
 
     @pytest.mark.slow
@@ -142,7 +142,7 @@ class TestErrors:
         with pytest.raises(ce.errors.UngroundedError):
             ce.log_z(~gaussian(1.0), seed=0)
 
-        with pytest.raises(NormalizerError, match="no pilot point at level 0 has a density"):
+        with pytest.raises(CalibrationError, match="no pilot point at level 0 has a density"):
             ce.log_z(Uniform(torch.full((2,), 90.0), 91.0), base=Normal(torch.zeros(2), 1.0), seed=0)
 
     def test_an_energy_that_is_not_a_number(self):

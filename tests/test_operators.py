@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, MixtureWarning, NormalizerError, OperatorError, OptionError
+from composable_energy.errors import CalibrationError, ExpressionError, MixtureWarning, OperatorError, OptionError
 from composable_energy.parsing import parse
 
 F64 = torch.float64
@@ -133,7 +133,7 @@ def test_log_prob_where_the_normaliser_is_known():
     torch.testing.assert_close(U.log_prob(X, log_z=math.log(2 * math.pi)), -U(X) - math.log(2 * math.pi))
     for energy in (U, U & V, NEAR & FAR, 2 * NEAR, A):
         assert energy.log_normalizer is None
-        with pytest.raises(NormalizerError, match=r"log_z.*calibrate"):
+        with pytest.raises(CalibrationError, match=r"log_z.*calibrate"):
             energy.log_prob(X)
 
 

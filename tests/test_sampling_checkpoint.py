@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
 from tests.checkpoint_runs import BOWL, Stop, same, stop_at
 

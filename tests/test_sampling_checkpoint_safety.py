@@ -6,7 +6,7 @@ import os
 import pytest
 
 from composable_energy import sampling
-from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
+from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import read_record, write_record
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.checkpoint_runs import BOWL, Stop, same
@@ -23,7 +23,7 @@ def sample(path, steps=6, every=10, callback=lambda *_: None, **options):
 
 def test_a_second_call_with_a_checkpoint_in_use_is_refused_(tmp_path):
     def again(step, state, info):
-        with pytest.raises(InUseError, match="in use by another call or process: wait"):
+        with pytest.raises(StorageError, match="in use by another call or process: wait"):
             sample(tmp_path / "c")
         raise Stop
 
@@ -34,7 +34,7 @@ def test_a_second_call_with_a_checkpoint_in_use_is_refused_(tmp_path):
 
 
 def refused(path):
-    with pytest.raises(InUseError, match="in use by another call or process: wait"):
+    with pytest.raises(StorageError, match="in use by another call or process: wait"):
         sample(path)
 
 

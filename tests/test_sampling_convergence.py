@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin
 from tests.diagnosed_runs import F64, gaussian, kinds
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.errors import SamplingDiverged
 from composable_energy.sampling.noise import Noise
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin

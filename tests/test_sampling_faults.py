@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Tempering

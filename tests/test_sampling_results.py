@@ -66,7 +66,7 @@ def test_the_trace_tells_what_was_done():
     torch.testing.assert_close(trace.energies[-1], Bowl()(x))
     assert trace.point_steps == [7, 11] and trace.points.shape == (2, 5, 3)
     torch.testing.assert_close(trace.energies[10], Bowl()(trace.points[1]))
-    assert (trace.seed, trace.noise, trace.steps, trace.shape) == (3, "blocks", 12, (5, 3))
+    assert (trace.seed, trace.noise, trace.steps, trace.shape) == (3, "numpy", 12, (5, 3))
     assert trace.chains == range(5) and not trace.diverged.any()
     assert repr(trace).startswith("Trace(MALA(step_size=0.5") and repr(trace).endswith("seed=3, steps=12, shape=(5, 3))")
     record = trace.to_dict()

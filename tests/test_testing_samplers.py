@@ -9,7 +9,7 @@ import torch
 import composable_energy as ce
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy.testing import Banana, Gaussian, SkipCheck, check_energy, check_sampler, sampler_checks
-from composable_energy.testing.invariance import measure_deviations
+from composable_energy.testing.samplers import measure_deviations
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 

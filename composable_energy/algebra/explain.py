@@ -14,7 +14,7 @@ from composable_energy.algebra import Conditioned, Disjunction, Negation, Pulled
 from composable_energy.energies.checks import check_batch, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import memo_scope, memoize
+from composable_energy.energies.evaluation import evaluating, memoize
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
 
 
@@ -77,7 +77,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     """
     check_value(energy, "`explain`")
     x = encode_points(energy, x)
-    with torch.no_grad(), memo_scope():
+    with torch.no_grad(), evaluating():
         whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _evaluate(lambda: energy(x, **conditions), x)

@@ -15,9 +15,8 @@ from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import warn_caller
 from composable_energy.energies.twins import contents, twin
-from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, LevelWarning
+from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, LevelWarning, warn_caller
 
 _SEED = 0
 _DRAWS, _DRAWS_OF_LARGE_POINTS, _LARGE = 4096, 512, 256

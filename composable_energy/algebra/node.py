@@ -18,8 +18,7 @@ from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.energies.checks import check_value, has_levels
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import memoize
-from composable_energy.energies.identity import Copies, equal
+from composable_energy.energies.identity import Copies
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.supports import Support
 
@@ -69,7 +68,7 @@ class Node(RelativeEnergy, ABC):
                 self._decoders = (term.decoder,)
             self._decoded_shape = self._decoded_shape or term.decoded_shape
         self._opposite: Energy | weakref.ref[Energy] | None = None
-        self._copies = Copies.inside(self)
+        self._copies = Copies(self)
         self._repeated = _find_repeated(self)
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
@@ -85,7 +84,7 @@ class Node(RelativeEnergy, ABC):
         return {}
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        if self._copies is not None and (pair := self._copies.differ(_equal_once)) is not None:
+        if self._copies.pairs and (pair := self._copies.differ()) is not None:
             raise ExpressionError(
                 f"{self} counts two copies of one {type(pair[0]).__name__} once, but their numbers differ now. Build the expression again; "
                 "or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
@@ -179,16 +178,15 @@ class Node(RelativeEnergy, ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opposite": None}
 
-    def became_twin(self, original: Any) -> None:
-        super().became_twin(original)
-        if self._copies is not None:
-            self._copies.keep_tensors()
+    def became_twin(self) -> None:
+        super().became_twin()
+        if self._copies.pairs:
+            self._copies.watch(True)
             self._direct = False  # each evaluation looks whether the copies are still equal
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._opposite = None  # it is not converted
-        if self._copies is not None:
-            self._copies.forget_tensors()
+        self._copies.watch(False)
         return super()._apply(fn, recurse)
 
 
@@ -243,11 +241,6 @@ def set_weight(node: Node, weight: Weight) -> None:
 def as_float(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
-
-
-def _equal_once(a: nn.Module, b: nn.Module) -> bool:
-    """Returns whether two copies are equal, compared once by all nodes of an expression."""
-    return memoize(("copies", id(a), id(b)), (a, b), lambda: equal(a, b))
 
 
 def _find_repeated(root: Energy) -> tuple[Energy, ...]:

@@ -13,8 +13,7 @@ from composable_energy.algebra.sums import Difference, Relative, Sharpened, Weig
 from composable_energy.algebra.transformed import Decoded, PulledBack, Restricted
 from composable_energy.arithmetic import Estimate
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import MixtureWarning
+from composable_energy.errors import MixtureWarning, warn_caller
 from composable_energy.events import HeadEnergy
 
 _UNKNOWN_ERROR = 0.1  # of a log Z that was given without one
@@ -95,7 +94,7 @@ def _takes_noise(part: Energy) -> bool:
     """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
     if isinstance(part, PulledBack):
         return False
-    return "sigma" in (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions)
+    return "sigma" in (part.head_conditions if isinstance(part, HeadEnergy) else part.conditions)
 
 
 class Branch(NamedTuple):

@@ -1,3 +1,2 @@
-from composable_energy.diagnostics.statistics import Row as Row
 from composable_energy.diagnostics.summary import Summary as Summary
-from composable_energy.errors import SamplingWarning as SamplingWarning
+from composable_energy.diagnostics.warnings import Row as Row

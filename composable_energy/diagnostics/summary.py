@@ -1,40 +1,35 @@
-"""Summaries of runs: settings, statistics and warnings; and their export to ArviZ."""
+r"""Summaries of runs: settings, statistics by ArviZ, and warnings; and the export of traces to ArviZ.
+
+References:
+    Rank-normalization, folding, and localization: an improved R-hat for assessing convergence of MCMC (Vehtari et al., 2021),
+    https://doi.org/10.1214/20-BA1221
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from composable_energy.algebra import describe_shares
-from composable_energy.diagnostics.statistics import (
-    LEAST_DRAWS,
-    MOST_CHAINS,
-    Draws,
-    Row,
-    compute_statistics,
-    screen_coordinates,
-    select_draws,
-)
-from composable_energy.diagnostics.warnings import find_warnings
-from composable_energy.errors import SamplingWarning, ShapeError
+from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
+from composable_energy.errors import OptionError, SamplingWarning, ShapeError
 from composable_energy.options import import_extra
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-_SHOWN = 16  # coordinates in a table
-_WORST = 8
-_WIDTH = 100
-_QUANTILES = (0.05, 0.5, 0.95)
-_COLUMNS = [field.name for field in fields(Row)][1:]
+_MOST_CHAINS = 512  # for ArviZ
+_SHOWN, _WORST = 16, 8  # coordinates in a table: all, or the worst
+_CHUNK = 16_000_000  # numbers
+_FORMATS = (".4g", ".3g", ".2g", ".0f", ".0f", ".3f")
 
 
 @dataclass(frozen=True)
@@ -45,27 +40,31 @@ class Summary:
         title: The sampler with its options.
         facts: The settings and results by name.
         rows: The statistics of the energy and of coordinates; of many coordinates the worst.
-        quantiles: For many coordinates, the quantiles of each statistic over them.
         warnings: The warnings.
     """
 
     title: str
     facts: Mapping[str, str]
     rows: Sequence[Row]
-    quantiles: Sequence[Row]
     warnings: Sequence[SamplingWarning]
 
     def __str__(self) -> str:
         wide = max(len(name) for name in self.facts)
         lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.facts.items())]
         if self.rows:
-            table = [["", *_COLUMNS], *(_cells(row) for row in (*self.rows, *self.quantiles))]
+            table = [["", *(field.name for field in fields(Row)[1:])], *map(_cells, self.rows)]
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             lines += ["", *("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table)]
-        lines += ["", *(_wrap(str(warning)) for warning in self.warnings)] if self.warnings else ["", "No warnings."]
+        style: dict[str, Any] = {"initial_indent": "! ", "subsequent_indent": "  ", "break_on_hyphens": False}
+        lines += ["", *(textwrap.fill(str(one), 100, **style) for one in self.warnings)] if self.warnings else ["", "No warnings."]
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _cells(row: Row) -> list[str]:
+    name, *figures = astuple(row)
+    return [name, *("-" if math.isnan(figure) else format(figure, form) for figure, form in zip(figures, _FORMATS, strict=True))]
 
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
@@ -73,71 +72,58 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
     draws = select_draws(trace, burn_in)
     unchecked = _unchecked(trace, draws)
     by_arviz = unchecked is None and trace.sampler.stationary
-    energies = draws.energies[:, :, None]
-    rows = compute_statistics(["energy"], energies, by_arviz) if energies.numel() and not energies.isnan().all() else []
-    shown, quantiles, coordinates = list(rows), [], None
+    rows = []
+    if draws.energies.numel() and not draws.energies.isnan().all():
+        rows = _statistics(["energy"], draws.energies[:, :, None], by_arviz)
+    facts = _facts(trace, draws)
     if draws.points is not None and draws.points.numel():
-        points = draws.points.flatten(2) if draws.points.ndim > 2 else draws.points[:, :, None]
-        event, total = draws.points.shape[2:], points.shape[2]
-        even, worst = screen_coordinates(points)
-        indices = sorted({*even, *worst})
-        some = compute_statistics([_name_coordinate(i, event) for i in indices], points[:, :, indices].cpu(), by_arviz)
+        event = draws.points.shape[2:]
+        points = draws.points.reshape(*draws.points.shape[:2], -1)
+        indices = _worst_coordinates(points)
+        some = _statistics([_name_coordinate(i, event) for i in indices], points[:, :, indices].cpu(), by_arviz)
+        if len(indices) < points.shape[2]:
+            some.sort(key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)
+            facts["coordinates"] = f"{_WORST} worst of {points.shape[2]}"
         rows += some
-        if total <= _SHOWN:
-            shown += some
-        else:
-            shown += sorted(some, key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)[:_WORST]
-            quantiles = _quantiles([row for i, row in zip(indices, some, strict=True) if i in set(even)])
-            coordinates = f"{_WORST} worst of {total}" + (f"; quantiles over {len(even)} of them" if len(even) < total else "")
-    warnings = find_warnings(trace, draws, rows, unchecked)
-    return Summary(repr(trace.sampler), _facts(trace, draws, coordinates), shown, quantiles, warnings)
+    return Summary(repr(trace.sampler), facts, rows, find_warnings(trace, draws, rows, unchecked))
 
 
-def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str]:
-    chains = len(trace.diverged_at)
-    facts = {
-        "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),
-        "steps": f"{trace.steps}, seed {trace.seed}" + (f", {trace.seconds:.3g} s" if trace.seconds is not None else ""),
-        "draws": f"{len(draws.steps)} of each chain: {draws.description}",
-    }
-    gradients = _gradients(trace)
-    if gradients is not None:
-        facts["gradients"] = f"{gradients} of each chain" + (", without those of tuning" if trace.tuned else "")
-    if draws.acceptance is not None and len(draws.acceptance):
-        low, high = draws.acceptance.min().item(), draws.acceptance.max().item()
-        goal = getattr(trace.sampler, "acceptance", None)
-        mean, tuned_for = draws.acceptance.mean().item(), draws.mean_acceptance
-        other = tuned_for is not None and abs(tuned_for - mean) > 0.005
-        facts["acceptance"] = f"{mean:.2g}, of single chains {low:.2g} to {high:.2g}" + (
-            f" (goal {goal:.2g}{f' of a mean that is {tuned_for:.2g}' if other else ''})" if isinstance(goal, float) else ""
-        )
-    for name, values in trace.scalars.items():
-        known = [value for value in values if not math.isnan(value)]
-        if known:
-            facts[name] = f"{min(known):.3g} to {max(known):.3g}, at last {values[-1]:.3g}"
-    if trace.relocated:
-        facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
-    if trace.branch_shares is not None:
-        what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
-        facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what
-    if trace.formula_probability is not None:
-        facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
-    if trace.errors:
-        facts["errors"] = f"at {trace.errors} points, which were rejected"
-    if len(draws.chains) > MOST_CHAINS:
-        facts["R-hat, ESS"] = f"of {MOST_CHAINS} chains, at even distances"
-    if coordinates is not None:
-        facts["coordinates"] = coordinates
-    return facts
+def select_draws(trace: Trace, burn_in: int | None) -> Draws:
+    """Returns the draws of a trace: the points that were kept; else the steps after the burn-in, or the later half of the steps.
+
+    A sampler with a fixed schedule has draws at its last step only.
+
+    Args:
+        trace: The trace.
+        burn_in: The number of steps to leave out, from the start of the chains; None for that of the trace.
+
+    Raises:
+        OptionError: The burn-in leaves no draws.
+    """
+    before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
+    kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
+    if not stationary:
+        first, description = trace.steps - 1, "the last step; earlier ones are no draws"
+    elif kept:
+        first, description = burn_in or 0, "the points that were kept"
+    else:
+        first = max(before, (trace.burn_in or before + len(trace.energies) // 2) if burn_in is None else burn_in)
+        description = "the later half of the steps" if burn_in is None and not trace.burn_in else f"the steps after {first}"
+    steps = [step for step in (trace.point_steps if kept else range(before + 1, trace.steps + 1)) if step > first]
+    if burn_in is not None and not steps:
+        last = trace.point_steps[-1] if trace.point_steps else trace.steps
+        raise OptionError(f"burn_in={burn_in} leaves nothing: the trace ends at step {last}.")
+    chains, acceptance, points = (trace.diverged_at < 0).nonzero().squeeze(1), None, None
+    if trace.acceptance is not None and steps and len(chains):
+        acceptance = trace.acceptance[max(0, steps[0] - 1 - before) :].cpu()[:, chains].double()
+    if trace.points is not None and kept:
+        points = trace.points[len(trace.points) - len(steps) :]
+        points = points[:, chains.to(points.device)] if len(chains) < points.shape[1] else points
+    energies = trace.energies[[step - before - 1 for step in steps]].cpu()[:, chains].double()
+    return Draws(steps, chains + trace.chains.start, energies, points, acceptance, description)
 
 
-def _gradients(trace: Trace) -> int | None:
-    """Returns the number of gradients of each chain, with that of the start; None if it is unknown."""
-    if "leapfrogs" in trace.scalars:
-        counts = trace.scalars["leapfrogs"]
-        return int(sum(counts)) + 1 if len(counts) == trace.steps else None
-    gradients = trace.sampler.traits.gradients
-    return None if gradients is None else trace.steps * gradients + 1
+# Statistics -------------------------------------------------------------------------------------------------------------------------------
 
 
 def _unchecked(trace: Trace, draws: Draws) -> str | None:
@@ -153,25 +139,82 @@ def _unchecked(trace: Trace, draws: Draws) -> str | None:
     return None
 
 
+def _statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
+    """Returns the statistics of some quantities.
+
+    Args:
+        names: Their names.
+        values: Their draws, with shape (draws, chains, quantities).
+        by_arviz: Whether to use ArviZ; it must be installed, with enough draws.
+    """
+    values = values.double()
+    draws, chains, numbers = values.shape
+    means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if draws * chains > 1 else [math.nan] * numbers
+    figures = [[math.nan] * 4 for _ in names]
+    if by_arviz:
+        statistics = import_extra("arviz_stats.base", "diagnostics").array_stats
+        even = [i * chains // _MOST_CHAINS for i in range(_MOST_CHAINS)] if chains > _MOST_CHAINS else slice(None)
+        array, axes = values[:, even].permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
+        quarter = draws // 4 if chains == 1 and draws >= 4 * LEAST_DRAWS else 0  # a single chain has the R-hat of its quarters
+        with np.errstate(all="ignore"):  # a coordinate that never moves has no R-hat
+            columns = (
+                statistics.mcse(array, method="mean", **axes),
+                statistics.ess(array, method="bulk", **axes),
+                statistics.ess(array, method="tail", prob=(0.05, 0.95), **axes),
+                statistics.rhat(array[:, -4 * quarter :].reshape(4, quarter, -1) if quarter else array, **axes),
+            )
+        still = (array == array[:1, :1]).all((0, 1))
+        figures = np.where(still[:, None], np.nan, np.stack([np.broadcast_to(column, still.shape) for column in columns], 1)).tolist()
+    return [Row(name, mean, sd, *some) for name, mean, sd, some in zip(names, means, sds, figures, strict=True)]
+
+
+def _worst_coordinates(points: Tensor) -> list[int]:
+    """Returns all coordinates of points with shape (draws, chains, coordinates), or of many the worst by the split R-hat without ranks."""
+    if points.shape[2] <= _SHOWN:
+        return list(range(points.shape[2]))
+    half, found = len(points) // 2, []
+    for some in points.split(max(1, _CHUNK // points[..., 0].numel()), 2):
+        halves = torch.cat([some[:half], some[-half:]], 1).double()
+        within, between = halves.var(0, correction=0).mean(0), halves.mean(0).var(0)
+        found.append(torch.where(within > 0, between / within, torch.where(between > 0, torch.inf, 0.0)))
+    return torch.cat(found).topk(_WORST).indices.tolist()
+
+
 def _name_coordinate(index: int, event: torch.Size) -> str:
-    if not event:
-        return "x"
-    return f"x[{', '.join(str(i) for i in np.unravel_index(index, event))}]"
+    return f"x[{', '.join(str(i) for i in np.unravel_index(index, event))}]" if event else "x"
 
 
-def _quantiles(rows: Sequence[Row]) -> list[Row]:
-    table = torch.tensor([[getattr(row, name) for name in _COLUMNS] for row in rows], dtype=torch.float64)
-    values = table.nanquantile(torch.tensor(_QUANTILES, dtype=torch.float64), 0)
-    return [Row(f"x, {share:.0%}", *figures) for share, figures in zip(_QUANTILES, values.tolist(), strict=True)]
-
-
-def _wrap(warning: str) -> str:
-    return textwrap.fill(warning, _WIDTH, initial_indent="! ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _cells(row: Row) -> list[str]:
-    forms = dict(zip(_COLUMNS, itertools.chain([".4g", ".3g", ".2g", ".0f", ".0f", ".3f"]), strict=True))
-    return [row.name, *("-" if math.isnan(getattr(row, name)) else format(getattr(row, name), form) for name, form in forms.items())]
+def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
+    chains = len(trace.diverged_at)
+    facts = {
+        "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),
+        "steps": f"{trace.steps}, seed {trace.seed}" + (f", {trace.seconds:.3g} s" if trace.seconds is not None else ""),
+        "draws": f"{len(draws.steps)} of each chain: {draws.description}",
+    }
+    gradients, counts = trace.sampler.traits.gradients, trace.scalars.get("leapfrogs", ())
+    if len(counts) == trace.steps or gradients is not None:  # and one at the start
+        number = int(sum(counts)) if gradients is None else trace.steps * gradients
+        facts["gradients"] = f"{number + 1} of each chain" + (", without those of tuning" if trace.tuned else "")
+    if draws.acceptance is not None:
+        rates, goal = draws.acceptance.nanmean(0), getattr(trace.sampler, "acceptance", None)
+        facts["acceptance"] = f"{rates.mean().item():.2g}, of single chains {rates.min().item():.2g} to {rates.max().item():.2g}"
+        facts["acceptance"] += f" (goal {goal:.2g})" if isinstance(goal, float) else ""
+    for name, values in trace.scalars.items():
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            facts[name] = f"{min(known):.3g} to {max(known):.3g}, at last {values[-1]:.3g}"
+    if trace.relocated:
+        facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
+    if trace.branch_shares is not None:
+        what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
+        facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what
+    if trace.formula_probability is not None:
+        facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
+    if trace.errors:
+        facts["errors"] = f"at {trace.errors} points, which were rejected"
+    if len(draws.chains) > _MOST_CHAINS:
+        facts["R-hat, ESS"] = f"of {_MOST_CHAINS} chains, at even distances"
+    return facts
 
 
 # ArviZ ------------------------------------------------------------------------------------------------------------------------------------
@@ -180,41 +223,32 @@ def _cells(row: Row) -> list[str]:
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
     """Returns a trace as an xarray `DataTree`; see `Trace.to_arviz`."""
     xarray = import_extra("xarray", "diagnostics")
-    record = trace.to_dict()
+    record, steps = trace.to_dict(), trace.kept_steps
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape
-    steps = trace.kept_steps
     axes = {"chain": np.arange(chains) + trace.first_chain + trace.chains.start, "draw": np.array(steps, dtype=np.int64)}
     groups = {}
     if posterior:
         event = posterior["x"].shape[2:]
         dims = [f"{name}_dim_{axis}" for axis in range(len(event))] if dims is None else list(dims)
-        sizes = dict(zip(dims, event, strict=False))
-        wrong = {dim: len(labels) for dim, labels in (coords or {}).items() if len(labels) != sizes.get(dim)}
+        sizes, own = dict(zip(dims, event, strict=False)), {dim: np.asarray(labels) for dim, labels in (coords or {}).items()}
+        wrong = {dim: len(labels) for dim, labels in own.items() if len(labels) != sizes.get(dim)}
         if len(dims) != len(event) or len(sizes) < len(event) or {"chain", "draw"} & {*dims} or wrong:
             raise ShapeError(
                 f"`dims` names each axis of points of shape {event}, and `coords` labels each index of some of them; got dims={dims}"
                 + (f" and, for {', '.join(wrong)}, {list(wrong.values())} labels." if wrong else ".")
             )
-        own = {dim: np.asarray(labels) for dim, labels in (coords or {}).items()}
         indices = {dim: np.arange(size) for dim, size in sizes.items()}
         groups["posterior"] = xarray.Dataset({name: (("chain", "draw", *dims), posterior["x"])}, {**axes, **indices, **own})
-    stats = {**stats, **{stat: np.broadcast_to(values, (chains, draws)) for stat, values in _scalars(trace, steps).items()}}
+    first, length = trace.steps - len(trace.energies) + 1, getattr(trace.sampler, "step_size", None)
+    if isinstance(length, float):
+        stats["step_size"] = np.full((chains, draws), length)
+    for scalar, values in trace.scalars.items():
+        if len(values) == len(trace.energies):
+            row = np.array([values[step - first] for step in steps])
+            stats["n_steps" if scalar == "leapfrogs" else scalar] = np.broadcast_to(row, (chains, draws))
     groups["sample_stats"] = xarray.Dataset({stat: (("chain", "draw"), values) for stat, values in stats.items()}, axes)
     tree = xarray.DataTree.from_dict(groups)
-    about = {"inference_library": "composable-energy", **record["attrs"]}
     for group in (tree, *tree.children.values()):
-        group.attrs.update(about)
+        group.attrs.update({"inference_library": "composable-energy", **record["attrs"]})
     return tree
-
-
-def _scalars(trace: Trace, steps: Sequence[int]) -> dict[str, Any]:
-    """Returns the scalars of all chains, under ArviZ's names."""
-    first = trace.steps - len(trace.energies) + 1
-    found = {
-        {"leapfrogs": "n_steps"}.get(name, name): np.array([values[step - first] for step in steps])
-        for name, values in trace.scalars.items()
-        if len(values) == len(trace.energies)
-    }
-    length = getattr(trace.sampler, "step_size", None)
-    return {**({"step_size": length} if isinstance(length, float) else {}), **found}

@@ -1,17 +1,16 @@
-"""Warnings about a run: the observation, and what to do."""
+r"""Warnings about a run: the observation, and what to do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from composable_energy.diagnostics.statistics import LEAST_DRAWS, Draws, Row
 from composable_energy.errors import SamplingWarning
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
+LEAST_DRAWS = 4  # ArviZ needs
 LARGEST_BIAS = 0.1  # of variances
 _ERRORS, _MARGIN = 4.5, 0.05  # of a share: standard errors, and a part of it that does not count
 _EMPTY, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
@@ -29,6 +29,50 @@ _R_HAT = 1.1  # Gelman et al. (2013): a chain is worth about ten independent dra
 _LOST = 0.15  # acceptance below its goal
 _STUCK, _STUCK_STEPS = 0.05, 20
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of a trace for diagnostics, from the $c$ chains that never diverged.
+
+    Args:
+        steps: The $d$ steps, counted from 1.
+        chains: The ids of the chains, with shape $(c,)$.
+        energies: The energies, with shape $(d, c)$, in float64.
+        points: The points, with shape $(d, c, *)$; None if none were kept.
+        acceptance: The acceptances of all steps from the first draw on, with shape (steps, c); None for a sampler that never rejects.
+        description: The steps in words.
+    """
+
+    steps: Sequence[int]
+    chains: Tensor
+    energies: Tensor
+    points: Tensor | None
+    acceptance: Tensor | None
+    description: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The statistics of one quantity, such as a coordinate or the energy; NaN if unknown.
+
+    Args:
+        name: The name of the quantity.
+        mean: The mean over all draws.
+        sd: The standard deviation.
+        mcse: The standard error of the mean.
+        ess_bulk: The effective sample size of the ranks.
+        ess_tail: The smaller effective sample size of the 5 % and the 95 % quantile.
+        r_hat: The rank-normalised split R-hat.
+    """
+
+    name: str
+    mean: float
+    sd: float
+    mcse: float = math.nan
+    ess_bulk: float = math.nan
+    ess_tail: float = math.nan
+    r_hat: float = math.nan
 
 
 # From a trace -----------------------------------------------------------------------------------------------------------------------------
@@ -45,7 +89,7 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
     """
     found = find_point_warnings(trace)
     if trace.sampler.stationary:
-        found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(trace, draws)]
+        found += [*_acceptance(trace, draws), *_still(trace, draws), *_bias(trace), *_drift(trace, draws)]
         if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
             found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
@@ -55,63 +99,55 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
 
 def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     """Judges the mean that was tuned for. Steps that were tuned may be shorter than they need to be, where pilots met narrower places."""
-    goal = getattr(trace.sampler, "acceptance", None)
-    if draws.acceptance is None or draws.mean_acceptance is None or not isinstance(goal, float) or (draws.acceptance < _STUCK).all():
+    goal, rates = getattr(trace.sampler, "acceptance", None), draws.acceptance
+    if rates is None or not isinstance(goal, float) or (rates.nanmean(0) < _STUCK).all():
         return
-    mean = draws.acceptance.mean().item()
+    tuned_for = trace.sampler.traits.mean_acceptance
+    mean, other = rates.nanmean().item(), (rates if tuned_for is None else tuned_for(rates)).nanmean().item()
     seen = f"The mean acceptance is {mean:.2g}, its goal {goal:.2g}."
     if mean < goal - _LOST:  # no other mean of acceptances that samplers tune for is above the arithmetic one
         yield SamplingWarning("acceptance", seen, _shorter_step(trace))
-    elif 1 - draws.mean_acceptance < (1 - goal) / 4 and "step_size" not in trace.tuned:
-        leave = ", or leave it out so that it is tuned" if _is_tunable(trace) else ""
-        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace.sampler)}{leave}: steps this short mix slowly.")
+    elif 1 - other < (1 - goal) / 4 and "step_size" not in trace.tuned:
+        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace.sampler)}{_or_tune(trace)}: steps this short mix slowly.")
 
 
-def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
-    """Finds constant chains, for which R-hat is not defined. Single chains that reject nearly all steps are `_stuck`."""
+def _still(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+    """Finds constant chains, for which R-hat is not defined, and chains that reject nearly all steps."""
     count, chains = draws.energies.shape
-    constant, rates = _constant_chains(draws), draws.acceptance
-    every = bool(constant.all())
-    if not every and rates is not None:
-        constant &= rates >= _STUCK
-    if not constant.any() or not (every or draws.steps[-1] - draws.steps[0] >= _STUCK_STEPS):
+    if not count or not chains:
         return
-    if draws.points is None and (rates is None or rates.mean() > _STUCK):
-        advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
-    else:
-        advice = _shorter_step(trace) if rates is not None else "Check the energy and its gradient there, and the options of the sampler."
-    subject = f"All {chains} chains" if every else f"{_list_ids(draws.chains[constant].tolist())} of {chains} chains"
-    quantity = "energy" if draws.points is None else "point"
-    seen = f"{subject} keep one {quantity} each through {count} draws, so that R-hat and the effective sample size are not defined."
-    yield SamplingWarning("constant", seen, advice)
-
-
-def _constant_chains(draws: Draws) -> Tensor:
-    """Returns which chains keep one point, or one energy where no points were kept, with shape $(c,)$; none of too few draws."""
-    count, chains = draws.energies.shape
-    if count < LEAST_DRAWS:
-        return torch.zeros(chains, dtype=torch.bool)
     values = draws.energies[:, :, None] if draws.points is None else draws.points.cpu().reshape(count, chains, -1)
-    return (values == values[:1]).all(2).all(0)
+    constant = (values == values[:1]).all(2).all(0) & (count >= LEAST_DRAWS)
+    rates = torch.ones(chains) if draws.acceptance is None else draws.acceptance.nanmean(0)
+    stuck, every = rates < _STUCK, bool(constant.all())
+    if not every and draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
+        return
+    if every or (constant & ~stuck).any():
+        advice = "Check the energy and its gradient there, and the options of the sampler."
+        if draws.points is None and (draws.acceptance is None or rates.mean() > _STUCK):
+            advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
+        elif draws.acceptance is not None:
+            advice = _shorter_step(trace)
+        who, what = _who(draws.chains[constant if every else constant & ~stuck], chains), "energy" if draws.points is None else "point"
+        seen = f"{who} keep one {what} each through {count} draws, so that R-hat and the effective sample size are not defined."
+        yield SamplingWarning("constant", seen, advice)
+    if stuck.any() and not every:
+        seen = f"{_who(draws.chains[stuck], chains)} accept less than {_STUCK:.0%} of their steps"
+        if stuck.all():
+            yield SamplingWarning("stuck", f"{seen}.", _shorter_step(trace))
+        else:
+            ways = f"take a smaller {_length(trace.sampler)}, or start them elsewhere with `init=`."
+            advice = f"They are where the energy is much narrower than elsewhere, or far from the other chains: {ways}"
+            yield SamplingWarning("stuck", f"{seen}, all chains together {rates.mean():.0%}.", advice)
 
 
-def _stuck(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
-    if draws.acceptance is None or not len(draws.acceptance) or draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
-        return
-    stuck = draws.acceptance < _STUCK
-    if not stuck.any() or _constant_chains(draws).all():
-        return
-    if stuck.all():
-        yield SamplingWarning("stuck", f"All {len(stuck)} chains accept less than {_STUCK:.0%} of their steps.", _shorter_step(trace))
-        return
-    goal = " or a higher goal of `acceptance`" if hasattr(trace.sampler, "acceptance") else ""
-    yield SamplingWarning(
-        "stuck",
-        f"{_list_ids(draws.chains[stuck].tolist())} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all chains "
-        f"together {draws.acceptance.mean():.0%}.",
-        "They are where the energy is much narrower than elsewhere, or far from the other chains: take a smaller "
-        f"{_length(trace.sampler)}{goal}, or start them elsewhere with `init=`.",
-    )
+def _bias(trace: Trace) -> Iterator[SamplingWarning]:
+    estimate = trace.sampler.traits.bias
+    bias = None if trace.state is None or estimate is None else estimate(trace.sampler, trace.state)
+    if trace.state is not None and bias is not None and not trace.diverged.all():
+        excess, numbers = bias.double()[~trace.diverged].mean().item(), int((~trace.diverged).sum()) * trace.state.x[0].numel()
+        if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS:
+            yield warn_of_bias(trace.sampler, excess)
 
 
 def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -124,16 +160,13 @@ def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     early, late = (half[: size * pieces].reshape(pieces, size, chains).mean(1) for half in (draws.energies, draws.energies[count // 2 :]))
     change = (late - early).flatten()
     mean, error = change.mean().item(), (change.std() / math.sqrt(len(change))).item()
-    spread = draws.energies.std().item()
-    if abs(mean) > max(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * spread):
-        way = "falls" if mean < 0 else "rises"
-        yield SamplingWarning(
-            "drift",
-            f"The mean energy still {way}, from {early.mean():.4g} to {late.mean():.4g} with a standard error of {error:.2g}, between the "
-            f"halves of the steps {draws.steps[0]} to {draws.steps[-1]}.",
-            f"The chains have not converged: take more `steps` than {trace.steps} and {_longer_burn_in(trace)}, or start nearer to the "
-            "density with `init=`.",
+    if abs(mean) > max(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * draws.energies.std().item()):
+        seen = (
+            f"The mean energy still {'falls' if mean < 0 else 'rises'}, from {early.mean():.4g} to {late.mean():.4g} with a standard error "
+            f"of {error:.2g}, between the halves of the steps {draws.steps[0]} to {draws.steps[-1]}: the chains have not converged."
         )
+        advice = f"Take more `steps` than {trace.steps} and {_longer_burn_in(trace)}, or start nearer to the density with `init=`."
+        yield SamplingWarning("drift", seen, advice)
 
 
 def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
@@ -144,49 +177,28 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
     worst of many numbers chance adds to it.
     """
     count, chains = draws.energies.shape
-    parts = 2 * chains if chains > 1 else 8
-    usual = min(_R_HAT, math.sqrt(1 + 2 * max(chains, 4) / _ESS))
-    threshold = largest_r_hat(usual, max(1, count * chains // parts), parts, 2 * len(rows)) if rows and chains else usual
+    if not rows or not chains:
+        return
+    parts, usual = 2 * chains if chains > 1 else 8, min(_R_HAT, math.sqrt(1 + 2 * max(chains, 4) / _ESS))
+    numbers = 1 if draws.points is None else 1 + draws.points[0, 0].numel()
+    threshold = largest_r_hat(usual, max(1, count * chains // parts), parts, 2 * numbers)
     bad = sorted((row for row in rows if round(row.r_hat, 3) > round(threshold, 3)), key=lambda row: -row.r_hat)
     if bad:
-        worth = min(bad[0].ess_bulk, bad[0].ess_tail) / chains
         more = f", and above {threshold:.3g} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
-        yield SamplingWarning(
-            "r_hat",
+        seen = (
             f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chain{'s' * (chains > 1)} of {_ESS} independent draws in all "
-            f"have at most {threshold:.3g}{more}; a chain is worth {worth:.2g} independent draws of it.",
-            f"{'The chains' if chains > 1 else 'Parts of the chain'} do not agree: take more `steps` than {trace.steps} and "
-            f"{_longer_burn_in(trace)}; if no chain leaves its mode, start in all modes (`init=`)"
-            f"{_or_use(trace.sampler, ' or use {}', 'tempering')}.",
+            f"have at most {threshold:.3g}{more}; a chain is worth {min(bad[0].ess_bulk, bad[0].ess_tail) / chains:.2g} independent draws "
+            f"of it. {'The chains' if chains > 1 else 'Parts of the chain'} do not agree."
         )
+        yield SamplingWarning("r_hat", seen, _more_modes(trace.sampler, f" than {trace.steps} and {_longer_burn_in(trace)}"))
 
 
 def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
-    known = [row for row in rows if not math.isnan(row.ess_bulk)]
-    if not known:
-        return
-    worst = min(known, key=lambda row: min(row.ess_bulk, row.ess_tail))
-    least, chains = min(worst.ess_bulk, worst.ess_tail), draws.energies.shape[1]
-    required = min(_ESS, _ESS_OF_A_CHAIN * chains)
+    least, name = min(((min(row.ess_bulk, row.ess_tail), row.name) for row in rows if row.ess_bulk == row.ess_bulk), default=(math.inf, ""))
+    required = min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])
     if least < required:
-        yield SamplingWarning(
-            "ess",
-            f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {required}.",
-            "Means and quantiles are imprecise: take more `steps` or more chains"
-            f"{_or_use(trace.sampler, ', or {}, which mixes faster', 'chees')}.",
-        )
-
-
-def _bias(trace: Trace) -> Iterator[SamplingWarning]:
-    estimate = trace.sampler.traits.bias
-    bias = None if trace.state is None or estimate is None else estimate(trace.sampler, trace.state)
-    if trace.state is None or bias is None:
-        return
-    active = bias.double()[~trace.diverged]
-    excess, count = active.mean().item(), len(active)
-    numbers = count * math.prod(trace.state.x.shape[1:])
-    if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS and count:
-        yield warn_of_bias(trace.sampler, excess)
+        seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
+        yield SamplingWarning("ess", seen, f"Means and quantiles are imprecise: {_more_draws(trace.sampler)}")
 
 
 # Without a trace --------------------------------------------------------------------------------------------------------------------------
@@ -208,36 +220,38 @@ def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
 
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
     """Returns the warning about chains that did not move."""
-    every = len(ids) == count
-    who = f"All {count} chains" if every else f"{_list_ids(ids)} of {count} chains"
-    ways = f"The energy is much narrower there than where the step was chosen: take a smaller {_length(sampler)}, or start elsewhere with"
-    return SamplingWarning(
-        "constant" if every else "stuck",
-        f"{who} did not move in the last {steps} steps, so their points are where they started, and no draws.",
-        f"{ways} `init=`, such as the points that `descent` finds."
-        if sampler.traits.values
-        else "Check the energy and its gradient there, and the options of the sampler.",
-    )
+    seen = f"{_who(ids, count)} did not move in the last {steps} steps, so their points are where they started, and no draws."
+    advice = "Check the energy and its gradient there, and the options of the sampler."
+    if sampler.traits.values:
+        ways = f"take a smaller {_length(sampler)}, or start elsewhere with `init=`, such as the points that `descent` finds."
+        advice = f"The energy is much narrower there than where the step was chosen: {ways}"
+    return SamplingWarning("constant" if len(ids) == count else "stuck", seen, advice)
 
 
 def warn_of_drift(sampler: Sampler, name: str, steps: tuple[int, int]) -> SamplingWarning:
     """Returns the warning about chains whose mean still changes."""
-    return SamplingWarning(
-        "drift",
-        f"The mean of {name} over all chains still changed between the halves of the steps {steps[0]} to {steps[1]}: the chains have not "
-        "converged.",
-        "Take more `steps`, or start nearer to the density with `init=`; `trace=True` shows how far they are.",
-    )
+    seen = f"The mean of {name} over all chains still changed between the halves of the steps {steps[0]} to {steps[1]}: the chains have "
+    advice = "Take more `steps`, or start nearer to the density with `init=`; `trace=True` shows how far they are."
+    return SamplingWarning("drift", f"{seen}not converged.", advice)
 
 
 def warn_of_disagreement(sampler: Sampler, name: str, r_hat: float, steps: tuple[int, int]) -> SamplingWarning:
     """Returns the warning about chains that differ from one another."""
-    return SamplingWarning(
-        "r_hat",
-        f"The chains do not agree: R-hat is {r_hat:.2f} for {name} over the steps {steps[0]} to {steps[1]}, so each still depends on where "
-        "it started.",
-        f"Take more `steps`; if no chain leaves its mode, start in all modes (`init=`){_or_use(sampler, ' or use {}', 'tempering')}.",
-    )
+    seen = f"The chains do not agree: R-hat is {r_hat:.2f} for {name} over the steps {steps[0]} to {steps[1]}, so each still depends on "
+    return SamplingWarning("r_hat", f"{seen}where it started.", _more_modes(sampler))
+
+
+def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
+    """Returns the warning about the mean of the points that a trace keeps."""
+    seen = f"The points of the trace are worth about {draws:.0f} independent draws of {name}: the standard error of its mean is "
+    return SamplingWarning("ess", f"{seen}{1 / math.sqrt(draws):.2f} standard deviations.", f"T{_more_draws(sampler)[1:]}")
+
+
+def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
+    """Returns the warning about steps of an unadjusted sampler that are too long."""
+    seen = f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%}, on average "
+    advice = f"Take a smaller {_length(sampler)}; the excess is proportional to it. Or use an exact sampler, `mala`."
+    return SamplingWarning("bias", f"{seen}over coordinates.", advice)
 
 
 def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
@@ -249,74 +263,44 @@ def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Seque
         known: The branches with their shares; none if these are not known.
         count: The number of points.
     """
-    wrong = []
+    where, wrong = f"start chains in all branches by `init=`{_or_use(sampler, ', or use {}', 'chees', 'tempering')}.", []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
-        error = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error)
-        if abs(share - branch.share) > max(_ERRORS * error, _MARGIN * min(branch.share, 1 - branch.share)):
-            wrong.append(
-                (abs(share - branch.share), f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}")
-            )
-    where = f"start chains in all branches by `init=`{_or_use(sampler, ', or use {}', 'chees', 'tempering')}."
+        error, off = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error), abs(share - branch.share)
+        if off > max(_ERRORS * error, _MARGIN * min(branch.share, 1 - branch.share)):
+            wrong.append((off, f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}"))
     if wrong:
-        seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}"
-        yield SamplingWarning("branch", f"{seen}, counted from 0.", f"Leave out `init`, so that chains start in the branches; else {where}")
+        seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}, counted from 0."
+        yield SamplingWarning("branch", seen, f"Leave out `init`, so that chains start in the branches; else {where}")
     empty = [str(number) for number, share in enumerate(shares) if share * count < _EMPTY]
     if empty and not known and count >= _LEAST_POINTS:
         seen = f"No point of {count} is in branch {', '.join(empty)} of the {len(shares)} of the mixture, counted from 0."
         yield SamplingWarning("branch", seen, f"If it should have some: {where} `ce.calibrate` makes the weights of branches comparable.")
 
 
-def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
-    """Returns the warning about the mean of the points that a trace keeps."""
-    return SamplingWarning(
-        "ess",
-        f"The points of the trace are worth about {draws:.0f} independent draws of {name}: the standard error of its mean is "
-        f"{1 / math.sqrt(draws):.2f} standard deviations.",
-        f"Take more `steps` or more chains{_or_use(sampler, ', or {}, which mixes faster', 'chees')}.",
-    )
-
-
 def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
     """Returns the warnings about chains that stopped, about points where the energy raised, and about draws that hardly show a formula."""
     found, stopped = [], trace.diverged_at >= 0
     if stopped.any():
-        action = "and stay at their last finite point" if trace.on_divergence == "keep" else "which stopped all"
         seen = (
             f"{int(stopped.sum())} of {len(stopped)} chains reached a point, energy or gradient that is not finite, the first at step "
-            f"{int(trace.diverged_at[stopped].min())}, {action}."
+            f"{int(trace.diverged_at[stopped].min())}, "
+            f"{'and stay at their last finite point' if trace.on_divergence == 'keep' else 'which stopped all'}."
         )
         advice = f"Take a smaller {_length(trace.sampler)}; if that does not help, look at the energy there."
         found.append(SamplingWarning("diverged", seen, advice))
     if trace.errors:
-        found.append(
-            SamplingWarning(
-                "errors",
-                f"The energy raised an exception or was NaN at {trace.errors} points, those of pilot chains included; they were rejected "
-                f"as points of density 0. The first was {trace.first_error}.",
-                "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
-            )
+        seen = (
+            f"The energy raised an exception or was NaN at {trace.errors} points, those of pilot chains included; they were rejected as "
+            f"points of density 0. The first was {trace.first_error}."
         )
+        advice = "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions."
+        found.append(SamplingWarning("errors", seen, advice))
     probability = trace.formula_probability
     if probability is not None and probability < _PROBABLE:
-        found.append(
-            SamplingWarning(
-                "formula",
-                f"At the draws the classifiers give the formula a mean probability of {probability:.2g}: most draws do not show it.",
-                "The base may have no such points, or the classifiers contradict one another: look at `E.explain(x)`; `E.sharpened(w)` "
-                "weighs the formula more.",
-            )
-        )
+        seen = f"At the draws the classifiers give the formula a mean probability of {probability:.2g}: most draws do not show it."
+        advice = "The base may have no such points, or the classifiers contradict one another: look at `E.explain(x)`; "
+        found.append(SamplingWarning("formula", seen, f"{advice}`E.sharpened(w)` weighs the formula more."))
     return found
-
-
-def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
-    """Returns the warning about steps of an unadjusted sampler that are too long."""
-    return SamplingWarning(
-        "bias",
-        f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%}, on average over "
-        "coordinates.",
-        f"Take a smaller {_length(sampler)}; the excess is proportional to it. Or use an exact sampler, `mala`.",
-    )
 
 
 # Advice -----------------------------------------------------------------------------------------------------------------------------------
@@ -329,21 +313,17 @@ def _length(sampler: Sampler) -> str:
 
 
 def _shorter_step(trace: Trace) -> str:
-    """Returns the advice for steps that are too long; it depends on whether the step was tuned, and on the burn-in."""
-    burn_in = f"take {_longer_burn_in(trace)}"
-    if _is_tunable(trace):
-        return f"Take a smaller {_length(trace.sampler)}, or leave it out so that it is tuned; {burn_in}."
-    if not trace.tuned:
-        return f"Take a smaller {_length(trace.sampler)}; {burn_in}."
-    ways = {
-        "step_size": f"a smaller {_length(trace.sampler)}",
-        "acceptance": "a higher goal of `acceptance`",
-        "tuning_steps": "more `tuning_steps`",
-    }
-    return (
-        "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), "
-        f"{burn_in}, or take {' or '.join(way for option, way in ways.items() if hasattr(trace.sampler, option))}."
-    )
+    """Returns the advice for steps that are too long."""
+    sampler, burn_in = trace.sampler, f"take {_longer_burn_in(trace)}"
+    if "step_size" in trace.tuned or (trace.tuned and not hasattr(sampler, "step_size")):
+        seen = "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), "
+        return f"{seen}{burn_in}{', or more `tuning_steps`' if hasattr(sampler, 'tuning_steps') else ''}."
+    return f"Take a smaller {_length(sampler)}{_or_tune(trace)}; {burn_in}."
+
+
+def _or_tune(trace: Trace) -> str:
+    """Returns the advice to leave out a step size that was given; empty for a sampler that tunes none."""
+    return ", or leave it out so that it is tuned" if hasattr(trace.sampler, "tuning_steps") else ""
 
 
 def _longer_burn_in(trace: Trace) -> str:
@@ -351,10 +331,15 @@ def _longer_burn_in(trace: Trace) -> str:
     return f"a longer `burn_in` than {trace.burn_in}" if trace.burn_in else "a `burn_in`"
 
 
-def _is_tunable(trace: Trace) -> bool:
-    """Returns whether the step size was given, and would be tuned otherwise."""
-    options = fields(trace.sampler) if is_dataclass(trace.sampler) else ()
-    return "step_size" not in trace.tuned and any(option.name == "step_size" and option.default is None for option in options)
+def _more_modes(sampler: Sampler, more: str = "") -> str:
+    """Returns the advice for chains that do not agree."""
+    return (
+        f"Take more `steps`{more}; if no chain leaves its mode, start in all modes (`init=`){_or_use(sampler, ' or use {}', 'tempering')}."
+    )
+
+
+def _more_draws(sampler: Sampler) -> str:
+    return f"take more `steps` or more chains{_or_use(sampler, ', or {}, which mixes faster', 'chees')}."
 
 
 def _or_use(sampler: Sampler, text: str, *names: str) -> str:
@@ -363,6 +348,9 @@ def _or_use(sampler: Sampler, text: str, *names: str) -> str:
     return text.format(", ".join(others)) if others else ""
 
 
-def _list_ids(ids: Sequence[int]) -> str:
-    """Returns the number of some chains, and the first ids."""
-    return f"{len(ids)} (chains {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''})"
+def _who(ids: Tensor | Sequence[int], count: int) -> str:
+    """Returns which chains of all: their number, and the first ids."""
+    some = [int(i) for i in ids]
+    if len(some) == count:
+        return f"All {count} chains"
+    return f"{len(some)} (chains {', '.join(map(str, some[:5]))}{', ...' if len(some) > 5 else ''}) of {count} chains"

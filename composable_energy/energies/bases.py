@@ -21,11 +21,9 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import (
     THREAD,
     evaluate_once,
-    is_repeated,
-    memo_scope,
+    evaluating,
     note_repeated,
     seen,
-    substituted,
     uses_own_gradient,
 )
 from composable_energy.supports import Support, intersect
@@ -85,7 +83,7 @@ class RelativeEnergy(Energy, ABC):
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         evaluation, kind = THREAD.evaluation, type(self)
         if (evaluation is None or evaluation.memo is None) and not is_dynamo_compiling():
-            with memo_scope():
+            with evaluating():
                 return self.evidence(x, **conditions)
         if self._repeated:
             note_repeated(self._repeated)
@@ -109,7 +107,7 @@ class RelativeEnergy(Energy, ABC):
         return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
     def _evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
-        if self._valueless and substituted() is None:  # a value is needed that no sampler carries now
+        if self._valueless and (THREAD.evaluation is None or THREAD.evaluation.given is None):
             check_value(self._valueless[0], self._values_for, evidence=True)
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
@@ -144,7 +142,9 @@ class RelativeEnergy(Energy, ABC):
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions) if conditions else conditions
-    return evaluate_once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
+    evaluation = THREAD.evaluation
+    repeated = evaluation is not None and id(term) in evaluation.repeated
+    return evaluate_once(term, x, own, always=True) if repeated else term(x, **own)
 
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:

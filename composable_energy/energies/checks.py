@@ -1,18 +1,23 @@
-"""Checks of the input and output of energies: shapes, dtypes and devices."""
+"""Checks of the points and energies of an evaluation: shapes, dtypes, devices, values, and what to do about exceptions of functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
+from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, ExpressionError, ShapeError
+from composable_energy.options import ran_out
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
+
+_NUMPY = "Can't call numpy() on Tensor that requires grad"
+_HAPPENED, _TERM = "This happened in the energy", "_composable_energy_term"
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
@@ -20,21 +25,14 @@ def check_points(energy: Energy, x: Tensor) -> None:
     check_batch(energy, x)
     shape = energy.event_shape
     if shape is not None and x.shape[1:] != shape:
-        raise ShapeError(
-            f"{energy} takes points of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{_advise_latents(energy, x)}"
-        )
+        hint, decoder = "", energy.decoder
+        if decoder is not None and energy.decoded_shape in (None, x.shape[1:]):
+            hint = f" It is an energy of latent points of {type(decoder).__name__}, which has no `encode`: decoded points have no energy."
+            if callable(getattr(decoder, "encode", None)):
+                hint = " It is one of latent points; for decoded ones write `E(E.decoder.encode(x))`, which scores their reconstruction."
+        raise ShapeError(f"{energy} takes points of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{hint}")
     if not energy.terms:  # the leaves of a node check their own weights
         check_weights(energy, energy, x)
-
-
-def _advise_latents(energy: Energy, x: Tensor) -> str:
-    """Returns how to score decoded points by an energy of latent ones, after a space; empty if they are no decoded points."""
-    decoder = energy.decoder
-    if decoder is None or (energy.decoded_shape is not None and energy.decoded_shape != x.shape[1:]):
-        return ""
-    if callable(getattr(decoder, "encode", None)):
-        return " It is an energy of latent points; for decoded ones write `E(E.decoder.encode(x))`, which scores their reconstruction."
-    return f" It is an energy of latent points of {type(decoder).__name__}, which has no `encode`, so decoded points have no energy."
 
 
 def check_batch(energy: Energy, x: Tensor) -> None:
@@ -55,7 +53,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
         module: The energy or a part of it.
         x: The points.
     """
-    weight = _first_weight(module)
+    weight = next((weight for weight in weights_of(module) if weight.is_floating_point()), None)
     if weight is None:
         return
     if weight.device != x.device:
@@ -95,20 +93,20 @@ def advise_output(output: object) -> str:
     name = next((name for name in ("logits", "loss", "last_hidden_state") if isinstance(getattr(output, name, None), Tensor)), None)
     if name is not None:
         return f" It has `.{name}`: write a function that returns a number for each point from `model(x).{name}`."
-    if isinstance(output, Mapping):
-        key = next((key for key, value in output.items() if isinstance(value, Tensor)), "energy")
-        return f" Choose one of its entries, {', '.join(map(repr, output))}: `lambda x: model(x)[{key!r}]`."
-    if isinstance(output, Sequence) and any(isinstance(part, Tensor) for part in output):
-        shapes = ", ".join(str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in output)
-        return f" Choose one of its parts, which are {shapes}: `lambda x: model(x)[0]`."
-    if isinstance(output, Distribution):
-        return " For the energy of points under it write `lambda x: -distribution(...).log_prob(x)`."
+    match output:
+        case Mapping():
+            key = next((key for key, value in output.items() if isinstance(value, Tensor)), "energy")
+            return f" Choose one of its entries, {', '.join(map(repr, output))}: `lambda x: model(x)[{key!r}]`."
+        case Sequence() if any(isinstance(part, Tensor) for part in output):
+            return " Choose one of its parts: `lambda x: model(x)[0]`."
+        case Distribution():
+            return " For the energy of points under it write `lambda x: -distribution(...).log_prob(x)`."
+        case float() | int():
+            return " `.item()` and `float(...)` cut gradients: return a tensor of shape (B,), one number for each point."
+        case Tensor():
+            return " Return `.float()`, or compute with floating numbers throughout: whole numbers and truth values have no gradient."
     if type(output).__module__.partition(".")[0] == "numpy":
-        return " NumPy and `.item()` cut gradients: compute with torch alone, and return a tensor of shape (B,)."
-    if isinstance(output, float | int):
-        return " `.item()` and `float(...)` cut gradients: return a tensor of shape (B,), one number for each point."
-    if isinstance(output, Tensor):
-        return " Return `.float()`, or compute with floating numbers throughout: whole numbers and truth values have no gradient."
+        return " NumPy has no gradients: compute with torch."
     return " Does the function lack a `return`?" if output is None else ""
 
 
@@ -136,7 +134,9 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
     """
     if energy.evidence_has_value if evidence else energy.has_value:
         return
-    leaf = _find_valueless(energy)
+    leaf = energy
+    while parts := _parts_without_value(leaf):
+        leaf = parts[0]  # the deepest one
     cause = "" if leaf is energy else f", because of {leaf}"
     ways = "with `|` and `~` the sampler `feynman-kac`, which carries log densities along the noise levels; " if has_levels(energy) else ""
     raise ExpressionError(
@@ -147,24 +147,64 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
 
 def has_levels(energy: Energy) -> bool:
     """Returns whether all parts without value depend on a noise level, along which a sampler can carry their log densities."""
-    parts = [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
+    parts = _parts_without_value(energy)
     return all(map(has_levels, parts)) if parts else "sigma" in energy.conditions
 
 
-def _find_valueless(energy: Energy) -> Energy:
-    """Returns the deepest term without value."""
-    parts = (*energy.terms, *(base.energy for base in energy.bases))
-    part = next((part for part in parts if not part.has_value), None)
-    return energy if part is None else _find_valueless(part)
+def _parts_without_value(energy: Energy) -> list[Energy]:
+    return [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
 
 
-def _first_weight(module: nn.Module) -> Tensor | None:
-    """Returns the first floating parameter; `module.parameters()` is slower, as it hashes all modules at each evaluation."""
-    for parameter in module._parameters.values():
-        if parameter is not None and parameter.is_floating_point():
-            return parameter
-    for part in module._modules.values():
-        found = None if part is None else _first_weight(part)
-        if found is not None:
-            return found
-    return None
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yields the parameters of a module, faster than `parameters()`, which hashes all of them at each evaluation."""
+    seen: set[int] = set()
+    todo = [module]
+    while todo:
+        inner = todo.pop()
+        if id(inner) not in seen:
+            seen.add(id(inner))
+            yield from (parameter for parameter in inner._parameters.values() if parameter is not None)
+            todo += [part for part in reversed(list(inner._modules.values())) if part is not None]
+
+
+def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
+    """Notes on an exception from a user's function which term of which expression was evaluated, and at how many points.
+
+    The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
+    library name their energy already.
+
+    Args:
+        error: The exception.
+        energy: The energy that it leaves.
+        x: The points.
+
+    Raises:
+        ExpressionError: The energy calls NumPy where a gradient is needed.
+        ShapeError: The function of the energy works on single points, not on a batch.
+    """
+    if isinstance(error, RuntimeError) and _NUMPY in str(error):
+        raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
+    of_shape = type(error) in (RuntimeError, IndexError, TypeError, ValueError, ShapeError) and not ran_out(error)
+    if of_shape and _takes_single_points(getattr(energy, "function", None), x):
+        text = str(error).strip().partition("\n")[0]
+        what = text if isinstance(error, ShapeError) else f"{energy} raised at points of shape {tuple(x.shape)}: {text}."
+        raise ShapeError(f"{what} Its function takes one point at a time: `torch.vmap` of it takes a batch.") from error
+    if isinstance(error, ComposableEnergyError):
+        return
+    term = vars(error).setdefault(_TERM, str(energy))
+    whole = "" if str(energy) == term else f", a term of {energy},"
+    others = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_HAPPENED)]
+    vars(error)["__notes__"] = [*others, f"{_HAPPENED} {term}{whole} at points of shape {tuple(x.shape)}."]
+
+
+def _takes_single_points(function: object, x: Tensor) -> bool:
+    """Returns whether a function gives a number for each single point."""
+    if not callable(function) or not len(x):
+        return False
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.vmap(function)(x.detach())
+    except Exception:
+        return False
+    return isinstance(found, Tensor) and found.shape == x.shape[:1]

@@ -34,12 +34,6 @@ class Parameters(NamedTuple):
     open: bool = False
 
 
-@lru_cache(maxsize=512)
-def method_parameters(method: Callable[..., object]) -> Parameters:
-    """Returns the conditions of an unbound method: the parameters after `self` and the points."""
-    return _keyword_parameters(method, 2)
-
-
 def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
     """Returns the conditions of a module or function. They are not cached: a cache would keep the function alive.
 
@@ -50,20 +44,20 @@ def parameters_of(function: Callable[..., object], positional: int = 1) -> Param
     if isinstance(function, SharedModule):
         function = function.module
     function = getattr(function, "_orig_mod", function)  # the module inside `torch.compile`; there is no public name
-    return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, positional)
-
-
-def _keyword_parameters(function: Callable[..., object], skip: int) -> Parameters:
     try:
-        parameters = list(inspect.signature(function).parameters.values())[skip:]
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
         return Parameters(frozenset(), frozenset())
+    parameters = list(signature.parameters.values())[positional:]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return Parameters(
-        frozenset(p.name for p in named),
-        frozenset(p.name for p in named if p.default is p.empty),
-        any(p.kind is p.VAR_KEYWORD for p in parameters),
-    )
+    required = frozenset(p.name for p in named if p.default is p.empty)
+    return Parameters(frozenset(p.name for p in named), required, any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+@lru_cache(maxsize=512)
+def method_parameters(method: Callable[..., object]) -> Parameters:
+    """Returns the conditions of an unbound method: the parameters after `self` and the points."""
+    return parameters_of(method, 2)
 
 
 def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None = None) -> Tensor:
@@ -128,12 +122,7 @@ def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> d
 
 
 def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
-    """Returns conditions or arguments if all of their names are accepted.
-
-    Args:
-        owner: The energy, for the message.
-        given: Conditions or arguments by name.
-        accepted: The accepted names.
+    """Returns conditions or arguments of an energy if all of their names are accepted.
 
     Raises:
         ExpressionError: A name is not accepted.
@@ -157,9 +146,7 @@ def copy_condition(value: Any) -> Any:
             return torch.tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"A condition is a number or a tensor, got {type(value).__name__}: {error}") from error
-    if not isinstance(value, Tensor):
-        return value
-    return value.clone() if value.requires_grad else value.detach().clone()
+    return value if not isinstance(value, Tensor) else value.clone() if value.requires_grad else value.detach().clone()
 
 
 def detach_conditions(values: Mapping[str, Any]) -> dict[str, Any]:

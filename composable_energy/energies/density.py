@@ -3,15 +3,16 @@ r"""Log densities and scores, $\log p(x) = -E(x) - \log Z$ and $\nabla_x \log p(
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.lift import ScoreEnergy
-from composable_energy.errors import ExpressionError, NormalizerError, UngroundedError
+from composable_energy.errors import CalibrationError, ExpressionError, UngroundedError
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
@@ -33,12 +34,12 @@ def log_prob(energy: Energy, x: Tensor, log_z: Any = None, **conditions: Any) ->
         **conditions: One value for all points, or one row for each.
 
     Raises:
-        NormalizerError: $\log Z$ is not known.
+        CalibrationError: $\log Z$ is not known.
     """
     check_value(energy, "`log_prob`")
     known = energy.log_normalizer if log_z is None else log_z
     if known is None:
-        raise NormalizerError(
+        raise CalibrationError(
             f"log Z of {energy} is not known, so its energies are log densities up to a constant only. Estimate it: "
             "`E.log_prob(x, log_z=composable_energy.log_z(E))`; for a mixture `composable_energy.calibrate(E).log_prob(x)`."
         )
@@ -82,7 +83,7 @@ def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -
     """
     points = points.detach()[:: -(-len(points) // _POINTS)]
     if not points.isfinite().all() or points.abs().max() > _FARTHEST:
-        points = torch.randn(points.shape, generator=torch.Generator().manual_seed(0)).to(points)
+        points = _normal(0, points.shape, points)
     for x in (points.double(), points) if points.device.type != "mps" else (points,):  # weights may be in another dtype
         try:
             found, needed = _slowest_growth(energy, x, conditions)
@@ -104,41 +105,34 @@ def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -
 def _slowest_growth(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> tuple[float, float]:
     """Returns the exponent along the line where it is least in relation to what it must be, and what it must be."""
     flat = points.flatten(1) if points.ndim > 1 else points[:, None]
-    center = flat.median(0).values
+    size, center = flat.shape[1], flat.median(0).values
     spread = max(1.0, (flat - center).abs().median().item())
-    rays = torch.nn.functional.normalize(flat - center + 1e-3 * spread, dim=1)
-    ways = [(flat, line, 1) for line in _lines(energy, flat, points.shape[1:], conditions)]
-    ways.append((center.expand_as(flat), rays, flat.shape[1]))
+    # Lines along coordinates of large spread, random ones, and one with the least gradients; and rays from the middle.
+    widest = (flat - flat.mean(0)).square().mean(0).argsort(descending=True)[:_COORDINATES]
+    lines = [torch.eye(size).to(flat)[widest], _normal(1, (_RANDOM, size), flat)]
+    if 1 < size <= _COORDINATES:
+        wide = _normal(2, (2 * size, size), flat) + flat.mean(0)
+        gradients = energy.with_gradient(wide.reshape(-1, *points.shape[1:]), **conditions)[1].reshape(-1, size)
+        lines.append(torch.linalg.svd(normalize(gradients[gradients.isfinite().all(1)], dim=1)).Vh[-1:])
+    every = normalize(torch.cat(lines), dim=1)
+    ways = [(flat, line, 1) for line in (*every, *-every)]
+    ways.append((center.expand_as(flat), normalize(flat - center + 1e-3 * spread, dim=1), size))
     worst, needed = math.inf, 1
     for start, line, need in ways:
         x = torch.cat([start + spread * radius * line for radius in _RADII])
         with torch.no_grad():
             energies = energy(x.reshape(-1, *points.shape[1:]), **conditions).double().reshape(len(_RADII), -1)
-        exponents = _exponents(energies, torch.finfo(x.dtype).eps).sort().values
+        # By which multiple of log t the energies grow, at least somewhere; infinity if it is unknown.
+        rounding = torch.finfo(x.dtype).eps * energies.abs().amax(0)
+        growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf)
+        growth = growth.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amax(0)
+        known = energies[0].isfinite() & ((rounding < 0.1) | (growth < 0))
+        exponents = torch.where(known, growth / math.log(_RADII[1] / _RADII[0]), math.inf).sort().values
         found = exponents[math.ceil(_SHARE * len(exponents)) - 1].item()
         if found - need < worst - needed:
             worst, needed = found, need
     return worst, needed
 
 
-def _lines(energy: Energy, flat: Tensor, event: torch.Size, conditions: Mapping[str, Any]) -> Tensor:
-    """Returns directions, with shape (lines, d): coordinates of large spread, random ones, and one with the least gradients."""
-    size = flat.shape[1]
-    widest = (flat - flat.mean(0)).square().mean(0).argsort(descending=True)[:_COORDINATES]
-    lines = [torch.eye(size).to(flat)[widest], torch.randn((_RANDOM, size), generator=torch.Generator().manual_seed(1)).to(flat)]
-    if 1 < size <= _COORDINATES:
-        wide = torch.randn((2 * size, size), generator=torch.Generator().manual_seed(2)).to(flat) + flat.mean(0)
-        gradients = energy.with_gradient(wide.reshape(-1, *event), **conditions)[1].reshape(-1, size)
-        gradients = gradients[gradients.isfinite().all(1)]
-        lines.append(torch.linalg.svd(torch.nn.functional.normalize(gradients, dim=1)).Vh[-1:])
-    every = torch.nn.functional.normalize(torch.cat(lines), dim=1)
-    return torch.cat([every, -every])
-
-
-def _exponents(energies: Tensor, eps: float) -> Tensor:
-    r"""Returns by which multiple of $\log t$ energies grow, of shape (radii, n), at least somewhere; infinity if it is unknown."""
-    rounding = eps * energies.abs().amax(0)
-    growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf)
-    growth = growth.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amax(0)
-    known = energies[0].isfinite() & ((rounding < 0.1) | (growth < 0))
-    return torch.where(known, growth / math.log(_RADII[1] / _RADII[0]), math.inf)
+def _normal(seed: int, shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)).to(like)

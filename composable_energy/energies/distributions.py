@@ -65,8 +65,7 @@ class DistributionEnergy(Energy):
         super().__init__()
         if not isinstance(name, str):
             raise OptionError(f"name must be text, got {name!r}.")
-        _check_continuous(distribution)
-        _check_constant(distribution)
+        _check(distribution)
         self.name = name or type(distribution).__name__
         shape = self.event_shape = distribution.batch_shape + distribution.event_shape
         if event_shape is not None and torch.Size(event_shape) != shape:
@@ -110,8 +109,8 @@ class DistributionEnergy(Energy):
         return self
 
 
-def _check_continuous(distribution: Distribution) -> None:
-    """Raises if a distribution is discrete or has no support."""
+def _check(distribution: Distribution) -> None:
+    """Raises if a distribution is discrete, has no support, or has learnable tensors: after a step others computed from them are stale."""
     name, inner = type(distribution).__name__, distribution
     while isinstance(inner, Independent | MixtureSameFamily | TransformedDistribution):
         inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
@@ -126,16 +125,11 @@ def _check_continuous(distribution: Distribution) -> None:
             f"{name} is discrete: its points are numbers without a gradient, which samplers need. Draw them with its own `sample`, or "
             "relax it (`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
         )
-
-
-def _check_constant(distribution: Distribution) -> None:
-    """Raises if a tensor of a distribution requires a gradient: after a step of an optimizer, tensors computed from it would be stale."""
-    learnt = [path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad]
-    if learnt:
+    learnt = next((path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad), None)
+    if learnt is not None:
         raise LiftError(
-            f"{learnt[0]} of this {type(distribution).__name__} requires a gradient, and a distribution does not follow its parameters. To "
-            "learn them, lift a module whose `forward(x)` builds the distribution and returns `-log_prob(x)`; `.detach()` the tensor to "
-            "hold it constant."
+            f"{learnt} of this {name} requires a gradient, and a distribution does not follow its parameters. To learn them, lift a module "
+            "whose `forward(x)` builds the distribution and returns `-log_prob(x)`; `.detach()` the tensor to hold it constant."
         )
 
 
@@ -247,16 +241,12 @@ def _inside(distribution: Distribution, x: Tensor) -> Tensor:
     if not inherits(distribution, TransformedDistribution, "support"):
         return _all_entries(distribution.support.check(x), distribution, x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     # Torch's support is the codomain of the last transform; that of a shifted uniform distribution is smaller.
-    checks: list[Tensor] = []
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
     y: Any = x
     for transform in reversed(distribution.transforms):
-        checks.append(transform.codomain.check(y))  # pyright: ignore[reportAttributeAccessIssue]
-        y = transform.inv(y)
-    checks.append(_inside(distribution.base_dist, y))
-    inside = _all_entries(checks[0], distribution, x)
-    for check in checks[1:]:
-        inside = inside & _all_entries(check, distribution, x)
-    return inside
+        check: Any = transform.codomain.check(y)  # pyright: ignore[reportAttributeAccessIssue]
+        inside, y = inside & _all_entries(check, distribution, x), transform.inv(y)
+    return inside & _all_entries(_inside(distribution.base_dist, y), distribution, x)
 
 
 def _all_entries(inside: Tensor, distribution: Distribution, x: Tensor) -> Tensor:

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.arithmetic import Estimate
-from composable_energy.energies.checks import check_energies, check_points
+from composable_energy.energies.checks import check_energies, check_points, note_evaluation
 from composable_energy.energies.conditions import check_conditions, check_names, method_parameters
 from composable_energy.energies.evaluation import THREAD, evaluate, note_detached, value_and_gradient
 from composable_energy.energies.identity import Origin, same, token_of
-from composable_energy.energies.notes import note_evaluation
 from composable_energy.errors import ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
 from composable_energy.options import Recommendation
@@ -135,7 +134,7 @@ class Energy(nn.Module, ABC):
         fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
         evaluation = THREAD.evaluation if fitting and (x.shape, x.dtype, x.device) in fitting else None
         # `evaluate` takes longer than the arithmetic of small energies.
-        if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised is None:
+        if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised[0] is None:
             try:
                 energies = self.forward(x)
                 if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
@@ -410,7 +409,7 @@ class Energy(nn.Module, ABC):
 
     # Points that fit ---------------------------------------------------------------------------------------------------------------------
 
-    def became_twin(self, original: Any) -> None:
+    def became_twin(self) -> None:
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
         self._fitting, hooks = set(), vars(self)
         usual = type(self).has_value is not False and not type(self).has_own_gradient

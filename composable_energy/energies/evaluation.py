@@ -1,11 +1,11 @@
-r"""What the parts of an expression know of each other while it is evaluated: shared results, given values, and other points of some terms.
+r"""One evaluation of an expression: what its parts share, given values, other points of some terms, values and gradients.
 
 An evaluation belongs to a thread, and an inner one takes over what the outer one knows. Its memo keeps the results of bases, networks of
 events, decoders, `shared` modules and repeated terms for each tensor of points, so that each is computed once. Autograd sees one tensor
 with several uses, so the backward pass is shared, too.
 
 At a noise level $\sigma$ the points of an expression have noise. A term that was made for data, such as a network of pictures, has no
-meaning there. A sampler says by `denoising` at which other points such terms count; energies and nodes ask `seen` for them.
+meaning there. A sampler gives the other points at which such terms count; energies and nodes ask `seen` for them.
 
 `Energy.with_gradient` evaluates an expression and computes its gradient by autograd. Terms whose classes override `with_gradient` are then
 evaluated by their override: `OwnGradient` is their node in the autograd graph, so sums, weights, mixtures and decoders follow by the chain
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
-from composable_energy.energies.checks import check_energies
-from composable_energy.energies.notes import note_evaluation
+from composable_energy.energies.checks import check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -35,12 +34,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
+    """A call of an energy whose gradient is not that of autograd.
+
+    Attributes:
+        energy: The energy.
+        x: The points, with shape $(B, *)$.
+        conditions: Its conditions.
+        gradient: The gradient of its own `with_gradient`, with the shape of the points; None if autograd finds the energies constant.
+    """
 
     energy: Energy
     x: Tensor
     conditions: dict[str, Any]
-    gradient: Tensor
+    gradient: Tensor | None
 
 
 class Evaluation:
@@ -52,21 +58,22 @@ class Evaluation:
 
     Attributes:
         valueless: Whether a term without value was evaluated.
-        memo: Results of parts that several terms share; None outside of `memo_scope`.
+        memo: Results of parts that several terms share; None outside of the evaluation of one energy.
         repeated: The ids of sub-expressions that occur more than once.
-        uses: Collects the calls inside of overrides of `with_gradient`.
-        constant: Collects the calls of energies that autograd finds constant.
-        given: The values of some energies; see `substituting`.
-        denoised: Points with noise, what some terms are evaluated at instead, and the noise level; see `denoising`.
+        uses: Collects the calls of energies whose gradient is not that of autograd.
+        given: The values of some energies at all points, each with shape $(B,)$, so that an expression is a function of these values; also
+            of energies that have none, such as scores. Terms that need values do not refuse energies without one while it is set.
+        denoised: Points with noise, compared by identity; the denoised points where terms without noise levels are evaluated, of the same
+            shape, or None to leave these terms out; and the noise level, for terms that allow for the spread of the data around a denoised
+            point, or None to let none do so.
     """
 
     valueless: bool = False
     memo: dict[Any, Any] | None = None
     repeated: frozenset[int] = frozenset()
     uses: list[Use] | None = None
-    constant: list[Use] | None = None
     given: Mapping[Any, Tensor] | None = None
-    denoised: tuple[Tensor, Tensor | None, float | None] | None = None
+    denoised: tuple[Tensor | None, Tensor | None, float | None] = (None, None, None)
 
     def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
         if outer is not None:
@@ -84,11 +91,14 @@ THREAD = _Thread()
 
 @contextmanager
 def evaluating(**changes: Any) -> Iterator[Evaluation]:
-    """A context with an evaluation that differs from the current one in some attributes."""
+    """A context in which parts of all energies are evaluated once, and attributes of the evaluation are set.
+
+    Args:
+        **changes: Attributes of `Evaluation`, such as `given` and `denoised`; `memo=None` lets the evaluations inside share nothing.
+    """
     outer = THREAD.evaluation
     inner = Evaluation(None if outer is None else outer.root, outer)
-    for name, value in changes.items():
-        setattr(inner, name, value)
+    vars(inner).update({"memo": {} if inner.memo is None else inner.memo, **changes})
     THREAD.evaluation = inner
     try:
         yield inner
@@ -98,60 +108,15 @@ def evaluating(**changes: Any) -> Iterator[Evaluation]:
             outer.valueless |= inner.valueless
 
 
-@contextmanager
-def recording(*, constant: bool = False) -> Iterator[list[Use]]:
-    """A context that lists the calls inside of overrides of `with_gradient`, or of energies that autograd finds constant.
-
-    Args:
-        constant: Whether to list the latter.
-    """
-    uses: list[Use] = []
-    with evaluating(**{"constant" if constant else "uses": uses}):
-        yield uses
-
-
 def current() -> Evaluation | None:
     """Returns the evaluation of this thread; None outside of `with_gradient`."""
     evaluation = THREAD.evaluation
     return None if evaluation is None or evaluation.root is None else evaluation
 
 
-# Other values, and other points ----------------------------------------------------------------------------------------------------------
-
-
-def substituting(energies: Mapping[Energy, Tensor]) -> AbstractContextManager[Evaluation]:
-    """Returns a context in which some energies have given values at all points, so that an expression is a function of these values.
-
-    It gives a value to energies that have none, such as scores. Terms that need values do not refuse energies without one inside of it.
-
-    Args:
-        energies: The values of energies, each with shape $(B,)$.
-    """
-    return evaluating(given=energies)
-
-
-def substituted() -> Mapping[Any, Tensor] | None:
-    """Returns the given values of energies; None outside of `substituting`."""
-    return None if THREAD.evaluation is None else THREAD.evaluation.given
-
-
-def denoising(points: Tensor, denoised: Tensor | None, sigma: float | None = None) -> AbstractContextManager[Evaluation]:
-    """Returns a context in which terms without noise levels are evaluated at denoised points instead of the points themselves.
-
-    Args:
-        points: The points with noise, with shape $(B, *)$, compared by identity.
-        denoised: The denoised points, with the same shape. None leaves the terms out: their energy counts as 0 or as a constant.
-        sigma: The noise level, for terms that allow for the spread of the data around a denoised point; None lets none do so.
-    """
-    return evaluating(denoised=(points, denoised, sigma))
-
-
-def seen(x: Tensor) -> Tensor:
-    """Returns the points where a term without noise levels is evaluated; without gradient where such terms are left out."""
-    if not is_denoised(x):
-        return x
-    points = _denoised()[1]
-    return x.detach() if points is None else points
+def is_denoised(x: Tensor) -> bool:
+    """Returns whether terms without noise levels have points of their own, or are left out."""
+    return _denoised()[0] is x
 
 
 def is_left_out(x: Tensor) -> bool:
@@ -159,9 +124,10 @@ def is_left_out(x: Tensor) -> bool:
     return is_denoised(x) and _denoised()[1] is None
 
 
-def is_denoised(x: Tensor) -> bool:
-    """Returns whether terms without noise levels have points of their own, or are left out."""
-    return _denoised()[0] is x
+def seen(x: Tensor) -> Tensor:
+    """Returns the points where a term without noise levels is evaluated; without gradient where such terms are left out."""
+    noisy, points, _ = _denoised()
+    return x if noisy is not x else x.detach() if points is None else points
 
 
 def denoised_level() -> tuple[Tensor, float] | None:
@@ -172,32 +138,10 @@ def denoised_level() -> tuple[Tensor, float] | None:
 
 def _denoised() -> tuple[Tensor | None, Tensor | None, float | None]:
     evaluation = THREAD.evaluation
-    return (None, None, None) if evaluation is None or evaluation.denoised is None else evaluation.denoised
+    return Evaluation.denoised if evaluation is None else evaluation.denoised
 
 
 # Shared results --------------------------------------------------------------------------------------------------------------------------
-
-
-class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
-    """A context in which evaluations are memoized; a nested one uses the memo of the outer one."""
-
-    _outer: Evaluation | None
-    _opened = False
-
-    def __enter__(self) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            return
-        self._outer = THREAD.evaluation
-        if self._outer is None or self._outer.memo is None:
-            self._opened = True
-            THREAD.evaluation = inner = Evaluation(None if self._outer is None else self._outer.root, self._outer)
-            inner.memo = {}
-
-    def __exit__(self, *_: object) -> None:
-        if self._opened:
-            if self._outer is not None and THREAD.evaluation is not None:
-                self._outer.valueless |= THREAD.evaluation.valueless
-            THREAD.evaluation = self._outer
 
 
 def note_repeated(items: Sequence[object]) -> None:
@@ -206,25 +150,13 @@ def note_repeated(items: Sequence[object]) -> None:
         THREAD.evaluation.repeated |= {id(item) for item in items}
 
 
-def is_repeated(item: object) -> bool:
-    """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
-    return THREAD.evaluation is not None and id(item) in THREAD.evaluation.repeated
-
-
 def evaluate_once(
     function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
 ) -> Any:
-    """Returns `function(x, **conditions)`, memoized while an expression is evaluated.
+    """Returns `function(x, **conditions)`, or of `call` in place of it, memoized by identities while an expression is evaluated.
 
     In-place changes of the points, other weights (`torch.func.functional_call`) and another gradient mode are separate calls. A module in
-    training mode is not memoized, so that its dropout masks differ, unless `always` is set.
-
-    Args:
-        function: The function, compared by identity.
-        x: The points, compared by identity.
-        conditions: The conditions, compared by identity.
-        call: The function to call instead of `function`.
-        always: Whether to memoize in training mode, too; for a repeated sub-expression.
+    training mode is not memoized, so that its dropout masks differ, unless it is `always`, as a repeated sub-expression.
     """
     call = call or function
     if torch.compiler.is_dynamo_compiling():  # a compiled graph has no memo
@@ -234,18 +166,13 @@ def evaluate_once(
         return call(x, **conditions)
     identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
-    key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items()), _weights(module)
+    key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items())
+    key = (*key, *map(id, weights_of(module))) if isinstance(module, nn.Module) else key
     return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
 
 
 def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
-    """Returns `compute()`, once for each key while an expression is evaluated.
-
-    Args:
-        key: Values, and ids of objects.
-        holds: Those objects, which are kept alive so that no id is reused.
-        compute: The function.
-    """
+    """Returns `compute()`, once for each key while an expression is evaluated; `holds` are the objects whose ids are in the key."""
     evaluation = THREAD.evaluation
     if evaluation is None or evaluation.memo is None or torch.compiler.is_dynamo_compiling():
         return compute()
@@ -286,32 +213,11 @@ def shared(module: nn.Module) -> nn.Module:
     return module if isinstance(module, SharedModule) else SharedModule(module)
 
 
-def _weights(module: object) -> tuple[int, ...]:
-    """Returns the ids of the parameters of a module, four times as fast as `parameters()`."""
-    found: list[int] = []
-    seen: set[int] = set()
-    todo = [module] if isinstance(module, nn.Module) else []
-    while todo:
-        inner = todo.pop()
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        found.extend(map(id, inner._parameters.values()))
-        todo.extend(part for part in inner._modules.values() if part is not None)
-    return tuple(found)
-
-
 # Values, and gradients of energies that override `with_gradient` -------------------------------------------------------------------------
 
 
 def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
-    """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
-
-    Args:
-        energy: The energy.
-        x: The points.
-        conditions: Its conditions.
-        forward: Its `forward` with the hooks of the module.
+    """Returns the checked energies of checked points; `forward` is that of the energy with the hooks of the module.
 
     Raises:
         ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
@@ -321,12 +227,12 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
     evaluation = THREAD.evaluation
     if evaluation is None or evaluation.memo is None:
         if not torch.compiler.is_dynamo_compiling():
-            with memo_scope():
+            with evaluating():
                 return evaluate(energy, x, conditions, forward)
     else:
         if evaluation.given and energy in evaluation.given:
             return evaluation.given[energy]
-        if evaluation.denoised is not None and is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
+        if evaluation.denoised[0] is x and not energy.terms and "sigma" not in energy.conditions:
             if is_left_out(x):
                 return zeros(x)
             x = seen(x)
@@ -338,11 +244,13 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
             return energies
         if uses_own_gradient(energy, x):
             return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
-        if not energy.has_value and not _is_root(energy):
-            raise ExpressionError(
-                f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
-                "sampler that needs only gradients, such as `langevin`."
-            )
+        if not energy.has_value:
+            if evaluation is None or evaluation.root is not energy:
+                raise ExpressionError(
+                    f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
+                    "sampler that needs only gradients, such as `langevin`."
+                )
+            evaluation.valueless = True
         return check_energies(energy, forward(x, **conditions), x)
     except Exception as error:
         note_evaluation(error, energy, x)
@@ -350,10 +258,10 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
 
 
 def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
-    """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
+    """Lists a call whose energies do not depend on the points for autograd, if the uses of energies are collected."""
     evaluation = THREAD.evaluation
-    if evaluation is not None and evaluation.constant is not None and not energy.terms:
-        evaluation.constant.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
+    if evaluation is not None and evaluation.uses is not None and not energy.terms:
+        evaluation.uses.append(Use(energy, x.detach(), conditions, None))
 
 
 def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -366,7 +274,8 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
         with torch.inference_mode(False):
             return value_and_gradient(energy, x, conditions)
     if conditions:
-        conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+        inference = (name for name, value in conditions.items() if isinstance(value, Tensor) and value.is_inference())
+        conditions = {**conditions, **{name: conditions[name].clone() for name in inference}}  # autograd refuses such tensors
     outer = THREAD.evaluation
     THREAD.evaluation = evaluation = Evaluation(energy, outer)
     if evaluation.memo is None:
@@ -387,11 +296,6 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
 
 
-def _outside_inference(value: Any) -> Any:
-    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
 def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
@@ -408,15 +312,6 @@ def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
                 f"{evaluation.root} uses {energy}, which has a gradient and no value: set `has_value = False` in "
                 f"{type(evaluation.root).__name__} if its gradient is right without that value."
             )
-    return True
-
-
-def _is_root(energy: Energy) -> bool:
-    """Returns whether this energy is the root of the current evaluation."""
-    evaluation = current()
-    if evaluation is None or evaluation.root is not energy:
-        return False
-    evaluation.valueless = evaluation.valueless or not energy.has_value
     return True
 
 

@@ -7,23 +7,22 @@ values are equal; a copy that was trained since is another energy. Two nodes are
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from composable_energy.energies.evaluation import memoize
 from composable_energy.supports.distributions import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
-_TOKEN = "_identity_token"
-_PART = "_identity_part"
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_TOKEN, _PART = "_identity_token", "_identity_part"
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
 _OF_TWINS = ("_fitting", "_direct")  # what twins remember of points
@@ -57,15 +56,8 @@ class Origin:
         return self.entry if self.member is None else f"{self.entry}/{self.member}"
 
 
-@dataclass(frozen=True)
-class Part:
-    """A module inside an object that the registry built.
-
-    Args:
-        kind: The kind of the object, `energy` or `encoder`.
-        origin: The origin of the object.
-        path: The dotted path in the object; empty for the object itself.
-    """
+class Part(NamedTuple):
+    """A module inside an object that the registry built: the kind and origin of the object, and the dotted path in it."""
 
     kind: str
     origin: Origin
@@ -102,14 +94,7 @@ def inherit_token(origin: Origin) -> Iterator[None]:
 
 
 def mark_origin(kind: str, built: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
-    """Sets the origin of an object and of its parts.
-
-    Args:
-        kind: `energy` or `encoder`.
-        built: The object.
-        origin: Its origin.
-        foreign: Modules inside that the caller passed as options.
-    """
+    """Sets the origin of an object of a kind and of its parts, without the foreign modules that the caller passed as options."""
     built.origin = origin  # pyright: ignore[reportArgumentType]
     for path, module in built.named_modules():
         if module not in foreign:
@@ -125,10 +110,6 @@ def same(a: object, b: object) -> bool:
     """Returns whether two energies, networks or decoders are the same, by token and value.
 
     Floating tensors are compared at either of their precisions, so converting one of two copies keeps them the same.
-
-    Args:
-        a: An energy, module or callable.
-        b: Another.
     """
     return _equal(a, b, set(), tokens=True)
 
@@ -150,8 +131,9 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]], tokens: bool = False) -> 
         return isinstance(a, Tensor) and isinstance(b, Tensor) and _equal_tensors(a, b)
     if type(a) is not type(b) or isinstance(a, _BY_IDENTITY):
         return False
-    if isinstance(a, _PLAIN):
-        return a == b or (a != a and b != b)
+    one, other = _parts_of(a), _parts_of(b)
+    if one is None or other is None:
+        return bool(a == b) or (a != a and b != b)
     seen.add((id(a), id(b)))
     if isinstance(a, nn.Module) and tokens:
         terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
@@ -159,10 +141,6 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]], tokens: bool = False) -> 
             return token_of(a) == token_of(b) and equal(a, b)
         pairs = zip(terms, others, strict=False)
         return len(terms) == len(others) and all(_equal(x, y, seen, True) for x, y in pairs) and equal(_own_values(a), _own_values(b))
-    parts: list[Any] = [_parts_of(a), _parts_of(b)]
-    if parts[0] is None:
-        return bool(a == b)
-    one, other = parts
     return list(one) == list(other) and all(_equal(one[key], other[key], seen, tokens) for key in one)
 
 
@@ -175,14 +153,10 @@ def _parts_of(value: Any) -> Mapping[Any, Any] | None:
             return {"function": value.__func__, "self": value.__self__}
         case partial():
             return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
-        case slice():
-            return {"start": value.start, "stop": value.stop, "step": value.step}
         case Mapping():
             return value
         case list() | tuple():
             return dict(enumerate(value))
-        case set() | frozenset():
-            return None
     if type(value) in ARGUMENTS:
         return {name: argument(value, name) for name in ARGUMENTS[type(value)]}
     return getattr(value, "__dict__", None)
@@ -190,49 +164,43 @@ def _parts_of(value: Any) -> Mapping[Any, Any] | None:
 
 def _own_values(module: nn.Module) -> dict[str, Any]:
     """Returns the tensors of a module, and its `config()` or else its attributes."""
-    attributes = vars(module)
     if getattr(type(module), "has_config", False):
         return {"config": module.config(), "_parameters": module._parameters, "_buffers": module._buffers}  # pyright: ignore[reportCallIssue]
-    return {name: value for name, value in attributes.items() if name not in _NO_VALUES}
+    return {name: value for name, value in vars(module).items() if name not in _NO_VALUES}
 
 
 def _equal_tensors(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.layout != b.layout or a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
         return False
     a, b = a.detach(), b.detach().to(a.device)
-    if a.dtype == b.dtype:
-        return _same_numbers(a, b)
-    return _same_numbers(a.to(b.dtype), b) or _same_numbers(a, b.to(a.dtype))
-
-
-def _same_numbers(a: Tensor, b: Tensor) -> bool:
     if a.layout is not torch.strided:  # `torch.equal` compares dense tensors alone
         a, b = (tensor.to_sparse_coo().coalesce() for tensor in (a, b))
-        return _same_numbers(a.indices(), b.indices()) and _same_numbers(a.values(), b.values())
-    if a.shape != b.shape:  # of sparse tensors
-        return False
-    return torch.equal(a, b) or (bool((a != a).any()) and bool(((a == b) | ((a != a) & (b != b))).all()))
+        return _equal_tensors(a.indices(), b.indices()) and _equal_tensors(a.values(), b.values())
+    return any(
+        torch.equal(one, other) or (bool((one != one).any()) and bool(((one == other) | ((one != one) & (other != other))).all()))
+        for one, other in ([(a, b)] if a.dtype == b.dtype else [(a.to(b.dtype), b), (a, b.to(a.dtype))])
+    )
 
 
-@dataclass(frozen=True)
 class Copies:
     """Copies of the same module in an expression, which counts them once.
 
+    Numbers are compared at each evaluation, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace; in a twin, which
+    replaces no tensor, at its first one, and then where a tensor was written to.
+
     Args:
-        pairs: Pairs of copies.
-        tensors: The tensors of all pairs, in a twin, which replaces none; empty elsewhere.
-        versions: How often each of them was written to before the last comparison.
+        root: The expression.
+
+    Attributes:
+        pairs: Pairs of copies; none is the usual case.
     """
 
-    pairs: tuple[tuple[nn.Module, nn.Module], ...]
-    tensors: list[Tensor] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-
-    @classmethod
-    def inside(cls, root: nn.Module) -> Copies | None:
-        """Returns the copies inside a module; None if there are none, the usual case."""
+    def __init__(self, root: nn.Module) -> None:
+        self.pairs: list[tuple[nn.Module, nn.Module]] = []
+        self._tensors: list[Tensor] = []  # of a twin
+        self._versions: list[int] = []
         groups: dict[tuple[type, str], list[nn.Module]] = {}
-        pairs, seen, todo = [], set(), [root]
+        seen, todo = set[nn.Module](), [root]
         while todo:
             module = todo.pop()
             if module in seen:
@@ -240,35 +208,23 @@ class Copies:
             seen.add(module)
             if _TOKEN in vars(module) and not getattr(module, "terms", ()):
                 others = groups.setdefault((type(module), token_of(module)), [])
-                twin = next((other for other in others if equal(other, module)), None)
-                if twin is not None:
-                    pairs.append((twin, module))
+                first = next((other for other in others if equal(other, module)), None)
+                if first is not None:
+                    self.pairs.append((first, module))
                     continue  # the modules inside are equal, too
                 others.append(module)
             todo.extend(reversed(list(module.children())))
-        return cls(tuple(pairs)) if pairs else None
 
-    def differ(self, equal: Callable[[nn.Module, nn.Module], bool]) -> tuple[nn.Module, nn.Module] | None:
-        """Returns a pair that is no longer equal; None if all are equal.
-
-        Numbers are compared at each call, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace. A twin compares
-        them at its first evaluation, and then where a tensor was written to.
-
-        Args:
-            equal: The comparison.
-        """
+    def differ(self) -> tuple[nn.Module, nn.Module] | None:
+        """Returns a pair that is no longer equal; None if all are equal."""
         # `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning.
-        now = [tensor._version for tensor in self.tensors]
-        if now and now == self.versions:
+        now = [tensor._version for tensor in self._tensors]
+        if now and now == self._versions:
             return None
-        self.versions[:] = now
-        return next((pair for pair in self.pairs if not equal(*pair)), None)
+        self._versions = now
+        return next((pair for pair in self.pairs if not memoize(("copies", *map(id, pair)), pair, lambda pair=pair: equal(*pair))), None)
 
-    def keep_tensors(self) -> None:
-        """Collects the tensors of a twin."""
-        found = [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())]
-        self.tensors[:] = [tensor for tensor in found if not tensor.is_inference()]  # those cannot be written to
-
-    def forget_tensors(self) -> None:
-        """Compares the numbers at each evaluation again."""
-        self.tensors.clear()
+    def watch(self, twin: bool) -> None:
+        """Compares the numbers of a twin where they were written to alone; else at each evaluation."""
+        found = [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())] if twin else []
+        self._tensors = [tensor for tensor in found if not tensor.is_inference()]  # those cannot be written to

@@ -54,7 +54,10 @@ class CallableEnergy(Energy):
         self.function = function
         self.arguments = nn.ModuleList(modules) if modules else ()
         if modules:
-            _check_takes(function, len(modules))
+            try:
+                inspect.signature(function).bind_partial(*range(1 + len(modules)))
+            except TypeError as error:
+                raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
         self._parameters_of_function = parameters_of(function, 1 + len(modules))
         self.name = name or _name_of(function)
         if event_shape is not None:
@@ -95,10 +98,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
         if options.keys() == {"decoder"}:
             return obj if options["decoder"] is None else obj.shown_by(options["decoder"])
         if options:
-            raise OptionError(
-                f"{obj} is already an energy and takes no options, got {', '.join(options)}; a `decoder` alone makes it "
-                "one of latent points."
-            )
+            raise OptionError(f"{obj} is already an energy and takes no options, got {', '.join(options)}, other than a `decoder` alone.")
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
@@ -113,40 +113,21 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
 def liftable(obj: object) -> bool:
     """Returns whether `as_energy` takes an object; not a distribution of another library, whose call is not its energy."""
-    if isinstance(obj, Distribution | nn.Module):
-        return True
-    return callable(obj) and not isinstance(obj, type) and _log_density_of(obj) is None
-
-
-def _log_density_of(obj: object) -> str | None:
-    """Returns the method of an object that gives log densities: of scikit-learn, SciPy, or another library of distributions."""
-    if isinstance(obj, type):
-        return None
-    return next((name for name in ("log_prob", "score_samples", "logpdf", "logpmf") if callable(getattr(obj, name, None))), None)
+    return isinstance(obj, Distribution | nn.Module) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
 
 
 def _advise(obj: object) -> str:
     """Returns what to write instead of a distribution of another library, after a space; empty for anything else."""
-    method = _log_density_of(obj)
+    names = ("log_prob", "score_samples", "logpdf", "logpmf")
+    method = None if isinstance(obj, type) else next((name for name in names if callable(getattr(obj, name, None))), None)
+    if method is None:
+        return ""
     if method == "log_prob":
-        return (
-            f" Its log density is `log_prob`: if that takes and returns tensors of torch, write `as_energy(lambda x: -obj.{method}(x))`; "
-            "else take the distribution of the same name in `torch.distributions`."
-        )
-    if method is not None:
-        return (
-            f" Its log density, `{method}`, is computed by NumPy, without a gradient. To evaluate it at points, write "
-            f"`as_energy(lambda x: -torch.as_tensor(obj.{method}(x.numpy())))`; to sample it, write the density in torch, such as a "
-            "distribution of `torch.distributions` with the same parameters."
-        )
-    return ""
-
-
-def _check_takes(function: Callable[..., Any], count: int) -> None:
-    try:
-        inspect.signature(function).bind_partial(*range(1 + count))
-    except TypeError as error:
-        raise OptionError(f"With {count} modules the function is called as f(x, *modules, **conditions): {error}.") from error
+        return " If its `log_prob` takes and returns tensors of torch, write `as_energy(lambda x: -obj.log_prob(x))`."
+    return (
+        f" Its log density, `{method}`, has no gradient. To evaluate it at points, write "
+        f"`as_energy(lambda x: -torch.as_tensor(obj.{method}(x.numpy())))`; to sample it, take one of `torch.distributions`."
+    )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -1,4 +1,4 @@
-from composable_energy.events.cells import ChainLabels as ChainLabels
+from composable_energy.events.cells import ChainValues as ChainValues
 from composable_energy.events.cells import Interval as Interval
 from composable_energy.events.cells import log_probability as log_probability
 from composable_energy.events.formula import Formula as Formula
@@ -13,4 +13,5 @@ from composable_energy.events.heads import IntervalEnergy as IntervalEnergy
 from composable_energy.events.variables import LOG_WIDTHS as LOG_WIDTHS
 from composable_energy.events.variables import Categorical as Categorical
 from composable_energy.events.variables import Continuous as Continuous
+from composable_energy.events.variables import Source as Source
 from composable_energy.events.variables import Variable as Variable

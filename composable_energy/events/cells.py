@@ -1,18 +1,17 @@
-r"""Cells: the partition of the values of a variable by the atoms of a formula.
+r"""Cells: the partition of the values of a variable by the atoms of a formula, and probabilities of intervals in log space.
 
-Labels that occur in the same atoms form one cell; labels that occur in none form *the rest*. Intervals divide the line at their ends. A
-formula depends on a variable only through its cell, so a diagram has one edge for each cell. Labels and ends may differ between chains if
-the same atoms overlap in all chains, so that one diagram serves all chains.
+Labels that occur in the same atoms form one cell; labels that occur in none form the rest. The ends of intervals cut the line. A formula
+depends on a variable only through its cell, so a diagram has one edge for each cell. Labels and ends may differ between chains if the same
+atoms overlap in all chains, so that one diagram serves all chains.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, cmp_to_key
-from itertools import groupby
+from functools import cmp_to_key
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -21,164 +20,94 @@ from torch import Tensor
 from composable_energy.energies.conditions import rows_for
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
-End = float | Tensor
 
-Label = int | Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    r"""The values between two ends; intervals are compared by value, whatever their dtypes.
+class ChainValues:
+    """One number for each chain, labels or ends of intervals; compared by value, whatever the dtype.
 
     Args:
-        low: The lower end: a number, $-\infty$ for none, or a tensor of shape $(n,)$ with one for each chain, which is copied.
-        high: The upper end: a number, $\infty$ for none, or a tensor of shape $(n,)$ with one for each chain, which is copied.
+        values: The numbers, with shape $(n,)$, which are copied.
     """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.detach().clone()
+        self.key = (self.values.to("cpu", torch.float64) + 0).numpy().tobytes()  # -0 becomes 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChainValues) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+Label = int | ChainValues
+End = float | ChainValues
+
+
+@dataclass(frozen=True)
+class Interval:
+    r"""The values between two ends, which are numbers or differ between chains; $\pm\infty$ for none."""
 
     low: End
     high: End
 
-    def __post_init__(self) -> None:
-        for name in ("low", "high"):
-            end = getattr(self, name)
-            several = isinstance(end, Tensor) and end.numel() != 1
-            object.__setattr__(self, name, end.detach().clone() if several else float(end))
 
-    @cached_property
-    def key(self) -> tuple[float | bytes, ...]:
-        """The values of the ends, in float64."""
-        return tuple(_bytes(end, torch.float64) if isinstance(end, Tensor) else end for end in (self.low, self.high))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Interval) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    @property
-    def ends(self) -> tuple[End, ...]:
-        """The finite ends."""
-        return tuple(end for end in (self.low, self.high) if isinstance(end, Tensor) or abs(end) != float("inf"))
-
-    @property
-    def chained(self) -> bool:
-        """Whether the interval differs between chains."""
-        return any(isinstance(end, Tensor) for end in self.ends)
+# Partitions -------------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class ChainLabels:
-    """One label for each chain; compared by value, whatever the dtypes.
+class LabelCells:
+    """The partition of labels by the atoms of a formula.
 
     Args:
-        labels: Whole numbers of at least 0, with shape $(n,)$, which are copied.
+        atoms: The sets of labels.
+        count: The number of labels; None if it is unknown.
+
+    Raises:
+        OptionError: A label is out of range.
+        ExpressionError: Labels are the same in some chains and not in others.
+        ShapeError: Labels are for different numbers of chains.
     """
 
-    labels: Tensor
+    def __init__(self, atoms: Iterable[frozenset[Label]], count: int | None) -> None:
+        atoms = list(dict.fromkeys(atoms))
+        labels = dict.fromkeys(label for atom in atoms for label in atom)
+        largest = max((int(label.values.max()) if isinstance(label, ChainValues) else label for label in labels), default=-1)
+        if count is not None and largest >= count:
+            raise OptionError(f"Label {largest} is out of range: there are {count} labels, 0 to {count - 1}.")
+        mentioned: list[Label] = [*sorted(label for label in labels if isinstance(label, int))]
+        for label in labels:
+            if isinstance(label, ChainValues) and not _contains(mentioned, label):
+                mentioned.append(label)
+        classes: dict[tuple[bool, ...], list[Label]] = {}
+        for label in mentioned:
+            classes.setdefault(tuple(_contains(atom, label) for atom in atoms), []).append(label)
+        self.groups: list[tuple[Label, ...]] = [tuple(group) for group in classes.values()]  # () is the rest, if it cannot be listed
+        self.chained = any(isinstance(label, ChainValues) for label in mentioned)
+        if count is None or (self.chained and len(mentioned) < count):
+            self.groups.append(())
+        elif len(mentioned) < count:
+            self.groups.append(tuple(label for label in range(count) if label not in mentioned))
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", self.labels.detach().to(torch.int64, copy=True))
+    def members(self, values: frozenset[Label]) -> tuple[bool, ...]:
+        """Returns for each cell whether an atom contains it."""
+        return tuple(bool(group) and _contains(values, group[0]) for group in self.groups)
 
-    @cached_property
-    def key(self) -> bytes:
-        """The values of the labels."""
-        return _bytes(self.labels, torch.int64)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ChainLabels) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    @property
-    def chained(self) -> bool:
-        """Whether the labels differ between chains."""
-        return True
-
-
-class Cells(ABC):
-    """Abstract partition of the values of a variable."""
-
-    def label(self, cells: Sequence[int]) -> int | None:
-        """Returns the label of a union of cells; None if it has several, differs between chains, or is no label."""
-        return None
-
-    @abstractmethod
-    def members(self, values: Any) -> tuple[bool, ...]:
-        """Returns for each cell whether the values of an atom contain it."""
-
-    @abstractmethod
-    def log_prob(self, reading: Any, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
+    def log_prob(self, reading: Tensor, cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells, with shape $(B,)$.
 
         Args:
             reading: The result of `Variable.read`.
             cells: The indices of the cells, ascending.
-            x: The points, with shape $(B, *)$.
             chains: The chains of the points; None if they are all chains.
         """
-
-
-@dataclass(frozen=True)
-class LabelCells(Cells):
-    """A partition of labels.
-
-    Args:
-        groups: The labels of each cell, ascending; empty for the rest if the number of labels is unknown.
-    """
-
-    groups: tuple[tuple[Label, ...], ...]
-
-    @classmethod
-    def from_sets(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
-        """Returns the partition of labels by sets of labels.
-
-        Raises:
-            OptionError: A label is out of range.
-            ExpressionError: Labels are the same in some chains and not in others.
-            ShapeError: Labels are for different numbers of chains.
-        """
-        sets = list(dict.fromkeys(sets))
-        mentioned: list[Label] = sorted(frozenset().union(*(s for s in sets if not isinstance(s, ChainLabels))))
-        largest = max([*mentioned[-1:], *(int(s.labels.max()) for s in sets if isinstance(s, ChainLabels))], default=-1)
-        if count is not None and largest >= count:
-            raise OptionError(f"Label {largest} is out of range: there are {count} labels, 0 to {count - 1}.")
-        for s in sets:
-            if isinstance(s, ChainLabels) and not any(_same(s.labels, label) for label in mentioned):
-                mentioned.append(s.labels)
-        classes: dict[tuple[bool, ...], list[Label]] = {}
-        for label in mentioned:
-            classes.setdefault(tuple(_has(s, label) for s in sets), []).append(label)
-        groups = [tuple(group) for group in classes.values()]
-        if count is None:
-            groups.append(())
-        elif len(mentioned) < count:
-            chained = any(isinstance(label, Tensor) for label in mentioned)
-            groups.append(() if chained else tuple(label for label in range(count) if label not in mentioned))
-        return cls(tuple(groups))
-
-    def label(self, cells: Sequence[int]) -> int | None:
-        labels = [label for cell in cells for label in self.groups[cell]]
-        return labels[0] if len(labels) == 1 and isinstance(labels[0], int) else None
-
-    def members(self, values: frozenset[int] | ChainLabels) -> tuple[bool, ...]:
-        return tuple(bool(group) and _has(values, group[0]) for group in self.groups)
-
-    def log_prob(self, reading: Tensor, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
-        if any(isinstance(label, Tensor) for group in self.groups for label in group):
-            return self._log_prob_of_each(reading, cells, chains)
-        labels = sorted(label for cell in cells for label in self.groups[cell] if isinstance(label, int))
-        if len(labels) == 1:
-            return reading[:, labels[0]]
-        runs = [[label for _, label in run] for _, run in groupby(enumerate(labels), key=lambda pair: pair[1] - pair[0])]
-        parts = [reading[:, run[0] : run[-1] + 1] for run in runs]
-        return log_sum(parts[0] if len(parts) == 1 else torch.cat(parts, 1), 1)
-
-    def _log_prob_of_each(self, reading: Tensor, cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
         chosen = [self.groups[cell] for cell in cells]
+        if not self.chained:
+            parts = [reading[:, first : last + 1] for first, last in _runs(sorted(label for group in chosen for label in group))]
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            return whole[:, 0] if whole.shape[1] == 1 else log_sum(whole, 1)
         rest = () in chosen
-        labels = [label for group in (self.groups if rest else chosen) for label in group if not (rest and group in chosen)]
-        columns = [rows_for("y", label, reading, chains).unsqueeze(1) for label in labels]  # with the rest: the labels to exclude
+        listed = [label for group in self.groups for label in group if (group in chosen) != rest]  # with the rest: those to exclude
+        rows = [rows_for("y", label.values if isinstance(label, ChainValues) else label, reading, chains) for label in listed]
+        columns = [row.long().unsqueeze(1) for row in rows]
         if len(columns) == 1 and not rest:
             return reading.gather(1, columns[0]).squeeze(1)
         wanted = torch.full_like(reading, rest, dtype=torch.bool)
@@ -187,99 +116,80 @@ class LabelCells(Cells):
         return log_sum(reading.masked_fill(~wanted, -torch.inf), 1)
 
 
-@dataclass(frozen=True, eq=False)
-class IntervalCells(Cells):
-    """A partition of the line at sorted ends.
+class IntervalCells:
+    """The partition of the line at the ends of intervals.
 
     Args:
-        ends: The ends, ascending and distinct.
-    """
-
-    ends: tuple[End, ...]
-
-    @classmethod
-    def from_intervals(cls, intervals: Iterable[Interval]) -> IntervalCells:
-        """Returns the partition of the line at the ends of intervals.
-
-        Raises:
-            ExpressionError: The order of ends differs between chains.
-            ShapeError: Ends are for different numbers of chains.
-        """
-        ends: list[End] = []
-        for end in sorted((end for interval in intervals for end in interval.ends), key=cmp_to_key(compare)):
-            if not ends or compare(ends[-1], end) != 0:
-                ends.append(end)
-        return cls(tuple(ends))
-
-    def members(self, values: Interval) -> tuple[bool, ...]:
-        lows, highs = (-float("inf"), *self.ends), (*self.ends, float("inf"))
-        return tuple(compare(values.low, low) <= 0 and compare(high, values.high) <= 0 for low, high in zip(lows, highs, strict=True))
-
-    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
-        mean, width = reading
-        runs = [[cell for _, cell in run] for _, run in groupby(enumerate(cells), key=lambda pair: pair[1] - pair[0])]
-        parts = []
-        for run in runs:
-            low = self._rows(run[0] - 1, mean, chains) if run[0] > 0 else None
-            high = self._rows(run[-1], mean, chains) if run[-1] < len(self.ends) else None
-            parts.append(log_probability(mean, width, low, high))
-        return parts[0] if len(parts) == 1 else log_sum(torch.stack(parts), 0)
-
-    def _rows(self, index: int, mean: Tensor, chains: slice | Tensor | None) -> Tensor | float:
-        end = self.ends[index]
-        return rows_for("c", end, mean, chains) if isinstance(end, Tensor) else end
-
-
-def compare(a: End, b: End) -> int:
-    """Returns -1, 0 or 1 if an end is below, at or above another in all chains.
+        atoms: The intervals.
 
     Raises:
-        ExpressionError: The order differs between chains.
-        ShapeError: The ends are for different numbers of chains.
+        ExpressionError: The order of ends differs between chains.
+        ShapeError: Ends are for different numbers of chains.
     """
-    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
-        return (a > b) - (a < b)
-    first, second = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in (a, b))
-    if first.ndim and second.ndim and len(first) != len(second) and 1 not in (len(first), len(second)):
-        raise ShapeError(f"A formula has interval ends for {len(first)} chains and for {len(second)}.")
-    for order, holds in ((-1, first < second), (0, first == second), (1, first > second)):
-        if bool(holds.all()):
-            return order
-    chains, below = max(first.numel(), second.numel()), int((first < second).sum())
-    raise ExpressionError(
-        f"Interval ends cross: one is below another in {below} chains of {chains} and not in the others. Intervals of one variable in a "
-        "formula need the same order in all chains: sample the chains of each order in a separate call."
-    )
+
+    def __init__(self, atoms: Iterable[Interval]) -> None:
+        ends = [end for atom in atoms for end in (atom.low, atom.high) if isinstance(end, ChainValues) or math.isfinite(end)]
+        self.ends: list[End] = []
+        for end in sorted(ends, key=cmp_to_key(_compare)):
+            if not self.ends or _compare(self.ends[-1], end) != 0:
+                self.ends.append(end)
+
+    def members(self, values: Interval) -> tuple[bool, ...]:
+        """Returns for each cell whether an atom contains it."""
+        sides = pairwise([-math.inf, *self.ends, math.inf])
+        return tuple(_compare(values.low, low) <= 0 <= _compare(values.high, high) for low, high in sides)
+
+    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
+        """Returns the log probabilities of a union of cells; see `LabelCells.log_prob`."""
+        mean, width = reading
+        ends = [rows_for("c", end.values, mean, chains) if isinstance(end, ChainValues) else end for end in self.ends]
+        sides = [None, *ends, None]
+        parts = [log_probability(mean, width, sides[first], sides[last + 1]) for first, last in _runs(cells)]
+        return parts[0] if len(parts) == 1 else log_sum(torch.stack(parts), 0)
 
 
-def _bytes(values: Tensor, dtype: torch.dtype) -> bytes:
-    """Returns values as bytes, for comparing and hashing; -0 becomes 0."""
-    return (values.to("cpu", dtype) + 0).numpy().tobytes()
+def _runs(numbers: Iterable[Any]) -> list[tuple[int, int]]:
+    """Returns the first and last of each run of consecutive numbers, given in ascending order."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+    return [(run[0], run[-1]) for run in runs]
 
 
-def _has(values: frozenset[int] | ChainLabels, label: Label) -> bool:
-    return any(_same(label, value) for value in ([values.labels] if isinstance(values, ChainLabels) else values))
+def _contains(values: Iterable[Label], label: Label) -> bool:
+    return any(_same(label, value) for value in values)
 
 
 def _same(a: Label, b: Label) -> bool:
-    """Returns whether labels are the same in all chains.
-
-    Raises:
-        ExpressionError: They are the same in some chains only.
-        ShapeError: The labels are for different numbers of chains.
-    """
+    """Returns whether labels are the same in all chains; raises if they are in some only."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
-    first, second = (torch.as_tensor(label, device="cpu") for label in (a, b))
-    if first.ndim and second.ndim and len(first) != len(second):
-        raise ShapeError(f"A formula has labels for {len(first)} chains and for {len(second)}.")
-    same = first == second
-    if bool(same.any()) and not bool(same.all()):
+    same = torch.eq(*_pair(a, b, "labels"))
+    if same.any() and not same.all():
         raise ExpressionError(
             f"Labels of one variable are the same in {int(same.sum())} chains of {len(same)} and differ in the others. In a formula they "
             "must be the same in all chains or in none: sample the chains of each kind in a separate call."
         )
     return bool(same.all())
+
+
+def _compare(a: End, b: End) -> int:
+    """Returns -1, 0 or 1 if an end is below, at or above another in all chains; raises if the order differs between chains."""
+    if not isinstance(a, ChainValues) and not isinstance(b, ChainValues):
+        return (a > b) - (a < b)
+    first, second = _pair(a, b, "interval ends")
+    orders = torch.sign(first - second)
+    if len(set(orders.tolist())) > 1:
+        raise ExpressionError(
+            f"Interval ends cross: one is below another in {int((orders < 0).sum())} chains of {len(orders)} and not in the others. "
+            "Intervals of one variable in a formula need the same order in all chains: sample the chains of each order in a separate call."
+        )
+    return int(orders[0]) if len(orders) else 0
+
+
+def _pair(a: float | ChainValues, b: float | ChainValues, what: str) -> list[Tensor]:
+    values = [value.values if isinstance(value, ChainValues) else torch.tensor([value]) for value in (a, b)]
+    if len({1, *map(len, values)}) > 2:
+        raise ShapeError(f"A formula has {what} for {len(values[0])} chains and for {len(values[1])}.")
+    return [value.to("cpu", torch.float64) for value in values]
 
 
 # Sums and Gaussian intervals in log space ------------------------------------------------------------------------------------------------

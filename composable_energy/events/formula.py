@@ -1,44 +1,64 @@
 r"""Boolean formulas of events, and their energy $-\log P(\text{formula} \mid x)$.
 
-A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built
-(see `composable_energy.events.diagram`), which shows whether it is constant. A formula that is never true can be negated and combined; only
-its energy does not exist.
+A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built,
+which shows whether it is constant: into a reduced ordered decision diagram, whose nodes test one variable each and have an edge for each of
+its cells. All paths test variables in one order, equal nodes are merged, and a node whose edges all lead to one child is left out. So equal
+functions have the same diagram, and all Boolean laws hold in value. The cells of a variable exclude each other and variables are
+independent given $x$, so
+
+$$P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child}),$$
+
+evaluated bottom-up in log space.
+
+Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); A. Srinivasan et al., "Algorithms for discrete
+function manipulation" (1990), for more than two edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from composable_energy.arithmetic import zeros
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError
-from composable_energy.events.cells import Cells, ChainLabels, Interval
-from composable_energy.events.diagram import Diagram, DiagramBuilder, Edge
-from composable_energy.events.variables import Categorical, Variable, read_heads
+from composable_energy.events.cells import ChainValues, Interval, IntervalCells, Label, LabelCells, log_sum
+from composable_energy.events.variables import Categorical, Source, Variable
 
-Heads = tuple[int, tuple[Edge, ...], tuple[int, ...], tuple[int, ...]]
-"""Edges that test yes-or-no heads of one network: its index, the edges, the columns of those of label 1, then of those of label 0."""
+NODE_LIMIT = 50_000  # of a diagram while it is built
+FALSE, TRUE = 0, 1
+
+Edge = tuple[int, tuple[int, ...]]
+"""What an edge tests: a level, which is the index of a variable, and some of its cells."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Atom:
     """The statement that a variable has one of some values.
 
     Args:
         variable: The index of the variable in the formula.
-        values: Labels, a label for each chain, or an interval.
+        values: Labels, or an interval.
         name: The text.
     """
 
     variable: int
-    values: frozenset[int] | ChainLabels | Interval
-    name: str
+    values: frozenset[Label] | Interval
+    name: str = field(compare=False)
+
+    @property
+    def chained(self) -> bool:
+        """Whether the values differ between chains."""
+        values = (self.values.low, self.values.high) if isinstance(self.values, Interval) else self.values
+        return any(isinstance(value, ChainValues) for value in values)
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,9 @@ class Operation:
     operands: tuple[int, ...]
 
 
+Node = Atom | Operation
+
+
 class Formula:
     """An immutable Boolean formula over variables, built by `Formula.atom`, `conjoin`, `disjoin` and `complement`.
 
@@ -56,32 +79,30 @@ class Formula:
         conditions: The names of the conditions of the networks that are not bound; with `chains` if a bound one has a row for each chain.
         required_conditions: The names of those without a default.
         constant: True or False if the formula is always or never true; None if it depends on the networks. It may become constant at
-            the first call, when the number of labels is known.
+            the first call, when the number of labels is known. A formula that is never true can be negated and combined, but has no
+            energy.
 
     Args:
         variables: Distinct variables in the order of the decision diagram.
         nodes: The nodes, operands first; the last one is the formula.
-        complement_of: The formula of which this one is the complement; it is then not compiled at once.
     """
 
-    def __init__(
-        self, variables: tuple[Variable, ...], nodes: tuple[Atom | Operation, ...], *, complement_of: Formula | None = None
-    ) -> None:
+    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Node, ...]) -> None:
         self.variables = variables
         self.nodes = nodes
-        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram, tuple[Heads, ...]]] = {}
-        rows = any(isinstance(node, Atom) and not isinstance(node.values, frozenset) and node.values.chained for node in nodes)
-        self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
-        self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
-        self._networks = _networks(variables)
-        constant = self._compile(self._labels)[1].constant if complement_of is None else complement_of.constant
-        self.constant: bool | None = constant if complement_of is None or constant is None else not constant
+        self._compiled: dict[tuple[int | None, ...], _Compiled] = {}
+        rows = any(isinstance(node, Atom) and node.chained for node in nodes)
+        self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.source.conditions for variable in variables))
+        self.required_conditions = frozenset().union(*(variable.source.required_conditions for variable in variables))
+        self._labels = tuple(variable.labels if isinstance(variable, Categorical) else None for variable in variables)
+        first: dict[Source, int] = {}
+        self._networks = [first.setdefault(variable.source, i) for i, variable in enumerate(variables)]  # the first one with an equal one
+        self.constant: bool | None = self._compile(self._labels).diagram.constant
 
     @classmethod
-    def atom(cls, variable: Variable, values: Iterable[int] | ChainLabels | Interval, name: str = "") -> Formula:
+    def atom(cls, variable: Variable, values: Iterable[Label] | Interval, name: str = "") -> Formula:
         """Returns the formula that a variable has one of some values."""
-        values = values if isinstance(values, ChainLabels | Interval) else frozenset(int(value) for value in values)
-        return cls((variable,), (Atom(0, values, name or f"{variable}"),))
+        return cls((variable,), (Atom(0, values if isinstance(values, Interval) else frozenset(values), name or f"{variable.source}"),))
 
     @property
     def base(self) -> Energy | None:
@@ -94,12 +115,10 @@ class Formula:
 
     def given(self, conditions: Mapping[str, Any]) -> Formula:
         """Returns the formula with conditions bound; unknown ones are ignored, and variables that become equal are merged."""
-        variables = [variable.given(conditions) for variable in self.variables]
+        variables = tuple(variable.given(conditions) for variable in self.variables)
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
-        merger = _Merger()
-        merger.add_formula(self.nodes, [merger.add_variable(variable) for variable in variables])
-        return Formula(tuple(merger.variables), tuple(merger.nodes))
+        return Formula(*_merge([(variables, self.nodes)])[:2])
 
     def energy(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns $-\log P(\text{formula} \mid x)$, with shape $(B,)$; each network is evaluated once.
@@ -113,91 +132,84 @@ class Formula:
             OptionError: A label is out of range.
             ExpressionError: A condition is missing.
         """
-        counts = list(self._labels)
-        diagram = self._compile(self._labels)[1]
-        self._check_possible(diagram)
-        outputs: dict[int, Any] = {}
-        readings: dict[int, Any] = {}
+        labels, outputs, readings = list(self._labels), {}, {}
 
         def read(level: int) -> Any:
             if level not in readings:
                 readings[level] = self.variables[level].read(outputs[self._networks[level]], x)
             return readings[level]
 
-        for level in diagram.levels:
+        for level in self._possible(self._labels).diagram.levels:
             variable, network = self.variables[level], self._networks[level]
             if network not in outputs:
-                outputs[network] = variable.evaluate(x, conditions)
-            if counts[level] is None and isinstance(reading := read(level), Tensor):
-                counts[level] = reading.shape[1]
-        cells, diagram, heads = self._compile(tuple(counts))
-        self._check_possible(diagram)
+                outputs[network] = variable.source.evaluate(x, conditions)
+            if labels[level] is None and isinstance(variable, Categorical):
+                labels[level] = read(level).shape[1]
+        cells, diagram, heads = self._possible(tuple(labels))
         if diagram.constant:
             return zeros(x)
-        chains, known = conditions.get(CHAINS), []
-        for network, edges, yes, no in heads:
-            output = self.variables[network].check_output(outputs[network], x)
-            if max((*yes, *no)) < output.shape[1]:
-                known.append((edges, read_heads(output, yes, no)))
-        return -diagram.log_prob(lambda level, union: cells[level].log_prob(read(level), union, x, chains), known)
+        known = []
+        for network, tests in heads.items():
+            output = self.variables[network].source.check_output(outputs[network], x)
+            if max(column for _, column, _ in tests) < output.shape[1]:
+                known.append(_read_heads(output, tests))
+        chains = conditions.get(CHAINS)
+        return -diagram.log_prob(lambda level, union: cells[level].log_prob(read(level), union, chains), known)
 
-    def _find_heads(self, diagram: Diagram, cells: Sequence[Cells]) -> tuple[Heads, ...]:
-        found: dict[int, tuple[dict[Edge, int], dict[Edge, int]]] = {}
-        for level, union in diagram.edges:
-            column, label = self.variables[level].column, cells[level].label(union)
-            if column is not None and label is not None:
-                found.setdefault(self._networks[level], ({}, {}))[1 - label][level, union] = column
-        groups = [(network, (*yes, *no), (*yes.values(),), (*no.values(),)) for network, (yes, no) in found.items()]
-        return tuple(group for group in groups if len(group[1]) > 1)
-
-    @property
-    def _labels(self) -> tuple[int | None, ...]:
-        """The number of labels of each variable; None if it is unknown."""
-        return tuple(variable.labels if isinstance(variable, Categorical) else None for variable in self.variables)
-
-    def _check_possible(self, diagram: Diagram) -> None:
-        if diagram.constant is False:
+    def _possible(self, labels: tuple[int | None, ...]) -> _Compiled:
+        compiled = self._compile(labels)
+        if compiled.diagram.constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
+        return compiled
 
-    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram, tuple[Heads, ...]]:
-        """Returns cells, diagram, and yes-or-no heads that are read together, for the number of labels of each variable."""
+    def _compile(self, labels: tuple[int | None, ...]) -> _Compiled:
+        """Compiles the formula for the number of labels of each variable."""
         if labels not in self._compiled:
-            atoms = [node for node in self.nodes if isinstance(node, Atom)]
-            values = [[atom.values for atom in atoms if atom.variable == i] for i in range(len(self.variables))]
-            cells = tuple(variable.partition(values[i], labels[i]) for i, variable in enumerate(self.variables))
-            builder, done = DiagramBuilder(name=self), []
+            values: list[list[Any]] = [[] for _ in self.variables]
             for node in self.nodes:
                 if isinstance(node, Atom):
-                    done.append(builder.node(node.variable, tuple(int(inside) for inside in cells[node.variable].members(node.values))))
+                    values[node.variable].append(node.values)
+            cells = tuple(variable.partition(of, count) for variable, of, count in zip(self.variables, values, labels, strict=True))
+            builder, done = DiagramBuilder(self), []
+            for node in self.nodes:
+                if isinstance(node, Atom):
+                    done.append(builder.node(node.variable, tuple(map(int, cells[node.variable].members(cast(Any, node.values))))))
                 elif node.operator == "not":
                     done.append(builder.complement(done[node.operands[0]]))
                 else:
-                    combine = builder.conjoin if node.operator == "all" else builder.disjoin
-                    root = done[node.operands[-1]]
-                    for operand in reversed(node.operands[:-1]):  # from the last, whose variables are mostly on lower levels
-                        root = combine(done[operand], root)
-                    done.append(root)
+                    combine = functools.partial(builder.combine, FALSE if node.operator == "all" else TRUE)
+                    operands = [done[i] for i in reversed(node.operands)]  # from the last, whose variables are mostly on lower levels
+                    done.append(functools.reduce(combine, operands))
             diagram = builder.diagram(done[-1])
-            self._compiled[labels] = cells, diagram, self._find_heads(diagram, cells)
+            self._compiled[labels] = _Compiled(cells, diagram, self._find_heads(diagram, cells))
         return self._compiled[labels]
+
+    def _find_heads(self, diagram: Diagram, cells: Sequence[LabelCells | IntervalCells]) -> dict[int, list[HeadTest]]:
+        found: dict[int, list[HeadTest]] = {}
+        for level, union in diagram.edges:
+            variable, of = self.variables[level], cells[level]
+            column = variable.column if isinstance(variable, Categorical) else None
+            if column is not None and isinstance(of, LabelCells) and not of.chained:
+                (label,) = (label for cell in union for label in of.groups[cell])
+                found.setdefault(self._networks[level], []).append(((level, union), column, bool(label)))
+        return {network: sorted(tests, key=lambda test: not test[2]) for network, tests in found.items() if len(tests) > 1}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
 
     def __str__(self) -> str:
         texts: list[str] = []
+        inner: list[str] = []  # in brackets, where an operator is around it
         for node in self.nodes:
             if isinstance(node, Atom):
-                texts.append(node.name)
+                text = node.name
             elif node.operator == "not":
-                operand = self.nodes[node.operands[0]]
-                text = texts[node.operands[0]]
-                texts.append(f"~({text})" if isinstance(operand, Operation) and operand.operator != "not" else f"~{text}")
+                text = f"~{inner[node.operands[0]]}"
             else:
-                sign = " & " if node.operator == "all" else " | "
-                parts = [f"({texts[i]})" if getattr(self.nodes[i], "operator", "not") != "not" else texts[i] for i in node.operands]
-                text = sign.join(parts)
-                texts.append(text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]}")
+                text = (" & " if node.operator == "all" else " | ").join([inner[i] for i in node.operands])
+                text = text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]}"
+            texts.append(text)
+            inner.append(text if getattr(node, "operator", "not") == "not" else f"({text})")
         return texts[-1]
 
     def __repr__(self) -> str:
@@ -205,39 +217,31 @@ class Formula:
 
 
 def conjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the conjunction of formulas.
-
-    Args:
-        formulas: One or more formulas over one base.
+    """Returns the conjunction of one or more formulas over one base.
 
     Raises:
         ExpressionError: The bases differ, or the formula is too large.
     """
-    return _combine("all", formulas)
+    return _combine("all", tuple(formulas))
 
 
 def disjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the disjunction of formulas.
-
-    Args:
-        formulas: One or more formulas over one base.
+    """Returns the disjunction of one or more formulas over one base.
 
     Raises:
         ExpressionError: The bases differ, or the formula is too large.
     """
-    return _combine("any", formulas)
+    return _combine("any", tuple(formulas))
 
 
 def complement(formula: Formula) -> Formula:
     """Returns the complement of a formula."""
     last = formula.nodes[-1]
     negated = isinstance(last, Operation) and last.operator == "not"
-    nodes = formula.nodes[:-1] if negated else (*formula.nodes, Operation("not", (len(formula.nodes) - 1,)))
-    return Formula(formula.variables, nodes, complement_of=formula)
+    return Formula(formula.variables, formula.nodes[:-1] if negated else (*formula.nodes, Operation("not", (len(formula.nodes) - 1,))))
 
 
-def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
-    formulas = tuple(formulas)
+def _combine(operator: str, formulas: tuple[Formula, ...]) -> Formula:
     if not formulas:
         raise ExpressionError("A combination of formulas needs at least one.")
     for other in formulas[1:]:
@@ -246,62 +250,203 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
                 f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events of one formula must have one base. "
                 "Give both the same base object."
             )
-    merger = _Merger()
-    roots = [merger.add_formula(f.nodes, [merger.add_variable(variable) for variable in f.variables]) for f in formulas]
-    roots = list(dict.fromkeys(roots))
-    if len(roots) == 1:
-        return formulas[0]
-    merger.add_node(Operation(operator, tuple(roots)))
-    return Formula(tuple(merger.variables), tuple(merger.nodes))
+    variables, nodes, roots = _merge([(formula.variables, formula.nodes) for formula in formulas])
+    roots = tuple(dict.fromkeys(roots))
+    return formulas[0] if len(roots) == 1 else Formula(variables, (*nodes, Operation(operator, roots)))
 
 
-class _Merger:
-    """Merges formulas: equal variables and equal nodes become one."""
-
-    def __init__(self) -> None:
-        self.variables: list[Variable] = []
-        self.nodes: list[Atom | Operation] = []
-        self._variables: dict[Hashable, list[int]] = {}
-        self._nodes: dict[Hashable, int] = {}
-
-    def add_variable(self, variable: Variable) -> int:
-        """Adds a variable and returns its index."""
-        candidates = self._variables.setdefault(variable.bucket, [])
-        index = next((i for i in candidates if self.variables[i].is_same(variable)), None)
-        if index is None:
-            index = len(self.variables)
-            candidates.append(index)
-            self.variables.append(variable)
-        else:
-            self.variables[index] = self.variables[index].merge(variable)
-        return index
-
-    def add_node(self, node: Atom | Operation) -> int:
-        """Adds a node and returns its index."""
-        key = (node.variable, node.values) if isinstance(node, Atom) else (node.operator, frozenset(node.operands))
-        index = self._nodes.setdefault(key, len(self.nodes))
-        if index == len(self.nodes):
-            self.nodes.append(node)
-        return index
-
-    def add_formula(self, nodes: Sequence[Atom | Operation], variables: Sequence[int]) -> int:
-        """Adds the nodes of a formula, given the indices of its variables, and returns the index of its root."""
-        indices: list[int] = []
-        for node in nodes:
-            if isinstance(node, Atom):
-                indices.append(self.add_node(Atom(variables[node.variable], node.values, node.name)))
+def _merge(
+    parts: Sequence[tuple[Sequence[Variable], Sequence[Atom | Operation]]],
+) -> tuple[tuple[Variable, ...], tuple[Any, ...], list[int]]:
+    """Merges formulas, of which equal variables and equal nodes become one; returns the indices of their roots, too."""
+    variables: list[Variable] = []
+    places: dict[Variable, int] = {}
+    nodes: list[Node] = []
+    indices: dict[Hashable, int] = {}
+    roots: list[int] = []
+    for own, statements in parts:
+        for variable in own:
+            index = places.setdefault(variable, len(variables))
+            if index == len(variables):
+                variables.append(variable)
             else:
-                indices.append(self.add_node(Operation(node.operator, tuple(indices[i] for i in node.operands))))
-        return indices[-1]
+                variables[index] = _more_specific(variables[index], variable)
+        done: list[int] = []
+        for node in statements:
+            if isinstance(node, Atom):
+                key = node = replace(node, variable=places[own[node.variable]])
+            else:
+                node = Operation(node.operator, tuple(done[i] for i in node.operands))
+                key = node.operator, frozenset(node.operands)
+            done.append(indices.setdefault(key, len(nodes)))
+            if done[-1] == len(nodes):
+                nodes.append(node)
+        roots.append(done[-1])
+    return tuple(variables), tuple(nodes), roots
 
 
-def _networks(variables: Sequence[Variable]) -> tuple[int, ...]:
-    """Returns for each variable the index of the first one with the same network and conditions."""
-    first: list[int] = []
-    result = []
-    for i, variable in enumerate(variables):
-        shared = next((k for k in first if variables[k].shares_network(variable)), i)
-        if shared == i:
-            first.append(i)
-        result.append(shared)
-    return tuple(result)
+def _more_specific(one: Variable, other: Variable) -> Variable:
+    """Returns of two variables that are the same the one whose number of labels is known."""
+    if not isinstance(one, Categorical) or not isinstance(other, Categorical):
+        return one
+    if None not in (one.labels, other.labels) and one.labels != other.labels:
+        raise ExpressionError(f"{one.source} occurs in one expression with {one.labels} and with {other.labels} labels.")
+    return other if one.labels is None else one
+
+
+# Decision diagrams ------------------------------------------------------------------------------------------------------------------------
+
+HeadTest = tuple[Edge, int, bool]
+"""The edge that tests a yes-or-no head, the column of the head, and its label."""
+
+
+class _Compiled(NamedTuple):
+    cells: tuple[LabelCells | IntervalCells, ...]  # of each variable
+    diagram: Diagram
+    heads: dict[int, list[HeadTest]]  # of each network, those of label 1 first
+
+
+def _read_heads(output: Tensor, tests: Sequence[HeadTest]) -> tuple[list[Edge], Tensor]:
+    """Returns the edges that test yes-or-no heads of one network, and their log probabilities, with shape (edges, B).
+
+    Alone, each head costs about fifteen small operations with its backward pass; together they cost as many as one.
+
+    Args:
+        output: The output of the network, with shape (B, columns).
+        tests: The tests, those of label 1 first.
+    """
+    columns = output.unbind(1)  # whose backward pass is one operation
+    yes, no = ([columns[column] for _, column, label in tests if label is wanted] for wanted in (True, False))
+    logits = [torch.stack(yes)] if yes else []
+    logits += [-torch.stack(no)] if no else []
+    return [edge for edge, *_ in tests], logsigmoid(logits[0] if len(logits) == 1 else torch.cat(logits))
+
+
+class Diagram:
+    """A compiled formula.
+
+    Args:
+        nodes: The nodes, children first: the level, and the edges other than to false: the child (an index in `nodes`, or -1 for true) and
+            its cells, ascending.
+        constant: The value of a constant formula; None for others.
+
+    Attributes:
+        levels: The levels of the nodes.
+        edges: The distinct tests of the edges.
+    """
+
+    def __init__(self, nodes: Sequence[tuple[int, Sequence[tuple[int, tuple[int, ...]]]]], constant: bool | None = None) -> None:
+        self.nodes = nodes
+        self.constant = constant
+        self.levels = sorted({level for level, _ in nodes})
+        self.edges = list(dict.fromkeys((level, cells) for level, edges in nodes for _, cells in edges))
+
+    def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Sequence[tuple[Sequence[Edge], Tensor]] = ()) -> Tensor:
+        """Returns the log probabilities of the formula, with shape $(B,)$.
+
+        Args:
+            log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
+            known: Edges whose log probabilities are known, with shape (edges, B).
+        """
+        done = {edge for edges, _ in known for edge in edges}
+        of_edge = {edge: log_prob(*edge) for edge in self.edges if edge not in done}
+        if all(len(edges) == 1 for _, edges in self.nodes):  # the product of all edges, as of a conjunction of heads
+            return functools.reduce(torch.add, [*(values.sum(0) for _, values in known), *of_edge.values()])
+        for edges, values in known:
+            of_edge |= zip(edges, values.unbind(0), strict=True)
+        rows: list[Tensor] = []
+        for level, edges in self.nodes:
+            terms = [of_edge[level, cells] if child < 0 else of_edge[level, cells] + rows[child] for child, cells in edges]
+            rows.append(terms[0] if len(terms) == 1 else log_sum(torch.stack(terms), 0))
+        return rows[-1]
+
+
+class DiagramBuilder:
+    """Builds a diagram from unique nodes. A node is a number; its children have smaller numbers, the smallest are false and true.
+
+    Args:
+        name: The formula, for messages.
+    """
+
+    def __init__(self, name: object) -> None:
+        self.name = name
+        self._levels: list[int] = [1 << 30, 1 << 30]  # the terminals are below all levels
+        self._children: list[tuple[int, ...]] = [(), ()]
+        self._unique: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._memo: dict[tuple[int, int, int], int] = {}
+
+    def node(self, level: int, children: tuple[int, ...]) -> int:
+        """Returns the node of a level with one child for each cell.
+
+        Raises:
+            ExpressionError: There are too many nodes.
+        """
+        if children.count(children[0]) == len(children):
+            return children[0]
+        found = self._unique.setdefault((level, children), len(self._levels))
+        if found == len(self._levels):
+            self._levels.append(level)
+            self._children.append(children)
+        if max(len(self._levels), len(self._memo) / 4) > NODE_LIMIT:
+            raise ExpressionError(
+                f"{self.name} needs a decision diagram of more than {NODE_LIMIT} nodes. Write related events next to each other, or "
+                "combine fewer of them."
+            )
+        return found
+
+    def complement(self, root: int) -> int:
+        """Returns the node that is true where this one is false."""
+        done = {FALSE: TRUE, TRUE: FALSE}
+        for node in self._below(root):
+            done[node] = self.node(self._levels[node], tuple(done[child] for child in self._children[node]))
+        return done[root]
+
+    def combine(self, absorbing: int, f: int, g: int) -> int:
+        """Combines two nodes: `and` if false is absorbing, `or` if true is. Not recursive, as paths may exceed Python's stack."""
+        neutral = 1 - absorbing
+
+        def look_up(a: int, b: int) -> int | None:
+            if absorbing in (a, b):
+                return absorbing
+            if a in (neutral, b):
+                return b
+            return a if b == neutral else self._memo.get((absorbing, min(a, b), max(a, b)))
+
+        stack = [(f, g)]
+        while stack:
+            a, b = stack.pop()
+            if look_up(a, b) is not None:
+                continue
+            level = min(self._levels[a], self._levels[b])
+            width = max(len(self._children[node]) for node in (a, b) if self._levels[node] == level)
+            sides = [self._children[node] if self._levels[node] == level else (node,) * width for node in (a, b)]
+            pairs = list(zip(*sides, strict=True))
+            results = [look_up(*pair) for pair in pairs]
+            if None in results:
+                stack += [(a, b), *(pair for pair, result in zip(pairs, results, strict=True) if result is None)]
+            else:
+                self._memo[absorbing, min(a, b), max(a, b)] = self.node(level, cast(tuple[int, ...], tuple(results)))
+        return cast(int, look_up(f, g))
+
+    def diagram(self, root: int) -> Diagram:
+        """Returns the diagram of the nodes that a root reaches."""
+        order = self._below(root)
+        position = {TRUE: -1} | {node: i for i, node in enumerate(order)}
+        nodes = []
+        for node in order:
+            cells: dict[int, list[int]] = {}
+            for cell, child in enumerate(self._children[node]):
+                if child != FALSE:
+                    cells.setdefault(child, []).append(cell)
+            nodes.append((self._levels[node], [(position[child], tuple(of)) for child, of in cells.items()]))
+        return Diagram(nodes, None if order else root == TRUE)
+
+    def _below(self, root: int) -> list[int]:
+        """Returns a node and all nodes below it except the terminals, children first."""
+        seen, stack = {FALSE, TRUE}, [root]
+        while stack:
+            node = stack.pop()
+            if node not in seen:
+                seen.add(node)
+                stack.extend(self._children[node])
+        return sorted(seen - {FALSE, TRUE})

@@ -7,7 +7,7 @@ point $c$ has a density and no complement; `near` and `between` are events with 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +18,9 @@ from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.energies.conditions import CHAINS, copy_condition, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.events.cells import ChainLabels, End, Interval
+from composable_energy.events.cells import ChainValues, End, Interval
 from composable_energy.events.formula import Formula, conjoin
-from composable_energy.events.variables import Categorical, Continuous, columns_of
+from composable_energy.events.variables import Categorical, Continuous, Source
 from composable_energy.options import check_integer
 
 ArrayLike = float | Sequence[float] | Tensor
@@ -34,6 +34,9 @@ class HeadEnergy(RelativeEnergy, ABC):
         name: The name in expressions.
     """
 
+    _head: Formula | Source  # a subclass sets it: the event, or the network of a density or of a free label
+    _own: frozenset[str] = frozenset()  # conditions beside those of the network
+
     def __init__(self, base: Energy | None, name: str) -> None:
         super().__init__()
         if not isinstance(name, str):
@@ -46,21 +49,26 @@ class HeadEnergy(RelativeEnergy, ABC):
             self.event_shape, self.recommended = base.event_shape, base.recommended
 
     @property
+    def formula(self) -> Formula | None:
+        return self._head if isinstance(self._head, Formula) else None
+
+    @property
     def bases(self) -> tuple[WeightedBase, ...]:
         return () if self.base is None else (WeightedBase(self.base),)
 
     @property
-    @abstractmethod
-    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The names of all conditions of the evidence, and of those without a default."""
+    def head_conditions(self) -> frozenset[str]:
+        """The names of the conditions of the evidence, without those of the base."""
+        return self._head.conditions | self._own
 
     @property
     def conditions(self) -> frozenset[str]:
-        return self.head_conditions[0] | (self.base.conditions if self.base is not None else frozenset())
+        return self.head_conditions | (self.base.conditions if self.base is not None else frozenset())
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return self.head_conditions[1] | (self.base.required_conditions if self.base is not None else frozenset())
+        own = self._head.required_conditions | (self._own - {CHAINS})
+        return own | (self.base.required_conditions if self.base is not None else frozenset())
 
     def __str__(self) -> str:
         return self.name or f"{type(self).__name__}({self.extra_repr()})"
@@ -108,47 +116,41 @@ class ClassifierEnergy(HeadEnergy):
         super().__init__(base, name)
         if not callable(logits):
             raise OptionError(f"logits must be a module or a function of x, got {type(logits).__name__}.")
-        self.logits = logits
-        self.columns = columns_of(columns)
-        self.labels = _count_labels(self.columns) if labels is None else labels
-        self.label = None if label is None else _as_label_set(label)
-        self.register_buffer("each", None if each is None else _check_chain_labels(each), persistent=False)
-        self._variable = Categorical(logits, base, self.columns, labels=self.labels)
         if label is not None and each is not None:
             raise OptionError("Give either `label`, for all chains, or `each`, a label for each chain.")
-        values = self.label if self.each is None else ChainLabels(self.each)
-        self._formula = None if values is None else Formula.atom(self._variable, values, str(self))
+        self.logits = logits
+        self.columns = slice(columns, columns + 1 or None) if isinstance(columns, int) else columns
+        self.label = None if label is None else _check_labels(label)
+        self.register_buffer("each", None if each is None else _check_chain_labels(each), persistent=False)
+        self._variable = Categorical(Source(logits), base, self.columns, labels=labels)
+        self.labels = self._variable.labels
+        values = self.label if self.each is None else [ChainValues(self.each)]
         if values is None:
+            self._head, self._own = self._variable.source, frozenset({"y"})
             self.no_complement = "bind one label first, with `.given(y=3)` or `ClassifierEnergy(logits, 3)`"
-
-    @property
-    def formula(self) -> Formula | None:
-        return self._formula
-
-    @property
-    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
-        head = self._formula or self._variable
-        label = frozenset({"y"} if self._formula is None else ())
-        return head.conditions | label, head.required_conditions | label
+        else:
+            self._head = Formula.atom(self._variable, values, str(self))
 
     def bind(self, conditions: Mapping[str, Any]) -> Energy:
         """Returns the energy with conditions bound; a label `y` for all points or for each chain makes it an event."""
         y = conditions.get("y")
-        if self._formula is not None or y is None:
+        if self.formula is not None or y is None:
             return super().bind(conditions)
+        config = self.config()
         if isinstance(y, Tensor) and y.ndim > 0 and y.shape != (1,):
-            event = self._event(None, y, f"<{len(y)} chains>")
+            text, config["each"] = f"<{len(y)} chains>", y
         else:
-            label = _as_label_set(y.item() if isinstance(y, Tensor) else y)
-            event = self._event(label, None, ",".join(map(str, sorted(label))))
-        rest = conditions if event.conditions & {"y"} else {name: value for name, value in conditions.items() if name != "y"}
+            config["label"] = _check_labels(y.item() if isinstance(y, Tensor) else y)
+            text = ",".join(map(str, sorted(config["label"])))
+        event = ClassifierEnergy(**{**config, "name": f"{self.name}={text}" if self.name else ""})
+        rest = {name: value for name, value in conditions.items() if name != "y" or name in event.conditions}
         return event.bind(rest) if rest else event
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._formula is not None:
-            return self._formula.energy(x, **conditions)
+        if self.formula is not None:
+            return self.formula.energy(x, **conditions)
         y = rows_for("y", conditions["y"], x)
-        log_probs = self._variable.read(self._variable.evaluate(x, conditions), x)
+        log_probs = self._variable.read(self._variable.source.evaluate(x, conditions), x)
         if y.ndim != 1 or y.is_complex() or bool((y != y.long()).any()) or bool(((y < 0) | (y >= log_probs.shape[1])).any()):
             raise OptionError(f"y must be labels from 0 to {log_probs.shape[1] - 1}, one for all points or one for each.")
         return -log_probs.gather(1, y.long().unsqueeze(1)).squeeze(1)
@@ -157,20 +159,14 @@ class ClassifierEnergy(HeadEnergy):
         own = {"logits": self.logits, "base": self.base, "columns": self.columns, "labels": self.labels, "name": self.name}
         return own | ({"label": None if self.label is None else sorted(self.label)} if self.each is None else {"each": self.each})
 
-    def _event(self, label: frozenset[int] | None, each: Tensor | None, text: str) -> ClassifierEnergy:
-        name = f"{self.name}={text}" if self.name else ""
-        return ClassifierEnergy(self.logits, label, self.base, columns=self.columns, each=each, labels=self.labels, name=name)
-
     def extra_repr(self) -> str:
         if self.each is not None:
             return f"each=<{len(self.each)} chains>"
-        if self.label is None:
-            return "label=None"
-        labels = sorted(self.label)
-        return f"label={labels[0]}" if len(labels) == 1 else f"label={{{', '.join(map(str, labels))}}}"
+        labels = ", ".join(map(str, sorted(self.label or ())))
+        return f"label={None if self.label is None else labels if len(self.label) == 1 else f'{{{labels}}}'}"
 
 
-def _as_label_set(label: Any) -> frozenset[int]:
+def _check_labels(label: Any) -> frozenset[int]:
     try:
         values = label.flatten().tolist() if isinstance(label, Tensor) else list(label) if isinstance(label, Iterable) else [label]
         labels = frozenset(int(value) for value in values)
@@ -186,13 +182,6 @@ def _check_chain_labels(labels: Tensor) -> Tensor:
     if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
         raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
     return labels.detach().to(torch.int64, copy=True)
-
-
-def _count_labels(columns: slice | None) -> int | None:
-    """Returns the number of labels of a slice with both ends; one column has two labels."""
-    if columns is None or columns.stop is None or (columns.start or 0) < 0 or columns.stop < 0:
-        return None
-    return {1: 2}.get(count := len(range(*columns.indices(columns.stop))), count)
 
 
 class GaussianHead:
@@ -220,14 +209,14 @@ class GaussianHead:
     ) -> None:
         if not callable(network):
             raise OptionError(f"network must be a module or a function of x, got {type(network).__name__}.")
-        self.network, self.base, self.dims, self.columns, self.name = network, base, check_integer("dims", dims), columns_of(columns), name
+        self.network, self.base, self.dims, self.columns, self.name = network, base, check_integer("dims", dims), columns, name
 
     def __call__(self, c: ArrayLike | None = None) -> DensityEnergy:
         """Returns the density at a point of shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
         if c is None:
-            return DensityEnergy(**self._config(self.name))
-        point = self.points("c", c)
-        return DensityEnergy(**self._config(f"{self.name}({_format_values(point).strip('()')})" if self.name else ""), c=point)
+            return DensityEnergy(**self._config(""))
+        point = self._points("c", c)
+        return DensityEnergy(**self._config(f"({_format_values(point).strip('()')})"), c=point)
 
     def near(self, c: ArrayLike, r: ArrayLike) -> IntervalEnergy:
         r"""Returns the event that every axis is within $c \pm r$.
@@ -240,10 +229,11 @@ class GaussianHead:
             OptionError: A radius is not positive, or not finite.
             ShapeError: A shape does not fit `dims`.
         """
-        center, radius = self.points("c", c), self.points("r", r)
+        center, radius = self._points("c", c), self._points("r", r)
         if not bool(((radius > 0) & radius.isfinite()).all()):
             raise OptionError(f"r must be positive and finite, got {r}.")
-        return IntervalEnergy(**self._config(self._text("near", c, r)), low=center - radius, high=center + radius)
+        config = self._config(f".near({_format_values(c)}, {_format_values(r)})")
+        return IntervalEnergy(**config, low=center - radius, high=center + radius)
 
     def between(self, low: ArrayLike, high: ArrayLike) -> IntervalEnergy:
         r"""Returns the event that every axis is between two ends, which may be infinite if they are the same for all chains.
@@ -256,10 +246,10 @@ class GaussianHead:
             OptionError: `high` is not above `low`.
             ShapeError: A shape does not fit `dims`.
         """
-        config = self._config(self._text("between", low, high))
-        return IntervalEnergy(**config, low=self.points("low", low), high=self.points("high", high))
+        config = self._config(f".between({_format_values(low)}, {_format_values(high)})")
+        return IntervalEnergy(**config, low=self._points("low", low), high=self._points("high", high))
 
-    def points(self, name: str, values: ArrayLike) -> Tensor:
+    def _points(self, name: str, values: ArrayLike) -> Tensor:
         """Returns values with shape (n, dims); n is 1 for all chains."""
         points = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         points = points if points.is_floating_point() else points.double()
@@ -271,26 +261,19 @@ class GaussianHead:
             raise OptionError(f"{name} is NaN.")
         return points
 
-    def _config(self, name: str) -> dict[str, Any]:
+    def _config(self, text: str) -> dict[str, Any]:
+        name = f"{self.name}{text}" if self.name else ""
         return {"network": self.network, "base": self.base, "dims": self.dims, "columns": self.columns, "name": name}
-
-    def _text(self, method: str, *values: ArrayLike) -> str:
-        return f"{self.name}.{method}({', '.join(map(_format_values, values))})" if self.name else ""
 
 
 class DensityEnergy(HeadEnergy):
-    r"""The density at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
+    r"""The density of a Gaussian head at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
 
-    It includes $\log w_a$, so that `|` of two points has the right shares.
+    It includes $\log w_a$, so that `|` of two points has the right shares. The other arguments are those of `GaussianHead`.
 
     Args:
-        network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
-        base: The base, the density of all $x$.
-        dims: The number of predicted values.
-        columns: The columns of the output, for a network of several heads.
         c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c` for `given` and
             `infer`.
-        name: The name in expressions.
     """
 
     evidence_normalized = True
@@ -309,18 +292,13 @@ class DensityEnergy(HeadEnergy):
         super().__init__(base, name)
         self.network = network
         self.register_buffer("c", None if c is None else copy_condition(c))
-        self._variable = Continuous(network, base, columns_of(columns), dims=dims)
+        self._variable = Continuous(Source(network), base, columns, dims=dims)
+        self._head = self._variable.source
+        self._own = frozenset({"c"} if self.c is None else {CHAINS} if len(self.c) != 1 else ())
         self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is the outside"
 
-    @property
-    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
-        if self.c is None:
-            return self._variable.conditions | {"c"}, self._variable.required_conditions | {"c"}
-        chains = frozenset({CHAINS} if len(self.c) != 1 else ())
-        return self._variable.conditions | chains, self._variable.required_conditions
-
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        mean, width = self._variable.read_all(self._variable.evaluate(x, conditions), x)
+        mean, width = self._variable.read_all(self._variable.source.evaluate(x, conditions), x)
         c = rows_for("c", conditions["c"] if self.c is None else self.c, mean, None if self.c is None else conditions.get(CHAINS))
         c = c.unsqueeze(1) if c.ndim == 1 else c
         if c.shape != mean.shape:
@@ -337,14 +315,11 @@ class DensityEnergy(HeadEnergy):
 class IntervalEnergy(HeadEnergy):
     r"""The event that every axis lies in an interval: evidence $-\sum_a \log(\Phi(b_a) - \Phi(a_a))$ with ends in widths from the mean.
 
+    The other arguments are those of `GaussianHead`.
+
     Args:
-        network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
-        base: The base, the density of all $x$.
-        dims: The number of predicted values.
-        columns: The columns of the output, for a network of several heads.
         low: The lower ends, with shape (1, dims) for all chains or (n, dims) for each; copied without gradient.
         high: The upper ends, with the same shapes.
-        name: The name in expressions.
 
     Raises:
         OptionError: `high` is not above `low`, or an end that differs between chains is infinite.
@@ -375,18 +350,11 @@ class IntervalEnergy(HeadEnergy):
         self.network = network
         self.register_buffer("low", low.detach().clone())
         self.register_buffer("high", high.detach().clone())
-        variables = [Continuous(network, base, columns_of(columns), axis=axis, dims=dims) for axis in range(dims)]
-        atoms = [Interval(_end(self.low[:, a]), _end(self.high[:, a])) for a in range(dims)]
-        names = [str(self) if dims == 1 else f"{self}[{a}]" for a in range(dims)]
-        self._formula = conjoin([Formula.atom(*of) for of in zip(variables, atoms, names, strict=True)])
-
-    @property
-    def formula(self) -> Formula:
-        return self._formula
-
-    @property
-    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
-        return self._formula.conditions, self._formula.required_conditions
+        axes = []
+        for axis, ends in enumerate(zip(self.low.unbind(1), self.high.unbind(1), strict=True)):
+            variable = Continuous(Source(network), base, columns, axis=axis, dims=dims)
+            axes.append(Formula.atom(variable, Interval(*map(_end, ends)), str(self) if dims == 1 else f"{self}[{axis}]"))
+        self._head = self._formula = conjoin(axes)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self._formula.energy(x, **conditions)
@@ -399,11 +367,17 @@ class IntervalEnergy(HeadEnergy):
 
 
 def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
-    return {"network": variable.network, "base": energy.base, "dims": variable.dims, "columns": variable.columns, "name": energy.name}
+    return {
+        "network": variable.source.network,
+        "base": energy.base,
+        "dims": variable.dims,
+        "columns": variable.columns,
+        "name": energy.name,
+    }
 
 
-def _end(column: Tensor) -> End:
-    return column.item() if len(column) == 1 else column
+def _end(values: Tensor) -> End:
+    return values.item() if len(values) == 1 else ChainValues(values)
 
 
 def _format_values(values: ArrayLike) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from composable_energy.errors import FileFormatError, InUseError, OptionError, StorageError
+from composable_energy.errors import FileFormatError, OptionError, StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill.
 
     Raises:
-        InUseError: Another process, or another call in this one, holds the lock.
+        StorageError: Another process, or another call in this one, holds the lock.
         StorageError: The lock cannot be created.
     """
     path = _real_path(path)
@@ -51,7 +51,7 @@ def exclusive(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise InUseError(f"{path} is in use by another call or process: wait until that ends, or give another path.") from None
+        raise StorageError(f"{path} is in use by another call or process: wait until that ends, or give another path.") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be locked ({error.strerror or error}): give a path in a folder that can be written.") from error
     try:

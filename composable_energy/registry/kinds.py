@@ -14,8 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError
+from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, add_note
 from composable_energy.options import describe_error
 from composable_energy.registry.entries import PluginRecord
 

@@ -15,8 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound, add_note
 from composable_energy.options import describe_error, listed, nearest, nearest_names
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
 from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, import_object, plugin_error

@@ -1,8 +1,9 @@
-"""The chains of a call, one state of all that is advanced one step at a time, the loop of steps, and the interface of its observers."""
+"""The chains of a call: one state of all, advanced one step at a time; the loop of steps; and the interface of its observers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.faults import explain_failure, is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
-from composable_energy.sampling.states import all_finite, finite_rows, join, merge_infos, put, take, to_floats
 from composable_energy.sampling.trace import Trace, Values
-from composable_energy.sampling.unconstrained import plain_energy, visible_state
+from composable_energy.sampling.wrappers import visible_state
+
+S = TypeVar("S", bound=State)
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -30,16 +32,11 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.step, self.reason = step, reason
 
 
-Step = Callable[[Energy, State, Noise], tuple[State, Info]]
-D = TypeVar("D", State, Info)
-
-
 class _Batch(NamedTuple):
     """Active chains that are evaluated together."""
 
     rows: slice
-    plain: Energy
-    guarded: Energy
+    energy: Energy
     noise: Noise
 
 
@@ -53,8 +50,8 @@ class Chains:
     Attributes:
         sampler: The sampler.
         energy: The energy as the sampler gets it.
+        count: The number of chains.
         active: The number of chains that were not stopped.
-        own: The chains, counted from 0.
         step: How many steps were taken.
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
@@ -65,17 +62,15 @@ class Chains:
 
     state: State
 
-    def __init__(self, problem: Problem, step: Step | None = None) -> None:
+    def __init__(self, problem: Problem, step: Any = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
-        self.own, self.active, self.relocated = range(problem.rows), problem.rows, 0
-        self._take, self._compiled = step or problem.sampler.step, step is not None
-        self.step, self.last_step, self.started = 0, 0, False
-        self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
-        self.broken: State | None = None
+        self.count = self.active = problem.points.n
+        self.step = self.last_step = self.relocated = 0
+        self.started, self.broken = False, None
+        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)
+        self._take, self._guarded = step or problem.sampler.step, step is not None
         self._rows: Tensor | None = None  # of the active chains; None while all are
         self._batches: list[_Batch] | None = None
-
-    # Start ----------------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts all chains.
@@ -83,14 +78,14 @@ class Chains:
         Raises:
             Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
         """
-        size = self.problem.batch_size
-        starts = range(self.own.start, self.own.stop, size)
+        size, states = self.problem.batch_size, list[State]()
         try:
-            self.state = join([self.started_at(range(first, min(first + size, self.own.stop))) for first in starts])
+            for first in range(0, self.count, size):
+                states.append(self.started_at(range(first, min(first + size, self.count))))
         except Exception as error:
             explain_failure(error, self._doing())
             raise
-        self.started = True
+        self.state, self.started = join(states), True
         if all_finite(self.state):
             return
         good = finite_rows(self.state)
@@ -111,7 +106,7 @@ class Chains:
         """Continues the chains of a trace.
 
         Raises:
-            OptionError: The trace has no states.
+            OptionError: The trace has no state.
         """
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
@@ -121,76 +116,75 @@ class Chains:
             self._rows = (self.diverged_at < 0).nonzero()[:, 0]
             self.active = len(self._rows)
 
-    # Steps ----------------------------------------------------------------------------------------------------------------------------
-
     def advance(self) -> Info:
-        """Takes a step with all active chains, and returns its info: NaN for chains that were stopped before.
+        """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        whole, step, found = self.state, self._take, list[tuple[State, Info]]()
+        whole, found = self.state, list[tuple[State, Info]]()
         active = whole if self._rows is None else take(whole, self._rows)
-        batches = self._batches = self._batches or self._split(len(active.x))
-        for batch in batches:
-            before, noise = active if len(batches) == 1 else take(active, batch.rows), batch.noise.at(self.step + 1)
-            try:
-                found.append(step(batch.plain, before, noise))
-            except Exception as error:
-                found.append(self._take_again(batch, before, noise, error))
+        batches = self._batches = self._batches or self._split()
+        try:
+            for batch in batches:
+                before = active if len(batches) == 1 else take(active, batch.rows)
+                found.append(self._take(batch.energy, before, batch.noise.at(self.step + 1)))
+        except Exception as error:
+            if not (self._guarded or is_final(error)):  # this step again, and later ones, with exceptions at some points as density 0
+                self._guarded, self._batches = True, None
+                return self.advance()
+            explain_failure(error, self._doing())
+            raise
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
-            after, info = self._merge(found)
+            self.problem.energy.faults.count_undefined([info for _, info in found])
+            after, info = merge(found, type(self.sampler).__name__)
         self.state, self.step = after if self._rows is None else put(whole, self._rows, after), self.step + 1
         if self._rows is not None and info.acceptance is not None:
-            rates = info.acceptance.new_full((len(self.own),), torch.nan)
+            rates = info.acceptance.new_full((self.count,), torch.nan)
             rates[self._rows.to(rates.device)] = info.acceptance
             info = replace(info, acceptance=rates)
         if not all_finite(after):
             self._stop(whole, after)
             if self.problem.policy == "raise":
                 raise Diverged(self.step, f"after {self.step} steps")
-        couple = self.sampler.traits.couple
-        if couple is None or not self.active:
-            return info
-        return replace(info, scalars={**info.scalars, **self._couple(couple)})
+        return info if self.sampler.traits.couple is None or not self.active else self._couple(info)
 
-    def _take_again(self, batch: _Batch, before: State, noise: Noise, error: Exception) -> tuple[State, Info]:
-        """Takes a step that raised again, and later ones, with the guard against exceptions at some of the points."""
-        try:
-            if is_final(error) or batch.plain is batch.guarded:
-                raise error
-            self._batches = [one._replace(plain=one.guarded) for one in self._batches or ()]
-            return self._take(batch.guarded, before, noise)
-        except Exception as final:
-            explain_failure(final, self._doing())
-            raise
+    def _couple(self, info: Info) -> Info:
+        """Couples all active chains, as resampling does, and returns the info with its scalars."""
+        ids = range(self.count) if self._rows is None else self._rows
+        energy, noise, couple = self.problem.energy_of(ids), self.problem.noise_of(ids).at(self.step), self.sampler.traits.couple
+        assert couple is not None
+        state, scalars = couple(self.sampler, energy, self.active_state(), noise)
+        self.state = state if self._rows is None else put(self.state, self._rows, state)
+        return replace(info, scalars={**info.scalars, **scalars})
 
-    def _merge(self, found: list[tuple[State, Info]]) -> tuple[State, Info]:
-        """Returns one state and info of all batches."""
-        infos, counts = [info for _, info in found], [len(state.x) for state, _ in found]
-        self.problem.energy.faults.count_undefined(infos)
-        after = found[0][0] if len(found) == 1 else join([state for state, _ in found])
-        return after, merge_infos(infos, counts, type(self.sampler).__name__)
-
-    def _split(self, count: int) -> list[_Batch]:
-        """Returns so many active chains in batches."""
+    def _split(self) -> list[_Batch]:
+        """Returns the active chains in batches."""
         problem, batches = self.problem, list[_Batch]()
-        for first in range(0, count, problem.batch_size):
-            rows = slice(first, min(first + problem.batch_size, count))
-            ids = self.own[rows] if self._rows is None else self.own.start + self._rows[rows]
-            batches.append(_Batch(rows, problem.energy_of(ids, plain=not self._compiled), problem.energy_of(ids), problem.noise_of(ids)))
+        for first in range(0, self.active, problem.batch_size):
+            rows = slice(first, min(first + problem.batch_size, self.active))
+            ids = range(rows.start, rows.stop) if self._rows is None else self._rows[rows]
+            batches.append(_Batch(rows, problem.energy_of(ids, plain=not self._guarded), problem.noise_of(ids)))
         return batches
 
-    def _doing(self) -> str:
-        shape = (min(self.problem.batch_size, len(self.own)), *self.problem.points.zeros().shape)
-        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
+    def _stop(self, before: State, after: State) -> None:
+        """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
+        good = finite_rows(after)
+        rows, bad = torch.arange(self.count) if self._rows is None else self._rows, (~good).cpu()
+        self.broken = self.broken or take(after, ~good)
+        self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
+        self._rows, self._batches = rows[~bad], None
+        self.active = len(self._rows)
+        self.state = put(before, self._rows, take(after, good))
 
-    # Results --------------------------------------------------------------------------------------------------------------------------
+    def _doing(self) -> str:
+        shape = (min(self.problem.batch_size, self.count), *self.problem.points.zeros().shape)
+        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     def active_ids(self) -> Tensor:
         """Returns the ids of the active chains, counted from 0."""
-        return torch.arange(self.own.start, self.own.stop) if self._rows is None else self.own.start + self._rows
+        return torch.arange(self.count) if self._rows is None else self._rows
 
     def active_state(self) -> State:
         """Returns the state of the active chains."""
@@ -214,28 +208,6 @@ class Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
         return copy(self)
 
-    # Divergence -----------------------------------------------------------------------------------------------------------------------
-
-    def _stop(self, before: State, after: State) -> None:
-        """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
-        good = finite_rows(after)
-        rows, bad = torch.arange(len(self.own)) if self._rows is None else self._rows, (~good).cpu()
-        self.broken = self.broken or take(after, ~good)
-        self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
-        self._rows, self._batches = rows[~bad], None
-        self.active = len(self._rows)
-        self.state = put(before, self._rows, take(after, good))
-
-    # All chains -----------------------------------------------------------------------------------------------------------------------
-
-    def _couple(self, couple: Callable[..., tuple[State, Mapping[str, float]]]) -> Mapping[str, float]:
-        """Couples all active chains, and returns scalars."""
-        ids = self.own if self._rows is None else self._rows
-        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids).at(self.step)
-        state, scalars = couple(self.sampler, energy, self.active_state(), noise)
-        self.state = state if self._rows is None else put(self.state, self._rows, state)
-        return scalars
-
 
 class Observer:
     """What looks at the chains of a call while they run; a subclass overrides the methods it needs.
@@ -256,6 +228,9 @@ class Observer:
     """
 
     watches = True  # whether `on_step` is called
+
+    def on_tuning(self, sampler: Any, evaluations: int) -> None:
+        """Called before each evaluation of the energy by pilot chains, with their number."""
 
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
@@ -279,19 +254,18 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
         OptionError: The chains took more steps already.
         Diverged: Chains diverged, and the policy ends the sampling.
     """
-    error, chains.last_step = None, last_step
+    error, chains.last_step, watching = None, last_step, list[Observer]()
     if chains.step > last_step:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
-    watching = [observer for observer in observers if observer.watches]
+        watching += [observer] if observer.watches else ()
     try:
-        while chains.step < last_step and chains.active:
-            info, stop = chains.advance(), False
+        stop = False
+        while chains.step < last_step and chains.active and not stop:
+            info = chains.advance()
             for observer in watching:
                 stop = observer.on_step(chains, info) is True or stop
-            if stop:
-                break
     except BaseException as caught:
         error = caught
         raise
@@ -300,108 +274,105 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
             observer.on_end(chains, error)
 
 
-class Stop(Observer):
-    """Calls a function after each step, which stops the sampling by True or by a tensor of True alone, such as `state.energy < 3`.
+# Rows of states ---------------------------------------------------------------------------------------------------------------------------
 
-    Args:
-        function: A function of the step number, counted from 1, the state of the active chains, and the sampler's info. Points and energies
-            are those of the support, gradients those of its unconstrained coordinates. They are copies.
+
+def take(state: S, rows: Tensor | slice) -> S:
+    """Returns some rows of a state, given by their places or by a mask."""
+    rows = rows if isinstance(rows, slice) else rows.to(state.x.device)
+    return replace(state, **{name: value[rows] for name, value in _per_chain(state).items()})
+
+
+def join(states: Sequence[S]) -> S:
+    """Returns states one after another; shared fields come from the first state."""
+    tensors = [_per_chain(state) for state in states]
+    if len(states) == 1:
+        return states[0]
+    return replace(states[0], **{name: torch.cat([some[name] for some in tensors]) for name in tensors[0]})
+
+
+def put(state: S, rows: Tensor, new: S) -> S:
+    """Returns a state with other rows in some places; shared fields come from the new one."""
+    rows = rows.to(state.x.device)
+    return replace(new, **{name: value.index_copy(0, rows, getattr(new, name)) for name, value in _per_chain(state).items()})
+
+
+def _per_chain(state: State) -> dict[str, Tensor]:
+    """Returns the tensors of a state that have one row for each chain.
 
     Raises:
-        OptionError: It is no function.
+        ShapeError: A tensor has another number of rows, and is not declared as shared.
     """
-
-    def __init__(self, function: Callable[[int, State, Info], object]) -> None:
-        if not callable(function):
-            raise OptionError(f"Stop takes a function of a step, a state and an info, got {function!r}.")
-        self.function = function
-
-    def on_step(self, chains: Chains, info: Info) -> bool:
-        over = True
-        if chains.active:
-            state = chains.visible_state()
-            info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
-            if len(state.x) < len(chains.own):
-                info = replace(info, chains=chains.active_ids().tolist())
-            over = _is_true(self.function(chains.step, _copied(state), _copied(info)))
-        return over
+    found, count = {}, len(state.x)
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if not isinstance(value, Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
+            continue
+        if len(value) != count:
+            raise ShapeError(
+                f"{type(state).__name__}.{field.name} has shape {tuple(value.shape)} in a state of {count} chains: a tensor has one row "
+                f"for each chain. If all chains share it, write `{field.name}: Tensor = field(metadata={{'per_chain': False}})`."
+            )
+        found[field.name] = value
+    return found
 
 
-def _copied(value: D) -> D:
-    """Returns a state or an info with tensors and dicts of its own, so that a function which writes into them changes no chain."""
-    own = {field.name: getattr(value, field.name) for field in fields(value)}
-    kinds = {name: item.clone() for name, item in own.items() if isinstance(item, Tensor)}
-    kinds |= {name: dict(item) for name, item in own.items() if isinstance(item, dict)}
-    return replace(value, **kinds)
+def all_finite(state: State) -> bool:
+    """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
+    if state.x.dtype in (torch.float32, torch.float64):
+        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
+        if math.isfinite(products.add_(state.energy.sum()).item()):
+            return True
+    return bool(finite_rows(state).all())
 
 
-class TraceRecorder(Observer):
-    """Records each step, and returns the trace.
+def finite_rows(state: State) -> Tensor:
+    """Returns which chains have a finite point, energy and gradient, with shape $(B,)$."""
+    both = state.x.isfinite() & state.grad.isfinite()
+    return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
+
+
+def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
+    """Returns one state and info of the chains of all batches. Means stay tensors, so that no step waits for the device; see `to_floats`.
 
     Args:
-        blank: A trace of the call without steps.
-        every: Keeps the points of every k-th step after the burn-in; None keeps none.
-        before: The trace of an interrupted run of the same call.
+        found: The state and the info of each batch.
+        sampler: The name of the sampler, for errors.
+
+    Raises:
+        ShapeError: A scalar does not have one number for each chain.
     """
-
-    def __init__(self, blank: Trace, *, steps: bool, every: int | None, before: Trace | None = None) -> None:
-        self.blank, self.steps, self.every, self.before = blank, steps, every, before
-        self.watches = steps
-        self.energies: list[Tensor] = []
-        self.acceptance: list[Tensor] = []
-        self.points: list[Tensor] = []
-        self.point_steps: list[int] = []
-        self.scalars: dict[str, list[Any]] = {}
-        self.first = 0
-        self._energies: Callable[[State], Tensor] = lambda state: state.energy
-
-    def on_start(self, chains: Chains) -> None:
-        self.first = chains.step
-        plain = plain_energy(chains.energy) is not None and chains.energy.has_value
-        self._energies = (lambda state: state.energy) if plain else (lambda state: chains.visible_state(state).energy)
-
-    def on_step(self, chains: Chains, info: Info) -> None:
-        self.energies.append(self._energies(chains.state))
+    rates, parts = list[Tensor](), dict[str, list[tuple[int, float | Tensor]]]()
+    for state, info in found:
         if info.acceptance is not None:
-            self.acceptance.append(info.acceptance)
+            rates.append(info.acceptance.nan_to_num(0.0))
         for name, value in info.scalars.items():
-            self.scalars.setdefault(name, []).append(value)
-        after = chains.step - self.blank.burn_in
-        if self.every is not None and after > 0 and after % self.every == 0:
-            self.points.append(chains.state.x)  # as in a checkpoint; `sample` shows the points of the support
-            self.point_steps.append(chains.step)
-
-    def trace(self, chains: Chains) -> Trace:
-        """Returns the trace up to the current step of the chains; the record of a later step, which was broken off, is left out."""
-        trace = replace(
-            self.blank,
-            steps=chains.step,
-            chains=chains.own,
-            state=chains.state,
-            diverged_at=chains.diverged_at,
-            relocated=chains.relocated,
-        )
-        if not self.steps:
-            return trace
-        done, kept = chains.step - self.first, [step for step in self.point_steps if step <= chains.step]
-        energies = self._joined("energies", self.energies[:done])
-        trace.energies = trace.energies if energies is None else energies
-        trace.acceptance = self._joined("acceptance", self.acceptance[:done])
-        trace.points = self._joined("points", self.points[: len(kept)])
-        trace.point_steps = (self.before.point_steps if self.before else []) + kept
-        earlier = self.before.scalars if self.before else {}
-        names = dict.fromkeys([*earlier, *self.scalars])
-        trace.scalars = {name: [*earlier.get(name, []), *to_floats(self.scalars.get(name, [])[:done])] for name in names}
-        return trace
-
-    def _joined(self, name: str, steps: Sequence[Tensor]) -> Tensor | None:
-        """Returns the record of this run after that of the interrupted one."""
-        before = None if self.before is None else getattr(self.before, name)
-        parts = [] if before is None or not len(before) else [before]
-        parts += [torch.stack(list(steps))] if steps else []
-        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
+            parts.setdefault(name, []).append((len(state.x), value))
+    scalars = {name: _mean(some, f"The scalar {name!r} of {sampler}") for name, some in parts.items()}
+    states = found[0][0] if len(found) == 1 else join([state for state, _ in found])
+    return states, Info(None if not rates else rates[0] if len(rates) == 1 else torch.cat(rates), scalars)
 
 
-def _is_true(answer: Any) -> bool:
-    """Returns whether the function returned True itself or a comparison that holds for all; other values mean nothing."""
-    return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))
+def _mean(parts: Sequence[tuple[int, float | Tensor]], what: str) -> float | Tensor:
+    """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of batches; equal numbers to the last bit."""
+    if not any(isinstance(value, Tensor) and value.ndim for _, value in parts):
+        first = parts[0][1]
+        if len(parts) == 1 or all(value == first for _, value in parts):
+            return first
+    rows = list[Tensor]()
+    for count, value in parts:
+        row = torch.as_tensor(value, dtype=torch.float64)
+        if row.ndim and row.shape != (count,):
+            raise ShapeError(
+                f"{what} has shape {tuple(row.shape)} for {count} chains: give a number, or a tensor of shape ({count},), of which the "
+                "mean is taken."
+            )
+        rows.append(row.expand(count))
+    return torch.cat(rows).nanmean()
+
+
+def to_floats(values: Sequence[float | Tensor]) -> list[float]:
+    """Returns scalars as numbers, those on a device by one transfer."""
+    tensors = [value.double() for value in values if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(value, Tensor) else value for value in values]

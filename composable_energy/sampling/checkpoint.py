@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
@@ -16,13 +15,15 @@ from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
-from composable_energy.sampling.chains import Chains, Observer, TraceRecorder
+from composable_energy.sampling.chains import Chains, Observer
+from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace, Values
 
 _VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
+_VALUES = tuple(field.name for field in fields(Values))
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_STEPS = 2**32
 _START_CHAINS = 64  # chains whose values at the start are kept
@@ -43,6 +44,8 @@ class Checkpoint(Observer):
     Raises:
         OptionError: An argument has another type, or the time is negative.
     """
+
+    watches = False
 
     def __init__(self, path: str | Path, every: float = 10.0) -> None:
         if not isinstance(path, str | Path):
@@ -65,9 +68,9 @@ class CheckpointFile(Observer):
         recorder: Records the steps; it is set before the loop.
 
     Raises:
-        FileFormatError: The file is damaged, or no checkpoint.
-        InUseError: Another call, here or in another process, writes the file.
-        OptionError: It belongs to another call.
+        FileFormatError: The file is damaged, or no checkpoint, or lacks the values that identify the energy.
+        StorageError: Another call, here or in another process, writes the file.
+        OptionError: It belongs to another call, or to another energy.
         StorageError: The lock cannot be created.
     """
 
@@ -76,42 +79,37 @@ class CheckpointFile(Observer):
     def __init__(self, checkpoint: Checkpoint, problem: Problem, held: ExitStack) -> None:
         self.path, self.every = expanded(checkpoint.path), checkpoint.every
         held.enter_context(exclusive(self.path))
-        call = json.loads(json.dumps(_described(problem)))
-        self.saved = self._read(call) if exists(self.path) else None
-        if self.saved is not None:
-            problem = replace(problem, noise=replace(problem.noise, seed=self.saved[0]["call"]["seed"]))
-        self.problem, self.call = problem, {**call, "seed": problem.noise.seed}
+        self.call, self.record, self.tensors = json.loads(json.dumps(_described(problem))), dict[str, Any](), dict[str, Tensor]()
+        self.reference: list[Values] = []
+        if exists(self.path):
+            self._read(problem.points.device)
+        seed = self.call["seed"]
+        self.problem = problem = problem if seed is None else replace(problem, noise=replace(problem.noise, seed=seed))
+        self.call["seed"] = problem.noise.seed
         self.due, self.written = time.monotonic() + self.every, 0
-        self.start: Values | None = None
         self.last: tuple[int, Values] | None = None  # a step, and the values there
+        problem.check_same_energy(self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
 
-    def _read(self, here: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _read(self, device: torch.device) -> None:
+        """Reads the record, its call and the values that identify its energy."""
         try:
-            record, tensors = read_record(self.path, "checkpoint", _VERSION)
-            there = dict(record["call"])
+            self.record, self.tensors = read_record(self.path, "checkpoint", _VERSION)
+            there = dict(self.record["call"])
+            for i in range(self.record["reference"]):
+                self.reference.append(Values(*(self.tensors[f"reference.{i}.{name}"].to(device) for name in _VALUES)))
         except (FileFormatError, KeyError, TypeError, ValueError) as error:
-            reason = error.args[0] if isinstance(error, FileFormatError) else f"{self.path} has no call."
+            reason = (
+                error.args[0] if isinstance(error, FileFormatError) else f"{self.path} is inconsistent ({type(error).__name__}: {error})."
+            )
             raise FileFormatError(f"{reason} To begin anew, give another path, or delete the checkpoint.") from None
-        seed = there.get("seed")
-        if type(seed) is not int or not 0 <= seed < 2**64:
-            raise FileFormatError(f"{self.path} is inconsistent (its seed is {seed!r}): {_ANEW}.")
-        here = {**here, "seed": seed} if here["seed"] is None else here
-        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in here.items() if there.get(name) != value]
+        if type(there.get("seed")) is not int or not 0 <= there["seed"] < 2**64:
+            raise FileFormatError(f"{self.path} is inconsistent (its seed is {there.get('seed')!r}): {_ANEW}.")
+        self.call["seed"] = there["seed"] if self.call["seed"] is None else self.call["seed"]
+        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]
         if wrong:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): {_ANEW}.")
-        return record, tensors
-
-    # The interrupted run --------------------------------------------------------------------------------------------------------------
-
-    def check_energy(self) -> None:
-        """Raises if the energy is not that of the interrupted run.
-
-        Raises:
-            FileFormatError: The values that identify the energy are missing, or their shapes do not fit.
-            OptionError: The energy is another one.
-        """
-        if self.saved is not None:
-            self.problem.check_same_energy(self._reference(), f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
+        if not self.reference or not all(values.is_consistent() for values in self.reference):
+            raise FileFormatError(f"{self.path} is inconsistent (it has no values of the energy, or of other shapes): {_ANEW}.")
 
     def trace(self, blank: Trace, chains: Chains) -> Trace | None:
         """Returns the trace of the interrupted run; None if there was none.
@@ -120,43 +118,26 @@ class CheckpointFile(Observer):
             blank: A trace of the call without steps.
             chains: The chains, before their start: a state of one of them shows the shapes.
         """
-        if self.saved is None:
+        if not self.record:
             return None
-        (record, tensors), trace, like = self.saved, blank, chains.started_at(range(1))
-        tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in tensors.items()}
+        like = chains.started_at(range(1))
+        tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
+        state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
         try:
-            found: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name in tensors}
-            found |= {name: record[name] for name in ("steps", "scalars", "point_steps")}
-            found |= {"chains": range(len(found["diverged_at"])), "reference": self._reference()}
-            trace = replace(blank, state=_read_state(record["state"], tensors, like), **found)
-            problem = _inconsistency(trace, like)
+            found = {name: tensors[name] for name in _TENSORS if name in tensors}
+            found |= {name: self.record[name] for name in ("steps", "scalars", "point_steps")}
+            trace = replace(blank, state=replace(like, **dict(self.record["state"]), **state), **found)
+            missing = {field.name for field in fields(like)} - state.keys() - self.record["state"].keys()
+            problem = f"the state has no {', '.join(sorted(missing))}" if missing else _inconsistency(trace, like, chains.count)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, FileFormatError):
-                raise
-            problem = f"{type(error).__name__}: {error}"
+            trace, problem = None, f"{type(error).__name__}: {error}"
         if problem:
             raise FileFormatError(f"The checkpoint is inconsistent ({problem}): {_ANEW}.")
-        self.start = trace.reference[0]
         return trace
 
-    def _reference(self) -> tuple[Values, ...]:
-        record, tensors = self.saved or ({}, {})
-        names, device = [field.name for field in fields(Values)], self.problem.points.device
-        try:
-            values = tuple(Values(*(tensors[f"reference.{i}.{name}"].to(device) for name in names)) for i in range(record["reference"]))
-        except (KeyError, TypeError) as error:
-            raise FileFormatError(f"The checkpoint lacks values of the energy ({error}): give another path, or delete it.") from error
-        if not values or not all(value.is_consistent() for value in values):
-            raise FileFormatError(
-                "The values of the energy in the checkpoint are missing, or their shapes do not fit: give another path, or delete it."
-            )
-        return values
-
-    # While the call runs --------------------------------------------------------------------------------------------------------------
-
     def on_start(self, chains: Chains) -> None:
-        limit = None if self.problem.own_conditions else _START_CHAINS
-        self.start = self.start or chains.values(limit)
+        if not self.reference:
+            self.reference = [chains.values(None if self.problem.own_conditions else _START_CHAINS)]
         self.before, self.written = chains.snapshot(), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
@@ -168,7 +149,13 @@ class CheckpointFile(Observer):
         if error is None and chains.step > self.written:
             self._write(chains, self._values(chains))
         elif error is not None:
-            self._write(self.before, self._last_finite(self.before))
+            earlier = self.last[1] if self.last else self.reference[0]
+            try:
+                now = self._values(self.before)
+                earlier = now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
+            except Exception:  # the error that broke off the loop is raised after the file is written
+                pass
+            self._write(self.before, earlier)
 
     def _values(self, chains: Chains) -> Values:
         """Returns energies and gradients at the current points of the active chains."""
@@ -176,29 +163,29 @@ class CheckpointFile(Observer):
             self.last = chains.step, chains.values()
         return self.last[1]
 
-    def _last_finite(self, chains: Chains) -> Values | None:
-        """Returns the last values that are finite, those of now unless the energy itself has broken off the loop."""
-        earlier = self.last[1] if self.last else self.start
-        try:
-            now = self._values(chains)
-        except Exception:  # the error that broke off the loop is raised after the file is written
-            return earlier
-        return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
-
-    def _write(self, chains: Chains, now: Values | None) -> None:
+    def _write(self, chains: Chains, now: Values) -> None:
         """Replaces the file atomically: after a crash either the old or the new one is there, whole.
 
         Raises:
             ExpressionError: The sampler's state holds an object that a file cannot.
         """
-        began, trace = time.monotonic(), self.recorder.trace(chains)
+        began, trace, state = time.monotonic(), self.recorder.trace(chains), dict[str, Any]()
         tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in _TENSORS if getattr(trace, name) is not None}
-        reference = [values for values in (self.start, now) if values is not None]
-        for i, values in enumerate(reference):
-            tensors |= {f"reference.{i}.{field.name}": getattr(values, field.name) for field in fields(values)}
+        for i, values in enumerate((self.reference[0], now)):
+            tensors |= {f"reference.{i}.{name}": getattr(values, name) for name in _VALUES}
+        for field in fields(chains.state):
+            value = getattr(chains.state, field.name)
+            if isinstance(value, Tensor):
+                tensors[f"state.{field.name}"] = value
+            elif isinstance(value, _PLAIN):
+                state[field.name] = value
+            else:
+                raise ExpressionError(
+                    f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and "
+                    "text; make it one of these, or sample without a `Checkpoint`."
+                )
         record = {"call": self.call, "steps": trace.steps, "scalars": trace.scalars, "point_steps": trace.point_steps}
-        record |= {"state": _add_state(tensors, chains.state), "reference": len(reference)}
-        write_record(self.path, "checkpoint", _VERSION, record, tensors)
+        write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
         ended, self.written = time.monotonic(), chains.step
         self.due = ended + (max(self.every, (ended - began) / _MAX_SHARE) if self.every else 0)
 
@@ -237,61 +224,37 @@ def _describe(value: Any) -> str:
     return f"{type(value).__qualname__}({', '.join(f'{name}={_describe(item)}' for name, item in own.items())})"
 
 
-def _add_state(tensors: dict[str, Tensor], state: State) -> dict[str, Any]:
-    """Adds the tensors of a state, and returns its plain fields."""
-    plain: dict[str, Any] = {}
-    for field in fields(state):
-        value = getattr(state, field.name)
-        if isinstance(value, Tensor):
-            tensors[f"state.{field.name}"] = value
-        elif isinstance(value, _PLAIN):
-            plain[field.name] = value
-        else:
-            raise ExpressionError(
-                f"{type(state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text; "
-                "make it one of these, or sample without a `Checkpoint`."
-            )
-    return plain
+def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
+    """Returns which parts of a trace do not belong together; None if all do.
 
-
-def _read_state(plain: Mapping[str, Any], tensors: Mapping[str, Tensor], like: State) -> State:
-    names = [field.name for field in fields(like)]
-    missing = [name for name in names if name not in plain and f"state.{name}" not in tensors]
-    if missing:
-        raise FileFormatError(
-            f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it, or it was edited; {_ANEW}."
-        )
-    return replace(like, **{name: plain[name] if name in plain else tensors[f"state.{name}"] for name in names})
-
-
-def _inconsistency(trace: Trace, like: State) -> str | None:
-    """Returns which parts of a trace do not belong together; None if all do."""
-    n, steps, points = len(trace.chains), trace.point_steps, trace.points
+    Args:
+        trace: The trace.
+        like: A state of one chain.
+        n: The number of chains.
+    """
+    steps, points, rates, scalars = trace.point_steps, trace.points, trace.acceptance, trace.scalars
     if type(trace.steps) is not int or not 0 <= trace.steps < _MOST_STEPS:
         return f"steps is {trace.steps!r}"
-    if trace.diverged_at.dtype != torch.int64 or trace.diverged_at.shape != (n,):
-        return "the divergences have another shape"
     for field in fields(like):
-        if not _fits(getattr(trace.state, field.name), getattr(like, field.name), n):
+        value, one = getattr(trace.state, field.name), getattr(like, field.name)
+        if isinstance(one, Tensor):
+            shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
+            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point() == one.is_floating_point()
+        elif isinstance(one, Real) and not isinstance(one, bool):
+            fits = isinstance(value, Real) and not isinstance(value, bool)
+        else:
+            fits = one is None or type(value) is type(one)
+        if not fits:
             return f"{field.name} of the state has another shape or type"
-    if trace.energies.ndim != 2 or (len(trace.energies) and trace.energies.shape[1] != n) or len(trace.energies) > trace.steps:
-        return "the energies have another shape"
-    if trace.acceptance is not None and trace.acceptance.shape != trace.energies.shape:
-        return "the rates of acceptance have another shape"
     if not isinstance(steps, list) or not all(type(step) is int and 0 < step <= trace.steps for step in steps):
         return "the steps of the points are invalid"
-    if points is not None and points.shape[:2] != (len(steps), n):
-        return "the points have another shape"
-    scalars = trace.scalars
     if not isinstance(scalars, dict) or not all(isinstance(values, list) for values in scalars.values()):
         return "the scalars are invalid"
-    return None if all(isinstance(value, Real) for values in scalars.values() for value in values) else "a scalar is no number"
-
-
-def _fits(value: Any, like: Any, rows: int) -> bool:
-    if isinstance(like, Tensor):
-        shape = (rows, *like.shape[1:]) if like.ndim and len(like) == 1 else like.shape
-        return isinstance(value, Tensor) and value.shape == shape and value.is_floating_point() == like.is_floating_point()
-    if isinstance(like, Real) and not isinstance(like, bool):
-        return isinstance(value, Real) and not isinstance(value, bool)
-    return like is None or type(value) is type(like)
+    fit = {
+        "diverged_at": trace.diverged_at.dtype == torch.int64 and trace.diverged_at.shape == (n,),
+        "energies": trace.energies.shape in ((0, 0), (len(trace.energies), n)) and len(trace.energies) <= trace.steps,
+        "acceptance": rates is None or rates.shape == trace.energies.shape,
+        "points": points is None or points.shape[:2] == (len(steps), n),
+        "scalars": all(isinstance(value, Real) for values in scalars.values() for value in values),
+    }
+    return next((f"{name} has another shape or type" for name, good in fit.items() if not good), None)

@@ -1,9 +1,9 @@
 """Steps of a sampler as one compiled function.
 
 `make_fx` runs a step once on stand-ins for its tensors, and records the operations of sampler, energy and gradient as one flat graph, which
-`torch.compile` turns into a few kernels. The noise is an input, so the draws are those without compilation up to rounding. Several steps of
-few chains are one function; they are taken in advance and handed out one by one. What cannot be recorded, such as trajectories of different
-lengths, takes single steps with a compiled gradient, and a warning says why.
+`torch.compile` turns into a few kernels. The words of the noise are inputs, so the draws are those without compilation up to rounding.
+Several steps of few chains are one function; they are taken in advance and handed out one by one. What cannot be recorded, such as
+trajectories of different lengths, takes single steps with a compiled gradient, and a warning says why.
 
 Functions are kept for the energy of the caller. Each call evaluates it at a few points and compares the operations, with their numbers and
 tensors, to those that were compiled, so that a changed number is never missed, wherever the energy takes it from.
@@ -33,7 +33,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.twins import twin
 from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import GuardedEnergy, first_line
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling.noise import Draw, Noise, numbers_of
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.wrappers import EnergyWrapper
@@ -106,6 +106,8 @@ class CompiledStep:
             return "each chain has conditions of its own"
         if not isinstance(noise.chains, range):
             return "some chains have stopped"
+        if noise.kind != "numpy":
+            return "a kernel takes its steps"
         most = _AHEAD if self.problem.batch_size >= self.problem.rows else 1  # batches take turns
         found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.energy, state, noise, most))
         return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
@@ -211,33 +213,36 @@ class _Steps:
         self.draws, self.names, self.count, traced = recorded.draws, list(_tensors(state)), 1, _Traced(twin(energy.energy))
 
         def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-            now, drawn = replace(state, **dict(zip(self.names, tensors, strict=False))), list(tensors[len(self.names) :])
-            now, info = sampler.step(traced, now, cast(Noise, _RecordedNoise(noise, drawn)))
+            now, words = replace(state, **dict(zip(self.names, tensors, strict=False))), list(tensors[len(self.names) :])
+            now, info = sampler.step(traced, now, cast(Noise, _RecordedNoise(noise, words)))
             if _shapes(now) != _shapes(state) or _settings(info) != _settings(self.info):
                 raise TypeError("a step returns a state or an info of another form")
             return *_values(now), *(value.clone() for value in _values(info))  # a view of an input takes longer than a copy
 
-        graph = _trace(step, self.inputs(state, noise))
+        graph = _trace(step, (*self.inputs(state, noise)[: len(self.names)], *(words[0] for words in self.words(noise))))
         self.count = max(1, min(most, _MOST_NUMBERS // state.x.numel(), _MOST_NODES // len(graph.graph.nodes)))
         self.function = _compile(_trace(self._repeated(graph), self.inputs(state, noise)), self.inputs(state, noise))
         _check_near(_values(self.take(state, noise)[0][2][0]), _values(after))
 
     def _repeated(self, graph: Function) -> Function:
         """Returns all steps as a function."""
-        kept, drawn, count = len(self.names), len(self.draws), self.count
+        kept = len(self.names)
 
         def steps(*tensors: Tensor) -> tuple[Tensor, ...]:
             now, found = tensors[:kept], ()
-            for first in range(kept, kept + count * drawn, drawn) if drawn else [kept] * count:
-                after = graph(*now, *tensors[first : first + drawn])
+            for step in range(self.count):
+                after = graph(*now, *(words[step] for words in tensors[kept:]))
                 now, found = after[:kept], (*found, *after)
             return found
 
         return steps
 
     def inputs(self, state: State, noise: Noise) -> tuple[Tensor, ...]:
-        drawn = (getattr(noise.at(noise.step + i), name)(*args) for i in range(self.count) for name, *args in self.draws)
-        return *(getattr(state, name) for name in self.names), *drawn
+        return *(getattr(state, name) for name in self.names), *self.words(noise)
+
+    def words(self, noise: Noise) -> list[Tensor]:
+        """Returns the words of each draw, for all steps of the function."""
+        return [noise.words(draw, like, stream, self.count) for draw, like, stream in self.draws]
 
     def take(self, state: State, noise: Noise) -> list[tuple[State, int, tuple[State, Info]]]:
         """Returns the state before each step, the number of the step, and its result."""
@@ -251,20 +256,23 @@ class _Steps:
 
 
 class _RecordedNoise:
-    """Noise that lists the draws of a step, or returns them as drawn before. A sampler that asks for more is not recorded."""
+    """Noise that lists the draws of a step, or makes them of words. A sampler that asks for more is not recorded."""
 
-    def __init__(self, noise: Noise, drawn: list[Tensor] | None = None) -> None:
-        self.kind, self.chains, self.noise, self.drawn = noise.kind, noise.chains, noise, drawn
-        self.draws: list[tuple[str, Tensor, int]] = []
+    def __init__(self, noise: Noise, words: list[Tensor] | None = None) -> None:
+        self.kind, self.chains, self.noise, self.words = noise.kind, noise.chains, noise, words
+        self.draws: list[tuple[Draw, Tensor, int]] = []
 
-    def normal(self, like: Tensor, stream: int = 0, name: str = "normal") -> Tensor:
-        if self.drawn is not None:
-            return self.drawn.pop(0)
-        self.draws.append((name, torch.zeros_like(like), stream))
-        return getattr(self.noise, name)(like, stream)
+    def normal(self, like: Tensor, stream: int = 0) -> Tensor:
+        return self._draw("normal", like, stream, like.dtype)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
-        return self.normal(like, stream, "uniform")
+        return self._draw("uniform", like, stream, torch.float64 if like.dtype == torch.float64 else torch.float32)
+
+    def _draw(self, draw: Draw, like: Tensor, stream: int, dtype: torch.dtype) -> Tensor:
+        if self.words is not None:
+            return numbers_of(draw, self.words.pop(0), like.shape[1:]).to(dtype)
+        self.draws.append((draw, torch.zeros_like(like), stream))
+        return getattr(self.noise, draw)(like, stream)
 
     def __getattr__(self, name: str) -> Any:
         raise TypeError(f"it asks for noise.{name}")

@@ -1,9 +1,9 @@
-"""A check of convergence for every call of `sample`, with or without a trace: it needs means and variances, not the points of all steps."""
+"""A check of convergence for every call of `sample`, with or without a trace; and what it warns about when it ends."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,11 +20,8 @@ from composable_energy.diagnostics.warnings import (
     warn_of_error,
     warn_of_still_chains,
 )
-from composable_energy.energies.notes import warn_caller
-from composable_energy.errors import SamplingWarning
+from composable_energy.errors import SamplingWarning, warn_caller
 from composable_energy.sampling.chains import Chains, Observer
-from composable_energy.sampling.moments import BUFFERED_NUMBERS, BUFFERED_STEPS, Moments
-from composable_energy.sampling.sampler import bias_of
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
@@ -49,54 +46,47 @@ _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change
 class ConvergenceObserver(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
-    The later half of the steps is divided into two quarters, that of a single chain into eight pieces. Each chain has a mean and a variance
-    over 16 to 31 steps of each piece, of the energy and of up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a
-    drift with its standard error over the chains, the split R-hat, and the standard error of the means of the points that a trace keeps.
-    R-hat counts from 1.1 on, where it is beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for
-    a sampler without rejection, whose relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only
-    chains that never move are found. Diverged chains and runs that a callback ends are not checked, and chains with conditions of their own
-    are not compared.
+    The later half of the steps is divided into two quarters, that of a single chain into eight pieces. From 16 to 31 steps of each piece it
+    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over
+    the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
+    beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection, whose
+    relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only chains that never move are found.
+    Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared.
 
     Args:
-        last_step: The number of the last step.
         judge: Whether drift, R-hat and errors are checked; else only chains that stand still.
         coordinates: The coordinates that chains use; None for those of the points.
         kept: The number of steps of which a trace keeps points.
     """
 
-    def __init__(self, last_step: int, *, judge: bool, coordinates: Coordinates | None = None, kept: int = 0) -> None:
-        self.last_step, self.judge, self.coordinates, self.kept = last_step, judge, coordinates, kept
+    def __init__(self, *, judge: bool, coordinates: Coordinates | None = None, kept: int = 0) -> None:
+        self.judge, self.coordinates, self.kept = judge, coordinates, kept
         self.first = self.middle = 0
         self.every = self.piece = 1
-        self.start = self.halfway = self.end = torch.empty(0)
-        self.pieces: list[Moments] = []
-        self._buffer: list[Tensor] = []
-        self._has_value, self._signs = True, torch.empty(0)
+        self.start = self.halfway = self.end = self.signs = torch.empty(0)
+        self.seen: list[list[Tensor]] = []  # in each piece
 
     def on_start(self, chains: Chains) -> None:
-        self.first = chains.step
-        half = min(self.last_step // 2, self.last_step - self.first)  # of all steps, those of a resumed call included
-        pieces = _PIECES if len(chains.own) > 1 else _PIECES_OF_ONE
+        self.first, last = chains.step, chains.last_step
+        half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
+        pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
         self.every = max(1, half // pieces // _OBSERVED_STEPS)
         self.piece = max(self.every, half // pieces - half // pieces % self.every)
-        self.middle = self.last_step - min(pieces * self.piece, half)
+        self.middle = last - min(pieces * self.piece, half)
         self.start = self.halfway = chains.state.x
-        if self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary:
-            self.pieces, self._has_value = [Moments() for _ in range(pieces)], chains.energy.has_value
+        self.judge = self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary
 
     def on_step(self, chains: Chains, info: object) -> None:
-        step = chains.step
-        if step < self.middle:
-            return
-        if step == self.middle:
+        after = chains.step - self.middle
+        if after == 0:
             self.halfway = chains.state.x
-        elif self.pieces and (step - self.middle) % self.every == 0:
-            self._add(chains, step)
+        elif after > 0 and self.judge and after % self.every == 0:
+            while len(self.seen) <= (after - 1) // self.piece:
+                self.seen.append([])
+            self.seen[-1].append(self._numbers(chains))
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
-        self._buffer = []
-        if error is not None or chains.step < self.last_step or not chains.active:
-            self.pieces = []
+        self.judge = self.judge and error is None and chains.step == chains.last_step and bool(chains.active)
         self.end = chains.state.x if chains.active and error is None else self.start[:0]
 
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
@@ -108,97 +98,86 @@ class ConvergenceObserver(Observer):
         """
         if not (chains.sampler.stationary and len(self.end)):
             return []
-        active = chains.diverged_at < 0
-        still, steps = self._still_chains(chains.step)
-        still &= active
+        active, moved = chains.diverged_at < 0, chains.step - self.middle
+        if moved >= _LEAST_MOVES:
+            still = _equal_rows(self.halfway, self.end) & active
+        else:  # all chains together
+            still, moved = _equal_rows(self.start, self.end), chains.step - self.first
+            still = still & active & bool(still.all() and len(still) * moved >= _LEAST_MOVES)
         if still.sum() > _STILL * len(still):
-            return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
-        if not self.pieces or not active.all():
+            return [warn_of_still_chains(chains.sampler, still.nonzero().flatten().tolist(), len(still), moved)]
+        if not self.judge or not active.all():
             return []
-        steps = (self.middle, self.last_step)
-        if len(chains.own) >= _LEAST_CHAINS and (drift := _drift(self.pieces)).max() > 1:
-            return [warn_of_drift(chains.sampler, self._name(drift), steps)]
+        steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
+        if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
+            return [warn_of_drift(chains.sampler, self._name(drift, chains), steps)]
         if not has_rows(chains.energy):
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
-            if groups is not None:  # of all processes, or of these chains
-                own = groups[chains.own.start : chains.own.stop] if len(groups) > len(active) else groups
-                groups = own[:: -(-len(own) // _MOST_CHAINS)]
-            r_hat, least, draws = _compare(self.pieces, groups)
-            count, pieces, numbers = self.pieces[0].count, len(self.pieces[0].mean) * len(self.pieces), len(r_hat)
-            usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
-            beyond = (least > _R_HAT) & (r_hat > usual)
-            if beyond.any():
-                beyond = beyond & (r_hat > largest_r_hat(_R_HAT, count, pieces, numbers))
-            beyond = beyond | (r_hat > _RELAXED)
-            if beyond.any() and not exact:
-                worst = torch.where(beyond, r_hat, 0.0)
-                return [warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)]
-            draws = draws * (self.kept / (self.last_step - self.middle))
-            few = self.kept and not exact and draws.min() * _ERROR**2 < 1
-            if few and draws.min() * _ERROR**2 * chance(pieces, numbers) < 1:
-                return [warn_of_error(chains.sampler, self._name(-draws), draws.min().item())]
-        bias = bias_of(chains.sampler, chains.state)
+            found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
+            if found is not None:
+                return [found]
+        estimate = chains.sampler.traits.bias
+        bias = None if estimate is None else estimate(chains.sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
-        error = (2 / len(chains.own)) ** 0.5
-        return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
+        return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else []
 
-    def _still_chains(self, step: int) -> tuple[Tensor, int]:
-        """Returns which chains did not move, with shape $(m,)$, and over how many steps: all chains, or single ones over many steps."""
-        if step - self.middle >= _LEAST_MOVES:
-            return _equal_rows(self.halfway, self.end), step - self.middle
-        still, steps = _equal_rows(self.start, self.end), step - self.first
-        enough = bool(still.all()) and len(still) * steps >= _LEAST_MOVES
-        return still & enough, steps
+    def _disagreement(
+        self, chains: Chains, pieces: list[Tensor], steps: tuple[int, int], groups: Tensor | None, exact: bool
+    ) -> SamplingWarning | None:
+        """Returns the warning about chains that differ, or about means that are not precise enough."""
+        r_hat, least, draws = _compare(pieces, groups)
+        count, parts, numbers = len(pieces[0]), pieces[0].shape[1] * len(pieces), len(r_hat)
+        usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
+        beyond = (least > _R_HAT) & (r_hat > usual)
+        if beyond.any():
+            beyond = beyond & (r_hat > largest_r_hat(_R_HAT, count, parts, numbers))
+        beyond = beyond | (r_hat > _RELAXED)
+        if beyond.any() and not exact:
+            worst = torch.where(beyond, r_hat, 0.0)
+            return warn_of_disagreement(chains.sampler, self._name(worst, chains), worst.max().item(), steps)
+        draws = draws * (self.kept / (steps[1] - steps[0]))
+        few = self.kept and not exact and draws.min() * _ERROR**2 < 1
+        if few and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
+            return warn_of_error(chains.sampler, self._name(-draws, chains), draws.min().item())
+        return None
 
-    def _add(self, chains: Chains, step: int) -> None:
-        x, energy = chains.state.x, chains.state.energy
-        every = -(-len(x) // _MOST_CHAINS)
-        x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
-        numbers = self._numbers(x, energy[::every])
-        self._buffer.append(numbers)
-        if (step - self.middle) % self.piece == 0 or len(self._buffer) >= min(BUFFERED_STEPS, BUFFERED_NUMBERS // numbers.numel()):
-            dtype = torch.float32 if x.device.type == "mps" else torch.float64
-            self.pieces[(step - self.middle - 1) // self.piece].add(torch.stack(self._buffer).to(dtype))
-            self._buffer = []
-
-    def _numbers(self, x: Tensor, energy: Tensor) -> Tensor:
-        """Returns the energy and coordinates, or sums of them, with shape (m, numbers)."""
-        x = x.reshape(len(x), -1)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+    def _numbers(self, chains: Chains) -> Tensor:
+        """Returns the energy, if there is one, and coordinates or sums of them, with shape (m, numbers)."""
+        every = -(-chains.count // _MOST_CHAINS)
+        x, energy = chains.state.x[::every], chains.state.energy[::every]
+        x = x if self.coordinates is None else self.coordinates.features(x)
+        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
         if x.shape[1] > _NUMBERS:
-            if not len(self._signs):
-                self._signs = _sums(x.shape[1]).to(x)
-            x = x @ self._signs
-        return torch.cat([energy[:, None].to(x), x], 1) if self._has_value else x
+            self.signs = self.signs if len(self.signs) else _sums(x.shape[1]).to(x)
+            x = x @ self.signs
+        return torch.cat([energy[:, None].to(x), x], 1) if chains.energy.has_value else x.clone()
 
-    def _name(self, figures: Tensor) -> str:
+    def _name(self, figures: Tensor, chains: Chains) -> str:
         """Returns the name of the number with the largest figure."""
-        index = int(figures.argmax()) - self._has_value
-        if index < 0:
-            return "the energy"
-        return "a sum of coordinates" if len(self._signs) else f"coordinate {index}"
+        index = int(figures.argmax()) - chains.energy.has_value
+        return "the energy" if index < 0 else "a sum of coordinates" if len(self.signs) else f"coordinate {index}"
 
 
-def _drift(pieces: Sequence[Moments]) -> Tensor:
+def _drift(pieces: list[Tensor]) -> Tensor:
     """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
     first, last = pieces[0], pieces[-1]
-    change, means = last.mean - first.mean, torch.cat([first.mean, last.mean])
-    within = ((first.square + last.square) / (first.count + last.count)).mean(0)
+    change, means = last.mean(0) - first.mean(0), torch.cat([first.mean(0), last.mean(0)])
+    within = (first.var(0, correction=0) + last.var(0, correction=0)).mean(0) / 2
     deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
     return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
 
-def _compare(pieces: Sequence[Moments], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _compare(pieces: list[Tensor], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
 
     The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
     chains, such as those of the branches of a mixture, may differ.
     """
-    count, means = pieces[0].count, torch.stack([piece.mean for piece in pieces])
+    count, means = len(pieces[0]), torch.stack([piece.mean(0) for piece in pieces])
     for group in [] if groups is None else groups.unique():
-        rows = (groups == group).to(means.device)
+        rows = groups == group
         means[:, rows] -= means[:, rows].mean((0, 1))
-    means, variances = means.flatten(0, 1), torch.cat([piece.square for piece in pieces]) / (count - 1)
+    means, variances = means.flatten(0, 1), torch.cat([piece.var(0) for piece in pieces])
     within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
     ratio = between / within
     error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5

@@ -12,21 +12,18 @@ from torch import Tensor
 
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating, memo_scope
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling.selection import recommendations
 
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-    r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.
+    r"""Returns energies, with shape $(B,)$, and $\nabla E$, with shape $(B, *)$, with one pass, and keeps no graph.
 
     Args:
         energy: The energy.
         x: The points, with shape $(B, *)$; they stay as they are.
         **conditions: Numbers, or tensors with one row for each point.
-
-    Returns:
-        The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
 
     Raises:
         ExpressionError: The energies have no gradient.
@@ -46,14 +43,11 @@ def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: 
         x: The points, with shape $(B, *)$.
         **conditions: Numbers, or tensors with one row for each point; each energy takes those that it depends on.
 
-    Returns:
-        For each energy the energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
     Raises:
         ExpressionError: An energy has no gradient.
     """
     rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)), memo_scope():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
         point = x.clone() if x.is_inference() else x.detach()
         point.requires_grad_()
         for energy in energies:
@@ -98,8 +92,7 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
     Args:
         energy: The energy that is evaluated inside.
     """
-    found = recommendations(energy)
-    threads = min((advice.threads for _, advice in found if advice.threads is not None), default=None) if found else None
+    threads = [advice.threads for _, advice in recommendations(energy) if advice.threads is not None]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -110,8 +103,8 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
                 continue
             if on:
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if threads is not None:
-            stack.enter_context(_limited_threads(threads))
+        if threads:
+            stack.enter_context(_limited_threads(min(threads)))
         yield
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.notes import add_note
-from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError
+from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError, add_note
 from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.wrappers import EnergyWrapper
@@ -41,15 +40,11 @@ class Faults:
     searches: int = 0
     undefined: Tensor | int = 0
 
-    def add(self, count: int, error: Exception) -> None:
-        """Counts points, and keeps the first exception."""
-        self.points += count
-        self.first = self.first or first_line(error)
-
     def count_undefined(self, infos: Sequence[Info]) -> None:
         """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device."""
-        for rates in (info.acceptance for info in infos if info.acceptance is not None):
-            self.undefined = rates.isnan().sum() + self.undefined
+        for info in infos:
+            if info.acceptance is not None:
+                self.undefined = info.acceptance.isnan().sum() + self.undefined
 
 
 class GuardedEnergy(EnergyWrapper):
@@ -67,23 +62,15 @@ class GuardedEnergy(EnergyWrapper):
 
     def __init__(self, energy: Energy, plain: Energy, faults: Faults) -> None:
         super().__init__(energy)
-        self.plain = plain
-        self.faults = faults
+        self.plain, self.faults = plain, faults
         self._known: tuple[Tensor, Mapping[str, Any]] | None = None
 
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self._evaluate("__call__", x, conditions)
-
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        return self._evaluate("with_gradient", x, conditions)
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self._evaluate("evidence", x, conditions)
-
-    def _evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+    def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         try:
-            found = getattr(self.energy, method)(x, **conditions)
+            found = super().evaluate(method, x, conditions)
         except Exception as error:
+            if is_final(error) or not len(x):
+                raise
             return self._recover(method, x, conditions, error)
         if self._known is None and len(x):
             self._known = x[:1].clone(), self._rows_of(x, conditions, torch.zeros(1, dtype=torch.int64))
@@ -93,53 +80,49 @@ class GuardedEnergy(EnergyWrapper):
         """Evaluates the points that raise nothing, by halves of the batch.
 
         Raises:
-            Exception: The given error, if it is about the program, or if all points raise and so does one where the energy worked before.
+            Exception: The given error, if all points raise and so does one where the energy worked before.
             ExpressionError: The function raises at the batch and not at its parts, or at too many points.
         """
-        if is_final(error) or not len(x):
-            raise error
-        function = getattr(self.plain, method)
-        parts: list[tuple[Tensor, Any]] = []
-        todo = [torch.arange(len(x))]
+        function, parts, todo = getattr(self.plain, method), list[tuple[Tensor, Any]](), [torch.arange(len(x))]
         while todo:
             rows = todo.pop()
             try:
                 if len(rows) < len(x):
                     parts.append((rows, function(x[rows.to(x.device)], **self._rows_of(x, conditions, rows))))
                     continue
-            except ShapeError as other:
-                raise _mixing(self.energy, x, error, other) from error
-            except _PROGRAM:
-                raise
             except Exception as other:
-                if ran_out(other):
+                if isinstance(other, ShapeError):
+                    raise _mixing(self.energy, x, error, other) from error
+                if is_final(other):
                     raise
                 self.faults.searches += 1
-            if len(rows) > 1:
-                todo += rows.chunk(2)
+            todo += rows.chunk(2) if len(rows) > 1 else ()
             if self.faults.searches > _MOST_SEARCHES:
                 raise ExpressionError(
                     f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer "
                     f"than to sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an "
                     "exception: `torch.linalg.cholesky_ex` tells where it failed."
                 ) from error
-        if not parts and not self._works(function):
+        good = sum(len(rows) for rows, _ in parts)
+        if not good and not self._works(function):
             if isinstance(error, torch.linalg.LinAlgError):
                 add_note(error, _ROUNDING)
             raise error
-        if sum(len(rows) for rows, _ in parts) == len(x):
+        if good == len(x):
             raise _mixing(self.energy, x, error) from error
-        self.faults.add(len(x) - sum(len(rows) for rows, _ in parts), error)
-        found = [values if isinstance(values, tuple) else (values,) for _, values in parts]
-        energies = (found[0][0] if found else x).new_full((len(x),), torch.inf)
-        grads = torch.zeros_like(x)
-        for (rows, _), (values, *grad) in zip(parts, found, strict=True):
+        self.faults.points += len(x) - good
+        self.faults.first = self.faults.first or first_line(error)
+        energies, grads = x.new_full((len(x),), torch.inf), torch.zeros_like(x)
+        for rows, values in parts:
+            values, *grad = values if isinstance(values, tuple) else (values,)
+            energies = energies.to(values.dtype)
             energies[rows.to(x.device)] = values
             if grad:
                 grads[rows.to(x.device)] = grad[0]
-        return (energies, grads) if function.__name__ == "with_gradient" else energies
+        return (energies, grads) if method == "with_gradient" else energies
 
     def _works(self, function: Callable[..., Any]) -> bool:
+        """Returns whether the energy works where it worked first."""
         if self._known is None:
             return False
         x, conditions = self._known
@@ -170,8 +153,7 @@ def is_final(error: Exception) -> bool:
 
 def first_line(error: Exception) -> str:
     """Returns the type of an exception with the first line of its text."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def _mixing(energy: Energy, x: Tensor, error: Exception, alone: ShapeError | None = None) -> ExpressionError:
@@ -183,11 +165,7 @@ def _mixing(energy: Energy, x: Tensor, error: Exception, alone: ShapeError | Non
 
 
 def explain_failure(error: Exception, doing: str) -> None:
-    """Adds a note to an exception of third-party code: what the library was doing.
-
-    Args:
-        error: The exception, which the caller raises again.
-        doing: The note.
+    """Adds a note to an exception of third-party code: what the library was doing. The caller raises the exception again.
 
     Raises:
         MemoryShortage: The memory of the machine ran out.

@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import Use, recording
+from composable_energy.energies.evaluation import Use, evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.trace import Values
@@ -34,15 +34,22 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     Raises:
         ExpressionError: Values and gradients do not fit at more than half of the points.
     """
-    for part in energy.modules():
-        if isinstance(part, Energy) and type(part).with_gradient is not Energy.with_gradient and not isinstance(part, EnergyWrapper):
-            break
-    else:
+    if not any(getattr(part, "has_own_gradient", False) and not isinstance(part, EnergyWrapper) for part in energy.modules()):
         return
-    with recording() as uses:
+    with evaluating(uses=[]) as check:
         Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
-    for use in (use for use in uses if use.energy.has_value and not isinstance(use.energy, EnergyWrapper)):
-        slope, expected, measurable = _slopes(use)
+    for use in check.uses or ():
+        gradient = use.gradient
+        if gradient is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
+            continue
+        eps = torch.finfo(use.x.dtype).eps
+        expected = gradient.reshape(len(use.x), -1).norm(dim=1)
+        step = eps ** (1 / 3) * (1 + use.x.abs().max())
+        move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
+        with torch.no_grad():
+            up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
+        slope, rounding = (up - down) / (2 * step), 100 * eps * (1 + up.abs()) / step
+        measurable = slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
         off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
         if 2 * int(off.sum()) > int(measurable.sum()):
             row = int(off.nonzero()[0])
@@ -59,12 +66,12 @@ def check_detached(uses: Sequence[Use]) -> None:
     Walls and steps, which are constant nearly everywhere, are right, and so are energies that declare to have no gradient.
 
     Args:
-        uses: The calls of such energies.
+        uses: The calls of energies, others than such included.
 
     Raises:
         ExpressionError: The values change at more than half of the points.
     """
-    for use in {use.energy: use for use in uses if use.energy.has_gradient}.values() if uses else ():
+    for use in {use.energy: use for use in uses if use.gradient is None and use.energy.has_gradient}.values():
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
         with torch.no_grad():
@@ -124,16 +131,3 @@ def mixes_values(energy: Energy) -> bool:
         if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
             return True
     return False
-
-
-def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the slopes along the gradient by values and by the gradient, and where the rounding is small enough to compare them."""
-    x, gradient, eps = use.x, use.gradient, torch.finfo(use.x.dtype).eps
-    expected = gradient.reshape(len(x), -1).norm(dim=1)
-    step = eps ** (1 / 3) * (1 + x.abs().max())
-    move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(x.dtype).tiny), x)
-    with torch.no_grad():
-        up, down = (use.energy(point, **use.conditions) for point in (x + move, x - move))
-    rounding = 100 * eps * (1 + up.abs()) / step
-    slope = (up - down) / (2 * step)
-    return slope, expected, slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)

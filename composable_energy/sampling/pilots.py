@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
-from operator import attrgetter
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
 from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
@@ -18,13 +17,13 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError
-from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.points import PointSpec
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
-from composable_energy.sampling.wrappers import select_rows
+from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
 
 _PILOTS = 64
@@ -32,8 +31,23 @@ _NEARLY_ALL = 0.97
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 _ROUNDS, _FEW, _SCALES = 8, 3, (1.0, 10.0)  # of weighted draws, if one gives few; coordinates in which any draws do; and of wide ones
 
+# Tuning -----------------------------------------------------------------------------------------------------------------------------------
 
-def tune_sampler(problem: Problem, energy: Energy) -> Problem:
+
+class _Reported(EnergyWrapper):
+    """An energy whose evaluations are reported, with their number."""
+
+    def __init__(self, energy: Energy, report: Callable[[int], object]) -> None:
+        super().__init__(energy)
+        self.report, self.count = report, 0
+
+    def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        self.count += 1
+        self.report(self.count)
+        return super().evaluate(method, x, conditions)
+
+
+def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], object]] = ()) -> Problem:
     """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
@@ -41,9 +55,9 @@ def tune_sampler(problem: Problem, energy: Energy) -> Problem:
 
     Args:
         problem: What is sampled.
-        energy: Its energy, which may report its evaluations.
+        reports: Functions of the sampler and of the number of evaluations, which are called before each.
     """
-    sampler, points = problem.sampler, problem.points
+    sampler, points, energy = problem.sampler, problem.points, problem.energy
     if type(sampler).tune is Sampler.tune or problem.call.resume is not None:
         return problem
     noise, rows = Noise(0, range(_PILOTS), kind=problem.noise.kind).child("pilot"), torch.arange(_PILOTS) % points.n
@@ -55,26 +69,29 @@ def tune_sampler(problem: Problem, energy: Energy) -> Problem:
     else:
         zeros = points.zeros()
         x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"))
-    tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
+    if reports:
+        energy = _Reported(energy, lambda count: [report(sampler, count) for report in reports])
+    try:
+        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
+    except Exception as error:
+        explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
+        raise
     problem = replace(problem, sampler=tuned)
     if arrived is x or type(tuned).approach is Sampler.approach:
         return problem
     arrived = arrived.to(x.dtype)
-    return replace(problem, pilots=_pilot_result(arrived, problem.values(rows, arrived).energies[:, 0], problem.own_conditions))
-
-
-def _pilot_result(points: Tensor, energies: Tensor, own_conditions: bool) -> PilotResult | None:
-    """Returns where the pilots of finite energy arrived; None if there are none.
-
-    Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
-    above the energies of nearly all pilots, by their distance from the median.
-    """
-    finite = energies.isfinite() & points.reshape(len(points), -1).isfinite().all(1)
+    energies = problem.values(rows, arrived).energies[:, 0]
+    finite = energies.isfinite() & arrived.reshape(len(arrived), -1).isfinite().all(1)
     if not finite.any():
-        return None
+        return problem
+    # Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
+    # above the energies of nearly all pilots, by their distance from the median.
     energies = energies[finite].double()
     level = 2 * energies.quantile(_NEARLY_ALL) - energies.median()
-    return PilotResult(points[finite], None if own_conditions else level.item())
+    return replace(problem, pilots=PilotResult(arrived[finite], None if problem.own_conditions else level.item()))
+
+
+# Starts -----------------------------------------------------------------------------------------------------------------------------------
 
 
 def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
@@ -93,7 +110,10 @@ def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> t
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     like, level = zeros.expand(len(ids), *zeros.shape), None if pilots is None else pilots.level
     if drawn is not None:
-        x = _starts_in_branches(drawn, noise.child("branch"), like)
+        branch = noise.child("branch")
+        edges = drawn.shares.cumsum(0)[:-1].to(like.device)
+        branches = torch.searchsorted(edges, branch.uniform(like).double(), right=True)
+        x = drawn.points[branches, (branch.uniform(like, stream=1).double() * drawn.points.shape[1]).long()]
         return x if drawn.exact or level is None else sampler.approach(energy, x, noise.child("approach"), math.inf)[0], 0
     arrived_at = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
     if problem.init is not None:
@@ -110,12 +130,7 @@ def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> t
     return torch.where(unsqueeze_to(good, x), x, arrived_at), int((~good).sum())
 
 
-def _starts_in_branches(drawn: BranchDraws, noise: Noise, like: Tensor) -> Tensor:
-    """Returns draws of branches; the branch of each chain depends on its id alone."""
-    edges = drawn.shares.cumsum(0)[:-1].to(like.device)
-    branches = torch.searchsorted(edges, noise.uniform(like).double(), right=True)
-    rows = (noise.uniform(like, stream=1).double() * drawn.points.shape[1]).long()
-    return drawn.points[branches, rows]
+# Branches of mixtures ---------------------------------------------------------------------------------------------------------------------
 
 
 def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:
@@ -152,23 +167,13 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
     return BranchDraws(torch.stack([some[:least] for some in found]), shares, all_exact)
 
 
-def _may_have_modes(part: nn.Module) -> bool:
-    """Returns whether a part of an expression is a mixture, or may divide a region into several."""
-    inner = part.distribution if isinstance(part, DistributionEnergy) else None
-    while isinstance(inner, Independent):
-        inner = inner.base_dist
-    return isinstance(inner, MixtureSameFamily) or isinstance(part, Negation) or (isinstance(part, Disjunction) and part.formula is None)
-
-
 def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
     """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count.
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    parts = energy.satisfiable_terms if isinstance(energy, Disjunction) and energy.formula is None else (energy,)
-    modes = len(parts) > 1 or any(map(_may_have_modes, chain(*map(nn.Module.modules, parts))))
     given = replace(points, coordinates=None)
-    sources = (_find_sources(energy, {}) if modes else ()) or _spread_over(energy, given, modes)
+    sources = _proposals(energy, given)
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
     for number in range(_ROUNDS if sources else 0):
@@ -199,7 +204,37 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     return _in_coordinates(energy, points, x[rows.to(x.device)]), effective >= chains
 
 
-def _find_sources(energy: Energy, known: dict[Energy, tuple[Energy, ...]]) -> tuple[Energy, ...]:
+def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
+    """Returns distributions whose draws cover all modes that an expression may have; none where it has one, or where none are known.
+
+    They are those of an expression with modes; else, for few coordinates, uniform ones on a bounded support, on which a function may have
+    any modes, and wide ones on all of R^n for an expression that may have several.
+    """
+    parts = energy.satisfiable_terms if isinstance(energy, Disjunction) and energy.formula is None else (energy,)
+    modes = len(parts) > 1
+    for part in parts:
+        for inner in part.modules():
+            law = inner.distribution if isinstance(inner, DistributionEnergy) else None
+            while isinstance(law, Independent):
+                law = law.base_dist
+            modes = modes or isinstance(law, MixtureSameFamily) or isinstance(inner, Negation)
+            modes = modes or (isinstance(inner, Disjunction) and inner.formula is None)
+    sources = _find_sources(energy, {}) if modes else ()
+    if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
+        return sources
+    support = plain(energy.support)
+    ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
+    if ends is None:
+        return ()
+    low, high = map(points.zeros().add, ends)
+    if modes and (low == -math.inf).all() and (high == math.inf).all():
+        laws = [StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES]
+    else:
+        laws = [Uniform(low, high, validate_args=False)] if (high - low).isfinite().all() else []
+    return [DistributionEnergy(Independent(law, len(points.event))) for law in laws]
+
+
+def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequence[Energy]:
     """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do.
 
     Args:
@@ -220,29 +255,14 @@ def _find_sources(energy: Energy, known: dict[Energy, tuple[Energy, ...]]) -> tu
         case Conjunction():
             terms = energy.terms
         case _:
-            terms = map(attrgetter("energy"), energy.bases)  # evidence is bounded
-    parts = list(map(_find_sources, terms, repeat(known)))
-    found = (energy,) if isinstance(energy, DistributionEnergy) else tuple(dict.fromkeys(chain(*parts)))
-    known[energy] = () if isinstance(energy, Disjunction) and not all(parts) else found
+            terms = [base.energy for base in energy.bases]  # evidence is bounded
+    found, complete = dict.fromkeys([energy] if isinstance(energy, DistributionEnergy) else ()), True
+    for term in terms:
+        inside = _find_sources(term, known)
+        found |= dict.fromkeys(inside)
+        complete = complete and bool(inside)
+    known[energy] = () if isinstance(energy, Disjunction) and not complete else tuple(found)
     return known[energy]
-
-
-def _spread_over(energy: Energy, points: PointSpec, modes: bool) -> tuple[Energy, ...]:
-    """Returns distributions on the support of an energy of few coordinates.
-
-    Uniform on a bounded support, on which a function may have any modes; wide ones on all of R^n, for an expression that may have several.
-    """
-    support = plain(energy.support)
-    ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
-    if ends is None or points.event.numel() > _FEW or recommendations(energy) or isinstance(energy, DistributionEnergy):
-        return ()
-    low, high = map(points.zeros().add, ends)
-    if modes and (low == -math.inf).all() and (high == math.inf).all():
-        wide = (StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES)
-        return tuple(DistributionEnergy(Independent(some, len(points.event))) for some in wide)
-    if not (high - low).isfinite().all():
-        return ()
-    return (DistributionEnergy(Independent(Uniform(low, high, validate_args=False), len(points.event))),)
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:
@@ -270,7 +290,7 @@ def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], T
 
 def _in_coordinates(energy: Energy, points: PointSpec, x: Tensor) -> Tensor | None:
     """Returns the coordinates of points; where one is rounded to the boundary of the support, another point stands for it."""
-    u, good = x, torch.ones(len(x), dtype=torch.bool, device=x.device)
+    u = x
     if points.coordinates is not None:
         good = contains(energy.support, x)
         u = points.coordinates.inverse(x[good]) if good.any() else x[:0]

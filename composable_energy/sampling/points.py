@@ -85,7 +85,7 @@ def resolve_points(
     latents: bool = False,
     start: Tensor | None = None,
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    device: torch.device | None = None,
 ) -> PointSpec:
     """Checks a requested shape, dtype and device against the energy and the start points.
 
@@ -107,7 +107,6 @@ def resolve_points(
         raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device('cpu')`.")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
-    device = None if device is None else _available_device(device)
     if start is not None:
         _check_start(start, dtype, device)
         dtype, device = start.dtype, start.device
@@ -154,15 +153,6 @@ def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _available_device(device: object) -> torch.device:
-    try:
-        place = torch.device(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        torch.empty(0, device=place)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:  # torch raises any of them for a missing device
-        raise DeviceError(f"device must be one that torch has here, such as 'cpu', got {device!r}.") from error
-    return place
-
-
 def _check_start(init: object, dtype: torch.dtype | None, device: torch.device | None) -> None:
     if not isinstance(init, Tensor) or not init.is_floating_point():
         got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
@@ -180,12 +170,8 @@ def _floating_tensor(energy: Energy) -> Tensor | None:
     for tensor in (*energy.parameters(), *energy.buffers()):
         if tensor.is_floating_point():
             return tensor
-    first = None
-    for tensor in tensors_of(energy):
-        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
-            return tensor
-        first = tensor if first is None and tensor.is_floating_point() else first
-    return first
+    held = [tensor for tensor in tensors_of(energy) if tensor.is_floating_point()]
+    return next((tensor for tensor in held if isinstance(tensor, nn.Parameter)), held[0] if held else None)
 
 
 def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import substituting
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.twins import twin
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag, check_integer
@@ -28,8 +27,7 @@ from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace, Values, first_difference
-from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
-from composable_energy.sampling.wrappers import check_rows, has_rows, select_rows
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 
@@ -57,11 +55,6 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
     latents: bool = False
     device: torch.device | None = None
-
-    @property
-    def every(self) -> int | None:
-        """The points of every k-th step are kept; None keeps none."""
-        return None if isinstance(self.trace, bool) else int(self.trace)
 
 
 _NAMES = tuple(one.name for one in fields(Call) if one.name not in ("energy", "options", "latents", "device"))
@@ -142,7 +135,8 @@ class Problem:
 
     def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
-        return select_rows(self.plain if plain else self.energy, ids, self.rows)
+        energy = self.energy.plain if plain else self.energy
+        return select_rows(energy, ids, self.points.n) if self.own_conditions else energy
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains."""
@@ -167,6 +161,8 @@ class Problem:
             raise OptionError(f"{self.sampler} takes {total} steps: {before}{steps} were asked for.")
         return done + steps
 
+    # Which energy it is -------------------------------------------------------------------------------------------------------------------
+
     def values(self, chains: Tensor, x: Tensor) -> Values:
         """Returns energies and gradients at points of chains, which identify the energy.
 
@@ -174,14 +170,21 @@ class Problem:
             chains: Their ids, counted from 0, with shape $(m,)$.
             x: The points, with shape $(m, *)$.
         """
-        levels, energies, grads = self._levels(), list[Tensor](), list[Tensor]()
-        if not len(chains):
-            return Values(chains, x, x.new_empty(0, len(levels)), x.new_empty(0, len(levels), *x.shape[1:]))
-        for ids, some in zip(chains.split(self.batch_size), x.split(self.batch_size), strict=True):
-            found, slopes = zip(*map(partial(_energy_and_gradient, self.energy_of(ids, plain=True), some), levels), strict=True)
-            energies.append(torch.stack(found, 1))
-            grads.append(torch.stack(slopes, 1))
-        return Values(chains, x, torch.cat(energies), torch.cat(grads))
+        levels = self._levels()
+        found, slopes = x.new_empty(len(levels), len(x)), x.new_empty(len(levels), *x.shape)
+        for first in range(0, len(x), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            energy, some = self.energy_of(chains[rows], plain=True), x[rows]
+            for level, conditions in enumerate(levels):
+                try:  # values of scores count as 0, which identifies them too
+                    with evaluating(given={}) if energy.needs_log_densities else nullcontext():
+                        energies, grads = energy_and_gradient(energy, some, **conditions)
+                except ExpressionError:  # the energy has no gradient, and some samplers need none
+                    bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
+                    energies, grads = energy(some, **bound), torch.full_like(some, torch.nan)
+                found = found.to(energies.dtype)
+                found[level, rows], slopes[level, rows] = energies, grads
+        return Values(chains, x, found.transpose(0, 1), slopes.transpose(0, 1))
 
     def difference(self, before: Values) -> str | None:
         """Describes the first value of the energy that changed by more than rounding; None if there is none."""
@@ -222,35 +225,39 @@ def resolve(call: Call) -> Problem:
         ComposableEnergyError: An argument is wrong; `sample` lists the classes.
     """
     call = _checked(call if call.resume is None else _resumed(call, call.resume))
-    sampler = resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
+    resume, sampler = call.resume, resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
     check_density(call.energy, sampler, call.allow_improper)
     whole = energy = twin(call.energy)
-    start = call.init if call.resume is None else _last_points(call.resume, whole)
+    start = call.init if resume is None or resume.state is None else resume.state.x
+    if resume is not None and start is not None and whole.support is not None:  # a trace has the coordinates of points of a support
+        start = start.new_empty((0, *(resume.shape[1:] if whole.event_shape is None else whole.event_shape)))
     points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device)
-    chains = range(call.first_chain, call.first_chain + points.n)
-    if chains.stop > 2**32:
-        raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {chains.start}.")
+    if call.first_chain + points.n > 2**32:
+        raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     points.check_memory(points.n)
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
-    rows = has_rows(whole)
+    rows, init = CHAINS in whole.conditions and has_rows(whole), call.init
     if rows:
         check_rows(whole, points.n)
-    init = None if call.init is None else _start_points(whole, call.init, points)
+    if init is not None:
+        if init.shape != (points.n, *points.event):
+            raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
+        init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
-    if call.energy._signed and sampler.stationary and not call.allow_improper and call.resume is None:
+    if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
         _check_differences(call.energy, energy, points, sampler)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
-    blocks = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
-    kind = call.resume.noise if call.resume else "blocks" if blocks else "philox"
+    own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
+    kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
     return Problem(
         call,
         GuardedEnergy(energy, energy, Faults()),
         sampler,
         points,
-        Noise(secrets.randbits(63) if call.seed is None else call.seed, chains, kind=kind),
+        Noise(seed, range(call.first_chain, call.first_chain + points.n), kind=resume.noise if resume else kind),
         init,
         call.batch_size or points.n,
         call.on_divergence or "raise",
@@ -262,8 +269,8 @@ def resolve(call: Call) -> Problem:
 
 def _checked(call: Call) -> Call:
     """Returns a call whose numbers are of Python's type `int`, and whose seed has 64 bits without sign, as torch takes negative seeds."""
-    for name in ("allow_improper", "compile"):
-        check_flag(name, getattr(call, name))
+    check_flag("allow_improper", call.allow_improper)
+    check_flag("compile", call.compile)
     found: dict[str, Any] = {} if isinstance(call.trace, bool) else {"trace": check_integer("trace", call.trace)}
     for name, least in (("steps", 1), ("batch_size", 1), ("burn_in", 0), ("first_chain", 0)):
         if getattr(call, name) is not None or least == 0:
@@ -295,29 +302,8 @@ def _resumed(call: Call, resume: Any) -> Call:
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
-    policy = call.on_divergence or resume.on_divergence
-    return replace(
-        call,
-        sampler=resume.sampler,
-        options={},
-        shape=resume.shape,
-        seed=resume.seed,
-        first_chain=resume.first_chain,
-        on_divergence=policy,
-    )
-
-
-def _last_points(resume: Trace, energy: Energy) -> Tensor | None:
-    """Returns points like those that the chains of a trace continue at; a trace has the coordinates of points of a support."""
-    if resume.state is None or energy.support is None:
-        return None if resume.state is None else resume.state.x
-    return resume.state.x.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
-
-
-def _start_points(energy: Energy, init: Tensor, points: PointSpec) -> Tensor:
-    if init.shape != (points.n, *points.event):
-        raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
-    return coordinates_of_start(energy, points.coordinates, init.detach().clone())
+    settled = {name: getattr(resume, name) for name in ("sampler", "shape", "seed", "first_chain")}
+    return replace(call, **settled, options={}, on_divergence=call.on_divergence or resume.on_divergence)
 
 
 def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
@@ -328,11 +314,3 @@ def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler
 
     zeros = points.zeros()
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))
-
-
-def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    try:
-        with substituting({}) if energy.needs_log_densities else nullcontext():  # values of scores count as 0, which identifies them too
-            return energy_and_gradient(energy, x, **conditions)
-    except ExpressionError:  # the energy has no gradient, and some samplers need none
-        return energy(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()}), torch.full_like(x, torch.nan)

@@ -235,12 +235,6 @@ def start_points(sampler: Sampler, like: Tensor, noise: Noise) -> Tensor:
     return noise.normal(like) if start is None else start(sampler, like, noise)
 
 
-def bias_of(sampler: Sampler, state: State) -> Tensor | None:
-    """Returns the estimate of the discretisation bias at the points of a state; None for a sampler without one."""
-    bias = sampler.traits.bias
-    return None if bias is None else bias(sampler, state)
-
-
 def bound_conditions(sampler: Sampler, energy: Energy, *, last: bool = True) -> dict[str, float]:
     """Returns the values of the conditions that a sampler binds itself, at the last step, or at another one."""
     return {name: values(sampler, energy)[0 if last else 1] for name, values in sampler.traits.binds.items() if name in energy.conditions}

@@ -43,27 +43,51 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
         OptionError: An option is unknown, missing or out of range; the terms recommend different settings, or one that does not fit.
         PluginNotFound: No plug-in offers the name, or no sampler is installed.
     """
+    found: Any = sampler
     if sampler is None:
         name, found, options = _default(energy, options)
     elif isinstance(sampler, str):
         name, found = sampler, _sampler_class(sampler)
     else:
-        name, found = (sampler if isinstance(sampler, type) else type(sampler)).__name__, sampler
-    instance = isinstance(found, Sampler)
-    if instance and not options:
-        return found
-    if instance and not is_dataclass(found):
-        raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
-    if not instance and not (isinstance(found, type) and issubclass(found, Sampler)):
+        name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
+    instance = found if isinstance(found, Sampler) else None
+    kind = found if instance is None else type(instance)
+    if not (isinstance(kind, type) and issubclass(kind, Sampler)):
         raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {found!r}.")
+    if instance is not None and not options:
+        return instance
+    if instance is not None and not is_dataclass(instance):
+        raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
     try:
-        return replace(found, **options) if isinstance(found, Sampler) else found(**options)
+        return kind(**options) if instance is None else replace(instance, **options)
     except ComposableEnergyError:
         raise
     except (TypeError, ValueError) as error:
-        _check_options(name, type(found) if isinstance(found, Sampler) else found, options, arguments, complete=not instance)
+        _check_options(name, kind, options, arguments, complete=instance is None)
         given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
         raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error
+
+
+def _check_options(name: str, kind: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
+    """Raises if an option is unknown, or a required one is missing."""
+    if is_dataclass(kind):
+        accepted = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind) if f.init}
+    else:
+        own = signature(kind).parameters.values()
+        accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    for option in options:
+        if option in accepted:
+            continue
+        if option in kind.traits.refused:
+            raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option])
+        near = nearest_names(option, [*accepted, *arguments], 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise OptionError(
+            f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}.{hint}", [option, *accepted, *near]
+        )
+    missing = [option for option, required in accepted.items() if required and option not in options]
+    if complete and missing:
+        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
@@ -71,67 +95,61 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
 
     Raises:
         ContradictionError: The structure or the supports shows that no point fulfils it.
-        ExpressionError: A condition is not bound, or the sampler needs values that the energy does not have.
+        ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or a term has no gradient where
+            the sampler follows gradients alone.
         UngroundedError: The structure shows no lower bound.
     """
+    traits, name = sampler.traits, f"The sampler {type(sampler).__name__.lower()}"
     if energy.unsatisfiable:
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
-    if sampler.traits.values:
-        check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
-    elif not sampler.traits.log_densities:
-        _check_gradient(energy, sampler)
-    if energy.needs_log_densities and not sampler.traits.log_densities:
-        check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
-    missing = energy.required_conditions - sampler.traits.binds.keys() - {CHAINS}
+    if traits.values or (energy.needs_log_densities and not traits.log_densities):
+        check_value(energy, name)
+    if not (traits.values or traits.log_densities):
+        for part in energy.modules():
+            if isinstance(part, Energy) and not part.has_gradient:
+                raise ExpressionError(
+                    f"{name} follows gradients alone, and {part} has none, so it would not count: use sampler='smc', or another one that "
+                    "accepts and rejects, such as 'chees'."
+                )
+    missing = energy.required_conditions - traits.binds.keys() - {CHAINS}
     if missing:
-        ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]
+        ways = [f"`.at({one})` or the annealed sampler" if one == "sigma" else f"`.given({one}=...)`" for one in sorted(missing)]
         raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
-    if not (energy.grounded or allow_improper):
-        culprit = _ungrounded_part(energy)
-        whole = f"{energy} has no lower bound" + ("" if culprit is energy else f", because nothing grounds {culprit}")
-        raise UngroundedError(
-            f"{whole}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all points obey; or make it "
-            "relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or `'contrast'`); or insist "
-            "with allow_improper=True."
-        )
+    if energy.grounded or allow_improper:
+        return
+    culprit = energy
+    while (term := next((term for term in culprit.terms if not term.grounded), None)) is not None:
+        culprit = term
+    because = "" if culprit is energy else f", because nothing grounds {culprit}"
+    raise UngroundedError(
+        f"{energy} has no lower bound{because}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all "
+        "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
+        "`'contrast'`); or insist with allow_improper=True."
+    )
 
 
-def _check_gradient(energy: Energy, sampler: Sampler) -> None:
-    """Raises if a term has no gradient, for a sampler that follows gradients alone and so would ignore it."""
-    for part in energy.modules():
-        if isinstance(part, Energy) and not part.has_gradient:
-            raise ExpressionError(
-                f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {part} has none, so it would not count: use "
-                "sampler='smc', or another one that accepts and rejects, such as 'chees'."
-            )
-
-
-def _ungrounded_part(energy: Energy) -> Energy:
-    """Returns the deepest term that grounds nothing, reached through ungrounded terms alone."""
-    term = next((term for term in energy.terms if not term.grounded), None)
-    return energy if term is None else _ungrounded_part(term)
+# Recommendations --------------------------------------------------------------------------------------------------------------------------
 
 
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
     """Returns the distinct recommendations of the highest precedence in an expression, each with the first energy that gives it."""
-    givers: list[Energy] = []
-    found: list[Recommendation] = []
+    found: list[tuple[Energy, Recommendation]] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:
-        if node.recommended is None:
+        advice = node.recommended
+        if advice is None:
             for part in (*node.terms, *map(attrgetter("energy"), node.bases)):
                 if part not in seen:
                     seen.add(part)
                     todo.append(part)
-        elif node.recommended not in found:
-            givers.append(node)
-            found.append(node.recommended)
+        elif all(advice != other for _, other in found):
+            found.append((node, advice))
     if len(found) < 2:
-        return list(zip(givers, found, strict=True))
-    highest = max(advice.precedence for advice in found)
-    return [(node, advice) for node, advice in zip(givers, found, strict=True) if advice.precedence == highest]
+        return found
+    highest = max(advice.precedence for _, advice in found)
+    return [(node, advice) for node, advice in found if advice.precedence == highest]
 
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:
@@ -147,25 +165,20 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
     advice = found[0][1] if found else None
     if advice is not None and advice.precedence and _sampler_class(advice.sampler).traits.values and not energy.has_value:
         advice = None  # it was made for energies with values
-    if advice is not None:
-        name, options = _weighing(energy, advice.sampler), {**advice.options, **options}
-    else:
+    if advice is None:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
+        return name, _sampler_class(name), dict(options)
+    name = advice.sampler
+    if name == "annealed" and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy) and not has_rows(energy):
+        name = "feynman-kac"  # it weighs the chains, unless each has conditions of its own
     sampler = _sampler_class(name)
-    if advice is not None:  # it was tested on the energy itself, where its conditions were free
-        bound = sampler.traits.binds.keys() - energy.conditions
-        if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
-            raise OptionError(
-                f"{energy} recommends {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
-                "unbound, or say another sampler, such as sampler='hmc'."
-            )
-    return name, sampler, dict(options)
-
-
-def _weighing(energy: Energy, name: str) -> str:
-    """Returns the sampler with weights in place of `annealed` for evidence that is weakened, unless chains have conditions of their own."""
-    weak = name == "annealed" and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy)
-    return "feynman-kac" if weak and not has_rows(energy) else name
+    bound = sampler.traits.binds.keys() - energy.conditions  # it was tested on the energy itself, where its conditions were free
+    if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
+        raise OptionError(
+            f"{energy} recommends {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
+            "unbound, or say another sampler, such as sampler='hmc'."
+        )
+    return name, sampler, {**advice.options, **options}
 
 
 def _sampler_class(name: str) -> type[Sampler]:
@@ -185,27 +198,3 @@ def _sampler_class(name: str) -> type[Sampler]:
 
 def _written(advice: Recommendation) -> str:
     return f"{advice.sampler}({', '.join(f'{name}={value}' for name, value in advice.options.items())})"
-
-
-def _check_options(name: str, sampler: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
-    accepted = _accepted_options(sampler)
-    for option in options:
-        if option in accepted:
-            continue
-        if option in sampler.traits.refused:
-            raise OptionError(f"{name} refuses {option}: {sampler.traits.refused[option]}", [option])
-        near = nearest_names(option, [*accepted, *arguments], 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        listed = ", ".join(accepted) if accepted else "no options"
-        raise OptionError(f"{name} has no option {option}; it takes {listed}.{hint}", [option, *accepted, *near])
-    missing = [option for option, required in accepted.items() if required and option not in options]
-    if complete and missing:
-        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)
-
-
-def _accepted_options(sampler: type[Sampler]) -> dict[str, bool]:
-    """Returns the names of a sampler's options, and whether each is required."""
-    if is_dataclass(sampler):
-        return {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(sampler) if f.init}
-    own = list(signature(sampler).parameters.values())
-    return {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -22,7 +22,7 @@ Policy = Literal["raise", "keep"]
 
 @dataclass(frozen=True)
 class Values:
-    """Energies and gradients at $m$ points of chains, under each of $L$ sets of conditions.
+    """Energies and gradients at $m$ points of chains, under each of $L$ sets of conditions: by them an energy is known again.
 
     Args:
         chains: The ids of the chains, with shape $(m,)$.
@@ -57,14 +57,13 @@ class Trace:
 
     Attributes:
         seed: The seed, also when it was drawn.
-        noise: The kind of noise: `blocks` on the CPU, `philox` elsewhere.
+        noise: The kind of noise: `numpy` on the CPU, `philox` elsewhere.
         first_chain: The id of the first chain.
         sampler: The sampler with the options it ran with, tuned ones included.
         tuned: The names of the sampler's options that pilot chains tuned.
         steps: The number of steps since the start, those before a resume included.
         shape: The requested shape.
         on_divergence: The policy for chains that diverged.
-        chains: The ids, from 0, of the $m$ chains of this record: all chains, or those of one process.
         burn_in: The number of steps before points were kept.
         seconds: The duration of the call, tuning included.
         energies: The energies after each step, with shape (steps, $m$); NaN for an energy without value.
@@ -99,7 +98,6 @@ class Trace:
     shape: tuple[int, ...]
     on_divergence: Policy = "raise"
     tuned: tuple[str, ...] = ()
-    chains: range = range(0)
     steps: int = 0
     burn_in: int = 0
     seconds: float | None = None
@@ -122,6 +120,11 @@ class Trace:
     shares: Shares | None = None
     reference: tuple[Values, ...] = ()
 
+    @property
+    def chains(self) -> range:
+        """The ids, counted from 0, of the $m$ chains of this record."""
+        return range(len(self.diverged_at))
+
     def summary(self, burn_in: int | None = None) -> Summary:
         """Returns a summary of the call with its warnings; it prints as a table.
 
@@ -137,11 +140,7 @@ class Trace:
         return summarize(self, burn_in)
 
     def warnings(self, burn_in: int | None = None) -> list[SamplingWarning]:
-        """Returns the warnings of the summary: what was observed, and what to do.
-
-        Args:
-            burn_in: The number of steps to leave out, as for `summary`.
-        """
+        """Returns the warnings of the summary, for the same burn-in: what was observed, and what to do."""
         return list(self.summary(burn_in).warnings)
 
     def to_arviz(self, name: str = "x", dims: Sequence[str] | None = None, coords: Mapping[str, Sequence[Any]] | None = None) -> Any:
@@ -173,16 +172,11 @@ class Trace:
         stats = {"lp": -self.energies[rows].T, "diverging": past}
         if self.acceptance is not None:
             stats["acceptance_rate"] = self.acceptance[rows].T
+        attributes = {name: getattr(self, name) for name in ("seed", "noise", "first_chain", "steps")}
         return {
             "posterior": {} if self.points is None else {"x": _array(self.points.transpose(0, 1))},
             "sample_stats": {name: _array(value) for name, value in stats.items()},
-            "attrs": {
-                "seed": self.seed,
-                "noise": self.noise,
-                "first_chain": self.first_chain,
-                "sampler": repr(self.sampler),
-                "steps": self.steps,
-            },
+            "attrs": {**attributes, "sampler": repr(self.sampler)},
         }
 
     @property

@@ -1,18 +1,27 @@
-"""Energies that wrap another one while sampling, such as an energy for some of the chains with their rows of the bound conditions."""
+r"""Energies around another one while sampling: for some of the chains, and in unconstrained coordinates."""
 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conditioned
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import ShapeError
+from composable_energy.errors import OptionError, ShapeError, SupportWarning, warn_caller
 from composable_energy.events import HeadEnergy
+from composable_energy.sampling.sampler import State
+from composable_energy.supports import Coordinates, contains, format_support
+
+_FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
+_SHARE = 2e-3  # of the points that may be so far off
+_BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
 
 
 def _forwarded(name: str) -> Any:
@@ -39,8 +48,24 @@ class EnergyWrapper(Energy, ABC):
     def terms(self) -> tuple[Energy, ...]:
         return (self.energy,)
 
+    def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        """Returns the result of a method of the wrapped energy: `__call__`, `with_gradient` or `evidence`."""
+        return getattr(self.energy, method)(x, **conditions)
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.evaluate("__call__", x, conditions)
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        return self.evaluate("with_gradient", x, conditions)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.evaluate("evidence", x, conditions)
+
     def __str__(self) -> str:
         return str(self.energy)
+
+
+# Rows of conditions -----------------------------------------------------------------------------------------------------------------------
 
 
 class _RowSelection(EnergyWrapper):
@@ -50,14 +75,8 @@ class _RowSelection(EnergyWrapper):
         super().__init__(energy)
         self.rows = rows
 
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy(x, **{CHAINS: self.rows, **conditions})
-
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        return self.energy.with_gradient(x, **{CHAINS: self.rows, **conditions})
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
+    def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        return super().evaluate(method, x, {CHAINS: self.rows, **conditions})
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -69,13 +88,7 @@ class _RowSelection(EnergyWrapper):
 
 
 def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
-    """Returns an energy for points of some of the `n` rows of its bound conditions.
-
-    Args:
-        energy: The energy.
-        rows: The row of each point.
-        n: The number of rows.
-    """
+    """Returns an energy for points of some of the `n` rows of its bound conditions; `rows` has the row of each point."""
     if CHAINS not in energy.conditions or (isinstance(rows, range) and rows == range(n)):
         return energy
     return _RowSelection(energy, slice(rows.start, rows.stop) if isinstance(rows, range) else rows)
@@ -98,14 +111,11 @@ def repeated(energy: Energy, n: int, times: int) -> Energy:
         n: The number of chains.
         times: How many points each chain has, one after another.
     """
+    rows: Any = torch.arange(n)
     if isinstance(energy, _RowSelection):
-        whole, rows = energy.energy, energy.rows
+        energy, rows = energy.energy, energy.rows
         rows = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-    elif CHAINS in energy.conditions:
-        whole, rows = energy, torch.arange(n)
-    else:
-        return energy
-    return _RowSelection(whole, rows.repeat_interleave(times))
+    return _RowSelection(energy, rows.repeat_interleave(times)) if CHAINS in energy.conditions else energy
 
 
 def check_rows(energy: Energy, n: int) -> None:
@@ -132,7 +142,7 @@ def has_rows(energy: Energy) -> bool:
         if part in seen or CHAINS not in part.conditions:
             continue
         seen.add(part)
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
+        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions:
             return True
         bound = part.values.values() if isinstance(part, Conditioned) else ()
         inside = [*part.terms, *(base.energy for base in part.bases)]
@@ -140,3 +150,113 @@ def has_rows(energy: Energy) -> bool:
             return True
         todo += inside
     return False
+
+
+# Supports ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class UnconstrainedEnergy(EnergyWrapper):
+    r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`.
+
+    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$, without the volume.
+
+    Args:
+        energy: The energy $E$.
+        coordinates: The coordinates of its support.
+        volume: Whether to subtract the logarithm of the volume; without it the minima are those of $E$.
+    """
+
+    with_gradient = Energy.with_gradient  # by autograd
+
+    def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: bool = True) -> None:
+        super().__init__(energy)
+        self.coordinates = coordinates
+        self.volume = volume
+        self.event_shape = coordinates.shape
+
+    def forward(self, u: Tensor, **conditions: Any) -> Tensor:
+        good, x, volume = self._points(u)
+        energies = self.energy(x, **conditions)
+        energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)
+        return energies.masked_fill(u.isnan().flatten(1).any(1), torch.nan) if u.ndim > 1 else energies
+
+    def evidence(self, u: Tensor, **conditions: Any) -> Tensor:
+        good, x, _ = self._points(u)
+        return torch.where(good, self.energy.evidence(x, **conditions), torch.inf)
+
+    def _points(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns where points and volumes are finite, and points and volumes that are finite everywhere, with finite gradients."""
+        with torch.no_grad():
+            x, volume = self.coordinates.points(u)
+            good = volume.isfinite() & (x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite())
+        return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
+
+
+def _unwrapped(energy: Energy) -> Energy:
+    """Returns an energy without its wrappers, up to that in unconstrained coordinates."""
+    while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
+        energy = energy.energy
+    return energy
+
+
+def plain_energy(energy: Energy) -> Energy | None:
+    """Returns the expression inside of an energy that a sampler gets; None if chains move in other coordinates.
+
+    Compiled energies and guards against exceptions are left out.
+    """
+    inside = _unwrapped(energy)
+    return None if isinstance(inside, UnconstrainedEnergy) else inside
+
+
+def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
+    """Returns an energy and points without the coordinates that chains use."""
+    if isinstance(energy, UnconstrainedEnergy):
+        return energy.energy, energy.coordinates.points(x)[0]
+    return energy, x
+
+
+def visible_state(energy: Energy, state: State) -> State:
+    """Returns a state with the points of the support and their energies; the gradient stays that of the chains' coordinates."""
+    inside = _unwrapped(energy)
+    if not isinstance(inside, UnconstrainedEnergy):
+        return state
+    x, volume = inside.coordinates.points(state.x)
+    return replace(state, x=x, energy=state.energy + volume if inside.volume else state.energy)
+
+
+def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
+    """Returns the coordinates of start points, or other given points.
+
+    Raises:
+        OptionError: A point is not inside the support.
+    """
+    if coordinates is None:
+        return init
+    inside = contains(energy.support, init)
+    middle = coordinates.points(init.new_full((1, *coordinates.shape), 0.1))[0]
+    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
+    outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
+    if outside.any():
+        raise OptionError(
+            f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; "
+            f"the first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
+        )
+    return u
+
+
+def near_border(energy: Energy, u: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns which points are as close to the border of a support as numbers can be, of a dtype or of that of the points; shape $(B,)$."""
+    if not isinstance(energy, UnconstrainedEnergy):
+        return torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    return energy.coordinates.rounding(_BEYOND * u, dtype or u.dtype) > _FAR
+
+
+def warn_of_rounding(energy: UnconstrainedEnergy, u: Tensor) -> None:
+    """Warns if points lie where numbers of their dtype are too far apart for the density, such as close to 1 in float32."""
+    share = near_border(energy, u).double().mean().item() if len(u) else 0.0
+    if share > _SHARE:
+        warn_caller(
+            f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "
+            f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            SupportWarning,
+        )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.supports.sets import Support, contains, ends_of, format_support, map_support, name_of, plain
+from composable_energy.supports.sets import MATRICES, Support, contains, ends_of, format_support, is_joined, map_support, name_of, plain
 
 _TURNS = 3  # of the window of angles
 
@@ -33,12 +33,12 @@ class Coordinates(ABC):
 
     Args:
         event: The shape of a point.
-        shape: The shape of its coordinates.
+        shape: The shape of its coordinates; None for that of a point.
     """
 
-    def __init__(self, event: Sequence[int], shape: Sequence[int]) -> None:
+    def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None) -> None:
         self.event = torch.Size(event)
-        self.shape = torch.Size(shape)
+        self.shape = self.event if shape is None else torch.Size(shape)
 
     @abstractmethod
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class Box(Coordinates):
     """Logistic coordinates of an interval, exponential ones of a half-line, and points themselves where both ends are infinite."""
 
     def __init__(self, event: Sequence[int], low: Tensor, high: Tensor) -> None:
-        super().__init__(event, event)
+        super().__init__(event)
         try:
             low, high = low.expand(self.event), high.expand(self.event)
         except RuntimeError as error:
@@ -136,17 +136,19 @@ class Simplex(Coordinates):
 
 
 class Directions(Coordinates):
-    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution."""
+    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution.
 
-    def __init__(self, event: Sequence[int]) -> None:
-        super().__init__(event, event)
+    It has 3 degrees of freedom at least: with fewer the gradient near the origin has no finite variance.
+    """
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        radius = u.norm(dim=-1, keepdim=True)
-        return u / radius, _total(_log_radial(radius.squeeze(-1), u.shape[-1]))
+        radius, degrees = u.norm(dim=-1, keepdim=True), max(u.shape[-1], 3)
+        constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
+        r = radius.squeeze(-1)
+        return u / radius, _total((degrees - u.shape[-1]) * r.log() - r.square() / 2 - constant)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return x * math.sqrt(_degrees(x.shape[-1]) - 1)
+        return x * math.sqrt(max(x.shape[-1], 3) - 1)
 
     def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
         return u.new_zeros(len(u))
@@ -158,9 +160,6 @@ class Angles(Coordinates):
     The window $h(u) = (\sigma(u + 3\pi) - \sigma(u - 3\pi)) / 3$, with the logistic $\sigma$, fulfils $\sum_k h(x + 2\pi k) = 1$ for all x.
     So the angles have exactly the density on the circle. Near the starts $h$ is flat: chains that stay at one turn are right, too.
     """
-
-    def __init__(self, event: Sequence[int]) -> None:
-        super().__init__(event, event)
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         end = _TURNS * math.pi
@@ -209,18 +208,6 @@ class Triangular(Coordinates):
         return lower[..., rows, columns]
 
 
-def _degrees(size: int) -> int:
-    """Returns the degrees of freedom of a radius; with fewer than 3 the gradient near the origin has no finite variance."""
-    return max(size, 3)
-
-
-def _log_radial(radius: Tensor, size: int) -> Tensor:
-    """Returns the logarithm of the density of a vector given its direction, relative to the surface; its radius is chi distributed."""
-    degrees = _degrees(size)
-    constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
-    return (degrees - size) * radius.log() - radius.square() / 2 - constant
-
-
 def _total(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
@@ -229,19 +216,16 @@ class _Parts(Coordinates):
     """The coordinates of the parts of a `cat` or `stack`, one after another in a vector."""
 
     def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        like = torch.empty((1, *event), dtype=dtype, device=device)
         self.stacked = isinstance(support, constraints.stack)
         self.axis = support.dim if support.dim < 0 else support.dim - len(event)
-        if not -len(event) <= self.axis < 0:
-            raise ShapeError(f"The support {format_support(support)} joins along axis {support.dim}, the points have shape {tuple(event)}.")
         self.lengths = [1] * len(support.cseq) if self.stacked else list(support.lengths)
-        if sum(self.lengths) != event[self.axis]:
-            raise ShapeError(f"The support {format_support(support)} has length {sum(self.lengths)}, the points have shape {tuple(event)}.")
-        before, after = list(event[: self.axis]), list(event[self.axis :][1:])
-        shapes = [before + ([] if self.stacked else [length]) + after for length in self.lengths]
+        if not -len(event) <= self.axis < 0 or sum(self.lengths) != event[self.axis]:
+            joins = f"joins {sum(self.lengths)} numbers along axis {support.dim}"
+            raise ShapeError(f"The support {format_support(support)} {joins}, the points have shape {tuple(event)}.")
         line = [torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf)]
-        self.parts = [
-            coordinates_of(part, shape, dtype, device) or Box(shape, *line) for part, shape in zip(support.cseq, shapes, strict=True)
-        ]
+        shapes = [some.shape[1:] for some in self._cut(like)]
+        self.parts = [coordinates_of(part, of, dtype, device) or Box(of, *line) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
         super().__init__(event, (sum(self.sizes),))
 
@@ -251,14 +235,16 @@ class _Parts(Coordinates):
         return join([x for x, _ in found], self.axis), torch.stack([volume for _, volume in found]).sum(0)
 
     def inverse(self, x: Tensor) -> Tensor:
-        some = x.unbind(self.axis) if self.stacked else x.split(self.lengths, self.axis)
-        return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in zip(self.parts, some, strict=True)], 1)
+        return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in zip(self.parts, self._cut(x), strict=True)], 1)
 
     def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.stack([part.rounding(values, dtype) for part, values in self._split(u)]).amax(0)
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)
+
+    def _cut(self, x: Tensor) -> Sequence[Tensor]:
+        return x.unbind(self.axis) if self.stacked else x.split(self.lengths, self.axis)
 
     def _split(self, u: Tensor) -> list[tuple[Coordinates, Tensor]]:
         some = zip(self.parts, u.split(self.sizes, -1), strict=True)
@@ -271,26 +257,21 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     Raises:
         ShapeError, OptionError: The support is for points of another shape, or has no coordinates.
     """
-    support = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
-    if support is None:
+    if plain(support) is None:
         return None
-    if len(event) < (support.event_dim if not isinstance(support, constraints.cat | constraints.stack) else 1):
-        raise ShapeError(f"The support {format_support(support)} is for points of {support.event_dim} axes at least, got {tuple(event)}.")
-    ends = ends_of(support)
+    inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+    if len(event) < (1 if is_joined(inner) else inner.event_dim):
+        raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
+    ends = ends_of(inner)
     if ends is not None:
         return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
-    if isinstance(support, constraints.cat | constraints.stack):
-        return _Parts(support, event, dtype, device)
-    match name_of(support):
-        case "circle":
-            return Angles(event)
-        case "sphere":
-            return Directions(event)
-        case "simplex":
-            return Simplex(event)
-        case "lower_triangular" | "lower_cholesky" | "positive_definite" | "positive_semidefinite":
-            return Triangular(event, str(name_of(support)))
-    return Bijection(support, event)
+    if is_joined(inner):
+        return _Parts(inner, event, dtype, device)
+    name = name_of(inner)
+    if name in MATRICES:
+        return Triangular(event, name)
+    known = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    return known[name](event) if name in known else Bijection(inner, event)
 
 
 def interior(support: Support, x: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ Bound = float | Tensor
 
 _TOLERANCE = 1e-6
 _MIXTURE = getattr(constraints, "MixtureSameFamilyConstraint", constraints.independent)  # since torch 2.7
-_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0)}  # of single numbers in points of these supports
 
 
 class _Circle(Constraint):
@@ -55,28 +54,20 @@ circle: Constraint = _Circle()
 sphere: Constraint = _Sphere()
 empty: Constraint = _Empty()
 
-_SINGLE: dict[str, Constraint] = {
-    "circle": circle,
-    "sphere": sphere,
-    "empty": empty,
-    "real": constraints.real,
-    "simplex": constraints.simplex,
-    "corr_cholesky": constraints.corr_cholesky,
-    "lower_triangular": constraints.lower_triangular,
-    "lower_cholesky": constraints.lower_cholesky,
-    "positive_definite": constraints.positive_definite,
-    "positive_semidefinite": constraints.positive_semidefinite,
+MATRICES = ("lower_triangular", "lower_cholesky", "positive_definite", "positive_semidefinite")
+_SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "empty": empty}
+_SINGLE |= {name: getattr(constraints, name) for name in ("real", "simplex", "corr_cholesky", *MATRICES)}
+_ARGUMENTS = {
+    "greater_than": ("lower_bound",),
+    "greater_than_eq": ("lower_bound",),
+    "less_than": ("upper_bound",),
+    "interval": ("lower_bound", "upper_bound"),
+    "half_open_interval": ("lower_bound", "upper_bound"),
+    "independent": ("base_constraint", "reinterpreted_batch_ndims"),
+    "cat": ("cseq", "dim", "lengths"),
+    "stack": ("cseq", "dim"),
 }
-_BUILT: dict[str, Callable[..., Constraint]] = {
-    "greater_than": constraints.greater_than,
-    "greater_than_eq": constraints.greater_than_eq,
-    "less_than": constraints.less_than,
-    "interval": constraints.interval,
-    "half_open_interval": constraints.half_open_interval,
-    "independent": constraints.independent,
-    "cat": lambda parts, dim, lengths: constraints.cat(parts, dim, lengths),
-    "stack": lambda parts, dim: constraints.stack(parts, dim),
-}
+_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0)}  # of single numbers in points of these supports
 
 
 def check_support(support: Any) -> Support:
@@ -113,15 +104,18 @@ def plain(support: Any) -> Support:
     return None if isinstance(support, type(constraints.real)) else support
 
 
-def parts_of(support: Support) -> list[Support]:
+def is_joined(support: Support) -> bool:
+    """Returns whether a support is a `cat` or `stack` of others."""
+    return isinstance(support, constraints.cat | constraints.stack)
+
+
+def parts_of(support: Any) -> list[Support]:
     """Returns the parts of a `cat` or `stack`, also nested ones; the support itself if it is neither."""
     support = plain(support)
-    if isinstance(support, constraints.cat | constraints.stack):
-        return [part for inner in support.cseq for part in parts_of(inner)]
-    return [support]
+    return [part for inner in support.cseq for part in parts_of(inner)] if is_joined(support) else [support]
 
 
-def split(support: Support, x: Tensor) -> list[tuple[Support, Tensor]]:
+def split(support: Any, x: Tensor) -> list[tuple[Support, Tensor]]:
     """Returns the parts of a `cat` or `stack`, each with its part of points of shape $(B, *)$.
 
     Axes that count from the front are those of one point.
@@ -130,30 +124,24 @@ def split(support: Support, x: Tensor) -> list[tuple[Support, Tensor]]:
         OptionError: The support is for points of another shape.
     """
     support = plain(support)
-    if not isinstance(support, constraints.cat | constraints.stack):
+    if not is_joined(support):
         return [(support, x)]
-    axis = support.dim if support.dim < 0 else support.dim + 1
-    lengths = list(support.lengths) if isinstance(support, constraints.cat) else [1] * len(support.cseq)
+    stacked, axis = isinstance(support, constraints.stack), support.dim if support.dim < 0 else support.dim + 1
+    lengths = [1] * len(support.cseq) if stacked else list(support.lengths)
     if not -x.ndim < axis < x.ndim or sum(lengths) != x.shape[axis]:
         raise OptionError(f"The support {format_support(support)} has length {sum(lengths)}, the points have shape {tuple(x.shape[1:])}.")
-    some = x.split(lengths, axis) if isinstance(support, constraints.cat) else x.unbind(axis)
+    some = x.unbind(axis) if stacked else x.split(lengths, axis)
     return [item for part, values in zip(support.cseq, some, strict=True) for item in split(part, values)]
 
 
 def contains(support: Support, x: Tensor) -> Tensor:
     """Returns whether points with shape $(B, *)$ are in a support, with shape $(B,)$; a point that is not finite is not."""
-    inside = _rows(x.isfinite())
-    for part, some in split(support, x):
-        inside = inside if part is None else inside & _rows(_check(part, some))
-    return inside
-
-
-def _rows(inside: Tensor) -> Tensor:
-    return inside.flatten(1).all(1) if inside.ndim > 1 else inside
+    checks = [x.isfinite(), *(_check(part, some) for part, some in split(support, x) if part is not None)]
+    return torch.stack([check.flatten(1).all(1) if check.ndim > 1 else check for check in checks]).all(0)
 
 
 def _check(support: Constraint, x: Tensor) -> Tensor:
-    if isinstance(support, type(constraints.simplex)):  # torch's tolerance is that of float64
+    if support is constraints.simplex:  # torch's tolerance is that of float64
         return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() < _tolerance(x))
     if name_of(support) in ("positive_definite", "positive_semidefinite"):  # torch skips the test where another matrix is not symmetric
         mirrored = torch.isclose(x, x.mT, atol=_TOLERANCE).flatten(-2).all(-1)
@@ -170,16 +158,10 @@ def _tolerance(x: Tensor) -> float:
 
 def ends_of(support: Support) -> tuple[Bound, Bound] | None:
     """Returns the ends of an interval, infinite for a half-line or all of R^n; None for any other support."""
-    match plain(support):
-        case None:
-            return -math.inf, math.inf
-        case constraints.greater_than(lower_bound=low) | constraints.greater_than_eq(lower_bound=low):
-            return low, math.inf
-        case constraints.less_than(upper_bound=high):
-            return -math.inf, high
-        case constraints.interval(lower_bound=low, upper_bound=high) | constraints.half_open_interval(lower_bound=low, upper_bound=high):
-            return low, high
-    return None
+    support = plain(support)
+    if support is not None and not {"lower_bound", "upper_bound"}.intersection(_ARGUMENTS.get(name_of(support) or "", ())):
+        return None
+    return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
 
 
 def interval(low: Bound, high: Bound) -> Support:
@@ -190,13 +172,42 @@ def interval(low: Bound, high: Bound) -> Support:
     return constraints.greater_than(low) if below else constraints.less_than(high) if above else None
 
 
+def is_full(support: Support) -> bool:
+    """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
+    return support is None or all(ends_of(part) is not None for part in parts_of(support))
+
+
+def is_bounded(support: Support) -> bool:
+    """Returns whether a support is known to have a finite volume."""
+    for part in parts_of(support):
+        ends = (0.0, 1.0) if part is not None and name_of(part) in ("circle", *_RANGES) else ends_of(part)
+        if ends is None or not _all(torch.as_tensor(ends[1] - ends[0]).isfinite()):
+            return False
+    return True
+
+
+def _all(condition: bool | Tensor) -> bool:
+    return bool(torch.as_tensor(condition).all())
+
+
+def _larger(a: Bound, b: Bound) -> Bound:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return max(a, b)
+    like = a if isinstance(a, Tensor) else b
+    return torch.maximum(*(torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in (a, b)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _smaller(a: Bound, b: Bound) -> Bound:
+    return -_larger(-a, -b)
+
+
 # Text and data ------------------------------------------------------------------------------------------------------------------------
 
 
 def name_of(support: Constraint) -> str | None:
     """Returns the name of a support that this module knows; None for a constraint of another package."""
-    found = (name for name, known in _SINGLE.items() if type(known) is type(support))
-    return next(found, None) or next((name for name in _BUILT if type(support) is getattr(constraints, name)), None)
+    single = (name for name, known in _SINGLE.items() if type(known) is type(support))
+    return next(single, None) or next((name for name in _ARGUMENTS if type(support) is getattr(constraints, name)), None)
 
 
 def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
@@ -208,10 +219,7 @@ def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
     name = name_of(support)
     if name is None:
         raise ExpressionError(f"The support {type(support).__name__} is not one of torch's or this library's, so it cannot be saved.")
-    if name in _SINGLE:
-        return name, []
-    names = ("lower_bound", "upper_bound", "base_constraint", "reinterpreted_batch_ndims", "cseq", "dim", "lengths")
-    return name, [vars(support)[part] for part in names if part in vars(support)]
+    return name, [getattr(support, argument) for argument in _ARGUMENTS.get(name, ())]
 
 
 def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
@@ -223,10 +231,9 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     if name in _SINGLE and not arguments:
         return _SINGLE[name]
     kinds = int | float | Tensor | Constraint | (list if name in ("cat", "stack") else Tensor)
-    bounds = all(isinstance(value, kinds) for value in arguments)
-    if name not in _BUILT or not bounds:
+    if len(arguments) != len(_ARGUMENTS.get(name, ())) or not all(isinstance(value, kinds) for value in arguments) or name in _SINGLE:
         raise ValueError(f"the support {name!r} with {len(arguments)} arguments is not known")
-    support = _BUILT[name](*arguments)
+    support = getattr(constraints, name)(*arguments)
     try:
         check_support(support)
     except OptionError as error:
@@ -234,18 +241,17 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     return support
 
 
-def format_support(support: Support) -> str:
+def format_support(support: Any) -> str:
     """Returns a support as text, such as `interval(0, 1)`."""
     support = plain(support)
     if support is None:
         return "all of R^n"
-    name = name_of(support)
-    if name is None or name in _SINGLE:
-        return name or type(support).__name__.lstrip("_")
-    if isinstance(support, constraints.cat | constraints.stack):
-        return f"{name}({', '.join(map(format_support, support.cseq))})"
-    bounds = ", ".join(_format_bound(value) for value in arguments_of(support)[1])
-    return {"greater_than(0)": "positive", "greater_than_eq(0)": "nonnegative"}.get(f"{name}({bounds})", f"{name}({bounds})")
+    name = name_of(support) or type(support).__name__.lstrip("_")
+    if name not in _ARGUMENTS:
+        return name
+    parts = map(format_support, vars(support)["cseq"]) if is_joined(support) else map(_format_bound, arguments_of(support)[1])
+    text = f"{name}({', '.join(parts)})"
+    return {"greater_than(0)": "positive", "greater_than_eq(0)": "nonnegative"}.get(text, text)
 
 
 def _format_bound(bound: Bound) -> str:
@@ -285,7 +291,7 @@ def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
     """
     owner, found = terms[0]
     for other, support in terms[1:]:
-        both = _intersect_two(found, support)
+        both = found if support is found else _intersect_two(found, support)
         if both is ...:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; the intersection is none of the "
@@ -301,15 +307,18 @@ def _intersect_two(a: Support, b: Support) -> Support | EllipsisType:
         return a
     if includes(a, b):
         return b
-    one, other = ((-math.pi, math.pi) if _has_name(support, "circle") else ends_of(support) for support in (a, b))
+    one, other = ((-math.pi, math.pi) if isinstance(support, _Circle) else ends_of(support) for support in (a, b))
     if one is not None and other is not None:
         low, high = _larger(one[0], other[0]), _smaller(one[1], other[1])
         return interval(low, high) if _all(low < high) else empty
     joined = [_intersect_two(*pair) for pair in _pairs(a, b)]
-    if any(_has_name(both, "empty") for both in joined):
+    if any(isinstance(both, _Empty) for both in joined):
         return empty
-    parts = [both for both in joined if both is not ...]
-    return _rebuild(a if _is_joined(a) else b, parts) if parts and len(parts) == len(joined) else ...
+    if not joined or any(both is ... for both in joined):
+        return ...
+    whole = copy.copy(a if is_joined(a) else b)
+    vars(whole)["cseq"] = [constraints.real if part is None else part for part in joined]
+    return whole
 
 
 def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Support:
@@ -322,38 +331,28 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
     Raises:
         ExpressionError: A union is none of the known supports.
     """
-    (owner, found), *others = [term for term in terms if not _has_name(term[1], "empty")] or terms
+    (owner, found), *others = [term for term in terms if not isinstance(term[1], _Empty)] or terms
     for other, support in others:
-        alike = is_full(found) == is_full(support)
+        alike, one, two = is_full(found) == is_full(support), ends_of(found), ends_of(support)
         if alike and includes(found, support):
             continue
         if alike and includes(support, found):
             owner, found = other, support
-            continue
-        hull = _hull(found, support) if one_number else ...
-        if hull is ...:
+        elif one_number and one and two and _all(_larger(one[0], two[0]) <= _smaller(one[1], two[1])):
+            found = interval(_smaller(one[0], two[0]), _larger(one[1], two[1]))
+        else:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; their mixture cannot be sampled, as "
                 "neither support includes the other. Give it one that holds both, as in `(A | B).on(...)`."
             )
-        found = hull
     return found
-
-
-def _hull(a: Support, b: Support) -> Support | EllipsisType:
-    """Returns the union of two intervals of numbers that overlap; an ellipsis for other supports."""
-    one, other = ends_of(a), ends_of(b)
-    if one is None or other is None or not _all(_larger(one[0], other[0]) <= _smaller(one[1], other[1])):
-        return ...
-    return interval(_smaller(one[0], other[0]), _larger(one[1], other[1]))
 
 
 def includes(a: Support, b: Support) -> bool:
     """Returns whether a support includes another, as far as it is known."""
-    if a is None or same_support(a, b) or _has_name(b, "empty"):
+    if a is None or same_support(a, b) or isinstance(b, _Empty):
         return True
-    outer = ends_of(a)
-    inner = None if b is None else _RANGES.get(name_of(b) or "", ends_of(b))
+    outer, inner = ends_of(a), None if b is None else _RANGES.get(name_of(b) or "", ends_of(b))
     if outer is not None and inner is not None:
         return _all(outer[0] <= inner[0]) and _all(inner[1] <= outer[1])
     pairs = _pairs(a, b)
@@ -368,69 +367,20 @@ def same_support(a: Support, b: Support) -> bool:
         return _all(one[0] == other[0]) and _all(one[1] == other[1])
     if type(a) is not type(b):
         return False
-    if _is_joined(a):
+    if is_joined(a):
         pairs = _pairs(a, b)
         return bool(pairs) and all(same_support(*pair) for pair in pairs)
     pairs = [(value, vars(b).get(name)) for name, value in vars(a).items()]
     return all(torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y for x, y in pairs)
 
 
-def is_full(support: Support) -> bool:
-    """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return all(ends_of(part) is not None for part in parts_of(support))
-
-
-def is_bounded(support: Support) -> bool:
-    """Returns whether a support is known to have a finite volume."""
-    for part in parts_of(support):
-        ends = ends_of(part)
-        if ends is None and not (part is not None and name_of(part) in ("circle", *_RANGES)):
-            return False
-        if ends is not None and not _all(torch.as_tensor(ends[1] - ends[0]).isfinite()):
-            return False
-    return True
-
-
-def _pairs(a: Support, b: Support) -> list[tuple[Support, Support]]:
+def _pairs(a: Any, b: Any) -> list[tuple[Support, Support]]:
     """Returns the pairs of parts of two supports of which one is a `cat` or `stack`; none if they do not fit."""
-    if not _is_joined(a):
-        return [(one, other) for other, one in _pairs(b, a)] if _is_joined(b) else []
+    if not is_joined(a):
+        return [(one, other) for other, one in _pairs(b, a)] if is_joined(b) else []
     ends = ends_of(b)
     if ends is not None and not any(isinstance(end, Tensor) and end.ndim for end in ends):
-        return [(plain(part), b) for part in a.cseq]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        return [(plain(part), b) for part in a.cseq]
     if type(a) is not type(b) or any(vars(a)[name] != vars(b)[name] for name in ("dim", "lengths") if name in vars(a)):
         return []
-    return list(zip(map(plain, a.cseq), map(plain, b.cseq), strict=True)) if len(a.cseq) == len(b.cseq) else []  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-
-
-def _rebuild(support: Support, parts: Sequence[Support]) -> Support:
-    found = [constraints.real if part is None else part for part in parts]
-    if isinstance(support, constraints.cat):
-        return constraints.cat(found, support.dim, support.lengths)
-    return constraints.stack(found, support.dim)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-
-
-def _is_joined(support: Support) -> bool:
-    return isinstance(support, constraints.cat | constraints.stack)
-
-
-def _has_name(support: Support | EllipsisType, name: str) -> bool:
-    return isinstance(support, constraints.Constraint) and name_of(support) == name
-
-
-def _all(condition: bool | Tensor) -> bool:
-    return bool(condition.all()) if isinstance(condition, Tensor) else condition
-
-
-def _larger(a: Bound, b: Bound) -> Bound:
-    return _extreme(torch.maximum, max, a, b)
-
-
-def _smaller(a: Bound, b: Bound) -> Bound:
-    return _extreme(torch.minimum, min, a, b)
-
-
-def _extreme(function: Callable[[Tensor, Tensor], Tensor], plainly: Callable[[float, float], float], a: Bound, b: Bound) -> Bound:
-    if isinstance(a, Tensor):
-        return function(a, torch.as_tensor(b, dtype=a.dtype, device=a.device))
-    return function(torch.as_tensor(a, dtype=b.dtype, device=b.device), b) if isinstance(b, Tensor) else plainly(a, b)
+    return list(zip(map(plain, a.cseq), map(plain, b.cseq), strict=True)) if len(a.cseq) == len(b.cseq) else []

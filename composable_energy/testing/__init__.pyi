@@ -1,13 +1,13 @@
+from composable_energy.testing.checks import Banana as Banana
 from composable_energy.testing.checks import Check as Check
+from composable_energy.testing.checks import Gaussian as Gaussian
 from composable_energy.testing.checks import SkipCheck as SkipCheck
 from composable_energy.testing.checks import assert_close as assert_close
 from composable_energy.testing.checks import build_subject as build_subject
 from composable_energy.testing.checks import named_checks as named_checks
+from composable_energy.testing.checks import parametrize_with_checks as parametrize_with_checks
 from composable_energy.testing.checks import run_checks as run_checks
 from composable_energy.testing.energies import check_energy as check_energy
 from composable_energy.testing.energies import energy_checks as energy_checks
-from composable_energy.testing.pytest_integration import parametrize_with_checks as parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler as check_sampler
 from composable_energy.testing.samplers import sampler_checks as sampler_checks
-from composable_energy.testing.targets import Banana as Banana
-from composable_energy.testing.targets import Gaussian as Gaussian

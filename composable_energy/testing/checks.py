@@ -1,15 +1,18 @@
-"""Named checks, and functions that run them."""
+"""Named checks, functions that run them, and the energies with known densities that they use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, OptionError
+from composable_energy.sampling.noise import Noise
 
 T = TypeVar("T")
 
@@ -54,12 +57,7 @@ class Check:
     function: Callable[[], None]
 
     def __call__(self) -> None:
-        """Runs the check.
-
-        Raises:
-            AssertionError: The check fails, or raises any other error.
-            SkipCheck: The check does not apply.
-        """
+        """Runs the check; any other error than `SkipCheck` is a failure."""
         try:
             self.function()
         except (AssertionError, SkipCheck):
@@ -81,7 +79,7 @@ def named_checks(table: Mapping[str, Callable[..., None]], *subject: Any) -> lis
     return [Check(name, partial(function, *subject)) for name, function in table.items()]
 
 
-def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
+def run_checks(checks: Sequence[Check], expected_failures: Mapping[str, str] | None = None) -> None:
     """Runs checks up to the first that fails, whose consequences the later ones might report.
 
     Args:
@@ -92,7 +90,7 @@ def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | N
         AssertionError: A check fails, or one that was expected to fail passes.
         OptionError: A name in `expected_failures` is unknown.
     """
-    checks, expected = check_expected_failures(checks, expected_failures)
+    expected = _check_names(checks, expected_failures)
     for number, check in enumerate(checks, 1):
         try:
             check()
@@ -106,17 +104,39 @@ def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | N
                 raise AssertionError(f"{check.name}: holds now; take it off expected_failures ({expected[check.name]})")
 
 
-def check_expected_failures(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> tuple[list[Check], Mapping[str, str]]:
-    """Returns the checks and the expected failures.
+def parametrize_with_checks(checks: Sequence[Check], *, expected_failures: Mapping[str, str] | None = None) -> Callable[[Any], Any]:
+    """Returns a decorator for one test of pytest per check: the test function gets the argument `check` and calls it.
+
+    Args:
+        checks: The checks, such as `energy_checks(...)`.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes fails the test.
 
     Raises:
-        OptionError: A name is unknown.
+        OptionError: A name in `expected_failures` is unknown.
     """
-    checks, expected = list(checks), expected_failures or {}
+    import pytest
+
+    expected = _check_names(checks, expected_failures)
+
+    def run(check: Check) -> None:
+        try:
+            check()
+        except SkipCheck as reason:
+            pytest.skip(str(reason))
+
+    def parameter(check: Check) -> Any:
+        known = [pytest.mark.xfail(raises=AssertionError, reason=expected[check.name], strict=True)] if check.name in expected else []
+        return pytest.param(Check(check.name, partial(run, check)), id=check.name, marks=known)
+
+    return pytest.mark.parametrize("check", [parameter(check) for check in checks])
+
+
+def _check_names(checks: Sequence[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
+    expected = expected_failures or {}
     unknown = expected.keys() - {check.name for check in checks}
     if unknown:
         raise OptionError(f"expected_failures names {', '.join(sorted(unknown))}; the checks are {', '.join(map(str, checks))}.")
-    return checks, expected
+    return expected
 
 
 def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
@@ -132,11 +152,54 @@ def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, networ
         factor: The tolerance in units of $50 \epsilon$.
         network: The network that computed them, if it was evaluated in batches of different sizes or in different ways.
     """
-    import torch
-
     assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
     terms = 0 if network is None else sum(parameter.numel() for parameter in network.parameters())
     tolerance = max(factor * 50, terms**0.5) * torch.finfo(a.dtype).eps
     scale = 1 + b.detach().abs().nan_to_num(posinf=0.0).amax().item() if b.numel() else 1.0
     same = (a == b) | ((a - b).abs() <= tolerance * scale)
     assert bool(same.all()), f"{what}: off by up to {(a - b).abs()[~same].max().item():.3g} where {tolerance * scale:.3g} is rounding"
+
+
+# Energies ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Gaussian(Energy):
+    r"""A Gaussian with noise of level $\sigma$: $E(x, \sigma) = \lVert x - \mu \rVert^2 / 2 (s^2 + \sigma^2)$.
+
+    Args:
+        mean: $\mu$, with the shape of one point.
+        scale: $s$.
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.scale = scale
+        self.event_shape = mean.shape
+
+    def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        square = (x - self.mean).flatten(1).square().sum(1)
+        return square / (2 * (self.scale**2 + torch.as_tensor(sigma).to(x).square()))
+
+
+class Banana(Energy):
+    r"""A curved density with large gradients in its tails: $x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.whitened(x).T
+        return (first.square() + second.square()) / 2
+
+    def exact(self, noise: Noise, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Returns independent exact draws, with shape $(B, 2)$, one for each chain of the noise."""
+        first, second = noise.normal(torch.zeros(len(noise.chains), 2, dtype=dtype)).T
+        return torch.stack([first, first.square() + second / 2], 1)
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """Returns $x_1$ and $2 (x_2 - x_1^2)$, with shape $(B, 2)$; of exact draws they are standard normal."""
+        return torch.stack([x[:, 0], 2 * (x[:, 1] - x[:, 0].square())], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,38 +14,30 @@ from torch import Tensor, nn
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
+from composable_energy.registry import get
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.sampling.noise import Noise
-from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
-from composable_energy.testing.invariance import assert_invariant
-from composable_energy.testing.targets import Banana, Gaussian, NetworkEnergy
+from composable_energy.testing.checks import Banana, Check, Gaussian, SkipCheck, assert_close, build_subject, named_checks, run_checks
+
+_EXACT_CHAINS, _EXACT_STEPS = 20_000, 20
+_MOST_ERRORS = 4.5  # standard errors; a correct sampler exceeds it for one of the five moments in 1 of 30,000 seeds
+_MOST_DISTANCE = 2.47  # Kolmogorov's distance times the square root of n; p = 1e-5
 
 SamplerLike = str | type[Sampler] | Sampler
 
 
-def check_sampler(
-    sampler: SamplerLike,
-    *,
-    steps: int | None = None,
-    variance: float = 1.0,
-    bias: float = 0.0,
-    exact: bool | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-) -> None:
+def check_sampler(sampler: SamplerLike, *, expected_failures: Mapping[str, str] | None = None, **options: Any) -> None:
     """Runs the checks of a sampler; see `sampler_checks`.
 
     Args:
         sampler: The sampler with its options, or its class or name.
-        steps: The number of steps to converge on a unit Gaussian; None for its default.
-        variance: The variance of its draws from a unit Gaussian, if its step size biases it.
-        bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
-        exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
+        **options: The options of `sampler_checks`.
 
     Raises:
         AssertionError: A check fails.
     """
-    run_checks(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
+    run_checks(sampler_checks(sampler, **options), expected_failures)
 
 
 def sampler_checks(
@@ -76,7 +68,7 @@ def sampler_checks(
         bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
         exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
-    return named_checks(_CHECKS, _Subject(sampler, steps, variance, bias, exact))
+    return named_checks({function.__name__[1:]: function for function in _CHECKS}, _Subject(sampler, steps, variance, bias, exact))
 
 
 @dataclass(frozen=True)
@@ -111,15 +103,9 @@ class _Subject:
         with torch.no_grad():
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
 
-    @property
+    @cached_property
     def instance(self) -> Sampler:
-        if isinstance(self.sampler, Sampler):
-            return self.sampler
-        if isinstance(self.sampler, str):
-            from composable_energy.registry import get
-
-            return get("sampler", self.sampler)()
-        return self.sampler()
+        return build_subject(self.sampler, Sampler, lambda name: get("sampler", name)())
 
 
 def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
@@ -127,11 +113,6 @@ def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
 
 
 def _build(subject: _Subject) -> None:
-    try:
-        instance = subject.instance
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(instance, Sampler), f"a {type(instance).__name__} is no Sampler"
     assert isinstance(subject.tuned, Sampler), f"`tune` returns a {type(subject.tuned).__name__} in place of a sampler and points"
     result = subject.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)
     assert isinstance(result, tuple) and len(result) == 2, "`step` returns a state and an `Info`"
@@ -181,10 +162,42 @@ def _exact(subject: _Subject) -> None:
         raise SkipCheck("it is not exact")
     if subject.exact is None and not subject.rejects:
         raise SkipCheck("it never rejects, so a step is not exact; use `exact=True` to check it anyway")
+    target = Banana()
+    start = target.exact(Noise(0, range(_EXACT_CHAINS)).child("exact draws"))
     try:
-        assert_invariant(sample, sampler=subject.sampler, seed=0)
+        drawn = sample(target, start.shape, sampler=subject.sampler, init=start, steps=_EXACT_STEPS, seed=0)
     except SamplingDiverged as error:
         raise AssertionError(f"exact draws do not stay exact: {error}") from error
+    errors, distance = measure_deviations(target.whitened(drawn))
+    worst, wrong = max(errors, key=lambda name: errors[name]), f"exact draws do not stay exact: after {_EXACT_STEPS} steps"
+    assert errors[worst] < _MOST_ERRORS, f"{wrong} the {worst} is {errors[worst]:.1f} standard errors off"
+    assert distance < _MOST_DISTANCE, f"{wrong} Kolmogorov and Smirnov give p < 1e-5"
+
+
+def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
+    r"""Returns the deviations of points from a standard normal distribution.
+
+    Args:
+        white: Points, with shape $(n, 2)$.
+
+    Returns:
+        The deviations of five moments in standard errors, and the larger Kolmogorov distance of the two coordinates times $\sqrt n$,
+        which is above 2.47 in 1 of 100,000 cases.
+    """
+    n = len(white)
+    first, second = white.double().T
+    moments = {
+        "first mean": first.mean(),
+        "second mean": second.mean(),
+        "first variance": (first.square().mean() - 1) / math.sqrt(2),
+        "second variance": (second.square().mean() - 1) / math.sqrt(2),
+        "correlation": (first * second).mean(),
+    }
+    errors = {name: abs(float(value)) * math.sqrt(n) for name, value in moments.items()}
+    below = torch.special.ndtr(white.double().sort(dim=0).values)
+    steps = torch.arange(n, dtype=torch.float64)[:, None]
+    distance = torch.maximum((steps + 1) / n - below, below - steps / n).max().item()
+    return {name: error if math.isfinite(error) else math.inf for name, error in errors.items()}, distance * math.sqrt(n)
 
 
 def _noise(subject: _Subject) -> None:
@@ -241,9 +254,20 @@ def _values(subject: _Subject) -> None:
         assert_close(state.grad[kept], gradients[kept], "gradients of the state and of its points", factor=10)
 
 
+class _NetworkEnergy(Gaussian):
+    """A Gaussian plus a bounded network, which noise blurs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(torch.zeros(2, dtype=torch.float64))
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh() / (1 + torch.as_tensor(sigma) ** 2)
+
+
 def _gradients(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    energy = NetworkEnergy(network)
+    energy = _NetworkEnergy(network)
     drawn = subject.draw(energy, (4, 2))
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
@@ -259,23 +283,9 @@ def _input(subject: _Subject) -> None:
 def _modes(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    subject.draw(NetworkEnergy(network), (4, 2))
+    subject.draw(_NetworkEnergy(network), (4, 2))
     assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
 
 
-_CHECKS: Mapping[str, Callable[[_Subject], None]] = {
-    "build": _build,
-    "shape": _shape,
-    "seed": _seed,
-    "noise": _noise,
-    "state": _state,
-    "values": _values,
-    "chunks": _chunks,
-    "resume": _resume,
-    "exact": _exact,
-    "moments": _moments,
-    "gradients": _gradients,
-    "input": _input,
-    "modes": _modes,
-}
+_CHECKS = (_build, _shape, _seed, _noise, _state, _values, _chunks, _resume, _exact, _moments, _gradients, _input, _modes)

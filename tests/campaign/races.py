@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import InUseError
+from composable_energy.errors import StorageError
 from composable_energy_training import Callback, Trainer
 from plugins.training.tests.run_helpers import Scripted, trainer
 from tests.campaign.crashes import CALL, names_in, normal
@@ -90,7 +90,7 @@ def sample(place: Path, wanted: torch.Tensor) -> int:
         found = BOWL.sample(
             (4, 3), observers=[ce.sampling.Stop(observe), ce.sampling.Checkpoint(place / "run" / "c", every=0)], **{**CALL, "steps": _STEPS}
         )
-    except InUseError:
+    except StorageError:
         return 0
     check(torch.equal(found, wanted), "silent wrong answer", "two processes with a checkpoint")
     return 1
@@ -110,7 +110,7 @@ def train(place: Path) -> int:
     """Trains in a folder that others use too; returns whether it was free."""
     try:
         trainer(Scripted({}), None, out=place / "run", steps=_STEPS, checkpoint_every=2, callbacks=[Alone(place)]).fit()
-    except InUseError:
+    except StorageError:
         return 0
     return 1
 

@@ -21,7 +21,7 @@ from torch.distributions import Gamma, Normal, VonMises
 
 import composable_energy as ce
 from benchmarks.score_mixtures import expressions
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from tests.factories import DTYPE, LEAVES, Noisy
 from tests.toys import AnyTiles
 

@@ -176,4 +176,4 @@ def test_paths_contradict_draws_of_separate_modes():
     far = Normal(torch.zeros(1), 0.3)
     two = ce.as_energy(lambda x: -torch.logaddexp(math.log(0.9) + far.log_prob(x + 4)[:, 0], math.log(0.1) + far.log_prob(x - 4)[:, 0]))
     with pytest.warns(ce.SamplingWarning, match=r"weak: Chains of `annealed` are not weighed .* Use `tempering` or `smc`"):
-        two.sample((N, 1), sampler="annealed", levels=8, seed=11)
+        two.sample((N, 1), sampler="annealed", levels=8, mean=torch.tensor([-3.6]), scale=torch.tensor([2.3]), seed=11)

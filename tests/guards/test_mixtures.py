@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, Gamma, Independent, MixtureSameFamily, Normal, VonMises
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.supports import interval
 
 SAMPLERS = ["chees", "hmc", "mala", "langevin", "underdamped", "tempering", "smc"]

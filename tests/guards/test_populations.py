@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Normal
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 
 
 def mixture(means, sds, weights, axes: int) -> ce.Energy:

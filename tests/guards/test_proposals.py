@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Beta, Chi2, Dirichlet, Gamma, LogNormal, Weibull
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.errors import SamplingDiverged, SupportWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")

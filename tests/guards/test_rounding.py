@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 
 HINT = r"rounding: Energies are about .* apart: too coarse for what they decide, .* dtype=torch.float64, .* leave a constant"
 

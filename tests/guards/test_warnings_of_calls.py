@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, StudentT
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.energies.bases import WeightedBase
 from composable_energy.energies.checks import check_batch, check_value
-from composable_energy.energies.evaluation import memo_scope
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ContradictionError, ExpressionError, MixtureWarning, OptionError
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
@@ -59,7 +59,7 @@ class ClassEnergies(nn.Module, ABC):
             ExpressionError: An energy is not a number.
         """
         check_batch(self.energy, x)
-        with memo_scope():  # a network that all classes share is evaluated once
+        with evaluating():  # a network that all classes share is evaluated once
             found = self.evidence(x)
         like = next((energies for energies in found if energies is not None), None)
         if like is None:
@@ -157,7 +157,7 @@ class Marginal(ce.Energy):
     def forward(self, x: Tensor) -> Tensor:
         if self.classes.exhaustive and self.offsets is None:
             return self.classes.base(x)
-        with memo_scope():
+        with evaluating():
             energies = self.classes(x)
             shifted = energies if self.offsets is None else energies - energies.new_tensor(self.offsets)
             return self.classes.base(x) - torch.logsumexp(-shifted, 1)

@@ -289,7 +289,7 @@ def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::composable_energy.diagnostics.SamplingWarning")  # one step shows no formula
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")  # one step shows no formula
 @pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")
 def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixture[str]):
     draw = random.Random(0)

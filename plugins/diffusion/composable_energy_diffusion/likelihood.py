@@ -77,7 +77,7 @@ def log_likelihood(
 
     Example:
         >>> import torch
-        >>> from composable_energy.testing.targets import Gaussian
+        >>> from composable_energy.testing import Gaussian
         >>> found = log_likelihood(Gaussian(torch.zeros(2).double()), torch.zeros(1, 2).double(), exact=True)
         >>> round(found.values.item(), 2)
         -1.84

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.diagnostics import SamplingWarning
+from composable_energy import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.sampling import Noise
 from composable_energy.testing import Check, Gaussian, parametrize_with_checks, sampler_checks

@@ -18,7 +18,7 @@ class TestPreparation:
         return Noise(seed=3, chains=range(count), step=2, **options)
 
     @pytest.mark.slow
-    @given(st.sets(st.integers(0, 39), min_size=1), st.sampled_from(["blocks", "philox"]), st.sampled_from(["none", "uniform", 0.1]))
+    @given(st.sets(st.integers(0, 39), min_size=1), st.sampled_from(["numpy", "philox"]), st.sampled_from(["none", "uniform", 0.1]))
     @settings(max_examples=30, deadline=None)
     def test_a_row_depends_on_its_chain_only(self, rows, kind, dequantize):
         prepare = Preparation(flip=True, padding=2, dequantize=dequantize, rotation=20, zoom=0.1, shift=0.1, bend=0.05)

@@ -139,7 +139,7 @@ def _sources(energy: Energy) -> list[Source]:
     while todo:
         part = todo.pop()
         if part.formula is not None:
-            found += [_source(variable.network, variable.columns) for variable in part.formula.variables]
+            found += [_source(variable.source.network, variable.columns) for variable in part.formula.variables]
         elif not part.terms and "network" in dict(part.named_children()):
             found.append(_source(part.get_submodule("network"), None))
         else:

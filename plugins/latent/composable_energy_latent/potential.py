@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.energies.conditions import CHAINS
-from composable_energy.energies.evaluation import memo_scope
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
 from composable_energy.supports import coordinates_of
@@ -85,7 +85,7 @@ class Potential:
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         """Returns the potential, with shape $(b,)$, of points with shape $(b, *)$ that belong to some rows of the start."""
         weights = self.weights
-        with memo_scope():
+        with evaluating():
             near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
             count = self.noise.shape[1]
             every = rows.repeat_interleave(count)

@@ -12,7 +12,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import rows_for
-from composable_energy.energies.evaluation import denoising, evaluating, substituting
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.sampling import emit_warnings, energy_and_gradient, plain_energy
 from composable_energy.sampling.wrappers import chains_of
 from composable_energy_mcmc.widening import widen
@@ -57,14 +57,12 @@ class _Mixed(NamedTuple):
             widened: Whether terms may allow for the spread of the data around the denoised points.
         """
         conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(root=self.expression):
+        with torch.inference_mode(False), torch.enable_grad():
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
             left_out = self.parts.leaves if self.parts.additive and not leaves else ()
-            with (
-                denoising(point, z, sigma if widened else None),
-                substituting({leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}),
-            ):
+            given = {leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}
+            with evaluating(root=self.expression, given=given, denoised=(point, z, sigma if widened else None)):
                 energies = self.expression(point, **conditions)
             found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
         direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)

@@ -14,6 +14,7 @@ from composable_energy_training.joint_classifier import JointEnergyClassifier as
 from composable_energy_training.label_contrast import LabelContrast as LabelContrast
 from composable_energy_training.monitor import Alert as Alert
 from composable_energy_training.monitor import Monitor as Monitor
+from composable_energy_training.monitor import TrainingDiverged as TrainingDiverged
 from composable_energy_training.noise_contrastive import NoiseContrastive as NoiseContrastive
 from composable_energy_training.noise_distributions import FlowNoise as FlowNoise
 from composable_energy_training.noise_distributions import GaussianNoise as GaussianNoise

@@ -42,7 +42,7 @@ class CheckpointStore:
         """Holds the lock of the folder, so that no other run writes there.
 
         Raises:
-            InUseError: Another run, here or in another process, has the folder.
+            StorageError: Another run, here or in another process, has the folder.
             StorageError: The folder cannot be written.
         """
         with ExitStack() as stack:

@@ -13,12 +13,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.options import check_integer, check_number
 
 Action = Literal["lower", "rollback", "stop"]
 
 _SPREADS = 3  # healthy runs stay below 1.8; chains that lose the data are further away
+
+
+class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
+    """Training diverged, and the monitor stopped it.
+
+    Attributes:
+        step: The step at which it stopped.
+        checkpoint: The last good checkpoint; None if there is none.
+    """
+
+    documentation = "errors.md#trainingdiverged"
+
+    def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.checkpoint = checkpoint
 
 
 @dataclass(frozen=True)

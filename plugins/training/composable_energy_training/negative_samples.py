@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
-from composable_energy import Energy
+from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.options import check_integer
 from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_sampler, sample

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError, TrainingDiverged
+from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
 from composable_energy.files import expanded
 from composable_energy.options import check_integer, check_number, ran_out
 from composable_energy.sampling.noise import Noise
@@ -29,7 +29,7 @@ from composable_energy_training.checkpoint_store import CheckpointStore
 from composable_energy_training.description import describe, describe_modules
 from composable_energy_training.ema import EMA, copy_tensors
 from composable_energy_training.fingerprint import Fingerprint
-from composable_energy_training.monitor import Alert, Monitor, MonitorState, stop_error
+from composable_energy_training.monitor import Alert, Monitor, MonitorState, TrainingDiverged, stop_error
 from composable_energy_training.objective import Objective, RankContext
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
@@ -163,7 +163,7 @@ class Trainer:
             TrainingDiverged: The monitor stopped the run.
             OptionError: The folder has checkpoints of a run with other settings or data, or the state of the objective is lost.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
-            InUseError: Another run has the folder.
+            StorageError: Another run has the folder.
             MemoryShortage: The memory of the machine ran out.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.

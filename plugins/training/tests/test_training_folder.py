@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
+from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import digest_of, read_record, write_record
 from composable_energy_training import Callback, CSVLog
 from plugins.training.tests.run_helpers import Scripted, Stop, StopAt, read_log, trainer
@@ -32,7 +32,7 @@ class During(Callback):
 
 
 def refused(out):
-    with pytest.raises(InUseError, match="in use by another call or process: wait"):
+    with pytest.raises(StorageError, match="in use by another call or process: wait"):
         run(out).fit()
 
 
@@ -40,7 +40,7 @@ def refused(out):
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     def here():
-        with pytest.raises(InUseError, match="in use by another call or process"):
+        with pytest.raises(StorageError, match="in use by another call or process"):
             run(tmp_path).fit()
 
     def elsewhere():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.errors import OptionError
 from composable_energy_training import (
     ContrastiveDivergence,
     EnergyDiscrepancy,
@@ -16,6 +16,7 @@ from composable_energy_training import (
     Optimizer,
     Trainer,
 )
+from composable_energy_training.monitor import TrainingDiverged
 from plugins.training.tests.run_helpers import Scripted, trainer
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, SamplingDiverged, TrainingDiverged
+from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy_training import CSVLog, Monitor, Trainer
-from composable_energy_training.monitor import MonitorState
+from composable_energy_training.monitor import MonitorState, TrainingDiverged
 from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, trainer
 
 SOON = {"window": 3, "limit": 3}

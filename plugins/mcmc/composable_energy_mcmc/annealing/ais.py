@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.errors import NormalizerError, OptionError, SamplingDiverged
+from composable_energy.errors import CalibrationError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.path import geometric_energy
@@ -141,7 +141,7 @@ def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Sch
         levels: The number of levels after the first; None takes four for each that the pilots needed, and 16 at least.
 
     Raises:
-        NormalizerError: The pilots do not reach the density.
+        CalibrationError: The pilots do not reach the density.
         SamplingDiverged: An energy is not a number.
     """
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
@@ -184,8 +184,8 @@ class _PathPilots(Pilots):
         self.points, rates = self.path.move(self.points, level, step_size, self.noise, (_FIRST_STEP + number,))
         return rates.nan_to_num().mean().item()
 
-    def failure(self, reason: str) -> NormalizerError:
-        return NormalizerError(
+    def failure(self, reason: str) -> CalibrationError:
+        return CalibrationError(
             f"The path from the base to {self.path.energy} cannot be followed: {reason}. Give a `base`, `init` or `draws` nearer to its "
             "density, or check that the energy has a lower bound."
         )

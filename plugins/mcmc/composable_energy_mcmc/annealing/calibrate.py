@@ -38,7 +38,7 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
 
     Raises:
         ContradictionError: No point fulfils the whole expression.
-        NormalizerError: The estimate for a branch is not reliable.
+        CalibrationError: The estimate for a branch is not reliable.
         UngroundedError: A branch has no density.
         ExpressionError: A branch has no value.
 

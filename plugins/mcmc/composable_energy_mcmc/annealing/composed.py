@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
 from composable_energy.energies.conditions import rows_for
-from composable_energy.energies.evaluation import denoising, substituting
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
 from composable_energy_mcmc.level_gradient import denoised_pull
@@ -185,7 +185,8 @@ class ComposedDensity:
         return seen, found, widen(seen, -found.denoised, pulled, sigma, slope_at, together=True)
 
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
-        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))), denoising(x, z, sigma):
+        given = dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))
+        with evaluating(given=given, denoised=(x, z, sigma)):
             return -self.energy(x, **self._at(self.energy, x, sigma)).double()
 
     @staticmethod

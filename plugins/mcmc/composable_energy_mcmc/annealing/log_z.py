@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from composable_energy import Energy, as_energy
+from composable_energy import Energy, SamplingWarning, as_energy
 from composable_energy.algebra import Conditioned
-from composable_energy.diagnostics import SamplingWarning
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.density import check_tails
-from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
+from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
 from composable_energy.sampling.evaluation import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
-from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.supports import format_support, is_full
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
@@ -118,7 +117,7 @@ def estimate_log_z(
         **options: Options of the sampler.
 
     Raises:
-        NormalizerError: The weights are too uneven for an estimate: the effective sample size is less than 5% of the paths.
+        CalibrationError: The weights are too uneven for an estimate: the effective sample size is less than 5% of the paths.
         OptionError: An option is unknown or out of range, or the base is no Gaussian.
         ShapeError, DtypeError, DeviceError: Base, draws or `init` do not fit the energy.
         ExpressionError: A condition is not bound, or has a row for each point, or the energy has no value.
@@ -155,7 +154,7 @@ def estimate_log_z(
         if known is None:
             start = draws if draws is not None else init
             check_tails(energy, like.new_full((16, *like.shape), torch.inf) if start is None else start, {})
-        noise = Noise(seed, range(particles), kind="blocks" if like.is_cpu else "philox")
+        noise = Noise(seed, range(particles), kind="numpy" if like.is_cpu else "philox")
         start, ends = None if base is None else Gaussian.from_distribution(base), None
         if draws is not None:
             draws = _check_points("draws", draws, like)
@@ -226,7 +225,7 @@ def _fit_base(points: Tensor) -> Gaussian:
 def _check_effective(energy: Energy, effective: float, paths: int, levels: int, back: bool) -> None:
     if not effective >= _MIN_EFFECTIVE:
         ways = "a base nearer to its density" + ("" if back else ", or `draws` or `init` from every mode, from which one is fitted")
-        raise NormalizerError(
+        raise CalibrationError(
             f"The effective sample size of {paths} paths over {levels} levels to {energy} is {effective:.1%} of their number, less than "
             f"{_MIN_EFFECTIVE:.0%}: an estimate from them would be wrong by more than its standard error. Take more levels "
             f"(levels={4 * levels}), more moves at each level, or {ways}."
