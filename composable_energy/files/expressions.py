@@ -66,9 +66,8 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        source: A folder that `save` wrote; the name of an installed energy, such as `faces/male`; or `scheme:location`, such as
-            `hf:owner/name`, for the loader that a plug-in offers under the name of the scheme. A folder takes precedence. A `Path` and a
-            single letter before the colon, a drive of Windows, are never a scheme.
+        source: A folder that `save` wrote, which takes precedence; the name of an installed energy, such as `faces/male`; or
+            `scheme:location`, such as `hf:owner/name`, for the loader of a plug-in. A `Path` is never a name or location.
         **options: Options of `get` for a name, of the loader for a location.
 
     Raises:

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pkgutil import resolve_name
 from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound, add_note
-from composable_energy.options import describe_error, listed, nearest, nearest_names
+from composable_energy.options import describe_error, listed, nearest
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
-from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, import_object, plugin_error
+from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, plugin_error
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 registered: dict[tuple[str, str], Any] = {}
@@ -44,7 +45,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     """
     rule = kind_of(kind)
     if kind in ("energy", "encoder"):
-        return import_object("composable_energy.registry.catalog:build_module")(kind, name, options, {})
+        return resolve_name("composable_energy.registry.catalog:build_module")(kind, name, options, {})
     entry = find(kind, name)
     found = load(kind, entry)
     if rule.entry == "builder":
@@ -181,7 +182,7 @@ def load(kind: str, entry: PluginRecord) -> Any:
 def _import(kind: str, entry: PluginRecord) -> Any:
     """Returns the object of an entry, or why it cannot be used."""
     try:
-        found = import_object(entry.value)
+        found = resolve_name(entry.value)
         check_entry(kind_of(kind), entry, found)
         return found
     except PluginLoadError as error:
@@ -275,17 +276,13 @@ class Exports:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        offers = self._offers()
-        found = [row for attribute, row in offers if attribute == name]
+        found = [row for attribute, row in self._offers() if attribute == name]
         if preferred := [row for row in found if row.distribution in (None, FIRST_PARTY)] or found[: len(found) == 1]:
             return get_factory(self._kind, preferred[0].name)
         if found:
             forms = " or ".join(f"composable_energy.get({self._kind!r}, {row.qualified!r})" for row in found)
             raise AttributeError(f"The {self._kind} {name!r} is offered by several plug-ins; write {forms}.")
-        words = {word: attribute for attribute, row in offers for word in (attribute, row.name)}
-        close = dict.fromkeys(words[word] for word in nearest_names(name, words))
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(dir(self))
-        raise AttributeError(f"No plug-in offers the {self._kind} {name!r}.{hint}")
+        raise AttributeError(f"No plug-in offers the {self._kind} {name!r}.{nearest(name, dir(self)) or listed(dir(self))}")
 
     def __dir__(self) -> list[str]:
         return sorted({attribute for attribute, _ in self._offers()})

@@ -207,7 +207,11 @@ class Names:
         if not slash and not nearest_names(name, known):
             from composable_energy.registry import FIRST_PARTY, installed, plugins
 
-            known += [f"{energy.name}/{member}" for energy in installed(plugins(of=FIRST_PARTY)) for member in energy.members]
+            known += [
+                f"{energy.name}/{member}"
+                for energy in installed(row for row in plugins() if row.distribution == FIRST_PARTY)
+                for member in energy.members
+            ]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
