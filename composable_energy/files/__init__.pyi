@@ -17,5 +17,4 @@ from composable_energy.files.record import DamagedFileError as DamagedFileError
 from composable_energy.files.record import digest_of as digest_of
 from composable_energy.files.record import is_saved as is_saved
 from composable_energy.files.record import read_record as read_record
-from composable_energy.files.record import record_bytes as record_bytes
 from composable_energy.files.record import write_record as write_record

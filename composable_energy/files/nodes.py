@@ -254,7 +254,8 @@ class _Reader:
         if tag == "$module":
             match name:
                 case [int(index), str(path)] if 0 <= index < len(self.nodes) and index is not True:
-                    found = dict(self.nodes[index].named_modules(remove_duplicate=False)).get(path)
+                    node = self.nodes[index]
+                    found = dict(node.named_modules(remove_duplicate=False)).get(path) if path else node
                     if found is not None:
                         return found
             raise ValueError(f"there is no module {name!r} before it")
@@ -297,7 +298,7 @@ class _Reader:
             raise ValueError(f"it has the parts {sorted(data)}")
         entry, member, options, distribution, version = (data[key] for key in ("entry", "member", "options", "distribution", "version"))
         options = _checked(decode(options, self.resolve), dict)
-        names, tokens, training = _checked(data["tensors"], dict), _checked(data["tokens"], dict), _checked(data["training"], list)
+        names, tokens, training = _checked(data["tensors"], dict), _checked(data["tokens"], dict), set(_checked(data["training"], list))
         for text in (entry, *(text for text in (member, distribution, version) if text is not None), *names.values(), *tokens.values()):
             _checked(text, str)
         origin = Origin(entry, member, options, distribution, version)
