@@ -109,9 +109,9 @@ class Negation(Node):
             self._complement, self.evidence_has_value = complement(operand.formula), True
             self.formula = self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
         elif self.mode == "contrast":
-            self.need_values(f"The negation of {operand} by contrast", [operand])
+            self.need_values("A negation by contrast", [operand])
         elif self.mode == "level":
-            check_value(operand, f"The negation of {operand} by level", evidence=True)
+            check_value(operand, "A negation by level", evidence=True)
             if level is None and (found := _exact_level(operand, quantile, temperature)) is not None:
                 self.level, self.level_error = found.value, found.standard_error
         always = self._complement is not None and self._complement.constant is False  # the operand is always true
