@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
 def liftable(obj: object) -> bool:
     """Returns whether `as_energy` takes an object; not a distribution of another library, whose call is not its energy."""
-    return isinstance(obj, Distribution | nn.Module) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
+    return isinstance(obj, Distribution | nn.Module | FunctionType) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
 
 
 def _advise(obj: object) -> str:
