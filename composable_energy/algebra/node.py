@@ -328,9 +328,7 @@ def common_shape(terms: Sequence[Energy]) -> torch.Size | None:
 
 
 def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
-    """Returns terms in one space: if some are latent, energies of decoded points are pulled back.
-
-    A term with the shape of decoded points is pulled back; a term with the shape of latent points, such as a prior, is not.
+    """Returns terms in one space: if some are latent, those with the shape of decoded points are pulled back, other than a prior.
 
     Raises:
         ExpressionError: The terms have different decoders, or it is unclear from the shapes whether a term is latent.
