@@ -347,7 +347,9 @@ def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
             rates.append(info.acceptance.nan_to_num(0.0))
         for name, value in info.scalars.items():
             parts.setdefault(name, []).append((len(state.x), value))
-    scalars = {name: _mean(some, f"The scalar {name!r} of {sampler}") for name, some in parts.items()}
+    scalars = dict[str, float | Tensor]()
+    for name, some in parts.items():
+        scalars[name] = _mean(some, f"The scalar {name!r} of {sampler}")
     states = found[0][0] if len(found) == 1 else join([state for state, _ in found])
     return states, Info(None if not rates else rates[0] if len(rates) == 1 else torch.cat(rates), scalars)
 

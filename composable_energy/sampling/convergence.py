@@ -59,15 +59,15 @@ class ConvergenceObserver(Observer):
     def __init__(self, *, judge: bool, coordinates: Coordinates | None = None, kept: int = 0) -> None:
         self.judge, self.coordinates, self.kept = judge, coordinates, kept
         self.first = self.middle = 0
-        self.every = self.piece = 1
+        self.every = self.piece = self.pieces = 1
         self.start = self.halfway = self.end = self.signs = torch.empty(0)
-        self.seen: list[list[Tensor]] = []  # in each piece
+        self.seen: list[Tensor] = []  # as many of each piece
         self.valued = False
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
-        pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
+        self.pieces = pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
         self.every = max(1, half // pieces // _OBSERVED_STEPS)
         self.piece = max(self.every, half // pieces - half // pieces % self.every)
         self.middle = last - min(pieces * self.piece, half)
@@ -80,9 +80,7 @@ class ConvergenceObserver(Observer):
         if after == 0:
             self.halfway = chains.state.x
         elif after > 0 and self.judge and after % self.every == 0:
-            while len(self.seen) <= (after - 1) // self.piece:
-                self.seen.append([])
-            self.seen[-1].append(self._numbers(chains))
+            self.seen.append(self._numbers(chains))
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         self.judge = self.judge and error is None and chains.step == chains.last_step and bool(chains.active)
@@ -105,7 +103,7 @@ class ConvergenceObserver(Observer):
             return [warn_of_still_chains(chains.sampler, still.nonzero().flatten().tolist(), len(still), moved)]
         if not self.judge or not active.all():
             return []
-        steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
+        steps, pieces = (self.middle, chains.last_step), torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
         if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
             seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of the steps {steps[0]} to "
             return [SamplingWarning("drift", f"{seen}{steps[1]}: the chains have not converged.", advise("drift", chains.sampler))]
@@ -121,11 +119,11 @@ class ConvergenceObserver(Observer):
         return [SamplingWarning("bias", describe_bias(excess), advise("bias", chains.sampler))] if wide else []
 
     def _disagreement(
-        self, chains: Chains, pieces: list[Tensor], steps: tuple[int, int], groups: Tensor | None, exact: bool
+        self, chains: Chains, pieces: Tensor, steps: tuple[int, int], groups: Tensor | None, exact: bool
     ) -> SamplingWarning | None:
         """Returns the warning about chains that differ, or about means that are not precise enough."""
         r_hat, least, draws = _compare(pieces, groups)
-        count, parts, numbers = len(pieces[0]), pieces[0].shape[1] * len(pieces), len(r_hat)
+        count, parts, numbers = pieces.shape[1], pieces.shape[2] * len(pieces), len(r_hat)
         usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
         beyond = (least > _R_HAT) & (r_hat > usual)
         if beyond.any():
@@ -161,8 +159,11 @@ class ConvergenceObserver(Observer):
         return "the energy" if index < 0 else "a sum of coordinates" if len(self.signs) else f"coordinate {index}"
 
 
-def _drift(pieces: list[Tensor]) -> Tensor:
-    """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
+def _drift(pieces: Tensor) -> Tensor:
+    """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number.
+
+    Pieces have the shape (pieces, steps, chains, numbers).
+    """
     first, last = pieces[0], pieces[-1]
     change, means = last.mean(0) - first.mean(0), torch.cat([first.mean(0), last.mean(0)])
     within = (first.var(0, correction=0) + last.var(0, correction=0)).mean(0) / 2
@@ -170,17 +171,17 @@ def _drift(pieces: list[Tensor]) -> Tensor:
     return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
 
 
-def _compare(pieces: list[Tensor], groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _compare(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
 
     The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
     chains, such as those of the branches of a mixture, may differ.
     """
-    count, means = len(pieces[0]), torch.stack([piece.mean(0) for piece in pieces])
+    count, means = pieces.shape[1], pieces.mean(1)
     for group in [] if groups is None else groups.unique():
         rows = groups == group
         means[:, rows] -= means[:, rows].mean((0, 1))
-    means, variances = means.flatten(0, 1), torch.cat([piece.var(0) for piece in pieces])
+    means, variances = means.flatten(0, 1), pieces.var(1).flatten(0, 1)
     within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
     ratio = between / within
     error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5

@@ -151,7 +151,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         problem, file = _continue(problem, held)
         given = problem.sampler
         problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
-        problem = tune_sampler(problem, [one.on_tuning for one in call.observers if type(one).on_tuning is not Observer.on_tuning])
+        problem = tune_sampler(problem)
         last_step = problem.last_step()
         chains = Chains(problem, _compiled(problem) if call.compile else None)
         blank = Trace(
@@ -189,11 +189,13 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
 
 def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFile | None]:
     """Reads the checkpoint, and checks that the energy is that of the call which goes on."""
-    resume, found = problem.call.resume, [one for one in problem.call.observers if isinstance(one, Checkpoint)]
-    if len(found) > 1:
-        raise OptionError("A call has one Checkpoint, got several.")
-    if found:
-        file = CheckpointFile(found[0], problem, held)
+    resume, file = problem.call.resume, None
+    for one in problem.call.observers:
+        if isinstance(one, Checkpoint):
+            if file is not None:
+                raise OptionError("A call has one Checkpoint, got several.")
+            file = CheckpointFile(one, problem, held)
+    if file is not None:
         return file.problem, file
     if resume is not None:
         advice = "To start this energy at the points of the trace give them as `init`."
@@ -265,7 +267,9 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
     Args:
         energy: The energy that is evaluated inside.
     """
-    threads = [advice.threads for _, advice in recommendations(energy) if advice.threads is not None]
+    threads = 0  # all
+    for _, advice in recommendations(energy):
+        threads = min(threads or advice.threads, advice.threads) if advice.threads else threads
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -277,7 +281,7 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
             if on:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if threads:
-            stack.enter_context(_limited_threads(min(threads)))
+            stack.enter_context(_limited_threads(threads))
         yield
 
 

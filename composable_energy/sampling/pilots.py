@@ -35,24 +35,24 @@ _ROUNDS, _FEW, _SCALES = 8, 3, (1.0, 10.0)  # of weighted draws, if one gives fe
 
 
 class _Reported(EnergyWrapper):
-    """An energy whose evaluations are reported, with their number."""
+    """An energy whose evaluations, by a sampler that is tuned, are reported to observers."""
 
-    def __init__(self, energy: Energy, report: Callable[[int], object]) -> None:
+    def __init__(self, energy: Energy, sampler: Sampler, observers: Sequence[Any]) -> None:
         super().__init__(energy)
-        self.report, self.count = report, 0
+        self.sampler, self.observers, self.count = sampler, observers, 0
 
     def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         self.count += 1
-        self.report(self.count)
+        for observer in self.observers:
+            observer.on_tuning(self.sampler, self.count)
         return super().evaluate(method, x, conditions)
 
 
-def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], object]] = ()) -> Problem:
+def tune_sampler(problem: Problem) -> Problem:
     """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
-    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already. Reports are called with the sampler and the
-    number of evaluations, before each.
+    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already. Observers hear of each evaluation.
     """
     sampler, points, energy = problem.sampler, problem.points, problem.energy
     if type(sampler).tune is Sampler.tune or problem.call.resume is not None:
@@ -66,8 +66,8 @@ def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], ob
     else:
         zeros = points.zeros()
         x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"))
-    if reports:
-        energy = _Reported(energy, lambda count: [report(sampler, count) for report in reports])
+    if problem.call.observers:
+        energy = _Reported(energy, sampler, problem.call.observers)
     try:
         tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
     except Exception as error:
@@ -218,8 +218,10 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     low, high = map(points.zeros().add, ends)
     if modes and (low == -math.inf).all() and (high == math.inf).all():
         laws = [StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES]
+    elif (high - low).isfinite().all():
+        laws = [Uniform(low, high, validate_args=False)]
     else:
-        laws = [Uniform(low, high, validate_args=False)] if (high - low).isfinite().all() else []
+        return ()
     return [DistributionEnergy(Independent(law, len(points.event))) for law in laws]
 
 
