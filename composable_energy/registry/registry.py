@@ -147,6 +147,7 @@ def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
         _known().entries.clear()
+        _known().resolved.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
