@@ -121,6 +121,7 @@ REFUSED = {
     "network of an event": lambda net: ce.ClassifierEnergy(lambda x: net(x), 1),
     "network of a head": head,
     "global": lambda _: ce.as_energy(lambda x: GLOBAL(x).squeeze(1)),
+    "global in a comprehension": lambda _: ce.as_energy(lambda x: sum(GLOBAL(x + i).squeeze(1) for i in range(2))),
     "global in a helper": lambda _: ce.as_energy(lambda x: helper(x)),
     "object in a closure": lambda net: (lambda holder: ce.as_energy(lambda x: holder.score(x)))(Holder(net)),
     "callable object in a closure": lambda net: (lambda call: ce.as_energy(lambda x: call(x)))(Slotted(net)),

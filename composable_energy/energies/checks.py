@@ -53,13 +53,13 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
         module: The energy or a part of it.
         x: The points.
     """
-    weight = next((weight for weight in weights_of(module) if weight.is_floating_point()), None)
-    if weight is None:
-        return
-    if weight.device != x.device:
-        raise DeviceError(f"{energy} is on {weight.device}, the points are on {x.device}; move one with `.to(...)`.")
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise DtypeError(f"{energy} has {weight.dtype} weights, the points are {x.dtype}; convert one with `.to(...)`.")
+    for weight in weights_of(module):
+        if weight.is_floating_point():
+            if weight.device != x.device:
+                raise DeviceError(f"{energy} is on {weight.device}, the points are on {x.device}; move one with `.to(...)`.")
+            if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise DtypeError(f"{energy} has {weight.dtype} weights, the points are {x.dtype}; convert one with `.to(...)`.")
+            return
 
 
 def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
@@ -163,8 +163,12 @@ def weights_of(module: nn.Module) -> Iterator[Tensor]:
         inner = todo.pop()
         if id(inner) not in seen:
             seen.add(id(inner))
-            yield from (parameter for parameter in inner._parameters.values() if parameter is not None)
-            todo += [part for part in reversed(list(inner._modules.values())) if part is not None]
+            for parameter in inner._parameters.values():
+                if parameter is not None:
+                    yield parameter
+            for part in reversed(list(inner._modules.values())):
+                if part is not None:
+                    todo.append(part)
 
 
 def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:

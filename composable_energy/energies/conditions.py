@@ -48,10 +48,16 @@ def parameters_of(function: Callable[..., object], positional: int = 1) -> Param
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
         return Parameters(frozenset(), frozenset())
-    parameters = list(signature.parameters.values())[positional:]
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    required = frozenset(p.name for p in named if p.default is p.empty)
-    return Parameters(frozenset(p.name for p in named), required, any(p.kind is p.VAR_KEYWORD for p in parameters))
+    names: set[str] = set()
+    required: set[str] = set()
+    others = False
+    for parameter in list(signature.parameters.values())[positional:]:
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            names.add(parameter.name)
+            if parameter.default is parameter.empty:
+                required.add(parameter.name)
+        others |= parameter.kind is parameter.VAR_KEYWORD
+    return Parameters(frozenset(names), frozenset(required), others)
 
 
 @lru_cache(maxsize=512)

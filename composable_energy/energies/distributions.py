@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    TransformedDistribution,
-    constraints,
-    transform_to,
-)
+from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from composable_energy.arithmetic import Estimate, zeros
+from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, format_support
+from composable_energy.supports import contains, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
-
-LogProb = Callable[[Tensor], Tensor]
+from composable_energy.supports.sets import ends_of
 
 
 class DistributionEnergy(Energy):
@@ -65,8 +56,8 @@ class DistributionEnergy(Energy):
         super().__init__()
         if not isinstance(name, str):
             raise OptionError(f"name must be text, got {name!r}.")
-        _check(distribution)
         self.name = name or type(distribution).__name__
+        _check(distribution)
         shape = self.event_shape = distribution.batch_shape + distribution.event_shape
         if event_shape is not None and torch.Size(event_shape) != shape:
             raise ShapeError(
@@ -76,25 +67,33 @@ class DistributionEnergy(Energy):
         if decoder is not None:
             self.decoder = check_instance("decoder", decoder, nn.Module)
         self.distribution = map_tensors(distribution, lambda tensor: tensor)
-        if not _is_positive(self.distribution):
-            _check_fits(self.distribution)
-        self._log_prob = _log_prob_of(self.distribution)
-
-    @property
-    def support(self) -> Support:
-        return support_of(self.distribution)
+        like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
+        try:
+            self.support = support_of(self.distribution)
+            self._interior = None if _is_positive(self.distribution) else interior(self.support, like.new_zeros((1, *shape)))
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {error}") from error
 
     @property
     def log_normalizer(self) -> Estimate:
         return Estimate(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        energies = -self._log_prob(x)
-        energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
-        if not isinstance(self._log_prob, partial):  # positive everywhere
-            return energies
+        if self._interior is None:  # positive everywhere
+            logs = self.distribution.log_prob(x)
+            return -(logs.flatten(1).sum(1) if logs.ndim > 1 else logs)
+        inside = contains(self.support, x.detach())
+        point = torch.where(unsqueeze_to(inside, x), x, self._interior.to(x))
+        logs, event = _log_prob(self.distribution, point), self.distribution.event_shape
+        if logs.shape != point.shape[: point.ndim - len(event)]:
+            raise ShapeError(
+                f"`log_prob` of {type(self.distribution).__name__} returned {tuple(logs.shape)} for points of shape {tuple(point.shape)}: "
+                f"a log density is one number for all axes of the event_shape, {tuple(event)}."
+            )
+        _cut_slopes(point, logs, len(event))
+        energies = -(logs.flatten(1).sum(1) if logs.ndim > 1 else logs)
         broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
-        energies = energies.masked_fill(energies == math.inf, math.inf).masked_fill(broken, math.nan)  # without a gradient
+        energies = torch.where(inside & (energies != math.inf), energies, math.inf).masked_fill(broken, math.nan)
         return energies + zeros(x) if x.requires_grad else energies  # a uniform density also needs a (zero) gradient
 
     def config(self) -> dict[str, Any]:
@@ -105,7 +104,7 @@ class DistributionEnergy(Energy):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         super()._apply(fn, recurse)
         self.distribution = map_tensors(self.distribution, fn)
-        self._log_prob = _log_prob_of(self.distribution)
+        self._interior = None if self._interior is None else fn(self._interior)
         return self
 
 
@@ -133,39 +132,6 @@ def _check(distribution: Distribution) -> None:
         )
 
 
-def _check_fits(distribution: Distribution) -> None:
-    """Raises if the support of a distribution is not one of points with its batch and event shape."""
-    try:
-        point = _interior(distribution).unsqueeze(0)
-        found = _inside(distribution, point)
-    except LiftError:
-        raise
-    except (ValueError, RuntimeError, IndexError, TypeError) as error:
-        raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {type(error).__name__}: {error}") from error
-    if found.shape != (1, *distribution.batch_shape):
-        raise LiftError(
-            f"The support of {type(distribution).__name__}, {format_support(distribution.support)}, checks points of more axes than its "
-            f"event_shape, {tuple(distribution.event_shape)}, has."
-        )
-
-
-# Log densities that are safe outside the support, where the gradients of torch's formulas may be NaN ------------------------------
-
-
-def _log_prob_of(distribution: Distribution) -> LogProb:
-    r"""Returns $\log p$ with $-\infty$ and zero gradient outside the support; a `partial` if the support is not all points."""
-    if _is_positive(distribution):
-        return distribution.log_prob
-    if inherits(distribution, Independent, "log_prob"):
-        return partial(_independent_log_prob, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
-    if inherits(distribution, MixtureSameFamily, "log_prob"):
-        return partial(_mixture_log_prob, _log_prob_of(distribution.component_distribution), distribution)
-    log_prob: LogProb = distribution.log_prob
-    if inherits(distribution, TransformedDistribution, "log_prob") and inherits(distribution, TransformedDistribution, "support"):
-        log_prob = partial(_transformed_log_prob, _log_prob_of(distribution.base_dist), distribution)
-    return partial(_guard_support, log_prob, distribution, _interior(distribution))
-
-
 def _is_positive(distribution: Distribution) -> bool:
     """Returns whether a density is positive at all points, and its class is known not to validate them."""
     if type(distribution) is Independent:
@@ -183,19 +149,14 @@ def _is_real(support: Any) -> bool:
     return support is constraints.real
 
 
-def _independent_log_prob(log_prob: LogProb, axes: int, x: Tensor) -> Tensor:
-    return _rightmost(log_prob(x), axes)
-
-
-def _mixture_log_prob(log_prob: LogProb, mixture: MixtureSameFamily, x: Tensor) -> Tensor:
-    logs = log_prob(x.unsqueeze(-1 - len(mixture.event_shape)))
-    nowhere = (logs == -math.inf).all(-1)
-    logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of logsumexp is NaN if all terms are minus infinity
-    return torch.logsumexp(logs + mixture.mixture_distribution.logits.log_softmax(-1), -1).masked_fill(nowhere, -math.inf)
-
-
-def _transformed_log_prob(log_prob: LogProb, distribution: TransformedDistribution, x: Tensor) -> Tensor:
-    """Returns torch's formula with another log density of the base distribution."""
+def _log_prob(distribution: Distribution, x: Tensor) -> Tensor:
+    r"""Returns $\log p$ by torch's formulas, with $-\infty$ and zero gradient where a component of a mixture is 0."""
+    if inherits(distribution, Independent, "log_prob"):
+        return _rightmost(_log_prob(distribution.base_dist, x), distribution.reinterpreted_batch_ndims)
+    if inherits(distribution, MixtureSameFamily, "log_prob"):
+        return _mixture_log_prob(distribution, x)
+    if not inherits(distribution, TransformedDistribution, "log_prob"):
+        return distribution.log_prob(x)
     total, axes = torch.zeros((), dtype=x.dtype, device=x.device), len(distribution.event_shape)
     for transform in reversed(distribution.transforms):
         domain, codomain = transform.domain.event_dim, transform.codomain.event_dim  # pyright: ignore[reportAttributeAccessIssue]
@@ -203,7 +164,26 @@ def _transformed_log_prob(log_prob: LogProb, distribution: TransformedDistributi
         axes += domain - codomain
         total = total - _rightmost(transform.log_abs_det_jacobian(before, x), axes - domain)
         x = before
-    return total + _rightmost(log_prob(x), axes - len(distribution.base_dist.event_shape))
+    return total + _rightmost(_log_prob(distribution.base_dist, x), axes - len(distribution.base_dist.event_shape))
+
+
+def _mixture_log_prob(mixture: MixtureSameFamily, x: Tensor) -> Tensor:
+    component, axes = mixture.component_distribution, len(mixture.event_shape)
+    x = x.unsqueeze(-1 - axes)
+    x = x.expand(torch.broadcast_shapes(x.shape, component.batch_shape + component.event_shape))
+    support, inside = support_of(component), torch.ones((), dtype=torch.bool, device=x.device)
+    ends = ends_of(support)
+    if support is not None and ends is not None:  # they may differ between components
+        low, high = (torch.as_tensor(end).to(x) for end in ends)
+        inside = support.check(x.detach())
+        x = torch.where(inside, x, torch.where(low.isinf(), high - 1, torch.where(high.isinf(), low + 1, (low + high) / 2)))
+        inside = inside.flatten(inside.ndim - axes).all(-1) if axes else inside
+    logs = _log_prob(component, x)
+    _cut_slopes(x, logs, axes)
+    logs = torch.where(inside, logs, -math.inf)
+    nowhere = (logs == -math.inf).all(-1)
+    logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of logsumexp is NaN if all terms are minus infinity
+    return torch.logsumexp(logs + mixture.mixture_distribution.logits.log_softmax(-1), -1).masked_fill(nowhere, -math.inf)
 
 
 def _rightmost(values: Tensor, axes: int) -> Tensor:
@@ -211,72 +191,11 @@ def _rightmost(values: Tensor, axes: int) -> Tensor:
     return values.flatten(-axes).sum(-1) if axes else values
 
 
-def _guard_support(log_prob: LogProb, distribution: Distribution, interior: Tensor, x: Tensor) -> Tensor:
-    axes = (...,) + (None,) * len(distribution.event_shape)
-    inside = _inside(distribution, x.detach())
-    point = torch.where(inside[axes], x, interior)
-    if distribution.support is constraints.positive_definite:  # its check tests only symmetry if one matrix is not symmetric
-        inside = inside & _inside(distribution, point.detach())
-        point = torch.where(inside[axes], x, interior)
-    logs = log_prob(point)
-    expected = point.shape[: point.ndim - len(distribution.event_shape)]
-    if logs.shape != expected:
-        raise ShapeError(
-            f"`log_prob` of {type(distribution).__name__} returned {tuple(logs.shape)} for points of shape {tuple(point.shape)}, expected "
-            f"{tuple(expected)}: a log density is one number for all axes of the event_shape, {tuple(distribution.event_shape)}."
-        )
-    if point.requires_grad:  # at a boundary in the support the density may be zero with an infinite slope
-        nowhere = (logs == -math.inf)[axes]
+def _cut_slopes(point: Tensor, logs: Tensor, axes: int) -> None:
+    """Lets points have zero gradients where the density is zero, such as at a boundary, where its slope may be infinite."""
+    if point.requires_grad:
+        nowhere = (logs == -math.inf)[(...,) + (None,) * axes]
         point.register_hook(lambda gradient: gradient.masked_fill(nowhere, 0.0))
-    return torch.where(inside, logs, -math.inf)
-
-
-def _inside(distribution: Distribution, x: Tensor) -> Tensor:
-    """Returns whether points are in the support, with a shape that ends in the batch shape."""
-    if inherits(distribution, Independent, "support"):
-        inside, axes = _inside(distribution.base_dist, x), distribution.reinterpreted_batch_ndims
-        return inside.flatten(-axes).all(-1) if axes else inside
-    if inherits(distribution, MixtureSameFamily, "support"):
-        return _inside(distribution.component_distribution, x.unsqueeze(-1 - len(distribution.event_shape))).any(-1)
-    if not inherits(distribution, TransformedDistribution, "support"):
-        return _all_entries(distribution.support.check(x), distribution, x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-    # Torch's support is the codomain of the last transform; that of a shifted uniform distribution is smaller.
-    inside = torch.ones((), dtype=torch.bool, device=x.device)
-    y: Any = x
-    for transform in reversed(distribution.transforms):
-        check: Any = transform.codomain.check(y)  # pyright: ignore[reportAttributeAccessIssue]
-        inside, y = inside & _all_entries(check, distribution, x), transform.inv(y)
-    return inside & _all_entries(_inside(distribution.base_dist, y), distribution, x)
-
-
-def _all_entries(inside: Tensor, distribution: Distribution, x: Tensor) -> Tensor:
-    """Returns a check for each point, where a constraint checks the entries of the event shape one by one."""
-    axes = x.ndim - len(distribution.event_shape)
-    return inside.flatten(axes).all(-1) if inside.ndim > axes else inside
-
-
-@torch.no_grad()
-def _interior(distribution: Distribution) -> Tensor:
-    """Returns a point inside the support, with batch and event shape."""
-    if inherits(distribution, Independent, "support"):
-        return _interior(distribution.base_dist)
-    if inherits(distribution, MixtureSameFamily, "support"):
-        return _interior(distribution.component_distribution).select(len(distribution.batch_shape), 0)
-    if inherits(distribution, TransformedDistribution, "support"):
-        point: Any = _interior(distribution.base_dist)
-        for transform in distribution.transforms:
-            point = transform(point)
-        return point
-    try:
-        to_support = transform_to(distribution.support)
-    except NotImplementedError as error:
-        raise LiftError(
-            f"{type(distribution).__name__} has a support in which no point is known; register a transform to it with "
-            f"`torch.distributions.transform_to.register({type(distribution.support).__name__})`."
-        ) from error
-    shape = to_support.inverse_shape(distribution.batch_shape + distribution.event_shape)
-    like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
-    return to_support(like.new_zeros(shape))
 
 
 @torch.no_grad()

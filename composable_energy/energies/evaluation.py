@@ -50,13 +50,10 @@ class Use:
 
 
 class Evaluation:
-    """One evaluation of an expression.
-
-    Args:
-        root: The energy whose `with_gradient` runs, which uses its `forward`, also if its class overrides it; None outside of one.
-        outer: The evaluation around this one, whose other attributes it takes.
+    """One evaluation of an expression. Its attributes are set after its construction, as a call less in each step counts.
 
     Attributes:
+        root: The energy whose `with_gradient` runs, which uses its `forward`, also if its class overrides it; None outside of one.
         valueless: Whether a term without value was evaluated.
         memo: Results of parts that several terms share; None outside of the evaluation of one energy.
         repeated: The ids of sub-expressions that occur more than once.
@@ -68,17 +65,13 @@ class Evaluation:
             point, or None to let none do so.
     """
 
+    root: Energy | None = None
     valueless: bool = False
     memo: dict[Any, Any] | None = None
     repeated: frozenset[int] = frozenset()
     uses: list[Use] | None = None
     given: Mapping[Any, Tensor] | None = None
     denoised: tuple[Tensor | None, Tensor | None, float | None] = (None, None, None)
-
-    def __init__(self, root: Energy | None, outer: Evaluation | None = None) -> None:
-        if outer is not None:
-            vars(self).update(vars(outer), valueless=False)
-        self.root = root
 
 
 class _Thread(threading.local):
@@ -96,8 +89,9 @@ def evaluating(**changes: Any) -> Iterator[Evaluation]:
     Args:
         **changes: Attributes of `Evaluation`, such as `given` and `denoised`; `memo=None` lets the evaluations inside share nothing.
     """
-    outer = THREAD.evaluation
-    inner = Evaluation(None if outer is None else outer.root, outer)
+    outer, inner = THREAD.evaluation, Evaluation()
+    if outer is not None:
+        vars(inner).update(vars(outer), valueless=False)
     vars(inner).update({"memo": {} if inner.memo is None else inner.memo, **changes})
     THREAD.evaluation = inner
     try:
@@ -277,9 +271,10 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
         inference = (name for name, value in conditions.items() if isinstance(value, Tensor) and value.is_inference())
         conditions = {**conditions, **{name: conditions[name].clone() for name in inference}}  # autograd refuses such tensors
     outer = THREAD.evaluation
-    THREAD.evaluation = evaluation = Evaluation(energy, outer)
-    if evaluation.memo is None:
-        evaluation.memo = {}
+    THREAD.evaluation = evaluation = Evaluation()
+    if outer is not None:
+        vars(evaluation).update(vars(outer), valueless=False)
+    evaluation.root, evaluation.memo = energy, {} if evaluation.memo is None else evaluation.memo
     try:
         with torch.enable_grad():
             point = (x.clone() if x.is_inference() else x).detach().requires_grad_()

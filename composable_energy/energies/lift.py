@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class CallableEnergy(Energy):
                 inspect.signature(function).bind_partial(*range(1 + len(modules)))
             except TypeError as error:
                 raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
-        self._parameters_of_function = parameters_of(function, 1 + len(modules))
+        self.conditions, self.required_conditions, _ = parameters_of(function, 1 + len(modules))
         self.name = name or _name_of(function)
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
@@ -67,18 +68,10 @@ class CallableEnergy(Energy):
         if support is not None:
             self.support = support
 
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self._parameters_of_function.names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self._parameters_of_function.required
-
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._support is None:
+        if self.support is None:
             return self.function(x, *self.arguments, **conditions)
-        return evaluate_inside(self._support, x, lambda points: self.function(points, *self.arguments, **conditions))
+        return evaluate_inside(self.support, x, lambda points: self.function(points, *self.arguments, **conditions))
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:
@@ -113,7 +106,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
 def liftable(obj: object) -> bool:
     """Returns whether `as_energy` takes an object; not a distribution of another library, whose call is not its energy."""
-    return isinstance(obj, Distribution | nn.Module) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
+    return isinstance(obj, Distribution | nn.Module | FunctionType) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
 
 
 def _advise(obj: object) -> str:

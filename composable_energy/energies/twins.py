@@ -6,13 +6,12 @@ while another trains it. A function is not copied: one that uses a module in tra
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
-import inspect
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -47,9 +46,17 @@ def twin(energy: T) -> T:
         >>> energy.training, twin(energy).training
         (True, False)
     """
-    items = list(contents(energy, captured=False))
-    memo: dict[int, Any] = {id(item): _share_storage(item) for item in items if isinstance(item, Tensor)}
-    modules = [item for item in items if isinstance(item, nn.Module)]
+    memo: dict[int, Any] = {}
+    modules: list[nn.Module] = []
+    functions: dict[FunctionType, None] = {}
+    for item in contents(energy, captured=False):
+        if isinstance(item, Tensor):
+            memo[id(item)] = _share_storage(item)
+        elif isinstance(item, nn.Module):
+            modules.append(item)
+            item = type(item).forward
+        if isinstance(item, FunctionType):
+            functions[item] = None
     try:
         for module in reversed(modules):  # inner parts first, so that deep expressions need no deep recursion
             _copy(module, memo)
@@ -59,24 +66,33 @@ def twin(energy: T) -> T:
             f"Sampling runs on a copy, and {energy} cannot be copied ({type(error).__name__}: {error}). Remove parts that "
             "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
         ) from error
-    for new in (memo[id(module)] for module in modules if id(module) in memo):  # others say that they are their own copies
-        new.training = False
-        if hasattr(new, "became_twin"):
-            new.became_twin()
-    for function in dict.fromkeys(item if isinstance(item, FunctionType) else getattr(type(item), "forward", None) for item in items):
-        if isinstance(function, FunctionType) and not _is_of_library(function):
-            _check_modes(function)
+    for module in modules:
+        new = memo.get(id(module))
+        if new is not None:  # else its class says that it is its own copy
+            new.training = False
+            if hasattr(new, "became_twin"):
+                new.became_twin()
+    for function in functions:
+        for item in contents(_captured(function)):
+            # Lists and the library's own nodes are the same in both modes; the networks in them are items, too.
+            same = isinstance(item, nn.ModuleList | nn.ModuleDict) or type(item).__module__.startswith("composable_energy.")
+            if isinstance(item, nn.Module) and item.training and not same:
+                raise ExpressionError(
+                    f"{function.__qualname__} uses a {type(item).__name__} in training mode, and a copy of the energy does not contain it. "
+                    "Call its `.eval()`, make it an attribute of the energy, or hand it over: `ce.as_energy(f, modules=[net])` calls "
+                    "f(x, net, **conditions)."
+                )
     return copied
 
 
-def contents(root: object, *, captured: bool = True) -> Iterator[object]:
-    """Yields an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture.
+def contents(root: object, *, captured: bool = True) -> list[object]:
+    """Returns an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture.
 
     Args:
         root: The object.
-        captured: Whether to yield what functions capture.
+        captured: Whether to include what functions capture.
     """
-    seen: dict[int, object] = {}  # keeps objects alive, so that no id is reused
+    seen: dict[int, object] = {}
     todo = [root]
     while todo:
         item = todo.pop()
@@ -84,9 +100,11 @@ def contents(root: object, *, captured: bool = True) -> Iterator[object]:
         if kind in _PLAIN or (kind in _DICTS and not item) or id(item) in seen or isinstance(item, type):
             continue
         seen[id(item)] = item
-        if captured or not isinstance(item, FunctionType):
-            todo += _inside(item)[::-1]
-        yield item
+        if isinstance(item, FunctionType):
+            todo += _captured(item)[::-1] if captured else ()
+        elif not isinstance(item, Tensor) and not (isinstance(item, dict | list | tuple | set | frozenset) and len(item) > _MANY):
+            todo += gc.get_referents(item)[::-1]
+    return list(seen.values())
 
 
 def tensors_of(energy: object) -> list[Tensor]:
@@ -94,39 +112,23 @@ def tensors_of(energy: object) -> list[Tensor]:
     return [item for item in contents(energy) if isinstance(item, Tensor)]
 
 
-def _inside(item: Any) -> list[Any]:
-    if isinstance(item, Tensor) or (isinstance(item, dict | list | tuple | set | frozenset) and len(item) > _MANY):
-        return []
-    return _captured(item) if isinstance(item, FunctionType) else gc.get_referents(item)
-
-
 def _captured(function: FunctionType) -> list[Any]:
-    """Returns what a function captures: its closure, its defaults, and the globals that it names; of classes their attributes."""
+    """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes."""
     if _is_of_library(function):
         return []
-    try:
-        found = inspect.getclosurevars(function)
-    except ValueError:  # a variable of its closure has no value yet
-        return []
-    values = [*found.nonlocals.values(), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *found.globals.values()]
+    codes = [function.__code__]
+    for code in codes:  # also those of inner functions and comprehensions, which `inspect.getclosurevars` leaves out
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    named = dict.fromkeys(name for code in codes for name in code.co_names if name in function.__globals__)
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *map(function.__globals__.__getitem__, named)]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is not bound yet
+            values.append(cell.cell_contents)
     return [dict(vars(value)) if isinstance(value, type) and not _is_of_library(value) else value for value in values]
 
 
 def _is_of_library(value: FunctionType | type) -> bool:
     return (value.__module__ or "").partition(".")[0] in _LIBRARIES
-
-
-def _check_modes(function: FunctionType) -> None:
-    """Raises if a function uses a module in training mode."""
-    for item in contents(_captured(function)):
-        # Lists and the library's own nodes are the same in both modes; the networks in them are items, too.
-        same = isinstance(item, nn.ModuleList | nn.ModuleDict) or type(item).__module__.startswith("composable_energy.")
-        if isinstance(item, nn.Module) and item.training and not same:
-            raise ExpressionError(
-                f"{function.__qualname__} uses a {type(item).__name__} in training mode, and a copy of the energy does not contain it. "
-                "Call its `.eval()`, make it an attribute of the energy, or hand it over: `ce.as_energy(f, modules=[net])` calls "
-                "f(x, net, **conditions)."
-            )
 
 
 def _copy(module: nn.Module, memo: dict[int, Any]) -> None:

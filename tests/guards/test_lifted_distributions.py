@@ -67,6 +67,11 @@ PER_POINT = {  # a distribution, its log density inside, and where it is positiv
         exponential,
         lambda x: x[:, [0, 2]] > 0,
     ),
+    "cat along an axis of a point": (
+        Product(constraints.cat([constraints.positive, constraints.real], 0, [1, 2]), exponential),
+        exponential,
+        lambda x: torch.stack([x[:, 0] > 0, x[:, 1] == x[:, 1], x[:, 2] == x[:, 2]], 1),
+    ),
     "independent of a batch": (
         td.Independent(Product(constraints.positive, exponential, batch=(1,)), 1),
         lambda x: exponential(x)[:, 0],
@@ -134,7 +139,7 @@ def test_log_densities_of_another_shape_are_refused():
         (None, (3,)),
         (constraints.dependent, (3,)),
         (constraints.simplex, ()),
-        (constraints.cat([constraints.positive, constraints.real], 0, [1, 2]), (3,)),
+        (constraints.cat([constraints.positive, constraints.real], 0, [1, 1]), (3,)),
         (constraints.nonnegative_integer, (3,)),
     ],
 )
