@@ -8,7 +8,6 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import PluginLoadError
 from composable_energy.registry import entries
-from composable_energy.registry.kinds import KINDS, group_of
 from tests.third_party import GOOD_ENERGY, install, row
 
 BROKEN = {
@@ -97,7 +96,7 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
 @pytest.mark.full
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
-    groups = [group_of(kind) for kind in KINDS]
+    groups = [entries.group_of(kind) for kind in entries.KINDS]
     by_package = [entries.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
     assert by_package == [entries.scan(group) for group in groups]

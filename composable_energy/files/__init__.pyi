@@ -11,10 +11,10 @@ from composable_energy.files.expressions import load as load
 from composable_energy.files.expressions import locate as locate
 from composable_energy.files.expressions import push as push
 from composable_energy.files.expressions import save as save
-from composable_energy.files.origins import stored_options as stored_options
 from composable_energy.files.record import ENERGY_FILE as ENERGY_FILE
 from composable_energy.files.record import DamagedFileError as DamagedFileError
 from composable_energy.files.record import digest_of as digest_of
 from composable_energy.files.record import is_saved as is_saved
 from composable_energy.files.record import read_record as read_record
 from composable_energy.files.record import write_record as write_record
+from composable_energy.files.values import stored_options as stored_options

@@ -17,8 +17,8 @@ from composable_energy.files.nodes import read_expression, write_expression
 from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
 from composable_energy.options import listed, nearest
 from composable_energy.registry import PluginRecord, get, names
-from composable_energy.registry.kinds import KINDS, check_built, check_options, plugin_error
-from composable_energy.registry.registry import find, owners_of, rows_of
+from composable_energy.registry.entries import KINDS, plugin_error
+from composable_energy.registry.registry import check_built, check_options, find, owners_of, rows_of
 from composable_energy.registry.registry import load as load_entry
 
 VERSION = 4

@@ -32,11 +32,11 @@ from composable_energy.errors import (
     PluginLoadError,
     PluginNotFound,
 )
-from composable_energy.files.origins import check_origin, rebuild
 from composable_energy.files.record import digest_of
-from composable_energy.files.values import decode, decode_recommendation, encode, encode_recommendation, modules_in
+from composable_energy.files.values import check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
 from composable_energy.options import plain_values
 from composable_energy.registry import PluginRecord, get_factory
+from composable_energy.registry.catalog import build_module
 from composable_energy.registry.registry import find, rows_of
 
 T = TypeVar("T")
@@ -306,7 +306,7 @@ class _Reader:
             raise ValueError(f"tensors or the group of {origin} are missing")
         tensors = {path: self._tensors[name] for path, name in names.items()}
         with _Limit(tensors):
-            module = rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
+            module = _rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
         if "recommended" in data:
             module.recommended = decode_recommendation(data["recommended"], self.resolve)  # pyright: ignore[reportArgumentType]
         for path, inner in module.named_modules():
@@ -315,6 +315,23 @@ class _Reader:
                 set_token(inner, tokens[path])
         _restore(module, tensors, f"{origin} of {distribution or 'this session'} {version or ''}".rstrip())
         return module
+
+
+def _rebuild(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
+    """Returns an energy or encoder built again from its origin; objects built with one memo `copies` share their parts.
+
+    Raises:
+        PluginNotFound: The distribution that built it does not offer it here; the message names it.
+        OptionError: The plug-in does not take an option, or it may be a path.
+    """
+    try:
+        name = check_origin(kind, origin)
+    except PluginNotFound as error:
+        way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
+        if origin.distribution is None:
+            way = f"The session that wrote it registered it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
+        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
+    return build_module(kind, name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
 def _restore(module: nn.Module, tensors: Mapping[str, Tensor], label: str) -> None:

@@ -1,10 +1,12 @@
-"""Encoding of values as JSON data; values other than numbers and texts have a tag, as in `{"$tensor": "mean"}`."""
+"""Values in files: their encoding as JSON data, with tags as in `{"$tensor": "mean"}`, and what a file may say to a plug-in."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,11 +16,11 @@ from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.constraints import Constraint
 
 from composable_energy.energies.identity import Origin
-from composable_energy.errors import ExpressionError, ExtraNotInstalled, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.files.origins import check_origin
+from composable_energy.errors import ExpressionError, ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.files.record import digest_of
 from composable_energy.options import Recommendation, plain_values
 from composable_energy.registry import get
+from composable_energy.registry.registry import find, load, registered
 from composable_energy.supports import arguments_of, build_support
 from composable_energy.supports.distributions import ARGUMENTS, argument, tensors_in
 
@@ -27,6 +29,8 @@ Store = Callable[[Any, str], Any]
 Resolve = Callable[[str, Any], Any]
 """Returns the tensor or module of a tag and a name in the file."""
 _DEEPEST = 24
+_CHOICES = re.compile(r"Literal\[([^]]*)\]")
+_TEXTS = frozenset({"str", "None", "Sequence", "list", "tuple", "typing", "Optional", "Union", "collections", "abc"})
 _MOST, _MOST_PRODUCT, _MOST_STEPS = 10_000, 5 * 10**7, 100_000  # of whole numbers of a recommended sampler, and of its steps
 # Transformed distributions are excluded: transforms are code.
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
@@ -195,3 +199,66 @@ def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mappin
             raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")
         vars(own[path][0])[path.rpartition(".")[2]] = tensor.detach()
     return result
+
+
+# Plug-ins ---------------------------------------------------------------------------------------------------------------------------
+
+
+def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | None]:
+    """Returns the options of a plug-in that a saved file may give, each with the texts that it may be; None stands for any text.
+
+    A file may come from anybody, so it gives no paths and no addresses. Texts are the choices of an option with the annotation
+    `Literal["a", "b"]`, a text that is the default, and any text for the options that the class or function names in its attribute
+    `stored_texts`. A path, or an option that takes nothing but other texts, is left out; an entry that needs such an option has none.
+    Numbers, truth values, tensors and other energies are data.
+
+    Args:
+        builder: The class or function.
+    """
+    declared, found = set(getattr(builder, "stored_texts", ())), {}
+    for option in _parameters(builder).values():
+        annotation = "" if option.annotation is option.empty else inspect.formatannotation(option.annotation)
+        words = set(re.findall(r"[A-Za-z_]\w*", _CHOICES.sub("Literal", annotation)))
+        if option.name in declared:
+            found[option.name] = None
+        elif not words & {"Path", "PathLike"} and not ("str" in words and words <= _TEXTS):
+            texts = (text for choices in _CHOICES.findall(annotation) for text in re.findall(r"['\"]([^'\"]*)['\"]", choices))
+            found[("**" if option.kind is option.VAR_KEYWORD else "") + option.name] = frozenset(texts)
+        elif option.default is option.empty:
+            return {}
+    return found
+
+
+def check_origin(kind: str, origin: Origin) -> str:
+    """Returns the name of the entry that builds an object of a file again, after a check of its options.
+
+    Raises:
+        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
+        OptionError: An option may be a path or an address, which no saved file may give.
+    """
+    name = origin.entry
+    if origin.distribution is not None and (kind, name) not in registered:
+        name = f"{origin.distribution}:{name}"
+    builder = load(kind, find(kind, name))
+    stored, known = stored_options(builder), _parameters(builder)
+    others = next((texts for option, texts in stored.items() if option.startswith("**")), frozenset())
+    for option, value in origin.options.items():
+        texts = stored.get(option, frozenset() if option in known else others)
+        if value is None or texts is None or (isinstance(value, str) and option in known and value == known[option].default):
+            continue
+        if (option in known and option not in stored) or not texts.issuperset(v for v in plain_values(value) if isinstance(v, str)):
+            raise OptionError(
+                f"{option}={value!r:.60} of {origin.entry!r} may be a path or an address, which no saved file may give. Register what it "
+                "makes, as in `composable_energy.register('energy', 'mine', function)`, and build the expression with that name; an author "
+                "of a plug-in lists safe texts as `Literal[...]`, or the option in `stored_texts`"
+            )
+    return name
+
+
+def _parameters(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    for evaluated in (True, False):
+        try:
+            return inspect.signature(builder, eval_str=evaluated).parameters
+        except Exception:  # annotations of the type checker alone; no signature, or one that third-party code computes
+            continue
+    return {}

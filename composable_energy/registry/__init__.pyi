@@ -3,10 +3,10 @@ from composable_energy.registry.catalog import EnergyInfo as EnergyInfo
 from composable_energy.registry.catalog import EnergyTable as EnergyTable
 from composable_energy.registry.catalog import installed as installed
 from composable_energy.registry.catalog import members_of as members_of
+from composable_energy.registry.entries import API_VERSION as API_VERSION
 from composable_energy.registry.entries import FIRST_PARTY as FIRST_PARTY
+from composable_energy.registry.entries import Command as Command
 from composable_energy.registry.entries import PluginRecord as PluginRecord
-from composable_energy.registry.kinds import API_VERSION as API_VERSION
-from composable_energy.registry.kinds import Command as Command
 from composable_energy.registry.registry import calibrate as calibrate
 from composable_energy.registry.registry import classifier as classifier
 from composable_energy.registry.registry import get as get

@@ -20,9 +20,8 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Origin, inherit_token, mark_origin
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
 from composable_energy.options import describe_error, listed, nearest, plain_values, printable, text_table
-from composable_energy.registry.entries import FIRST_PARTY, PluginRecord
-from composable_energy.registry.kinds import KINDS, build, check_built, check_options, group_of, guarded, plugin_error
-from composable_energy.registry.registry import find, get_factory, load, names, plugins, rows_of
+from composable_energy.registry.entries import FIRST_PARTY, KINDS, PluginRecord, group_of, plugin_error
+from composable_energy.registry.registry import build, check_built, check_options, find, get_factory, guarded, load, names, plugins, rows_of
 
 _FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
 

@@ -8,20 +8,40 @@ composable-energy alone.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any
 
-from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound, add_note
+from composable_energy.errors import (
+    ComposableEnergyError,
+    ExtraNotInstalled,
+    OptionError,
+    PluginConflictError,
+    PluginLoadError,
+    PluginNotFound,
+    add_note,
+)
 from composable_energy.options import describe_error, listed, nearest
-from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
-from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, plugin_error
+from composable_energy.registry.entries import (
+    FIRST_PARTY,
+    KINDS,
+    Kind,
+    PluginRecord,
+    canonical,
+    check_entry,
+    described,
+    group_of,
+    plugin_error,
+    scan,
+)
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
+_LONGEST = 60  # characters of an option in a message
 registered: dict[tuple[str, str], Any] = {}
 """The objects of `register`, by kind and name."""
 
@@ -147,6 +167,7 @@ def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
         _known().entries.clear()
+        _known().resolved.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
@@ -256,6 +277,62 @@ def _winner(entries: Sequence[PluginRecord]) -> PluginRecord | None:
     """Returns which of the entries of one name the name stands for; None if other packages than the library offer different things."""
     own = [entry for entry in entries if entry.distribution == FIRST_PARTY]
     return (own or entries)[0] if own or len({entry.value for entry in entries}) == 1 else None
+
+
+# Building ------------------------------------------------------------------------------------------------------------------------
+
+
+def check_options(entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises `OptionError` unless a class or function of a plug-in takes the options."""
+    try:
+        signature = inspect.signature(builder)
+    except Exception:  # it has none, or third-party code computes it
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        accepted = ", ".join(map(str, signature.parameters.values())) or "no options"
+        raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
+
+
+def guarded(entry: PluginRecord, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
+    """Calls a function of a plug-in. With options, a `TypeError` or `ValueError` is taken for a mistake in one of them.
+
+    Raises:
+        OptionError: It does not accept the options; the message names the plug-in. Other errors with options get a note that does.
+        PluginLoadError: It fails without options.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode(False):  # tensors created in inference mode can never require gradients
+            return function()
+    except (ComposableEnergyError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # such as SystemExit, which would end the program without a word
+        if not options or not isinstance(error, Exception):
+            raise plugin_error(entry, f"making it raised {describe_error(error)}") from error
+        shown = {name: f"={value!r}" for name, value in options.items()}
+        given = ", ".join(name + (text if len(text) <= _LONGEST and "\n" not in text else "") for name, text in shown.items())
+        if isinstance(error, TypeError | ValueError):
+            raise OptionError(f"Plug-in {entry} does not accept {given}: {describe_error(error)}") from error
+        add_note(error, f"This happened while plug-in {entry} was built with {given}.")
+        raise
+
+
+def build(kind: Kind, entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Calls the class or function of an entry with options, and returns the object, an instance of the first class of the kind."""
+    check_options(entry, builder, options)
+    return check_built(kind, entry, guarded(entry, options, lambda: builder(**options)))
+
+
+def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
+    """Returns what an entry built, or raises `PluginLoadError` if it is no instance of the first class of its kind."""
+    required = kind.load_classes()[0]
+    if not issubclass(type(built), required):
+        article = "an" if required.__name__[0] in "AEIOU" else "a"
+        raise plugin_error(entry, f"it should return {article} {required.__name__}, but returned {described(built)}")
+    return built
 
 
 # Plug-ins as attributes ------------------------------------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def recommending(folder: Path, sampler: str, **options: Any) -> Path:
         ("inner-descent", {"start_image": [1.0]}),
         ("langevin", {"step_size": 1e300}),
         ("langevin", {"metric": "/etc/passwd"}),
+        ("lace", {"mean": 3, "scale": 1.0}),
         ("ode", {"rho": 1e-300}),
         ("sde", {"sigma_min": 1e-300}),
         ("chees", {"no_such_option": 1}),

@@ -62,7 +62,7 @@ def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
 
 def _opens_paths(patch):
     """Lets a file give a plug-in a path."""
-    patch.setattr("composable_energy.files.origins.stored_options", lambda builder: dict.fromkeys(inspect.signature(builder).parameters))
+    patch.setattr("composable_energy.files.values.stored_options", lambda builder: dict.fromkeys(inspect.signature(builder).parameters))
 
 
 def _opens_pictures(patch):

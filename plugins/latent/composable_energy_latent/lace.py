@@ -15,7 +15,7 @@ from torch.distributions import Independent, Normal
 from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, has_rows, repeated
 from composable_energy_latent.flow import Velocity, integrate
 
@@ -83,6 +83,8 @@ class LACE(Sampler):
         if check_integer("draws", self.draws, 0) % 2:
             raise OptionError(f"draws must be even, as they come in pairs, got {self.draws}.")
         check_number("tolerance", self.tolerance, above=0)
+        check_instance("mean", self.mean, Tensor)
+        check_instance("scale", self.scale, Tensor)
 
     @property
     def total_steps(self) -> int:
