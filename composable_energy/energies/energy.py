@@ -151,23 +151,7 @@ class Energy(nn.Module, ABC):
         """Returns the energies minus those of the bases, with shape $(B,)$; for an absolute energy the energies."""
         return self(x, **conditions)
 
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        r"""Returns energies and $\nabla E$ in one pass, without a graph.
-
-        Override it to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without value
-        returns zeros for the energies, and $\infty$ where one of its terms is infinite.
-
-        Args:
-            x: The points, with shape $(B, *)$.
-            **conditions: One value for all points, or one row for each.
-
-        Returns:
-            The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
-        Raises:
-            ExpressionError: The energies have no gradient.
-        """
-        return value_and_gradient(self, x, conditions)
+    with_gradient = value_and_gradient
 
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 
