@@ -181,9 +181,5 @@ class SamplingWarning(UserWarning):
         return f"{self.kind}: {self.seen} {self.advice}"
 
 
-class LevelWarning(UserWarning):
-    """The level of a negation may be wrong: the draws that it is estimated from may not have converged."""
-
-
 class MixtureWarning(UserWarning):
     """A mixture of densities with unknown normalisers was sampled, so the shares of its branches are arbitrary."""

@@ -208,7 +208,7 @@ class _Parser:
             self._opened.append(place.start)
             if len(self._opened) > MAX_DEPTH:
                 raise _too_deep(place)
-            part = self._combined("~", [self._term()], place.start) if match[0] == "~" else self._closed(self._operators(1))
+            part = self._combined("~", [self._term()], place.start) if match[0] == "~" else self._closed(self._operators(1), place.start)
             self._opened.pop()
         elif match["number"]:
             part = _Part(_finite(float("".join(match[0].split())), place), place)
@@ -220,11 +220,11 @@ class _Parser:
         self._skip()
         return part
 
-    def _closed(self, part: _Part) -> _Part:
+    def _closed(self, part: _Part, start: int) -> _Part:
         if not self._text.startswith(")", self._at):
             raise self._unexpected("an operator or `)`")
         self._at += 1
-        return part
+        return part._replace(place=SourceSpan(self._text, start, self._at))
 
     def _combined(self, symbol: str, parts: Sequence[_Part], start: int) -> _Part:
         place, depth = SourceSpan(self._text, start, parts[-1].place.end), 1 + max(part.depth for part in parts)

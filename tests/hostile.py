@@ -31,7 +31,7 @@ from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.files import ENERGY_FILE, VERSION, read_record, record_bytes, stored_options
+from composable_energy.files import ENERGY_FILE, VERSION, read_record, stored_options, write_record
 from composable_energy.registry import get, names
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
@@ -208,11 +208,13 @@ def prepare(folder: Path) -> Trial:
                 holder[last] = [holder[last]]
 
     def write(target: Path, header: Any, tensors: Any, chance: random.Random) -> None:
+        path = target / ENERGY_FILE
         try:
-            data = record_bytes("energy", VERSION, header, tensors)
+            write_record(path, "energy", VERSION, header, tensors)
         except RecursionError:
-            data = _deep("[" * 10_000)
-        (target / ENERGY_FILE).write_bytes(damage(data, chance) if chance.random() < 0.1 else data)
+            path.write_bytes(_deep("[" * 10_000))
+        if chance.random() < 0.1:
+            path.write_bytes(damage(path.read_bytes(), chance))
 
     def use(target: Path) -> str:
         found, error = watch.tried(lambda: ce.load(target), target.parent)

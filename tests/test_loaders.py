@@ -35,7 +35,6 @@ def test_a_scheme_finds_the_loader(bowls: Path):
     energy = ce.load("bowl:owner/name@v1", scale=2.0)
     assert str(energy) == "owner/name@v1*2.0"
     assert energy(torch.ones(1, 2)).item() == 2.0
-    assert str(ce.load("acme-bowls:bowl:here")) == "here*1.0"
     assert {"bowl", "hf"} <= set(names("loader"))
     assert {("composable_energy.loaders", "bowl", "ok")} <= {(r.group, r.name, r.state) for r in ce.plugins(load=True)}
 
@@ -74,7 +73,6 @@ def test_an_unknown_scheme_lists_the_installed_ones(bowls: Path):
         for name, message in (
             ("bowls:x", r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, .*zoo\."),
             ("https://host/name", r"No plug-in offers the loader 'https'\. Known: bowl, .*zoo\."),
-            ("acme-bowls:zoo:x", r"No plug-in offers the loader 'acme-bowls:zoo'\."),
         ):
             with pytest.raises(PluginNotFound, match=message):
                 ce.load(name)
@@ -84,7 +82,7 @@ def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
     install(bowls, "other-bowls", {"loaders": {"bowl": "third_party_bowls:other"}})
     with pytest.raises(PluginConflictError, match="ask for 'acme-bowls:bowl' or 'other-bowls:bowl'"):
         ce.load("bowl:x")
-    assert str(ce.load("other-bowls:bowl:x")) == "other"
+    assert str(ce.get("loader", "other-bowls:bowl")("x")) == "other"
 
 
 def test_the_name_of_an_energy_stays_its_name(acme: Path):
@@ -138,7 +136,7 @@ def test_a_publisher_is_found_by_its_scheme():
             energy.push("box:here", private=True)
         with pytest.raises(OptionError, match="needs a location"):
             energy.push("box:")
-        with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'bok'\. Did you mean 'box'\? Known: box, default"):
+        with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'bok'\. Did you mean 'box'\? Known: box, .*default"):
             energy.push("bok:here")
     with ce.register("publisher", "box", lambda energy, location: None), pytest.raises(PluginLoadError, match="should return a location"):
         energy.push("box:here")

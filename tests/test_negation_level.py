@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import (
-    CalibrationError,
-    ExpressionError,
-    LevelWarning,
-    MixtureWarning,
-    OptionError,
-    UngroundedError,
-    warn_caller,
-)
+from composable_energy.errors import CalibrationError, ExpressionError, MixtureWarning, OptionError, UngroundedError, warn_caller
 
 F64 = torch.float64
 CENTRE = torch.tensor([2.0, 0.0], dtype=F64)
@@ -218,8 +210,8 @@ def test_warnings_name_the_line_of_the_call():
     with pytest.warns(MixtureWarning) as found:
         (bowl | RING).sample((4, 2), sampler="langevin", step_size=0.1, steps=1, seed=0)
     assert found[0].filename == __file__
-    with pytest.warns(LevelWarning) as found:
-        (lambda: warn_caller("a level", LevelWarning))()
+    with pytest.warns(UserWarning) as found:
+        (lambda: warn_caller("a level", UserWarning))()
     assert found[0].filename == __file__
 
 

@@ -76,7 +76,8 @@ class Pulled(Sampler):
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy, state, noise):
-        return State(self.towards + 0.1 * noise.normal(state.x), state.energy, state.grad), Info()
+        x = self.towards + 0.1 * noise.normal(state.x)
+        return State(x, *energy_and_gradient(energy, x)), Info()
 
 
 def test_options_that_are_tensors_are_compared_to_the_bit(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import ENERGY_FILE, VERSION, record_bytes
+from composable_energy.files import ENERGY_FILE, VERSION, write_record
 from tests.campaign.files import damage
 from tests.saving_energies import X, edit, expressions, nodes
 
@@ -78,10 +78,10 @@ def test_a_folder_without_an_energy_is_an_error(tmp_path):
 
 
 def test_another_version_and_another_kind_are_named(tmp_path):
-    (tmp_path / ENERGY_FILE).write_bytes(record_bytes("energy", 9, {}, {}))
+    write_record(tmp_path / ENERGY_FILE, "energy", 9, {}, {})
     with pytest.raises(FileFormatError, match=r"has version 9, written by 'composable-energy .*reads 4: use the version"):
         ce.load(tmp_path)
-    (tmp_path / ENERGY_FILE).write_bytes(record_bytes("training", VERSION, {}, {}))
+    write_record(tmp_path / ENERGY_FILE, "training", VERSION, {}, {})
     with pytest.raises(FileFormatError, match="holds 'training', expected 'energy'"):
         ce.load(tmp_path)
 
@@ -150,7 +150,7 @@ def edits_of_references():
     yield "a token of another type", lambda c: nodes(c, "DistributionEnergy")[0].update(token=1)
     yield "tokens of another type", lambda c: nodes(c, "built")[0].update(tokens={"": 1})
     yield "a name of another type", lambda c: nodes(c, "DistributionEnergy")[0]["config"].update(name=3)
-    yield "modes of another type", lambda c: nodes(c, "built")[0].update(modes={"": 1})
+    yield "modes of another type", lambda c: nodes(c, "built")[0].update(training={"": 1})
     yield "a group of another type", lambda c: nodes(c, "built")[0].update(group=True)
     yield "tensors of another type", lambda c: nodes(c, "built")[0].update(tensors=[1])
     yield "tensors that are not there", lambda c: nodes(c, "built")[0].update(tensors={"base.net.weight": "evil"})

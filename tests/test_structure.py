@@ -69,7 +69,7 @@ ROWS = [
     (algebra.Negation(EVENT), {"bases": 1, "formula": True, "sums": False}),
     (algebra.Weighted(NOISY, 2.0), SIGMA),
     (algebra.Weighted(NOISY, -2.0), {**SIGMA, "grounded": False}),
-    (algebra.Sharpened(EVENT, 2.0), {"bases": 1}),
+    (algebra.Weighted(EVENT, 2.0, of_evidence=True), {"bases": 1}),
     (algebra.Difference(NOISY, NORMAL), {**SIGMA, "grounded": False}),
     (algebra.Relative(NOISY, NORMAL), {**SIGMA, "bases": 1}),
     (algebra.Relative(NORMAL, NOISY), {**SIGMA, "bases": 1, "log_normalizer": 0.0}),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conditioned, Disjunction, Negation, PulledBack, describe_shares
+from composable_energy.algebra import SHARES, Conditioned, Disjunction, Negation, PulledBack
 from composable_energy.energies.checks import check_batch, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
@@ -92,23 +92,20 @@ def encode_points(energy: Energy, x: Tensor) -> Tensor:
         ShapeError, DtypeError, DeviceError: The decoder does not take these points.
     """
     check_batch(energy, x)
-    if energy.decoder is None or energy.event_shape is None or x.shape[1:] == energy.event_shape:
+    decoder, shape = energy.decoder, energy.event_shape
+    if decoder is None or shape is None or x.shape[1:] == shape:
         return x
-    encode = getattr(energy.decoder, "encode", None)
+    takes = f"{energy} takes latent points of shape (B, {', '.join(map(str, shape))})"
+    encode = getattr(decoder, "encode", None)
     if encode is None:
-        raise ExpressionError(
-            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}, and its decoder "
-            f"{type(energy.decoder).__name__} has no `encode`."
-        )
-    check_weights(energy, energy.decoder, x)
+        raise ExpressionError(f"{takes}, got {tuple(x.shape)}, and its decoder {type(decoder).__name__} has no `encode`.")
+    check_weights(energy, decoder, x)
     try:
         with torch.no_grad():
             return encode(x)
     except RuntimeError as error:
-        raise ShapeError(
-            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}) or points that its decoder "
-            f"{type(energy.decoder).__name__} can encode; encoding a batch of shape {tuple(x.shape)} failed: {error}"
-        ) from error
+        name = type(decoder).__name__
+        raise ShapeError(f"{takes} or points that {name} can encode; a batch of shape {tuple(x.shape)} failed: {error}") from error
 
 
 def _explain_once(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
@@ -120,27 +117,21 @@ def _explain_once(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
 def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
     own = _evaluate(lambda: energy.evidence(x, **conditions), x)
     probability = None if energy.formula is None else (-own).exp()
-    if isinstance(energy, Conditioned):
+    if isinstance(energy, Conditioned):  # its terms are those of what it binds
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
-        return Explanation(str(energy), own, None, inner.terms, inner.note, probability)
+        return replace(inner, expression=str(energy), energy=own, probability=probability)
     if isinstance(energy, PulledBack):  # its term takes decoded points
         return Explanation(str(energy), own)
-    shares: list[Tensor | None] = [None] * len(energy.terms)
-    if isinstance(energy, Disjunction):
-        with suppress(ContradictionError):  # all branches are unsatisfiable
-            shares = list(torch.softmax(-energy.branches(x, **conditions), 0))
-    terms = []
-    for term, share in zip(energy.terms, shares, strict=True):
-        node = _explain_once(term, x, conditions)
-        terms.append(replace(node, share=share))
-    return Explanation(str(energy), own, None, tuple(terms), _note(energy), probability)
-
-
-def _note(energy: Energy) -> str:
+    terms, note = [_explain_once(term, x, conditions) for term in energy.terms], ""
     if isinstance(energy, Negation):
-        return energy.extra_repr()
-    return f"shares {describe_shares(energy.shares)}" if isinstance(energy, Disjunction) else ""
+        note = energy.extra_repr()
+    elif isinstance(energy, Disjunction):
+        note = f"shares {SHARES[energy.shares]}"
+        with suppress(ContradictionError):  # all branches are unsatisfiable
+            shares = torch.softmax(-energy.branches(x, **conditions), 0)
+            terms = [replace(term, share=share) for term, share in zip(terms, shares, strict=True)]
+    return Explanation(str(energy), own, None, tuple(terms), note, probability)
 
 
 def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
-"""Negations `~A`, in four modes, and the levels of energies that are known without a sampler."""
+"""Negations `~A`, in four modes, and the levels of those by level: exact ones, and those from draws."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.sums import Conjunction
+from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate, scale, zeros
 from composable_energy.energies.bases import evidence_of
 from composable_energy.energies.checks import check_value
@@ -20,19 +22,18 @@ from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import same
-from composable_energy.energies.twins import tensors_of, twin
-from composable_energy.errors import CalibrationError, ContradictionError, ExpressionError, OptionError
-from composable_energy.events import Formula, complement
+from composable_energy.energies.twins import contents, tensors_of, twin
+from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, ExpressionError, OptionError
+from composable_energy.events import complement
 from composable_energy.options import check_choice, check_number
 from composable_energy.supports import Support, intersect, is_full
 
-T = TypeVar("T", bound="Negation")
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
 _QUANTILE, _TEMPERATURE = 0.95, 0.1
 _SEED = 0
-_LEAST_DRAWS, _DRAWS = 16, 65_536
-_NUMBERS = 2**24  # of all draws together
+_LEAST_EXACT, _EXACT, _NUMBERS = 16, 65_536, 2**24  # draws of a distribution, and numbers in all of them
+_DRAWS, _DRAWS_OF_LARGE_POINTS, _LARGE = 4096, 512, 256  # of a sampler
 
 
 class Negation(Node):
@@ -59,7 +60,7 @@ class Negation(Node):
         offset: $b$, for `contrast`: the evidence at which A and the base are equally likely.
         quantile: $q$ between 0 and 1, for `level`.
         temperature: $\tau > 0$, for `level`: the width of the border, in units of energy.
-        level: $L_q$, for `level`; None if it is not known yet.
+        level: $L_q$, for `level`; None if it is not known yet, other than exactly.
         level_error: The standard error of an estimated level; None for a given one.
 
     Raises:
@@ -85,38 +86,36 @@ class Negation(Node):
         level_error: float | None = None,
     ) -> None:
         super().__init__(operand)
-        event = operand.formula
         self.mode: Mode = mode or _default_mode(operand)
         check_choice("mode", self.mode, _DEFAULT_WEIGHT)
         if mode is None and operand.no_complement is not None:
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
-        if self.mode == "complement" and event is None:
-            raise ExpressionError(f"{operand} is not an event, so 1 - p(c | x) is unknown; use mode 'level', 'contrast' or 'power'.")
         set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
         if not as_float(self.weight) > 0:
             raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
-        check_number("offset", offset)
-        self.offset = offset
-        self._set_level(quantile, temperature, level, level_error)
-        self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value
-        if self.mode == "level":
-            check_value(operand, f"The negation of {operand} by level", evidence=True)
-        elif self.mode == "contrast":
-            self.need_values(f"The negation of {operand} by contrast", [operand])
-        self._signed |= self.mode == "power"
-        self._bases = operand.bases
-        self._complement = complement(event) if self.mode == "complement" and event is not None else None
-        always = self._complement is not None and self._complement.constant is False  # the operand is always true
-        self._unsatisfiable = always or any(base.energy.unsatisfiable for base in self._bases)
-
-    def _set_level(self, quantile: float, temperature: float, level: float | None, level_error: float | None) -> None:
+        self.offset = check_number("offset", offset)
         self.quantile = check_number("quantile", quantile, above=0, below=1)
         self.temperature = check_number("temperature", temperature, above=0)
         self.level = None if level is None else check_number("level", level)
         self.level_error = None if level_error is None else check_number("level_error", level_error, least=0)
-        options = (quantile, temperature, level, level_error)
-        if self.mode != "level" and options != (_QUANTILE, _TEMPERATURE, None, None):
+        if self.mode != "level" and (quantile, temperature, level, level_error) != (_QUANTILE, _TEMPERATURE, None, None):
             raise OptionError(f"quantile, temperature and level are options of the mode 'level', and the mode is {self.mode!r}.")
+        self.bases = operand.bases
+        self._signed |= self.mode == "power"
+        self._complement = None
+        if self.mode == "complement":
+            if operand.formula is None:
+                raise ExpressionError(f"{operand} is not an event, so 1 - p(c | x) is unknown; use mode 'level', 'contrast' or 'power'.")
+            self._complement, self.evidence_has_value = complement(operand.formula), True
+            self.formula = self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
+        elif self.mode == "contrast":
+            self.need_values(f"The negation of {operand} by contrast", [operand])
+        elif self.mode == "level":
+            check_value(operand, f"The negation of {operand} by level", evidence=True)
+            if level is None and (found := _exact_level(operand, quantile, temperature)) is not None:
+                self.level, self.level_error = found.value, found.standard_error
+        always = self._complement is not None and self._complement.constant is False  # the operand is always true
+        self.unsatisfiable = always or any(base.energy.unsatisfiable for base in self.bases)
 
     def config(self) -> dict[str, Any]:
         config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
@@ -128,17 +127,13 @@ class Negation(Node):
     def rebuild(self, *terms: Energy, **changes: Any) -> Self:
         if self.level_error is not None and terms and not same(terms[0], self.terms[0]):
             changes = {"level": None, "level_error": None, **changes}
-        return with_exact_level(super().rebuild(*terms, **changes))
-
-    @property
-    def formula(self) -> Formula | None:
-        return self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
+        return super().rebuild(*terms, **changes)
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of the bases; else the space of the operand, as "not in (0, 1)" holds at 2, and on no other simplex."""
         if self.mode == "power":  # the quotient by a density has no value where that is 0
             return supports[0]
-        bases = [(base.energy, base.energy.support) for base in self._bases]
+        bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect(bases) if bases else None if is_full(supports[0]) else supports[0]
 
     @property
@@ -146,16 +141,15 @@ class Negation(Node):
         return self.mode != "power" and any(base.energy.grounded for base in self.bases)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        operand = self._terms[0]
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
         if self.mode == "power":
             with dividing_by(self):
-                return scale(self.weight, -evidence_of(operand, x, conditions))
+                return scale(self.weight, -evidence_of(self.terms[0], x, conditions))
         try:
+            evidence = evidence_of(self.terms[0], x, conditions)  # first: its errors are about these points
             if self.mode == "contrast":
-                return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
-            evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points
+                return scale(self.weight, F.softplus(self.offset - evidence))
             level = self._known_level(conditions) if self.level is None or conditions else self.level
             return scale(self.weight, F.softplus(torch.rsub(evidence, level) / self.temperature))
         except ContradictionError:
@@ -164,7 +158,7 @@ class Negation(Node):
     def _known_level(self, conditions: Mapping[str, Any]) -> float:
         if self.level is not None and self.level_error is None:
             return self.level
-        operand = self._terms[0]
+        operand = self.terms[0]
         free = sorted(operand.conditions & conditions.keys() - {CHAINS})
         if free:
             raise ExpressionError(
@@ -180,36 +174,20 @@ class Negation(Node):
         return self.level
 
     def extra_repr(self) -> str:
-        level = None if self.level is None else Estimate(self.level, self.level_error or 0.0)
-        return f"mode={self.mode!r}{self._options()}" + ("" if level is None else f", level={level}")
+        level = "" if self.level is None else f", level={Estimate(self.level, self.level_error or 0.0)}"
+        return f"mode={self.mode!r}{self._options()}{level}"
 
     def _options(self) -> str:
         """Returns the options that are not the default, other than the mode and the level."""
-        weight, text = as_float(self.weight), ""
-        if weight != _DEFAULT_WEIGHT[self.mode]:
-            text += f", weight={weight:g}"
-        if self.offset:
-            text += f", offset={self.offset:g}"
-        if self.quantile != _QUANTILE:
-            text += f", quantile={self.quantile:g}"
-        if self.temperature != _TEMPERATURE:
-            text += f", temperature={self.temperature:g}"
-        return text
+        found = {"weight": as_float(self.weight), "offset": self.offset, "quantile": self.quantile, "temperature": self.temperature}
+        usual = (_DEFAULT_WEIGHT[self.mode], 0.0, _QUANTILE, _TEMPERATURE)
+        return "".join(f", {name}={value:g}" for (name, value), default in zip(found.items(), usual, strict=True) if value != default)
 
     def text(self, operand: Operand) -> str:
         options = self._options() + ("" if self.level is None or self.level_error is not None else f", level={self.level:g}")
         if self.mode != _default_mode(self.terms[0]) or options:
             return f"negate({operand(self.terms[0], 0)}, mode={self.mode!r}{options})"
         return "~" + operand(self.terms[0], self.precedence)
-
-
-def with_exact_level(negation: T) -> T:
-    """Returns a negation with its level, where that is known without a sampler."""
-    if negation.mode == "level" and negation.level is None:
-        found = exact_level(negation.terms[0], negation.quantile, negation.temperature)
-        if found is not None:
-            negation.level, negation.level_error = found.value, found.standard_error
-    return negation
 
 
 def has_level(conjunction: Conjunction) -> bool:
@@ -228,56 +206,126 @@ def _default_mode(operand: Energy) -> Mode:
     return "level" if absolute else "contrast"
 
 
-def exact_level(energy: Energy, quantile: float, temperature: float, x: Tensor | None = None) -> Estimate | None:
-    r"""Returns the level of an energy that is known in closed form or from exact draws of a distribution; None for any other.
+# Levels ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def lacks_level(module: nn.Module) -> bool:
+    """Returns whether a negation inside of a module has a level that is not known yet."""
+    return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in module.modules())
+
+
+def with_levels(energy: Energy, x: Tensor) -> Energy:
+    """Returns an expression with the levels that are not known yet; parts without them, and all weights, are shared.
 
     Args:
-        energy: The energy A.
-        quantile: $q$.
-        temperature: $\tau$.
-        x: A point that gives the shape, dtype and device; None takes those of the distribution.
+        energy: The expression; it stays as it is.
+        x: A point with shape $(1, *)$, which gives the shape, dtype and device of draws.
+
+    Raises:
+        CalibrationError: The operand of a negation cannot be sampled.
     """
+    shared = (item for item in contents(energy) if isinstance(item, Tensor) or (isinstance(item, nn.Module) and not lacks_level(item)))
+    filled = copy.deepcopy(energy, {id(item): item for item in shared})
+    fill_levels(filled, x)
+    return filled
+
+
+def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) -> None:
+    """Sets the levels that are not known yet in an expression, such as a twin; see `with_levels`.
+
+    Args:
+        energy: The expression.
+        x: A point with shape $(1, *)$, which gives the shape, dtype and device of draws.
+        binds: Conditions that are bound around the expression, such as a noise level.
+
+    Raises:
+        CalibrationError: The operand of a negation cannot be sampled.
+    """
+    if not lacks_level(energy):
+        return
+    inside = binds
+    if isinstance(energy, PulledBack):  # its term takes decoded points, and no noise level
+        with torch.no_grad():
+            x, inside = energy.generator(x), binds - {"sigma"}
+    elif isinstance(energy, Conditioned):
+        inside = binds | energy.values.keys()
+    for part in dict.fromkeys((*energy.terms, *(base.energy for base in energy.bases))):
+        fill_levels(part, x, inside)
+    if isinstance(energy, Negation) and energy.mode == "level" and energy.level is None:
+        try:
+            found = _estimate_level(energy.terms[0], energy.quantile, energy.temperature, x, binds)
+            energy.level, energy.level_error = found.value, found.standard_error
+        except ContradictionError:  # no point fulfils the operand, and its complement needs no level
+            pass
+        except ComposableEnergyError as error:
+            raise CalibrationError(
+                f"~ of {energy.terms[0]} is the complement of where its draws are, and it cannot be sampled ({error}). Give the level by "
+                "`negate(A, mode='level', level=...)`; or take another mode of `negate`: 'power' (-0.01 E, the paper's rule, unbounded), "
+                "'contrast' for `A.relative_to(base)`, or 'complement' for an event."
+            ) from error
+
+
+def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tensor, binds: frozenset[str]) -> Estimate:
+    """Returns the level of an energy from draws by its default sampler.
+
+    Raises:
+        ComposableEnergyError: Why there are no draws.
+    """
+    free = sorted((energy.required_conditions | (energy.conditions & binds)) - {CHAINS})
+    if free:
+        raise CalibrationError(f"it depends on {', '.join(free)}: bind it first, as in `~A.given({free[0]}=...)`")
+    for part in energy.modules():
+        for name, value in part.values.items() if isinstance(part, Conditioned) else ():
+            if isinstance(value, Tensor) and value.ndim and len(value) > 1:
+                raise CalibrationError(f"it has {len(value)} rows of {name}, each with a level of its own: bind one value for all")
+    count = _DRAWS if x[0].numel() <= _LARGE else _DRAWS_OF_LARGE_POINTS
+    try:
+        points = energy.latents.sample((count, *x.shape[1:]), seed=_SEED, dtype=x.dtype)
+        with torch.no_grad():
+            evidence = twin(energy).evidence(points.to(x.device))
+    except ContradictionError:
+        raise
+    except (ComposableEnergyError, RuntimeError) as error:
+        raise CalibrationError(f"{type(error).__name__}: {error}") from error
+    if not evidence.isfinite().all():
+        raise CalibrationError(f"{int((~evidence.isfinite()).sum())} of {len(evidence)} draws have no finite energy")
+    return _level_of_draws(evidence, quantile, temperature)
+
+
+def _exact_level(energy: Energy, quantile: float, temperature: float) -> Estimate | None:
+    """Returns the level of an energy that is known in closed form or from exact draws of a distribution; None for any other."""
     known = energy.known_level(quantile)
     if known is not None:
         return Estimate(known)
     if not isinstance(energy, DistributionEnergy) or energy.event_shape is None:
         return None
-    tensors = tensors_of(energy)
-    if x is None and any(tensor.requires_grad for tensor in tensors):  # it is trained later
-        return None
-    count = max(_LEAST_DRAWS, min(_DRAWS, _NUMBERS // max(1, energy.event_shape.numel())))
-    device = x.device if x is not None else tensors[0].device if tensors else torch.get_default_device()
+    count = max(_LEAST_EXACT, min(_EXACT, _NUMBERS // max(1, energy.event_shape.numel())))
+    device = next((tensor.device for tensor in tensors_of(energy)), torch.get_default_device())
     try:
+        points = seeded_draws(energy.distribution, count, device, _SEED)
         with torch.no_grad():
-            points = seeded_draws(energy.distribution, count, device, _SEED)
-            evidence = None if points is None else twin(energy).evidence(points if x is None else points.to(x))
+            evidence = None if points is None else energy.evidence(points)
     except Exception:  # of any distribution
         return None
-    return None if evidence is None or not evidence.isfinite().all() else level_of_draws(evidence, quantile, temperature)
+    return None if evidence is None or not evidence.isfinite().all() else _level_of_draws(evidence, quantile, temperature)
 
 
-def quantile_of(values: Tensor, quantile: float) -> Estimate:
-    """Returns a quantile of independent numbers with its standard error."""
-    ordered, count = values.double().sort().values, len(values)
-    # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
-    rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
-    low, middle, high = (ordered[min(max(math.ceil(r) - 1, 0), count - 1)].item() for r in (rank - deviation, rank, rank + deviation))
-    return Estimate(middle, (high - low) / 2)
-
-
-def level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Estimate:
+def _level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Estimate:
     """Returns a quantile of the evidence of draws, raised until the complement excludes the draws, up to a share of $2 (1 - q)$.
 
     The energies of a flat density, such as a uniform one, are hardly below their quantile, so the border must lie above them.
     """
-    evidence, found = evidence.double(), quantile_of(evidence, quantile)
-    low, high, share = found.value, found.value, min(2 * (1 - quantile), 1 - quantile / 2)
+    ordered, count = evidence.double().sort().values, len(evidence)
+    # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
+    rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
+    below, found, above = (ordered[min(max(math.ceil(r) - 1, 0), count - 1)].item() for r in (rank - deviation, rank, rank + deviation))
+    low, high, share = found, found, min(2 * (1 - quantile), 1 - quantile / 2)
     for _ in range(60):
-        if torch.sigmoid((evidence - high) / temperature).mean() <= share:
+        if torch.sigmoid((evidence.double() - high) / temperature).mean() <= share:
             break
         low, high = high, high + temperature
-    for _ in range(30 if high > found.value else 0):
+    for _ in range(30 if high > found else 0):
         middle = (low + high) / 2
-        passes = bool(torch.sigmoid((evidence - middle) / temperature).mean() <= share)
+        passes = bool(torch.sigmoid((evidence.double() - middle) / temperature).mean() <= share)
         low, high = (low, middle) if passes else (middle, high)
-    return Estimate(high, found.standard_error)
+    return Estimate(high, (above - below) / 2)

@@ -1,4 +1,4 @@
-"""The abstract nodes of expressions, with the properties that follow from their terms, and the text of expressions."""
+"""The abstract nodes of expressions, with the structure that follows from their terms, and the text of expressions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.algebra.terms import common_recommendation, common_shape, distinct
-from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies.bases import RelativeEnergy
 from composable_energy.energies.checks import check_value, has_levels
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
@@ -30,8 +30,9 @@ _LONGEST = 20_000  # characters
 class Node(RelativeEnergy, ABC):
     """Abstract node: an energy computed from energies at the same points and conditions; one of other points is `Transformed`.
 
-    A subclass implements `forward_evidence` and `grounded`; it overrides `bases` if it has any, and `join_supports` if the supports of its
-    terms may differ. `terms` are positional arguments of its constructor, and `config()` returns the others.
+    A subclass implements `forward_evidence` and `grounded`, and overrides `join_supports` if the supports of its terms may differ. `terms`
+    are positional arguments of its constructor, and `config()` returns the others. What an expression is, such as its conditions, are
+    attributes: this constructor sets them from the terms, once, as a part may occur many times; a subclass changes what differs.
 
     Args:
         operands: The sub-expressions, in one space (see `to_common_space`).
@@ -43,69 +44,34 @@ class Node(RelativeEnergy, ABC):
 
     precedence: int = 100
     sums: ClassVar[bool] = False
+    conditions: frozenset[str] = frozenset()
+    required_conditions: frozenset[str] = frozenset()
+    evidence_has_value: bool = True
+    unsatisfiable: bool = False
+    decoded_shape: torch.Size | None = None
     _notes_needs: ClassVar[bool] = False  # whether the class calls `need_values` itself; else other nodes than sums need all values
+    _decoders: tuple[nn.Module, ...] = ()  # one or none; in a tuple it is no module of this node
+    _opposite: Energy | weakref.ref[Energy] | None = None
 
     def __init__(self, *operands: Energy) -> None:
         super().__init__()
-        self.operands = nn.ModuleList(operands)
-        self._terms = tuple(operands)
-        self.event_shape = common_shape(operands)
-        self.recommended = common_recommendation(operands)
-        self._bases: tuple[WeightedBase, ...] = ()
-        # Computed once, as a part may occur many times in an expression.
-        self._conditions, self._required = frozenset({CHAINS}), frozenset[str]()
-        self._unsatisfiable, self._evidence_has_value, self._needs_log_densities = False, True, False
-        self._decoders: tuple[nn.Module, ...] = ()
-        self._decoded_shape: torch.Size | None = None
+        self.operands, self.terms = nn.ModuleList(operands), tuple(operands)
+        self.event_shape, self.recommended = common_shape(operands), common_recommendation(operands)
+        self.conditions = frozenset({CHAINS})
         for term in operands:
-            self._conditions |= term.conditions
-            self._required |= term.required_conditions
-            self._unsatisfiable |= term.unsatisfiable
-            self._evidence_has_value &= term.evidence_has_value
-            self._needs_log_densities |= term.needs_log_densities
+            self.conditions |= term.conditions
+            self.required_conditions |= term.required_conditions
+            self.unsatisfiable |= term.unsatisfiable
+            self.evidence_has_value &= term.evidence_has_value
+            self.needs_log_densities |= term.needs_log_densities
+            self.decoded_shape = self.decoded_shape or term.decoded_shape
             self._signed |= term._signed
             if not self._decoders and term.decoder is not None:
                 self._decoders = (term.decoder,)
-            self._decoded_shape = self._decoded_shape or term.decoded_shape
-        self._opposite: Energy | weakref.ref[Energy] | None = None
         self._copies = Copies(self)
         self._repeated = _find_repeated(self)
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
-
-    def __str__(self) -> str:
-        return _text_of(self)
-
-    def text(self, operand: Operand) -> str:
-        """Returns the text of the expression, from those of its operands."""
-        return self.name or type(self).__name__
-
-    def config(self) -> dict[str, Any]:
-        return {}
-
-    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        if self._copies.pairs and (pair := self._copies.differ()) is not None:
-            raise ExpressionError(
-                f"{self} counts two copies of one {type(pair[0]).__name__} once, but their numbers differ now. Build the expression again; "
-                "or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
-            )
-        return super()._check_input(x, conditions)
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        return self._terms
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return self._bases
-
-    @property
-    def evidence_has_value(self) -> bool:
-        return self._evidence_has_value
-
-    @property
-    def needs_log_densities(self) -> bool:
-        return self._needs_log_densities
 
     def need_values(self, use: str, energies: Iterable[Energy]) -> None:
         """Notes terms or bases whose values this node needs. Those of scores with noise levels can be carried along the levels.
@@ -122,43 +88,38 @@ class Node(RelativeEnergy, ABC):
             if not has_levels(energy):
                 check_value(energy, use, evidence=True)
         self._valueless, self._values_for = self._valueless + lacking, use
-        self._needs_log_densities |= bool(lacking)
-        self._evidence_has_value = self._evidence_has_value and not lacking
+        self.needs_log_densities |= bool(lacking)
+        self.evidence_has_value = self.evidence_has_value and not lacking
 
     @property
     def decoder(self) -> nn.Module | None:
         return self._decoders[0] if self._decoders else None
 
     @property
-    def decoded_shape(self) -> torch.Size | None:
-        return self._decoded_shape
-
-    @property
-    def unsatisfiable(self) -> bool:
-        return self._unsatisfiable
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self._conditions
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self._required
-
-    @property
     def support(self) -> Support:
-        found = _support_of(self, {}, root=True)
-        if isinstance(found, ExpressionError):
-            raise found
-        return found
+        return _support_of(self, {})
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
         return supports[0]
 
-    def support_without_terms(self, error: ExpressionError) -> Support:
-        """Returns the support where that of a term is unknown: raises by default."""
-        raise error
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def __str__(self) -> str:
+        return _text_of(self)
+
+    def text(self, operand: Operand) -> str:
+        """Returns the text of the expression, from those of its operands."""
+        return self.name or type(self).__name__
+
+    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        if self._copies.pairs and (pair := self._copies.differ()) is not None:
+            raise ExpressionError(
+                f"{self} counts two copies of one {type(pair[0]).__name__} once, but their numbers differ now. Build the expression again; "
+                "or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
+            )
+        return super()._check_input(x, conditions)
 
     @property
     def opposite(self) -> Energy | None:
@@ -166,11 +127,9 @@ class Node(RelativeEnergy, ABC):
         return self._opposite() if isinstance(self._opposite, weakref.ref) else self._opposite
 
     def link_opposite(self, opposite: Node) -> None:
-        """Makes two nodes each other's complement, so that `~~A is A`.
+        """Makes two nodes each other's complement, so that `~~A is A` and a parity of 12 events has 97 nodes instead of 8,201.
 
-        A parity of 12 events, `p = (p & ~e) | (~p & e)`, then has 97 nodes and is built in 0.3 s; with new nodes for each `~` it has
-        8,201 and takes 10.6 s, and with a reference in one direction only 277 and 0.7 s. The reference to the complement is weak, so
-        that no cycle keeps networks in memory.
+        The reference to the complement is weak, so that no cycle keeps networks in memory.
         """
         self._opposite = weakref.ref(opposite)
         object.__setattr__(opposite, "_opposite", self)  # not as a sub-module
@@ -224,14 +183,12 @@ def set_weight(node: Node, weight: Weight) -> None:
     Raises:
         OptionError: The weight is not a finite number or 0-d tensor.
     """
-    if isinstance(weight, Tensor) and weight.ndim != 0:
-        raise OptionError(f"A weight must be a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
     try:
-        finite = math.isfinite(as_float(weight))
+        if (isinstance(weight, Tensor) and weight.ndim) or not math.isfinite(as_float(weight)):
+            raise ValueError("not a finite number")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise OptionError(f"A weight must be a real number or a 0-d tensor of one, got {weight!r}.") from error
-    if not finite:
-        raise OptionError(f"A weight must be finite, got {as_float(weight)}.")
+        shape = f" of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else ""
+        raise OptionError(f"A weight must be a finite real number or a 0-d tensor of one, got {weight!r}{shape}.") from error
     if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
         node.register_buffer("weight", weight)
     else:
@@ -255,44 +212,29 @@ def _find_repeated(root: Energy) -> tuple[Energy, ...]:
     return tuple(term for term, count in counts.items() if count > 1)
 
 
-def _support_of(energy: Energy, found: dict[Energy, Support | ExpressionError], root: bool = False) -> Support | ExpressionError:
-    """Returns the support of a part of an expression, or why it has none; each part is visited once."""
+def _support_of(energy: Energy, found: dict[Energy, Support]) -> Support:
+    """Returns the support of a part of an expression; each part is visited once."""
+    if not isinstance(energy, Node) or type(energy).support is not Node.support:
+        return energy.support
     if energy not in found:
-        try:
-            if isinstance(energy, Node) and (root or type(energy).support is Node.support):
-                supports, errors = [], []
-                for term in energy.terms:
-                    known = _support_of(term, found)
-                    (errors if isinstance(known, ExpressionError) else supports).append(known)
-                found[energy] = energy.support_without_terms(errors[-1]) if errors else energy.join_supports(supports)
-            else:
-                found[energy] = energy.support
-        except ExpressionError as error:
-            found[energy] = error
+        found[energy] = energy.join_supports([_support_of(term, found) for term in energy.terms])
     return found[energy]
 
 
+# Text ------------------------------------------------------------------------------------------------------------------------------------
+
+
 def _text_of(node: Node) -> str:
-    """Returns the text of a node; that of a part that occurs several times is formatted once."""
+    """Returns the text of a node; that of a part that occurs several times is formatted once, and the middle of a long one is left out."""
     texts: dict[Energy, str] = {}
 
     def operand(energy: Any, precedence: int) -> str:
         if energy not in texts:
-            texts[energy] = _shorten(energy.text(operand) if type(energy).__str__ is Node.__str__ else str(energy))
-        own: int = getattr(energy, "precedence", 100)
-        return f"({texts[energy]})" if own < precedence else texts[energy]
+            text = energy.text(operand) if type(energy).__str__ is Node.__str__ else str(energy)
+            texts[energy] = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        return f"({texts[energy]})" if getattr(energy, "precedence", 100) < precedence else texts[energy]
 
     return operand(node, 0)
-
-
-def join_operands(operand: Operand, terms: Sequence[Energy], sign: str, precedence: int) -> str:
-    """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
-    texts = {term: operand(term, precedence) for term in dict.fromkeys(terms)}
-    return _shorten(sign.join(texts[term] for term in terms))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def tree(energy: Energy) -> str:
@@ -301,7 +243,7 @@ def tree(energy: Energy) -> str:
 
 
 def _branches(energy: Energy, shown: set[Energy]) -> list[str]:
-    detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
+    detail = f"{energy}" if energy.name and not energy.terms else energy.extra_repr()
     head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
     if energy in shown:
         return [f"{head} (as above)"]
@@ -309,8 +251,6 @@ def _branches(energy: Energy, shown: set[Energy]) -> list[str]:
         shown.add(energy)
     lines = [head]
     for i, term in enumerate(energy.terms):
-        last = i == len(energy.terms) - 1
-        head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        first, *others = _branches(term, shown)
-        lines += [head + first, *(rest + line for line in others)]
+        first, rest = ("└─ ", "   ") if i == len(energy.terms) - 1 else ("├─ ", "│  ")
+        lines += [(rest if row else first) + line for row, line in enumerate(_branches(term, shown))]
     return lines

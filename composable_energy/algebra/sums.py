@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, join_operands, set_weight
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space, union_of_bases
 from composable_energy.arithmetic import Estimate, add, scale, subtract
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.events import Formula, conjoin
+from composable_energy.events import conjoin
 from composable_energy.supports import Support, intersect
 
 
@@ -47,24 +47,24 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction needs at least one term.")
-        super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
-        self._bases = union_of_bases(self.terms)
-        self.concepts = tuple(term for term in self.terms if not contains(self._bases, term)) or self.terms
-        self._formulas, others = join_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
-        self._others = distinct(others)
-        self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
-        self._evidence_has_value = all(term.evidence_has_value for term in self._others)
-
-    @property
-    def formula(self) -> Formula | None:
-        return self._formulas[0] if len(self._formulas) == 1 and not self._others else None
+        super().__init__(*to_common_space(flatten(terms, Conjunction)))
+        self.bases = union_of_bases(self.terms)
+        concepts = tuple(term for term in self.terms if not contains(self.bases, term))
+        self.concepts = concepts or self.terms
+        self._formulas, others = join_events(concepts, conjoin)
+        self._others, self.evidence_has_value = distinct(others), True
+        for formula in self._formulas:
+            self.formula = formula if len(self._formulas) == 1 and not others else None
+            self.unsatisfiable |= formula.constant is False
+        for term in self._others:
+            self.evidence_has_value &= term.evidence_has_value
 
     @property
     def grounded(self) -> bool:
         return any(term.grounded for term in distinct(self.terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
-        bases = [(base.energy, base.energy.support) for base in self._bases]
+        bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -75,107 +75,73 @@ class Conjunction(Node):
         return add(parts, signed=self._signed)
 
     def text(self, operand: Operand) -> str:
-        return join_operands(operand, self.terms, " & ", self.precedence)
+        return " & ".join(operand(term, self.precedence) for term in self.terms)
 
 
 class Weighted(Node):
-    r"""A power of the density: $w E(x)$, or $E(x) / w$.
+    r"""A power of a density: $w E(x)$, or $E(x) / w$; or of its evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance.
 
     In a conjunction over the same base the base is counted once and the weight scales the evidence; see `union_of_bases`. Where $E$ is
-    infinite, $0\, E$ is infinite, too, so the support stays.
+    infinite, $0\, E$ is infinite, too, so the support stays. A number 1, in all, keeps an event one.
 
     Args:
         operand: The energy.
         weight: A number or a 0-d tensor, which may be learnable.
         inverse: Whether to divide by the weight, for a learnable temperature.
+        of_evidence: Whether to scale the evidence alone.
     """
 
     sums = True
-    precedence = 80
     weight: Weight
 
-    def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
+    def __init__(self, operand: Energy, weight: Weight, inverse: bool = False, of_evidence: bool = False) -> None:
         super().__init__(operand)
         set_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and as_float(self.weight) >= 0
-        self.inverse = inverse
+        self.inverse, self.of_evidence, self.precedence = inverse, of_evidence, 100 if of_evidence else 80
+        self.unsatisfiable = self.unsatisfiable and as_float(weight) >= 0
         self._signed |= isinstance(weight, Tensor) or weight < 0
+        total, inner = self.factor, operand
+        while isinstance(inner, Weighted) and inner.of_evidence == of_evidence:
+            total, inner = total * inner.factor, inner.terms[0]
+        self.formula = None if isinstance(total, Tensor) or total != 1 else inner.formula
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
-        return tuple(WeightedBase(base.energy, (*base.scaled_by, self)) for base in self.terms[0].bases)
+        bases = self.terms[0].bases
+        return bases if self.of_evidence else tuple(WeightedBase(base.energy, (*base.scaled_by, self)) for base in bases)
 
     @property
     def factor(self) -> Weight:
         """The current factor of the energy."""
         return 1 / self.weight if self.inverse else self.weight
 
-    def config(self) -> dict[str, Any]:
-        return {"weight": self.weight, "inverse": self.inverse}
-
     @property
     def weight_key(self) -> Hashable:
         """A key that is equal for nodes whose factors stay equal in training."""
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
-    @property
-    def formula(self) -> Formula | None:
-        """The formula of an event with the weight 1, in all; none with a tensor, which may change."""
-        weight, inner = self.factor, self.terms[0]
-        while isinstance(inner, Weighted):
-            weight, inner = weight * inner.factor, inner.terms[0]
-        return inner.formula if not isinstance(weight, Tensor) and weight == 1 else None
+    def config(self) -> dict[str, Any]:
+        return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
     @property
     def grounded(self) -> bool:
-        return as_float(self.weight) > 0 and self.terms[0].grounded
+        weight = as_float(self.weight)
+        return self.terms[0].grounded and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with dividing_by(self, self.weight):
             return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={as_float(self.factor):g}"
+        return f"weight={as_float(self.factor):g}{', of_evidence=True' if self.of_evidence else ''}"
 
     def text(self, operand: Operand) -> str:
+        weight = f"{as_float(self.weight):g}"  # exact for a number, short for a tensor
+        weight = weight if isinstance(self.weight, Tensor) or float(weight) == self.weight else repr(self.weight)
+        if self.of_evidence:
+            return f"{operand(self.terms[0], 95)}.sharpened({weight})"
         inner = operand(self.terms[0], self.precedence)
-        return f"{inner} / {_format_weight(self.weight)}" if self.inverse else f"{_format_weight(self.weight)} * {inner}"
-
-
-class Sharpened(Node):
-    r"""An energy with weighted evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance."""
-
-    sums = True
-    weight: Weight
-
-    def __init__(self, operand: Energy, weight: Weight) -> None:
-        super().__init__(operand)
-        set_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and as_float(self.weight) >= 0
-        self._signed |= isinstance(weight, Tensor) or weight < 0
-        self._bases = operand.bases
-
-    def config(self) -> dict[str, Any]:
-        return {"weight": self.weight}
-
-    @property
-    def formula(self) -> Formula | None:
-        return self.terms[0].formula if not isinstance(self.weight, Tensor) and self.weight == 1 else None
-
-    @property
-    def grounded(self) -> bool:
-        weight = as_float(self.weight)
-        return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
-
-    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with dividing_by(self, self.weight):
-            return scale(self.weight, evidence_of(self.terms[0], x, conditions))
-
-    def extra_repr(self) -> str:
-        return f"weight={as_float(self.weight):g}"
-
-    def text(self, operand: Operand) -> str:
-        return f"{operand(self.terms[0], 95)}.sharpened({as_float(self.weight):g})"
+        return f"{inner} / {weight}" if self.inverse else f"{weight} * {inner}"
 
 
 class Difference(Node):
@@ -187,14 +153,14 @@ class Difference(Node):
 
     sums = True
     precedence = 70
+    _signed = True
 
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*to_common_space([left, right]))
-        counts = [len(term.bases) for term in self.terms]
-        self._unsatisfiable = left.unsatisfiable
-        self._cancels = counts == [len(shared_bases(self.terms))] * 2
-        self._signed = True
-        self._evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
+        shared = len(shared_bases(self.terms))
+        self._cancels = all(len(term.bases) == shared for term in self.terms)
+        self.unsatisfiable = left.unsatisfiable
+        self.evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         return intersect(list(zip(self.terms, supports, strict=True)))
@@ -211,12 +177,6 @@ class Difference(Node):
         return f"{operand(left, self.precedence)} - {operand(right, self.precedence + 1)}"
 
 
-def _format_weight(weight: Weight) -> str:
-    """Returns the text of a weight: exact for a number, short for a tensor."""
-    short = f"{as_float(weight):g}"
-    return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)
-
-
 class Relative(Node):
     r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.
 
@@ -225,6 +185,7 @@ class Relative(Node):
     """
 
     sums = True
+    has_value: bool = True
 
     def __init__(self, operand: Energy, base: Energy) -> None:
         if not isinstance(base, Energy):
@@ -232,13 +193,10 @@ class Relative(Node):
         if operand.bases:
             raise ExpressionError(f"{operand} is already relative to {operand.bases[0].energy}.")
         super().__init__(*to_common_space([operand, base]))
-        self._bases = (WeightedBase(self.terms[1]),)
-        self._unsatisfiable = operand.unsatisfiable
-        self._evidence_has_value = all(term.has_value for term in self.terms)
-
-    @property
-    def has_value(self) -> bool:
-        return self.terms[0].has_value
+        self.bases = (WeightedBase(self.terms[1]),)
+        self.unsatisfiable = operand.unsatisfiable
+        self.has_value = self.terms[0].has_value
+        self.evidence_has_value = all(term.has_value for term in self.terms)
 
     @property
     def grounded(self) -> bool:

@@ -24,19 +24,15 @@ def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
     return counts
 
 
-def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] | None]) -> list[Energy]:
-    """Returns terms with nodes of the same kind replaced by their terms.
+def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
+    """Returns terms with nodes of a class replaced by their terms, other than weighted ones.
 
     A node that occurs several times is kept, so that repeating `E = E & E` adds one node each.
-
-    Args:
-        terms: The terms.
-        inner: A function that returns the terms of a node of the same kind, and None for another energy.
     """
-    counts, result = distinct(terms), []
+    counts, result = distinct(terms), list[Energy]()
     for term in terms:
-        found = inner(term) if counts[term] == 1 else None
-        result += [term] if found is None else found
+        nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
+        result += term.terms if nested else (term,)
     return result
 
 
@@ -47,22 +43,20 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     evidence of A plus twice that of B.
     """
     found: list[WeightedBase] = []
-    for base in (base for term in terms for base in term.bases):
-        index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
-        if index is None:
-            found.append(base)
-        elif not _same_weight(found[index], base):
-            found[index] = WeightedBase(found[index].energy)
+    for term in terms:
+        for base in term.bases:
+            index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
+            if index is None:
+                found.append(base)
+            elif not _same_weight(found[index], base):
+                found[index] = WeightedBase(found[index].energy)
     return tuple(found)
 
 
 def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     """Returns the bases that all terms have with the same weight; a mixture factors them out."""
-    return tuple(
-        base
-        for base in terms[0].bases
-        if all(any(same(b.energy, base.energy) and _same_weight(b, base) for b in term.bases) for term in terms[1:])
-    )
+    first, *others = terms
+    return tuple(base for base in first.bases if all(any(_same_base(base, other) for other in term.bases) for term in others))
 
 
 def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
@@ -70,15 +64,8 @@ def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
     return any(same(base.energy, energy) for base in bases)
 
 
-def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
-    """Returns one formula for the events over each base, and the terms that are not events."""
-    groups: list[list[Formula]] = []
-    for formula in (term.formula for term in terms):
-        if formula is None:
-            continue
-        group = next((g for g in groups if g[0].same_base(formula)), None)
-        groups.append([formula]) if group is None else group.append(formula)
-    return tuple(join(group) for group in groups), tuple(term for term in terms if term.formula is None)
+def _same_base(a: WeightedBase, b: WeightedBase) -> bool:
+    return same(b.energy, a.energy) and _same_weight(b, a)
 
 
 def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
@@ -88,11 +75,47 @@ def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
     return a.weight == b.weight
 
 
+def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
+    """Returns one formula for the events over each base, and the terms that are not events."""
+    groups: list[list[Formula]] = []
+    others: list[Energy] = []
+    for term in terms:
+        formula = term.formula
+        if formula is None:
+            others.append(term)
+            continue
+        group = next((group for group in groups if group[0].same_base(formula)), None)
+        groups.append([formula]) if group is None else group.append(formula)
+    return tuple(map(join, groups)), tuple(others)
+
+
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
     """Returns the recommendation of the terms with the highest precedence; None if there is none or they disagree."""
-    found = [term.recommended for term in terms if term.recommended is not None]
-    found = [advice for advice in found if advice.precedence == max(other.precedence for other in found)]
-    return found[0] if found and all(other == found[0] for other in found[1:]) else None
+    found: list[Recommendation] = []
+    for term in terms:
+        advice = term.recommended
+        if advice is None or (found and advice.precedence < found[0].precedence):
+            continue
+        found = [*found, advice] if found and advice.precedence == found[0].precedence else [advice]
+    return found[0] if found and found.count(found[0]) == len(found) else None
+
+
+def common_shape(terms: Sequence[Energy]) -> torch.Size | None:
+    """Returns the shape of one point of the terms; None if it is unknown.
+
+    Raises:
+        ShapeError: The terms take points of different shapes.
+    """
+    first, shape = None, None
+    for term in terms:
+        if shape is None:
+            first, shape = term, term.event_shape
+        elif term.event_shape not in (None, shape):
+            raise ShapeError(
+                f"{first} takes points of shape {tuple(shape)} and {term} points of shape {tuple(term.event_shape or ())}; all terms of an "
+                "expression must take the same shape."
+            )
+    return shape
 
 
 def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
@@ -112,44 +135,27 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
                 f"{type(term.decoder).__name__}; an expression has one. Combine energies of one decoder, or energies of decoded points."
             )
     if latent:
-        terms = [_in_latent_space(term, latent) for term in terms]
+        terms = [term if term.decoder is not None else _in_latent_space(term, latent) for term in terms]
     common_shape(terms)
     return tuple(terms)
 
 
 def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
-    if term.decoder is not None:
-        return term
+    """Returns a term without a decoder as one of latent points: pulled back, or as it is."""
     decoder: Any = latent[0].decoder
-    shape, below = term.event_shape, common_shape(latent)
+    shape, below, name = term.event_shape, common_shape(latent), type(decoder).__name__
     decoded = next((other.decoded_shape for other in latent if other.decoded_shape is not None), None)
-    is_latent = None if shape is None or below == decoded else shape == below if below is not None else shape != decoded or None
-    if is_latent is None:
+    if shape is None or below == decoded or (below is None and shape == decoded):
         of = "of unknown shape" if shape is None else f"of shape {tuple(shape)}, the shape of both latent and decoded points,"
         raise ExpressionError(
-            f"{term} takes points {of} and is combined with {latent[0]}, an energy of latent points of {type(decoder).__name__}. For "
-            "decoded points write `.pull_back(decoder)`, or set its `event_shape`; for latent points set its `decoder`, as in "
-            "`as_energy(..., decoder=decoder)`."
+            f"{term} takes points {of} and is combined with {latent[0]}, an energy of latent points of {name}. For decoded points write "
+            "`.pull_back(decoder)`, or set its `event_shape`; for latent points set its `decoder`, as in `as_energy(..., decoder=decoder)`."
         )
-    if not is_latent and shape is not None and decoded is not None and shape != decoded:
+    if below is None or shape == below:
+        return term
+    if decoded not in (None, shape):
         raise ShapeError(
-            f"{term} takes points of shape {tuple(shape)}. Latent points of {type(decoder).__name__} have shape {tuple(below or ())}, "
-            f"decoded ones {tuple(decoded)}, so it is neither a prior nor an energy of decoded points."
+            f"{term} takes points of shape {tuple(shape)}. Latent points of {name} have shape {tuple(below)}, decoded ones "
+            f"{tuple(decoded or ())}, so it is neither a prior nor an energy of decoded points."
         )
-    return term if is_latent else term.pull_back(decoder)
-
-
-def common_shape(terms: Sequence[Energy]) -> torch.Size | None:
-    """Returns the shape of one point of the terms; None if it is unknown.
-
-    Raises:
-        ShapeError: The terms take points of different shapes.
-    """
-    known = [term for term in terms if term.event_shape is not None]
-    for term in known[1:]:
-        if term.event_shape != known[0].event_shape:
-            raise ShapeError(
-                f"{known[0]} takes points of shape {tuple(known[0].event_shape or ())} and {term} points of shape "
-                f"{tuple(term.event_shape or ())}; all terms of an expression must take the same shape."
-            )
-    return known[0].event_shape if known else None
+    return term.pull_back(decoder)

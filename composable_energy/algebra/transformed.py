@@ -1,23 +1,23 @@
-"""Energies at other points or conditions: bound conditions, latent points of a decoder, a support."""
+"""Energies at other points or conditions: bound conditions, latent points of a decoder, a support; and what depends on a noise level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, Operand, Transformed
+from composable_energy.algebra.node import Node, Operand, Transformed, as_float
+from composable_energy.algebra.sums import Weighted
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, is_denoised, is_left_out, seen
 from composable_energy.energies.identity import token_of
-from composable_energy.energies.twins import tensors_of, twin
-from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.events import Formula
+from composable_energy.errors import ExpressionError
+from composable_energy.events import HeadEnergy
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
 
@@ -34,26 +34,23 @@ class Conditioned(Transformed):
         super().__init__(operand)
         check_names(operand, values, operand.conditions)
         self.values = {name: copy_condition(value) for name, value in values.items()}
-        self._conditions -= values.keys()
-        self._required -= values.keys()
-        self._bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
-        self._formula = None if operand.formula is None else operand.formula.given(self.values)
-        self._unsatisfiable |= self._formula is not None and self._formula.constant is False
+        self.conditions -= values.keys()
+        self.required_conditions -= values.keys()
+        self.bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
+        if operand.formula is not None:
+            self.formula = operand.formula.given(self.values)
+            self.unsatisfiable |= self.formula.constant is False
 
     def config(self) -> dict[str, Any]:
         return {"values": self.values}
-
-    @property
-    def formula(self) -> Formula | None:
-        return self._formula
 
     @property
     def log_normalizer(self) -> Estimate | None:
         return self.terms[0].log_normalizer
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._formula is not None:  # variables that became equal are merged in it
-            return self._formula.energy(x, **conditions)
+        if self.formula is not None:  # variables that became equal are merged in it
+            return self.formula.energy(x, **conditions)
         if "sigma" in self.values:
             x = seen(x)
         chains = conditions.get(CHAINS)
@@ -95,20 +92,16 @@ class PulledBack(Transformed):
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module, damping: float = 0.0) -> None:
-        if operand.decoder is not None:
-            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
+        super().__init__(operand)
         if "sigma" in operand.required_conditions:
             raise ExpressionError(f"{operand} depends on sigma, here the noise of latent points: bind it first, with `.at(sigma)`.")
-        super().__init__(operand)
-        self.generator = check_instance("decoder", decoder, nn.Module)
-        token_of(decoder)
+        self.generator = _check_decoder(operand, decoder)
         self.damping = check_number("damping", damping, least=0)
-        self.event_shape = None
-        self._conditions |= {"sigma"}
-        shape = operand.event_shape
-        self._decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None if shape is None else shape
         self._decoders = (decoder,)
-        self._evidence_has_value = operand.has_value
+        self.decoded_shape = operand.event_shape or torch.Size(getattr(decoder, "event_shape", ())) or None
+        self.event_shape = None
+        self.conditions |= {"sigma"}
+        self.evidence_has_value = operand.has_value
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator, "damping": self.damping}
@@ -138,6 +131,13 @@ class PulledBack(Transformed):
         return f"{operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
+def _check_decoder(operand: Energy, decoder: nn.Module) -> nn.Module:
+    if operand.decoder is not None:
+        raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
+    token_of(check_instance("decoder", decoder, nn.Module))
+    return decoder
+
+
 def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
     """Binds conditions in the leaves of an expression; parts that do not depend on them are kept.
 
@@ -154,7 +154,6 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         return energy
     if energy not in done:
         if not isinstance(energy, Node) or isinstance(energy, Conditioned):
-            _check_rows(energy, own)
             done[energy] = energy.bind(own)
         elif isinstance(energy, PulledBack) and "sigma" in own:
             rest = {name: value for name, value in own.items() if name != "sigma"}
@@ -162,42 +161,6 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         else:
             done[energy] = energy.rebuild(*(_bind_once(term, own, done) for term in energy.terms))
     return done[energy]
-
-
-def _check_rows(energy: Energy, values: Mapping[str, Any]) -> None:
-    """Raises if a vector is one condition of all points and not a number for each, as far as an evaluation at three points shows.
-
-    Raises:
-        ShapeError: The energy takes the vector as a whole.
-    """
-    floats = {key: torch.tensor(value) for key, value in values.items() if isinstance(value, list) and any(type(v) is float for v in value)}
-    values = {**values, **floats}
-    rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1}
-    rows = {name: value for name, value in rows.items() if value.is_floating_point()}  # whole numbers are labels
-    if not rows or energy.event_shape is None or energy.required_conditions - values.keys() - {CHAINS}:
-        return
-    count = next(n for n in (3, 5, 7, 9) if n not in {*energy.event_shape, *map(len, rows.values())}) if len(energy.event_shape) < 4 else 3
-    for name, value in rows.items():
-        others = {other: some[:1] if other in rows else some for other, some in values.items() if other != name}
-        each, whole = ({**others, name: some} for some in (value[:1].expand(count), value[None]))
-        if _evaluates(energy, count, each) or not _evaluates(energy, count, whole):
-            continue
-        raise ShapeError(
-            f"{name} is a vector of {len(value)} numbers, and {energy} takes it as a whole: a condition of all points has a first axis of "
-            f"1, so write `given({name}={name}[None])`. Without it, {name} is {len(value)} numbers, one for each point."
-        )
-
-
-def _evaluates(energy: Energy, count: int, conditions: Mapping[str, Any]) -> bool:
-    """Returns whether an energy can be evaluated at points of zeros; neither it nor the global random state changes."""
-    like = next((tensor for tensor in tensors_of(energy) if tensor.is_floating_point()), torch.empty(0))
-    x = torch.zeros((count, *(energy.event_shape or ())), dtype=like.dtype, device=like.device)
-    try:
-        with torch.random.fork_rng([]), torch.no_grad():
-            twin(energy)(x, **{name: value.to(x) if isinstance(value, Tensor) else value for name, value in conditions.items()})
-    except Exception:  # of any function
-        return False
-    return True
 
 
 def _format_value(value: Any) -> str:
@@ -209,27 +172,15 @@ def _format_value(value: Any) -> str:
 class Decoded(Transformed):
     r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
 
-    Other than `PulledBack`, it changes no value: it says in which space an energy lives, as a prior does.
-
-    Args:
-        operand: The energy of latent points, without a decoder.
-        decoder: The decoder $g$.
-
-    Raises:
-        ExpressionError: The operand has a decoder.
-        OptionError: The decoder is no module.
+    Other than `PulledBack`, it changes no value: it says in which space an energy without a decoder lives, as a prior does.
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
-        if operand.decoder is not None:
-            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
         super().__init__(operand)
-        self.generator = check_instance("decoder", decoder, nn.Module)
-        token_of(decoder)
-        shape = getattr(decoder, "event_shape", None)
-        self._decoded_shape = None if shape is None else torch.Size(shape)
+        self.generator = _check_decoder(operand, decoder)
         self._decoders = (decoder,)
-        self._bases = operand.bases
+        self.decoded_shape = torch.Size(getattr(decoder, "event_shape", ())) or None
+        self.bases = operand.bases
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator}
@@ -248,27 +199,24 @@ class Decoded(Transformed):
 class Restricted(Transformed):
     r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
 
-    Args:
-        operand: The energy.
-        support: The support, such as `constraints.positive`. If the operand has one too, the density lives on the intersection.
-
-    Raises:
-        OptionError: It is no continuous constraint.
+    If the operand has a support too, the density lives on the intersection. What is no continuous constraint raises `OptionError`.
     """
 
     def __init__(self, operand: Energy, support: Support) -> None:
         super().__init__(operand)
         self._within = check_support(support)
-        self._bases = operand.bases
+        self.bases = operand.bases
 
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    def join_supports(self, supports: Sequence[Support]) -> Support:
-        return intersect([(self.terms[0], supports[0]), (self, self._within)])
-
-    def support_without_terms(self, error: ExpressionError) -> Support:
-        return self._within
+    @property
+    def support(self) -> Support:
+        try:
+            inner = self.terms[0].support
+        except ExpressionError:  # the support of the operand is not known, and need not be
+            return self._within
+        return intersect([(self.terms[0], inner), (self, self._within)])
 
     @property
     def grounded(self) -> bool:
@@ -289,15 +237,7 @@ class Restricted(Transformed):
 
 
 class Inside(Energy):
-    r"""The energy 0 inside a support and $\infty$ outside: a wall.
-
-    Args:
-        support: The support, such as `constraints.interval(0, 1)`.
-        event_shape: The shape of one point, if there is only one.
-
-    Raises:
-        OptionError: It is no continuous constraint.
-    """
+    r"""The energy 0 inside a support and $\infty$ outside: a wall; see `composable_energy.inside`."""
 
     no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
 
@@ -326,6 +266,9 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
         support: The support, such as `constraints.interval(0, 1)`.
         event_shape: The shape of one point, if there is only one.
 
+    Raises:
+        OptionError: The support is no continuous constraint.
+
     Example:
         >>> import torch, composable_energy as ce
         >>> from torch.distributions import Normal, constraints
@@ -334,3 +277,74 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
         True
     """
     return Inside(support, event_shape)
+
+
+# What depends on a noise level -----------------------------------------------------------------------------------------------------------
+
+
+class NoiseLeaves(NamedTuple):
+    """The parts that an expression is a function of.
+
+    Args:
+        leaves: Absolute energies, and energies without value, that depend on the noise level `sigma`.
+        others: All other parts, such as energies without noise levels and evidence with values.
+        additive: Whether parts without noise levels add to the energy, as terms of a conjunction do, and are not inside of a mixture.
+    """
+
+    leaves: tuple[Energy, ...]
+    others: tuple[Energy, ...]
+    additive: bool
+
+    @property
+    def plain(self) -> tuple[Energy, ...]:
+        """The other parts that do not depend on the noise level itself, such as a network of pictures."""
+        return tuple(part for part in self.others if not _takes_noise(part))
+
+    @property
+    def widened(self) -> bool:
+        """Whether all terms without noise levels allow for the spread of the data around denoised points themselves."""
+        terms = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
+        return all(term.widens_itself for term in terms)
+
+
+def noise_leaves(energy: Energy) -> NoiseLeaves:
+    r"""Returns the parts that an expression is a function of, those that depend on a noise level apart from the others.
+
+    An expression is $E(x, \sigma) = G(E_1(x, \sigma), \dots, E_M(x, \sigma))$ with the leaves $E_i$, if there are no others. An energy
+    relative to a base whose evidence has values counts as another part; its base is a leaf.
+    """
+    leaves: dict[Energy, None] = {}
+    others: dict[Energy, None] = {}
+    seen, todo = {energy}, [energy]
+    while todo:
+        part = todo.pop()
+        bases = [base.energy for base in part.bases]
+        if isinstance(part, Node) and not isinstance(part, Transformed):
+            parts = [*part.terms, *bases]
+        elif "sigma" in part.conditions and not (bases and part.evidence_has_value) and not isinstance(part, PulledBack | Restricted):
+            leaves[part], parts = None, []
+        else:
+            others[part], parts = None, bases
+        todo += [inner for inner in reversed(parts) if inner not in seen]
+        seen.update(parts)
+    plain = {part for part in others if not _takes_noise(part)}
+    mixtures = [part for part in seen if isinstance(part, Node) and not part.sums] if plain else []
+    additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
+    return NoiseLeaves(tuple(leaves), tuple(others), additive)
+
+
+def weakens_evidence(energy: Energy) -> bool:
+    """Returns whether an expression with noise levels takes a power below 1 of a density or of evidence.
+
+    At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
+    """
+    powers = (part for part in energy.modules() if isinstance(part, Weighted) and "sigma" in part.conditions)
+    weak = [part for part in powers if 0 < as_float(part.factor) < 1]
+    return any(noise_leaves(part).leaves for part in weak)
+
+
+def _takes_noise(part: Energy) -> bool:
+    """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
+    if isinstance(part, PulledBack):
+        return False
+    return "sigma" in (part.head_conditions if isinstance(part, HeadEnergy) else part.conditions)

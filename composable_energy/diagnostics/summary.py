@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import describe_shares
+from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
 from composable_energy.errors import OptionError, SamplingWarning, ShapeError
 from composable_energy.options import import_extra
@@ -206,7 +206,7 @@ def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
     if trace.relocated:
         facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
     if trace.branch_shares is not None:
-        what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
+        what = "" if trace.shares is None else f" ({SHARES[trace.shares]})"
         facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what
     if trace.formula_probability is not None:
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"

@@ -54,19 +54,16 @@ class WeightedBase:
 
 
 class RelativeEnergy(Energy, ABC):
-    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass implements `bases` and `forward_evidence`.
+    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, which is infinite where a base is.
 
-    All nodes of an expression are relative energies, absolute ones without bases. Where a base is infinite, the energy is infinite.
+    A subclass implements `forward_evidence`, and its constructor sets `bases` to distinct `WeightedBase`. All nodes of an expression are
+    relative energies, absolute ones without bases.
     """
 
+    bases: tuple[WeightedBase, ...] = ()
     _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
     _valueless: tuple[Energy, ...] = ()  # terms and bases whose values this energy itself needs, and that have none
     _values_for: str = ""  # what needs them
-
-    @property
-    @abstractmethod
-    def bases(self) -> tuple[WeightedBase, ...]:
-        """The bases with their weights, all distinct."""
 
     @abstractmethod
     def forward_evidence(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
@@ -98,14 +95,6 @@ class RelativeEnergy(Energy, ABC):
             conditions = self._check_input(x, conditions)
         return check_energies(self, self._evidence(x, conditions), x)
 
-    @property
-    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
-
-    @property
-    def evidence_has_value(self) -> bool:
-        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
-
     def _evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
         if self._valueless and (THREAD.evaluation is None or THREAD.evaluation.given is None):
             check_value(self._valueless[0], self._values_for, evidence=True)
@@ -116,19 +105,24 @@ class RelativeEnergy(Energy, ABC):
         return self.forward_evidence(x, **conditions)
 
     @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
+
+    @property
     def conditions(self) -> frozenset[str]:
-        own = method_parameters(type(self).forward_evidence).names
-        return own.union(*(base.energy.conditions for base in self.bases))
+        return method_parameters(type(self).forward_evidence).names.union(*(base.energy.conditions for base in self.bases))
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        own = method_parameters(type(self).forward_evidence).required
-        return own.union(*(base.energy.required_conditions for base in self.bases))
+        return method_parameters(type(self).forward_evidence).required.union(*(base.energy.required_conditions for base in self.bases))
 
     @property
     def support(self) -> Support:
-        bases = [(base.energy, base.energy.support) for base in self.bases]
-        return intersect(bases) if bases else None
+        return intersect([(base.energy, base.energy.support) for base in self.bases]) if self.bases else None
 
     @property
     def decoder(self) -> nn.Module | None:
@@ -137,6 +131,11 @@ class RelativeEnergy(Energy, ABC):
     @property
     def grounded(self) -> bool:
         return any(base.energy.grounded for base in self.bases)
+
+    @property
+    def unsatisfiable(self) -> bool:
+        never = self.formula is not None and self.formula.constant is False
+        return never or any(base.energy.unsatisfiable for base in self.bases)
 
 
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
@@ -151,9 +150,9 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions) if conditions else conditions
     evaluation = THREAD.evaluation
-    if evaluation is None or id(term) not in evaluation.repeated:
-        return term.evidence(x, **own)
-    return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
+    if evaluation is not None and id(term) in evaluation.repeated:
+        return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
+    return term.evidence(x, **own) if term.bases or term.terms else term(x, **own)
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -39,16 +39,9 @@ def _algebra() -> Any:
     return import_module("composable_energy.algebra")
 
 
-def _operator(build: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
-    """Returns the methods of a binary operator, for an energy on the left and on the right; `build` makes the node."""
-
-    def left(self: Any, other: object) -> Any:
-        return _algebra().apply_operator(getattr(_algebra(), build), self, other)
-
-    def right(self: Any, other: object) -> Any:
-        return _algebra().apply_operator(getattr(_algebra(), build), other, self)
-
-    return left, right
+def _operator(sign: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
+    """Returns the methods of a binary operator, for an energy on the left and on the right."""
+    return lambda self, other: _algebra().operate(sign, self, other), lambda self, other: _algebra().operate(sign, other, self)
 
 
 class Energy(nn.Module, ABC):
@@ -60,7 +53,8 @@ class Energy(nn.Module, ABC):
     Attributes:
         name: The name in expressions; the class name if empty.
         event_shape: The shape of one point; None if it takes several shapes.
-        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$.
+        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$. Sampling runs in its
+            unconstrained coordinates. An expression whose terms have supports without a known intersection or union raises.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
         evidence_normalized: Whether the evidence is minus the logarithm of a probability or a density, without an unknown constant.
@@ -70,6 +64,17 @@ class Energy(nn.Module, ABC):
             counts; samplers that follow gradients alone refuse an expression with it.
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
             `composable_energy.energies.evaluation.denoised_level`; samplers along noise levels do so for other energies.
+        grounded: Whether $e^{-E}$ can be normalised, as far as the structure shows.
+        conditions: The names of the conditions that the energy depends on: those of `forward`, for a class that does not say others.
+        required_conditions: The names of those without a default.
+        log_normalizer: The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error, an `Estimate`; None if it is not known.
+        unsatisfiable: Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises
+            `ContradictionError`.
+        terms: The sub-expressions; none for a leaf.
+        bases: The energies that this one is relative to, as `WeightedBase`; none for an absolute energy.
+        formula: The Boolean `Formula` of an event; None for any other energy.
+        needs_log_densities: Whether its gradient depends on values that its terms lack, as that of a mixture of scores does. Only samplers
+            that carry the log densities of the terms along can draw it.
         origin: How the registry built it; None if it did not.
         comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
             nothing to train.
@@ -84,12 +89,21 @@ class Energy(nn.Module, ABC):
     has_value: bool = True
     has_gradient: bool = True
     widens_itself: bool = False
+    support: Support = None
+    grounded: bool = True
+    conditions: frozenset[str] = frozenset()
+    required_conditions: frozenset[str] = frozenset()
+    log_normalizer: Estimate | None = None
+    unsatisfiable: bool = False
+    terms: tuple[Energy, ...] = ()
+    bases: tuple[Any, ...] = ()
+    formula: Any = None
+    needs_log_densities: bool = False
     origin: Origin | None = None
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
     _event_shape: torch.Size | None = None
-    _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
     _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
     _direct: bool = False  # whether `forward` alone gives the energies of such points
@@ -103,9 +117,13 @@ class Energy(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         cls.has_config = cls.has_config or "config" in vars(cls)
         cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
+        if "forward" in vars(cls) and not isinstance(cls.conditions, property):
+            cls.conditions, cls.required_conditions, _ = method_parameters(cls.forward)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
+        if name == "support":
+            value = check_support(value)  # pyright: ignore[reportArgumentType]
+        elif isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
 
@@ -161,14 +179,6 @@ class Energy(nn.Module, ABC):
         return self.has_value
 
     @property
-    def needs_log_densities(self) -> bool:
-        """Whether its gradient depends on values that its terms lack, as that of a mixture of scores does.
-
-        Such an energy can be drawn only by a sampler that carries the log densities of the terms along.
-        """
-        return False
-
-    @property
     def event_shape(self) -> torch.Size | None:
         """The shape of one point; None if the energy takes several shapes."""
         return self._event_shape
@@ -176,29 +186,6 @@ class Energy(nn.Module, ABC):
     @event_shape.setter
     def event_shape(self, shape: Sequence[int] | None) -> None:
         self._event_shape = None if shape is None else torch.Size(shape)
-
-    @property
-    def support(self) -> Support:
-        """The set where the density lives; None for all of R^n. Sampling runs in its unconstrained coordinates.
-
-        Raises:
-            ExpressionError: The supports of the terms have no known intersection or union.
-        """
-        return self._support
-
-    @support.setter
-    def support(self, support: Support) -> None:
-        self._support = check_support(support)
-
-    @property
-    def bases(self) -> tuple[Any, ...]:
-        """The energies that this one is relative to, as `WeightedBase`; none for an absolute energy."""
-        return ()
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        r"""The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error; None if it is not known."""
-        return None
 
     @property
     def decoder(self) -> nn.Module | None:
@@ -215,41 +202,9 @@ class Energy(nn.Module, ABC):
         shape = getattr(self.decoder, "event_shape", None)
         return None if shape is None else torch.Size(shape)
 
-    @property
-    def conditions(self) -> frozenset[str]:
-        """The names of the conditions that the energy depends on."""
-        return method_parameters(type(self).forward).names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The names of the conditions without a default."""
-        return method_parameters(type(self).forward).required
-
     def known_level(self, quantile: float) -> float | None:
         """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
         return None
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        """The sub-expressions; none for a leaf."""
-        return ()
-
-    @property
-    def formula(self) -> Any:
-        """The Boolean `Formula` of an event; None for any other energy."""
-        return None
-
-    @property
-    def grounded(self) -> bool:
-        r"""Whether $e^{-E}$ can be normalised, as far as the structure shows."""
-        return True
-
-    @property
-    def unsatisfiable(self) -> bool:
-        """Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises `ContradictionError`."""
-        if self.formula is not None and self.formula.constant is False:
-            return True
-        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
 
     # Description -------------------------------------------------------------------------------------------------------------------------
 
@@ -295,11 +250,11 @@ class Energy(nn.Module, ABC):
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
-    __and__, __rand__ = _operator("all_of")
-    __or__, __ror__ = _operator("any_of")
-    __xor__, __rxor__ = _operator("one_of")
-    __sub__, __rsub__ = _operator("Difference")
-    __rshift__, __rrshift__ = _operator("implies")
+    __and__, __rand__ = _operator("&")
+    __or__, __ror__ = _operator("|")
+    __xor__, __rxor__ = _operator("^")
+    __sub__, __rsub__ = _operator("-")
+    __rshift__, __rrshift__ = _operator(">>")
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
         raise OperatorError(
@@ -316,12 +271,12 @@ class Energy(nn.Module, ABC):
         return _algebra().negate(self)
 
     def __mul__(self, weight: object) -> Energy:
-        return _algebra().scale_weight(self, weight)
+        return _algebra().scale(self, weight)
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: object) -> Energy:
-        return _algebra().scale_temperature(self, temperature)
+        return _algebra().scale(self, temperature, inverse=True)
 
     # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
@@ -354,7 +309,7 @@ class Energy(nn.Module, ABC):
 
     def sharpened(self, weight: float | Tensor) -> Energy:
         r"""Returns $\text{base} + w \cdot \text{evidence}$ (guidance); 1 is the exact posterior."""
-        return _algebra().Sharpened(self, weight)
+        return _algebra().Weighted(self, weight, of_evidence=True)
 
     def pull_back(self, decoder: nn.Module, damping: float = 0.0) -> Energy:
         """Returns the energy $E(g(z))$ of latent points $z$ of a decoder $g$; see `PulledBack` for noise levels and `damping`."""
@@ -397,13 +352,13 @@ class Energy(nn.Module, ABC):
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
         self._fitting, hooks = set(), vars(self)
         usual = type(self).has_value is not False and not type(self).has_own_gradient
-        self._direct = usual and not any(hooks.get(name) for name in _HOOKS)
+        self._direct = usual and not any(map(hooks.get, _HOOKS))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._fitting is not None:
             self._fitting = set()
-        if self._support is not None:  # its ends may be tensors
-            self._support = map_support(self._support, fn)
+        if vars(self).get("support") is not None:  # its ends may be tensors
+            vars(self)["support"] = map_support(self.support, fn)
         return super()._apply(fn, recurse)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:

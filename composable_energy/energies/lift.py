@@ -59,7 +59,7 @@ class CallableEnergy(Energy):
                 inspect.signature(function).bind_partial(*range(1 + len(modules)))
             except TypeError as error:
                 raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
-        self._parameters_of_function = parameters_of(function, 1 + len(modules))
+        self.conditions, self.required_conditions, _ = parameters_of(function, 1 + len(modules))
         self.name = name or _name_of(function)
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
@@ -68,18 +68,10 @@ class CallableEnergy(Energy):
         if support is not None:
             self.support = support
 
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self._parameters_of_function.names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self._parameters_of_function.required
-
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._support is None:
+        if self.support is None:
             return self.function(x, *self.arguments, **conditions)
-        return evaluate_inside(self._support, x, lambda points: self.function(points, *self.arguments, **conditions))
+        return evaluate_inside(self.support, x, lambda points: self.function(points, *self.arguments, **conditions))
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:

@@ -5,10 +5,8 @@ from composable_energy.files.disk import is_directory as is_directory
 from composable_energy.files.disk import is_file as is_file
 from composable_energy.files.disk import memory_of as memory_of
 from composable_energy.files.disk import read_bytes as read_bytes
-from composable_energy.files.disk import real_path as real_path
 from composable_energy.files.disk import replace_file as replace_file
 from composable_energy.files.expressions import VERSION as VERSION
-from composable_energy.files.expressions import Located as Located
 from composable_energy.files.expressions import load as load
 from composable_energy.files.expressions import locate as locate
 from composable_energy.files.expressions import push as push
@@ -19,5 +17,4 @@ from composable_energy.files.record import DamagedFileError as DamagedFileError
 from composable_energy.files.record import digest_of as digest_of
 from composable_energy.files.record import is_saved as is_saved
 from composable_energy.files.record import read_record as read_record
-from composable_energy.files.record import record_bytes as record_bytes
 from composable_energy.files.record import write_record as write_record

@@ -1,8 +1,4 @@
-"""Paths that users give, locks, files that are read within bounds and written atomically, and how much memory there is.
-
-A path that the system cannot look up, such as one with a name that is too long, leads nowhere; `Path.is_file` raises `OSError` for these up
-to Python 3.13.
-"""
+"""Paths that users give, locks, files that are read within bounds and written atomically, and how much memory there is."""
 
 from __future__ import annotations
 
@@ -22,6 +18,7 @@ from composable_energy.errors import FileFormatError, OptionError, StorageError
 if TYPE_CHECKING:
     import torch
 
+exists, is_file, is_directory = os.path.exists, os.path.isfile, os.path.isdir  # those of `Path` raise OSError for a name that is too long
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
@@ -39,49 +36,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise OptionError(f"{str(path)!r:.200} is no path: {str(error).rstrip('.')}.") from error
 
 
-def exists(path: Path) -> bool:
-    """Returns whether there is something at a path."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def is_file(path: Path) -> bool:
-    """Returns whether there is a regular file at a path."""
-    return os.path.isfile(path)  # noqa: PTH113
-
-
-def is_directory(path: Path) -> bool:
-    """Returns whether there is a folder at a path."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def real_path(path: Path) -> Path:
-    """Returns the absolute path of a file or folder, without links.
-
-    Raises:
-        StorageError: The path is relative to a working directory that was deleted.
-    """
-    try:
-        return Path(os.path.realpath(path))
-    except FileNotFoundError as error:
-        raise StorageError(
-            f"{path} leads nowhere, since the working directory was deleted: change to another, or give an absolute path."
-        ) from error
-
-
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock of a path, the file `.NAME.lock` beside it, which is removed on exit.
-
-    The operating system releases the lock when its owner ends, also after a kill.
-
-    Args:
-        path: The file; its folder is created.
+    """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill.
 
     Raises:
         StorageError: Another process, or another call in this one, holds the lock.
         StorageError: The lock cannot be created.
     """
-    path = real_path(path)
+    path = _real_path(path)
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place, thread_local=False)
     try:
@@ -100,28 +63,25 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path, largest: int | None = None) -> bytes:
-    """Returns the content of a regular file. A pipe or a device, which may never end, is refused.
-
-    Args:
-        path: The file.
-        largest: The largest size in bytes; None for no limit.
+    """Returns the content of a regular file of at most `largest` bytes. A pipe or a device, which may never end, is refused.
 
     Raises:
         FileFormatError: The file cannot be read, is too large or no regular file.
     """
+    reason: object
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise FileFormatError(f"{path} cannot be read: it is no regular file.")
-            if largest is not None and status.st_size > largest:
-                raise FileFormatError(f"{path} has {status.st_size} bytes, and {largest} at most are read.")
-            return file.read()
+                reason = "it is no regular file"
+            elif largest is not None and status.st_size > largest:
+                reason = f"it has {status.st_size} bytes, and {largest} at most are read"
+            else:
+                return file.read()
     except (OSError, MemoryError, ValueError) as error:  # the last for a path with a null character
-        if isinstance(error, FileFormatError):
-            raise
-        raise FileFormatError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error or 'out of memory'}.") from error
+        reason = getattr(error, "strerror", None) or error or "out of memory"
+    raise FileFormatError(f"{path} cannot be read: {reason}.")
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -133,7 +93,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         StorageError: The file cannot be written; its old content is intact.
     """
-    target = real_path(path)
+    target = _real_path(path)
     fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +105,12 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(target)
-        _sync_folder(target.parent)
+        if os.name == "posix":  # the name is on the disk, too
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         failure = StorageError(f"{path} cannot be written ({error.strerror or error}): free some space, or give another place.")
         failure.errno = error.errno
@@ -153,6 +118,16 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def _real_path(path: Path) -> Path:
+    """Returns the absolute path of a file or folder, without links."""
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{path} leads nowhere, since the working directory was deleted: change to another, or give an absolute path."
+        ) from error
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -171,16 +146,6 @@ def _runs(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Syncs the names in a folder to the disk."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def memory_of(device: torch.device) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files.disk import expanded, is_directory
 from composable_energy.files.nodes import read_expression, write_expression
 from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
 from composable_energy.options import listed, nearest
 from composable_energy.registry import PluginRecord, get, names
-from composable_energy.registry.kinds import KINDS, check_built, check_options
+from composable_energy.registry.kinds import KINDS, check_built, check_options, plugin_error
 from composable_energy.registry.registry import find, owners_of, rows_of
 from composable_energy.registry.registry import load as load_entry
 
@@ -66,16 +66,13 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        source: A folder that `save` wrote; the name of an installed energy, such as `faces/male`; or `scheme:location`, such as
-            `hf:owner/name`, for the loader that a plug-in offers under the name of the scheme. A folder takes precedence. A `Path` and a
-            single letter before the colon, a drive of Windows, are never a scheme.
+        source: A folder that `save` wrote, which takes precedence; the name of an installed energy, such as `faces/male`; or
+            `scheme:location`, such as `hf:owner/name`, for the loader of a plug-in. A `Path` is never a name or location.
         **options: Options of `get` for a name, of the loader for a location.
 
     Raises:
         FileFormatError: The file is missing, corrupt, truncated or has another format.
         PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: A plug-in fails to load.
         OptionError: The source is no path and no text, a plug-in does not take an option, or there are options for a folder.
     """
     if not isinstance(source, str | Path):
@@ -99,7 +96,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
 
 
 def push(energy: Energy, location: str, /, **options: Any) -> str:
-    """Uploads an expression and its tensors to a location that others can load from, such as a repository of a hub.
+    """Uploads an expression and its tensors to a location that others can load from, and returns the location for `load`.
 
     Args:
         energy: The expression.
@@ -107,74 +104,52 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
             location without a scheme is for the publisher `default`, the Hugging Face hub.
         **options: Options of the publisher.
 
-    Returns:
-        The location of what was uploaded, for `load`.
-
     Raises:
         ExpressionError: A term cannot be saved, such as a bare function; nothing is uploaded.
         PluginNotFound: No plug-in offers the scheme.
-        PluginConflictError: Several plug-ins offer it.
-        PluginLoadError: A plug-in fails to load.
         OptionError: The publisher does not take an option.
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"push takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
     if not isinstance(location, str):
         raise OptionError(f"push takes a location as text, such as 'hf:owner/name', got {location!r:.100}.")
-    located = locate("publisher", location) or Located("publisher", find("publisher", "default"), location)
+    located = locate("publisher", location) or partial(_located, "publisher", find("publisher", "default"), location)
     return located(energy, **options)
 
 
-@dataclass(frozen=True)
-class Located:
-    """A location, such as `owner/name` of `hf:owner/name`, and the entry point of the loader or publisher of its scheme."""
+def locate(kind: str, text: str) -> Callable[..., Any] | None:
+    """Returns the call of the loader or publisher of `scheme:location`; None if the text has no scheme.
 
-    kind: str
-    entry: PluginRecord
-    location: str
-
-    def __call__(self, *energies: Any, **options: Any) -> Any:
-        """Returns the energy that a loader finds, or the location where a publisher put an energy; their own errors are raised as they are.
-
-        Raises:
-            OptionError: The location is empty, or the function does not take an option.
-            PluginLoadError: The function cannot be imported, or returns something else.
-        """
-        if not self.location:
-            raise OptionError(f"{self.entry.name}: needs a location, as in {self.entry.name}:LOCATION.")
-        function = partial(load_entry(self.kind, self.entry), *energies, self.location)
-        check_options(self.entry, function, options)
-        with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
-            found = function(**options)
-        if self.kind == "loader":
-            return check_built(KINDS["energy"], self.entry, found)
-        if not isinstance(found, str):
-            raise PluginLoadError(f"The publisher {self.entry} should return a location, but returned a {type(found).__name__}.")
-        return found
-
-
-def locate(kind: str, text: str) -> Located | None:
-    """Returns the loader or publisher of `scheme:location`, or of `distribution:scheme:location`; None if the text has no scheme.
-
-    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows.
+    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows. Of several loaders of
+    a scheme, `composable_energy.get("loader", "distribution:scheme")` is one.
 
     Raises:
         PluginNotFound: No plug-in offers the scheme.
-        PluginConflictError: Several do.
     """
     scheme, colon, location = text.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         return None
-    known, owners = {row.name for row in rows_of(kind)}, owners_of(kind)
-    if kind == "loader":
-        named = any(text.partition("/")[0] == row.qualified for row in rows_of("energy"))
-        if named or (scheme not in known | owners and scheme in owners_of("energy")):
-            return None
-    if scheme not in known and scheme in owners and ":" in location:
-        second, _, location = location.partition(":")
-        scheme = f"{scheme}:{second}"
+    known = names(kind)
+    if kind == "loader" and any(text.partition("/")[0] == row.qualified for row in rows_of("energy")):
+        return None
     try:
-        return Located(kind, find(kind, scheme), location)
+        return partial(_located, kind, find(kind, scheme), location)
     except PluginNotFound as error:
-        known = names(kind)
+        if kind == "loader" and scheme in owners_of("energy"):
+            return None
         raise PluginNotFound(f"{error}{listed(known) if nearest(scheme, known) else ''}") from error
+
+
+def _located(kind: str, entry: PluginRecord, location: str, *energies: Energy, **options: Any) -> Any:
+    """Returns the energy that a loader finds, or the location where a publisher put an energy; their own errors are raised as they are."""
+    if not location:
+        raise OptionError(f"{entry.name}: needs a location, as in {entry.name}:LOCATION.")
+    function = partial(load_entry(kind, entry), *energies, location)
+    check_options(entry, function, options)
+    with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
+        found = function(**options)
+    if kind == "loader":
+        return check_built(KINDS["energy"], entry, found)
+    if not isinstance(found, str):
+        raise plugin_error(entry, f"it should return a location, but returned an object of type {type(found).__name__}")
+    return found

@@ -37,33 +37,18 @@ from composable_energy.files.record import digest_of
 from composable_energy.files.values import decode, decode_recommendation, encode, encode_recommendation, modules_in
 from composable_energy.options import plain_values
 from composable_energy.registry import PluginRecord, get_factory
-from composable_energy.registry.registry import rows_of
+from composable_energy.registry.registry import find, rows_of
 
 T = TypeVar("T")
 
+_NODES = "Conditioned Conjunction Decoded Difference Disjunction Inside Negation PulledBack Relative Restricted Weighted"
 CLASSES: Mapping[str, type[Energy]] = {
-    cls.__name__: cls
-    for cls in (
-        algebra.Conditioned,
-        algebra.Conjunction,
-        algebra.Decoded,
-        algebra.Difference,
-        algebra.Disjunction,
-        algebra.Inside,
-        algebra.Negation,
-        algebra.PulledBack,
-        algebra.Relative,
-        algebra.Restricted,
-        algebra.Sharpened,
-        algebra.Weighted,
-        events.ClassifierEnergy,
-        events.DensityEnergy,
-        DistributionEnergy,
-        events.IntervalEnergy,
-    )
+    **{name: getattr(algebra, name) for name in _NODES.split()},
+    **{name: getattr(events, name) for name in ("ClassifierEnergy", "DensityEnergy", "IntervalEnergy")},
+    "DistributionEnergy": DistributionEnergy,
 }
 """The classes that a file may name besides plug-ins; they are written and built by their `config()`."""
-_BUILT = {"class", "kind", "entry", "member", "distribution", "version", "options", "group", "modes", "tensors", "tokens"}
+_BUILT = {"class", "kind", "entry", "member", "distribution", "version", "options", "group", "training", "tensors", "tokens"}
 _OPTIONAL = {"token", "recommended"}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}  # of nodes; plug-ins may have others
@@ -137,10 +122,7 @@ class _Writer:
 
     def _name(self, tensor: Tensor, key: object, hint: str) -> str:
         if key not in self._names:
-            name, count = hint, 1
-            while name in self.tensors:
-                count += 1
-                name = f"{hint}#{count}"
+            name = f"{hint}#{len(self.tensors)}" if hint in self.tensors else hint
             self.tensors[name], self._names[key] = tensor, name
         return self._names[key]
 
@@ -170,8 +152,8 @@ class _Writer:
         if id(origin) not in self._index:
             _check_stored(kind, origin)
             options = encode(dict(origin.options), self.store, f"{origin}.options")
-            empty = {"modes": {}, "tensors": {}, "tokens": {}}
-            self._add({"class": "built", "kind": kind, **vars(origin), "options": options, **empty}, origin)
+            state = {"training": [], "tensors": {}, "tokens": {}}
+            self._add({"class": "built", "kind": kind, **vars(origin), "options": options, **state}, origin)
         index, prefix = self._index[id(origin)], f"{path}." if path else ""
         node, held = self.nodes[index], self.held.setdefault(index, [])
         if any(module is one for one in held):
@@ -179,10 +161,7 @@ class _Writer:
         held.append(module)
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
-        node["modes"][path] = module.training
-        for inner_path, inner in module.named_modules():
-            if _inherited(node["modes"], prefix + inner_path) != inner.training:
-                node["modes"][prefix + inner_path] = inner.training
+        node["training"] += [f"{prefix}{inner}".rstrip(".") for inner, part in module.named_modules() if part.training]
         node["tokens"] |= {f"{prefix}{inner}".rstrip("."): token for inner, token in tokens_in(module).items()}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if not isinstance(tensor, Tensor):
@@ -216,10 +195,10 @@ def _entry_of(energy: Energy) -> PluginRecord:
     """Returns the entry point that offers the class of an energy; imports only those of the top-level package of the class."""
     package = type(energy).__module__.partition(".")[0]
     for row in rows_of("energy"):
-        if row.state != "shadowed" and re.split("[.:]", row.value)[0] == package:
+        if re.split("[.:]", row.value)[0] == package:
             with contextlib.suppress(PluginLoadError):
-                if get_factory("energy", row.qualified) is type(energy):
-                    return row
+                if get_factory("energy", row.name) is type(energy):
+                    return find("energy", row.name)
     raise ExpressionError(
         f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "
         "`composable_energy.register`."
@@ -275,7 +254,8 @@ class _Reader:
         if tag == "$module":
             match name:
                 case [int(index), str(path)] if 0 <= index < len(self.nodes) and index is not True:
-                    found = dict(self.nodes[index].named_modules(remove_duplicate=False)).get(path)
+                    node = self.nodes[index]
+                    found = dict(node.named_modules(remove_duplicate=False)).get(path) if path else node
                     if found is not None:
                         return found
             raise ValueError(f"there is no module {name!r} before it")
@@ -318,10 +298,9 @@ class _Reader:
             raise ValueError(f"it has the parts {sorted(data)}")
         entry, member, options, distribution, version = (data[key] for key in ("entry", "member", "options", "distribution", "version"))
         options = _checked(decode(options, self.resolve), dict)
-        names, modes, tokens = (_checked(data[key], dict) for key in ("tensors", "modes", "tokens"))
-        texts = [entry, *(text for text in (member, distribution, version) if text is not None), *names.values(), *tokens.values()]
-        for value, wanted in [*((text, str) for text in texts), *((mode, bool) for mode in modes.values())]:
-            _checked(value, wanted)
+        names, tokens, training = _checked(data["tensors"], dict), _checked(data["tokens"], dict), set(_checked(data["training"], list))
+        for text in (entry, *(text for text in (member, distribution, version) if text is not None), *names.values(), *tokens.values()):
+            _checked(text, str)
         origin = Origin(entry, member, options, distribution, version)
         if not set(names.values()) <= self._tensors.keys() or type(data["group"]) is not int:
             raise ValueError(f"tensors or the group of {origin} are missing")
@@ -330,12 +309,16 @@ class _Reader:
             module = rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
         if "recommended" in data:
             module.recommended = decode_recommendation(data["recommended"], self.resolve)  # pyright: ignore[reportArgumentType]
-        _restore(module, tensors, modes, tokens, f"{origin} of {distribution or 'this session'} {version or ''}".rstrip())
+        for path, inner in module.named_modules():
+            inner.training = path in training
+            if path in tokens:
+                set_token(inner, tokens[path])
+        _restore(module, tensors, f"{origin} of {distribution or 'this session'} {version or ''}".rstrip())
         return module
 
 
-def _restore(module: nn.Module, tensors: Mapping[str, Tensor], modes: Mapping[str, bool], tokens: Mapping[str, str], label: str) -> None:
-    """Loads saved tensors, train modes and tokens, by paths, into an object; a mode applies to the modules inside without one."""
+def _restore(module: nn.Module, tensors: Mapping[str, Tensor], label: str) -> None:
+    """Loads saved tensors, by paths, into an object."""
     own = module.state_dict(keep_vars=True)
     for path, tensor in tensors.items():
         here = own.get(path)
@@ -347,23 +330,12 @@ def _restore(module: nn.Module, tensors: Mapping[str, Tensor], modes: Mapping[st
             )
         if here.dtype != tensor.dtype and not {here.dtype, tensor.dtype} <= _FLOATING:
             raise ValueError(f"the tensor {path} of {label} has {here.dtype}, and the file has {tensor.dtype}")
-    for path, inner in module.named_modules():
-        inner.training = _inherited(modes, path, inner.training)
-        if path in tokens:
-            set_token(inner, tokens[path])
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         module.to(dtype=dtypes.pop())
     own = module.state_dict(keep_vars=True)
     for path, tensor in tensors.items():
         own[path].data = tensor.to(own[path].device, copy=True)
-
-
-def _inherited(modes: Mapping[str, bool], path: str, otherwise: bool | None = None) -> Any:
-    """Returns the train mode of a module in the result of a file: its own, or that of the nearest parent."""
-    while path not in modes and path:
-        path = path.rpartition(".")[0]
-    return modes.get(path, otherwise)
 
 
 def _checked(data: Any, kind: type[T]) -> T:

@@ -29,12 +29,7 @@ class DamagedFileError(FileFormatError):
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
-    """Returns the hexadecimal digest of tensors and metadata.
-
-    Args:
-        tensors: Dense tensors by name. Names, dtypes, shapes and bits count, the order does not.
-        metadata: JSON data; None adds nothing.
-    """
+    """Returns the hexadecimal digest of dense tensors, by names, dtypes, shapes and bits in any order, and of JSON data."""
     import torch
 
     whole = hashlib.blake2b(digest_size=16)
@@ -47,42 +42,26 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
     return whole.hexdigest()
 
 
-def record_bytes(kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Returns the content of a record; arguments are those of `write_record`."""
-    import safetensors.torch
-
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    record = {"kind": kind, "version": version, "written_by": f"composable-energy {_release()}", "header": header}
-    record = json.loads(json.dumps(record))  # as it will be read
-    bytearray(3 * sum(tensor.numel() * tensor.element_size() for tensor in plain.values()))  # else safetensors would end the process
-    return safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
-
-
 def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Replaces a file by a record; after a crash it has its old or its new content.
-
-    Args:
-        path: The file; its folder is created.
-        kind: What the record is, such as `energy`.
-        version: The version of the header's format.
-        header: JSON data.
-        tensors: Dense tensors by name.
+    """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content.
 
     Raises:
         StorageError: The file cannot be written; its old content is intact.
         MemoryError: There is not enough memory.
         ValueError: A tensor has a type that cannot be written.
     """
-    replace_file(path, record_bytes(kind, version, header, tensors))
+    import safetensors.torch
+
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    release = import_module("composable_energy").__version__  # `import composable_energy` would be an import upwards
+    record = {"kind": kind, "version": version, "written_by": f"composable-energy {release}", "header": header}
+    record = json.loads(json.dumps(record))  # as it will be read
+    bytearray(3 * sum(tensor.numel() * tensor.element_size() for tensor in plain.values()))  # else safetensors would end the process
+    replace_file(path, safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})}))
 
 
 def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the header and the tensors of a record.
-
-    Args:
-        path: The file.
-        kind: The kind that it must have.
-        version: The version that it must have.
+    """Returns the header and the tensors of a record, which must be of a kind and a version.
 
     Raises:
         DamagedFileError: The file is no record, or has changed since it was written.
@@ -114,10 +93,6 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
 def is_saved(folder: Path) -> bool:
     """Returns whether a folder holds a saved energy."""
     return is_file(folder / ENERGY_FILE)
-
-
-def _release() -> str:
-    return import_module("composable_energy").__version__  # `import composable_energy` would be an import upwards
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

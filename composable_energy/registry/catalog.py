@@ -127,9 +127,9 @@ def _entry(name: str) -> PluginRecord:
             raise
         known = []
         for row in rows_of("energy"):
-            if row.distribution in (None, FIRST_PARTY) and row.state != "shadowed":
+            if row.distribution in (None, FIRST_PARTY):
                 with contextlib.suppress(ComposableEnergyError):
-                    known += [f"{row.name}/{member}" for member in members_of(row.qualified)]
+                    known += [f"{row.name}/{member}" for member in members_of(row.name)]
         if near := nearest(name, known):
             raise PluginNotFound(f"No plug-in offers the energy {name!r}.{near}") from None
         raise
@@ -169,9 +169,8 @@ class EnergyInfo:
         name: The name for `load` and expressions.
         distribution: The package that offers it; None for an energy of this session.
         summary: What it is, in one line.
-        trained: Whether it comes with trained weights. False for a network with random ones; None if there is nothing to train, or its
-            package does not say.
-        needs: The arguments without a default, which `load` must be given.
+        trained: Whether it comes with trained weights; None if there is nothing to train, or its package does not say.
+        needs: The arguments without a default.
         members: The names of the members of a family.
         error: Why it cannot be used; None if it can.
     """
@@ -187,10 +186,9 @@ class EnergyInfo:
     @property
     def state(self) -> str:
         """One of `trained`, `untrained`, `needs ...` and `failed`; empty for an energy that is ready without training."""
-        if self.error is not None:
-            return "failed"
-        states = {True: "trained", False: "untrained", None: ""}[self.trained]
-        return ", ".join(filter(None, [states, f"needs {', '.join(self.needs)}" if self.needs else ""]))
+        needs = f"needs {', '.join(self.needs)}" * bool(self.needs)
+        known = {True: "trained", False: "untrained", None: ""}[self.trained]
+        return "failed" if self.error is not None else ", ".join(filter(None, [known, needs]))
 
     @property
     def line(self) -> str:
@@ -231,15 +229,13 @@ def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
         >>> import composable_energy as ce
         >>> ce.installed()["faces"].state
         'trained'
-        >>> ce.installed()["igebm-mnist"].state
-        'untrained'
     """
     rows = plugins() if records is None else records
-    return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy") and row.state != "shadowed")
+    return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy"))
 
 
 def _describe(row: PluginRecord) -> EnergyInfo:
-    name, summary = row.qualified if row.state == "conflict" else row.name, ""
+    name, summary = row.name, ""
     try:
         factory = get_factory("energy", name)
         own = vars(factory).get("__doc__") if isinstance(factory, type) else getattr(factory, "__doc__", None)  # a class inherits none

@@ -27,13 +27,12 @@ class PluginRecord:
 
     Attributes:
         group: Its entry-point group; empty for a distribution whose metadata cannot be read.
-        name: The name for `get`.
+        name: The name for `get`: `distribution:name` where the name alone stands for another object, or for none.
         value: `module:object`.
         distribution: The canonical name of the distribution that offers it; None for an object that `register` took.
         version: The distribution's version.
-        state: `not-loaded`; `ok`: loaded, keeps the contract; `failed`; `shadowed`: the name stands for another object, of `register`, of
-            the library, or for the same object of another distribution; `conflict`: another distribution offers something else.
-        error: Why it failed, or what hides it.
+        state: Whether it was loaded and keeps the contract.
+        error: Why it failed.
         extra: The extra of the distribution that installs the module, as in `module:object [extra]`; empty if it needs none.
     """
 
@@ -42,14 +41,14 @@ class PluginRecord:
     value: str
     distribution: str | None = None
     version: str | None = None
-    state: Literal["not-loaded", "ok", "failed", "shadowed", "conflict"] = "not-loaded"
+    state: Literal["not-loaded", "ok", "failed"] = "not-loaded"
     error: str | None = None
     extra: str = ""
 
     @property
     def qualified(self) -> str:
         """The form that always resolves: `distribution:name`."""
-        return f"{self.distribution}:{self.name}" if self.distribution else self.name
+        return self.name if self.distribution is None or ":" in self.name else f"{self.distribution}:{self.name}"
 
     @property
     def awaits_extra(self) -> bool:

@@ -6,12 +6,12 @@ The classes of kinds are given by their paths and imported at first use, so that
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any, Literal, NamedTuple
 
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginLoadError, add_note
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
 
     def load_classes(self) -> tuple[type, ...]:
         """Imports and returns the classes."""
-        return tuple(import_object(path) if isinstance(path, str) else path for path in self.classes)
+        return tuple(resolve_name(path) if isinstance(path, str) else path for path in self.classes)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -84,15 +84,6 @@ which its entries build instances."""
 def group_of(kind: str) -> str:
     """Returns the entry-point group of a kind: `composable_energy.samplers` for `sampler`."""
     return "composable_energy.energies" if kind == "energy" else f"composable_energy.{kind}s"
-
-
-def import_object(path: str) -> Any:
-    """Returns the object at a path `module:name`; the module itself for a path without a name."""
-    module, _, attributes = path.partition(":")
-    found: Any = importlib.import_module(module)
-    for attribute in filter(None, attributes.split(".")):
-        found = getattr(found, attribute)
-    return found
 
 
 def plugin_error(entry: PluginRecord, reason: str) -> PluginLoadError:

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pkgutil import resolve_name
 from typing import Any
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound, add_note
-from composable_energy.options import describe_error, listed, nearest, nearest_names
+from composable_energy.options import describe_error, listed, nearest
 from composable_energy.registry.entries import FIRST_PARTY, PluginRecord, canonical, scan
-from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, import_object, plugin_error
+from composable_energy.registry.kinds import KINDS, Kind, build, check_entry, group_of, plugin_error
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 registered: dict[tuple[str, str], Any] = {}
@@ -28,28 +29,23 @@ registered: dict[tuple[str, str], Any] = {}
 def get(kind: str, name: str, /, **options: Any) -> Any:
     """Returns a plug-in by name: `get("energy", "faces/male")`, `get("encoder", "comet", weights="sprites")`, `get("sampler", "hmc")`.
 
-    What it builds belongs to the caller: changes to it affect no other object. Members of one family of energies have equal bases, also
-    from separate calls, so that an expression counts the base once.
+    It is a class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry makes,
+    which belongs to the caller. Members of one family of energies have equal bases, also from separate calls.
 
     Args:
         kind: Such as `energy`, `sampler`, `recipe`.
         name: Of an entry, `objects`; of a member of a family, `faces/male`; with a distribution in front, `acme-worlds:objects`.
         **options: What the entry takes; those of a family are plain data.
 
-    Returns:
-        A class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry
-        makes with the options.
-
     Raises:
         OptionError: No package declares the kind, or the entry does not take an option.
-        PluginNotFound: No plug-in offers the name.
-        ExtraNotInstalled: The name comes with an extra that is not installed.
+        PluginNotFound: No plug-in offers the name; `ExtraNotInstalled` if it comes with an extra.
         PluginConflictError: Several do, and the library does not.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
     rule = kind_of(kind)
     if kind in ("energy", "encoder"):
-        return import_object("composable_energy.registry.catalog:build_module")(kind, name, options, {})
+        return resolve_name("composable_energy.registry.catalog:build_module")(kind, name, options, {})
     entry = find(kind, name)
     found = load(kind, entry)
     if rule.entry == "builder":
@@ -66,13 +62,13 @@ def get_factory(kind: str, name: str, /) -> Any:
 
 
 def names(kind: str) -> list[str]:
-    """Returns the names of a kind of plug-in, sorted; those in conflict with their distributions. Nothing is imported.
+    """Returns the names of a kind of plug-in, sorted, as `get` takes them. Nothing is imported.
 
     Raises:
         OptionError: No package declares the kind.
     """
     kind_of(kind)
-    return sorted(row.qualified if row.state == "conflict" else row.name for row in rows_of(kind) if row.state != "shadowed")
+    return sorted(row.name for row in rows_of(kind))
 
 
 def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
@@ -86,10 +82,10 @@ def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
     for kind in kinds if load else ():
         for entry in _usable(kind):
             if of in (None, entry.distribution):
-                with contextlib.suppress(PluginLoadError):
-                    _import(kind, entry)
+                with contextlib.suppress(PluginLoadError, PluginNotFound):
+                    get_factory(kind, entry.qualified)
     rows = [row for kind in kinds for row in rows_of(kind)]
-    return rows + list(dict.fromkeys(entry for entries in _known()[0].values() for entry in entries if not entry.group))
+    return rows + list(dict.fromkeys(entry for entries in _known().entries.values() for entry in entries if not entry.group))
 
 
 def register(kind: str, name: str, obj: Any) -> contextlib.ExitStack:
@@ -141,9 +137,16 @@ def find(kind: str, name: str) -> PluginRecord:
         obj = registered[kind, name]
         value = f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
         return PluginRecord(group_of(kind), name, value, state="ok")
+    resolved, key = _known().resolved, (kind, name, os.environ.get(SWITCH))
+    if key not in resolved:
+        resolved[key] = _resolve(kind, name)
+    return resolved[key]
+
+
+def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
-        _known()[0].clear()
+        _known().entries.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
@@ -166,47 +169,43 @@ def load(kind: str, entry: PluginRecord) -> Any:
     Raises:
         PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
     """
-    found = registered[kind, entry.name] if entry.distribution is None else _import(kind, entry)
-    if isinstance(found, PluginLoadError):
-        raise PluginLoadError(str(found)) from found.__cause__
-    return found
+    if entry.distribution is None:
+        return registered[kind, entry.name]
+    loaded = _known().loaded
+    if entry not in loaded:
+        loaded[entry] = _import(kind, entry)
+    if isinstance(loaded[entry], PluginLoadError):
+        raise PluginLoadError(str(loaded[entry])) from loaded[entry].__cause__
+    return loaded[entry]
 
 
 def _import(kind: str, entry: PluginRecord) -> Any:
-    """Returns the object of an entry, or the error of its first import."""
-    loaded = _known()[1]
-    if entry not in loaded:
-        try:
-            found = import_object(entry.value)
-            check_entry(kind_of(kind), entry, found)
-            loaded[entry] = found
-        except PluginLoadError as error:
-            loaded[entry] = error
-        except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
-            add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
-            raise
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
-            loaded[entry] = plugin_error(entry, f"importing it raised {describe_error(error)}")
-            loaded[entry].__cause__ = error
-    return loaded[entry]
+    """Returns the object of an entry, or why it cannot be used."""
+    try:
+        found = resolve_name(entry.value)
+        check_entry(kind_of(kind), entry, found)
+        return found
+    except PluginLoadError as error:
+        return error
+    except KeyboardInterrupt as error:  # most probably Ctrl-C; a later call imports it again
+        add_note(error, f"{entry} in {entry.group} was being imported; {SWITCH} leaves a plug-in out.")
+        raise
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
+        failure = plugin_error(entry, f"importing it raised {describe_error(error)}")
+        failure.__cause__ = error
+        return failure
 
 
 def rows_of(kind: str) -> list[PluginRecord]:
     """Returns the records of a kind with their states, those of this session first."""
     rows, entries = [find(kind, name) for known, name in registered if known == kind], _usable(kind)
     for entry in entries:
-        loaded, winner, state, error = _known()[1].get(entry), _winner([e for e in entries if e.name == entry.name]), entry.state, None
-        if isinstance(loaded, PluginLoadError):
-            state, error = "failed", str(loaded)
-        elif (kind, entry.name) in registered or winner not in (None, entry):
-            state, error = "shadowed", f"the name {entry.name!r} stands for another {kind}; ask for {entry.qualified!r}"
-        elif winner is None:
-            state, error = "conflict", f"other distributions offer another {kind} of this name; ask for {entry.qualified!r}"
-        elif loaded is not None:
-            state = "ok"
-        rows.append(replace(entry, state=state, error=error))
+        loaded, winner = _known().loaded.get(entry), _winner([other for other in entries if other.name == entry.name])
+        name = entry.name if winner is entry and (kind, entry.name) not in registered else entry.qualified
+        error = str(loaded) if isinstance(loaded, PluginLoadError) else None
+        rows.append(replace(entry, name=name, error=error, state="failed" if error else "not-loaded" if loaded is None else "ok"))
     return rows
 
 
@@ -215,18 +214,24 @@ def owners_of(kind: str) -> set[str]:
     return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
 
 
-@lru_cache(maxsize=1)
-def _found_on(path: tuple[str, ...]) -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
-    return {}, {}
+class _Known:
+    """What was found on one `sys.path`: entries by kind, those that names stand for, and objects, or the errors of their imports."""
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        self.entries: dict[str, list[PluginRecord]] = {}
+        self.resolved: dict[tuple[str, str, str | None], PluginRecord] = {}
+        self.loaded: dict[PluginRecord, Any] = {}
 
 
-def _known() -> tuple[dict[str, list[PluginRecord]], dict[PluginRecord, Any]]:
-    """Returns the entries by kind, and the objects or errors of those that were loaded; both are empty when `sys.path` has changed."""
-    return _found_on(tuple(sys.path))
+_known_on = lru_cache(maxsize=1)(_Known)
+
+
+def _known() -> _Known:
+    return _known_on(tuple(sys.path))
 
 
 def _entries(kind: str) -> list[PluginRecord]:
-    entries = _known()[0]
+    entries = _known().entries
     if kind not in entries:
         entries[kind] = scan(group_of(kind))
     return entries[kind]
@@ -271,23 +276,19 @@ class Exports:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        offers = self._offers()
-        found = [row for attribute, row in offers if attribute == name]
+        found = [row for attribute, row in self._offers() if attribute == name]
         if preferred := [row for row in found if row.distribution in (None, FIRST_PARTY)] or found[: len(found) == 1]:
-            return get_factory(self._kind, preferred[0].qualified)
+            return get_factory(self._kind, preferred[0].name)
         if found:
             forms = " or ".join(f"composable_energy.get({self._kind!r}, {row.qualified!r})" for row in found)
             raise AttributeError(f"The {self._kind} {name!r} is offered by several plug-ins; write {forms}.")
-        words = {word: attribute for attribute, row in offers for word in (attribute, row.name)}
-        close = dict.fromkeys(words[word] for word in nearest_names(name, words))
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else listed(dir(self))
-        raise AttributeError(f"No plug-in offers the {self._kind} {name!r}.{hint}")
+        raise AttributeError(f"No plug-in offers the {self._kind} {name!r}.{nearest(name, dir(self)) or listed(dir(self))}")
 
     def __dir__(self) -> list[str]:
         return sorted({attribute for attribute, _ in self._offers()})
 
     def _offers(self) -> list[tuple[str, PluginRecord]]:
-        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in rows_of(self._kind) if row.state != "shadowed"]
+        rows = [(row.value.replace(":", ".").rpartition(".")[2], row) for row in rows_of(self._kind)]
         return [(attribute, row) for attribute, row in rows if attribute.isidentifier()]
 
 

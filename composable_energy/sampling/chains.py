@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import explain_failure, is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
@@ -85,7 +86,8 @@ class Chains:
         except Exception as error:
             explain_failure(error, self._doing())
             raise
-        self.state, self.started = join(states), True
+        _per_chain(states[0])  # checks its shapes
+        self.state, self.started = states[0] if len(states) == 1 else join(states), True
         if all_finite(self.state):
             return
         good = finite_rows(self.state)
@@ -137,7 +139,7 @@ class Chains:
             raise
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
-            self.problem.energy.faults.count_undefined([info for _, info in found])
+            self.problem.energy.faults.count_undefined(found)
             after, info = merge(found, type(self.sampler).__name__)
         self.state, self.step = after if self._rows is None else put(whole, self._rows, after), self.step + 1
         if self._rows is not None and info.acceptance is not None:
@@ -200,9 +202,16 @@ class Chains:
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:
-        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number."""
-        ids = self.active_ids()[:most]
-        return self.problem.values(ids, self.state.x[ids.to(self.state.x.device)])
+        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number.
+
+        They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
+        """
+        ids, state = self.active_ids()[:most], self.active_state()
+        if len(ids) < len(state.x):
+            state = take(state, slice(most))
+        if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
+            return Values.of_state(ids, state)
+        return values_of(self.problem, ids, state.x)
 
     def snapshot(self) -> Chains:
         """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
@@ -243,12 +252,7 @@ class Observer:
 
 
 def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
-    """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
-
-    Args:
-        chains: The chains, which have started.
-        last_step: The number of the last step, counted from the start of the chains.
-        observers: The observers, which are called in their order.
+    """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped.
 
     Raises:
         OptionError: The chains took more steps already.
@@ -259,7 +263,8 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
-        watching += [observer] if observer.watches else ()
+        if observer.watches:
+            watching.append(observer)
     try:
         stop = False
         while chains.step < last_step and chains.active and not stop:
@@ -286,8 +291,6 @@ def take(state: S, rows: Tensor | slice) -> S:
 def join(states: Sequence[S]) -> S:
     """Returns states one after another; shared fields come from the first state."""
     tensors = [_per_chain(state) for state in states]
-    if len(states) == 1:
-        return states[0]
     return replace(states[0], **{name: torch.cat([some[name] for some in tensors]) for name in tensors[0]})
 
 
@@ -334,10 +337,6 @@ def finite_rows(state: State) -> Tensor:
 
 def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
     """Returns one state and info of the chains of all batches. Means stay tensors, so that no step waits for the device; see `to_floats`.
-
-    Args:
-        found: The state and the info of each batch.
-        sampler: The name of the sampler, for errors.
 
     Raises:
         ShapeError: A scalar does not have one number for each chain.

@@ -32,6 +32,7 @@ from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.twins import twin
 from composable_energy.errors import OptionError
+from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import GuardedEnergy, first_line
 from composable_energy.sampling.noise import Draw, Noise, numbers_of
 from composable_energy.sampling.problem import Problem
@@ -108,7 +109,7 @@ class CompiledStep:
             return "some chains have stopped"
         if noise.kind != "numpy":
             return "a kernel takes its steps"
-        most = _AHEAD if self.problem.batch_size >= self.problem.rows else 1  # batches take turns
+        most = _AHEAD if self.problem.batch_size >= self.problem.points.n else 1  # batches take turns
         found = self.functions.get((most, self.sampler, *_shapes(state)), lambda: _Steps(self.sampler, self.energy, state, noise, most))
         return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
 
@@ -149,7 +150,7 @@ _KEPT: WeakKeyDictionary[Energy, _Functions] = WeakKeyDictionary()
 
 
 def _functions_of(owner: Energy, problem: Problem, x: Tensor) -> _Functions:
-    rows = problem.rows if CHAINS in problem.energy.conditions else _PROBES  # each chain may have conditions of its own
+    rows = problem.points.n if CHAINS in problem.energy.conditions else _PROBES  # each chain may have conditions of its own
     kept, x = _KEPT.get(owner), x[:1].expand(rows, *x.shape[1:])
     if kept is None or not kept.fit(problem, x):
         kept = _KEPT[owner] = _Functions(problem, x)
@@ -169,7 +170,7 @@ class _Operations(TorchDispatchMode):
     def of(cls, problem: Problem, x: Tensor) -> _Operations:
         """Returns the operations of energies and gradients at points."""
         with cls() as operations:
-            problem.values(torch.arange(len(x)), x)
+            values_of(problem, torch.arange(len(x)), x)
         return operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

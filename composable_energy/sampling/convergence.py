@@ -22,7 +22,6 @@ from composable_energy.diagnostics.warnings import (
 )
 from composable_energy.errors import SamplingWarning, warn_caller
 from composable_energy.sampling.chains import Chains, Observer
-from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -65,6 +64,7 @@ class ConvergenceObserver(Observer):
         self.every = self.piece = 1
         self.start = self.halfway = self.end = self.signs = torch.empty(0)
         self.seen: list[list[Tensor]] = []  # in each piece
+        self.valued = False
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
@@ -75,6 +75,7 @@ class ConvergenceObserver(Observer):
         self.middle = last - min(pieces * self.piece, half)
         self.start = self.halfway = chains.state.x
         self.judge = self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary
+        self.valued = self.judge and chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         after = chains.step - self.middle
@@ -92,9 +93,7 @@ class ConvergenceObserver(Observer):
     def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
         """Returns at most one warning; none about a sampler without a stationary density.
 
-        Args:
-            chains: The chains at their end.
-            trace: Its branches are not compared with each other, nor chains that started at exact draws.
+        Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
         """
         if not (chains.sampler.stationary and len(self.end)):
             return []
@@ -110,8 +109,8 @@ class ConvergenceObserver(Observer):
             return []
         steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
         if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
-            return [warn_of_drift(chains.sampler, self._name(drift, chains), steps)]
-        if not has_rows(chains.energy):
+            return [warn_of_drift(chains.sampler, self._name(drift), steps)]
+        if not chains.problem.own_conditions:
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
             if found is not None:
@@ -134,11 +133,11 @@ class ConvergenceObserver(Observer):
         beyond = beyond | (r_hat > _RELAXED)
         if beyond.any() and not exact:
             worst = torch.where(beyond, r_hat, 0.0)
-            return warn_of_disagreement(chains.sampler, self._name(worst, chains), worst.max().item(), steps)
+            return warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)
         draws = draws * (self.kept / (steps[1] - steps[0]))
         few = self.kept and not exact and draws.min() * _ERROR**2 < 1
         if few and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
-            return warn_of_error(chains.sampler, self._name(-draws, chains), draws.min().item())
+            return warn_of_error(chains.sampler, self._name(-draws), draws.min().item())
         return None
 
     def _numbers(self, chains: Chains) -> Tensor:
@@ -150,11 +149,11 @@ class ConvergenceObserver(Observer):
         if x.shape[1] > _NUMBERS:
             self.signs = self.signs if len(self.signs) else _sums(x.shape[1]).to(x)
             x = x @ self.signs
-        return torch.cat([energy[:, None].to(x), x], 1) if chains.energy.has_value else x.clone()
+        return torch.cat([energy[:, None].to(x), x], 1) if self.valued else x.clone()
 
-    def _name(self, figures: Tensor, chains: Chains) -> str:
+    def _name(self, figures: Tensor) -> str:
         """Returns the name of the number with the largest figure."""
-        index = int(figures.argmax()) - chains.energy.has_value
+        index = int(figures.argmax()) - self.valued
         return "the energy" if index < 0 else "a sum of coordinates" if len(self.signs) else f"coordinate {index}"
 
 
@@ -195,9 +194,7 @@ def _sums(size: int) -> Tensor:
 def warn_of_points(trace: Trace, traced: bool) -> list[SamplingWarning]:
     """Returns the warnings about exceptions of the energy, about draws that hardly show a formula, and about chains that stopped.
 
-    Args:
-        trace: The record of the call.
-        traced: Whether the caller gets it: `trace.diverged` says which chains stopped.
+    The last are left out if the caller gets the trace, whose `diverged` says which chains stopped.
     """
     if not trace.errors and trace.formula_probability is None and (traced or bool((trace.diverged_at < 0).all())):
         return []

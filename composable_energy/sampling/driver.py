@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +18,9 @@ from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
-from composable_energy.sampling.checkpoint import Checkpoint, CheckpointFile
+from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
-from composable_energy.sampling.evaluation import evaluation_context
-from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, check_rows, mixes_values
-from composable_energy.sampling.observers import TraceRecorder
+from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.results import check_far_chains, diverged_error, finish
@@ -162,7 +161,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
             sampler=problem.sampler,
             shape=problem.points.shape,
             on_divergence=problem.policy,
-            tuned=resume.tuned if resume else changed_options(given, problem.sampler),
+            tuned=resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler),
             burn_in=call.burn_in,
             alike=not problem.own_conditions,
         )
@@ -197,7 +196,8 @@ def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFil
         file = CheckpointFile(found[0], problem, held)
         return file.problem, file
     if resume is not None:
-        problem.check_same_energy(resume.reference, "The trace is", "To start this energy at the points of the trace give them as `init`.")
+        advice = "To start this energy at the points of the trace give them as `init`."
+        check_same_energy(problem, resume.reference, "The trace is", advice)
     return problem, None
 
 
@@ -222,8 +222,7 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
         else:
             with evaluating(uses=[], memo=None) as start:
                 chains.start()
-            if start.uses:
-                check_detached(start.uses)
+            check_detached(start.uses or ())
         if chains.active:
             ids = chains.active_ids()[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]
@@ -246,3 +245,58 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
                 ) from interrupt
         raise
     return None
+
+
+# What surrounds a call --------------------------------------------------------------------------------------------------------------------
+
+
+class _Calls:
+    """The Python threads whose calls limit the threads of torch now, and the number of these before the first call."""
+
+    lock = threading.Lock()
+    running: list[int] = []
+    before = 0
+
+
+@contextmanager
+def evaluation_context(energy: Energy) -> Iterator[None]:
+    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
+
+    Args:
+        energy: The energy that is evaluated inside.
+    """
+    threads = [advice.threads for _, advice in recommendations(energy) if advice.threads is not None]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda", "mps"):  # draws do not depend on autocast; an energy may switch it on inside
+            try:
+                on = torch.is_autocast_enabled(kind)
+            except RuntimeError:  # torch 2.4 has no autocast on MPS
+                continue
+            if on:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if threads:
+            stack.enter_context(_limited_threads(min(threads)))
+        yield
+
+
+@contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    """Sets the number of threads inside an operation, which torch keeps per Python thread with one default for new threads.
+
+    A Python thread that starts meanwhile inherits the number of the call, not the user's. So each call restores the number from before the
+    first of several concurrent calls; a call inside another restores the number of the outer one.
+    """
+    own, caller = torch.get_num_threads(), threading.get_ident()
+    with _Calls.lock:
+        _Calls.before = _Calls.before if _Calls.running else own
+        nested = caller in _Calls.running
+        _Calls.running.append(caller)
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        with _Calls.lock:
+            _Calls.running.remove(caller)
+            torch.set_num_threads(own if nested else _Calls.before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError, add_note
 from composable_energy.options import ran_out
-from composable_energy.sampling.sampler import Info
+from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
@@ -40,9 +40,9 @@ class Faults:
     searches: int = 0
     undefined: Tensor | int = 0
 
-    def count_undefined(self, infos: Sequence[Info]) -> None:
+    def count_undefined(self, steps: Sequence[tuple[State, Info]]) -> None:
         """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device."""
-        for info in infos:
+        for _, info in steps:
             if info.acceptance is not None:
                 self.undefined = info.acceptance.isnan().sum() + self.undefined
 
@@ -63,7 +63,7 @@ class GuardedEnergy(EnergyWrapper):
     def __init__(self, energy: Energy, plain: Energy, faults: Faults) -> None:
         super().__init__(energy)
         self.plain, self.faults = plain, faults
-        self._known: tuple[Tensor, Mapping[str, Any]] | None = None
+        self._known: tuple[Tensor, int, Mapping[str, Any]] | None = None
 
     def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         try:
@@ -73,70 +73,72 @@ class GuardedEnergy(EnergyWrapper):
                 raise
             return self._recover(method, x, conditions, error)
         if self._known is None and len(x):
-            self._known = x[:1].clone(), self._rows_of(x, conditions, torch.zeros(1, dtype=torch.int64))
+            self._known = x[:1].clone(), len(x), conditions
         return found
 
     def _recover(self, method: str, x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
-        """Evaluates the points that raise nothing, by halves of the batch.
+        """Returns what a batch gives that raised, if the fault is of some of its points alone.
 
         Raises:
             Exception: The given error, if all points raise and so does one where the energy worked before.
             ExpressionError: The function raises at the batch and not at its parts, or at too many points.
         """
-        function, parts, todo = getattr(self.plain, method), list[tuple[Tensor, Any]](), [torch.arange(len(x))]
-        while todo:
-            rows = todo.pop()
-            try:
-                if len(rows) < len(x):
-                    parts.append((rows, function(x[rows.to(x.device)], **self._rows_of(x, conditions, rows))))
-                    continue
-            except Exception as other:
-                if isinstance(other, ShapeError):
-                    raise _mixing(self.energy, x, error, other) from error
-                if is_final(other):
-                    raise
-                self.faults.searches += 1
-            todo += rows.chunk(2) if len(rows) > 1 else ()
-            if self.faults.searches > _MOST_SEARCHES:
-                raise ExpressionError(
-                    f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes longer "
-                    f"than to sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf without an "
-                    "exception: `torch.linalg.cholesky_ex` tells where it failed."
-                ) from error
-        good = sum(len(rows) for rows, _ in parts)
-        if not good and not self._works(function):
+        faults, before = self.faults, self.faults.points
+        try:
+            found = self._by_halves(method, x, conditions, error)
+        except ShapeError as alone:
+            raise _mixing(self.energy, x, error, alone) from error
+        bad = faults.points - before
+        if not bad:
+            raise _mixing(self.energy, x, error) from error
+        if bad == len(x) and not self._works(method):
             if isinstance(error, torch.linalg.LinAlgError):
                 add_note(error, _ROUNDING)
             raise error
-        if good == len(x):
-            raise _mixing(self.energy, x, error) from error
-        self.faults.points += len(x) - good
-        self.faults.first = self.faults.first or first_line(error)
-        energies, grads = x.new_full((len(x),), torch.inf), torch.zeros_like(x)
-        for rows, values in parts:
-            values, *grad = values if isinstance(values, tuple) else (values,)
-            energies = energies.to(values.dtype)
-            energies[rows.to(x.device)] = values
-            if grad:
-                grads[rows.to(x.device)] = grad[0]
-        return (energies, grads) if method == "with_gradient" else energies
+        faults.first = faults.first or first_line(error)
+        return found
 
-    def _works(self, function: Callable[..., Any]) -> bool:
+    def _by_halves(self, method: str, x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
+        """Returns the results of the halves of a batch that raised: infinity, and a gradient of 0, for a single point."""
+        if len(x) == 1:
+            self.faults.points += 1
+            energies = x.new_full((1,), torch.inf)
+            return (energies, torch.zeros_like(x)) if method == "with_gradient" else energies
+        parts = list[Any]()
+        for rows in torch.arange(len(x)).chunk(2):
+            some, own = x[rows.to(x.device)], self._rows_of(len(x), conditions, rows)
+            try:
+                parts.append(getattr(self.plain, method)(some, **own))
+                self._known = self._known or (some[:1].clone(), len(some), own)
+            except Exception as other:
+                if is_final(other):
+                    raise
+                self.faults.searches += 1
+                if self.faults.searches > _MOST_SEARCHES:
+                    raise ExpressionError(
+                        f"{self.energy} raised at so many points, {self.faults.points} so far, that to find them in their batches takes "
+                        f"longer than to sample. The last was {first_line(error)}\n{_ROUNDING} Where the density is 0, return torch.inf "
+                        "without an exception: `torch.linalg.cholesky_ex` tells where it failed."
+                    ) from error
+                parts.append(self._by_halves(method, some, own, other))
+        return tuple(map(torch.cat, zip(*parts, strict=True))) if method == "with_gradient" else torch.cat(parts)
+
+    def _works(self, method: str) -> bool:
         """Returns whether the energy works where it worked first."""
         if self._known is None:
             return False
-        x, conditions = self._known
+        x, count, conditions = self._known
         try:
-            function(x, **conditions)
+            getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
         except Exception:
             return False
         return True
 
-    def _rows_of(self, x: Tensor, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
-        """Returns the conditions of some rows of a batch; the chains of a whole batch are those of all conditions with rows."""
+    def _rows_of(self, count: int, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
+        """Returns the conditions of some rows of a batch of points; the chains of a whole batch are those of all conditions with rows."""
         chosen = dict(conditions)
         for name, value in conditions.items():
-            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(x):
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == count:
                 chosen[name] = value[rows.to(value.device)]
         chains = conditions.get(CHAINS)
         if isinstance(chains, slice):

@@ -1,20 +1,28 @@
-"""Observers of the library: what stops a call, shows its progress, and records its trace."""
+"""Observers of the library: what stops a call, shows its progress, records its trace, and keeps it in a file."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from contextlib import ExitStack
+from dataclasses import fields, is_dataclass, replace
+from numbers import Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError
+from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
 from composable_energy.sampling.chains import Chains, Observer, to_floats
+from composable_energy.sampling.checks import check_same_energy
+from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.trace import Trace, Values
 from composable_energy.sampling.wrappers import plain_energy
 
 D = TypeVar("D", State, Info)
@@ -22,6 +30,14 @@ _FORMATS = {
     "tuning": "{desc}: {n_fmt} evaluations in {elapsed}",
     "sampling": "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}",
 }
+_VERSION = 4
+_TENSORS = ("diverged_at", "energies", "acceptance", "points")
+_VALUES = tuple(field.name for field in fields(Values))
+_PLAIN = (bool, int, float, str, type(None))
+_MOST_STEPS = 2**32
+_START_CHAINS = 64  # chains whose values at the start are kept
+_MAX_SHARE = 1 / 20  # of the time, spent on writing
+_ANEW = "give another path, or delete it to begin anew"
 
 
 class Stop(Observer):
@@ -118,7 +134,7 @@ class TraceRecorder(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        self.plain = plain_energy(chains.energy) is not None and chains.energy.has_value
+        self.plain = self.watches and plain_energy(chains.energy) is not None and chains.energy.has_value
 
     def on_step(self, chains: Chains, info: Info) -> None:
         state = chains.state if self.plain else chains.visible_state(chains.state)
@@ -148,3 +164,216 @@ class TraceRecorder(Observer):
         for name, values in self.scalars.items():
             found.scalars[name] = [*before.scalars.get(name, []), *to_floats(values[:done])]
         return found
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Checkpoint(Observer):
+    """Keeps the state of all chains in a file. If the file exists, the call continues from it, with the bits of an uninterrupted call.
+
+    The file stays at the end; a call with more `steps` continues. It also holds energies and gradients at points of the chains: the energy
+    is evaluated there again, and another energy is refused.
+
+    Args:
+        path: The path of the file.
+        every: The least time between two writings, in seconds; 0 writes after each step.
+
+    Raises:
+        OptionError: An argument has another type, or the time is negative.
+    """
+
+    watches = False
+
+    def __init__(self, path: str | Path, every: float = 10.0) -> None:
+        if not isinstance(path, str | Path):
+            raise OptionError(f"Checkpoint takes the path of a file, got {path!r}.")
+        if not isinstance(every, Real) or isinstance(every, bool) or not every >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise OptionError(f"Checkpoint takes a number of seconds, at least 0, as `every`, got {every!r}.")
+        self.path, self.every = path, every
+
+
+class CheckpointFile(Observer):
+    """The file of a call: read at its start, and written every so often, at the end, and when the loop is broken off.
+
+    Args:
+        checkpoint: The path, and how often it is written.
+        problem: What is sampled. Its seed is that of the file where the call gives none.
+        held: Takes the lock of the file, for the time of the call.
+
+    Attributes:
+        problem: The problem with the seed of the file.
+        recorder: Records the steps; it is set before the loop.
+
+    Raises:
+        FileFormatError: The file is damaged, or no checkpoint, or lacks the values that identify the energy.
+        StorageError: Another call, here or in another process, writes the file.
+        OptionError: It belongs to another call, or to another energy.
+        StorageError: The lock cannot be created.
+    """
+
+    recorder: TraceRecorder
+
+    def __init__(self, checkpoint: Checkpoint, problem: Problem, held: ExitStack) -> None:
+        self.path, self.every = expanded(checkpoint.path), checkpoint.every
+        held.enter_context(exclusive(self.path))
+        self.call, self.record, self.tensors = json.loads(json.dumps(_described(problem))), dict[str, Any](), dict[str, Tensor]()
+        self.reference: list[Values] = []
+        if exists(self.path):
+            self._read(problem.points.device)
+        seed = self.call["seed"]
+        self.problem = problem = problem if seed is None else replace(problem, noise=replace(problem.noise, seed=seed))
+        self.call["seed"] = problem.noise.seed
+        self.due, self.written = time.monotonic() + self.every, 0
+        check_same_energy(problem, self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
+
+    def _read(self, device: torch.device) -> None:
+        """Reads the record, its call and the values that identify its energy."""
+        try:
+            self.record, self.tensors = read_record(self.path, "checkpoint", _VERSION)
+            there = dict(self.record["call"])
+            for i in range(self.record["reference"]):
+                self.reference.append(Values(*(self.tensors[f"reference.{i}.{name}"].to(device) for name in _VALUES)))
+        except (FileFormatError, KeyError, TypeError, ValueError) as error:
+            reason = (
+                error.args[0] if isinstance(error, FileFormatError) else f"{self.path} is inconsistent ({type(error).__name__}: {error})."
+            )
+            raise FileFormatError(f"{reason} To begin anew, give another path, or delete the checkpoint.") from None
+        if type(there.get("seed")) is not int or not 0 <= there["seed"] < 2**64:
+            raise FileFormatError(f"{self.path} is inconsistent (its seed is {there.get('seed')!r}): {_ANEW}.")
+        self.call["seed"] = there["seed"] if self.call["seed"] is None else self.call["seed"]
+        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]
+        if wrong:
+            raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): {_ANEW}.")
+        if not self.reference or not all(values.is_consistent() for values in self.reference):
+            raise FileFormatError(f"{self.path} is inconsistent (it has no values of the energy, or of other shapes): {_ANEW}.")
+
+    def trace(self, blank: Trace, chains: Chains) -> Trace | None:
+        """Returns a trace with the steps of the interrupted run; None if there was none. A start of one chain shows what a state has."""
+        if not self.record:
+            return None
+        like = chains.started_at(range(1))
+        tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
+        state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
+        try:
+            found = {name: tensors[name] for name in _TENSORS if name in tensors}
+            found |= {name: self.record[name] for name in ("steps", "scalars", "point_steps")}
+            trace = replace(blank, state=replace(like, **dict(self.record["state"]), **state), **found)
+            missing = {field.name for field in fields(like)} - state.keys() - self.record["state"].keys()
+            problem = f"the state has no {', '.join(sorted(missing))}" if missing else _inconsistency(trace, like, chains.count)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            trace, problem = None, f"{type(error).__name__}: {error}"
+        if problem:
+            raise FileFormatError(f"The checkpoint is inconsistent ({problem}): {_ANEW}.")
+        return trace
+
+    def on_start(self, chains: Chains) -> None:
+        if not self.reference:
+            self.reference = [chains.values(None if self.problem.own_conditions else _START_CHAINS)]
+        self.before, self.written = chains.snapshot(), chains.step
+
+    def on_step(self, chains: Chains, info: Info) -> None:
+        if time.monotonic() >= self.due:
+            self._write(chains, chains.values())
+        self.before = chains.snapshot()
+
+    def on_end(self, chains: Chains, error: BaseException | None) -> None:
+        if error is None and chains.step > self.written:
+            self._write(chains, chains.values())
+        elif error is not None:
+            try:
+                now = self.before.values()
+            except Exception:  # the error that broke off the loop is raised after the file is written
+                now = None
+            known = now is not None and bool(now.energies.isfinite().all())
+            self._write(self.before, now if now is not None and known else self.reference[0])
+
+    def _write(self, chains: Chains, now: Values) -> None:
+        """Replaces the file atomically: after a crash either the old or the new one is there, whole.
+
+        Raises:
+            ExpressionError: The sampler's state holds an object that a file cannot.
+        """
+        began, trace, state = time.monotonic(), self.recorder.trace(chains), dict[str, Any]()
+        tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in _TENSORS if getattr(trace, name) is not None}
+        for i, values in enumerate((self.reference[0], now)):
+            tensors |= {f"reference.{i}.{name}": getattr(values, name) for name in _VALUES}
+        for field in fields(chains.state):
+            value = getattr(chains.state, field.name)
+            if isinstance(value, Tensor):
+                tensors[f"state.{field.name}"] = value
+            elif isinstance(value, _PLAIN):
+                state[field.name] = value
+            else:
+                raise ExpressionError(
+                    f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and "
+                    "text; make it one of these, or sample without a `Checkpoint`."
+                )
+        record = {"call": self.call, "steps": trace.steps, "scalars": trace.scalars, "point_steps": trace.point_steps}
+        write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
+        ended, self.written = time.monotonic(), chains.step
+        self.due = ended + (max(self.every, (ended - began) / _MAX_SHARE) if self.every else 0)
+
+
+def _described(problem: Problem) -> dict[str, Any]:
+    """Returns the arguments of a call as plain data: a file of other arguments is refused."""
+    call, resume = problem.call, problem.call.resume
+    resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
+    return {
+        "sampler": _describe(problem.sampler),
+        "seed": call.seed,
+        "shape": problem.points.shape,
+        "noise": problem.noise.kind,
+        "trace": call.trace,
+        "burn_in": call.burn_in,
+        "first_chain": problem.noise.chains[0],
+        "dtype": str(problem.points.dtype),
+        "event": problem.points.event,
+        "init": None if problem.init is None else digest_of({"init": problem.init}),
+        "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
+    }
+
+
+def _describe(value: Any) -> str:
+    """Returns a sampler, or an option of one, as text that is the same in another process."""
+    if isinstance(value, Tensor):
+        return f"tensor {digest_of({'': value})}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_describe, value))})"
+    if is_dataclass(value):
+        own = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, Sampler) or type(value).__repr__ is object.__repr__:
+        own = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    else:
+        return repr(value)
+    return f"{type(value).__qualname__}({', '.join(f'{name}={_describe(item)}' for name, item in own.items())})"
+
+
+def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
+    """Returns which parts of a trace of n chains do not belong together, or to the state of one chain; None if all do."""
+    steps, points, rates, scalars = trace.point_steps, trace.points, trace.acceptance, trace.scalars
+    if type(trace.steps) is not int or not 0 <= trace.steps < _MOST_STEPS:
+        return f"steps is {trace.steps!r}"
+    for field in fields(like):
+        value, one = getattr(trace.state, field.name), getattr(like, field.name)
+        if isinstance(one, Tensor):
+            shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
+            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point() == one.is_floating_point()
+        elif isinstance(one, Real) and not isinstance(one, bool):
+            fits = isinstance(value, Real) and not isinstance(value, bool)
+        else:
+            fits = one is None or type(value) is type(one)
+        if not fits:
+            return f"{field.name} of the state has another shape or type"
+    if not isinstance(steps, list) or not all(type(step) is int and 0 < step <= trace.steps for step in steps):
+        return "the steps of the points are invalid"
+    if not isinstance(scalars, dict) or not all(isinstance(values, list) for values in scalars.values()):
+        return "the scalars are invalid"
+    fit = {
+        "diverged_at": trace.diverged_at.dtype == torch.int64 and trace.diverged_at.shape == (n,),
+        "energies": trace.energies.shape in ((0, 0), (len(trace.energies), n)) and len(trace.energies) <= trace.steps,
+        "acceptance": rates is None or rates.shape == trace.energies.shape,
+        "points": points is None or points.shape[:2] == (len(steps), n),
+        "scalars": all(isinstance(value, Real) for values in scalars.values() for value in values),
+    }
+    return next((f"{name} has another shape or type" for name, good in fit.items() if not good), None)

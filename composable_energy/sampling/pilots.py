@@ -17,10 +17,10 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError
+from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
-from composable_energy.sampling.points import PointSpec
-from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, Problem
+from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
@@ -51,11 +51,8 @@ def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], ob
     """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run.
 
     The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
-    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already.
-
-    Args:
-        problem: What is sampled.
-        reports: Functions of the sampler and of the number of evaluations, which are called before each.
+    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already. Reports are called with the sampler and the
+    number of evaluations, before each.
     """
     sampler, points, energy = problem.sampler, problem.points, problem.energy
     if type(sampler).tune is Sampler.tune or problem.call.resume is not None:
@@ -72,7 +69,7 @@ def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], ob
     if reports:
         energy = _Reported(energy, lambda count: [report(sampler, count) for report in reports])
     try:
-        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
+        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
     except Exception as error:
         explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
         raise
@@ -80,7 +77,7 @@ def tune_sampler(problem: Problem, reports: Sequence[Callable[[Sampler, int], ob
     if arrived is x or type(tuned).approach is Sampler.approach:
         return problem
     arrived = arrived.to(x.dtype)
-    energies = problem.values(rows, arrived).energies[:, 0]
+    energies = values_of(problem, rows, arrived).energies[:, 0]
     finite = energies.isfinite() & arrived.reshape(len(arrived), -1).isfinite().all(1)
     if not finite.any():
         return problem
@@ -99,13 +96,7 @@ def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> t
 
     Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
     moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do not
-    depend on the other chains.
-
-    Args:
-        problem: What is sampled.
-        ids: The chains, counted from 0.
-        energy: Their energy.
-        noise: Their noise at step 0.
+    depend on the other chains. `noise` is that of step 0.
     """
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     like, level = zeros.expand(len(ids), *zeros.shape), None if pilots is None else pilots.level
@@ -138,11 +129,7 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
 
     Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
     a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
-    resampled. Any other branch is sampled by chains of its own. All have a fixed seed, as tuning has.
-
-    Args:
-        problem: What is sampled.
-        sample: Draws the points of a call.
+    resampled. Any other branch is sampled by chains of its own, by `sample`. All have a fixed seed, as tuning has.
     """
     energy, branches, points, n = problem.density, problem.branches, problem.points, problem.points.n
     if energy is None or problem.init is not None or problem.call.resume is not None:
@@ -174,9 +161,11 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     """
     given = replace(points, coordinates=None)
     sources = _proposals(energy, given)
-    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
+    if not sources:
+        return None, False
+    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))
     found, logs, weights, effective = [], [], torch.empty(0), 0.0
-    for number in range(_ROUNDS if sources else 0):
+    for number in range(_ROUNDS):
         for i, source in enumerate(sources):
             drawn = _draw_distribution(source, given, count, number * len(sources) + i)
             if drawn is None:
@@ -237,9 +226,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
 def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequence[Energy]:
     """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do.
 
-    Args:
-        energy: The expression.
-        known: Those of the energies before: an energy may be used in many places.
+    An energy may be used in many places: `known` has those that were found before.
     """
     if energy in known:
         return known[energy]
@@ -248,7 +235,7 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
             terms = ()
         case Relative() | Difference() | Decoded() | Restricted():
             terms = energy.terms[:1]
-        case Weighted() if as_float(energy.weight) > 0:
+        case Weighted() if as_float(energy.weight) > 0 and not energy.of_evidence:
             terms = energy.terms
         case Disjunction():
             terms = energy.satisfiable_terms

@@ -4,32 +4,192 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from composable_energy.algebra import Branch, fill_levels, known_branches, subtracts
+from composable_energy.algebra import Branch, fill_levels, known_branches
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating
-from composable_energy.energies.twins import twin
-from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_flag, check_integer
-from composable_energy.sampling.evaluation import energy_and_gradient
+from composable_energy.energies.twins import tensors_of, twin
+from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
+from composable_energy.files import memory_of
+from composable_energy.options import check_flag, check_integer, written_bytes
 from composable_energy.sampling.faults import Faults, GuardedEnergy
 from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.noise import Noise
-from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
-from composable_energy.sampling.trace import Policy, Trace, Values, first_difference
+from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.wrappers import UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
+from composable_energy.supports import Coordinates, coordinates_of
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
+_FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
+_LITTLE = 2**24  # bytes, which every device has
+
+# The points that are asked for ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PointSpec:
+    """The number, shape, dtype and device of the requested points.
+
+    Args:
+        n: The number of points that are returned.
+        event: The shape of one point of the energy.
+        shape: The shape of the result: $(n, *)$, decoded if there is a decoder.
+        decoder: Decodes the points at the end; None for an energy of visible points, and where latents are requested.
+        dtype: The dtype of the points.
+        device: The device of the points.
+        coordinates: The coordinates that chains use; None for those of the points themselves.
+    """
+
+    n: int
+    event: torch.Size
+    shape: tuple[int, ...]
+    decoder: nn.Module | None
+    dtype: torch.dtype
+    device: torch.device
+    coordinates: Coordinates | None = None
+
+    def zeros(self) -> Tensor:
+        """Returns zeros, with the shape of one point of a chain."""
+        shape = self.event if self.coordinates is None else self.coordinates.shape
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def constrain(self, points: Tensor) -> Tensor:
+        """Returns the points of the support for points of chains, with any number of first axes."""
+        if self.coordinates is None:
+            return points
+        first = points.shape[: points.ndim - len(self.coordinates.shape)]
+        return self.coordinates.points(points.reshape(-1, *self.coordinates.shape))[0].reshape(*first, *self.event)
+
+    def decode(self, points: Tensor) -> Tensor:
+        """Returns the points that the caller sees, for points of chains: in the support, and decoded if there is a decoder."""
+        points = points if self.coordinates is None else self.constrain(points)
+        return points if self.decoder is None else decode(self.decoder, points)
+
+    def check_memory(self, chains: int) -> None:
+        """Raises if the points of a number of chains, with a gradient each, and the result do not fit into the memory of the device.
+
+        Raises:
+            OptionError: They do not fit. What an energy needs to be evaluated is not counted.
+        """
+        needed = (2 * chains * math.prod(self.event) + (0 if self.decoder is None else math.prod(self.shape))) * self.dtype.itemsize
+        memory = None if needed < _LITTLE else memory_of(self.device)  # to look takes a tenth of the cost of a short call
+        if memory is not None and needed > memory:
+            raise OptionError(
+                f"{chains:,} points of shape {tuple(self.shape[1:])} need at least {written_bytes(needed)} of memory, {self.device} has "
+                f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
+            )
+
+
+def decode(decoder: nn.Module, points: Tensor) -> Tensor:
+    """Returns decoded points, computed without a graph in batches that the cache of the processor holds."""
+    with torch.no_grad():
+        first = decoder(points[:_FIRST_DECODED])
+        most = _DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE
+        size = max(_FIRST_DECODED, most // max(1, first.shape[1:].numel()))
+        rest = points[_FIRST_DECODED:]
+        return torch.cat([first, *(decoder(some) for some in rest.split(size))]).detach() if len(rest) else first.detach()
+
+
+def resolve_points(
+    energy: Energy,
+    shape: int | Sequence[int],
+    *,
+    latents: bool = False,
+    start: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> PointSpec:
+    """Checks a requested shape, dtype and device against the energy and the start points.
+
+    Args:
+        energy: The energy.
+        shape: $(n, *)$ or $n$, as for `sample`.
+        latents: Whether points of a latent space stay as they are.
+        start: Points that the chains start from or continue at, if they are known.
+        dtype: The requested dtype; None takes that of `start`, else of the energy's tensors, else torch's default.
+        device: The requested device; None follows the same order.
+
+    Raises:
+        ShapeError: The shape is not positive, is unknown, or is not that of the energy.
+        DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
+    """
+    try:
+        sizes = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
+    except TypeError:
+        raise ShapeError(f"shape is a number of points or (n, *shape), got {shape!r}.") from None
+    if isinstance(shape, bool) or not sizes or min(sizes) < 1:
+        raise ShapeError(f"shape is a positive number of points or (n, *shape), all positive, got {shape!r}.")
+    dtype, device = _tensor_options(energy, start, dtype, device)
+    n, *given = sizes
+    decoder = None if latents else energy.decoder
+    event = energy.event_shape if energy.event_shape is not None or start is None else start.shape[1:]
+    if event is None:
+        if decoder is not None:
+            raise ShapeError(f"{energy} does not say the shape of its latent points; set its `event_shape`, or give `init`.")
+        if not isinstance(shape, Sequence):
+            raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {n}.")
+        event = torch.Size(given)
+    visible = event
+    if decoder is not None:
+        known = getattr(decoder, "event_shape", None)
+        visible = decode(decoder, torch.zeros((1, *event), dtype=dtype, device=device)).shape[1:] if known is None else torch.Size(known)
+    if isinstance(shape, Sequence) and tuple(given) != tuple(visible):
+        owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
+        hint = "; `.latents.sample` returns the points before they are decoded" if decoder is not None else ""
+        raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
+    return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
+
+
+def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, device: torch.device | None) -> tuple[torch.dtype, torch.device]:
+    """Returns the dtype and the device of the points."""
+    if torch.get_default_device().type == "meta":
+        raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device('cpu')`.")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
+    if start is not None:
+        if not isinstance(start, Tensor) or not start.is_floating_point():
+            got = f"{start.dtype}" if isinstance(start, Tensor) else type(start).__name__
+            raise DtypeError(f"init must be a floating tensor, got {got}.")
+        if start.layout != torch.strided:
+            raise DtypeError(f"init must be a dense tensor, got {start.layout}; use `.to_dense()`.")
+        if dtype not in (None, start.dtype):
+            raise DtypeError(f"init is {start.dtype}, requested is {dtype}; convert it with `.to(...)`.")
+        if device is not None and device.type != start.device.type:
+            raise DeviceError(f"init is on {start.device}, requested is {device}; move it with `.to(...)`.")
+        dtype, device = start.dtype, start.device
+    tensor = _floating_tensor(energy) if dtype is None or device is None else None
+    dtype = dtype or (torch.get_default_dtype() if tensor is None else tensor.dtype)
+    device = device or (torch.get_default_device() if tensor is None else tensor.device)
+    if device.type == "meta":
+        raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
+    if not dtype.is_floating_point:
+        raise DtypeError(f"Points need a floating dtype, got {dtype}.")
+    return dtype, device
+
+
+def _floating_tensor(energy: Energy) -> Tensor | None:
+    """Returns the first parameter, else buffer, else tensor that the energy holds, such as the mean of a distribution; None without any."""
+    for tensor in (*energy.parameters(), *energy.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    found = None
+    for tensor in tensors_of(energy):
+        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
+            return tensor
+        found = tensor if found is None and tensor.is_floating_point() else found
+    return found
+
+
+# The problem ------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -62,13 +222,7 @@ _NAMES = tuple(one.name for one in fields(Call) if one.name not in ("energy", "o
 
 @dataclass(frozen=True)
 class PilotResult:
-    """Where pilot chains arrived.
-
-    Args:
-        points: Their last points of finite energy, with shape $(m, *)$.
-        level: An energy above theirs: a chain that starts above it is in a tail. None if chains have conditions of their own, whose
-            energies do not compare.
-    """
+    """Where pilot chains arrived: points $(m, *)$, and an energy above theirs, which marks a tail; None if energies do not compare."""
 
     points: Tensor
     level: float | None
@@ -76,13 +230,7 @@ class PilotResult:
 
 @dataclass(frozen=True)
 class BranchDraws:
-    """Draws of each branch of a mixture, in the coordinates of chains.
-
-    Args:
-        points: With shape $(K, m, *)$.
-        shares: The shares of the branches, with shape $(K,)$, in float64.
-        exact: Whether all are exact draws, not the last points of pilot chains in a branch.
-    """
+    """Draws of branches in the coordinates of chains, $(K, m, *)$, their shares $(K,)$, and whether the draws of all are exact."""
 
     points: Tensor
     shares: Tensor
@@ -128,22 +276,21 @@ class Problem:
         """The energy, without a count of exceptions."""
         return self.energy.plain
 
-    @property
-    def rows(self) -> int:
-        """The number of chains, which is that of the rows of bound conditions."""
-        return self.points.n
-
     def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
         energy = self.energy.plain if plain else self.energy
         return select_rows(energy, ids, self.points.n) if self.own_conditions else energy
 
     def noise_of(self, ids: range | Tensor) -> Noise:
-        """Returns the noise of some chains."""
+        """Returns the noise of some chains, counted from 0."""
         first = self.noise.chains[0]
-        if isinstance(ids, range):
-            return self.noise.for_chains(range(ids.start + first, ids.stop + first))
-        return self.noise.for_chains((ids + first).tolist())
+        chains = range(ids.start + first, ids.stop + first) if isinstance(ids, range) else (ids + first).tolist()
+        return self.noise.for_chains(chains)
+
+    def conditions_at(self, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
+        """Returns the conditions of the energy at points of chains after the last step: the noise level, and the rows."""
+        conditions = bound_conditions(self.sampler, self.energy)
+        return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
 
     def last_step(self) -> int:
         """Returns the number of the last step, counted from the start of the chains.
@@ -160,62 +307,6 @@ class Problem:
             before = f"{done} are done, and " if done else ""
             raise OptionError(f"{self.sampler} takes {total} steps: {before}{steps} were asked for.")
         return done + steps
-
-    # Which energy it is -------------------------------------------------------------------------------------------------------------------
-
-    def values(self, chains: Tensor, x: Tensor) -> Values:
-        """Returns energies and gradients at points of chains, which identify the energy.
-
-        Args:
-            chains: Their ids, counted from 0, with shape $(m,)$.
-            x: The points, with shape $(m, *)$.
-        """
-        levels = self._levels()
-        found, slopes = x.new_empty(len(levels), len(x)), x.new_empty(len(levels), *x.shape)
-        for first in range(0, len(x), self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            energy, some = self.energy_of(chains[rows], plain=True), x[rows]
-            for level, conditions in enumerate(levels):
-                try:  # values of scores count as 0, which identifies them too
-                    with evaluating(given={}) if energy.needs_log_densities else nullcontext():
-                        energies, grads = energy_and_gradient(energy, some, **conditions)
-                except ExpressionError:  # the energy has no gradient, and some samplers need none
-                    bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-                    energies, grads = energy(some, **bound), torch.full_like(some, torch.nan)
-                found = found.to(energies.dtype)
-                found[level, rows], slopes[level, rows] = energies, grads
-        return Values(chains, x, found.transpose(0, 1), slopes.transpose(0, 1))
-
-    def difference(self, before: Values) -> str | None:
-        """Describes the first value of the energy that changed by more than rounding; None if there is none."""
-        return first_difference(before, self.values(before.chains.cpu(), before.x), self._levels()) if len(before.x) else None
-
-    def check_same_energy(self, reference: Iterable[Values], owner: str, advice: str) -> None:
-        """Raises if the energy has other values than before.
-
-        Args:
-            reference: The values of before.
-            owner: Whose they are, for the message.
-            advice: What to do.
-
-        Raises:
-            OptionError: The energy is another one, or its weights have changed: a step would mix both.
-        """
-        for before in reference:
-            problem = self.difference(before)
-            if problem is not None:
-                raise OptionError(f"{owner} of another energy than {self.energy}: {problem}. {advice}")
-
-    def conditions_at(self, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
-        """Returns the conditions of the energy at points of chains after the last step: the noise level, and the rows."""
-        conditions = bound_conditions(self.sampler, self.energy)
-        return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
-
-    def _levels(self) -> list[dict[str, float]]:
-        """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
-        if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
-            return [{}]
-        return [bound_conditions(self.sampler, self.energy, last=last) for last in (True, False)]
 
 
 def resolve(call: Call) -> Problem:
@@ -246,7 +337,7 @@ def resolve(call: Call) -> Problem:
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
     if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
-        _check_differences(call.energy, energy, points, sampler)
+        _check_differences(energy, points, sampler)
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
@@ -306,9 +397,9 @@ def _resumed(call: Call, resume: Any) -> Call:
     return replace(call, **settled, options={}, on_divergence=call.on_divergence or resume.on_divergence)
 
 
-def _check_differences(owner: Energy, energy: Energy, points: PointSpec, sampler: Sampler) -> None:
+def _check_differences(energy: Energy, points: PointSpec, sampler: Sampler) -> None:
     """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
-    if points.event.numel() > _MOST_TAILS or not energy.has_value or not subtracts(owner):
+    if points.event.numel() > _MOST_TAILS or not energy.has_value:
         return
     from composable_energy.energies.density import check_tails  # late: rare
 

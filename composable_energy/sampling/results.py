@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conjunction, Disjunction, Sharpened, Weighted, value_of
+from composable_energy.algebra import Conjunction, Disjunction, Weighted, value_of
 from composable_energy.algebra.node import as_float
 from composable_energy.diagnostics.warnings import find_branch_warnings
 from composable_energy.energies.energy import Energy
@@ -17,7 +17,7 @@ from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import State, bound_conditions
-from composable_energy.sampling.trace import Trace, Values
+from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.wrappers import UnconstrainedEnergy, near_border, visible_energy, warn_of_rounding
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
@@ -28,13 +28,7 @@ _LATER = (
 
 
 def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:
-    """Returns the points, decoded where they are latent, and the trace.
-
-    Args:
-        chains: The chains at their end.
-        recorder: What recorded them.
-        keep_values: Whether the trace gets the values by which a resumed call knows the energy again.
-    """
+    """Returns the points, decoded where they are latent, and the trace, with the values by which a resumed call knows the energy again."""
     problem, trace, faults = chains.problem, recorder.trace(chains), chains.problem.energy.faults
     undefined, drawn, sampler = int(faults.undefined), chains.state.x.clone(), problem.sampler  # the trace keeps its own points
     trace.errors, trace.first_error = faults.points + undefined, faults.first or ("an energy of NaN" if undefined else "")
@@ -43,9 +37,8 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     _describe(problem, drawn, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
-    if keep_values:  # those of the states where they hold them, which costs nothing
-        held = chains.active and problem.energy.conditions.isdisjoint(sampler.traits.binds)
-        trace.reference = (Values.of_state(chains.active_ids(), chains.active_state()) if held else chains.values(),)
+    if keep_values:
+        trace.reference = (chains.values(),)
     if isinstance(problem.plain, UnconstrainedEnergy):
         warn_of_rounding(problem.plain, drawn)
     return problem.points.decode(drawn), trace
@@ -60,7 +53,7 @@ def _describe(problem: Problem, points: Tensor, trace: Trace) -> None:
     points = visible_energy(problem.plain, points)[1]
     shifts = points.new_tensor([branch.shift for branch in known])[:, None]
     probabilities, shares, of_known = list[Tensor](), list[Tensor](), list[Tensor]()
-    for ids, x in zip(torch.arange(problem.rows).split(problem.batch_size), points.split(problem.batch_size), strict=True):
+    for ids, x in zip(torch.arange(problem.points.n).split(problem.batch_size), points.split(problem.batch_size), strict=True):
         bound = problem.conditions_at(x, ids)
         if formulas:
             probabilities.append((-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
@@ -96,7 +89,7 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
         seen.add(part)
         formula = part.formula
         if formula is None:
-            if isinstance(part, Conjunction) or (isinstance(part, Weighted | Sharpened) and as_float(part.weight) > 0):
+            if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
             same = next((i for i, other in enumerate(found) if other.same_base(formula)), None)
@@ -111,12 +104,7 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
 
 
 def check_far_chains(chains: Chains, stop: Diverged | None, warned: Callable[[], bool]) -> None:
-    """Raises if chains have run far away, or diverged, because the energy has no density.
-
-    Args:
-        chains: The chains at their end.
-        stop: What ended them early.
-        warned: Returns whether they have not converged.
+    """Raises if chains have run far away, were stopped, or have not converged, because the energy has no density.
 
     Raises:
         UngroundedError: The energy grows too slowly.

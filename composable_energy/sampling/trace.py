@@ -194,40 +194,6 @@ class Trace:
         return f"Trace({self.sampler!r}, seed={self.seed}, steps={self.steps}, shape={self.shape}{bad})"
 
 
-def first_difference(before: Values, now: Values, conditions: Sequence[Mapping[str, float]]) -> str | None:
-    r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none.
-
-    Both may differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest
-    $|\partial_i E|$ of the point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding
-    of larger ones that cancel near a minimum.
-
-    Args:
-        before: The values of before.
-        now: The values at the same points now.
-        conditions: The conditions of each set, for the message.
-    """
-    if now.energies.shape != before.energies.shape:
-        return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
-    eps = max(torch.finfo(tensor.dtype).eps for tensor in (before.x, before.energies, before.grads))
-    rounding = min(eps ** (2 / 3) * max(1, before.x[0].numel()) ** 0.5, eps**0.5)
-    slopes, new_slopes = (tensor.reshape(*tensor.shape[:2], -1) for tensor in (before.grads, now.grads))
-    x, sizes = before.x.reshape(len(before.x), 1, -1).nan_to_num(0, 0, 0).abs(), slopes.nan_to_num(0, 0, 0).abs()
-    near = rounding * (1 + before.energies.abs() + (x * sizes).sum(2))
-    close = rounding * (sizes.amax(2) + 1 / x.amax().clamp_min(1)) + min(64 * eps, rounding) * sizes.amax((0, 2))
-    for name, old, new, tolerance in (("energy", before.energies, now.energies, near), ("gradient", slopes, new_slopes, close[..., None])):
-        unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
-        both = old.isfinite() & new.isfinite()
-        same = torch.where(both, (new - old).abs() <= tolerance, (old == new) | unknown)
-        if same.all():
-            continue
-        row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
-        under = "".join(f" at {condition}={value:.4g}" for condition, value in conditions[level].items())
-        a, b = old[place].item(), new[place].item()
-        digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
-        return f"where chain {int(before.chains[row])} was, the {name}{under} was {a:.{digits}g} and is {b:.{digits}g} now"
-    return None
-
-
 def _array(values: Tensor) -> Any:
     """Returns a NumPy array; NumPy has no bfloat16."""
     return (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()

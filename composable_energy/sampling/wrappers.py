@@ -1,9 +1,9 @@
-r"""Energies around another one while sampling: for some of the chains, and in unconstrained coordinates."""
+"""Energies as samplers evaluate them: with gradients, for some of the chains, and in unconstrained coordinates."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.conditions import CHAINS
+from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import OptionError, ShapeError, SupportWarning, warn_caller
+from composable_energy.energies.evaluation import evaluating
+from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning, warn_caller
 from composable_energy.events import HeadEnergy
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, contains, format_support
@@ -22,6 +23,69 @@ from composable_energy.supports import Coordinates, contains, format_support
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
 _SHARE = 2e-3  # of the points that may be so far off
 _BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
+
+
+def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+    r"""Returns energies, with shape $(B,)$, and $\nabla E$, with shape $(B, *)$, with one pass, and keeps no graph.
+
+    Args:
+        energy: The energy.
+        x: The points, with shape $(B, *)$; they stay as they are.
+        **conditions: Numbers, or tensors with one row for each point.
+
+    Raises:
+        ExpressionError: The energies have no gradient.
+    """
+    if not conditions:
+        return energy.with_gradient(x)
+    return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
+
+
+def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: Any) -> list[tuple[Tensor, Tensor]]:
+    r"""Returns energies and $\nabla E$ of several energies at the same points, as `energy_and_gradient` of each.
+
+    Parts that they share, such as one network under several conditions, are evaluated once.
+
+    Args:
+        energies: The energies.
+        x: The points, with shape $(B, *)$.
+        **conditions: Numbers, or tensors with one row for each point; each energy takes those that it depends on.
+
+    Raises:
+        ExpressionError: An energy has no gradient.
+    """
+    rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
+        point = x.clone() if x.is_inference() else x.detach()
+        point.requires_grad_()
+        for energy in energies:
+            values = energy(point, **{name: row for name, row in rows.items() if name in energy.conditions})
+            if not values.requires_grad:
+                raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them.")
+            gradient = torch.autograd.grad(values.sum(), point, retain_graph=True)[0]
+            values = values.detach()
+            found.append((values if energy.has_value else torch.where(values.isfinite(), 0.0, values), gradient))
+    return found
+
+
+class _Together(Energy):
+    """Energies that are evaluated at the same points."""
+
+    has_value = False
+
+    def __init__(self, energies: Sequence[Energy]) -> None:
+        super().__init__()
+        self.parts = tuple(energies)
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        return self.parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ExpressionError("Energies that are evaluated together have no common value.")
+
+
+# Wrappers ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def _forwarded(name: str) -> Any:
@@ -144,10 +208,14 @@ def has_rows(energy: Energy) -> bool:
         seen.add(part)
         if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions:
             return True
-        bound = part.values.values() if isinstance(part, Conditioned) else ()
-        inside = [*part.terms, *(base.energy for base in part.bases)]
-        if not inside or any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+        inside = list(part.terms)
+        for base in part.bases:
+            inside.append(base.energy)
+        if not inside:
             return True
+        for value in part.values.values() if isinstance(part, Conditioned) else ():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1:
+                return True
         todo += inside
     return False
 

@@ -1,4 +1,4 @@
-"""Conditions that are not what they seem: `infer` and `given` refuse them at the call, and say what to write."""
+"""Conditions that are not what they seem: `infer` and `sample` refuse them at the call, and say what to write."""
 
 from __future__ import annotations
 
@@ -35,27 +35,11 @@ def test_infer_takes_points_as_rows_of_tensors_arrays_and_lists():
         torch.testing.assert_close(AT.infer(X, over={"position": rows}).log_probabilities, expected)
 
 
-@pytest.mark.parametrize("value", [POSITION, POSITION.tolist(), POSITION.numpy(), tuple(POSITION.tolist()), POSITION.double()], ids=repr)
-def test_given_refuses_a_vector_that_is_one_condition_and_offers_an_axis(value):
-    for energy in (AT, AT & LABEL.given(y=0.0), 2 * AT.on(torch.distributions.constraints.positive)):
-        with pytest.raises(ShapeError, match=r"write `given\(position=position\[None\]\)`"):
-            energy.given(position=value)
-    torch.testing.assert_close(AT.given(position=POSITION[None])(X), (X - POSITION).square().sum(1) / 2)
-
-
 def test_a_number_for_each_point_and_a_vector_for_each_point_are_bound():
     numbers = torch.tensor([0.5, 1.5])
     torch.testing.assert_close(LABEL.given(y=numbers)(X), (X[:, 0] - numbers).square() / 2 + X[:, 1].square() / 2)
     torch.testing.assert_close(AT.given(position=X.flip(0))(X), (X - X.flip(0)).square().sum(1) / 2)
     assert LABEL.given(y=torch.tensor([0, 1]))(X).shape == (2,)
-
-
-def test_an_energy_that_is_evaluated_to_look_at_a_condition_does_not_change():
-    noisy = torch.nn.Dropout()
-    energy = ce.as_energy(lambda x, y: (noisy(x)[:, 0] - y).square(), event_shape=(2,))
-    before = torch.random.get_rng_state()
-    energy.given(y=torch.tensor([0.0, 1.0]))
-    assert torch.equal(torch.random.get_rng_state(), before) and noisy.training
 
 
 def test_sample_refuses_another_number_of_rows_before_it_evaluates():

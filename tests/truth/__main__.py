@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, LevelWarning, SupportWarning
+from composable_energy.errors import ComposableEnergyError, SupportWarning
 from tests.truth.comparison import Comparison, compare_independent, compare_runs
 from tests.truth.expressions import Case, draw_case
 from tests.truth.plants import PLANTS
@@ -88,7 +88,7 @@ def _run(case: Case, energy: ce.Energy, number: int, sampler: str | ce.samplers.
             return run(refused=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
         except Exception as error:
             return run(crashed=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
-    about_draws = (ce.SamplingWarning, LevelWarning, SupportWarning)
+    about_draws = (ce.SamplingWarning, SupportWarning)
     said = tuple(sorted({str(w.message) for w in caught if issubclass(w.category, about_draws) and not _of_the_expression(w.message)}))
     return run(found.p, found.count, found.where, said, seconds=time.perf_counter() - began)
 

@@ -37,9 +37,7 @@ class Doctor(Command):
         with foreign_output():
             rows, families, kernels, problems = _load_plugins()
         versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-        problems += [
-            f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")
-        ]
+        problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
         problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
         if _version("composable-energy") is None:
             problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")

@@ -69,7 +69,7 @@ def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]
 
 def _shapes(energy: Energy) -> list[tuple[int, ...]]:
     """Returns the possible shapes of points: decoded, then latent."""
-    from composable_energy.sampling.points import resolve_points
+    from composable_energy.sampling.problem import resolve_points
 
     if energy.event_shape is None:
         raise ShapeError(f"{energy} has no event_shape, so no points can be read for it.")
@@ -78,6 +78,6 @@ def _shapes(energy: Energy) -> list[tuple[int, ...]]:
 
 
 def _dtype(energy: Energy) -> torch.dtype:
-    from composable_energy.sampling.points import resolve_points
+    from composable_energy.sampling.problem import resolve_points
 
     return resolve_points(energy, 1, latents=True).dtype

@@ -17,8 +17,9 @@ from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import get_factory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from composable_energy import Energy
-    from composable_energy.files import Located
 
 DEFAULT_FAMILY = "faces"
 
@@ -152,7 +153,7 @@ class Names:
                 raise
             self._default_error = error  # raised only if an expression needs the default family
 
-    def locate(self, leaf: Name) -> str | Path | Located:
+    def locate(self, leaf: Name) -> str | Path | Callable[..., Energy]:
         """Returns the full name, the folder or the location of a name.
 
         Raises:
@@ -206,7 +207,11 @@ class Names:
         if not slash and not nearest_names(name, known):
             from composable_energy.registry import FIRST_PARTY, installed, plugins
 
-            known += [f"{energy.name}/{member}" for energy in installed(plugins(of=FIRST_PARTY)) for member in energy.members]
+            known += [
+                f"{energy.name}/{member}"
+                for energy in installed(row for row in plugins() if row.distribution == FIRST_PARTY)
+                for member in energy.members
+            ]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
@@ -237,7 +242,7 @@ def _number(text: str) -> float:
     return int(text) if text.lstrip("+-").isdecimal() else float(text)
 
 
-def _locate(text: str, family: str | None) -> dict[str, str | Path | Located]:
+def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., Energy]]:
     """Returns what each name of an expression stands for."""
     names = Names(family)
     return {leaf.name: names.locate(leaf) for leaf in parse(text).names}
@@ -251,7 +256,7 @@ def _sibling_folders(name: str, folder: Path) -> list[str]:
     return []
 
 
-def _load(source: str | Path | Located) -> Energy:
+def _load(source: str | Path | Callable[..., Energy]) -> Energy:
     import composable_energy as ce
 
     if isinstance(source, str):

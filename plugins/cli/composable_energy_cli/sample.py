@@ -129,7 +129,7 @@ def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
     Raises:
         OptionError: They do not fit.
     """
-    from composable_energy.sampling.points import resolve_points
+    from composable_energy.sampling.problem import resolve_points
     from composable_energy_viz.files import is_picture
 
     points = resolve_points(energy, arguments.n)
@@ -157,7 +157,7 @@ def _decode(energy: Energy, points: Tensor) -> Tensor:
     if energy.decoder is None or not len(points):
         return points
     from composable_energy.sampling import twin
-    from composable_energy.sampling.points import decode
+    from composable_energy.sampling.problem import decode
 
     return decode(twin(energy.decoder), points)
 

@@ -93,12 +93,12 @@ def test_doctor_is_well_where_all_is_well(monkeypatch: pytest.MonkeyPatch, capsy
 def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     twice = {"composable_energy_mcmc": ["composable-energy", "composable-energy-mcmc", "composable-energy"], "numpy": ["a", "b"]}
     monkeypatch.setattr(metadata, "packages_distributions", lambda: twice)
-    rows = [record("bad", "failed", "it raised"), record("two", "conflict", "also offered by b"), record("", "failed", "malformed", "", "")]
+    rows = [record("bad", "failed", "it raised"), record("two", "failed", "it is odd"), record("", "failed", "malformed", "", "")]
     with ce.register("energy", "broken", Broken):
         code, text, report = doctor(monkeypatch, capsys, *rows, record("broken", group="energies"))
     assert code == 1
     assert report["problems"][0].endswith("making it raised ZeroDivisionError: no members today.")
-    assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: also offered by b", "acme: malformed"]
+    assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: it is odd", "acme: malformed"]
     assert report["problems"][4].startswith(
         "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
     )

@@ -208,10 +208,10 @@ def test_the_benchmark_fails_for_a_wrong_truth(fault):
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
 def test_effective_sample_sizes_are_those_of_an_autoregression(phi):
-    x = torch.zeros(500, 64, 1, dtype=F64)
+    x = torch.zeros(4_100, 64, 1, dtype=F64)  # a standard error of .03
     noise = Noise(0, range(64))
-    for step in range(1, 500):
+    for step in range(1, len(x)):
         x[step] = phi * x[step - 1] + math.sqrt(1 - phi**2) * noise.at(step).normal(x[0])
     sizes, variances = effective(x[100:])
-    assert abs(float(sizes) / (400 * 64 * (1 - phi) / (1 + phi)) - 1) < 0.1
+    assert abs(float(sizes) / (4_000 * 64 * (1 - phi) / (1 + phi)) - 1) < 0.1
     assert abs(float(variances) - 1) < 0.1

@@ -10,7 +10,7 @@ import composable_energy as ce
 from composable_energy.algebra import Node, value_of
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import energy_and_gradient
-from composable_energy.sampling.gradient_checks import mixes_values
+from composable_energy.sampling.checks import mixes_values
 from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient
 
 F64 = torch.float64

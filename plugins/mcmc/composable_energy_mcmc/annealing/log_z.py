@@ -19,8 +19,8 @@ from composable_energy.energies.density import check_tails
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
-from composable_energy.sampling.evaluation import evaluation_context
-from composable_energy.sampling.points import PointSpec, resolve_points
+from composable_energy.sampling.driver import evaluation_context
+from composable_energy.sampling.problem import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
 from composable_energy.sampling.wrappers import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.supports import format_support, is_full

@@ -58,9 +58,9 @@ def _rows() -> list[dict[str, Any]]:
 
     rows = []
     for record in plugins():
-        if record.group != "composable_energy.recipes" or record.state == "shadowed":
+        if record.group != "composable_energy.recipes":
             continue
-        name = record.qualified if record.state == "conflict" else record.name
+        name = record.name
         try:
             rows.append({**_summarize(get("recipe", name)), "name": name})
         except ComposableEnergyError as error:

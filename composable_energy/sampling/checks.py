@@ -1,0 +1,200 @@
+"""What a call checks of its energy: that it is the same as before, that each point counts alone, and that gradients fit values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import Negation, Node, Weighted
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import Use, evaluating
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.sampling.problem import Problem
+from composable_energy.sampling.sampler import bound_conditions
+from composable_energy.sampling.trace import Values
+from composable_energy.sampling.wrappers import EnergyWrapper, energy_and_gradient
+
+_SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
+
+# The same energy as before ----------------------------------------------------------------------------------------------------------------
+
+
+def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
+    """Returns energies and gradients at points of chains, counted from 0, which identify the energy."""
+    levels = _levels(problem)
+    found, slopes = x.new_empty(len(levels), len(x)), x.new_empty(len(levels), *x.shape)
+    for first in range(0, len(x), problem.batch_size):
+        rows = slice(first, first + problem.batch_size)
+        energy, some = problem.energy_of(chains[rows], plain=True), x[rows]
+        for level, conditions in enumerate(levels):
+            try:  # values of scores count as 0, which identifies them too
+                with evaluating(given={}) if energy.needs_log_densities else nullcontext():
+                    energies, grads = energy_and_gradient(energy, some, **conditions)
+            except ExpressionError:  # the energy has no gradient, and some samplers need none
+                bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
+                energies, grads = energy(some, **bound), torch.full_like(some, torch.nan)
+            found = found.to(energies.dtype)
+            found[level, rows], slopes[level, rows] = energies, grads
+    return Values(chains, x, found.transpose(0, 1), slopes.transpose(0, 1))
+
+
+def _levels(problem: Problem) -> list[dict[str, float]]:
+    """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
+    if problem.energy.conditions.isdisjoint(problem.sampler.traits.binds):
+        return [{}]
+    return [bound_conditions(problem.sampler, problem.energy, last=last) for last in (True, False)]
+
+
+def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
+    """Raises if the energy has other values than those of before, of an owner that the message names with the advice.
+
+    Raises:
+        OptionError: The energy is another one, or its weights have changed: a step would mix both.
+    """
+    for before in reference:
+        found = _difference(problem, before)
+        if found is not None:
+            raise OptionError(f"{owner} of another energy than {problem.energy}: {found}. {advice}")
+
+
+def _difference(problem: Problem, before: Values) -> str | None:
+    r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none.
+
+    Both may differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest
+    $|\partial_i E|$ of the point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding
+    of larger ones that cancel near a minimum.
+    """
+    if not len(before.x):
+        return None
+    now = values_of(problem, before.chains.cpu(), before.x)
+    if now.energies.shape != before.energies.shape:
+        return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (before.x, before.energies, before.grads))
+    rounding = min(eps ** (2 / 3) * max(1, before.x[0].numel()) ** 0.5, eps**0.5)
+    slopes, new_slopes = (tensor.reshape(*tensor.shape[:2], -1) for tensor in (before.grads, now.grads))
+    x, sizes = before.x.reshape(len(before.x), 1, -1).nan_to_num(0, 0, 0).abs(), slopes.nan_to_num(0, 0, 0).abs()
+    near = rounding * (1 + before.energies.abs() + (x * sizes).sum(2))
+    close = rounding * (sizes.amax(2) + 1 / x.amax().clamp_min(1)) + min(64 * eps, rounding) * sizes.amax((0, 2))
+    for name, old, new, tolerance in (("energy", before.energies, now.energies, near), ("gradient", slopes, new_slopes, close[..., None])):
+        unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
+        both = old.isfinite() & new.isfinite()
+        same = torch.where(both, (new - old).abs() <= tolerance, (old == new) | unknown)
+        if same.all():
+            continue
+        row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
+        under = "".join(f" at {condition}={value:.4g}" for condition, value in _levels(problem)[level].items())
+        a, b = old[place].item(), new[place].item()
+        digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
+        return f"where chain {int(before.chains[row])} was, the {name}{under} was {a:.{digits}g} and is {b:.{digits}g} now"
+    return None
+
+
+# Energies that samplers would misunderstand -----------------------------------------------------------------------------------------------
+
+
+def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
+    """Raises if the energy of a point of chains depends on the other points of its batch, or on its place among them.
+
+    A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
+    numbers differ without that, and are not judged.
+
+    Raises:
+        ExpressionError: A value differs by more than rounding.
+    """
+    row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
+    others = x
+    if not (x != x[:1]).any():
+        ids = ids.repeat(2) if len(x) == 1 else ids
+        others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
+    copies, problem = others[row].expand_as(x).contiguous(), replace(problem, batch_size=len(ids))
+    try:
+        values, again = values_of(problem, ids, others), values_of(problem, ids[row].repeat(len(x)), copies)
+        near = torch.finfo(values.energies.dtype).eps ** (2 / 3)
+        if torch.allclose(again.energies, values.energies[row], near, near) and torch.allclose(again.grads, values.grads[row], near, near):
+            return  # the usual case, quickly
+        expected = (tensor[row].expand(len(x), *tensor.shape[1:]) for tensor in (values.energies, values.grads))
+        found = _difference(problem, Values(again.chains, copies, *expected))
+        if found is None or _difference(problem, values) is not None:
+            return
+    except Exception:  # where an energy raises is found by the chains
+        return
+    raise ExpressionError(
+        f"The energy of a point by {problem.plain} depends on the other points of its batch, or on its place. Of one point beside others "
+        f"and beside copies of itself: {found}. Data as long as the batch are broadcast along it, as in `x[:, 0] - y`: give them an axis "
+        "of their own, `(x - y).square().sum(1)`. A mean over the batch, a softmax over `dim=0` and BatchNorm in training mode depend on "
+        "the others."
+    )
+
+
+def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
+    """Raises if a part of an expression overrides `with_gradient` by gradients that do not fit its values.
+
+    A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
+    at the points where the expression evaluates that energy, by a central difference along the gradient.
+
+    Raises:
+        ExpressionError: Values and gradients do not fit at more than half of the points.
+    """
+    if not any(getattr(part, "has_own_gradient", False) and not isinstance(part, EnergyWrapper) for part in energy.modules()):
+        return
+    with evaluating(uses=[]) as check:
+        Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
+    for use in check.uses or ():
+        eps, gradient = torch.finfo(use.x.dtype).eps, use.gradient
+        if gradient is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
+            continue
+        expected = gradient.reshape(len(use.x), -1).norm(dim=1)
+        step = eps ** (1 / 3) * (1 + use.x.abs().max())
+        move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
+        with torch.no_grad():
+            up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
+        slope, rounding = (up - down) / (2 * step), 100 * eps * (1 + up.abs()) / step
+        measurable = slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
+        off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
+        if 2 * int(off.sum()) > int(measurable.sum()):
+            row = int(off.nonzero()[0])
+            raise ExpressionError(
+                f"The values of {use.energy} do not fit its `with_gradient`: along the gradient they change by {slope[row]:.4g}, it says "
+                f"{expected[row]:.4g}. Correct one of them; if `forward` has no meaning, set `has_value = False` in "
+                f"{type(use.energy).__name__} and take a sampler that follows gradients alone, such as `langevin`."
+            )
+
+
+def check_detached(uses: Sequence[Use]) -> None:
+    """Raises if an energy that autograd finds constant, in these uses, changes with its points: its gradient would lack without a word.
+
+    Walls and steps, which are constant nearly everywhere, are right, and so are energies that declare to have no gradient.
+
+    Raises:
+        ExpressionError: The values change at more than half of the points.
+    """
+    seen = set[Energy]()
+    for use in reversed(uses):
+        if use.gradient is not None or use.energy in seen or not use.energy.has_gradient:
+            continue
+        seen.add(use.energy)
+        x, eps = use.x, torch.finfo(use.x.dtype).eps
+        way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
+        with torch.no_grad():
+            values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        known = values.isfinite().all(0)
+        before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
+        changed = known & before & after  # a step at the point itself is between them
+        if 2 * int(changed.sum()) > int(known.sum()):
+            raise ExpressionError(
+                f"{use.energy} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
+                "made a new tensor of numbers. Compute it with torch operations on the points throughout."
+            )
+
+
+def mixes_values(energy: Energy) -> bool:
+    """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
+    for part in energy.modules():
+        if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
+            return True
+    return False
