@@ -118,7 +118,7 @@ class TestWarnings:
     def test_advice_depends_on_what_was_done(self):
         """The advice never suggests what was done already: a tuned step, or the sampler in use."""
         given = run(gaussian(1e-9, 1e-9), (16, 2), MALA(1.0), 40, init=torch.zeros(16, 2, dtype=F64))
-        assert given.tuned == () and "leave it out" in text(given, "constant") and "take a `burn_in`" in text(given, "constant")
+        assert given.tuned == () and "leave it out" in text(given, "constant") and "take a longer `burn_in`" in text(given, "constant")
         tuned = run(gaussian(1.0, 1.0), (16, 2), MALA(tuning_steps=20), 30)
         assert tuned.tuned == ("step_size",)
         tuned.acceptance.fill_(0.1)

@@ -31,6 +31,43 @@ _STUCK, _STUCK_STEPS = 0.05, 20
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
 
 
+_ADVICE = {
+    "diverged": "Take a smaller {step}; if that does not help, look at the energy there.",
+    "errors": "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
+    "formula": "The base may have no such points, or the classifiers contradict one another: look at `E.explain(x)`; `E.sharpened(w)` "
+    "weighs the formula more.",
+    "longer": "Take a larger {step}{tune}: steps this short mix slowly.",
+    "shorter": "Take a smaller {step}{tune}; take a longer `burn_in`.",
+    "tuned": "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), take a "
+    "longer `burn_in`{tuning}.",
+    "flat": "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move.",
+    "broken": "Check the energy and its gradient there, and the options of the sampler.",
+    "narrow": "The energy is much narrower there than where the step was chosen: take a smaller {step}, or start elsewhere with `init=`, "
+    "such as the points that `descent` finds.",
+    "drift": "Take more `steps` and a longer `burn_in`, or start nearer to the density with `init=`.",
+    "r_hat": "Take more `steps` and a longer `burn_in`; if no chain leaves its mode, start in all modes (`init=`){tempering}.",
+    "ess": "Means and quantiles are imprecise: take more `steps` or more chains{chees}.",
+    "bias": "Take a smaller {step}; the excess is proportional to it. Or use an exact sampler, `mala`.",
+    "branch": "Leave out `init`, so that chains start in the branches; else start chains in all branches by `init=`{both}.",
+    "empty": "If it should have some: start chains in all branches by `init=`{both}. `ce.calibrate` makes the weights comparable.",
+}
+
+
+def advise(name: str, sampler: Sampler) -> str:
+    """Returns what to do about a kind of warning; it names no sampler that is in use."""
+    step, own = getattr(sampler, "step_size", None), type(sampler).__name__.lower()
+    others = [f"`{name}`" for name in ("chees", "tempering") if name != own]
+    tunes = hasattr(sampler, "tuning_steps")
+    return _ADVICE[name].format(
+        step=f"`step_size` than {step:.3g}" if isinstance(step, float) else "step",
+        tune=", or leave it out so that it is tuned" if tunes else "",
+        tuning=", or more `tuning_steps`" if tunes else "",
+        chees=", or `chees`, which mixes faster" if own != "chees" else "",
+        tempering=" or use `tempering`" if own != "tempering" else "",
+        both=f", or use {', '.join(others)}",
+    )
+
+
 @dataclass(frozen=True)
 class Draws:
     """The draws of a trace for diagnostics, from the $c$ chains that never diverged.
@@ -108,7 +145,7 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if mean < goal - _LOST:  # no other mean of acceptances that samplers tune for is above the arithmetic one
         yield SamplingWarning("acceptance", seen, _shorter_step(trace))
     elif 1 - other < (1 - goal) / 4 and "step_size" not in trace.tuned:
-        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace.sampler)}{_or_tune(trace)}: steps this short mix slowly.")
+        yield SamplingWarning("acceptance", seen, advise("longer", trace.sampler))
 
 
 def _still(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -123,22 +160,17 @@ def _still(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if not every and draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
         return
     if every or (constant & ~stuck).any():
-        advice = "Check the energy and its gradient there, and the options of the sampler."
         if draws.points is None and (draws.acceptance is None or rates.mean() > _STUCK):
-            advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
-        elif draws.acceptance is not None:
-            advice = _shorter_step(trace)
+            advice = advise("flat", trace.sampler)
+        else:
+            advice = advise("broken", trace.sampler) if draws.acceptance is None else _shorter_step(trace)
         who, what = _who(draws.chains[constant if every else constant & ~stuck], chains), "energy" if draws.points is None else "point"
         seen = f"{who} keep one {what} each through {count} draws, so that R-hat and the effective sample size are not defined."
         yield SamplingWarning("constant", seen, advice)
     if stuck.any() and not every:
-        seen = f"{_who(draws.chains[stuck], chains)} accept less than {_STUCK:.0%} of their steps"
-        if stuck.all():
-            yield SamplingWarning("stuck", f"{seen}.", _shorter_step(trace))
-        else:
-            ways = f"take a smaller {_length(trace.sampler)}, or start them elsewhere with `init=`."
-            advice = f"They are where the energy is much narrower than elsewhere, or far from the other chains: {ways}"
-            yield SamplingWarning("stuck", f"{seen}, all chains together {rates.mean():.0%}.", advice)
+        more = "" if stuck.all() else f", all chains together {rates.mean():.0%}"
+        advice = _shorter_step(trace) if stuck.all() else advise("narrow", trace.sampler)
+        yield SamplingWarning("stuck", f"{_who(draws.chains[stuck], chains)} accept less than {_STUCK:.0%} of their steps{more}.", advice)
 
 
 def _bias(trace: Trace) -> Iterator[SamplingWarning]:
@@ -147,7 +179,7 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     if trace.state is not None and bias is not None and not trace.diverged.all():
         excess, numbers = bias.double()[~trace.diverged].mean().item(), int((~trace.diverged).sum()) * trace.state.x[0].numel()
         if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS:
-            yield warn_of_bias(trace.sampler, excess)
+            yield SamplingWarning("bias", describe_bias(excess), advise("bias", trace.sampler))
 
 
 def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -165,8 +197,7 @@ def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
             f"The mean energy still {'falls' if mean < 0 else 'rises'}, from {early.mean():.4g} to {late.mean():.4g} with a standard error "
             f"of {error:.2g}, between the halves of the steps {draws.steps[0]} to {draws.steps[-1]}: the chains have not converged."
         )
-        advice = f"Take more `steps` than {trace.steps} and {_longer_burn_in(trace)}, or start nearer to the density with `init=`."
-        yield SamplingWarning("drift", seen, advice)
+        yield SamplingWarning("drift", seen, advise("drift", trace.sampler))
 
 
 def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
@@ -190,7 +221,7 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
             f"have at most {threshold:.3g}{more}; a chain is worth {min(bad[0].ess_bulk, bad[0].ess_tail) / chains:.2g} independent draws "
             f"of it. {'The chains' if chains > 1 else 'Parts of the chain'} do not agree."
         )
-        yield SamplingWarning("r_hat", seen, _more_modes(trace.sampler, f" than {trace.steps} and {_longer_burn_in(trace)}"))
+        yield SamplingWarning("r_hat", seen, advise("r_hat", trace.sampler))
 
 
 def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
@@ -198,7 +229,7 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
     required = min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])
     if least < required:
         seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
-        yield SamplingWarning("ess", seen, f"Means and quantiles are imprecise: {_more_draws(trace.sampler)}")
+        yield SamplingWarning("ess", seen, advise("ess", trace.sampler))
 
 
 # Without a trace --------------------------------------------------------------------------------------------------------------------------
@@ -218,40 +249,16 @@ def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
+def describe_bias(excess: float) -> str:
+    """Returns what was seen of steps of an unadjusted sampler that are too long."""
+    return f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
+
+
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
     """Returns the warning about chains that did not move."""
     seen = f"{_who(ids, count)} did not move in the last {steps} steps, so their points are where they started, and no draws."
-    advice = "Check the energy and its gradient there, and the options of the sampler."
-    if sampler.traits.values:
-        ways = f"take a smaller {_length(sampler)}, or start elsewhere with `init=`, such as the points that `descent` finds."
-        advice = f"The energy is much narrower there than where the step was chosen: {ways}"
+    advice = advise("narrow" if sampler.traits.values else "broken", sampler)
     return SamplingWarning("constant" if len(ids) == count else "stuck", seen, advice)
-
-
-def warn_of_drift(sampler: Sampler, name: str, steps: tuple[int, int]) -> SamplingWarning:
-    """Returns the warning about chains whose mean still changes."""
-    seen = f"The mean of {name} over all chains still changed between the halves of the steps {steps[0]} to {steps[1]}: the chains have "
-    advice = "Take more `steps`, or start nearer to the density with `init=`; `trace=True` shows how far they are."
-    return SamplingWarning("drift", f"{seen}not converged.", advice)
-
-
-def warn_of_disagreement(sampler: Sampler, name: str, r_hat: float, steps: tuple[int, int]) -> SamplingWarning:
-    """Returns the warning about chains that differ from one another."""
-    seen = f"The chains do not agree: R-hat is {r_hat:.2f} for {name} over the steps {steps[0]} to {steps[1]}, so each still depends on "
-    return SamplingWarning("r_hat", f"{seen}where it started.", _more_modes(sampler))
-
-
-def warn_of_error(sampler: Sampler, name: str, draws: float) -> SamplingWarning:
-    """Returns the warning about the mean of the points that a trace keeps."""
-    seen = f"The points of the trace are worth about {draws:.0f} independent draws of {name}: the standard error of its mean is "
-    return SamplingWarning("ess", f"{seen}{1 / math.sqrt(draws):.2f} standard deviations.", f"T{_more_draws(sampler)[1:]}")
-
-
-def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
-    """Returns the warning about steps of an unadjusted sampler that are too long."""
-    seen = f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%}, on average "
-    advice = f"Take a smaller {_length(sampler)}; the excess is proportional to it. Or use an exact sampler, `mala`."
-    return SamplingWarning("bias", f"{seen}over coordinates.", advice)
 
 
 def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
@@ -263,18 +270,18 @@ def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Seque
         known: The branches with their shares; none if these are not known.
         count: The number of points.
     """
-    where, wrong = f"start chains in all branches by `init=`{_or_use(sampler, ', or use {}', 'chees', 'tempering')}.", []
+    wrong = []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
         error, off = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error), abs(share - branch.share)
         if off > max(_ERRORS * error, _MARGIN * min(branch.share, 1 - branch.share)):
             wrong.append((off, f"branch {number}, {branch.energy}, has {share:.3f} for {branch.share:.3f} +- {error:.2g}"))
     if wrong:
         seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}, counted from 0."
-        yield SamplingWarning("branch", seen, f"Leave out `init`, so that chains start in the branches; else {where}")
+        yield SamplingWarning("branch", seen, advise("branch", sampler))
     empty = [str(number) for number, share in enumerate(shares) if share * count < _EMPTY]
     if empty and not known and count >= _LEAST_POINTS:
         seen = f"No point of {count} is in branch {', '.join(empty)} of the {len(shares)} of the mixture, counted from 0."
-        yield SamplingWarning("branch", seen, f"If it should have some: {where} `ce.calibrate` makes the weights of branches comparable.")
+        yield SamplingWarning("branch", seen, advise("empty", sampler))
 
 
 def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
@@ -286,66 +293,24 @@ def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
             f"{int(trace.diverged_at[stopped].min())}, "
             f"{'and stay at their last finite point' if trace.on_divergence == 'keep' else 'which stopped all'}."
         )
-        advice = f"Take a smaller {_length(trace.sampler)}; if that does not help, look at the energy there."
-        found.append(SamplingWarning("diverged", seen, advice))
+        found.append(SamplingWarning("diverged", seen, advise("diverged", trace.sampler)))
     if trace.errors:
         seen = (
             f"The energy raised an exception or was NaN at {trace.errors} points, those of pilot chains included; they were rejected as "
             f"points of density 0. The first was {trace.first_error}."
         )
-        advice = "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions."
-        found.append(SamplingWarning("errors", seen, advice))
+        found.append(SamplingWarning("errors", seen, advise("errors", trace.sampler)))
     probability = trace.formula_probability
     if probability is not None and probability < _PROBABLE:
         seen = f"At the draws the classifiers give the formula a mean probability of {probability:.2g}: most draws do not show it."
-        advice = "The base may have no such points, or the classifiers contradict one another: look at `E.explain(x)`; "
-        found.append(SamplingWarning("formula", seen, f"{advice}`E.sharpened(w)` weighs the formula more."))
+        found.append(SamplingWarning("formula", seen, advise("formula", trace.sampler)))
     return found
-
-
-# Advice -----------------------------------------------------------------------------------------------------------------------------------
-
-
-def _length(sampler: Sampler) -> str:
-    """Returns the name of the sampler's step, with its value where it is known."""
-    value = getattr(sampler, "step_size", None)
-    return f"`step_size` than {value:.3g}" if isinstance(value, float) else "step"
 
 
 def _shorter_step(trace: Trace) -> str:
     """Returns the advice for steps that are too long."""
-    sampler, burn_in = trace.sampler, f"take {_longer_burn_in(trace)}"
-    if "step_size" in trace.tuned or (trace.tuned and not hasattr(sampler, "step_size")):
-        seen = "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), "
-        return f"{seen}{burn_in}{', or more `tuning_steps`' if hasattr(sampler, 'tuning_steps') else ''}."
-    return f"Take a smaller {_length(sampler)}{_or_tune(trace)}; {burn_in}."
-
-
-def _or_tune(trace: Trace) -> str:
-    """Returns the advice to leave out a step size that was given; empty for a sampler that tunes none."""
-    return ", or leave it out so that it is tuned" if hasattr(trace.sampler, "tuning_steps") else ""
-
-
-def _longer_burn_in(trace: Trace) -> str:
-    """Returns the advice to take more steps before the draws."""
-    return f"a longer `burn_in` than {trace.burn_in}" if trace.burn_in else "a `burn_in`"
-
-
-def _more_modes(sampler: Sampler, more: str = "") -> str:
-    """Returns the advice for chains that do not agree."""
-    return (
-        f"Take more `steps`{more}; if no chain leaves its mode, start in all modes (`init=`){_or_use(sampler, ' or use {}', 'tempering')}."
-    )
-
-
-def _more_draws(sampler: Sampler) -> str:
-    return f"take more `steps` or more chains{_or_use(sampler, ', or {}, which mixes faster', 'chees')}."
-
-
-def _or_use(sampler: Sampler, text: str, *names: str) -> str:
-    """Returns a text with names of samplers other than the one used; empty if there is none."""
-    others = [f"`{name}`" for name in names if name != type(sampler).__name__.lower()]
-    return text.format(", ".join(others)) if others else ""
+    tuned = "step_size" in trace.tuned or (trace.tuned and not hasattr(trace.sampler, "step_size"))
+    return advise("tuned" if tuned else "shorter", trace.sampler)
 
 
 def _who(ids: Tensor | Sequence[int], count: int) -> str:

@@ -155,41 +155,32 @@ def _runs(numbers: Iterable[Any]) -> list[tuple[int, int]]:
 
 
 def _contains(values: Iterable[Label], label: Label) -> bool:
-    return any(_same(label, value) for value in values)
+    return any(_compare(label, value, "Labels") == 0 for value in values)
 
 
-def _same(a: Label, b: Label) -> bool:
-    """Returns whether labels are the same in all chains; raises if they are in some only."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
-    same = torch.eq(*_pair(a, b, "labels"))
-    if same.any() and not same.all():
-        raise ExpressionError(
-            f"Labels of one variable are the same in {int(same.sum())} chains of {len(same)} and differ in the others. In a formula they "
-            "must be the same in all chains or in none: sample the chains of each kind in a separate call."
-        )
-    return bool(same.all())
+def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends of intervals") -> int:
+    """Returns -1, 0 or 1 if a value is below, at or above another; labels are compared for equality only where they differ between chains.
 
-
-def _compare(a: End, b: End) -> int:
-    """Returns -1, 0 or 1 if an end is below, at or above another in all chains; raises if the order differs between chains."""
+    Raises:
+        ExpressionError: Chains differ in it.
+        ShapeError: The values are for different numbers of chains.
+    """
     if not isinstance(a, ChainValues) and not isinstance(b, ChainValues):
         return (a > b) - (a < b)
-    first, second = _pair(a, b, "interval ends")
-    orders = torch.sign(first - second)
-    if len(set(orders.tolist())) > 1:
-        raise ExpressionError(
-            f"Interval ends cross: one is below another in {int((orders < 0).sum())} chains of {len(orders)} and not in the others. "
-            "Intervals of one variable in a formula need the same order in all chains: sample the chains of each order in a separate call."
-        )
-    return int(orders[0]) if len(orders) else 0
-
-
-def _pair(a: float | ChainValues, b: float | ChainValues, what: str) -> list[Tensor]:
     values = [value.values if isinstance(value, ChainValues) else torch.tensor([value]) for value in (a, b)]
     if len({1, *map(len, values)}) > 2:
-        raise ShapeError(f"A formula has {what} for {len(values[0])} chains and for {len(values[1])}.")
-    return [value.to("cpu", torch.float64) for value in values]
+        raise ShapeError(f"{what} of one formula are for {len(values[0])} chains and for {len(values[1])}.")
+    first, second = (value.to("cpu", torch.float64) for value in values)
+    orders = torch.sign(first - second)
+    if what == "Labels":
+        orders = orders.abs()
+    if len(set(orders.tolist())) > 1:
+        raise ExpressionError(
+            f"{what} of one variable are the same in {int((first == second).sum())} chains of {len(orders)}, and one is below another in "
+            f"{int((first < second).sum())} chains of {len(orders)}. In a formula they must compare alike in all chains: sample the chains "
+            "of each kind in a separate call."
+        )
+    return int(orders[0]) if len(orders) else 0
 
 
 # Sums and Gaussian intervals in log space ------------------------------------------------------------------------------------------------

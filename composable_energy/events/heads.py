@@ -63,12 +63,11 @@ class HeadEnergy(RelativeEnergy, ABC):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return self.head_conditions | (self.base.conditions if self.base is not None else frozenset())
+        return self.head_conditions | super().conditions  # those of the base
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        own = self._head.required_conditions | (self._own - {CHAINS})
-        return own | (self.base.required_conditions if self.base is not None else frozenset())
+        return self._head.required_conditions | (self._own - {CHAINS}) | super().required_conditions
 
     def __str__(self) -> str:
         return self.name or f"{type(self).__name__}({self.extra_repr()})"

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from composable_energy.diagnostics.warnings import (
     LARGEST_BIAS,
+    advise,
     chance,
+    describe_bias,
     find_point_warnings,
     largest_r_hat,
-    warn_of_bias,
-    warn_of_disagreement,
-    warn_of_drift,
-    warn_of_error,
     warn_of_still_chains,
 )
 from composable_energy.errors import SamplingWarning, warn_caller
@@ -109,7 +107,8 @@ class ConvergenceObserver(Observer):
             return []
         steps, pieces = (self.middle, chains.last_step), [torch.stack(some).cpu().double() for some in self.seen]
         if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
-            return [warn_of_drift(chains.sampler, self._name(drift), steps)]
+            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of the steps {steps[0]} to "
+            return [SamplingWarning("drift", f"{seen}{steps[1]}: the chains have not converged.", advise("drift", chains.sampler))]
         if not chains.problem.own_conditions:
             groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
             found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
@@ -118,7 +117,8 @@ class ConvergenceObserver(Observer):
         estimate = chains.sampler.traits.bias
         bias = None if estimate is None else estimate(chains.sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
-        return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else []
+        wide = excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5)
+        return [SamplingWarning("bias", describe_bias(excess), advise("bias", chains.sampler))] if wide else []
 
     def _disagreement(
         self, chains: Chains, pieces: list[Tensor], steps: tuple[int, int], groups: Tensor | None, exact: bool
@@ -133,11 +133,15 @@ class ConvergenceObserver(Observer):
         beyond = beyond | (r_hat > _RELAXED)
         if beyond.any() and not exact:
             worst = torch.where(beyond, r_hat, 0.0)
-            return warn_of_disagreement(chains.sampler, self._name(worst), worst.max().item(), steps)
+            name, (first, last) = self._name(worst), steps
+            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {name} over the steps {first} to {last}"
+            return SamplingWarning("r_hat", f"{seen}, so each still depends on where it started.", advise("r_hat", chains.sampler))
         draws = draws * (self.kept / (steps[1] - steps[0]))
         few = self.kept and not exact and draws.min() * _ERROR**2 < 1
         if few and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
-            return warn_of_error(chains.sampler, self._name(-draws), draws.min().item())
+            name, least = self._name(-draws), draws.min().item()
+            seen = f"The points of the trace are worth about {least:.0f} independent draws of {name}: the standard error "
+            return SamplingWarning("ess", f"{seen}of its mean is {least**-0.5:.2f} standard deviations.", advise("ess", chains.sampler))
         return None
 
     def _numbers(self, chains: Chains) -> Tensor:

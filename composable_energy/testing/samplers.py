@@ -57,9 +57,7 @@ def sampler_checks(
     | `resume` | stopping and resuming does not change draws |
     | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
     | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
-    | `gradients` | draws have no graph, weights get no gradient and stay learnable |
-    | `input` | the start is not changed |
-    | `modes` | modules stay in train mode, with the same running statistics |
+    | `surroundings` | the start, running statistics, and modes and gradients of modules are not changed; draws have no graph |
 
     Args:
         sampler: The sampler with its options, or its class or name.
@@ -102,6 +100,17 @@ class _Subject:
         noise = Noise(seed=0, chains=range(len(start)))
         with torch.no_grad():
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
+
+    def walk(self, energy: Energy) -> list[tuple[Mapping[str, Tensor], State, State]]:
+        """Returns five steps of 50 chains: the tensors of the state before, that state after the step, and the next one."""
+        noise, found = Noise(seed=0, chains=range(50)), []
+        with torch.no_grad():
+            state = self.tuned.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
+            for step in range(1, 6):
+                before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
+                found.append((before, state, self.tuned.step(energy, state, noise.at(step))[0]))
+                state = found[-1][2]
+        return found
 
     @cached_property
     def instance(self) -> Sampler:
@@ -229,25 +238,15 @@ def _resume(subject: _Subject) -> None:
 
 
 def _state(subject: _Subject) -> None:
-    noise, energy = Noise(seed=0, chains=range(50)), _target()
-    with torch.no_grad():
-        state = subject.tuned.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
-        for step in range(1, 6):
-            before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
-            after, _ = subject.tuned.step(energy, state, noise.at(step))
-            changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
-            assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
-            state = after
+    for before, state, _ in subject.walk(_target()):
+        changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
+        assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
 
 
 def _values(subject: _Subject) -> None:
-    noise = Noise(seed=0, chains=range(50))
     energy = Banana() if subject.rejects else _target().at(0.0)
-    with torch.no_grad():
-        state = subject.tuned.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
-        for step in range(1, 6):
-            state, _ = subject.tuned.step(energy, state, noise.at(step))
-        energies, gradients = energy_and_gradient(energy, state.x)
+    state = subject.walk(energy)[-1][2]
+    energies, gradients = energy_and_gradient(energy, state.x)
     kept = energies.isfinite() & gradients.isfinite().all(1)  # a chain of a wrong sampler may have run away, which `exact` reports
     assert_close(state.energy[kept], energies[kept], "energies of the state and of its points", factor=10)
     if state.grad.any():  # a sampler that needs no gradients keeps zeros
@@ -265,27 +264,16 @@ class _NetworkEnergy(Gaussian):
         return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh() / (1 + torch.as_tensor(sigma) ** 2)
 
 
-def _gradients(subject: _Subject) -> None:
-    network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    energy = _NetworkEnergy(network)
-    drawn = subject.draw(energy, (4, 2))
+def _surroundings(subject: _Subject) -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
+    before, start = {name: value.clone() for name, value in network.state_dict().items()}, torch.full((4, 2), 0.25, dtype=torch.float64)
+    drawn = subject.draw(_NetworkEnergy(network), (4, 2), init=start)
+    assert bool((start == 0.25).all()), "the start has been changed in place"
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
     assert all(p.requires_grad for p in network.parameters()), "weights are frozen afterwards"
-
-
-def _input(subject: _Subject) -> None:
-    start = torch.full((4, 2), 0.25, dtype=torch.float64)
-    subject.draw(_target(), (4, 2), init=start)
-    assert bool((start == 0.25).all()), "the start has been changed in place"
-
-
-def _modes(subject: _Subject) -> None:
-    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    subject.draw(_NetworkEnergy(network), (4, 2))
     assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
 
 
-_CHECKS = (_build, _shape, _seed, _noise, _state, _values, _chunks, _resume, _exact, _moments, _gradients, _input, _modes)
+_CHECKS = (_build, _shape, _seed, _noise, _state, _values, _chunks, _resume, _exact, _moments, _surroundings)
