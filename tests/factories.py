@@ -65,12 +65,8 @@ class Tilt(ce.energies.RelativeEnergy):
 
     def __init__(self, base: ce.Energy, slope: float) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.bases = base, (ce.energies.WeightedBase(base),)
         self.slope = slope
-
-    @property
-    def bases(self) -> tuple[ce.energies.WeightedBase, ...]:
-        return (ce.energies.WeightedBase(self.base),)
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return self.slope * x[:, 0].sin()

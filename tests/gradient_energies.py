@@ -34,11 +34,7 @@ class OwnRelative(ce.energies.RelativeEnergy):
 
     def __init__(self, base: ce.Energy) -> None:
         super().__init__()
-        self.base = base
-
-    @property
-    def bases(self) -> tuple[ce.energies.WeightedBase, ...]:
-        return (ce.energies.WeightedBase(self.base),)
+        self.base, self.bases = base, (ce.energies.WeightedBase(base),)
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return x.detach().flatten(1).sum(1).sin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -74,6 +75,12 @@ def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
     with pytest.warns(SupportWarning, match=r"so close to the boundary of its support, interval\(0, 1\), that torch.float32 cannot tell"):
         ce.as_energy(td.Beta(torch.tensor([0.05]), 0.05)).sample(400, seed=0, **options)
     ce.as_energy(td.Beta(torch.tensor([0.9]), 0.9)).sample(400, seed=0, **options)  # warnings are errors
+
+
+def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
+    points = torch.softmax(10 * torch.randn(200, 400, generator=torch.Generator().manual_seed(0)), 1)
+    assert contains(copy.deepcopy(constraints.simplex), points).all()
+    assert not contains(constraints.simplex, 1.001 * points).any()
 
 
 @pytest.mark.parametrize("support", [support for support, _ in EVERY.values()], ids=EVERY)

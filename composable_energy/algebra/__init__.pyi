@@ -11,6 +11,7 @@ from composable_energy.algebra.negation import lacks_level as lacks_level
 from composable_energy.algebra.negation import with_levels as with_levels
 from composable_energy.algebra.node import Node as Node
 from composable_energy.algebra.node import Transformed as Transformed
+from composable_energy.algebra.node import to_common_space as to_common_space
 from composable_energy.algebra.node import tree as tree
 from composable_energy.algebra.operators import all_of as all_of
 from composable_energy.algebra.operators import any_of as any_of
@@ -22,7 +23,6 @@ from composable_energy.algebra.sums import Conjunction as Conjunction
 from composable_energy.algebra.sums import Difference as Difference
 from composable_energy.algebra.sums import Relative as Relative
 from composable_energy.algebra.sums import Weighted as Weighted
-from composable_energy.algebra.terms import to_common_space as to_common_space
 from composable_energy.algebra.transformed import Conditioned as Conditioned
 from composable_energy.algebra.transformed import Decoded as Decoded
 from composable_energy.algebra.transformed import Inside as Inside

@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra.negation import Negation
-from composable_energy.algebra.node import Node, Operand, Weight, as_float
+from composable_energy.algebra.node import (
+    Node,
+    Operand,
+    Weight,
+    as_float,
+    contains,
+    distinct,
+    flatten,
+    join_events,
+    shared_bases,
+    to_common_space,
+)
 from composable_energy.algebra.sums import Conjunction, Relative, Weighted
-from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.energies.bases import WeightedBase, evidence_of
@@ -112,8 +122,7 @@ class Disjunction(Node):
         return _Part(energy, shift, tuple(base for base in bases if not contains(self.bases, base.energy)))
 
     def config(self) -> dict[str, Any]:
-        errors = {} if self.log_z_errors is None else {"log_z_errors": self.log_z_errors}
-        return {"weights": self.weights, "log_z": self.log_z, **errors}
+        return {"weights": self.weights, "log_z": self.log_z, "log_z_errors": self.log_z_errors}
 
     @property
     def grounded(self) -> bool:

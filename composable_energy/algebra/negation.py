@@ -109,13 +109,14 @@ class Negation(Node):
             self._complement, self.evidence_has_value = complement(operand.formula), True
             self.formula = self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
         elif self.mode == "contrast":
-            self.need_values(f"The negation of {operand} by contrast", [operand])
+            self.need_values("A negation by contrast", [operand])
         elif self.mode == "level":
-            check_value(operand, f"The negation of {operand} by level", evidence=True)
+            check_value(operand, "A negation by level", evidence=True)
             if level is None and (found := _exact_level(operand, quantile, temperature)) is not None:
                 self.level, self.level_error = found.value, found.standard_error
-        always = self._complement is not None and self._complement.constant is False  # the operand is always true
-        self.unsatisfiable = always or any(base.energy.unsatisfiable for base in self.bases)
+        self.unsatisfiable = self._complement is not None and self._complement.constant is False  # the operand is always true
+        for base in self.bases:
+            self.unsatisfiable |= base.energy.unsatisfiable
 
     def config(self) -> dict[str, Any]:
         config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
@@ -215,15 +216,7 @@ def lacks_level(module: nn.Module) -> bool:
 
 
 def with_levels(energy: Energy, x: Tensor) -> Energy:
-    """Returns an expression with the levels that are not known yet; parts without them, and all weights, are shared.
-
-    Args:
-        energy: The expression; it stays as it is.
-        x: A point with shape $(1, *)$, which gives the shape, dtype and device of draws.
-
-    Raises:
-        CalibrationError: The operand of a negation cannot be sampled.
-    """
+    """Returns an expression with the levels that are not known yet, as `fill_levels`; parts without them, and all weights, are shared."""
     shared = (item for item in contents(energy) if isinstance(item, Tensor) or (isinstance(item, nn.Module) and not lacks_level(item)))
     filled = copy.deepcopy(energy, {id(item): item for item in shared})
     fill_levels(filled, x)
@@ -231,7 +224,7 @@ def with_levels(energy: Energy, x: Tensor) -> Energy:
 
 
 def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) -> None:
-    """Sets the levels that are not known yet in an expression, such as a twin; see `with_levels`.
+    """Sets the levels that are not known yet in an expression, such as a twin.
 
     Args:
         energy: The expression.
@@ -266,11 +259,7 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
 
 
 def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tensor, binds: frozenset[str]) -> Estimate:
-    """Returns the level of an energy from draws by its default sampler.
-
-    Raises:
-        ComposableEnergyError: Why there are no draws.
-    """
+    """Returns the level of an energy from draws by its default sampler; raises a `ComposableEnergyError` that says why there are none."""
     free = sorted((energy.required_conditions | (energy.conditions & binds)) - {CHAINS})
     if free:
         raise CalibrationError(f"it depends on {', '.join(free)}: bind it first, as in `~A.given({free[0]}=...)`")

@@ -7,8 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
-from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases, to_common_space, union_of_bases
+from composable_energy.algebra.node import (
+    Node,
+    Operand,
+    Weight,
+    as_float,
+    contains,
+    distinct,
+    dividing_by,
+    flatten,
+    join_events,
+    set_weight,
+    shared_bases,
+    to_common_space,
+    union_of_bases,
+)
 from composable_energy.arithmetic import Estimate, add, scale, subtract
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energies.energy import Energy

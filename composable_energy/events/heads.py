@@ -46,15 +46,12 @@ class HeadEnergy(RelativeEnergy, ABC):
         self.base = base
         self.name = name
         if base is not None:
+            self.bases = (WeightedBase(base),)
             self.event_shape, self.recommended = base.event_shape, base.recommended
 
     @property
     def formula(self) -> Formula | None:
         return self._head if isinstance(self._head, Formula) else None
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return () if self.base is None else (WeightedBase(self.base),)
 
     @property
     def head_conditions(self) -> frozenset[str]:

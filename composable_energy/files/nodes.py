@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from composable_energy import algebra, events
-from composable_energy.algebra.terms import common_recommendation
+from composable_energy.algebra.node import common_recommendation
 from composable_energy.energies.distributions import DistributionEnergy
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in

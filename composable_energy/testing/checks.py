@@ -69,14 +69,16 @@ class Check:
         return self.name
 
 
-def named_checks(table: Mapping[str, Callable[..., None]], *subject: Any) -> list[Check]:
-    """Returns the checks of a table, which are functions of the subject; a later one may assume that those before it hold.
+def named_checks(functions: Sequence[Callable[..., None]], *subject: Any, run: Callable[..., None] | None = None) -> list[Check]:
+    """Returns checks, which are functions of a subject; a later one may assume that those before it hold.
 
     Args:
-        table: The functions, by the names of the checks.
+        functions: The functions. Each gives its name to a check, without an underscore at its start.
         *subject: The arguments of each.
+        run: A function (function, *subject) that calls each function; None to call it with the subject.
     """
-    return [Check(name, partial(function, *subject)) for name, function in table.items()]
+    bound = [partial(function, *subject) if run is None else partial(run, function, *subject) for function in functions]
+    return [Check(function.__name__.lstrip("_"), call) for function, call in zip(functions, bound, strict=True)]
 
 
 def run_checks(checks: Sequence[Check], expected_failures: Mapping[str, str] | None = None) -> None:

@@ -9,7 +9,6 @@ import random
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,7 +63,7 @@ def energy_checks(energy: EnergyLike, x: Tensor) -> list[Check]:
         energy: The energy, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
     """
-    return named_checks({function.__name__[1:]: partial(_check, function) for function in _CHECKS}, energy, x)
+    return named_checks(_CHECKS, energy, x, run=_check)
 
 
 def _check(function: Callable[[Energy, Tensor], None], energy: EnergyLike, x: Tensor) -> None:

@@ -66,7 +66,7 @@ def sampler_checks(
         bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
         exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
-    return named_checks({function.__name__[1:]: function for function in _CHECKS}, _Subject(sampler, steps, variance, bias, exact))
+    return named_checks(_CHECKS, _Subject(sampler, steps, variance, bias, exact))
 
 
 @dataclass(frozen=True)

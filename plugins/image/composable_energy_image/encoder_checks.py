@@ -51,7 +51,7 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
         encoder: The encoder, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct inputs, with shape $(B, *)$, where the outputs are finite and smooth.
     """
-    return named_checks({name: partial(_check, function) for name, function in _CHECKS.items()}, encoder, x)
+    return named_checks(_CHECKS, encoder, x, run=_check)
 
 
 def _check(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> None:
@@ -185,15 +185,4 @@ def _assert_equal(got: Any, expected: Any, message: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)), message
 
 
-_CHECKS: Mapping[str, Callable[[nn.Module, Tensor], None]] = {
-    "build": _build,
-    "shape": _shape,
-    "input": _input,
-    "randomness": _randomness,
-    "rows": _rows,
-    "copy": _copy,
-    "state": _state,
-    "gradient": _gradient,
-    "weights": _weights,
-    "dtypes": _dtypes,
-}
+_CHECKS = (_build, _shape, _input, _randomness, _rows, _copy, _state, _gradient, _weights, _dtypes)

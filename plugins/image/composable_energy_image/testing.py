@@ -54,7 +54,7 @@ def world_checks(world: WorldLike, *, seed: int = 0) -> list[Check]:
         world: The world, its name, or a function without arguments that builds it.
         seed: The seed of the six pictures that are drawn.
     """
-    return named_checks({name: partial(_check, function) for name, function in _CHECKS.items()}, _Subject(world, seed))
+    return named_checks(_CHECKS, _Subject(world, seed), run=_check)
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,4 @@ def _options(subject: _Subject) -> None:
     )
 
 
-_CHECKS: Mapping[str, Callable[[_Subject], None]] = {
-    "build": _build,
-    "labels": _labels,
-    "shape": _shape,
-    "seed": _seed,
-    "rows": _rows,
-    "masks": _masks,
-    "errors": _errors,
-    "options": _options,
-}
+_CHECKS = (_build, _labels, _shape, _seed, _rows, _masks, _errors, _options)

@@ -126,7 +126,7 @@ def _changes(subject: _Subject) -> None:
 
 def _file(subject: _Subject) -> None:
     recipe = subject.recipe
-    with _folder() as folder:
+    with _new_folder() as folder:
         (folder / "recipe.toml").write_text(recipe.toml(), encoding="utf-8")
         read = type(recipe).read(folder / "recipe.toml") if not recipe.entry else open_recipe(folder / "recipe.toml")
     assert type(read) is type(recipe), f"its file reads back as a {type(read).__name__}"
@@ -135,9 +135,9 @@ def _file(subject: _Subject) -> None:
     assert not differing, f"its file reads back with another {', '.join(differing)}"
 
 
-def _folder_check(subject: _Subject) -> None:
+def _folder(subject: _Subject) -> None:
     recipe = subject.recipe
-    with _folder() as folder:
+    with _new_folder() as folder:
         recipe.save(folder / "run")
         recipe.save(folder / "run")
         try:
@@ -150,7 +150,7 @@ def _folder_check(subject: _Subject) -> None:
 
 def _run(subject: _Subject) -> None:
     _require_data(subject)
-    with _folder() as folder:
+    with _new_folder() as folder:
         result = subject.run(folder / "run")
         assert (folder / "run" / "recipe.toml").is_file(), "`run` does not call `save`, so the folder does not say what it holds"
         assert result.is_dir(), f"`run` returns {result}, which is no folder"
@@ -160,7 +160,7 @@ def _run(subject: _Subject) -> None:
 
 def _repeat(subject: _Subject) -> None:
     _require_data(subject)
-    with _folder() as folder:
+    with _new_folder() as folder:
         weights = []
         for name in ("one", "two"):
             result = subject.run(folder / name)
@@ -183,18 +183,9 @@ def _require_data(subject: _Subject) -> None:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def _new_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
-_CHECKS: Mapping[str, Callable[[_Subject], None]] = {
-    "build": _build,
-    "settings": _settings,
-    "texts": _texts,
-    "changes": _changes,
-    "file": _file,
-    "folder": _folder_check,
-    "run": _run,
-    "repeat": _repeat,
-}
+_CHECKS = (_build, _settings, _texts, _changes, _file, _folder, _run, _repeat)

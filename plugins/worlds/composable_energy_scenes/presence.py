@@ -84,13 +84,9 @@ class Presence(RelativeEnergy):
         if not 0 < radius < float("inf"):
             raise OptionError(f"radius must be positive, in the units of positions, got {radius!r}.")
         self.head, self.base, self.radius, self.name = ce.shared(head), base, float(radius), name
-        self.event_shape, self.recommended = base.event_shape, base.recommended
+        self.bases, self.event_shape, self.recommended = (WeightedBase(base),), base.event_shape, base.recommended
         across = (torch.arange(CELLS) + 0.5) * _WIDTH - 1
         self.register_buffer("middles", torch.cartesian_prod(across, across).flip(1), persistent=False)
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return (WeightedBase(self.base),)
 
     def forward_evidence(self, x: Tensor, c: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Returns the evidence with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$.
