@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.functional import normalize
 
-from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, ExpressionError, ShapeError
+from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, ExpressionError, ShapeError, UngroundedError
 from composable_energy.options import ran_out
 
 if TYPE_CHECKING:
@@ -212,3 +214,84 @@ def _takes_single_points(function: object, x: Tensor) -> bool:
     except Exception:
         return False
     return isinstance(found, Tensor) and found.shape == x.shape[:1]
+
+
+# Whether Z is finite ----------------------------------------------------------------------------------------------------------------------
+
+_RADII = (2.0**10, 2.0**20, 2.0**30, 2.0**40)  # where tails are looked at, in spreads of the points
+_POINTS, _COORDINATES, _RANDOM = 16, 32, 4
+_SHARE = 0.25  # of the points, from which the energy grows too slowly
+_ROUNDING, _FALLS = 0.005, 0.5  # of exponents
+_FARTHEST = 1e8  # points farther away have lost their place to rounding
+
+
+def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> None:
+    r"""Raises if an energy grows too slowly for $\int e^{-E(x)}\, dx$ to be finite, far from given points.
+
+    A density has a finite integral along almost all parallels of any line, so $E \ge s \log t$ with $s > 1$ there; and along almost all
+    rays, with $s > d$. The exponent $s$ is measured along coordinates, a few other lines, and rays, from $2^{10}$ to $2^{40}$ spreads of
+    the points. An energy that grows too slowly along other lines alone is not found.
+
+    Args:
+        energy: An energy on all of $\mathbb{R}^n$, such as one in unconstrained coordinates.
+        points: Points where to begin, with shape $(n, *)$; standard normal ones take their place if one is not finite.
+        conditions: Values of its conditions.
+
+    Raises:
+        UngroundedError: From a quarter of the points the energy grows too slowly.
+    """
+    points = points.detach()[:: -(-len(points) // _POINTS)]
+    if not points.isfinite().all() or points.abs().max() > _FARTHEST:
+        points = _normal(0, points.shape, points)
+    for x in (points.double(), points) if points.device.type != "mps" else (points,):  # weights may be in another dtype
+        try:
+            found, needed = _slowest_growth(energy, x, conditions)
+            break
+        except Exception:  # of a function that was not written for points so far away
+            continue
+    else:
+        return
+    if found <= needed + _ROUNDING:
+        falls = "falls" if found < -_FALLS else f"grows like {max(found, 0):.2g} log r"
+        hint = "Is this a log density? An energy is minus a log density: negate it. Else" if found < -_FALLS else "So"
+        raise UngroundedError(
+            f"{energy} has no density: at a large distance r it {falls}, and e^-E has a finite integral only if it grows by more than "
+            f"{needed:g} log r. {hint} join it with `&` to a density, or restrict it, as in `E.on(constraints.interval(-10, 10))`; or "
+            "insist, in `sample`, with allow_improper=True."
+        )
+
+
+def _slowest_growth(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns the exponent along the line where it is least in relation to what it must be, and what it must be."""
+    flat = points.flatten(1) if points.ndim > 1 else points[:, None]
+    size, center = flat.shape[1], flat.median(0).values
+    spread = max(1.0, (flat - center).abs().median().item())
+    # Lines along coordinates of large spread, random ones, and one with the least gradients; and rays from the middle.
+    widest = (flat - flat.mean(0)).square().mean(0).argsort(descending=True)[:_COORDINATES]
+    lines = [torch.eye(size).to(flat)[widest], _normal(1, (_RANDOM, size), flat)]
+    if 1 < size <= _COORDINATES:
+        wide = _normal(2, (2 * size, size), flat) + flat.mean(0)
+        gradients = energy.with_gradient(wide.reshape(-1, *points.shape[1:]), **conditions)[1].reshape(-1, size)
+        lines.append(torch.linalg.svd(normalize(gradients[gradients.isfinite().all(1)], dim=1)).Vh[-1:])
+    every = normalize(torch.cat(lines), dim=1)
+    ways = [(flat, line, 1) for line in (*every, *-every)]
+    ways.append((center.expand_as(flat), normalize(flat - center + 1e-3 * spread, dim=1), size))
+    worst, needed = math.inf, 1
+    for start, line, need in ways:
+        x = torch.cat([start + spread * radius * line for radius in _RADII])
+        with torch.no_grad():
+            energies = energy(x.reshape(-1, *points.shape[1:]), **conditions).double().reshape(len(_RADII), -1)
+        # By which multiple of log t the energies grow, at least somewhere; infinity if it is unknown.
+        rounding = torch.finfo(x.dtype).eps * energies.abs().amax(0)
+        growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf)
+        growth = growth.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amax(0)
+        known = energies[0].isfinite() & ((rounding < 0.1) | (growth < 0))
+        exponents = torch.where(known, growth / math.log(_RADII[1] / _RADII[0]), math.inf).sort().values
+        found = exponents[math.ceil(_SHARE * len(exponents)) - 1].item()
+        if found - need < worst - needed:
+            worst, needed = found, need
+    return worst, needed
+
+
+def _normal(seed: int, shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)).to(like)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.arithmetic import Estimate
-from composable_energy.energies.checks import check_energies, check_points, note_evaluation
+from composable_energy.energies.checks import check_energies, check_points, check_value, note_evaluation
 from composable_energy.energies.conditions import check_conditions, check_names, method_parameters
 from composable_energy.energies.evaluation import THREAD, evaluate, note_detached, value_and_gradient
 from composable_energy.energies.identity import Origin, same, token_of
-from composable_energy.errors import ExpressionError, OperatorError
+from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
 from composable_energy.options import Recommendation
 from composable_energy.supports import Support, check_support, map_support
@@ -169,23 +169,44 @@ class Energy(nn.Module, ABC):
         """Returns the energies minus those of the bases, with shape $(B,)$; for an absolute energy the energies."""
         return self(x, **conditions)
 
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        r"""Returns energies and $\nabla E$ in one pass, without a graph.
+    with_gradient = value_and_gradient
 
-        Override it to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without value
-        returns zeros for the energies, and $\infty$ where one of its terms is infinite.
+    def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
+        r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
 
         Args:
-            x: The points, with shape $(B, *)$.
+            x: Points, with shape $(B, *)$.
+            log_z: A number or the result of `composable_energy.log_z`; None takes `log_normalizer`.
             **conditions: One value for all points, or one row for each.
 
-        Returns:
-            The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
         Raises:
-            ExpressionError: The energies have no gradient.
+            CalibrationError: $\log Z$ is not known.
         """
-        return value_and_gradient(self, x, conditions)
+        check_value(self, "`log_prob`")
+        known = self.log_normalizer if log_z is None else log_z
+        if known is None:
+            raise CalibrationError(
+                f"log Z of {self} is not known, so its energies are log densities up to a constant only. Estimate it: "
+                "`E.log_prob(x, log_z=composable_energy.log_z(E))`; for a mixture `composable_energy.calibrate(E).log_prob(x)`."
+            )
+        return -self(x, **conditions) - (known if isinstance(known, Tensor) else float(known))
+
+    def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
+        r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
+        if not create_graph:
+            return -self.with_gradient(x, **conditions)[1]
+        if not self.has_value:
+            raise ExpressionError(
+                f"{self} has a gradient and no value, so its score has no graph. Train the score models in it one by one, by "
+                "`score(x, create_graph=True)` of each."
+            )
+        with torch.enable_grad():
+            point = x if x.requires_grad else x.detach().requires_grad_()
+            values = self(point, **conditions)
+            found = torch.autograd.grad(values.sum(), point, create_graph=True, allow_unused=True) if values.requires_grad else (None,)
+        if found[0] is None:
+            raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+        return -found[0]
 
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 
@@ -351,14 +372,10 @@ class Energy(nn.Module, ABC):
         """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
     else:  # their signatures, for type checkers and editors
         sample, save = ce.sampling.sample, ce.save
-    log_prob = LazyMethod("composable_energy.energies.density:log_prob")
-    r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$: `E.log_prob(x, log_z=None, **conditions)`."""
-    score = LazyMethod("composable_energy.energies.density:score")
-    r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$: `E.score(x, create_graph=False, **conditions)`."""
     explain = LazyMethod("composable_energy.algebra.explain:explain")
     """Returns the energy of each term at points, and the share of each branch of `|`: `E.explain(x, **conditions)`."""
-    infer = LazyMethod("composable_energy.inference:infer")
-    """Returns the distribution over conditions given points, as the function of `composable_energy.inference`: `E.infer(x, over=...)`."""
+    infer = LazyMethod("composable_energy.algebra.explain:infer")
+    """Returns the `Inference` of conditions given points, over lists of candidates: `E.infer(x, over={"y": range(10)})`."""
     push = LazyMethod("composable_energy.files:push")
     """Uploads the expression and its weights, such as to a hub: `E.push("owner/name")`; see `composable_energy.files.push`."""
 

@@ -258,15 +258,25 @@ def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None
         evaluation.uses.append(Use(energy, x.detach(), conditions, None))
 
 
-def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Returns energies, with shape $(B,)$, and gradients, with shape $(B, *)$, by autograd; see `Energy.with_gradient`.
+def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+    r"""Returns energies and $\nabla E$ in one pass, without a graph: the method `Energy.with_gradient`.
+
+    Override the method to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without
+    value returns zeros for the energies, and $\infty$ where one of its terms is infinite.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        **conditions: One value for all points, or one row for each.
+
+    Returns:
+        The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
 
     Raises:
         ExpressionError: The energies have no gradient.
     """
     if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
         with torch.inference_mode(False):
-            return value_and_gradient(energy, x, conditions)
+            return value_and_gradient(self, x, **conditions)
     if conditions:
         inference = (name for name, value in conditions.items() if isinstance(value, Tensor) and value.is_inference())
         conditions = {**conditions, **{name: conditions[name].clone() for name in inference}}  # autograd refuses such tensors
@@ -274,11 +284,11 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     THREAD.evaluation = evaluation = Evaluation()
     if outer is not None:
         vars(evaluation).update(vars(outer), valueless=False)
-    evaluation.root, evaluation.memo = energy, {} if evaluation.memo is None else evaluation.memo
+    evaluation.root, evaluation.memo = self, {} if evaluation.memo is None else evaluation.memo
     try:
         with torch.enable_grad():
             point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-            energies = energy(point, **conditions)
+            energies = self(point, **conditions)
             gradient = None
             if energies.requires_grad:
                 # The sum, because gradients of vectors make torch import sympy, which takes half a second.
@@ -286,7 +296,7 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     finally:
         THREAD.evaluation = outer
     if gradient is None:
-        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+        raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
     energies = energies.detach()
     return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
 

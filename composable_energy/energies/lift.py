@@ -163,6 +163,9 @@ class ScoreEnergy(CallableEnergy):
         score = self.predict(torch.where(unsqueeze_to(inside, x), point, interior(self.support, x)), **conditions).detach()
         return torch.where(inside, 0.0, torch.inf).to(x), torch.where(unsqueeze_to(inside, x), -score, 0.0)
 
+    def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
+        return self.predict(x, **conditions) if create_graph else super().score(x, **conditions)
+
     def predict(self, x: Tensor, **conditions: Any) -> Tensor:
         """Returns the scores that the model gives, with the shape of the points and with the graph of its parameters.
 

@@ -401,7 +401,7 @@ def _check_differences(energy: Energy, points: PointSpec, sampler: Sampler) -> N
     """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
     if points.event.numel() > _MOST_TAILS or not energy.has_value:
         return
-    from composable_energy.energies.density import check_tails  # late: rare
+    from composable_energy.energies.checks import check_tails  # late: rare
 
     zeros = points.zeros()
     check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))

@@ -117,7 +117,7 @@ def check_far_chains(chains: Chains, stop: Diverged | None, warned: Callable[[],
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and warned()):
-        from composable_energy.energies.density import check_tails  # late: rare
+        from composable_energy.energies.checks import check_tails  # late: rare
 
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 

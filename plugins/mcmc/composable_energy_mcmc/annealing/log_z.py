@@ -14,8 +14,7 @@ from torch.distributions import Distribution
 
 from composable_energy import Energy, SamplingWarning, as_energy
 from composable_energy.algebra import Conditioned
-from composable_energy.energies.checks import check_value
-from composable_energy.energies.density import check_tails
+from composable_energy.energies.checks import check_tails, check_value
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
