@@ -60,11 +60,12 @@ class HeadEnergy(RelativeEnergy, ABC):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return self.head_conditions | super().conditions  # those of the base
+        return self.head_conditions.union(*(base.energy.conditions for base in self.bases))  # those of the base
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return self._head.required_conditions | (self._own - {CHAINS}) | super().required_conditions
+        own = self._head.required_conditions | (self._own - {CHAINS})
+        return own.union(*(base.energy.required_conditions for base in self.bases))
 
     def __str__(self) -> str:
         return self.name or f"{type(self).__name__}({self.extra_repr()})"
