@@ -54,7 +54,7 @@ def twin(energy: T) -> T:
             memo[id(item)] = _share_storage(item)
         elif isinstance(item, nn.Module):
             modules.append(item)
-            item = type(item).forward
+            item = getattr(type(item), "forward", None)
         if isinstance(item, FunctionType):
             functions[item] = None
     try:
