@@ -28,10 +28,11 @@ LONGEST_ROW, LETTERS = 9, 6.5  # boxes; points of a letter by its share of a box
 BANDS = {
     "packages": "composable_energy_comet",
     "people": "__main__",
-    "files, names": "inference",
+    "processes, texts": "distributed",
     "sampling": "sampling",
-    "expressions": "explain",
-    "ground": "identity",
+    "files": "files",
+    "expressions": "algebra",
+    "ground": "lazy",
 }
 
 
