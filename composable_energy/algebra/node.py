@@ -7,6 +7,7 @@ import weakref
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +104,10 @@ class Node(RelativeEnergy, ABC):
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
         return supports[0]
+
+    def find_support(self, support_of: Callable[[Energy], Support]) -> Support:
+        """Returns the support by a function that visits each part of an expression once."""
+        return self.join_supports(list(map(support_of, self.terms)))
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -218,7 +223,7 @@ def _support_of(energy: Energy, found: dict[Energy, Support]) -> Support:
     if not isinstance(energy, Node) or type(energy).support is not Node.support:
         return energy.support
     if energy not in found:
-        found[energy] = energy.join_supports([_support_of(term, found) for term in energy.terms])
+        found[energy] = energy.find_support(partial(_support_of, found=found))  # no frame of its own in a deep recursion
     return found[energy]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -210,10 +210,9 @@ class Restricted(Transformed):
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    @property
-    def support(self) -> Support:
+    def find_support(self, support_of: Callable[[Energy], Support]) -> Support:
         try:
-            inner = self.terms[0].support
+            inner = support_of(self.terms[0])
         except ExpressionError:  # the support of the operand is not known, and need not be
             return self._within
         return intersect([(self.terms[0], inner), (self, self._within)])
