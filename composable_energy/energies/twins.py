@@ -11,7 +11,7 @@ import copy
 import gc
 import sys
 from collections import OrderedDict
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from composable_energy.errors import ExpressionError
 T = TypeVar("T")
 
 _PLAIN = {str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, torch.Size, ModuleType, BuiltinFunctionType}
+_PLAIN |= {TracebackType, FrameType, CodeType}  # an exception knows who called, which is no part of it
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "composable_energy"}  # their functions use no module of a user
 _DICTS = (dict, OrderedDict)  # a module has many empty ones
 _MANY = 1000  # a container with more items is data
