@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.energies.twins import tensors_of
+from composable_energy.energies.identity import tensors_of
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import twin
 from composable_energy_mcmc import Langevin

@@ -19,10 +19,9 @@ from composable_energy.arithmetic import Estimate, scale, zeros
 from composable_energy.energies.bases import evidence_of
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.conditions import CHAINS
-from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.identity import same
-from composable_energy.energies.twins import contents, tensors_of, twin
+from composable_energy.energies.identity import contents, same, tensors_of, twin
+from composable_energy.energies.lift import DistributionEnergy, seeded_draws
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, ExpressionError, OptionError
 from composable_energy.events import complement
 from composable_energy.options import check_choice, check_number

@@ -1,11 +1,3 @@
-from composable_energy.files.disk import exclusive as exclusive
-from composable_energy.files.disk import exists as exists
-from composable_energy.files.disk import expanded as expanded
-from composable_energy.files.disk import is_directory as is_directory
-from composable_energy.files.disk import is_file as is_file
-from composable_energy.files.disk import memory_of as memory_of
-from composable_energy.files.disk import read_bytes as read_bytes
-from composable_energy.files.disk import replace_file as replace_file
 from composable_energy.files.expressions import VERSION as VERSION
 from composable_energy.files.expressions import load as load
 from composable_energy.files.expressions import locate as locate
@@ -14,7 +6,15 @@ from composable_energy.files.expressions import save as save
 from composable_energy.files.record import ENERGY_FILE as ENERGY_FILE
 from composable_energy.files.record import DamagedFileError as DamagedFileError
 from composable_energy.files.record import digest_of as digest_of
+from composable_energy.files.record import exclusive as exclusive
+from composable_energy.files.record import exists as exists
+from composable_energy.files.record import expanded as expanded
+from composable_energy.files.record import is_directory as is_directory
+from composable_energy.files.record import is_file as is_file
 from composable_energy.files.record import is_saved as is_saved
+from composable_energy.files.record import memory_of as memory_of
+from composable_energy.files.record import read_bytes as read_bytes
 from composable_energy.files.record import read_record as read_record
+from composable_energy.files.record import replace_file as replace_file
 from composable_energy.files.record import write_record as write_record
 from composable_energy.files.values import stored_options as stored_options

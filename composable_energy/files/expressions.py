@@ -12,9 +12,8 @@ import torch
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files.disk import expanded, is_directory
 from composable_energy.files.nodes import read_expression, write_expression
-from composable_energy.files.record import ENERGY_FILE, is_saved, read_record, write_record
+from composable_energy.files.record import ENERGY_FILE, expanded, is_directory, is_saved, read_record, write_record
 from composable_energy.options import listed, nearest
 from composable_energy.registry import PluginRecord, get, names
 from composable_energy.registry.entries import KINDS, plugin_error

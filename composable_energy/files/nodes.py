@@ -19,10 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from composable_energy import algebra, events
 from composable_energy.algebra.node import common_recommendation
-from composable_energy.energies.distributions import DistributionEnergy
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in
-from composable_energy.energies.lift import CallableEnergy
+from composable_energy.energies.lift import CallableEnergy, DistributionEnergy
 from composable_energy.errors import (
     ExpressionError,
     ExtraNotInstalled,

@@ -30,7 +30,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.twins import twin
+from composable_energy.energies.identity import twin
 from composable_energy.errors import OptionError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import GuardedEnergy, first_line

@@ -19,11 +19,18 @@ from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
 from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
-from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points, warn_of_spacing
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
-from composable_energy.sampling.results import check_far_chains, diverged_error, finish
+from composable_energy.sampling.results import (
+    ConvergenceObserver,
+    check_far_chains,
+    diverged_error,
+    emit_warnings,
+    finish,
+    warn_of_points,
+    warn_of_spacing,
+)
 from composable_energy.sampling.sampler import bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.trace import Policy, Trace

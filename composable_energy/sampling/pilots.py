@@ -14,8 +14,8 @@ from torch.distributions import Independent, MixtureSameFamily, StudentT, Unifor
 from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.distributions import DistributionEnergy, seeded_draws
 from composable_energy.energies.energy import Energy
+from composable_energy.energies.lift import DistributionEnergy, seeded_draws
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure

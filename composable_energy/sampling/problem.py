@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from composable_energy.algebra import Branch, fill_levels, known_branches
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.twins import tensors_of, twin
+from composable_energy.energies.identity import tensors_of, twin
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes

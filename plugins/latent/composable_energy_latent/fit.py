@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import composable_energy as ce
 from composable_energy import Energy, GaussianHead
-from composable_energy.energies.distributions import DistributionEnergy
+from composable_energy.energies.lift import DistributionEnergy
 from composable_energy.errors import PluginNotFound
 from composable_energy.events import LOG_WIDTHS
 from composable_energy.options import check_choice, check_integer, check_number
