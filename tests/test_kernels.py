@@ -74,6 +74,11 @@ def test_what_does_not_fit_is_said(inputs, chains, message):
         underdamped_step(torch.zeros(3, 2), *inputs, noise=Noise(0, range(chains)), scale=1.0, drift=0.1, keep=1.0, move=0.1)
 
 
+def test_a_momentum_that_is_missing_is_an_option_error():
+    with pytest.raises(OptionError, match="takes a momentum, got None; a step without one is `langevin_step`"):
+        underdamped_step(torch.zeros(3, 2), torch.zeros(3, 2), None, noise=Noise(0, range(3)), scale=1.0, drift=0.1, keep=1.0, move=0.1)
+
+
 @pytest.mark.full
 def test_a_graph_that_is_compiled_holds_the_reference(recorded):
     x, g = points(4, 3, count=2, dtype=torch.float32)

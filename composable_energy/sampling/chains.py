@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
@@ -150,14 +150,14 @@ class Chains:
             self._stop(whole, after)
             if self.problem.policy == "raise":
                 raise Diverged(self.step, f"after {self.step} steps")
-        return info if self.sampler.traits.couple is None or not self.active else self._couple(info)
+        couple = self.sampler.traits.couple
+        return info if couple is None or not self.active else self._couple(couple, info)
 
-    def _couple(self, info: Info) -> Info:
+    def _couple(self, couple: Callable[..., Any], info: Info) -> Info:
         """Couples all active chains, as resampling does, and returns the info with its scalars."""
         ids = range(self.count) if self._rows is None else self._rows
-        energy, noise, couple = self.problem.energy_of(ids), self.problem.noise_of(ids).at(self.step), self.sampler.traits.couple
-        assert couple is not None
-        state, scalars = couple(self.sampler, energy, self.active_state(), noise)
+        noise = self.problem.noise_of(ids).at(self.step)
+        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), noise)
         self.state = state if self._rows is None else put(self.state, self._rows, state)
         return replace(info, scalars={**info.scalars, **scalars})
 

@@ -150,10 +150,11 @@ def underdamped_step(
 
     Raises:
         ShapeError: Points, gradient, momentum and chains do not fit.
-        OptionError: The forced kernel cannot run.
+        OptionError: There is no momentum, or the forced kernel cannot run.
     """
     moved, kick = _step(x, gradient, momentum, StepCoefficients(drift, scale, keep, move), noise, stream)
-    assert kick is not None
+    if kick is None:
+        raise OptionError("`underdamped_step` takes a momentum, got None; a step without one is `langevin_step`.")
     return moved, kick
 
 
