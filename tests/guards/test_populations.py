@@ -35,6 +35,17 @@ def test_smc_warns_where_few_families_survive(energy):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("name", ["smc", "tempering"])
+def test_pilots_find_far_modes(name):
+    cases = [(mixture((0.0, 8.0), (1.0, 1.0), (0.5, 0.5), 10), 4.0), (mixture((0.0, 15.0), (1.0, 1.0), (0.5, 0.5), 4), 7.5)]
+    for energy, middle in cases:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SamplingWarning)  # of families and trips, which are few: here the modes count
+            points = energy.sample(400, sampler=name, seed=21)
+        assert 0.05 < (points.mean(1) > middle).double().mean().item() < 0.95
+
+
+@pytest.mark.full
 def test_smc_warns_of_branches_that_no_ancestor_found():
     narrow, wide = (ce.as_energy(Normal(torch.full((10,), mean), sd)) for mean, sd in ((-5.0, 0.1), (5.0, 2.0)))
     with pytest.warns(SamplingWarning, match="branch"):

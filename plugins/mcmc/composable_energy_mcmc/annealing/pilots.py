@@ -19,6 +19,7 @@ from composable_energy_mcmc.tuning import try_step
 
 _SETTLING_STEPS = 40  # of the chains whose spread the first base is made from
 _FIRST_FACTOR = 10.0, 5.0  # of that spread, so that the first base reaches other modes
+_FIRST_POINTS, _FIRST_NUMBERS = 512, 2**16  # of 64 points, the resampling loses a far mode in every second run
 _FACTOR = 1.3, 1.5  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 
 
@@ -63,7 +64,8 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     """Returns a Gaussian somewhat wider than the density.
 
     Chains settle near where they start, perhaps all of them in one mode. Points of a Gaussian several times as wide as they are then anneal
-    to the density and find other modes; the result has their mean and a bit more than their spread.
+    to the density and find other modes. The result has the mean of both and a bit more than their spread, because each knows modes that
+    the other may have missed.
     """
     local = noise.child("local")
     sampler, x = HMC(leapfrogs=leapfrogs, tuning_steps=_SETTLING_STEPS).tune(energy, x, local)
@@ -71,9 +73,13 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     for step in range(1, _SETTLING_STEPS + 1):
         state, _ = try_step(sampler, energy, state, local.at(1000 + step))
     wide = _widen(state.x, *_FIRST_FACTOR)
-    pilots = _HamiltonianPilots(energy, wide, x, noise.child("first"), leapfrogs)
+    settled, noise, count = state.x, noise.child("first"), len(state.x)
+    if not has_rows(energy):  # else each chain has its own conditions, and there are as many points as chains
+        count = max(count, min(_FIRST_POINTS, _FIRST_NUMBERS // settled[0].numel()))
+        noise = noise.for_chains(range(count))
+    pilots = _HamiltonianPilots(energy, wide, settled.new_zeros(count, *settled.shape[1:]), noise, leapfrogs)
     find_schedule(pilots, wide, pilots.noise)
-    return _widen(pilots.points, *_FACTOR)
+    return _widen(torch.cat([settled, pilots.points]), *_FACTOR)
 
 
 def _widen(points: Tensor, factor: float, exponent: float) -> Gaussian:
