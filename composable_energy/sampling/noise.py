@@ -68,7 +68,8 @@ class Noise:
         if self.kind not in ("numpy", "philox"):
             raise OptionError(f"noise must be 'numpy' or 'philox', got {self.kind!r}.")
         _check_word("The step of a noise", self.step)
-        for chain in _ends(self.chains):
+        chains = self.chains
+        for chain in chains[:: max(1, len(chains) - 1)] if isinstance(chains, range) else chains:  # the ends of a range
             _check_word("The id of a chain", chain)
 
     def __reduce__(self) -> tuple[type[Noise], tuple[Any, ...]]:
@@ -176,8 +177,9 @@ class Noise:
         if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
         if self.kind == "philox" or not like.is_cpu:
-            ids = torch.tensor(self.chains, device=like.device) if isinstance(self.chains, tuple) else _arange(self.chains, like.device)
-            return philox_numbers(draw, self.seed, self.step, ids, stream, like.shape[1:])
+            ids = self.chains
+            rows = torch.arange(ids.start, ids.stop, ids.step) if isinstance(ids, range) else torch.tensor(ids)
+            return philox_numbers(draw, self.seed, self.step, rows.to(like.device), stream, like.shape[1:])
         if torch.compiler.is_dynamo_compiling():
             raise OptionError("NumPy draws this noise, which a graph can't: draw before it, or from Noise(..., kind='philox').")
         shape, step = like.shape if draw == "normal" else like.shape[:1], self.step
@@ -243,19 +245,8 @@ def _words(seed: int, counter: Sequence[int], first: int, count: int, kind: type
     return generator.random_raw(-(-(skipped + count) * size // 8)).view(kind)[skipped : skipped + count]
 
 
-def _arange(ids: range, device: torch.device) -> Tensor:
-    return torch.arange(ids.start, ids.stop, ids.step, device=device)
-
-
-def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
-    """Returns ids that include the least and the greatest, and those that may be no whole numbers."""
-    if isinstance(chains, range):
-        return (chains[0], chains[-1]) if chains else ()
-    return (min(chains), max(chains)) if set(map(type, chains)) == {int} else chains
-
-
 def _check_word(what: str, value: Any) -> None:
-    if type(value) is bool or not isinstance(value, int | Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
+    if type(value) is bool or not isinstance(value, Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
 
 

@@ -69,7 +69,7 @@ def tune_sampler(problem: Problem) -> Problem:
     if problem.call.observers:
         energy = _Reported(energy, sampler, problem.call.observers)
     try:
-        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
+        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
     except Exception as error:
         explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
         raise

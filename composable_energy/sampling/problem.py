@@ -279,7 +279,7 @@ class Problem:
     def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
         energy = self.energy.plain if plain else self.energy
-        return select_rows(energy, ids, self.points.n) if self.own_conditions else energy
+        return select_rows(energy, ids, self.points.n)
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains, counted from 0."""
@@ -327,7 +327,7 @@ def resolve(call: Call) -> Problem:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     points.check_memory(points.n)
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
-    rows, init = CHAINS in whole.conditions and has_rows(whole), call.init
+    rows, init = has_rows(whole), call.init
     if rows:
         check_rows(whole, points.n)
     if init is not None:
