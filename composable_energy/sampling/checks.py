@@ -45,9 +45,8 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
 
 def _levels(problem: Problem) -> list[dict[str, float]]:
     """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
-    if problem.energy.conditions.isdisjoint(problem.sampler.traits.binds):
-        return [{}]
-    return [bound_conditions(problem.sampler, problem.energy, last=last) for last in (True, False)]
+    first = bound_conditions(problem.sampler, problem.energy)
+    return [first, bound_conditions(problem.sampler, problem.energy, last=False)] if first else [first]
 
 
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
@@ -148,8 +147,7 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
         expected = gradient.reshape(len(use.x), -1).norm(dim=1)
         step = eps ** (1 / 3) * (1 + use.x.abs().max())
         move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
-        with torch.no_grad():
-            up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
+        up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
         slope, rounding = (up - down) / (2 * step), 100 * eps * (1 + up.abs()) / step
         measurable = slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
         off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
@@ -177,8 +175,7 @@ def check_detached(uses: Sequence[Use]) -> None:
         seen.add(use.energy)
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
-        with torch.no_grad():
-            values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
         known = values.isfinite().all(0)
         before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
         changed = known & before & after  # a step at the point itself is between them
@@ -191,5 +188,7 @@ def check_detached(uses: Sequence[Use]) -> None:
 
 def mixes_values(energy: Energy) -> bool:
     """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
-    nodes = (part for part in energy.modules() if isinstance(part, Node) and not part.sums)
-    return any(not isinstance(node, Negation) or node.mode == "contrast" for node in nodes)
+    for part in energy.modules():
+        if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
+            return True
+    return False

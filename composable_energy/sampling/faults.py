@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +55,15 @@ class GuardedEnergy(EnergyWrapper):
     this library, `TypeError` and its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the
     energy still works where it worked first. So is an error when the search takes too long.
 
-    Args:
+    Attributes:
         energy: The energy, compiled or not.
         plain: The same energy, not compiled, for parts of a batch.
         faults: Counts the points.
     """
 
-    def __init__(self, energy: Energy, plain: Energy, faults: Faults) -> None:
+    def __init__(self, energy: Energy) -> None:
         super().__init__(energy)
-        self.plain, self.faults = plain, faults
+        self.plain, self.faults = energy, Faults()
         self._known: tuple[Tensor, int, Mapping[str, Any]] | None = None
 
     def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
@@ -129,14 +130,12 @@ class GuardedEnergy(EnergyWrapper):
 
     def _works(self, method: str) -> bool:
         """Returns whether the energy works where it worked first."""
-        if self._known is None:
-            return False
-        x, count, conditions = self._known
-        try:
-            getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
-        except Exception:
-            return False
-        return True
+        if self._known is not None:
+            x, count, conditions = self._known
+            with suppress(Exception):
+                getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
+                return True
+        return False
 
     def _rows_of(self, count: int, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
         """Returns the conditions of some rows of a batch of points; the chains of a whole batch are those of all conditions with rows."""

@@ -18,7 +18,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.lift import DistributionEnergy, seeded_draws
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
+from composable_energy.sampling.faults import GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
@@ -178,7 +178,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
                     try:
                         log_density = -energy(some)
                     except Exception:  # at some points, which have no density
-                        log_density = -GuardedEnergy(energy, energy, Faults())(some)
+                        log_density = -GuardedEnergy(energy)(some)
                     logs.append(log_density.double() - log_proposal)
         except Exception:  # at all points, which the chains report
             return None, False

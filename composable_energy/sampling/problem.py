@@ -19,7 +19,7 @@ from composable_energy.energies.identity import tensors_of, twin
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes
-from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.sampler import Sampler, bound_conditions
@@ -345,7 +345,7 @@ def resolve(call: Call) -> Problem:
     kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
     return Problem(
         call,
-        GuardedEnergy(energy, energy, Faults()),
+        GuardedEnergy(energy),
         sampler,
         points,
         Noise(seed, range(call.first_chain, call.first_chain + points.n), kind=resume.noise if resume else kind),
