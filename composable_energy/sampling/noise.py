@@ -158,12 +158,15 @@ class Noise:
         """
         width = like[:1].numel() + 1 & ~1 if draw == "normal" else 1
         runs = [(self.chains.start, len(self.chains))] if isinstance(self.chains, range) and self.chains.step == 1 else self._runs()
-        kind, tag = np.int64 if like.dtype == torch.float64 else np.int32, int(draw == "uniform")
-        found = [
-            _words(self.seed, (step, stream, tag), first * width, count * width, kind)
-            for step in range(self.step, self.step + steps)
-            for first, count in runs
-        ]
+        kind, size = (np.int64, 8) if like.dtype == torch.float64 else (np.int32, 4)
+        (generator, state), found = _generator_of(get_ident()), list[np.ndarray]()
+        state["state"]["key"][:] = self.seed % 2**64, 0
+        for step in range(self.step, self.step + steps):
+            for first, count in runs:
+                block, skipped = divmod(first * width, 32 // size)  # a count of the generator gives 32 bytes
+                state["state"]["counter"][:] = block, step, stream, int(draw == "uniform")
+                generator.state, end = state, skipped + count * width
+                found.append(generator.random_raw(-(-end * size // 8)).view(kind)[skipped:end])
         together = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, kind)
         return torch.from_numpy(together).view(steps, len(self.chains), width)
 
@@ -232,17 +235,6 @@ def _generator_of(thread: int) -> tuple[np.random.Philox, Any]:
     """Returns the generator of a thread with its state, which is set before each use."""
     generator = np.random.Philox(0)
     return generator, dict(generator.state)
-
-
-def _words(seed: int, counter: Sequence[int], first: int, count: int, kind: type) -> np.ndarray:
-    """Returns words of a stream from a place on."""
-    generator, state = _generator_of(get_ident())
-    size = np.dtype(kind).itemsize
-    block, skipped = divmod(first, 32 // size)  # a count of the generator gives 32 bytes
-    state["state"]["key"][:] = seed % 2**64, 0
-    state["state"]["counter"][:] = block, *counter
-    generator.state = state
-    return generator.random_raw(-(-(skipped + count) * size // 8)).view(kind)[skipped : skipped + count]
 
 
 def _check_word(what: str, value: Any) -> None:
