@@ -10,7 +10,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
-from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Tempering
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -35,7 +35,7 @@ ONES = torch.ones(200, 1, dtype=F64)
 def test_a_guarded_energy_is_as_grounded_as_the_energy_inside():
     normal = ce.as_energy(torch.distributions.Normal(torch.zeros(1), 1.0))
     for energy in (normal, ~normal):
-        assert GuardedEnergy(energy, energy, Faults()).grounded == energy.grounded
+        assert GuardedEnergy(energy).grounded == energy.grounded
 
 
 class TestProposalsThatRaise:

@@ -44,7 +44,7 @@ DEFAULTS = {
     "evidence_has_value": True,
     "needs_log_densities": False,
     "unsatisfiable": False,
-    "conditions": {"chains"},
+    "conditions": set(),
     "required_conditions": set(),
     "event_shape": (2,),
     "decoded_shape": None,
@@ -55,7 +55,7 @@ DEFAULTS = {
     "log_normalizer": None,
     "sums": True,
 }
-SIGMA = {"conditions": {"chains", "sigma"}, "required_conditions": {"sigma"}}
+SIGMA = {"conditions": {"sigma"}, "required_conditions": {"sigma"}}
 ROWS = [
     (algebra.Conjunction(NOISY, WALL), {**SIGMA, "support": "interval"}),
     (algebra.Conjunction(EVENT, EVENT), {"bases": 1, "formula": True}),

@@ -16,7 +16,6 @@ from typing_extensions import Self
 
 from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.energies.checks import check_value, has_levels
-from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
@@ -59,7 +58,6 @@ class Node(RelativeEnergy, ABC):
         super().__init__()
         self.operands, self.terms = nn.ModuleList(operands), tuple(operands)
         self.event_shape, self.recommended = common_shape(operands), common_recommendation(operands)
-        self.conditions = frozenset({CHAINS})
         for term in operands:
             self.conditions |= term.conditions
             self.required_conditions |= term.required_conditions

@@ -34,7 +34,8 @@ class Conditioned(Transformed):
         super().__init__(operand)
         check_names(operand, values, operand.conditions)
         self.values = {name: copy_condition(value) for name, value in values.items()}
-        self.conditions -= values.keys()
+        rows = any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in self.values.values())
+        self.conditions = (self.conditions - values.keys()) | ({CHAINS} if rows else set())
         self.required_conditions -= values.keys()
         self.bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
         if operand.formula is not None:

@@ -66,7 +66,7 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
     return parameters_of(method, 2)
 
 
-def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None = None) -> Tensor:
+def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) -> Tensor:
     """Returns a condition as a tensor with one row for each point.
 
     Args:
@@ -97,7 +97,7 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
     return rows
 
 
-def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
+def bound_rows(name: str, value: object, x: Tensor, chains: Tensor | None) -> Tensor:
     """Returns `rows_for`; within an expression, equal values share one tensor."""
     cached: list[tuple[object, Tensor]] = memoize(("rows", name, id(x), id(chains)), (x, chains), list)
     # Only the latest 16 are compared: `infer` binds thousands of candidates.

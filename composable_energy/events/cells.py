@@ -91,7 +91,7 @@ class LabelCells:
         """Returns for each cell whether an atom contains it."""
         return tuple(bool(group) and _contains(values, group[0]) for group in self.groups)
 
-    def log_prob(self, reading: Tensor, cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
+    def log_prob(self, reading: Tensor, cells: Sequence[int], chains: Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells, with shape $(B,)$.
 
         Args:
@@ -139,7 +139,7 @@ class IntervalCells:
         sides = pairwise([-math.inf, *self.ends, math.inf])
         return tuple(_compare(values.low, low) <= 0 <= _compare(values.high, high) for low, high in sides)
 
-    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
+    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], chains: Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells; see `LabelCells.log_prob`."""
         mean, width = reading
         ends = [rows_for("c", end.values, mean, chains) if isinstance(end, ChainValues) else end for end in self.ends]

@@ -198,7 +198,7 @@ class Chains:
         Args:
             state: A state of chains; None for that of the active ones.
         """
-        state = visible_state(self.energy, self.active_state() if state is None else state)
+        state = visible_state(self.problem.plain, self.active_state() if state is None else state)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:

@@ -45,9 +45,8 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
 
 def _levels(problem: Problem) -> list[dict[str, float]]:
     """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
-    if problem.energy.conditions.isdisjoint(problem.sampler.traits.binds):
-        return [{}]
-    return [bound_conditions(problem.sampler, problem.energy, last=last) for last in (True, False)]
+    first = bound_conditions(problem.sampler, problem.energy)
+    return [first, bound_conditions(problem.sampler, problem.energy, last=False)] if first else [first]
 
 
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
@@ -57,21 +56,18 @@ def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str,
         OptionError: The energy is another one, or its weights have changed: a step would mix both.
     """
     for before in reference:
-        found = _difference(problem, before)
+        found = _difference(problem, before, values_of(problem, before.chains.cpu(), before.x)) if len(before.x) else None
         if found is not None:
             raise OptionError(f"{owner} of another energy than {problem.energy}: {found}. {advice}")
 
 
-def _difference(problem: Problem, before: Values) -> str | None:
+def _difference(problem: Problem, before: Values, now: Values) -> str | None:
     r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none.
 
     Both may differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest
     $|\partial_i E|$ of the point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding
     of larger ones that cancel near a minimum.
     """
-    if not len(before.x):
-        return None
-    now = values_of(problem, before.chains.cpu(), before.x)
     if now.energies.shape != before.energies.shape:
         return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
     eps = max(torch.finfo(tensor.dtype).eps for tensor in (before.x, before.energies, before.grads))
@@ -113,13 +109,13 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
         others = x + (1 + x.abs()) * unsqueeze_to(torch.linspace(0, 0.1, len(ids)).to(x), x)
     copies, problem = others[row].expand_as(x).contiguous(), replace(problem, batch_size=len(ids))
     try:
-        values, again = values_of(problem, ids, others), values_of(problem, ids[row].repeat(len(x)), copies)
-        near = torch.finfo(values.energies.dtype).eps ** (2 / 3)
-        if torch.allclose(again.energies, values.energies[row], near, near) and torch.allclose(again.grads, values.grads[row], near, near):
+        beside, again = values_of(problem, ids, others), values_of(problem, ids[row].repeat(len(x)), copies)
+        near, energies, grads = torch.finfo(beside.energies.dtype).eps ** (2 / 3), beside.energies[row], beside.grads[row]
+        if torch.allclose(again.energies, energies, near, near) and torch.allclose(again.grads, grads, near, near):
             return  # the usual case, quickly
-        expected = (tensor[row].expand(len(x), *tensor.shape[1:]) for tensor in (values.energies, values.grads))
-        found = _difference(problem, Values(again.chains, copies, *expected))
-        if found is None or _difference(problem, values) is not None:
+        expected = Values(again.chains, copies, energies.expand_as(again.energies), grads.expand_as(again.grads))
+        found = _difference(problem, expected, again)
+        if found is None or _difference(problem, beside, values_of(problem, ids, others)) is not None:
             return
     except Exception:  # where an energy raises is found by the chains
         return
@@ -151,8 +147,7 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
         expected = gradient.reshape(len(use.x), -1).norm(dim=1)
         step = eps ** (1 / 3) * (1 + use.x.abs().max())
         move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
-        with torch.no_grad():
-            up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
+        up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)
         slope, rounding = (up - down) / (2 * step), 100 * eps * (1 + up.abs()) / step
         measurable = slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
         off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
@@ -180,8 +175,7 @@ def check_detached(uses: Sequence[Use]) -> None:
         seen.add(use.energy)
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
-        with torch.no_grad():
-            values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
         known = values.isfinite().all(0)
         before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
         changed = known & before & after  # a step at the point itself is between them

@@ -213,7 +213,7 @@ def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFil
 def _compiled(problem: Problem) -> Any:
     from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
 
-    return CompiledStep(problem.sampler, problem.energy, problem.call.energy, problem)
+    return CompiledStep(problem)
 
 
 def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder: TraceRecorder, compares: bool) -> Diverged | None:

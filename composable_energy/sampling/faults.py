@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +55,15 @@ class GuardedEnergy(EnergyWrapper):
     this library, `TypeError` and its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the
     energy still works where it worked first. So is an error when the search takes too long.
 
-    Args:
+    Attributes:
         energy: The energy, compiled or not.
         plain: The same energy, not compiled, for parts of a batch.
         faults: Counts the points.
     """
 
-    def __init__(self, energy: Energy, plain: Energy, faults: Faults) -> None:
+    def __init__(self, energy: Energy) -> None:
         super().__init__(energy)
-        self.plain, self.faults = plain, faults
+        self.plain, self.faults = energy, Faults()
         self._known: tuple[Tensor, int, Mapping[str, Any]] | None = None
 
     def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
@@ -83,14 +84,18 @@ class GuardedEnergy(EnergyWrapper):
             Exception: The given error, if all points raise and so does one where the energy worked before.
             ExpressionError: The function raises at the batch and not at its parts, or at too many points.
         """
-        faults, before = self.faults, self.faults.points
+        faults, before, apart, found = self.faults, self.faults.points, "at none of its parts alone", None
         try:
             found = self._by_halves(method, x, conditions, error)
         except ShapeError as alone:
-            raise _mixing(self.energy, x, error, alone) from error
+            apart = f"alone {str(alone).partition('; ')[0]}"
         bad = faults.points - before
-        if not bad:
-            raise _mixing(self.energy, x, error) from error
+        if found is None or not bad:
+            raise ExpressionError(
+                f"{self.energy} raised at {len(x)} points together ({first_line(error)}), and {apart}: its function must compute the "
+                "energy of each point from that point alone. Choose by `torch.where`, not by `if`; give data an axis of their own, as in "
+                "`(x - y).square().sum(1)`."
+            ) from error
         if bad == len(x) and not self._works(method):
             if isinstance(error, torch.linalg.LinAlgError):
                 add_note(error, _ROUNDING)
@@ -125,26 +130,19 @@ class GuardedEnergy(EnergyWrapper):
 
     def _works(self, method: str) -> bool:
         """Returns whether the energy works where it worked first."""
-        if self._known is None:
-            return False
-        x, count, conditions = self._known
-        try:
-            getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
-        except Exception:
-            return False
-        return True
+        if self._known is not None:
+            x, count, conditions = self._known
+            with suppress(Exception):
+                getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
+                return True
+        return False
 
     def _rows_of(self, count: int, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
         """Returns the conditions of some rows of a batch of points; the chains of a whole batch are those of all conditions with rows."""
-        chosen = dict(conditions)
-        for name, value in conditions.items():
+        chosen = {CHAINS: torch.arange(count), **conditions} if CHAINS in self.energy.conditions else {**conditions}
+        for name, value in chosen.items():
             if isinstance(value, Tensor) and value.ndim > 0 and len(value) == count:
                 chosen[name] = value[rows.to(value.device)]
-        chains = conditions.get(CHAINS)
-        if isinstance(chains, slice):
-            chosen[CHAINS] = torch.arange(chains.start, chains.stop)[rows]
-        elif chains is None and CHAINS in self.energy.conditions:
-            chosen[CHAINS] = rows
         return chosen
 
 
@@ -156,14 +154,6 @@ def is_final(error: Exception) -> bool:
 def first_line(error: Exception) -> str:
     """Returns the type of an exception with the first line of its text."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-
-
-def _mixing(energy: Energy, x: Tensor, error: Exception, alone: ShapeError | None = None) -> ExpressionError:
-    parts = "and at none of its parts alone" if alone is None else f"and alone {str(alone).partition('; ')[0]}"
-    return ExpressionError(
-        f"{energy} raised at {len(x)} points together ({first_line(error)}), {parts}: its function must compute the energy of each point "
-        "from that point alone. Choose by `torch.where`, not by `if`; give data an axis of their own, as in `(x - y).square().sum(1)`."
-    )
 
 
 def explain_failure(error: Exception, doing: str) -> None:

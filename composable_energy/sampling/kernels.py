@@ -200,19 +200,7 @@ def _step(
 def reference_step(
     x: Tensor, gradient: Tensor | None, momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise, stream: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step in torch; see `langevin_step`. Half precision is computed in float32 and rounded once.
-
-    Args:
-        x: The points.
-        gradient: The gradient.
-        momentum: The momentum.
-        coefficients: The coefficients.
-        noise: The noise.
-        stream: The number of the draw at this step.
-
-    Returns:
-        The points, and the momentum if there is one.
-    """
+    """Returns points and momentum after a step in torch; see `Kernel.langevin_step`. Half precision is computed in float32."""
     if x.dtype in (torch.bfloat16, torch.float16):
         gradient, momentum = (None if some is None else some.float() for some in (gradient, momentum))
         moved, kick = reference_step(x.float(), gradient, momentum, coefficients, noise, stream)

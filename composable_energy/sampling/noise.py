@@ -68,7 +68,8 @@ class Noise:
         if self.kind not in ("numpy", "philox"):
             raise OptionError(f"noise must be 'numpy' or 'philox', got {self.kind!r}.")
         _check_word("The step of a noise", self.step)
-        for chain in _ends(self.chains):
+        chains = self.chains
+        for chain in chains[:: max(1, len(chains) - 1)] if isinstance(chains, range) else chains:  # the ends of a range
             _check_word("The id of a chain", chain)
 
     def __reduce__(self) -> tuple[type[Noise], tuple[Any, ...]]:
@@ -157,12 +158,15 @@ class Noise:
         """
         width = like[:1].numel() + 1 & ~1 if draw == "normal" else 1
         runs = [(self.chains.start, len(self.chains))] if isinstance(self.chains, range) and self.chains.step == 1 else self._runs()
-        kind, tag = np.int64 if like.dtype == torch.float64 else np.int32, int(draw == "uniform")
-        found = [
-            _words(self.seed, (step, stream, tag), first * width, count * width, kind)
-            for step in range(self.step, self.step + steps)
-            for first, count in runs
-        ]
+        kind, size = (np.int64, 8) if like.dtype == torch.float64 else (np.int32, 4)
+        (generator, state), found = _generator_of(get_ident()), list[np.ndarray]()
+        state["state"]["key"][:] = self.seed % 2**64, 0
+        for step in range(self.step, self.step + steps):
+            for first, count in runs:
+                block, skipped = divmod(first * width, 32 // size)  # a count of the generator gives 32 bytes
+                state["state"]["counter"][:] = block, step, stream, int(draw == "uniform")
+                generator.state, end = state, skipped + count * width
+                found.append(generator.random_raw(-(-end * size // 8)).view(kind)[skipped:end])
         together = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, kind)
         return torch.from_numpy(together).view(steps, len(self.chains), width)
 
@@ -176,8 +180,9 @@ class Noise:
         if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
         if self.kind == "philox" or not like.is_cpu:
-            ids = torch.tensor(self.chains, device=like.device) if isinstance(self.chains, tuple) else _arange(self.chains, like.device)
-            return philox_numbers(draw, self.seed, self.step, ids, stream, like.shape[1:])
+            ids = self.chains
+            rows = torch.arange(ids.start, ids.stop, ids.step) if isinstance(ids, range) else torch.tensor(ids)
+            return philox_numbers(draw, self.seed, self.step, rows.to(like.device), stream, like.shape[1:])
         if torch.compiler.is_dynamo_compiling():
             raise OptionError("NumPy draws this noise, which a graph can't: draw before it, or from Noise(..., kind='philox').")
         shape, step = like.shape if draw == "normal" else like.shape[:1], self.step
@@ -232,30 +237,8 @@ def _generator_of(thread: int) -> tuple[np.random.Philox, Any]:
     return generator, dict(generator.state)
 
 
-def _words(seed: int, counter: Sequence[int], first: int, count: int, kind: type) -> np.ndarray:
-    """Returns words of a stream from a place on."""
-    generator, state = _generator_of(get_ident())
-    size = np.dtype(kind).itemsize
-    block, skipped = divmod(first, 32 // size)  # a count of the generator gives 32 bytes
-    state["state"]["key"][:] = seed % 2**64, 0
-    state["state"]["counter"][:] = block, *counter
-    generator.state = state
-    return generator.random_raw(-(-(skipped + count) * size // 8)).view(kind)[skipped : skipped + count]
-
-
-def _arange(ids: range, device: torch.device) -> Tensor:
-    return torch.arange(ids.start, ids.stop, ids.step, device=device)
-
-
-def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
-    """Returns ids that include the least and the greatest, and those that may be no whole numbers."""
-    if isinstance(chains, range):
-        return (chains[0], chains[-1]) if chains else ()
-    return (min(chains), max(chains)) if set(map(type, chains)) == {int} else chains
-
-
 def _check_word(what: str, value: Any) -> None:
-    if type(value) is bool or not isinstance(value, int | Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
+    if type(value) is bool or not isinstance(value, Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
 
 

@@ -18,7 +18,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.lift import DistributionEnergy, seeded_draws
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
+from composable_energy.sampling.faults import GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
 from composable_energy.sampling.sampler import Sampler, start_points
@@ -69,7 +69,7 @@ def tune_sampler(problem: Problem) -> Problem:
     if problem.call.observers:
         energy = _Reported(energy, sampler, problem.call.observers)
     try:
-        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
+        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
     except Exception as error:
         explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
         raise
@@ -178,7 +178,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
                     try:
                         log_density = -energy(some)
                     except Exception:  # at some points, which have no density
-                        log_density = -GuardedEnergy(energy, energy, Faults())(some)
+                        log_density = -GuardedEnergy(energy)(some)
                     logs.append(log_density.double() - log_proposal)
         except Exception:  # at all points, which the chains report
             return None, False

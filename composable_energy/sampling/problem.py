@@ -19,7 +19,7 @@ from composable_energy.energies.identity import tensors_of, twin
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes
-from composable_energy.sampling.faults import Faults, GuardedEnergy
+from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.sampler import Sampler, bound_conditions
@@ -279,7 +279,7 @@ class Problem:
     def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
         energy = self.energy.plain if plain else self.energy
-        return select_rows(energy, ids, self.points.n) if self.own_conditions else energy
+        return select_rows(energy, ids, self.points.n)
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains, counted from 0."""
@@ -327,7 +327,7 @@ def resolve(call: Call) -> Problem:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     points.check_memory(points.n)
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
-    rows, init = CHAINS in whole.conditions and has_rows(whole), call.init
+    rows, init = has_rows(whole), call.init
     if rows:
         check_rows(whole, points.n)
     if init is not None:
@@ -345,7 +345,7 @@ def resolve(call: Call) -> Problem:
     kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
     return Problem(
         call,
-        GuardedEnergy(energy, energy, Faults()),
+        GuardedEnergy(energy),
         sampler,
         points,
         Noise(seed, range(call.first_chain, call.first_chain + points.n), kind=resume.noise if resume else kind),

@@ -16,7 +16,6 @@ from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning, warn_caller
-from composable_energy.events import HeadEnergy
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, contains, format_support
 
@@ -75,11 +74,7 @@ class _Together(Energy):
 
     def __init__(self, energies: Sequence[Energy]) -> None:
         super().__init__()
-        self.parts = tuple(energies)
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        return self.parts
+        self.terms = tuple(energies)
 
     def forward(self, x: Tensor) -> Tensor:
         raise ExpressionError("Energies that are evaluated together have no common value.")
@@ -135,7 +130,7 @@ class EnergyWrapper(Energy, ABC):
 class _RowSelection(EnergyWrapper):
     """An energy for some of the chains: each gets its own row of the bound conditions."""
 
-    def __init__(self, energy: Energy, rows: slice | Tensor) -> None:
+    def __init__(self, energy: Energy, rows: Tensor) -> None:
         super().__init__(energy)
         self.rows = rows
 
@@ -155,10 +150,10 @@ def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
     """Returns an energy for points of some of the `n` rows of its bound conditions; `rows` has the row of each point."""
     if CHAINS not in energy.conditions or (isinstance(rows, range) and rows == range(n)):
         return energy
-    return _RowSelection(energy, slice(rows.start, rows.stop) if isinstance(rows, range) else rows)
+    return _RowSelection(energy, torch.arange(rows.start, rows.stop) if isinstance(rows, range) else rows)
 
 
-def chains_of(energy: Energy) -> dict[str, slice | Tensor]:
+def chains_of(energy: Energy) -> dict[str, Tensor]:
     """Returns the condition that says which rows of bound conditions belong to the points of an energy; empty if all do."""
     while isinstance(energy, EnergyWrapper):
         if isinstance(energy, _RowSelection):
@@ -175,11 +170,14 @@ def repeated(energy: Energy, n: int, times: int) -> Energy:
         n: The number of chains.
         times: How many points each chain has, one after another.
     """
-    rows: Any = torch.arange(n)
     if isinstance(energy, _RowSelection):
-        energy, rows = energy.energy, energy.rows
-        rows = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-    return _RowSelection(energy, rows.repeat_interleave(times)) if CHAINS in energy.conditions else energy
+        return _RowSelection(energy.energy, energy.rows.repeat_interleave(times))
+    return select_rows(energy, torch.arange(n).repeat_interleave(times), n)
+
+
+def has_rows(energy: Energy) -> bool:
+    """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
+    return isinstance(energy, _RowSelection) or CHAINS in energy.conditions
 
 
 def check_rows(energy: Energy, n: int) -> None:
@@ -195,29 +193,6 @@ def check_rows(energy: Energy, n: int) -> None:
                     f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {n} points "
                     f"were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
                 )
-
-
-def has_rows(energy: Energy) -> bool:
-    """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
-    seen: set[Energy] = set()  # a shared part is searched once
-    todo = [energy.energy if isinstance(energy, _RowSelection) else energy]
-    while todo:
-        part = todo.pop()
-        if part in seen or CHAINS not in part.conditions:
-            continue
-        seen.add(part)
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions:
-            return True
-        inside = list(part.terms)
-        for base in part.bases:
-            inside.append(base.energy)
-        if not inside:
-            return True
-        for value in part.values.values() if isinstance(part, Conditioned) else ():
-            if isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1:
-                return True
-        todo += inside
-    return False
 
 
 # Supports ---------------------------------------------------------------------------------------------------------------------------------
@@ -260,20 +235,14 @@ class UnconstrainedEnergy(EnergyWrapper):
         return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
 
 
-def _unwrapped(energy: Energy) -> Energy:
-    """Returns an energy without its wrappers, up to that in unconstrained coordinates."""
-    while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
-        energy = energy.energy
-    return energy
-
-
 def plain_energy(energy: Energy) -> Energy | None:
     """Returns the expression inside of an energy that a sampler gets; None if chains move in other coordinates.
 
     Compiled energies and guards against exceptions are left out.
     """
-    inside = _unwrapped(energy)
-    return None if isinstance(inside, UnconstrainedEnergy) else inside
+    while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
+        energy = energy.energy
+    return None if isinstance(energy, UnconstrainedEnergy) else energy
 
 
 def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
@@ -285,11 +254,10 @@ def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
 
 def visible_state(energy: Energy, state: State) -> State:
     """Returns a state with the points of the support and their energies; the gradient stays that of the chains' coordinates."""
-    inside = _unwrapped(energy)
-    if not isinstance(inside, UnconstrainedEnergy):
+    if not isinstance(energy, UnconstrainedEnergy):
         return state
-    x, volume = inside.coordinates.points(state.x)
-    return replace(state, x=x, energy=state.energy + volume if inside.volume else state.energy)
+    x, volume = energy.coordinates.points(state.x)
+    return replace(state, x=x, energy=state.energy + volume if energy.volume else state.energy)
 
 
 def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
