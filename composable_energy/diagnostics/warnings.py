@@ -124,14 +124,14 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
         rows: The statistics of the draws.
         unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
     """
-    found = find_point_warnings(trace)
+    found = list[SamplingWarning]()
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_still(trace, draws), *_bias(trace), *_drift(trace, draws)]
         if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
             found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}
-    return found + [warning for warning in trace.observed if warning.kind not in known]
+    return [warning for warning in trace.observed if warning.kind not in known] + found
 
 
 def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -179,7 +179,7 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     if trace.state is not None and bias is not None and not trace.diverged.all():
         excess, numbers = bias.double()[~trace.diverged].mean().item(), int((~trace.diverged).sum()) * trace.state.x[0].numel()
         if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS:
-            yield SamplingWarning("bias", describe_bias(excess), advise("bias", trace.sampler))
+            yield warn_of_bias(trace.sampler, excess)
 
 
 def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -249,9 +249,10 @@ def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
-def describe_bias(excess: float) -> str:
-    """Returns what was seen of steps of an unadjusted sampler that are too long."""
-    return f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
+def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
+    """Returns the warning about steps of an unadjusted sampler that are too long."""
+    seen = f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
+    return SamplingWarning("bias", seen, advise("bias", sampler))
 
 
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import explain_failure, is_final
+from composable_energy.sampling.faults import is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
 from composable_energy.sampling.problem import Problem
@@ -33,14 +32,6 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.step, self.reason = step, reason
 
 
-class _Batch(NamedTuple):
-    """Active chains that are evaluated together."""
-
-    rows: slice
-    energy: Energy
-    noise: Noise
-
-
 class Chains:
     """The chains of a call.
 
@@ -52,7 +43,8 @@ class Chains:
         sampler: The sampler.
         energy: The energy as the sampler gets it.
         count: The number of chains.
-        active: The number of chains that were not stopped.
+        rows: The active chains, those that were not stopped, counted from 0, with shape $(a,)$.
+        active: The number $a$ of active chains.
         step: How many steps were taken.
         last_step: The number of the last step, counted from the start of the chains; 0 before the first.
         state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
@@ -67,11 +59,10 @@ class Chains:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
         self.count = self.active = problem.points.n
         self.step = self.last_step = self.relocated = 0
-        self.started, self.broken = False, None
-        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)
+        self.broken: State | None = None
+        self.rows, self.diverged_at = torch.arange(self.count), torch.full((self.count,), -1, dtype=torch.int64)
         self._take, self._guarded = step or problem.sampler.step, step is not None
-        self._rows: Tensor | None = None  # of the active chains; None while all are
-        self._batches: list[_Batch] | None = None
+        self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
 
     def start(self) -> None:
         """Starts all chains.
@@ -80,14 +71,10 @@ class Chains:
             Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
         """
         size, states = self.problem.batch_size, list[State]()
-        try:
-            for first in range(0, self.count, size):
-                states.append(self.started_at(range(first, min(first + size, self.count))))
-        except Exception as error:
-            explain_failure(error, self._doing())
-            raise
+        for first in range(0, self.count, size):
+            states.append(self.started_at(range(first, min(first + size, self.count))))
         _per_chain(states[0])  # checks its shapes
-        self.state, self.started = states[0] if len(states) == 1 else join(states), True
+        self.state = states[0] if len(states) == 1 else join(states)
         if all_finite(self.state):
             return
         good = finite_rows(self.state)
@@ -105,18 +92,12 @@ class Chains:
         return self.sampler.init(energy, x, noise)
 
     def resume(self, trace: Trace) -> None:
-        """Continues the chains of a trace.
-
-        Raises:
-            OptionError: The trace has no state.
-        """
+        """Continues the chains of a trace."""
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.started, self.relocated = trace.state, trace.steps, True, 0
-        self.diverged_at = trace.diverged_at.clone()
-        if (self.diverged_at >= 0).any():
-            self._rows = (self.diverged_at < 0).nonzero()[:, 0]
-            self.active = len(self._rows)
+        self.state, self.step, self.relocated, self.diverged_at = trace.state, trace.steps, 0, trace.diverged_at.clone()
+        self.rows = (self.diverged_at < 0).nonzero()[:, 0]
+        self.active = len(self.rows)
 
     def advance(self) -> Info:
         """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before.
@@ -124,73 +105,60 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise".
         """
-        whole, found = self.state, list[tuple[State, Info]]()
-        active = whole if self._rows is None else take(whole, self._rows)
+        whole, active, found = self.state, self.active_state(), list[tuple[State, Info]]()
         batches = self._batches = self._batches or self._split()
         try:
-            for batch in batches:
-                before = active if len(batches) == 1 else take(active, batch.rows)
-                found.append(self._take(batch.energy, before, batch.noise.at(self.step + 1)))
+            for rows, energy, noise in batches:
+                before = active if len(batches) == 1 else take(active, rows)
+                found.append(self._take(energy, before, noise.at(self.step + 1)))
         except Exception as error:
-            if not (self._guarded or is_final(error)):  # this step again, and later ones, with exceptions at some points as density 0
-                self._guarded, self._batches = True, None
-                return self.advance()
-            explain_failure(error, self._doing())
-            raise
+            if self._guarded or is_final(error):
+                raise
+            self._guarded, self._batches = True, []  # this step again, and later ones, with exceptions at some points as density 0
+            return self.advance()
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
             self.problem.energy.faults.count_undefined(found)
             after, info = merge(found, type(self.sampler).__name__)
-        self.state, self.step = after if self._rows is None else put(whole, self._rows, after), self.step + 1
-        if self._rows is not None and info.acceptance is not None:
+        self.state, self.step = after if self.active == self.count else put(whole, self.rows, after), self.step + 1
+        if self.active < self.count and info.acceptance is not None:
             rates = info.acceptance.new_full((self.count,), torch.nan)
-            rates[self._rows.to(rates.device)] = info.acceptance
+            rates[self.rows.to(rates.device)] = info.acceptance
             info = replace(info, acceptance=rates)
         if not all_finite(after):
             self._stop(whole, after)
             if self.problem.policy == "raise":
                 raise Diverged(self.step, f"after {self.step} steps")
         couple = self.sampler.traits.couple
-        return info if couple is None or not self.active else self._couple(couple, info)
-
-    def _couple(self, couple: Callable[..., Any], info: Info) -> Info:
-        """Couples all active chains, as resampling does, and returns the info with its scalars."""
-        ids = range(self.count) if self._rows is None else self._rows
-        noise = self.problem.noise_of(ids).at(self.step)
-        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), noise)
-        self.state = state if self._rows is None else put(self.state, self._rows, state)
+        if couple is None or not self.active:
+            return info
+        ids = range(self.count) if self.active == self.count else self.rows
+        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), self.problem.noise_of(ids).at(self.step))
+        self.state = put(self.state, self.rows, state)
         return replace(info, scalars={**info.scalars, **scalars})
 
-    def _split(self) -> list[_Batch]:
+    def _split(self) -> list[tuple[slice, Energy, Noise]]:
         """Returns the active chains in batches."""
-        problem, batches = self.problem, list[_Batch]()
+        problem, batches = self.problem, list[tuple[slice, Energy, Noise]]()
         for first in range(0, self.active, problem.batch_size):
             rows = slice(first, min(first + problem.batch_size, self.active))
-            ids = range(rows.start, rows.stop) if self._rows is None else self._rows[rows]
-            batches.append(_Batch(rows, problem.energy_of(ids, plain=not self._guarded), problem.noise_of(ids)))
+            ids = range(rows.start, rows.stop) if self.active == self.count else self.rows[rows]
+            batches.append((rows, problem.energy_of(ids, plain=not self._guarded), problem.noise_of(ids)))
         return batches
 
     def _stop(self, before: State, after: State) -> None:
         """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
         good = finite_rows(after)
-        rows, bad = torch.arange(self.count) if self._rows is None else self._rows, (~good).cpu()
+        bad = (~good).cpu()
         self.broken = self.broken or take(after, ~good)
-        self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
-        self._rows, self._batches = rows[~bad], None
-        self.active = len(self._rows)
-        self.state = put(before, self._rows, take(after, good))
-
-    def _doing(self) -> str:
-        shape = (min(self.problem.batch_size, self.count), *self.problem.points.zeros().shape)
-        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
-
-    def active_ids(self) -> Tensor:
-        """Returns the ids of the active chains, counted from 0."""
-        return torch.arange(self.count) if self._rows is None else self._rows
+        self.diverged_at = self.diverged_at.index_fill(0, self.rows[bad], self.step)  # a snapshot may hold the old one
+        self.rows, self._batches = self.rows[~bad], []
+        self.active = len(self.rows)
+        self.state = put(before, self.rows, take(after, good))
 
     def active_state(self) -> State:
         """Returns the state of the active chains."""
-        return self.state if self._rows is None else take(self.state, self._rows)
+        return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
         """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
@@ -206,16 +174,10 @@ class Chains:
 
         They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
         """
-        ids, state = self.active_ids()[:most], self.active_state()
-        if len(ids) < len(state.x):
-            state = take(state, slice(most))
+        ids, state = self.rows[:most], take(self.active_state(), slice(most))
         if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
             return Values.of_state(ids, state)
         return values_of(self.problem, ids, state.x)
-
-    def snapshot(self) -> Chains:
-        """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
-        return copy(self)
 
 
 class Observer:
@@ -341,35 +303,28 @@ def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
     Raises:
         ShapeError: A scalar does not have one number for each chain.
     """
-    rates, parts = list[Tensor](), dict[str, list[tuple[int, float | Tensor]]]()
+    rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
+        count = len(state.x)
         if info.acceptance is not None:
             rates.append(info.acceptance.nan_to_num(0.0))
         for name, value in info.scalars.items():
-            parts.setdefault(name, []).append((len(state.x), value))
-    scalars = dict[str, float | Tensor]()
+            if isinstance(value, Tensor) and value.ndim:
+                if value.shape != (count,):
+                    raise ShapeError(
+                        f"The scalar {name!r} of {sampler} has shape {tuple(value.shape)} for {count} chains: give a number, or a tensor "
+                        f"of shape ({count},), of which the mean is taken."
+                    )
+                own.add(name)
+            parts.setdefault(name, []).append((count, value))
     for name, some in parts.items():
-        scalars[name] = _mean(some, f"The scalar {name!r} of {sampler}")
+        first = some[0][1]
+        if name not in own and (len(some) == 1 or all(value == first for _, value in some)):
+            scalars[name] = first  # to the last bit
+        else:
+            scalars[name] = torch.cat([torch.as_tensor(value, dtype=torch.float64).expand(count) for count, value in some]).nanmean()
     states = found[0][0] if len(found) == 1 else join([state for state, _ in found])
     return states, Info(None if not rates else rates[0] if len(rates) == 1 else torch.cat(rates), scalars)
-
-
-def _mean(parts: Sequence[tuple[int, float | Tensor]], what: str) -> float | Tensor:
-    """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of batches; equal numbers to the last bit."""
-    if not any(isinstance(value, Tensor) and value.ndim for _, value in parts):
-        first = parts[0][1]
-        if len(parts) == 1 or all(value == first for _, value in parts):
-            return first
-    rows = list[Tensor]()
-    for count, value in parts:
-        row = torch.as_tensor(value, dtype=torch.float64)
-        if row.ndim and row.shape != (count,):
-            raise ShapeError(
-                f"{what} has shape {tuple(row.shape)} for {count} chains: give a number, or a tensor of shape ({count},), of which the "
-                "mean is taken."
-            )
-        rows.append(row.expand(count))
-    return torch.cat(rows).nanmean()
 
 
 def to_floats(values: Sequence[float | Tensor]) -> list[float]:

@@ -16,19 +16,19 @@ from composable_energy.algebra import warn_of_shares
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
-from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
+from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
 from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
+from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.results import (
-    ConvergenceObserver,
+    Convergence,
     check_far_chains,
     diverged_error,
     emit_warnings,
     finish,
-    warn_of_points,
     warn_of_spacing,
 )
 from composable_energy.sampling.sampler import bound_conditions, changed_options
@@ -141,13 +141,14 @@ def sample(
     whole, chosen = as_energy(energy.energy if isinstance(energy, Latents) else energy), (sampler, steps, init, seed, watching, trace)
     others = (burn_in, batch_size, on_divergence, allow_improper, compile, first_chain, resume, dtype)
     call = Call(whole, shape, *chosen, *others, options=options, latents=isinstance(energy, Latents))
-    points, record, found = _draw(call)
-    emit_warnings(found)
+    points, record = _draw(call)
+    if record.observed:
+        emit_warnings(one for one in record.observed if not trace or one.kind != "diverged")  # `trace.diverged` shows it
     return (points, record) if trace else points
 
 
-def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
-    """Returns the points, the record and the warnings of a call, and emits no warnings."""
+def _draw(call: Call) -> tuple[Tensor, Trace]:
+    """Returns the points and the record of a call, and emits no warnings."""
     began = time.perf_counter()
     with evaluation_context(call.energy), ExitStack() as held:
         # As recommended, chains need not converge.
@@ -175,7 +176,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         before, every = None if file is None else file.trace(blank, chains), None if isinstance(call.trace, bool) else int(call.trace)
         recorder = TraceRecorder(blank, steps=bool(call.trace), every=every, before=before)
         kept = 0 if every is None else last_step - call.burn_in
-        convergence = ConvergenceObserver(judge=judge, coordinates=problem.points.coordinates, kept=kept)
+        convergence = Convergence(judge, kept)
         observers = [recorder, *call.observers, convergence]
         if file is not None:
             file.recorder = recorder
@@ -183,15 +184,16 @@ def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
         compares = problem.sampler.traits.values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
         stop = _run(chains, last_step, observers, recorder, compares)
         if judge and not call.allow_improper:
-            check_far_chains(chains, stop, lambda: bool(convergence.warnings(chains)))
+            check_far_chains(chains, stop, convergence)
         if stop is not None:
             raise diverged_error(chains, stop)
         points, record = finish(chains, recorder, keep_values=bool(call.trace))
-        record.observed += tuple(convergence.warnings(chains, record))
+        if (warning := convergence.warning(chains, record)) is not None:
+            record.observed += (warning,)
         if compares and chains.active:
             record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
     record.seconds = time.perf_counter() - began
-    return points, record, [*record.observed, *warn_of_points(record, traced=bool(call.trace))]
+    return points, record
 
 
 def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFile | None]:
@@ -233,7 +235,7 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
                 chains.start()
             check_detached(start.uses or ())
         if chains.active:
-            ids = chains.active_ids()[: problem.batch_size]
+            ids = chains.rows[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]
             if before is None and (problem.pilots is not None or last_step >= _CHECKED_STEPS):
                 check_rows(problem, ids, x)
@@ -243,15 +245,19 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if chains.started:
-            with suppress(Exception):
-                points, trace = finish(chains, recorder, keep_values=True)
-                raise SamplingInterrupted(
-                    f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of "
-                    f"now; `sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
-                    points=points,
-                    trace=trace,
-                ) from interrupt
+        with suppress(Exception):  # the chains may not have started
+            points, trace = finish(chains, recorder, keep_values=True)
+            raise SamplingInterrupted(
+                f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of "
+                f"now; `sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
+                points=points,
+                trace=trace,
+            ) from interrupt
+        raise
+    except Exception as error:
+        shape = (min(problem.batch_size, chains.count), *problem.points.zeros().shape)
+        doing = f"{type(problem.sampler).__name__.lower()} was at step {chains.step + 1}, with chains of shape {shape} in a batch."
+        explain_failure(error, doing)
         raise
     return None
 

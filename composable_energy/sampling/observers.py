@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -61,7 +62,7 @@ class Stop(Observer):
             return True
         info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
         if chains.active < chains.count:
-            info = replace(info, chains=chains.active_ids().tolist())
+            info = replace(info, chains=chains.rows.tolist())
         answer: Any = self.function(chains.step, _copied(chains.visible_state()), _copied(info))
         return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))
 
@@ -270,12 +271,12 @@ class CheckpointFile(Observer):
     def on_start(self, chains: Chains) -> None:
         if not self.reference:
             self.reference = [chains.values(None if self.problem.own_conditions else _START_CHAINS)]
-        self.before, self.written = chains.snapshot(), chains.step
+        self.before, self.written = copy(chains), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if time.monotonic() >= self.due:
             self._write(chains, chains.values())
-        self.before = chains.snapshot()
+        self.before = copy(chains)
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:

@@ -243,6 +243,7 @@ class Problem:
 
     Args:
         call: The arguments of the call; its energy is the caller's.
+        whole: The twin of that energy.
         energy: The twin that the sampler gets, in unconstrained coordinates if it has a support; exceptions at single points are counted.
         sampler: The sampler with its options, tuned or not.
         points: The requested points.
@@ -258,6 +259,7 @@ class Problem:
     """
 
     call: Call
+    whole: Energy
     energy: GuardedEnergy
     sampler: Sampler
     points: PointSpec
@@ -345,6 +347,7 @@ def resolve(call: Call) -> Problem:
     kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
     return Problem(
         call,
+        whole,
         GuardedEnergy(energy, energy, Faults()),
         sampler,
         points,

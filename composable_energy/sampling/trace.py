@@ -86,7 +86,7 @@ class Trace:
         errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
             energy.
         first_error: The first of these exceptions, as text.
-        observed: What `sample` warned about convergence; None of it depends on what the trace records.
+        observed: What `sample` warned about; none of it depends on what the trace records.
         shares: The status of the branch shares: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
