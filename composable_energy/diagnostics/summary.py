@@ -92,13 +92,6 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
     """Returns the draws of a trace: the points that were kept; else the steps after the burn-in, or the later half of the steps.
 
     A sampler with a fixed schedule has draws at its last step only.
-
-    Args:
-        trace: The trace.
-        burn_in: The number of steps to leave out, from the start of the chains; None for that of the trace.
-
-    Raises:
-        OptionError: The burn-in leaves no draws.
     """
     before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
     kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
@@ -140,13 +133,7 @@ def _unchecked(trace: Trace, draws: Draws) -> str | None:
 
 
 def _statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
-    """Returns the statistics of some quantities.
-
-    Args:
-        names: Their names.
-        values: Their draws, with shape (draws, chains, quantities).
-        by_arviz: Whether to use ArviZ; it must be installed, with enough draws.
-    """
+    """Returns the statistics of quantities with draws of shape (draws, chains, quantities)."""
     values = values.double()
     draws, chains, numbers = values.shape
     means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if draws * chains > 1 else [math.nan] * numbers

@@ -70,23 +70,14 @@ def advise(name: str, sampler: Sampler) -> str:
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of a trace for diagnostics, from the $c$ chains that never diverged.
+    """The draws of a trace for diagnostics, from the $c$ chains that never diverged."""
 
-    Args:
-        steps: The $d$ steps, counted from 1.
-        chains: The ids of the chains, with shape $(c,)$.
-        energies: The energies, with shape $(d, c)$, in float64.
-        points: The points, with shape $(d, c, *)$; None if none were kept.
-        acceptance: The acceptances of all steps from the first draw on, with shape (steps, c); None for a sampler that never rejects.
-        description: The steps in words.
-    """
-
-    steps: Sequence[int]
-    chains: Tensor
-    energies: Tensor
-    points: Tensor | None
-    acceptance: Tensor | None
-    description: str
+    steps: Sequence[int]  # d of them, counted from 1
+    chains: Tensor  # ids, (c,)
+    energies: Tensor  # (d, c), in float64
+    points: Tensor | None  # (d, c, *), if they were kept
+    acceptance: Tensor | None  # of all steps from the first draw on, (steps, c); None for a sampler that never rejects
+    description: str  # the steps in words
 
 
 @dataclass(frozen=True)
@@ -116,14 +107,7 @@ class Row:
 
 
 def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
-    """Returns the warnings about a run.
-
-    Args:
-        trace: The trace.
-        draws: Its draws.
-        rows: The statistics of the draws.
-        unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
-    """
+    """Returns the warnings about a run; `unchecked` says why R-hat and effective sample size are unknown, and what to do."""
     found = list[SamplingWarning]()
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_still(trace, draws), *_bias(trace), *_drift(trace, draws)]
@@ -242,10 +226,7 @@ def chance(pieces: int, numbers: int) -> float:
 
 
 def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
-    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one is the usual threshold.
-
-    Each of the pieces of all chains has that many draws.
-    """
+    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one of pieces is the usual threshold."""
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
@@ -265,11 +246,7 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
 def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
     """Yields the warning about branches of a mixture without points, or with more or fewer points than chance explains.
 
-    Args:
-        sampler: The sampler.
-        shares: The mean probabilities of the branches at the points.
-        known: The branches with their shares; none if these are not known.
-        count: The number of points.
+    The shares are mean probabilities of the branches at the points; `known` has the branches whose shares are known.
     """
     wrong = []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import is_final
+from composable_energy.sampling.faults import Faults, is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import find_starts
 from composable_energy.sampling.problem import Problem
@@ -33,56 +34,32 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
 
 
 class Chains:
-    """The chains of a call.
+    """The chains of a call; `step` is that of the sampler, if it is compiled. Those that were not stopped are active."""
 
-    Args:
-        problem: What is sampled, and how.
-        step: The `step` of the sampler, if it is compiled; None for the sampler's own.
-
-    Attributes:
-        sampler: The sampler.
-        energy: The energy as the sampler gets it.
-        count: The number of chains.
-        rows: The active chains, those that were not stopped, counted from 0, with shape $(a,)$.
-        active: The number $a$ of active chains.
-        step: How many steps were taken.
-        last_step: The number of the last step, counted from the start of the chains; 0 before the first.
-        state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
-        diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
-        relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
-        broken: The first state in which chains diverged, those chains alone; None if none did.
-    """
-
-    state: State
+    state: State  # of all chains; those that diverged are at their last finite points. Its tensors are not changed in place
 
     def __init__(self, problem: Problem, step: Any = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
         self.count = self.active = problem.points.n
-        self.step = self.last_step = self.relocated = 0
-        self.broken: State | None = None
-        self.rows, self.diverged_at = torch.arange(self.count), torch.full((self.count,), -1, dtype=torch.int64)
+        self.step = self.last_step = 0  # counted from the start of the chains, before a resume
+        self.relocated = 0  # chains that the sampler could not bring from `init` to the density
+        self.rows = torch.arange(self.count)  # the active chains
+        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)  # after how many steps; -1 if not
+        self.broken: State | None = None  # the first state in which chains diverged, those chains alone
         self._take, self._guarded = step or problem.sampler.step, step is not None
         self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
 
     def start(self) -> None:
-        """Starts all chains.
-
-        Raises:
-            Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
-        """
+        """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
         size, states = self.problem.batch_size, list[State]()
         for first in range(0, self.count, size):
             states.append(self.started_at(range(first, min(first + size, self.count))))
         _per_chain(states[0])  # checks its shapes
         self.state = states[0] if len(states) == 1 else join(states)
-        if all_finite(self.state):
-            return
-        good = finite_rows(self.state)
-        if self.problem.policy == "raise" or not good.any():
-            self.diverged_at[~good.cpu()] = 0
-            self.broken = take(self.state, ~good)
-            raise Diverged(0, "at the start")
-        self._stop(self.state, self.state)
+        if not all_finite(self.state):
+            self._stop(self.state, self.state)
+            if self.problem.policy == "raise" or not self.active:
+                raise Diverged(0, "at the start")
 
     def started_at(self, ids: range) -> State:
         """Returns the state of some chains at their start."""
@@ -100,12 +77,9 @@ class Chains:
         self.active = len(self.rows)
 
     def advance(self) -> Info:
-        """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before.
-
-        Raises:
-            Diverged: Chains diverged, and the policy is "raise".
-        """
-        whole, active, found = self.state, self.active_state(), list[tuple[State, Info]]()
+        """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before."""
+        whole, found = self.state, list[tuple[State, Info]]()
+        active = whole if self.active == self.count else take(whole, self.rows)
         batches = self._batches = self._batches or self._split()
         try:
             for rows, energy, noise in batches:
@@ -118,8 +92,7 @@ class Chains:
             return self.advance()
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
-            self.problem.energy.faults.count_undefined(found)
-            after, info = merge(found, type(self.sampler).__name__)
+            after, info = merge(found, type(self.sampler).__name__, self.problem.energy.faults)
         self.state, self.step = after if self.active == self.count else put(whole, self.rows, after), self.step + 1
         if self.active < self.count and info.acceptance is not None:
             rates = info.acceptance.new_full((self.count,), torch.nan)
@@ -175,9 +148,10 @@ class Chains:
         They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
         """
         ids, state = self.rows[:most], take(self.active_state(), slice(most))
-        if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
-            return Values.of_state(ids, state)
-        return values_of(self.problem, ids, state.x)
+        if not self.energy.conditions.isdisjoint(self.sampler.traits.binds):
+            return values_of(self.problem, ids, state.x)
+        known = unsqueeze_to(state.energy.isfinite() & state.grad.any(), state.x)  # gradients that are all zero count as unknown
+        return Values(ids, state.x, state.energy[:, None], torch.where(known, state.grad, torch.nan)[:, None])
 
 
 class Observer:
@@ -198,8 +172,6 @@ class Observer:
         100 torch.Size([5, 2])
     """
 
-    watches = True  # whether `on_step` is called
-
     def on_tuning(self, sampler: Any, evaluations: int) -> None:
         """Called before each evaluation of the energy by pilot chains, with their number."""
 
@@ -214,24 +186,16 @@ class Observer:
 
 
 def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
-    """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped.
-
-    Raises:
-        OptionError: The chains took more steps already.
-        Diverged: Chains diverged, and the policy ends the sampling.
-    """
-    error, chains.last_step, watching = None, last_step, list[Observer]()
+    """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped."""
+    error, stop, chains.last_step = None, False, last_step
     if chains.step > last_step:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
-        if observer.watches:
-            watching.append(observer)
     try:
-        stop = False
         while chains.step < last_step and chains.active and not stop:
             info = chains.advance()
-            for observer in watching:
+            for observer in observers:
                 stop = observer.on_step(chains, info) is True or stop
     except BaseException as caught:
         error = caught
@@ -263,11 +227,7 @@ def put(state: S, rows: Tensor, new: S) -> S:
 
 
 def _per_chain(state: State) -> dict[str, Tensor]:
-    """Returns the tensors of a state that have one row for each chain.
-
-    Raises:
-        ShapeError: A tensor has another number of rows, and is not declared as shared.
-    """
+    """Returns the tensors of a state that have one row for each chain; raises if one has others, and is not declared as shared."""
     found, count = {}, len(state.x)
     for field in fields(state):
         value = getattr(state, field.name)
@@ -297,17 +257,17 @@ def finite_rows(state: State) -> Tensor:
     return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
 
 
-def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
-    """Returns one state and info of the chains of all batches. Means stay tensors, so that no step waits for the device; see `to_floats`.
+def merge(found: Sequence[tuple[S, Info]], sampler: str, faults: Faults) -> tuple[S, Info]:
+    """Returns one state and info of the chains of all batches, and counts proposals that are not a number.
 
-    Raises:
-        ShapeError: A scalar does not have one number for each chain.
+    Means and counts stay tensors, so that no step waits for the device; see `to_floats`.
     """
     rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
         count = len(state.x)
         if info.acceptance is not None:
             rates.append(info.acceptance.nan_to_num(0.0))
+            faults.undefined = faults.undefined + info.acceptance.isnan().sum()
         for name, value in info.scalars.items():
             if isinstance(value, Tensor) and value.ndim:
                 if value.shape != (count,):

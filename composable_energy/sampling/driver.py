@@ -153,36 +153,29 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
     with evaluation_context(call.energy), ExitStack() as held:
         # As recommended, chains need not converge.
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
-        problem = resolve(call)
-        call, resume = problem.call, problem.call.resume
+        problem, file = _continue(resolve(call), held)
+        call, resume, given = problem.call, problem.call.resume, problem.sampler
         warn_of_shares(call.energy)
-        problem, file = _continue(problem, held)
-        given = problem.sampler
         problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
         problem = tune_sampler(problem)
-        last_step = problem.last_step()
-        chains = Chains(problem, _compiled(problem) if call.compile else None)
-        blank = Trace(
-            seed=problem.noise.seed,
-            noise=problem.noise.kind,
-            first_chain=problem.noise.chains[0],
-            sampler=problem.sampler,
-            shape=problem.points.shape,
-            on_divergence=problem.policy,
-            tuned=resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler),
-            burn_in=call.burn_in,
-            alike=not problem.own_conditions,
-        )
-        before, every = None if file is None else file.trace(blank, chains), None if isinstance(call.trace, bool) else int(call.trace)
-        recorder = TraceRecorder(blank, steps=bool(call.trace), every=every, before=before)
-        kept = 0 if every is None else last_step - call.burn_in
-        convergence = Convergence(judge, kept)
+        last_step, noise, step = problem.last_step(), problem.noise, None
+        if call.compile:
+            from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
+
+            step = CompiledStep(problem.sampler, problem.energy, call.energy, problem)
+        chains = Chains(problem, step)
+        tuned = resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler)
+        blank = Trace(noise.seed, noise.kind, noise.chains[0], problem.sampler, problem.points.shape, problem.policy, tuned)
+        blank.steps, blank.burn_in, blank.alike = resume.steps if resume else 0, call.burn_in, not problem.own_conditions
+        before = None if file is None else file.trace(blank, chains)
+        recorder = TraceRecorder(blank, call.trace, before)
+        convergence = Convergence(judge, kept=0 if recorder.every is None else last_step - call.burn_in)
         observers = [recorder, *call.observers, convergence]
         if file is not None:
             file.recorder = recorder
             observers.insert(-1, file)
         compares = problem.sampler.traits.values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
-        stop = _run(chains, last_step, observers, recorder, compares)
+        stop = _run(chains, last_step, observers, before or resume, recorder, compares)
         if judge and not call.allow_improper:
             check_far_chains(chains, stop, convergence)
         if stop is not None:
@@ -212,21 +205,14 @@ def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFil
     return problem, None
 
 
-def _compiled(problem: Problem) -> Any:
-    from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
-
-    return CompiledStep(problem.sampler, problem.energy, problem.call.energy, problem)
-
-
-def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder: TraceRecorder, compares: bool) -> Diverged | None:
+def _run(
+    chains: Chains, last_step: int, observers: Sequence[Observer], before: Trace | None, recorder: TraceRecorder, compares: bool
+) -> Diverged | None:
     """Starts or continues the chains and takes all steps; returns what ended them earlier.
 
     Points are checked against others at a start, gradients against values where the draws depend on both.
-
-    Raises:
-        SamplingInterrupted: Ctrl-C, after the start.
     """
-    problem, before = chains.problem, recorder.before or chains.problem.call.resume
+    problem = chains.problem
     try:
         if before is not None:
             chains.resume(before)
@@ -265,12 +251,8 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
 # What surrounds a call --------------------------------------------------------------------------------------------------------------------
 
 
-class _Calls:
-    """The Python threads whose calls limit the threads of torch now, and the number of these before the first call."""
-
-    lock = threading.Lock()
-    running: list[int] = []
-    before = 0
+_LOCK = threading.Lock()
+_RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the threads of torch now, and the number of these before
 
 
 @contextmanager
@@ -306,14 +288,14 @@ def _limited_threads(threads: int) -> Iterator[None]:
     first of several concurrent calls; a call inside another restores the number of the outer one.
     """
     own, caller = torch.get_num_threads(), threading.get_ident()
-    with _Calls.lock:
-        _Calls.before = _Calls.before if _Calls.running else own
-        nested = caller in _Calls.running
-        _Calls.running.append(caller)
+    with _LOCK:
+        nested = any(caller == other for other, _ in _RUNNING)
+        call = (caller, own if nested or not _RUNNING else _RUNNING[0][1])
+        _RUNNING.append(call)
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        with _Calls.lock:
-            _Calls.running.remove(caller)
-            torch.set_num_threads(own if nested else _Calls.before)
+        with _LOCK:
+            _RUNNING.remove(call)
+            torch.set_num_threads(call[1])

@@ -21,6 +21,7 @@ from composable_energy.diagnostics.warnings import (
     warn_of_bias,
     warn_of_still_chains,
 )
+from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning, warn_caller
 from composable_energy.events import Formula, conjoin
@@ -54,11 +55,8 @@ class Convergence(Observer):
     the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
     beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection, whose
     relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only chains that never move are found.
-    Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared.
-
-    Args:
-        judge: Whether drift, R-hat and errors are checked; else only chains that stand still.
-        kept: The number of steps of which a trace keeps points.
+    Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared. Without
+    `judge` only chains that stand still are found; `kept` is the number of steps of which a trace keeps points.
     """
 
     def __init__(self, judge: bool, kept: int) -> None:
@@ -93,11 +91,8 @@ class Convergence(Observer):
         self.seen.append(torch.cat([chains.state.energy[::every, None].to(x), x], 1) if self.valued else x.clone())
 
     def warning(self, chains: Chains, trace: Trace | None = None) -> SamplingWarning | None:
-        """Returns the warning about chains that have not converged; None of a sampler without a stationary density.
-
-        Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
-        """
-        sampler, problem, x = chains.sampler, chains.problem, chains.state.x
+        """Returns the warning about chains that have not converged; None of a sampler without a stationary density."""
+        sampler, x = chains.sampler, chains.state.x
         if not (sampler.stationary and chains.active):
             return None
         active, before, moved = chains.diverged_at < 0, self.halfway, chains.step - self.middle
@@ -109,35 +104,37 @@ class Convergence(Observer):
             return warn_of_still_chains(sampler, (still & active).nonzero().flatten().tolist(), len(still), moved)
         if not (self.judge and chains.step == chains.last_step and active.all()):
             return None
-        pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
-            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of the steps {self.middle} to "
-            return SamplingWarning("drift", f"{seen}{chains.step}: the chains have not converged.", advise("drift", sampler))
-        if not problem.own_conditions and (found := self._disagreement(chains, pieces, trace)) is not None:
-            return found
-        bias = None if sampler.traits.bias is None else sampler.traits.bias(sampler, chains.state)
+        found = self._compare(chains, trace)
+        bias = None if found or sampler.traits.bias is None else sampler.traits.bias(sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
-        return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else None
+        return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
-    def _disagreement(self, chains: Chains, pieces: Tensor, trace: Trace | None) -> SamplingWarning | None:
-        """Returns the warning about chains that differ, or about means that are not precise enough."""
-        if trace is not None and trace.exact:
+    def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
+        """Returns the warning about chains that drift or differ, or about means that are not precise enough.
+
+        Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
+        """
+        pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
+        drift, r_hat, least, draws = _statistics(pieces, None if trace is None else trace.branch_of)
+        steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
+        if drift.max() > 1:
+            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of {steps}: "
+            return SamplingWarning("drift", seen + "the chains have not converged.", advise("drift", sampler))
+        if chains.problem.own_conditions or (trace is not None and trace.exact):
             return None
-        r_hat, least, draws = _compare(pieces, None if trace is None or trace.branch_of is None else trace.branch_of)
         parts, numbers = pieces.shape[2] * len(pieces), len(r_hat)
-        usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
+        usual = _R_HAT if self.kept else _SLOW if sampler.traits.values else _RELAXED
         usual = max(usual, largest_r_hat(_R_HAT, pieces.shape[1], parts, numbers)) if (r_hat > usual).any() else usual
         beyond = (least > _R_HAT) & (r_hat > usual) | (r_hat > _RELAXED)
         if beyond.any():
             worst = torch.where(beyond, r_hat, 0.0)
-            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {self._name(worst)} over the steps {self.middle} to "
-            seen += f"{chains.step}, so each still depends on where it started."
-            return SamplingWarning("r_hat", seen, advise("r_hat", chains.sampler))
+            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {self._name(worst)} over {steps}, "
+            return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
         draws = draws * (self.kept / (chains.step - self.middle))
         if self.kept and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
             name, worth = self._name(-draws), draws.min().item()
             seen = f"The points of the trace are worth about {worth:.0f} independent draws of {name}: the standard error of its mean is "
-            return SamplingWarning("ess", f"{seen}{worth**-0.5:.2f} standard deviations.", advise("ess", chains.sampler))
+            return SamplingWarning("ess", f"{seen}{worth**-0.5:.2f} standard deviations.", advise("ess", sampler))
         return None
 
     def _name(self, figures: Tensor) -> str:
@@ -146,35 +143,29 @@ class Convergence(Observer):
         return "the energy" if index < 0 else f"coordinate {index}" if self.signs is None else "a sum of coordinates"
 
 
-def _drift(pieces: Tensor) -> Tensor:
-    """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number.
+def _statistics(pieces: Tensor, branch_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
 
-    Pieces have the shape (pieces, steps, chains, numbers).
+    Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
+    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
+    The means of the branches of a mixture may differ.
     """
-    first, last = pieces[0], pieces[-1]
-    change, means = last.mean(0) - first.mean(0), torch.cat([first.mean(0), last.mean(0)])
-    within = (first.var(0, correction=0) + last.var(0, correction=0)).mean(0) / 2
-    deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
-    return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-
-
-def _compare(pieces: Tensor, branch_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
-
-    The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of the branches of a
-    mixture may differ.
-    """
-    count, means = pieces.shape[1], pieces.mean(1)
+    means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
+    change, drift = means[-1] - means[0], means.new_zeros(1)
+    if len(change) >= _LEAST_CHAINS:
+        within = rest * (variances[0] + variances[-1]).mean(0) / 2
+        deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
+        drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
     if branch_of is not None:
         groups = branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
         for group in groups.unique():
             means[:, groups == group] -= means[:, groups == group].mean((0, 1))
-    means, variances = means.flatten(0, 1), pieces.var(1).flatten(0, 1)
-    within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
+    means, variances = means.flatten(0, 1), variances.flatten(0, 1)
+    within, between = variances.mean(0), means.var(0)
     ratio = between / within
     error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
     r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
-    return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
+    return drift, r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 def _sums(size: int) -> Tensor:
@@ -275,11 +266,12 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
             if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
-            same = next((i for i, other in enumerate(found) if other.same_base(formula)), None)
-            if same is None:
-                found.append(formula)
+            for i, other in enumerate(found):
+                if other.same_base(formula):
+                    found[i] = conjoin([other, formula])
+                    break
             else:
-                found[same] = conjoin([found[same], formula])
+                found.append(formula)
     return found
 
 
@@ -293,22 +285,16 @@ _LATER = (
 
 
 def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
-    """Raises if chains have run far away, were stopped, or have not converged, because the energy has no density.
-
-    Raises:
-        UngroundedError: The energy grows too slowly.
-    """
+    """Raises if chains have run far away, were stopped, or have not converged, because the energy grows too slowly for a density."""
     problem = chains.problem
     if not (chains.sampler.stationary and problem.plain.has_value):
         return
     zeros, init = problem.points.zeros(), problem.init
-    x = chains.state.x if chains.active else zeros.new_full((16, *zeros.shape), torch.inf)
+    x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
     late = stop is not None and stop.step > 0
     if late or reach > _VERY_FAR or (stop is None and reach > 1 and convergence.warning(chains)):
-        from composable_energy.energies.checks import check_tails  # late: rare
-
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 
 
