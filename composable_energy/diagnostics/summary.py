@@ -113,7 +113,7 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
         points = trace.points[len(trace.points) - len(steps) :]
         points = points[:, chains.to(points.device)] if len(chains) < points.shape[1] else points
     energies = trace.energies[[step - before - 1 for step in steps]].cpu()[:, chains].double()
-    return Draws(steps, chains + trace.chains.start, energies, points, acceptance, description)
+    return Draws(steps, chains, energies, points, acceptance, description)
 
 
 # Statistics -------------------------------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mappin
     record, steps = trace.to_dict(), trace.kept_steps
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape
-    axes = {"chain": np.arange(chains) + trace.first_chain + trace.chains.start, "draw": np.array(steps, dtype=np.int64)}
+    axes = {"chain": np.arange(chains) + trace.first_chain, "draw": np.array(steps, dtype=np.int64)}
     groups = {}
     if posterior:
         event = posterior["x"].shape[2:]

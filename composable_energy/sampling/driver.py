@@ -41,11 +41,7 @@ _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, 
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent points of an energy that `sample` shows decoded: `E.latents`.
-
-    Args:
-        energy: The energy.
-    """
+    """The latent points of an energy that `sample` shows decoded: `E.latents`."""
 
     energy: Energy
 
@@ -122,8 +118,7 @@ def sample(
             not fit its own `with_gradient`.
         UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
-        StorageError: Another call, here or in another process, uses the checkpoint.
-        StorageError: The checkpoint cannot be written; the file holds an earlier step.
+        StorageError: Another call, here or in another process, uses the checkpoint; or it cannot be written, and holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
         SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
@@ -150,7 +145,7 @@ def sample(
 def _draw(call: Call) -> tuple[Tensor, Trace]:
     """Returns the points and the record of a call, and emits no warnings."""
     began = time.perf_counter()
-    with evaluation_context(call.energy), ExitStack() as held:
+    with evaluation_context(call.energy) as held:
         # As recommended, chains need not converge.
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         problem, file = _continue(resolve(call), held)
@@ -256,12 +251,8 @@ _RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the
 
 
 @contextmanager
-def evaluation_context(energy: Energy) -> Iterator[None]:
-    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
-
-    Args:
-        energy: The energy that is evaluated inside.
-    """
+def evaluation_context(energy: Energy) -> Iterator[ExitStack]:
+    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of an energy recommends."""
     threads = 0  # all
     for _, advice in recommendations(energy):
         threads = min(threads or advice.threads, advice.threads) if advice.threads else threads
@@ -277,7 +268,7 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if threads:
             stack.enter_context(_limited_threads(threads))
-        yield
+        yield stack
 
 
 @contextmanager

@@ -244,8 +244,10 @@ def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:
 def _key(value: Any) -> Hashable:
     """Returns a value that can be hashed and compared in place of an option, such as the numbers of a tensor."""
     if isinstance(value, Tensor | np.ndarray):
-        array = value if isinstance(value, np.ndarray) else value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-        return isinstance(value, Tensor), str(getattr(value, "device", "")), str(value.dtype), tuple(value.shape), array.tobytes()
+        numbers: Any = value
+        if isinstance(value, Tensor):  # NumPy has no bfloat16
+            numbers = value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy()
+        return isinstance(value, Tensor), str(getattr(value, "device", "")), str(value.dtype), tuple(value.shape), numbers.tobytes()
     if isinstance(value, Mapping):
         return Mapping, frozenset((name, _key(item)) for name, item in value.items())
     if isinstance(value, list | tuple):
