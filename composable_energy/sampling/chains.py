@@ -16,7 +16,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import Faults, is_final
 from composable_energy.sampling.noise import Noise
-from composable_energy.sampling.pilots import find_starts
+from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace, Values
@@ -53,7 +53,9 @@ class Chains:
         """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
         size, states = self.problem.batch_size, list[State]()
         for first in range(0, self.count, size):
-            states.append(self.started_at(range(first, min(first + size, self.count))))
+            state, relocated = start_chains(self.problem, range(first, min(first + size, self.count)))
+            self.relocated += relocated
+            states.append(state)
         _per_chain(states[0])  # checks its shapes
         self.state = states[0] if len(states) == 1 else join(states)
         if not all_finite(self.state):
@@ -61,18 +63,11 @@ class Chains:
             if self.problem.policy == "raise" or not self.active:
                 raise Diverged(0, "at the start")
 
-    def started_at(self, ids: range) -> State:
-        """Returns the state of some chains at their start."""
-        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids)
-        x, relocated = find_starts(self.problem, ids, energy, noise)
-        self.relocated += relocated
-        return self.sampler.init(energy, x, noise)
-
     def resume(self, trace: Trace) -> None:
         """Continues the chains of a trace."""
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.relocated, self.diverged_at = trace.state, trace.steps, 0, trace.diverged_at.clone()
+        self.state, self.step, self.diverged_at = trace.state, trace.steps, trace.diverged_at.clone()
         self.rows = (self.diverged_at < 0).nonzero()[:, 0]
         self.active = len(self.rows)
 

@@ -21,6 +21,7 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
 from composable_energy.sampling.chains import Chains, Observer, to_floats
 from composable_energy.sampling.checks import check_same_energy
+from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace, Values
@@ -228,7 +229,7 @@ class CheckpointFile(Observer):
         """Returns a trace with the steps of the interrupted run; None if there was none. A start of one chain shows what a state has."""
         if not self.record:
             return None
-        like = chains.started_at(range(1))
+        like, _ = start_chains(chains.problem, range(1))
         tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
         state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
         try:

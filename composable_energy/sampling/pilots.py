@@ -23,7 +23,7 @@ from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import Faults, GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
-from composable_energy.sampling.sampler import Sampler, start_points
+from composable_energy.sampling.sampler import Sampler, State, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
@@ -93,34 +93,35 @@ def tune_sampler(problem: Problem) -> Problem:
 # Starts -----------------------------------------------------------------------------------------------------------------------------------
 
 
-def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
-    """Returns the start points of chains, with shape $(B, *)$, and how many of them the sampler could not bring from `init` to the bulk.
+def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
+    """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
 
-    Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
-    moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do not
-    depend on the other chains. `noise` is that of step 0.
+    Without `init` they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The
+    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do
+    not depend on the other chains.
     """
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
-    like, level = zeros.expand(len(ids), *zeros.shape), None if pilots is None else pilots.level
-    if drawn is not None:
+    energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0
+    level, approach = None if pilots is None else pilots.level, noise.child("approach")
+    arrived = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
+    if problem.init is not None:
+        x = problem.init[ids.start : ids.stop].clone()
+    elif drawn is not None:
         branch = noise.child("branch")
         edges = drawn.shares.cumsum(0)[:-1].to(like.device)
         branches = torch.searchsorted(edges, branch.uniform(like).double(), right=True)
         x = drawn.points[branches, (branch.uniform(like, stream=1).double() * drawn.points.shape[1]).long()]
-        return x if drawn.exact or level is None else sampler.approach(energy, x, noise.child("approach"), math.inf)[0], 0
-    arrived_at = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
-    if problem.init is not None:
-        x = problem.init[ids.start : ids.stop].clone()
-    elif arrived_at is None or level is None or not sampler.traits.from_pilots:
+        if not drawn.exact and level is not None:
+            x, _ = sampler.approach(energy, x, approach, math.inf)
+    elif arrived is None or level is None or not sampler.traits.from_pilots:
         x = start_points(sampler, like.contiguous(), noise.child("start"))
     else:
-        x = arrived_at
-    if arrived_at is None:
-        return x, 0
-    x, good = sampler.approach(energy, x, noise.child("approach"), level)
-    if level is None or good.all():
-        return x, 0
-    return torch.where(unsqueeze_to(good, x), x, arrived_at), int((~good).sum())
+        x = arrived
+    if arrived is not None and drawn is None:
+        x, good = sampler.approach(energy, x, approach, level)
+        if level is not None and not good.all():
+            x, relocated = torch.where(unsqueeze_to(good, x), x, arrived), int((~good).sum())
+    return sampler.init(energy, x, noise), relocated
 
 
 # Branches of mixtures ---------------------------------------------------------------------------------------------------------------------
