@@ -92,13 +92,6 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
     """Returns the draws of a trace: the points that were kept; else the steps after the burn-in, or the later half of the steps.
 
     A sampler with a fixed schedule has draws at its last step only.
-
-    Args:
-        trace: The trace.
-        burn_in: The number of steps to leave out, from the start of the chains; None for that of the trace.
-
-    Raises:
-        OptionError: The burn-in leaves no draws.
     """
     before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
     kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
@@ -120,7 +113,7 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
         points = trace.points[len(trace.points) - len(steps) :]
         points = points[:, chains.to(points.device)] if len(chains) < points.shape[1] else points
     energies = trace.energies[[step - before - 1 for step in steps]].cpu()[:, chains].double()
-    return Draws(steps, chains + trace.chains.start, energies, points, acceptance, description)
+    return Draws(steps, chains, energies, points, acceptance, description)
 
 
 # Statistics -------------------------------------------------------------------------------------------------------------------------------
@@ -140,13 +133,7 @@ def _unchecked(trace: Trace, draws: Draws) -> str | None:
 
 
 def _statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
-    """Returns the statistics of some quantities.
-
-    Args:
-        names: Their names.
-        values: Their draws, with shape (draws, chains, quantities).
-        by_arviz: Whether to use ArviZ; it must be installed, with enough draws.
-    """
+    """Returns the statistics of quantities with draws of shape (draws, chains, quantities)."""
     values = values.double()
     draws, chains, numbers = values.shape
     means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if draws * chains > 1 else [math.nan] * numbers
@@ -226,7 +213,7 @@ def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mappin
     record, steps = trace.to_dict(), trace.kept_steps
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape
-    axes = {"chain": np.arange(chains) + trace.first_chain + trace.chains.start, "draw": np.array(steps, dtype=np.int64)}
+    axes = {"chain": np.arange(chains) + trace.first_chain, "draw": np.array(steps, dtype=np.int64)}
     groups = {}
     if posterior:
         event = posterior["x"].shape[2:]

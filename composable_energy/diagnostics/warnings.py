@@ -70,23 +70,14 @@ def advise(name: str, sampler: Sampler) -> str:
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of a trace for diagnostics, from the $c$ chains that never diverged.
+    """The draws of a trace for diagnostics, from the $c$ chains that never diverged."""
 
-    Args:
-        steps: The $d$ steps, counted from 1.
-        chains: The ids of the chains, with shape $(c,)$.
-        energies: The energies, with shape $(d, c)$, in float64.
-        points: The points, with shape $(d, c, *)$; None if none were kept.
-        acceptance: The acceptances of all steps from the first draw on, with shape (steps, c); None for a sampler that never rejects.
-        description: The steps in words.
-    """
-
-    steps: Sequence[int]
-    chains: Tensor
-    energies: Tensor
-    points: Tensor | None
-    acceptance: Tensor | None
-    description: str
+    steps: Sequence[int]  # d of them, counted from 1
+    chains: Tensor  # ids, (c,)
+    energies: Tensor  # (d, c), in float64
+    points: Tensor | None  # (d, c, *), if they were kept
+    acceptance: Tensor | None  # of all steps from the first draw on, (steps, c); None for a sampler that never rejects
+    description: str  # the steps in words
 
 
 @dataclass(frozen=True)
@@ -116,22 +107,15 @@ class Row:
 
 
 def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
-    """Returns the warnings about a run.
-
-    Args:
-        trace: The trace.
-        draws: Its draws.
-        rows: The statistics of the draws.
-        unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
-    """
-    found = find_point_warnings(trace)
+    """Returns the warnings about a run; `unchecked` says why R-hat and effective sample size are unknown, and what to do."""
+    found = list[SamplingWarning]()
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_still(trace, draws), *_bias(trace), *_drift(trace, draws)]
         if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
             found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}
-    return found + [warning for warning in trace.observed if warning.kind not in known]
+    return [warning for warning in trace.observed if warning.kind not in known] + found
 
 
 def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -179,7 +163,7 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     if trace.state is not None and bias is not None and not trace.diverged.all():
         excess, numbers = bias.double()[~trace.diverged].mean().item(), int((~trace.diverged).sum()) * trace.state.x[0].numel()
         if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS:
-            yield SamplingWarning("bias", describe_bias(excess), advise("bias", trace.sampler))
+            yield warn_of_bias(trace.sampler, excess)
 
 
 def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -242,16 +226,14 @@ def chance(pieces: int, numbers: int) -> float:
 
 
 def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
-    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one is the usual threshold.
-
-    Each of the pieces of all chains has that many draws.
-    """
+    """Returns the R-hat that chance explains, for the worst of some numbers, where the expected one of pieces is the usual threshold."""
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
-def describe_bias(excess: float) -> str:
-    """Returns what was seen of steps of an unadjusted sampler that are too long."""
-    return f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
+def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
+    """Returns the warning about steps of an unadjusted sampler that are too long."""
+    seen = f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
+    return SamplingWarning("bias", seen, advise("bias", sampler))
 
 
 def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
@@ -264,11 +246,7 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
 def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
     """Yields the warning about branches of a mixture without points, or with more or fewer points than chance explains.
 
-    Args:
-        sampler: The sampler.
-        shares: The mean probabilities of the branches at the points.
-        known: The branches with their shares; none if these are not known.
-        count: The number of points.
+    The shares are mean probabilities of the branches at the points; `known` has the branches whose shares are known.
     """
     wrong = []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):

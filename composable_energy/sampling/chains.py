@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import explain_failure, is_final
+from composable_energy.sampling.faults import Faults, is_final
 from composable_energy.sampling.noise import Noise
-from composable_energy.sampling.pilots import find_starts
+from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace, Values
@@ -33,164 +33,100 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.step, self.reason = step, reason
 
 
-class _Batch(NamedTuple):
-    """Active chains that are evaluated together."""
-
-    rows: slice
-    energy: Energy
-    noise: Noise
-
-
 class Chains:
-    """The chains of a call.
+    """The chains of a call; `step` is that of the sampler, if it is compiled. Those that were not stopped are active."""
 
-    Args:
-        problem: What is sampled, and how.
-        step: The `step` of the sampler, if it is compiled; None for the sampler's own.
-
-    Attributes:
-        sampler: The sampler.
-        energy: The energy as the sampler gets it.
-        count: The number of chains.
-        active: The number of chains that were not stopped.
-        step: How many steps were taken.
-        last_step: The number of the last step, counted from the start of the chains; 0 before the first.
-        state: The state of all chains; those that diverged are at their last finite points. Its tensors are not changed in place.
-        diverged_at: After how many steps each chain diverged, with shape $(m,)$; -1 if it did not.
-        relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
-        broken: The first state in which chains diverged, those chains alone; None if none did.
-    """
-
-    state: State
+    state: State  # of all chains; those that diverged are at their last finite points. Its tensors are not changed in place
 
     def __init__(self, problem: Problem, step: Any = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
         self.count = self.active = problem.points.n
-        self.step = self.last_step = self.relocated = 0
-        self.started, self.broken = False, None
-        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)
+        self.step = self.last_step = 0  # counted from the start of the chains, before a resume
+        self.relocated = 0  # chains that the sampler could not bring from `init` to the density
+        self.rows = torch.arange(self.count)  # the active chains
+        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)  # after how many steps; -1 if not
+        self.broken: State | None = None  # the first state in which chains diverged, those chains alone
         self._take, self._guarded = step or problem.sampler.step, step is not None
-        self._rows: Tensor | None = None  # of the active chains; None while all are
-        self._batches: list[_Batch] | None = None
+        self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
 
     def start(self) -> None:
-        """Starts all chains.
-
-        Raises:
-            Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
-        """
+        """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
         size, states = self.problem.batch_size, list[State]()
-        try:
-            for first in range(0, self.count, size):
-                states.append(self.started_at(range(first, min(first + size, self.count))))
-        except Exception as error:
-            explain_failure(error, self._doing())
-            raise
+        for first in range(0, self.count, size):
+            state, relocated = start_chains(self.problem, range(first, min(first + size, self.count)))
+            self.relocated += relocated
+            states.append(state)
         _per_chain(states[0])  # checks its shapes
-        self.state, self.started = states[0] if len(states) == 1 else join(states), True
-        if all_finite(self.state):
-            return
-        good = finite_rows(self.state)
-        if self.problem.policy == "raise" or not good.any():
-            self.diverged_at[~good.cpu()] = 0
-            self.broken = take(self.state, ~good)
-            raise Diverged(0, "at the start")
-        self._stop(self.state, self.state)
-
-    def started_at(self, ids: range) -> State:
-        """Returns the state of some chains at their start."""
-        energy, noise = self.problem.energy_of(ids), self.problem.noise_of(ids)
-        x, relocated = find_starts(self.problem, ids, energy, noise)
-        self.relocated += relocated
-        return self.sampler.init(energy, x, noise)
+        self.state = states[0] if len(states) == 1 else join(states)
+        if not all_finite(self.state):
+            self._stop(self.state, self.state)
+            if self.problem.policy == "raise" or not self.active:
+                raise Diverged(0, "at the start")
 
     def resume(self, trace: Trace) -> None:
-        """Continues the chains of a trace.
-
-        Raises:
-            OptionError: The trace has no state.
-        """
+        """Continues the chains of a trace."""
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.started, self.relocated = trace.state, trace.steps, True, 0
-        self.diverged_at = trace.diverged_at.clone()
-        if (self.diverged_at >= 0).any():
-            self._rows = (self.diverged_at < 0).nonzero()[:, 0]
-            self.active = len(self._rows)
+        self.state, self.step, self.diverged_at = trace.state, trace.steps, trace.diverged_at.clone()
+        self.rows = (self.diverged_at < 0).nonzero()[:, 0]
+        self.active = len(self.rows)
 
     def advance(self) -> Info:
-        """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before.
-
-        Raises:
-            Diverged: Chains diverged, and the policy is "raise".
-        """
+        """Takes a step with all active chains, and returns its info, with an acceptance of NaN for chains that were stopped before."""
         whole, found = self.state, list[tuple[State, Info]]()
-        active = whole if self._rows is None else take(whole, self._rows)
+        active = whole if self.active == self.count else take(whole, self.rows)
         batches = self._batches = self._batches or self._split()
         try:
-            for batch in batches:
-                before = active if len(batches) == 1 else take(active, batch.rows)
-                found.append(self._take(batch.energy, before, batch.noise.at(self.step + 1)))
+            for rows, energy, noise in batches:
+                before = active if len(batches) == 1 else take(active, rows)
+                found.append(self._take(energy, before, noise.at(self.step + 1)))
         except Exception as error:
-            if not (self._guarded or is_final(error)):  # this step again, and later ones, with exceptions at some points as density 0
-                self._guarded, self._batches = True, None
-                return self.advance()
-            explain_failure(error, self._doing())
-            raise
+            if self._guarded or is_final(error):
+                raise
+            self._guarded, self._batches = True, []  # this step again, and later ones, with exceptions at some points as density 0
+            return self.advance()
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
-            self.problem.energy.faults.count_undefined(found)
-            after, info = merge(found, type(self.sampler).__name__)
-        self.state, self.step = after if self._rows is None else put(whole, self._rows, after), self.step + 1
-        if self._rows is not None and info.acceptance is not None:
+            after, info = merge(found, type(self.sampler).__name__, self.problem.energy.faults)
+        self.state, self.step = after if self.active == self.count else put(whole, self.rows, after), self.step + 1
+        if self.active < self.count and info.acceptance is not None:
             rates = info.acceptance.new_full((self.count,), torch.nan)
-            rates[self._rows.to(rates.device)] = info.acceptance
+            rates[self.rows.to(rates.device)] = info.acceptance
             info = replace(info, acceptance=rates)
         if not all_finite(after):
             self._stop(whole, after)
             if self.problem.policy == "raise":
                 raise Diverged(self.step, f"after {self.step} steps")
         couple = self.sampler.traits.couple
-        return info if couple is None or not self.active else self._couple(couple, info)
-
-    def _couple(self, couple: Callable[..., Any], info: Info) -> Info:
-        """Couples all active chains, as resampling does, and returns the info with its scalars."""
-        ids = range(self.count) if self._rows is None else self._rows
-        noise = self.problem.noise_of(ids).at(self.step)
-        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), noise)
-        self.state = state if self._rows is None else put(self.state, self._rows, state)
+        if couple is None or not self.active:
+            return info
+        ids = range(self.count) if self.active == self.count else self.rows
+        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), self.problem.noise_of(ids).at(self.step))
+        self.state = put(self.state, self.rows, state)
         return replace(info, scalars={**info.scalars, **scalars})
 
-    def _split(self) -> list[_Batch]:
+    def _split(self) -> list[tuple[slice, Energy, Noise]]:
         """Returns the active chains in batches."""
-        problem, batches = self.problem, list[_Batch]()
+        problem, batches = self.problem, list[tuple[slice, Energy, Noise]]()
         for first in range(0, self.active, problem.batch_size):
             rows = slice(first, min(first + problem.batch_size, self.active))
-            ids = range(rows.start, rows.stop) if self._rows is None else self._rows[rows]
-            batches.append(_Batch(rows, problem.energy_of(ids, plain=not self._guarded), problem.noise_of(ids)))
+            ids = range(rows.start, rows.stop) if self.active == self.count else self.rows[rows]
+            batches.append((rows, problem.energy_of(ids, plain=not self._guarded), problem.noise_of(ids)))
         return batches
 
     def _stop(self, before: State, after: State) -> None:
         """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
         good = finite_rows(after)
-        rows, bad = torch.arange(self.count) if self._rows is None else self._rows, (~good).cpu()
+        bad = (~good).cpu()
         self.broken = self.broken or take(after, ~good)
-        self.diverged_at = self.diverged_at.index_fill(0, rows[bad], self.step)  # a snapshot may hold the old one
-        self._rows, self._batches = rows[~bad], None
-        self.active = len(self._rows)
-        self.state = put(before, self._rows, take(after, good))
-
-    def _doing(self) -> str:
-        shape = (min(self.problem.batch_size, self.count), *self.problem.points.zeros().shape)
-        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
-
-    def active_ids(self) -> Tensor:
-        """Returns the ids of the active chains, counted from 0."""
-        return torch.arange(self.count) if self._rows is None else self._rows
+        self.diverged_at = self.diverged_at.index_fill(0, self.rows[bad], self.step)  # a snapshot may hold the old one
+        self.rows, self._batches = self.rows[~bad], []
+        self.active = len(self.rows)
+        self.state = put(before, self.rows, take(after, good))
 
     def active_state(self) -> State:
         """Returns the state of the active chains."""
-        return self.state if self._rows is None else take(self.state, self._rows)
+        return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
         """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
@@ -206,16 +142,11 @@ class Chains:
 
         They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
         """
-        ids, state = self.active_ids()[:most], self.active_state()
-        if len(ids) < len(state.x):
-            state = take(state, slice(most))
-        if self.energy.conditions.isdisjoint(self.sampler.traits.binds):
-            return Values.of_state(ids, state)
-        return values_of(self.problem, ids, state.x)
-
-    def snapshot(self) -> Chains:
-        """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
-        return copy(self)
+        ids, state = self.rows[:most], take(self.active_state(), slice(most))
+        if not self.energy.conditions.isdisjoint(self.sampler.traits.binds):
+            return values_of(self.problem, ids, state.x)
+        known = unsqueeze_to(state.energy.isfinite() & state.grad.any(), state.x)  # gradients that are all zero count as unknown
+        return Values(ids, state.x, state.energy[:, None], torch.where(known, state.grad, torch.nan)[:, None])
 
 
 class Observer:
@@ -236,8 +167,6 @@ class Observer:
         100 torch.Size([5, 2])
     """
 
-    watches = True  # whether `on_step` is called
-
     def on_tuning(self, sampler: Any, evaluations: int) -> None:
         """Called before each evaluation of the energy by pilot chains, with their number."""
 
@@ -252,24 +181,16 @@ class Observer:
 
 
 def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
-    """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped.
-
-    Raises:
-        OptionError: The chains took more steps already.
-        Diverged: Chains diverged, and the policy ends the sampling.
-    """
-    error, chains.last_step, watching = None, last_step, list[Observer]()
+    """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped."""
+    error, stop, chains.last_step = None, False, last_step
     if chains.step > last_step:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
-        if observer.watches:
-            watching.append(observer)
     try:
-        stop = False
         while chains.step < last_step and chains.active and not stop:
             info = chains.advance()
-            for observer in watching:
+            for observer in observers:
                 stop = observer.on_step(chains, info) is True or stop
     except BaseException as caught:
         error = caught
@@ -301,11 +222,7 @@ def put(state: S, rows: Tensor, new: S) -> S:
 
 
 def _per_chain(state: State) -> dict[str, Tensor]:
-    """Returns the tensors of a state that have one row for each chain.
-
-    Raises:
-        ShapeError: A tensor has another number of rows, and is not declared as shared.
-    """
+    """Returns the tensors of a state that have one row for each chain; raises if one has others, and is not declared as shared."""
     found, count = {}, len(state.x)
     for field in fields(state):
         value = getattr(state, field.name)
@@ -335,41 +252,34 @@ def finite_rows(state: State) -> Tensor:
     return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
 
 
-def merge(found: Sequence[tuple[S, Info]], sampler: str) -> tuple[S, Info]:
-    """Returns one state and info of the chains of all batches. Means stay tensors, so that no step waits for the device; see `to_floats`.
+def merge(found: Sequence[tuple[S, Info]], sampler: str, faults: Faults) -> tuple[S, Info]:
+    """Returns one state and info of the chains of all batches, and counts proposals that are not a number.
 
-    Raises:
-        ShapeError: A scalar does not have one number for each chain.
+    Means and counts stay tensors, so that no step waits for the device; see `to_floats`.
     """
-    rates, parts = list[Tensor](), dict[str, list[tuple[int, float | Tensor]]]()
+    rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
+        count = len(state.x)
         if info.acceptance is not None:
             rates.append(info.acceptance.nan_to_num(0.0))
+            faults.undefined = faults.undefined + info.acceptance.isnan().sum()
         for name, value in info.scalars.items():
-            parts.setdefault(name, []).append((len(state.x), value))
-    scalars = dict[str, float | Tensor]()
+            if isinstance(value, Tensor) and value.ndim:
+                if value.shape != (count,):
+                    raise ShapeError(
+                        f"The scalar {name!r} of {sampler} has shape {tuple(value.shape)} for {count} chains: give a number, or a tensor "
+                        f"of shape ({count},), of which the mean is taken."
+                    )
+                own.add(name)
+            parts.setdefault(name, []).append((count, value))
     for name, some in parts.items():
-        scalars[name] = _mean(some, f"The scalar {name!r} of {sampler}")
+        first = some[0][1]
+        if name not in own and (len(some) == 1 or all(value == first for _, value in some)):
+            scalars[name] = first  # to the last bit
+        else:
+            scalars[name] = torch.cat([torch.as_tensor(value, dtype=torch.float64).expand(count) for count, value in some]).nanmean()
     states = found[0][0] if len(found) == 1 else join([state for state, _ in found])
     return states, Info(None if not rates else rates[0] if len(rates) == 1 else torch.cat(rates), scalars)
-
-
-def _mean(parts: Sequence[tuple[int, float | Tensor]], what: str) -> float | Tensor:
-    """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of batches; equal numbers to the last bit."""
-    if not any(isinstance(value, Tensor) and value.ndim for _, value in parts):
-        first = parts[0][1]
-        if len(parts) == 1 or all(value == first for _, value in parts):
-            return first
-    rows = list[Tensor]()
-    for count, value in parts:
-        row = torch.as_tensor(value, dtype=torch.float64)
-        if row.ndim and row.shape != (count,):
-            raise ShapeError(
-                f"{what} has shape {tuple(row.shape)} for {count} chains: give a number, or a tensor of shape ({count},), of which the "
-                "mean is taken."
-            )
-        rows.append(row.expand(count))
-    return torch.cat(rows).nanmean()
 
 
 def to_floats(values: Sequence[float | Tensor]) -> list[float]:

@@ -16,19 +16,19 @@ from composable_energy.algebra import warn_of_shares
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
-from composable_energy.errors import OptionError, SamplingInterrupted, SamplingWarning
+from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
 from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
+from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
 from composable_energy.sampling.results import (
-    ConvergenceObserver,
+    Convergence,
     check_far_chains,
     diverged_error,
     emit_warnings,
     finish,
-    warn_of_points,
     warn_of_spacing,
 )
 from composable_energy.sampling.sampler import bound_conditions, changed_options
@@ -41,11 +41,7 @@ _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, 
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent points of an energy that `sample` shows decoded: `E.latents`.
-
-    Args:
-        energy: The energy.
-    """
+    """The latent points of an energy that `sample` shows decoded: `E.latents`."""
 
     energy: Energy
 
@@ -122,8 +118,7 @@ def sample(
             not fit its own `with_gradient`.
         UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
-        StorageError: Another call, here or in another process, uses the checkpoint.
-        StorageError: The checkpoint cannot be written; the file holds an earlier step.
+        StorageError: Another call, here or in another process, uses the checkpoint; or it cannot be written, and holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains.
         SamplingInterrupted: Ctrl-C; the error, a `KeyboardInterrupt`, carries the points and the trace so far.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
@@ -141,57 +136,52 @@ def sample(
     whole, chosen = as_energy(energy.energy if isinstance(energy, Latents) else energy), (sampler, steps, init, seed, watching, trace)
     others = (burn_in, batch_size, on_divergence, allow_improper, compile, first_chain, resume, dtype)
     call = Call(whole, shape, *chosen, *others, options=options, latents=isinstance(energy, Latents))
-    points, record, found = _draw(call)
-    emit_warnings(found)
+    points, record = _draw(call)
+    if record.observed:
+        emit_warnings(one for one in record.observed if not trace or one.kind != "diverged")  # `trace.diverged` shows it
     return (points, record) if trace else points
 
 
-def _draw(call: Call) -> tuple[Tensor, Trace, list[SamplingWarning]]:
-    """Returns the points, the record and the warnings of a call, and emits no warnings."""
+def _draw(call: Call) -> tuple[Tensor, Trace]:
+    """Returns the points and the record of a call, and emits no warnings."""
     began = time.perf_counter()
-    with evaluation_context(call.energy), ExitStack() as held:
+    with evaluation_context(call.energy) as held:
         # As recommended, chains need not converge.
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
-        problem = resolve(call)
-        call, resume = problem.call, problem.call.resume
+        problem, file = _continue(resolve(call), held)
+        call, resume, given = problem.call, problem.call.resume, problem.sampler
         warn_of_shares(call.energy)
-        problem, file = _continue(problem, held)
-        given = problem.sampler
         problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
         problem = tune_sampler(problem)
-        last_step = problem.last_step()
-        chains = Chains(problem, _compiled(problem) if call.compile else None)
-        blank = Trace(
-            seed=problem.noise.seed,
-            noise=problem.noise.kind,
-            first_chain=problem.noise.chains[0],
-            sampler=problem.sampler,
-            shape=problem.points.shape,
-            on_divergence=problem.policy,
-            tuned=resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler),
-            burn_in=call.burn_in,
-            alike=not problem.own_conditions,
-        )
-        before, every = None if file is None else file.trace(blank, chains), None if isinstance(call.trace, bool) else int(call.trace)
-        recorder = TraceRecorder(blank, steps=bool(call.trace), every=every, before=before)
-        kept = 0 if every is None else last_step - call.burn_in
-        convergence = ConvergenceObserver(judge=judge, coordinates=problem.points.coordinates, kept=kept)
+        last_step, noise, step = problem.last_step(), problem.noise, None
+        if call.compile:
+            from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
+
+            step = CompiledStep(problem)
+        chains = Chains(problem, step)
+        tuned = resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler)
+        blank = Trace(noise.seed, noise.kind, noise.chains[0], problem.sampler, problem.points.shape, problem.policy, tuned)
+        blank.steps, blank.burn_in, blank.alike = resume.steps if resume else 0, call.burn_in, not problem.own_conditions
+        before = None if file is None else file.trace(blank, chains)
+        recorder = TraceRecorder(blank, call.trace, before)
+        convergence = Convergence(judge, kept=0 if recorder.every is None else last_step - call.burn_in)
         observers = [recorder, *call.observers, convergence]
         if file is not None:
             file.recorder = recorder
             observers.insert(-1, file)
         compares = problem.sampler.traits.values or mixes_values(problem.plain)  # whether the draws depend on differences of energies
-        stop = _run(chains, last_step, observers, recorder, compares)
+        stop = _run(chains, last_step, observers, before or resume, recorder, compares)
         if judge and not call.allow_improper:
-            check_far_chains(chains, stop, lambda: bool(convergence.warnings(chains)))
+            check_far_chains(chains, stop, convergence)
         if stop is not None:
             raise diverged_error(chains, stop)
         points, record = finish(chains, recorder, keep_values=bool(call.trace))
-        record.observed += tuple(convergence.warnings(chains, record))
+        if (warning := convergence.warning(chains, record)) is not None:
+            record.observed += (warning,)
         if compares and chains.active:
             record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
     record.seconds = time.perf_counter() - began
-    return points, record, [*record.observed, *warn_of_points(record, traced=bool(call.trace))]
+    return points, record
 
 
 def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFile | None]:
@@ -210,21 +200,14 @@ def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFil
     return problem, None
 
 
-def _compiled(problem: Problem) -> Any:
-    from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import
-
-    return CompiledStep(problem)
-
-
-def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder: TraceRecorder, compares: bool) -> Diverged | None:
+def _run(
+    chains: Chains, last_step: int, observers: Sequence[Observer], before: Trace | None, recorder: TraceRecorder, compares: bool
+) -> Diverged | None:
     """Starts or continues the chains and takes all steps; returns what ended them earlier.
 
     Points are checked against others at a start, gradients against values where the draws depend on both.
-
-    Raises:
-        SamplingInterrupted: Ctrl-C, after the start.
     """
-    problem, before = chains.problem, recorder.before or chains.problem.call.resume
+    problem = chains.problem
     try:
         if before is not None:
             chains.resume(before)
@@ -233,7 +216,7 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
                 chains.start()
             check_detached(start.uses or ())
         if chains.active:
-            ids = chains.active_ids()[: problem.batch_size]
+            ids = chains.rows[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]
             if before is None and (problem.pilots is not None or last_step >= _CHECKED_STEPS):
                 check_rows(problem, ids, x)
@@ -243,15 +226,19 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
     except Diverged as error:
         return error
     except KeyboardInterrupt as interrupt:
-        if chains.started:
-            with suppress(Exception):
-                points, trace = finish(chains, recorder, keep_values=True)
-                raise SamplingInterrupted(
-                    f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of "
-                    f"now; `sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
-                    points=points,
-                    trace=trace,
-                ) from interrupt
+        with suppress(Exception):  # the chains may not have started
+            points, trace = finish(chains, recorder, keep_values=True)
+            raise SamplingInterrupted(
+                f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of "
+                f"now; `sample(..., resume=error.trace, steps={last_step - chains.step})` takes the other steps.",
+                points=points,
+                trace=trace,
+            ) from interrupt
+        raise
+    except Exception as error:
+        shape = (min(problem.batch_size, chains.count), *problem.points.zeros().shape)
+        doing = f"{type(problem.sampler).__name__.lower()} was at step {chains.step + 1}, with chains of shape {shape} in a batch."
+        explain_failure(error, doing)
         raise
     return None
 
@@ -259,21 +246,13 @@ def _run(chains: Chains, last_step: int, observers: Sequence[Observer], recorder
 # What surrounds a call --------------------------------------------------------------------------------------------------------------------
 
 
-class _Calls:
-    """The Python threads whose calls limit the threads of torch now, and the number of these before the first call."""
-
-    lock = threading.Lock()
-    running: list[int] = []
-    before = 0
+_LOCK = threading.Lock()
+_RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the threads of torch now, and the number of these before
 
 
 @contextmanager
-def evaluation_context(energy: Energy) -> Iterator[None]:
-    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
-
-    Args:
-        energy: The energy that is evaluated inside.
-    """
+def evaluation_context(energy: Energy) -> Iterator[ExitStack]:
+    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of an energy recommends."""
     threads = 0  # all
     for _, advice in recommendations(energy):
         threads = min(threads or advice.threads, advice.threads) if advice.threads else threads
@@ -289,7 +268,7 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if threads:
             stack.enter_context(_limited_threads(threads))
-        yield
+        yield stack
 
 
 @contextmanager
@@ -300,14 +279,14 @@ def _limited_threads(threads: int) -> Iterator[None]:
     first of several concurrent calls; a call inside another restores the number of the outer one.
     """
     own, caller = torch.get_num_threads(), threading.get_ident()
-    with _Calls.lock:
-        _Calls.before = _Calls.before if _Calls.running else own
-        nested = caller in _Calls.running
-        _Calls.running.append(caller)
+    with _LOCK:
+        nested = any(caller == other for other, _ in _RUNNING)
+        call = (caller, own if nested or not _RUNNING else _RUNNING[0][1])
+        _RUNNING.append(call)
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        with _Calls.lock:
-            _Calls.running.remove(caller)
-            torch.set_num_threads(own if nested else _Calls.before)
+        with _LOCK:
+            _RUNNING.remove(call)
+            torch.set_num_threads(call[1])

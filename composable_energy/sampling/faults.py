@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,6 @@ from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, ShapeError, add_note
 from composable_energy.options import ran_out
-from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
@@ -40,12 +39,6 @@ class Faults:
     first: str = ""
     searches: int = 0
     undefined: Tensor | int = 0
-
-    def count_undefined(self, steps: Sequence[tuple[State, Info]]) -> None:
-        """Counts proposals that `Info.acceptance` marks as not a number, without waiting for the device."""
-        for _, info in steps:
-            if info.acceptance is not None:
-                self.undefined = info.acceptance.isnan().sum() + self.undefined
 
 
 class GuardedEnergy(EnergyWrapper):

@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -20,10 +21,10 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
 from composable_energy.sampling.chains import Chains, Observer, to_floats
 from composable_energy.sampling.checks import check_same_energy
+from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace, Values
-from composable_energy.sampling.wrappers import plain_energy
 
 D = TypeVar("D", State, Info)
 _FORMATS = {
@@ -61,7 +62,7 @@ class Stop(Observer):
             return True
         info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
         if chains.active < chains.count:
-            info = replace(info, chains=chains.active_ids().tolist())
+            info = replace(info, chains=chains.rows.tolist())
         answer: Any = self.function(chains.step, _copied(chains.visible_state()), _copied(info))
         return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))
 
@@ -118,27 +119,18 @@ class Progress(Observer):
 
 
 class TraceRecorder(Observer):
-    """Records each step, and returns the trace.
+    """Records each step, and returns the trace: that before, of an interrupted run of the call, or a blank one, with these steps."""
 
-    Args:
-        blank: A trace of the call without steps.
-        steps: Whether steps are recorded.
-        every: Keeps the points of every k-th step after the burn-in; None keeps none.
-        before: The trace of an interrupted run of the same call.
-    """
-
-    def __init__(self, blank: Trace, *, steps: bool, every: int | None, before: Trace | None = None) -> None:
-        self.blank, self.watches, self.every, self.before, self.first, self.plain = blank, steps, every, before, 0, False
+    def __init__(self, blank: Trace, trace: bool | int, before: Trace | None) -> None:
+        self.blank, self.records, self.before = blank, bool(trace), before or blank
+        self.every = None if isinstance(trace, bool) else trace
         self.energies, self.acceptance, self.points = list[Tensor](), list[Tensor](), list[Tensor]()
         self.point_steps, self.scalars = list[int](), dict[str, list[Any]]()
 
-    def on_start(self, chains: Chains) -> None:
-        self.first = chains.step
-        self.plain = self.watches and plain_energy(chains.energy) is not None and chains.energy.has_value
-
     def on_step(self, chains: Chains, info: Info) -> None:
-        state = chains.state if self.plain else chains.visible_state(chains.state)
-        self.energies.append(state.energy)
+        if not self.records:
+            return
+        self.energies.append(chains.visible_state(chains.state).energy)
         if info.acceptance is not None:
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():
@@ -151,15 +143,16 @@ class TraceRecorder(Observer):
     def trace(self, chains: Chains) -> Trace:
         """Returns the trace up to the current step of the chains; the record of a later step, which was broken off, is left out."""
         found = replace(self.blank, steps=chains.step, state=chains.state, diverged_at=chains.diverged_at, relocated=chains.relocated)
-        if not self.watches:
+        if not self.records:
             return found
-        done, before = chains.step - self.first, self.before or self.blank
+        before, done = self.before, chains.step - self.before.steps
         kept = [step for step in self.point_steps if step <= chains.step]
         for name, count in (("energies", done), ("acceptance", done), ("points", len(kept))):
             earlier, steps = getattr(before, name), getattr(self, name)[:count]
-            parts = [] if earlier is None or not len(earlier) else [earlier]
-            parts += [torch.stack(steps)] if steps else []
-            setattr(found, name, torch.cat(parts) if len(parts) > 1 else parts[0] if parts else getattr(self.blank, name))
+            if steps:
+                stacked = torch.stack(steps)
+                earlier = stacked if earlier is None or not len(earlier) else torch.cat([earlier, stacked])
+            setattr(found, name, earlier)
         found.point_steps, found.scalars = before.point_steps + kept, dict(before.scalars)
         for name, values in self.scalars.items():
             found.scalars[name] = [*before.scalars.get(name, []), *to_floats(values[:done])]
@@ -183,8 +176,6 @@ class Checkpoint(Observer):
         OptionError: An argument has another type, or the time is negative.
     """
 
-    watches = False
-
     def __init__(self, path: str | Path, every: float = 10.0) -> None:
         if not isinstance(path, str | Path):
             raise OptionError(f"Checkpoint takes the path of a file, got {path!r}.")
@@ -194,22 +185,10 @@ class Checkpoint(Observer):
 
 
 class CheckpointFile(Observer):
-    """The file of a call: read at its start, and written every so often, at the end, and when the loop is broken off.
+    """The file of a call: read and locked at its start, and written every so often, at the end, and when the loop is broken off.
 
-    Args:
-        checkpoint: The path, and how often it is written.
-        problem: What is sampled. Its seed is that of the file where the call gives none.
-        held: Takes the lock of the file, for the time of the call.
-
-    Attributes:
-        problem: The problem with the seed of the file.
-        recorder: Records the steps; it is set before the loop.
-
-    Raises:
-        FileFormatError: The file is damaged, or no checkpoint, or lacks the values that identify the energy.
-        StorageError: Another call, here or in another process, writes the file.
-        OptionError: It belongs to another call, or to another energy.
-        StorageError: The lock cannot be created.
+    Its `problem` has the seed of the file where the call gives none; its `recorder` of the steps is set before the loop. A file that is
+    damaged, in use, or of another call or energy is refused.
     """
 
     recorder: TraceRecorder
@@ -221,9 +200,8 @@ class CheckpointFile(Observer):
         self.reference: list[Values] = []
         if exists(self.path):
             self._read(problem.points.device)
-        seed = self.call["seed"]
-        self.problem = problem = problem if seed is None else replace(problem, noise=replace(problem.noise, seed=seed))
-        self.call["seed"] = problem.noise.seed
+        seed = self.call["seed"] = problem.noise.seed if self.call["seed"] is None else self.call["seed"]
+        self.problem = replace(problem, noise=replace(problem.noise, seed=seed))
         self.due, self.written = time.monotonic() + self.every, 0
         check_same_energy(problem, self.reference, f"{self.path} belongs to a call", f"{_ANEW.capitalize()}.")
 
@@ -234,25 +212,24 @@ class CheckpointFile(Observer):
             there = dict(self.record["call"])
             for i in range(self.record["reference"]):
                 self.reference.append(Values(*(self.tensors[f"reference.{i}.{name}"].to(device) for name in _VALUES)))
-        except (FileFormatError, KeyError, TypeError, ValueError) as error:
-            reason = (
-                error.args[0] if isinstance(error, FileFormatError) else f"{self.path} is inconsistent ({type(error).__name__}: {error})."
-            )
-            raise FileFormatError(f"{reason} To begin anew, give another path, or delete the checkpoint.") from None
-        if type(there.get("seed")) is not int or not 0 <= there["seed"] < 2**64:
-            raise FileFormatError(f"{self.path} is inconsistent (its seed is {there.get('seed')!r}): {_ANEW}.")
+            if type(there["seed"]) is not int or not 0 <= there["seed"] < 2**64:
+                raise ValueError(f"its seed is {there['seed']!r}")
+            if not self.reference or not all(values.is_consistent() for values in self.reference):
+                raise ValueError("it has no values of the energy, or of other shapes")
+        except FileFormatError as error:
+            raise FileFormatError(f"{error} To begin anew, give another path, or delete it.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{self.path} is inconsistent ({type(error).__name__}: {error}): {_ANEW}.") from None
         self.call["seed"] = there["seed"] if self.call["seed"] is None else self.call["seed"]
         wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]
         if wrong:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): {_ANEW}.")
-        if not self.reference or not all(values.is_consistent() for values in self.reference):
-            raise FileFormatError(f"{self.path} is inconsistent (it has no values of the energy, or of other shapes): {_ANEW}.")
 
     def trace(self, blank: Trace, chains: Chains) -> Trace | None:
         """Returns a trace with the steps of the interrupted run; None if there was none. A start of one chain shows what a state has."""
         if not self.record:
             return None
-        like = chains.started_at(range(1))
+        like, _ = start_chains(chains.problem, range(1))
         tensors = {name: value if name == "diverged_at" else value.to(like.x.device) for name, value in self.tensors.items()}
         state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
         try:
@@ -270,30 +247,25 @@ class CheckpointFile(Observer):
     def on_start(self, chains: Chains) -> None:
         if not self.reference:
             self.reference = [chains.values(None if self.problem.own_conditions else _START_CHAINS)]
-        self.before, self.written = chains.snapshot(), chains.step
+        self.before, self.written = copy(chains), chains.step
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if time.monotonic() >= self.due:
             self._write(chains, chains.values())
-        self.before = chains.snapshot()
+        self.before = copy(chains)
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if error is None and chains.step > self.written:
             self._write(chains, chains.values())
         elif error is not None:
-            try:
-                now = self.before.values()
-            except Exception:  # the error that broke off the loop is raised after the file is written
-                now = None
-            known = now is not None and bool(now.energies.isfinite().all())
-            self._write(self.before, now if now is not None and known else self.reference[0])
+            now = self.reference[0]
+            with suppress(Exception):  # the error that broke off the loop is raised after the file is written
+                values = self.before.values()
+                now = values if values.energies.isfinite().all() else now
+            self._write(self.before, now)
 
     def _write(self, chains: Chains, now: Values) -> None:
-        """Replaces the file atomically: after a crash either the old or the new one is there, whole.
-
-        Raises:
-            ExpressionError: The sampler's state holds an object that a file cannot.
-        """
+        """Replaces the file atomically: after a crash either the old or the new one is there, whole."""
         began, trace, state = time.monotonic(), self.recorder.trace(chains), dict[str, Any]()
         tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in _TENSORS if getattr(trace, name) is not None}
         for i, values in enumerate((self.reference[0], now)):
@@ -350,30 +322,21 @@ def _describe(value: Any) -> str:
 
 
 def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
-    """Returns which parts of a trace of n chains do not belong together, or to the state of one chain; None if all do."""
+    """Returns which part of a trace of n chains does not belong to the others, or to the state of one chain; None if all do."""
     steps, points, rates, scalars = trace.point_steps, trace.points, trace.acceptance, trace.scalars
-    if type(trace.steps) is not int or not 0 <= trace.steps < _MOST_STEPS:
-        return f"steps is {trace.steps!r}"
-    for field in fields(like):
-        value, one = getattr(trace.state, field.name), getattr(like, field.name)
-        if isinstance(one, Tensor):
-            shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
-            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point() == one.is_floating_point()
-        elif isinstance(one, Real) and not isinstance(one, bool):
-            fits = isinstance(value, Real) and not isinstance(value, bool)
-        else:
-            fits = one is None or type(value) is type(one)
-        if not fits:
-            return f"{field.name} of the state has another shape or type"
-    if not isinstance(steps, list) or not all(type(step) is int and 0 < step <= trace.steps for step in steps):
-        return "the steps of the points are invalid"
-    if not isinstance(scalars, dict) or not all(isinstance(values, list) for values in scalars.values()):
-        return "the scalars are invalid"
-    fit = {
+    fits = {
+        "steps": type(trace.steps) is int and 0 <= trace.steps < _MOST_STEPS,
+        "point_steps": isinstance(steps, list) and all(type(step) is int and 0 < step <= trace.steps for step in steps),
+        "scalars": all(isinstance(values, list) and all(isinstance(value, Real) for value in values) for values in scalars.values()),
         "diverged_at": trace.diverged_at.dtype == torch.int64 and trace.diverged_at.shape == (n,),
         "energies": trace.energies.shape in ((0, 0), (len(trace.energies), n)) and len(trace.energies) <= trace.steps,
         "acceptance": rates is None or rates.shape == trace.energies.shape,
         "points": points is None or points.shape[:2] == (len(steps), n),
-        "scalars": all(isinstance(value, Real) for values in scalars.values() for value in values),
     }
-    return next((f"{name} has another shape or type" for name, good in fit.items() if not good), None)
+    for field in fields(like):
+        value, one = getattr(trace.state, field.name), getattr(like, field.name)
+        fits[field.name] = one is None or type(value) is type(one) or (isinstance(value, Real) and isinstance(one, Real))
+        if isinstance(one, Tensor) and isinstance(value, Tensor):
+            shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
+            fits[field.name] = value.shape == shape and value.is_floating_point() == one.is_floating_point()
+    return next((f"{name} has another shape or type" for name, good in fits.items() if not good), None)

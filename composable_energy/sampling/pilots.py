@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
-from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
+from composable_energy.algebra import Branch, Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
@@ -21,7 +23,7 @@ from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.faults import GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
-from composable_energy.sampling.sampler import Sampler, start_points
+from composable_energy.sampling.sampler import Sampler, State, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
@@ -91,34 +93,35 @@ def tune_sampler(problem: Problem) -> Problem:
 # Starts -----------------------------------------------------------------------------------------------------------------------------------
 
 
-def find_starts(problem: Problem, ids: range, energy: Energy, noise: Noise) -> tuple[Tensor, int]:
-    """Returns the start points of chains, with shape $(B, *)$, and how many of them the sampler could not bring from `init` to the bulk.
+def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
+    """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
 
-    Without `init` they are draws of the branches of a mixture, else those of the sampler, or where pilot chains arrived. The sampler
-    moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do not
-    depend on the other chains. `noise` is that of step 0.
+    Without `init` they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The
+    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do
+    not depend on the other chains.
     """
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
-    like, level = zeros.expand(len(ids), *zeros.shape), None if pilots is None else pilots.level
-    if drawn is not None:
+    energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0
+    level, approach = None if pilots is None else pilots.level, noise.child("approach")
+    arrived = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
+    if problem.init is not None:
+        x = problem.init[ids.start : ids.stop].clone()
+    elif drawn is not None:
         branch = noise.child("branch")
         edges = drawn.shares.cumsum(0)[:-1].to(like.device)
         branches = torch.searchsorted(edges, branch.uniform(like).double(), right=True)
         x = drawn.points[branches, (branch.uniform(like, stream=1).double() * drawn.points.shape[1]).long()]
-        return x if drawn.exact or level is None else sampler.approach(energy, x, noise.child("approach"), math.inf)[0], 0
-    arrived_at = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
-    if problem.init is not None:
-        x = problem.init[ids.start : ids.stop].clone()
-    elif arrived_at is None or level is None or not sampler.traits.from_pilots:
+        if not drawn.exact and level is not None:
+            x, _ = sampler.approach(energy, x, approach, math.inf)
+    elif arrived is None or level is None or not sampler.traits.from_pilots:
         x = start_points(sampler, like.contiguous(), noise.child("start"))
     else:
-        x = arrived_at
-    if arrived_at is None:
-        return x, 0
-    x, good = sampler.approach(energy, x, noise.child("approach"), level)
-    if level is None or good.all():
-        return x, 0
-    return torch.where(unsqueeze_to(good, x), x, arrived_at), int((~good).sum())
+        x = arrived
+    if arrived is not None and drawn is None:
+        x, good = sampler.approach(energy, x, approach, level)
+        if level is not None and not good.all():
+            x, relocated = torch.where(unsqueeze_to(good, x), x, arrived), int((~good).sum())
+    return sampler.init(energy, x, noise), relocated
 
 
 # Branches of mixtures ---------------------------------------------------------------------------------------------------------------------
@@ -131,27 +134,24 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
     a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
     resampled. Any other branch is sampled by chains of its own, by `sample`. All have a fixed seed, as tuning has.
     """
-    energy, branches, points, n = problem.density, problem.branches, problem.points, problem.points.n
-    if energy is None or problem.init is not None or problem.call.resume is not None:
+    points, branches, found, shares, all_exact = problem.points, problem.branches, list[Tensor](), list[float](), True
+    if problem.density is None or problem.init is not None or problem.call.resume is not None:
         return None
-    if not branches:
-        u, exact = _resample(energy, points, n)
-        return None if u is None else BranchDraws(u[None], torch.ones(1, dtype=torch.float64), exact)
-    most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // len(branches)
-    found, all_exact = list[Tensor](), True
-    for number, branch in enumerate(branches):
-        drawn, exact = _draw_distribution(branch.energy, points, max(_LEAST, most), number), True
-        if drawn is None:
-            drawn, exact = _resample(branch.energy, points, math.ceil(branch.share * n))
-        if drawn is None:
-            drawn, exact = _sample_branch(branch.energy, points, sample), False
-        if drawn is None:
+    most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(branches))
+    for number, (energy, _, share, _) in enumerate(branches or (Branch(problem.density, 0.0, 1.0, 0.0),)):
+        x, exact = _draw_distribution(energy, points, max(_LEAST, most), number) if branches else None, True
+        if x is None:
+            x, exact = _resample(energy, points, math.ceil(share * points.n))
+        if x is None and branches:
+            x, exact = _sample_branch(energy, points, sample), False
+        u = None if x is None else _in_coordinates(energy, points, x)
+        if u is None:
             return None
-        found.append(drawn)
+        found.append(u)
+        shares.append(share)
         all_exact = all_exact and exact
     least = min(map(len, found))
-    shares = torch.tensor([branch.share for branch in branches], dtype=torch.float64)
-    return BranchDraws(torch.stack([some[:least] for some in found]), shares, all_exact)
+    return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor(shares, dtype=torch.float64), all_exact)
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
@@ -159,27 +159,19 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    given = replace(points, coordinates=None)
-    sources = _proposals(energy, given)
-    if not sources:
-        return None, False
-    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))
-    found, logs, weights, effective = [], [], torch.empty(0), 0.0
-    for number in range(_ROUNDS):
+    sources = _proposals(energy, points)
+    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
+    guarded, found, logs, weights, effective = GuardedEnergy(energy), [], [], torch.empty(0), 0.0
+    for number in range(_ROUNDS if sources else 0):
         for i, source in enumerate(sources):
-            drawn = _draw_distribution(source, given, count, number * len(sources) + i)
+            drawn = _draw_distribution(source, points, count, number * len(sources) + i)
             if drawn is None:
                 return None, False
             found.append(drawn)
         try:
-            with torch.no_grad():
-                for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
-                    log_proposal = torch.stack([-source(some) for source in sources]).double().logsumexp(0)
-                    try:
-                        log_density = -energy(some)
-                    except Exception:  # at some points, which have no density
-                        log_density = -GuardedEnergy(energy)(some)
-                    logs.append(log_density.double() - log_proposal)
+            for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
+                log_proposal = torch.stack([-source(some) for source in sources]).double().logsumexp(0)
+                logs.append(-guarded.evaluate("__call__", some, {}).double() - log_proposal)
         except Exception:  # at all points, which the chains report
             return None, False
         weights = torch.softmax(torch.cat(logs).nan_to_num(-math.inf, posinf=-math.inf), 0)
@@ -188,9 +180,8 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
             break
     if not effective >= _LEAST:
         return None, False
-    x = torch.cat(found)
-    rows = torch.multinomial(weights.cpu(), len(x), replacement=True, generator=torch.Generator().manual_seed(0))
-    return _in_coordinates(energy, points, x[rows.to(x.device)]), effective >= chains
+    rows = torch.multinomial(weights.cpu(), len(weights), replacement=True, generator=torch.Generator().manual_seed(0))
+    return torch.cat(found)[rows.to(weights.device)], effective >= chains
 
 
 def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
@@ -199,15 +190,13 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     They are those of an expression with modes; else, for few coordinates, uniform ones on a bounded support, on which a function may have
     any modes, and wide ones on all of R^n for an expression that may have several.
     """
-    parts = energy.satisfiable_terms if isinstance(energy, Disjunction) and energy.formula is None else (energy,)
-    modes = len(parts) > 1
-    for part in parts:
-        for inner in part.modules():
-            law = inner.distribution if isinstance(inner, DistributionEnergy) else None
-            while isinstance(law, Independent):
-                law = law.base_dist
-            modes = modes or isinstance(law, MixtureSameFamily) or isinstance(inner, Negation)
-            modes = modes or (isinstance(inner, Disjunction) and inner.formula is None)
+    modes = False
+    for part in energy.modules():
+        law = part.distribution if isinstance(part, DistributionEnergy) else None
+        while isinstance(law, Independent):
+            law = law.base_dist
+        modes = modes or isinstance(law, MixtureSameFamily) or isinstance(part, Negation)
+        modes = modes or (isinstance(part, Disjunction) and part.formula is None)
     sources = _find_sources(energy, {}) if modes else ()
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources
@@ -215,11 +204,12 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
     if ends is None:
         return ()
-    low, high = map(points.zeros().add, ends)
-    if modes and (low == -math.inf).all() and (high == math.inf).all():
-        laws = [StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES]
-    elif (high - low).isfinite().all():
+    zeros = torch.zeros(points.event, dtype=points.dtype, device=points.device)
+    low, high = map(zeros.add, ends)
+    if (high - low).isfinite().all():
         laws = [Uniform(low, high, validate_args=False)]
+    elif modes and (low == -math.inf).all() and (high == math.inf).all():
+        laws = [StudentT(3.0, zeros, scale, validate_args=False) for scale in _SCALES]
     else:
         return ()
     return [DistributionEnergy(Independent(law, len(points.event))) for law in laws]
@@ -232,30 +222,27 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
     """
     if energy in known:
         return known[energy]
+    own, terms = (), energy.terms
     match energy:
         case DistributionEnergy():
-            terms = ()
+            own, terms = (energy,), ()
         case Relative() | Difference() | Decoded() | Restricted():
             terms = energy.terms[:1]
         case Weighted() if as_float(energy.weight) > 0 and not energy.of_evidence:
-            terms = energy.terms
+            pass
+        case Conjunction():
+            pass
         case Disjunction():
             terms = energy.satisfiable_terms
-        case Conjunction():
-            terms = energy.terms
         case _:
-            terms = [base.energy for base in energy.bases]  # evidence is bounded
-    found, complete = dict.fromkeys([energy] if isinstance(energy, DistributionEnergy) else ()), True
-    for term in terms:
-        inside = _find_sources(term, known)
-        found |= dict.fromkeys(inside)
-        complete = complete and bool(inside)
-    known[energy] = () if isinstance(energy, Disjunction) and not complete else tuple(found)
+            terms = map(attrgetter("energy"), energy.bases)  # evidence is bounded
+    inside = [_find_sources(term, known) for term in terms]
+    known[energy] = () if isinstance(energy, Disjunction) and not all(inside) else tuple(dict.fromkeys([*own, *chain(*inside)]))
     return known[energy]
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:
-    """Returns exact draws of a distribution in the coordinates of chains; None for another energy, or where they do not follow a seed."""
+    """Returns exact draws of a distribution; None for another energy, or where they do not follow a seed."""
     while isinstance(energy, Relative | Decoded):
         energy = energy.terms[0]
     if not isinstance(energy, DistributionEnergy):
@@ -263,7 +250,7 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
     one, two = seeded_draws(energy.distribution, count, points.device, seed), seeded_draws(energy.distribution, count, points.device, seed)
     if one is None or two is None or one.shape != (count, *points.event) or not torch.equal(one, two):
         return None
-    return _in_coordinates(energy, points, one.to(points.device, points.dtype))
+    return one.to(points.device, points.dtype)
 
 
 def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], Tensor]) -> Tensor | None:
@@ -271,8 +258,7 @@ def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], T
     if recommendations(energy):
         return None
     try:
-        call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True)
-        return _in_coordinates(energy, points, sample(call))
+        return sample(Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True))
     except ComposableEnergyError:
         return None
 

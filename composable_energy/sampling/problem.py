@@ -7,12 +7,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra import Branch, fill_levels, known_branches
+from composable_energy.energies.checks import check_tails
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import tensors_of, twin
@@ -37,25 +38,15 @@ _LITTLE = 2**24  # bytes, which every device has
 
 @dataclass(frozen=True)
 class PointSpec:
-    """The number, shape, dtype and device of the requested points.
-
-    Args:
-        n: The number of points that are returned.
-        event: The shape of one point of the energy.
-        shape: The shape of the result: $(n, *)$, decoded if there is a decoder.
-        decoder: Decodes the points at the end; None for an energy of visible points, and where latents are requested.
-        dtype: The dtype of the points.
-        device: The device of the points.
-        coordinates: The coordinates that chains use; None for those of the points themselves.
-    """
+    """The number, shape, dtype and device of the requested points."""
 
     n: int
-    event: torch.Size
-    shape: tuple[int, ...]
-    decoder: nn.Module | None
+    event: torch.Size  # of one point of the energy
+    shape: tuple[int, ...]  # of the result, decoded if there is a decoder
+    decoder: nn.Module | None  # of the points at the end; None where latents are requested
     dtype: torch.dtype
     device: torch.device
-    coordinates: Coordinates | None = None
+    coordinates: Coordinates | None = None  # that chains use; None for those of the points themselves
 
     def zeros(self) -> Tensor:
         """Returns zeros, with the shape of one point of a chain."""
@@ -73,20 +64,6 @@ class PointSpec:
         """Returns the points that the caller sees, for points of chains: in the support, and decoded if there is a decoder."""
         points = points if self.coordinates is None else self.constrain(points)
         return points if self.decoder is None else decode(self.decoder, points)
-
-    def check_memory(self, chains: int) -> None:
-        """Raises if the points of a number of chains, with a gradient each, and the result do not fit into the memory of the device.
-
-        Raises:
-            OptionError: They do not fit. What an energy needs to be evaluated is not counted.
-        """
-        needed = (2 * chains * math.prod(self.event) + (0 if self.decoder is None else math.prod(self.shape))) * self.dtype.itemsize
-        memory = None if needed < _LITTLE else memory_of(self.device)  # to look takes a tenth of the cost of a short call
-        if memory is not None and needed > memory:
-            raise OptionError(
-                f"{chains:,} points of shape {tuple(self.shape[1:])} need at least {written_bytes(needed)} of memory, {self.device} has "
-                f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
-            )
 
 
 def decode(decoder: nn.Module, points: Tensor) -> Tensor:
@@ -108,7 +85,7 @@ def resolve_points(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
 ) -> PointSpec:
-    """Checks a requested shape, dtype and device against the energy and the start points.
+    """Checks a requested shape, dtype and device against the energy, the start points and the memory of the device.
 
     Args:
         energy: The energy.
@@ -121,6 +98,7 @@ def resolve_points(
     Raises:
         ShapeError: The shape is not positive, is unknown, or is not that of the energy.
         DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
+        OptionError: Points with a gradient each, and the result, do not fit into memory. What an energy needs itself is not counted.
     """
     try:
         sizes = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
@@ -146,6 +124,13 @@ def resolve_points(
         owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
         hint = "; `.latents.sample` returns the points before they are decoded" if decoder is not None else ""
         raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
+    needed = n * (2 * math.prod(event) + (0 if decoder is None else math.prod(visible))) * dtype.itemsize
+    memory = None if needed < _LITTLE else memory_of(device)  # to look takes a tenth of the cost of a short call
+    if memory is not None and needed > memory:
+        raise OptionError(
+            f"{n:,} points of shape {tuple(visible)} need at least {written_bytes(needed)} of memory, {device} has "
+            f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
+        )
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
 
 
@@ -157,8 +142,7 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
         raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
     if start is not None:
         if not isinstance(start, Tensor) or not start.is_floating_point():
-            got = f"{start.dtype}" if isinstance(start, Tensor) else type(start).__name__
-            raise DtypeError(f"init must be a floating tensor, got {got}.")
+            raise DtypeError(f"init must be a floating tensor, got {start.dtype if isinstance(start, Tensor) else type(start).__name__}.")
         if start.layout != torch.strided:
             raise DtypeError(f"init must be a dense tensor, got {start.layout}; use `.to_dense()`.")
         if dtype not in (None, start.dtype):
@@ -166,27 +150,16 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
         if device is not None and device.type != start.device.type:
             raise DeviceError(f"init is on {start.device}, requested is {device}; move it with `.to(...)`.")
         dtype, device = start.dtype, start.device
-    tensor = _floating_tensor(energy) if dtype is None or device is None else None
-    dtype = dtype or (torch.get_default_dtype() if tensor is None else tensor.dtype)
-    device = device or (torch.get_default_device() if tensor is None else tensor.device)
+    if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
+        held = list(filter(Tensor.is_floating_point, [*energy.parameters(), *energy.buffers()]))
+        held = held or sorted(filter(Tensor.is_floating_point, tensors_of(energy)), key=lambda tensor: not isinstance(tensor, nn.Parameter))
+        dtype = dtype or (held[0].dtype if held else torch.get_default_dtype())
+        device = device or (held[0].device if held else torch.get_default_device())
     if device.type == "meta":
         raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
     if not dtype.is_floating_point:
         raise DtypeError(f"Points need a floating dtype, got {dtype}.")
     return dtype, device
-
-
-def _floating_tensor(energy: Energy) -> Tensor | None:
-    """Returns the first parameter, else buffer, else tensor that the energy holds, such as the mean of a distribution; None without any."""
-    for tensor in (*energy.parameters(), *energy.buffers()):
-        if tensor.is_floating_point():
-            return tensor
-    found = None
-    for tensor in tensors_of(energy):
-        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
-            return tensor
-        found = tensor if found is None and tensor.is_floating_point() else found
-    return found
 
 
 # The problem ------------------------------------------------------------------------------------------------------------------------------
@@ -220,16 +193,14 @@ class Call:
 _NAMES = tuple(one.name for one in fields(Call) if one.name not in ("energy", "options", "latents", "device"))
 
 
-@dataclass(frozen=True)
-class PilotResult:
+class PilotResult(NamedTuple):
     """Where pilot chains arrived: points $(m, *)$, and an energy above theirs, which marks a tail; None if energies do not compare."""
 
     points: Tensor
     level: float | None
 
 
-@dataclass(frozen=True)
-class BranchDraws:
+class BranchDraws(NamedTuple):
     """Draws of branches in the coordinates of chains, $(K, m, *)$, their shares $(K,)$, and whether the draws of all are exact."""
 
     points: Tensor
@@ -239,53 +210,33 @@ class BranchDraws:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is sampled, and how. Phases of a call take it, and return it with what they found.
+    """What is sampled, and how. Phases of a call take it, and return it with what they found."""
 
-    Args:
-        call: The arguments of the call; its energy is the caller's.
-        energy: The twin that the sampler gets, in unconstrained coordinates if it has a support; exceptions at single points are counted.
-        sampler: The sampler with its options, tuned or not.
-        points: The requested points.
-        noise: The noise of all chains at step 0.
-        init: The coordinates of the start points; None lets the sampler choose.
-        batch_size: How many chains are evaluated together.
-        policy: What happens to a chain that diverges.
-        own_conditions: Whether chains have bound conditions of their own, so that no point of one may become that of another.
-        density: The expression whose density the draws should have; None for other draws, as at another temperature.
-        branches: The branches of a mixture whose known shares the draws should have.
-        drawn: Draws of the branches of a mixture, at which chains without `init` start; None for another energy.
-        pilots: Where pilot chains arrived; None leaves all start points as they are.
-    """
-
-    call: Call
-    energy: GuardedEnergy
-    sampler: Sampler
+    call: Call  # its energy is the caller's
+    whole: Energy  # the twin of that energy
+    plain: Energy  # the twin, in unconstrained coordinates if it has a support
+    energy: GuardedEnergy  # what the sampler gets: the same, with a count of exceptions at single points
+    sampler: Sampler  # tuned or not
     points: PointSpec
-    noise: Noise
-    init: Tensor | None
-    batch_size: int
+    noise: Noise  # of all chains at step 0
+    init: Tensor | None  # the coordinates of the start points; None lets the sampler choose
+    batch_size: int  # how many chains are evaluated together
     policy: Policy
-    own_conditions: bool = False
-    density: Energy | None = None
-    branches: Sequence[Branch] = ()
-    drawn: BranchDraws | None = None
-    pilots: PilotResult | None = None
-
-    @property
-    def plain(self) -> Energy:
-        """The energy, without a count of exceptions."""
-        return self.energy.plain
+    own_conditions: bool  # whether chains have bound conditions of their own, so that no point of one may become that of another
+    density: Energy | None  # the expression whose density the draws should have; None for other draws, as at another temperature
+    branches: Sequence[Branch]  # of a mixture, whose known shares the draws should have
+    drawn: BranchDraws | None = None  # where chains without `init` start
+    pilots: PilotResult | None = None  # None leaves all start points as they are
 
     def energy_of(self, ids: range | Tensor, *, plain: bool = False) -> Energy:
         """Returns the energy of some chains, counted from 0, with their rows of bound conditions; `plain` leaves out the guard."""
-        energy = self.energy.plain if plain else self.energy
-        return select_rows(energy, ids, self.points.n)
+        energy = self.plain if plain else self.energy
+        return select_rows(energy, ids, self.points.n) if self.own_conditions else energy
 
     def noise_of(self, ids: range | Tensor) -> Noise:
         """Returns the noise of some chains, counted from 0."""
         first = self.noise.chains[0]
-        chains = range(ids.start + first, ids.stop + first) if isinstance(ids, range) else (ids + first).tolist()
-        return self.noise.for_chains(chains)
+        return self.noise.for_chains(range(ids.start + first, ids.stop + first) if isinstance(ids, range) else (ids + first).tolist())
 
     def conditions_at(self, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
         """Returns the conditions of the energy at points of chains after the last step: the noise level, and the rows."""
@@ -293,11 +244,7 @@ class Problem:
         return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
 
     def last_step(self) -> int:
-        """Returns the number of the last step, counted from the start of the chains.
-
-        Raises:
-            OptionError: The schedule of the sampler is shorter.
-        """
+        """Returns the number of the last step, counted from the start of the chains; raises if the schedule of the sampler is shorter."""
         resume, steps, total = self.call.resume, self.call.steps, self.sampler.total_steps
         done = resume.steps if resume else 0
         if total is None:
@@ -310,22 +257,18 @@ class Problem:
 
 
 def resolve(call: Call) -> Problem:
-    """Checks and resolves the arguments of `sample`.
-
-    Raises:
-        ComposableEnergyError: An argument is wrong; `sample` lists the classes.
-    """
+    """Checks and resolves the arguments of `sample`, which lists the errors."""
     call = _checked(call if call.resume is None else _resumed(call, call.resume))
     resume, sampler = call.resume, resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
     check_density(call.energy, sampler, call.allow_improper)
-    whole = energy = twin(call.energy)
+    whole = plain = twin(call.energy)
     start = call.init if resume is None or resume.state is None else resume.state.x
     if resume is not None and start is not None and whole.support is not None:  # a trace has the coordinates of points of a support
         start = start.new_empty((0, *(resume.shape[1:] if whole.event_shape is None else whole.event_shape)))
     points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device)
-    if call.first_chain + points.n > 2**32:
+    chains = range(call.first_chain, call.first_chain + points.n)
+    if chains.stop > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
-    points.check_memory(points.n)
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
     rows, init = has_rows(whole), call.init
     if rows:
@@ -335,27 +278,20 @@ def resolve(call: Call) -> Problem:
             raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
         init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
     if points.coordinates is not None:
-        energy = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
-    if call.energy._signed and sampler.stationary and not call.allow_improper and resume is None:
-        _check_differences(energy, points, sampler)
+        plain = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
+    few = points.event.numel() <= _MOST_TAILS
+    if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
+        zeros = points.zeros()
+        check_tails(plain, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, plain))
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
     own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
-    kind, seed = "numpy" if own else "philox", secrets.randbits(63) if call.seed is None else call.seed
-    return Problem(
-        call,
-        GuardedEnergy(energy),
-        sampler,
-        points,
-        Noise(seed, range(call.first_chain, call.first_chain + points.n), kind=resume.noise if resume else kind),
-        init,
-        call.batch_size or points.n,
-        call.on_divergence or "raise",
-        own_conditions=rows,
-        density=None if changed else whole,
-        branches=() if changed else known_branches(whole),
-    )
+    kind = resume.noise if resume else "numpy" if own else "philox"
+    noise = Noise(secrets.randbits(63) if call.seed is None else call.seed, chains, kind=kind)
+    energy, size, policy = GuardedEnergy(plain), call.batch_size or points.n, call.on_divergence or "raise"
+    density, branches = (None, ()) if changed else (whole, known_branches(whole))
+    return Problem(call, whole, plain, energy, sampler, points, noise, init, size, policy, rows, density, branches)
 
 
 def _checked(call: Call) -> Call:
@@ -380,11 +316,7 @@ def _checked(call: Call) -> Call:
 
 
 def _resumed(call: Call, resume: Any) -> Call:
-    """Returns a call with what its trace decides.
-
-    Raises:
-        OptionError: The call does not go on as its trace began.
-    """
+    """Returns a call with what its trace decides; raises if it does not go on as the trace began."""
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
     given, shape = {"sampler": call.sampler, "init": call.init, "seed": call.seed, **call.options}, call.shape
@@ -395,13 +327,3 @@ def _resumed(call: Call, resume: Any) -> Call:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
     settled = {name: getattr(resume, name) for name in ("sampler", "shape", "seed", "first_chain")}
     return replace(call, **settled, options={}, on_divergence=call.on_divergence or resume.on_divergence)
-
-
-def _check_differences(energy: Energy, points: PointSpec, sampler: Sampler) -> None:
-    """Raises if the tails of a sum with negative weights show that it has no density, though a term is grounded."""
-    if points.event.numel() > _MOST_TAILS or not energy.has_value:
-        return
-    from composable_energy.energies.checks import check_tails  # late: rare
-
-    zeros = points.zeros()
-    check_tails(energy, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, energy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from composable_energy.diagnostics.warnings import (
     LARGEST_BIAS,
     advise,
     chance,
-    describe_bias,
     find_branch_warnings,
     find_point_warnings,
     largest_r_hat,
+    warn_of_bias,
     warn_of_still_chains,
 )
+from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning, warn_caller
 from composable_energy.events import Formula, conjoin
@@ -29,12 +30,7 @@ from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import State, bound_conditions
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.wrappers import UnconstrainedEnergy, near_border, visible_energy, warn_of_rounding
-
-if TYPE_CHECKING:
-    from composable_energy.sampling.trace import Trace
-    from composable_energy.supports import Coordinates
-
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, near_border, warn_of_rounding
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -51,7 +47,7 @@ _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
-class ConvergenceObserver(Observer):
+class Convergence(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
     The later half of the steps is divided into two quarters, that of a single chain into eight pieces. From 16 to 31 steps of each piece it
@@ -59,145 +55,117 @@ class ConvergenceObserver(Observer):
     the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
     beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection, whose
     relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only chains that never move are found.
-    Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared.
-
-    Args:
-        judge: Whether drift, R-hat and errors are checked; else only chains that stand still.
-        coordinates: The coordinates that chains use; None for those of the points.
-        kept: The number of steps of which a trace keeps points.
+    Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared. Without
+    `judge` only chains that stand still are found; `kept` is the number of steps of which a trace keeps points.
     """
 
-    def __init__(self, *, judge: bool, coordinates: Coordinates | None = None, kept: int = 0) -> None:
-        self.judge, self.coordinates, self.kept = judge, coordinates, kept
-        self.first = self.middle = 0
-        self.every = self.piece = self.pieces = 1
-        self.start = self.halfway = self.end = self.signs = torch.empty(0)
+    def __init__(self, judge: bool, kept: int) -> None:
+        self.judge, self.kept = judge, kept
         self.seen: list[Tensor] = []  # as many of each piece
-        self.valued = False
+        self.signs: Tensor | None = None
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
-        self.pieces = pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
-        self.every = max(1, half // pieces // _OBSERVED_STEPS)
-        self.piece = max(self.every, half // pieces - half // pieces % self.every)
-        self.middle = last - min(pieces * self.piece, half)
+        self.pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
+        self.every = max(1, half // self.pieces // _OBSERVED_STEPS)
+        piece = max(self.every, half // self.pieces - half // self.pieces % self.every)
+        self.middle = last - min(self.pieces * piece, half)
         self.start = self.halfway = chains.state.x
-        self.judge = self.judge and self.piece >= _LEAST_STEPS and chains.sampler.stationary
-        self.valued = self.judge and chains.energy.has_value
+        self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
+        self.valued = chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         after = chains.step - self.middle
         if after == 0:
             self.halfway = chains.state.x
-        elif after > 0 and self.judge and after % self.every == 0:
-            self.seen.append(self._numbers(chains))
+        if after <= 0 or after % self.every or not self.judge:
+            return
+        every, coordinates = -(-chains.count // _MOST_CHAINS), chains.problem.points.coordinates
+        x = chains.state.x[::every]
+        x = x if coordinates is None else coordinates.features(x)
+        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
+        if x.shape[1] > _NUMBERS:
+            self.signs = _sums(x.shape[1]).to(x) if self.signs is None else self.signs
+            x = x @ self.signs
+        self.seen.append(torch.cat([chains.state.energy[::every, None].to(x), x], 1) if self.valued else x.clone())
 
-    def on_end(self, chains: Chains, error: BaseException | None) -> None:
-        self.judge = self.judge and error is None and chains.step == chains.last_step and bool(chains.active)
-        self.end = chains.state.x if chains.active and error is None else self.start[:0]
+    def warning(self, chains: Chains, trace: Trace | None = None) -> SamplingWarning | None:
+        """Returns the warning about chains that have not converged; None of a sampler without a stationary density."""
+        sampler, x = chains.sampler, chains.state.x
+        if not (sampler.stationary and chains.active):
+            return None
+        active, before, moved = chains.diverged_at < 0, self.halfway, chains.step - self.middle
+        each = moved >= _LEAST_MOVES
+        if not each:  # all chains together
+            before, moved = self.start, chains.step - self.first
+        still = (before == x).reshape(len(x), -1).all(1).cpu()
+        if (each or (still.all() and len(still) * moved >= _LEAST_MOVES)) and (still & active).sum() > _STILL * len(still):
+            return warn_of_still_chains(sampler, (still & active).nonzero().flatten().tolist(), len(still), moved)
+        if not (self.judge and chains.step == chains.last_step and active.all()):
+            return None
+        found = self._compare(chains, trace)
+        bias = None if found or sampler.traits.bias is None else sampler.traits.bias(sampler, chains.state)
+        excess = 0.0 if bias is None else bias.mean().item()
+        return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
-    def warnings(self, chains: Chains, trace: Trace | None = None) -> list[SamplingWarning]:
-        """Returns at most one warning; none about a sampler without a stationary density.
+    def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
+        """Returns the warning about chains that drift or differ, or about means that are not precise enough.
 
         Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
         """
-        if not (chains.sampler.stationary and len(self.end)):
-            return []
-        active, moved = chains.diverged_at < 0, chains.step - self.middle
-        if moved >= _LEAST_MOVES:
-            still = _equal_rows(self.halfway, self.end) & active
-        else:  # all chains together
-            still, moved = _equal_rows(self.start, self.end), chains.step - self.first
-            still = still & active & bool(still.all() and len(still) * moved >= _LEAST_MOVES)
-        if still.sum() > _STILL * len(still):
-            return [warn_of_still_chains(chains.sampler, still.nonzero().flatten().tolist(), len(still), moved)]
-        if not self.judge or not active.all():
-            return []
-        steps, pieces = (self.middle, chains.last_step), torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        if chains.count >= _LEAST_CHAINS and (drift := _drift(pieces)).max() > 1:
-            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of the steps {steps[0]} to "
-            return [SamplingWarning("drift", f"{seen}{steps[1]}: the chains have not converged.", advise("drift", chains.sampler))]
-        if not chains.problem.own_conditions:
-            groups, exact = (None, False) if trace is None else (trace.branch_of, trace.exact)
-            found = self._disagreement(chains, pieces, steps, None if groups is None else groups[:: -(-len(groups) // _MOST_CHAINS)], exact)
-            if found is not None:
-                return [found]
-        estimate = chains.sampler.traits.bias
-        bias = None if estimate is None else estimate(chains.sampler, chains.state)
-        excess = 0.0 if bias is None else bias.mean().item()
-        wide = excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5)
-        return [SamplingWarning("bias", describe_bias(excess), advise("bias", chains.sampler))] if wide else []
-
-    def _disagreement(
-        self, chains: Chains, pieces: Tensor, steps: tuple[int, int], groups: Tensor | None, exact: bool
-    ) -> SamplingWarning | None:
-        """Returns the warning about chains that differ, or about means that are not precise enough."""
-        r_hat, least, draws = _compare(pieces, groups)
-        count, parts, numbers = pieces.shape[1], pieces.shape[2] * len(pieces), len(r_hat)
-        usual = _R_HAT if self.kept else _SLOW if chains.sampler.traits.values else _RELAXED
-        beyond = (least > _R_HAT) & (r_hat > usual)
+        pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
+        drift, r_hat, least, draws = _statistics(pieces, None if trace is None else trace.branch_of)
+        steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
+        if drift.max() > 1:
+            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of {steps}: "
+            return SamplingWarning("drift", seen + "the chains have not converged.", advise("drift", sampler))
+        if chains.problem.own_conditions or (trace is not None and trace.exact):
+            return None
+        parts, numbers = pieces.shape[2] * len(pieces), len(r_hat)
+        usual = _R_HAT if self.kept else _SLOW if sampler.traits.values else _RELAXED
+        usual = max(usual, largest_r_hat(_R_HAT, pieces.shape[1], parts, numbers)) if (r_hat > usual).any() else usual
+        beyond = (least > _R_HAT) & (r_hat > usual) | (r_hat > _RELAXED)
         if beyond.any():
-            beyond = beyond & (r_hat > largest_r_hat(_R_HAT, count, parts, numbers))
-        beyond = beyond | (r_hat > _RELAXED)
-        if beyond.any() and not exact:
             worst = torch.where(beyond, r_hat, 0.0)
-            name, (first, last) = self._name(worst), steps
-            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {name} over the steps {first} to {last}"
-            return SamplingWarning("r_hat", f"{seen}, so each still depends on where it started.", advise("r_hat", chains.sampler))
-        draws = draws * (self.kept / (steps[1] - steps[0]))
-        few = self.kept and not exact and draws.min() * _ERROR**2 < 1
-        if few and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
-            name, least = self._name(-draws), draws.min().item()
-            seen = f"The points of the trace are worth about {least:.0f} independent draws of {name}: the standard error "
-            return SamplingWarning("ess", f"{seen}of its mean is {least**-0.5:.2f} standard deviations.", advise("ess", chains.sampler))
+            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {self._name(worst)} over {steps}, "
+            return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
+        draws = draws * (self.kept / (chains.step - self.middle))
+        if self.kept and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
+            name, worth = self._name(-draws), draws.min().item()
+            seen = f"The points of the trace are worth about {worth:.0f} independent draws of {name}: the standard error of its mean is "
+            return SamplingWarning("ess", f"{seen}{worth**-0.5:.2f} standard deviations.", advise("ess", sampler))
         return None
-
-    def _numbers(self, chains: Chains) -> Tensor:
-        """Returns the energy, if there is one, and coordinates or sums of them, with shape (m, numbers)."""
-        every = -(-chains.count // _MOST_CHAINS)
-        x, energy = chains.state.x[::every], chains.state.energy[::every]
-        x = x if self.coordinates is None else self.coordinates.features(x)
-        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
-        if x.shape[1] > _NUMBERS:
-            self.signs = self.signs if len(self.signs) else _sums(x.shape[1]).to(x)
-            x = x @ self.signs
-        return torch.cat([energy[:, None].to(x), x], 1) if self.valued else x.clone()
 
     def _name(self, figures: Tensor) -> str:
         """Returns the name of the number with the largest figure."""
         index = int(figures.argmax()) - self.valued
-        return "the energy" if index < 0 else "a sum of coordinates" if len(self.signs) else f"coordinate {index}"
+        return "the energy" if index < 0 else f"coordinate {index}" if self.signs is None else "a sum of coordinates"
 
 
-def _drift(pieces: Tensor) -> Tensor:
-    """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number.
+def _statistics(pieces: Tensor, branch_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
 
-    Pieces have the shape (pieces, steps, chains, numbers).
+    Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
+    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
+    The means of the branches of a mixture may differ.
     """
-    first, last = pieces[0], pieces[-1]
-    change, means = last.mean(0) - first.mean(0), torch.cat([first.mean(0), last.mean(0)])
-    within = (first.var(0, correction=0) + last.var(0, correction=0)).mean(0) / 2
-    deviation, error = (within + means.var(0)).sqrt(), change.std(0) / len(change) ** 0.5
-    return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-
-
-def _compare(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the split R-hat of each number, its lower bound, and how many independent draws all are worth for its mean.
-
-    The bound is some standard errors below: where few pieces in a heavy tail make R-hat large, it is small. The means of groups of
-    chains, such as those of the branches of a mixture, may differ.
-    """
-    count, means = pieces.shape[1], pieces.mean(1)
-    for group in [] if groups is None else groups.unique():
-        rows = groups == group
-        means[:, rows] -= means[:, rows].mean((0, 1))
-    means, variances = means.flatten(0, 1), pieces.var(1).flatten(0, 1)
-    within, between, rest = variances.mean(0), means.var(0), 1 - 1 / count
+    means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
+    change, drift = means[-1] - means[0], means.new_zeros(1)
+    if len(change) >= _LEAST_CHAINS:
+        within = rest * (variances[0] + variances[-1]).mean(0) / 2
+        deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
+        drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
+    if branch_of is not None:
+        groups = branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
+        for group in groups.unique():
+            means[:, groups == group] -= means[:, groups == group].mean((0, 1))
+    means, variances = means.flatten(0, 1), variances.flatten(0, 1)
+    within, between = variances.mean(0), means.var(0)
     ratio = between / within
     error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
     r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
-    return r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
+    return drift, r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 def _sums(size: int) -> Tensor:
@@ -205,16 +173,6 @@ def _sums(size: int) -> Tensor:
     half, index = _NUMBERS // 2, torch.arange(size)[:, None]
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
     return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
-
-
-def warn_of_points(trace: Trace, traced: bool) -> list[SamplingWarning]:
-    """Returns the warnings about exceptions of the energy, about draws that hardly show a formula, and about chains that stopped.
-
-    The last are left out if the caller gets the trace, whose `diverged` says which chains stopped.
-    """
-    if not trace.errors and trace.formula_probability is None and (traced or bool((trace.diverged_at < 0).all())):
-        return []
-    return [warning for warning in find_point_warnings(trace) if warning.kind != "diverged" or not traced]
 
 
 def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
@@ -241,15 +199,7 @@ def emit_warnings(found: Iterable[SamplingWarning]) -> None:
         warn_caller(warning)
 
 
-def _equal_rows(one: Tensor, other: Tensor) -> Tensor:
-    return (one == other).reshape(len(one), -1).all(1).cpu()
-
-
-_FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
-_LATER = (
-    "take a smaller step, or keep such chains at their last finite points by on_divergence='keep'; if the density is 0 there, return "
-    "`torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
-)
+# The points and the trace -----------------------------------------------------------------------------------------------------------------
 
 
 def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:
@@ -259,9 +209,13 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     trace.errors, trace.first_error = faults.points + undefined, faults.first or ("an energy of NaN" if undefined else "")
     trace.points = None if trace.points is None else problem.points.constrain(trace.points)
     trace.exact = problem.call.resume.exact if problem.call.resume else problem.drawn is not None and problem.drawn.exact
-    _describe(problem, drawn, trace)
+    formulas = _stated_formulas(problem.whole)
+    if formulas or problem.branches or isinstance(problem.whole, Disjunction):
+        _describe(problem, problem.points.constrain(drawn), formulas, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
+    if trace.errors or formulas or chains.active < chains.count:
+        trace.observed = (*find_point_warnings(trace), *trace.observed)
     if keep_values:
         trace.reference = (chains.values(),)
     if isinstance(problem.plain, UnconstrainedEnergy):
@@ -269,36 +223,31 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     return problem.points.decode(drawn), trace
 
 
-def _describe(problem: Problem, points: Tensor, trace: Trace) -> None:
+def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: Trace) -> None:
     r"""Adds to a trace the shares of branches of a mixture and $P(\text{formula} \mid x)$ of events, at the points that are returned."""
-    whole, known = visible_energy(problem.plain, points[:0])[0], problem.branches if len(points) else ()
-    formulas, mixture = _stated_formulas(whole), whole if isinstance(whole, Disjunction) else None
-    if not (formulas or known) and mixture is None:
-        return
-    points = visible_energy(problem.plain, points)[1]
-    shifts = points.new_tensor([branch.shift for branch in known])[:, None]
-    probabilities, shares, of_known = list[Tensor](), list[Tensor](), list[Tensor]()
-    for ids, x in zip(torch.arange(problem.points.n).split(problem.batch_size), points.split(problem.batch_size), strict=True):
-        bound = problem.conditions_at(x, ids)
-        if formulas:
-            probabilities.append((-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
-        if mixture is not None and not mixture.needs_log_densities:
-            shares.append(torch.softmax(-mixture.branches(x, **bound), 0))
-        if known:
-            of_known.append(torch.softmax(-torch.stack([value_of(one.energy, x, bound) for one in known]) - shifts, 0))
+    whole, known, shares = problem.whole, problem.branches, None
+
+    def collect(function: Callable[[Tensor, dict[str, Any]], Tensor]) -> Tensor:
+        parts, size = [], problem.batch_size
+        for ids, x in zip(torch.arange(len(points)).split(size), points.split(size), strict=True):
+            parts.append(function(x, problem.conditions_at(x, ids)))
+        return torch.cat(parts, -1)
+
     if formulas:
-        trace.formula_probability = torch.cat(probabilities).mean().item()
-    found = None
-    if mixture is not None:
-        trace.shares = mixture.shares
-        trace.branch_shares = found = torch.cat(shares, 1).mean(1) if shares else None
+        found = collect(lambda x, bound: (-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
+        trace.formula_probability = found.mean().item()
+    if isinstance(whole, Disjunction):
+        trace.shares = whole.shares
+        if not whole.needs_log_densities:
+            trace.branch_shares = collect(lambda x, bound: torch.softmax(-whole.branches(x, **bound), 0)).mean(1)
+            some = zip(whole.terms, trace.branch_shares.tolist(), strict=True)  # unsatisfiable branches have no points
+            shares = None if trace.shares == "exact" else [math.nan if term.unsatisfiable else share for term, share in some]
     if known:
-        trace.branch_of, found = torch.cat(of_known, 1).argmax(0).cpu(), torch.cat(of_known, 1).mean(1)
-    if found is None or (not known and trace.shares == "exact"):
-        return
-    if not known and mixture is not None and len(mixture.terms) == len(found):  # unsatisfiable branches have no points
-        found = found.masked_fill(torch.tensor([term.unsatisfiable for term in mixture.terms], device=found.device), torch.nan)
-    trace.observed += tuple(find_branch_warnings(problem.sampler, found.tolist(), known, len(points)))
+        shifts = points.new_tensor([branch.shift for branch in known])[:, None]
+        found = collect(lambda x, bound: torch.softmax(-torch.stack([value_of(one.energy, x, bound) for one in known]) - shifts, 0))
+        trace.branch_of, shares = found.argmax(0).cpu(), found.mean(1).tolist()
+    if shares is not None:
+        trace.observed += tuple(find_branch_warnings(problem.sampler, shares, known, len(points)))
 
 
 def _stated_formulas(energy: Energy) -> list[Formula]:
@@ -317,33 +266,35 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
             if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
-            same = next((i for i, other in enumerate(found) if other.same_base(formula)), None)
-            if same is None:
-                found.append(formula)
+            for i, other in enumerate(found):
+                if other.same_base(formula):
+                    found[i] = conjoin([other, formula])
+                    break
             else:
-                found[same] = conjoin([found[same], formula])
+                found.append(formula)
     return found
 
 
 # Chains that ran away, or diverged --------------------------------------------------------------------------------------------------------
 
+_FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
+_LATER = (
+    "take a smaller step, or keep such chains at their last finite points by on_divergence='keep'; if the density is 0 there, return "
+    "`torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
+)
 
-def check_far_chains(chains: Chains, stop: Diverged | None, warned: Callable[[], bool]) -> None:
-    """Raises if chains have run far away, were stopped, or have not converged, because the energy has no density.
 
-    Raises:
-        UngroundedError: The energy grows too slowly.
-    """
+def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
+    """Raises if chains have run far away, were stopped, or have not converged, because the energy grows too slowly for a density."""
     problem = chains.problem
     if not (chains.sampler.stationary and problem.plain.has_value):
         return
     zeros, init = problem.points.zeros(), problem.init
-    x = chains.state.x if chains.active else zeros.new_full((16, *zeros.shape), torch.inf)
+    x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
-    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (reach > 1 and warned()):
-        from composable_energy.energies.checks import check_tails  # late: rare
-
+    late = stop is not None and stop.step > 0
+    if late or reach > _VERY_FAR or (stop is None and reach > 1 and convergence.warning(chains)):
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 
 
@@ -367,7 +318,7 @@ def diverged_error(chains: Chains, stop: Diverged) -> SamplingDiverged:
 
 def _find_term(problem: Problem, points: Tensor, diverged: Tensor) -> str:
     """Returns which term is not finite where chains start, and in which quantity."""
-    energy, points = visible_energy(problem.plain, points)
+    energy, points = problem.whole, problem.points.constrain(points)
     if not points.isfinite().all():
         return "the start points are not finite themselves; "
     chains, found, todo = diverged.nonzero()[: problem.batch_size, 0], "", [energy]

@@ -20,7 +20,7 @@ time. Batches, traces, checkpoints and divergence are the driver's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -134,7 +134,7 @@ class Sampler(ABC):
 
     Two samplers are equal if they have the same class and options of the same values, tensors and arrays included; fields with
     `compare=False` do not count. A subclass inherits this `__eq__` and a matching `__hash__`, because those of `dataclass` cannot compare
-    tensors. Other objects in options compare by their own `__eq__`.
+    tensors. Other objects in options compare by their own `__eq__` if they have a hash, else by identity.
 
     Attributes:
         traits: What it needs, and what its chains are.
@@ -150,16 +150,10 @@ class Sampler(ABC):
             cls.__eq__, cls.__hash__ = Sampler.__eq__, Sampler.__hash__
 
     def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        if not is_dataclass(self):
-            return self is other
-        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)
+        return _key(self) == _key(other) if is_dataclass(self) and type(self) is type(other) else NotImplemented
 
     def __hash__(self) -> int:
-        if not is_dataclass(self):
-            return object.__hash__(self)
-        return hash((type(self), *(_hash(getattr(self, f.name)) for f in fields(self) if f.compare)))
+        return hash(_key(self)) if is_dataclass(self) else object.__hash__(self)
 
     @abstractmethod
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
@@ -244,36 +238,20 @@ def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:
     """Returns the names of the options in which two samplers of one class differ, such as tuned ones."""
     if type(before) is not type(after) or not is_dataclass(before):
         return ()
-    return tuple(f.name for f in fields(before) if not _equal(getattr(before, f.name), getattr(after, f.name)))
+    return tuple(f.name for f in fields(before) if _key(getattr(before, f.name)) != _key(getattr(after, f.name)))
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Returns whether two options are equal by value; `==` of tensors and arrays compares their numbers one by one."""
-    if one is other:
-        return True
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, Tensor | np.ndarray) or isinstance(other, Tensor | np.ndarray):
-        return False
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
-    if isinstance(one, list | tuple) and type(one) is type(other):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    try:
-        return bool(one == other)
-    except (RuntimeError, ValueError):  # an object that contains tensors, whose `==` has no single answer
-        return False
-
-
-def _hash(value: Any) -> int:
-    """Returns a hash of an option; equal options have equal hashes."""
+def _key(value: Any) -> Hashable:
+    """Returns a value that can be hashed and compared in place of an option, such as the numbers of a tensor."""
     if isinstance(value, Tensor | np.ndarray):
-        return hash((tuple(value.shape), str(value.dtype)))
-    if isinstance(value, tuple):
-        return hash(tuple(map(_hash, value)))
-    try:
-        return hash(value)
-    except TypeError:  # a list or a mapping
-        return hash(len(value)) if hasattr(value, "__len__") else 0
+        numbers: Any = value
+        if isinstance(value, Tensor):  # NumPy has no bfloat16
+            numbers = value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy()
+        return isinstance(value, Tensor), str(getattr(value, "device", "")), str(value.dtype), tuple(value.shape), numbers.tobytes()
+    if isinstance(value, Mapping):
+        return Mapping, frozenset((name, _key(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), *map(_key, value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), *(_key(getattr(value, f.name)) for f in fields(value) if f.compare)
+    return value if isinstance(value, Hashable) else id(value)

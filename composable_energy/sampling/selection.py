@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from inspect import Parameter, signature
 from operator import attrgetter
 from typing import Any
@@ -70,21 +70,14 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
 
 def _check_options(name: str, kind: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
     """Raises if an option is unknown, or a required one is missing."""
-    if is_dataclass(kind):
-        accepted = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind) if f.init}
-    else:
-        own = signature(kind).parameters.values()
-        accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for option in options:
-        if option in accepted:
-            continue
-        if option in kind.traits.refused:
-            raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option])
+    own = signature(kind).parameters.values()
+    accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    for option in options.keys() & (kind.traits.refused.keys() - accepted.keys()):
+        raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option])
+    for option in filter(lambda option: option not in accepted, options):
         near = nearest_names(option, [*accepted, *arguments], 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise OptionError(
-            f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}.{hint}", [option, *accepted, *near]
-        )
+        seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
+        raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near])
     missing = [option for option, required in accepted.items() if required and option not in options]
     if complete and missing:
         raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.diagnostics.summary import Summary, summarize, to_arviz
 from composable_energy.errors import SamplingWarning
 from composable_energy.sampling.noise import Kind
@@ -35,14 +34,6 @@ class Values:
     x: Tensor
     energies: Tensor
     grads: Tensor
-
-    @classmethod
-    def of_state(cls, chains: Tensor, state: State) -> Values:
-        """Returns the values that a state holds, for a sampler that binds no condition; gradients that are all zero count as unknown."""
-        x, energies, grads = state.x, state.energy, state.grad
-        known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
-        grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
-        return cls(chains, x, energies[:, None], grads[:, None])
 
     def is_consistent(self) -> bool:
         """Returns whether the shapes fit together."""
@@ -86,7 +77,7 @@ class Trace:
         errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
             energy.
         first_error: The first of these exceptions, as text.
-        observed: What `sample` warned about convergence; None of it depends on what the trace records.
+        observed: What `sample` warned about; none of it depends on what the trace records.
         shares: The status of the branch shares: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """

@@ -245,13 +245,6 @@ def plain_energy(energy: Energy) -> Energy | None:
     return None if isinstance(energy, UnconstrainedEnergy) else energy
 
 
-def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
-    """Returns an energy and points without the coordinates that chains use."""
-    if isinstance(energy, UnconstrainedEnergy):
-        return energy.energy, energy.coordinates.points(x)[0]
-    return energy, x
-
-
 def visible_state(energy: Energy, state: State) -> State:
     """Returns a state with the points of the support and their energies; the gradient stays that of the chains' coordinates."""
     if not isinstance(energy, UnconstrainedEnergy):

@@ -132,9 +132,8 @@ def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
     from composable_energy.sampling.problem import resolve_points
     from composable_energy_viz.files import is_picture
 
-    points = resolve_points(energy, arguments.n)
     try:
-        points.check_memory(arguments.n)
+        points = resolve_points(energy, arguments.n)
     except OptionError as error:
         raise OptionError(f"-n {arguments.n}: {error}") from error
     shape = tuple(points.shape[1:])
