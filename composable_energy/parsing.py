@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import invert, mul, rshift, xor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
+_TOO_DEEP = f"An expression is nested at most {MAX_DEPTH} deep."
 
 _TERM = re.compile(
     r"""(?P<open>[~(]) | '(?P<single>[^']*)' | "(?P<double>[^"]*)"
@@ -111,6 +112,7 @@ class Expression:
     text: str
     names: tuple[Name, ...]
     terms: tuple[str, ...]
+    _root: _Node = field(repr=False, compare=False)
 
     def build(self, energies: Mapping[str, Energy]) -> Energy:
         """Returns the energy of the expression.
@@ -125,7 +127,7 @@ class Expression:
         for name in self.names:
             if name.name not in energies:
                 raise unknown_name(name, energies)
-        return _Parser(self.text, lambda name: energies[name.name], _combine).expression()
+        return _evaluate(self._root, energies)
 
 
 def parse(text: str) -> Expression:
@@ -138,11 +140,11 @@ def parse(text: str) -> Expression:
         raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", SourceSpan(text, MAX_LENGTH, len(text)))
     if not text.strip():
         raise ParseError("Expected an expression, found nothing; write one such as `male & ~smiling`.", SourceSpan(text, 0, 0))
-    parser = _Parser(text, lambda name: name, lambda symbol, values: symbol)
-    parser.expression()
-    cuts = [] if {"|", "^"} & {*parser.outermost.values()} else [at for at, symbol in parser.outermost.items() if symbol == "&"]
-    terms = tuple(text[start + 1 : end].strip() for start, end in zip([-1, *cuts], [*cuts, len(text)], strict=True))
-    return Expression(text, tuple(parser.names), terms)
+    parser = _Parser(text)
+    root = parser.expression()
+    is_sum = root.value == "&" and root.place.start == root.parts[0].place.start  # not in parentheses as a whole
+    terms = tuple(text[part.place.start : part.place.end] for part in root.parts) if is_sum else (text.strip(),)
+    return Expression(text, tuple(parser.names), terms, root)
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
@@ -161,47 +163,45 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
 
 
-class _Part(NamedTuple):
-    """An energy or the number of a weight, its range in the text and how deep it is nested."""
+class _Node(NamedTuple):
+    """A part of an expression: a `Name`, the number of a weight, or the text of an operator; its range, operands and depth."""
 
     value: Any
     place: SourceSpan
+    parts: tuple[_Node, ...] = ()
     depth: int = 1
 
 
 class _Parser:
-    """Reads a text by the strength of its operators; `leaf` gives the value of a name, `combine` that of an operator."""
+    """Reads a text by the strength of its operators."""
 
-    def __init__(self, text: str, leaf: Callable[[Name], Any], combine: Callable[[str, Sequence[Any]], Any]) -> None:
+    def __init__(self, text: str) -> None:
         self.names: list[Name] = []
-        self.outermost: dict[int, str] = {}  # the operators outside of parentheses, by position
-        self._text, self._leaf, self._combine, self._at = text, leaf, combine, 0
+        self._text, self._at = text, 0
         self._opened: list[int] = []  # the positions of `(` and `~`
 
-    def expression(self) -> Any:
-        part = self._operators(1)
+    def expression(self) -> _Node:
+        root = self._operators(1)
         if self._at < len(self._text):
             raise self._unexpected("an operator")
-        _check_energy(part, "An expression stands for an energy")
-        return part.value
+        _check_energy(root, "An expression stands for an energy")
+        return root
 
-    def _operators(self, weakest: int) -> _Part:
-        part = self._term()
+    def _operators(self, weakest: int) -> _Node:
+        node = self._term()
         while (symbol := self._symbol()) and _STRENGTH[symbol] >= weakest:
-            parts = [part]
+            parts = [node]
             while self._symbol() == symbol and (len(parts) == 1 or symbol in "&|"):  # a chain is one node
-                if not self._opened:
-                    self.outermost[self._at] = symbol
                 self._at += len(symbol)
                 parts.append(self._operators(_STRENGTH[symbol] + 1))
-            part = self._combined(symbol, parts, part.place.start)
-        return part
+            node = _combined(symbol, parts, SourceSpan(self._text, node.place.start, parts[-1].place.end))
+        return node
 
     def _symbol(self) -> str:
         match = _OPERATOR.match(self._text, self._at)
         return match[0] if match else ""
 
-    def _term(self) -> _Part:
+    def _term(self) -> _Node:
         self._skip()
         match = _TERM.match(self._text, self._at)
         if match is None or match[0] in _ADVICE:
@@ -210,42 +210,26 @@ class _Parser:
         if match["open"]:
             self._opened.append(place.start)
             if len(self._opened) > MAX_DEPTH:
-                raise _too_deep(place)
-            part = self._combined("~", [self._term()], place.start) if match[0] == "~" else self._closed(self._operators(1), place.start)
+                raise ParseError(_TOO_DEEP, place)
+            if match[0] == "~":
+                term = self._term()
+                node = _combined("~", [term], SourceSpan(self._text, place.start, term.place.end))
+            else:
+                node = self._operators(1)
+                if not self._text.startswith(")", self._at):
+                    raise self._unexpected("an operator or `)`")
+                self._at += 1
+                node = node._replace(place=SourceSpan(self._text, place.start, self._at))
             self._opened.pop()
         elif match["number"]:
-            part = _Part(_finite(float("".join(match[0].split())), place), place)
+            node = _Node(_finite(float("".join(match[0].split())), place), place)
         else:
             self.names.append(Name(match[match.lastgroup or 0], place))
             if not self.names[-1].name.strip():
                 raise ParseError("The name between the quotes is empty.", place)
-            part = _Part(self._leaf(self.names[-1]), place)
+            node = _Node(self.names[-1], place)
         self._skip()
-        return part
-
-    def _closed(self, part: _Part, start: int) -> _Part:
-        if not self._text.startswith(")", self._at):
-            raise self._unexpected("an operator or `)`")
-        self._at += 1
-        return part._replace(place=SourceSpan(self._text, start, self._at))
-
-    def _combined(self, symbol: str, parts: Sequence[_Part], start: int) -> _Part:
-        place, depth = SourceSpan(self._text, start, parts[-1].place.end), 1 + max(part.depth for part in parts)
-        if depth > MAX_DEPTH:
-            raise _too_deep(place)
-        if symbol in "*/":
-            values = _weighed(symbol, parts[0], parts[1], place)
-            if not isinstance(values, list):
-                return _Part(values, place, depth)
-        else:
-            values = [part.value for part in parts]
-            for part in parts:
-                _check_energy(part, f"`{symbol}` {'takes an energy' if symbol == '~' else 'joins energies'}")
-        try:
-            return _Part(self._combine(symbol, values), place, depth)
-        except ComposableEnergyError as error:
-            error.args = (f"{error}\n{place}", *error.args[1:])
-            raise
+        return node
 
     def _skip(self) -> None:
         self._at = len(self._text) - len(self._text[self._at :].lstrip())
@@ -266,19 +250,26 @@ class _Parser:
         return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", SourceSpan(self._text, *match.span()))
 
 
-def _weighed(symbol: str, left: _Part, right: _Part, place: SourceSpan) -> float | list[Any]:
-    """Returns the number of two numbers, or the energy and the weight of a product or quotient."""
-    a, b = left.value, right.value
-    numbers = isinstance(a, float) + isinstance(b, float)
-    if symbol == "/":
-        if not isinstance(b, float):
-            raise ParseError("`/` divides by a number, but this is an energy.", right.place)
-        if b == 0:
-            raise ParseError("A temperature must not be zero.", right.place)
-        return _finite(a / b, place) if numbers == 2 else [a, _finite(1 / b, right.place)]
-    if not numbers:
+def _combined(symbol: str, parts: Sequence[_Node], place: SourceSpan) -> _Node:
+    """Returns the node of an operator; a product or quotient of numbers is a number, that with an energy has the energy first."""
+    depth, numbers = 1 + max(part.depth for part in parts), [isinstance(part.value, float) for part in parts]
+    if depth > MAX_DEPTH:
+        raise ParseError(_TOO_DEEP, place)
+    if symbol not in "*/":
+        for part in parts:
+            _check_energy(part, f"`{symbol}` {'takes an energy' if symbol == '~' else 'joins energies'}")
+        return _Node(symbol, place, tuple(parts), depth)
+    (left, right), (a, b) = parts, (part.value for part in parts)
+    if symbol == "/" and not numbers[1]:
+        raise ParseError("`/` divides by a number, but this is an energy.", right.place)
+    if symbol == "/" and b == 0:
+        raise ParseError("A temperature must not be zero.", right.place)
+    if all(numbers):
+        return _Node(_finite(a / b if symbol == "/" else a * b, place), place, (), depth)
+    if not any(numbers):
         raise ParseError("`*` takes a number and an energy, but both of these are energies; join them by `&`.", place)
-    return _finite(a * b, place) if numbers == 2 else [b, a] if isinstance(a, float) else [a, b]
+    energy, weight = (right, a) if numbers[0] else (left, 1 / b if symbol == "/" else b)
+    return _Node("*", place, (energy, _Node(_finite(weight, right.place), right.place)), depth)
 
 
 def _finite(value: float, place: SourceSpan) -> float:
@@ -287,17 +278,20 @@ def _finite(value: float, place: SourceSpan) -> float:
     return value
 
 
-def _check_energy(part: _Part, otherwise: str) -> None:
+def _check_energy(part: _Node, otherwise: str) -> None:
     if isinstance(part.value, float):
         raise ParseError(f"{otherwise}, and this is a number; a number is a weight, as in `2 * smiling`.", part.place)
 
 
-def _too_deep(place: SourceSpan) -> ParseError:
-    return ParseError(f"An expression is nested at most {MAX_DEPTH} deep.", place)
-
-
-def _combine(symbol: str, values: Sequence[Any]) -> Energy:
-    """Applies an operator to energies. A chain is built at once: term by term takes quadratic time."""
+def _evaluate(node: _Node, energies: Mapping[str, Energy]) -> Any:
+    """Returns the energy of a node, or the number. A chain is built at once: term by term takes quadratic time."""
     from composable_energy.algebra import all_of, any_of
 
-    return {"~": invert, "&": all_of, "|": any_of, "^": xor, ">>": rshift, "*": mul, "/": mul}[symbol](*values)
+    if not isinstance(node.value, str):
+        return energies[node.value.name] if isinstance(node.value, Name) else node.value
+    parts = [_evaluate(part, energies) for part in node.parts]
+    try:
+        return {"~": invert, "&": all_of, "|": any_of, "^": xor, ">>": rshift, "*": mul}[node.value](*parts)
+    except ComposableEnergyError as error:
+        error.args = (f"{error}\n{node.place}", *error.args[1:])
+        raise

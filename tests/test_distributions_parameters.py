@@ -79,6 +79,16 @@ def test_inverse_transforms_survive_a_copy(distribution):
         assert torch.equal(other.double()(points), energy(points))
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+def test_composed_transforms_are_lifted_and_move_with_the_energy(inverse):
+    composed = td.ComposeTransform([td.AffineTransform(t(1.0, 0.0), t(2.0, 3.0)), td.SigmoidTransform()])
+    base = td.Uniform(t(0.2, 0.2), t(0.8, 0.8)) if inverse else td.Normal(t(0.0, 0.0), t(1.0, 1.0))
+    law = td.TransformedDistribution(base, [composed.inv if inverse else composed])
+    energy, points = ce.as_energy(law), law.sample((3,))
+    torch.testing.assert_close(energy(points), -law.log_prob(points).sum(1))
+    torch.testing.assert_close(copy.deepcopy(energy).float()(points.float()), energy(points).float())
+
+
 def test_the_original_distribution_stays_as_it_is():
     distribution = td.LogNormal(t(0.0, 1.0), t(1.0, 1.0), validate_args=True)  # torch.compile switches the default off
     ce.as_energy(distribution).float()

@@ -119,8 +119,7 @@ def push(energy: Energy, location: str, /, **options: Any) -> str:
 def locate(kind: str, text: str) -> Callable[..., Any] | None:
     """Returns the call of the loader or publisher of `scheme:location`; None if the text has no scheme.
 
-    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows. Of several loaders of
-    a scheme, `composable_energy.get("loader", "distribution:scheme")` is one.
+    The name of an energy, `distribution:name`, has no scheme; a single letter before the colon is a drive of Windows.
 
     Raises:
         PluginNotFound: No plug-in offers the scheme.
@@ -128,7 +127,6 @@ def locate(kind: str, text: str) -> Callable[..., Any] | None:
     scheme, colon, location = text.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         return None
-    known = names(kind)
     if kind == "loader" and any(text.partition("/")[0] == row.qualified for row in rows_of("energy")):
         return None
     try:
@@ -136,7 +134,7 @@ def locate(kind: str, text: str) -> Callable[..., Any] | None:
     except PluginNotFound as error:
         if kind == "loader" and scheme in owners_of("energy"):
             return None
-        raise PluginNotFound(f"{error}{listed(known) if nearest(scheme, known) else ''}") from error
+        raise PluginNotFound(f"{error}{listed(names(kind)) if nearest(scheme, names(kind)) else ''}") from error
 
 
 def _located(kind: str, entry: PluginRecord, location: str, *energies: Energy, **options: Any) -> Any:

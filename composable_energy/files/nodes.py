@@ -74,17 +74,15 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
         _check_size(writer.nodes)
     except ValueError as error:
         raise ExpressionError(f"It cannot be saved: {error}.") from error
-    groups: list[tuple[set[int], set[int]]] = []  # the parts and the numbers of nodes that share modules or tensors
+    groups: dict[int, int] = {}  # the lowest number of the nodes with which a module or tensor shares others, directly or not
     for index, modules in writer.held.items():
         parts = {id(part) for module in modules for part in (*module.modules(), *module.parameters(), *module.buffers())}
-        indices = {index}
-        for group in [group for group in groups if group[0] & parts]:
-            groups.remove(group)
-            parts, indices = parts | group[0], indices | group[1]
-        groups.append((parts, indices))
-    for _, indices in groups:
-        for index in indices:
-            writer.nodes[index]["group"] = min(indices)
+        joined = {groups[part] for part in parts & groups.keys()}
+        if len(joined) > 1:
+            groups = {part: min(joined) if group in joined else group for part, group in groups.items()}
+        groups |= dict.fromkeys(parts, min(joined, default=index))
+    for index, modules in writer.held.items():
+        writer.nodes[index]["group"] = groups[id(modules[0])]
     return {"expression": str(energy), "nodes": writer.nodes, "root": root}, writer.tensors
 
 
@@ -102,8 +100,7 @@ class _Writer:
     def store(self, value: Tensor | nn.Module, hint: str) -> dict[str, Any]:
         if isinstance(value, Tensor):
             return {"$parameter" if isinstance(value, nn.Parameter) else "$tensor": self._name(value, id(value), hint)}
-        part = part_of(value)
-        if part is not None:
+        if part := part_of(value):
             return {"$module": [self._built(part.kind, part.origin, value, part.path), part.path]}
         if not isinstance(value, Energy):
             raise ExpressionError(
@@ -114,10 +111,10 @@ class _Writer:
         return {"$module": [self._index[id(value)], ""]}
 
     def _add(self, node: dict[str, Any], key: object) -> int:
-        self.nodes.append(node)
         self._alive.append(key)
-        self._index[id(key)] = len(self.nodes) - 1
-        return len(self.nodes) - 1
+        self._index[id(key)] = len(self.nodes)
+        self.nodes.append(node)
+        return self._index[id(key)]
 
     def _name(self, tensor: Tensor, key: object, hint: str) -> str:
         if key not in self._names:
@@ -134,8 +131,8 @@ class _Writer:
         hint, entry = energy.name or name, None if CLASSES.get(name) is type(energy) else _entry_of(energy)
         if entry is not None and (not energy.terms or any(isinstance(value, nn.Module) for value in plain_values(config))):
             return self._built("energy", Origin(entry.name, None, config, entry.distribution, entry.version), energy, "")
-        parts = {"terms": list(energy.terms), "config": config}
-        node: dict[str, Any] = {"class": name, **{part: encode(value, self.store, hint) for part, value in parts.items()}}
+        terms, values = (encode(part, self.store, hint) for part in (list(energy.terms), config))
+        node: dict[str, Any] = {"class": name, "terms": terms, "config": values}
         if entry is not None:
             _check_complete(energy, config)
             _check_stored("energy", Origin(entry.qualified, options=config))
@@ -155,7 +152,7 @@ class _Writer:
             self._add({"class": "built", "kind": kind, **vars(origin), "options": options, **state}, origin)
         index, prefix = self._index[id(origin)], f"{path}." if path else ""
         node, held = self.nodes[index], self.held.setdefault(index, [])
-        if any(module is one for one in held):
+        if module in held:
             return index
         held.append(module)
         if isinstance(module, Energy) and not path:
@@ -217,12 +214,7 @@ def _check_complete(energy: Energy, config: Mapping[str, Any]) -> None:
 
 
 def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
-    """Returns the expression of a header; the random state does not change.
-
-    Raises:
-        FileFormatError: The header is malformed, or builds something much larger than the file.
-        PluginNotFound: No plug-in offers a name; the message names the distribution that wrote it.
-    """
+    """Returns the expression of a header, with the errors of `load`; the random state does not change."""
     reader, index = _Reader(tensors), -1
     try:
         if header.keys() != {"expression", "nodes", "root"} or not isinstance(header["nodes"], list):
@@ -253,10 +245,9 @@ class _Reader:
         if tag == "$module":
             match name:
                 case [int(index), str(path)] if 0 <= index < len(self.nodes) and index is not True:
-                    node = self.nodes[index]
-                    found = dict(node.named_modules(remove_duplicate=False)).get(path) if path else node
-                    if found is not None:
-                        return found
+                    for inside, module in self.nodes[index].named_modules(remove_duplicate=False):
+                        if inside == path:
+                            return module
             raise ValueError(f"there is no module {name!r} before it")
         tensor = self._tensors.get(_checked(name, str))
         if tensor is None:
@@ -292,18 +283,17 @@ class _Reader:
         return energy
 
     def _built(self, data: Mapping[str, Any]) -> nn.Module:
-        """Returns an object of a plug-in, built again with its saved state."""
-        if data.keys() - {"recommended"} != _BUILT or data["kind"] not in ("energy", "encoder"):
+        """Returns an object of a plug-in, built again with its saved state; objects of one group share their parts."""
+        if data.keys() - {"recommended"} != _BUILT or data["kind"] not in ("energy", "encoder") or type(data["group"]) is not int:
             raise ValueError(f"it has the parts {sorted(data)}")
-        entry, member, options, distribution, version = (data[key] for key in ("entry", "member", "options", "distribution", "version"))
-        options = _checked(decode(options, self.resolve), dict)
-        names, tokens, training = _checked(data["tensors"], dict), _checked(data["tokens"], dict), set(_checked(data["training"], list))
-        for text in (entry, *(text for text in (member, distribution, version) if text is not None), *names.values(), *tokens.values()):
+        names, tokens = _checked(data["tensors"], dict), _checked(data["tokens"], dict)
+        texts = {key: data[key] for key in ("member", "distribution", "version") if data[key] is not None}
+        for text in (data["entry"], *texts.values(), *names.values(), *tokens.values()):
             _checked(text, str)
-        origin = Origin(entry, member, options, distribution, version)
-        if not set(names.values()) <= self._tensors.keys() or type(data["group"]) is not int:
-            raise ValueError(f"tensors or the group of {origin} are missing")
-        tensors = {path: self._tensors[name] for path, name in names.items()}
+        origin = Origin(data["entry"], options=_checked(decode(data["options"], self.resolve), dict), **texts)
+        if missing := set(names.values()) - self._tensors.keys():
+            raise ValueError(f"{origin} has no tensors {sorted(missing)}")
+        tensors, training = {path: self._tensors[name] for path, name in names.items()}, set(_checked(data["training"], list))
         with _Limit(tensors):
             module = _rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
         if "recommended" in data:
@@ -312,17 +302,12 @@ class _Reader:
             inner.training = path in training
             if path in tokens:
                 set_token(inner, tokens[path])
-        _restore(module, tensors, f"{origin} of {distribution or 'this session'} {version or ''}".rstrip())
+        _restore(module, tensors, origin)
         return module
 
 
 def _rebuild(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
-    """Returns an energy or encoder built again from its origin; objects built with one memo `copies` share their parts.
-
-    Raises:
-        PluginNotFound: The distribution that built it does not offer it here; the message names it.
-        OptionError: The plug-in does not take an option, or it may be a path.
-    """
+    """Returns an energy or encoder built again from its origin; objects built with one memo `copies` share their parts."""
     try:
         name = check_origin(kind, origin)
     except PluginNotFound as error:
@@ -333,9 +318,9 @@ def _rebuild(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
     return build_module(kind, name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
-def _restore(module: nn.Module, tensors: Mapping[str, Tensor], label: str) -> None:
-    """Loads saved tensors, by paths, into an object."""
-    own = module.state_dict(keep_vars=True)
+def _restore(module: nn.Module, tensors: Mapping[str, Tensor], origin: Origin) -> None:
+    """Loads saved tensors, by paths, into an object, which gets their dtype if that is one."""
+    own, label = module.state_dict(keep_vars=True), f"{origin} of {origin.distribution or 'this session'} {origin.version or ''}".rstrip()
     for path, tensor in tensors.items():
         here = own.get(path)
         if here is None or here.shape != tensor.shape:

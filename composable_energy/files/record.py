@@ -50,8 +50,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill.
 
     Raises:
-        StorageError: Another process, or another call in this one, holds the lock.
-        StorageError: The lock cannot be created.
+        StorageError: Another process, or another call in this one, holds the lock, or it cannot be created.
     """
     path = _real_path(path)
     place = path.with_name(f".{path.name}.lock")
@@ -134,9 +133,8 @@ def _real_path(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except FileNotFoundError as error:
-        raise StorageError(
-            f"{path} leads nowhere, since the working directory was deleted: change to another, or give an absolute path."
-        ) from error
+        lost = "since the working directory was deleted: change to another, or give an absolute path"
+        raise StorageError(f"{path} leads nowhere, {lost}.") from error
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -238,10 +236,8 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
     if record["kind"] != kind:
         raise FileFormatError(f"{path} holds {record['kind']!r}, expected {kind!r}.")
     if number != version:
-        raise FileFormatError(
-            f"{path} has version {number}, written by {writer!r}; this version of composable-energy reads {version}: use the version that "
-            "wrote it."
-        )
+        advice = f"this version of composable-energy reads {version}: use the version that wrote it"
+        raise FileFormatError(f"{path} has version {number}, written by {writer!r}; {advice}.")
     return header, tensors
 
 

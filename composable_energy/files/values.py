@@ -37,12 +37,7 @@ _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUM
 
 
 def encode(value: Any, store: Store, hint: str) -> Any:
-    """Returns a value as JSON data.
-
-    Args:
-        value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, supports, energies and modules.
-        store: Stores tensors, energies and modules.
-        hint: The name of the value, for messages and for the names of tensors.
+    """Returns a value as JSON data, with a tag where it is no number, text, list or dict.
 
     Raises:
         ExpressionError: The value has another type, or a number is not finite.
@@ -52,10 +47,10 @@ def encode(value: Any, store: Store, hint: str) -> Any:
             return value
         case int():
             return int(value)
-        case float():
-            if not math.isfinite(value):
-                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers must be finite.")
+        case float() if math.isfinite(value):
             return float(value)
+        case float():
+            raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers must be finite.")
         case Tensor() | nn.Module():
             return store(value, hint)
         case Distribution():
@@ -77,11 +72,7 @@ def encode(value: Any, store: Store, hint: str) -> Any:
 
 
 def decode(data: Any, resolve: Resolve, depth: int = 0) -> Any:
-    """Returns the value of encoded data.
-
-    Raises:
-        ValueError: The data are malformed or nested too deeply.
-    """
+    """Returns the value of encoded data, or raises `ValueError` if they are malformed or nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError("values are nested too deeply")
     if isinstance(data, list):
@@ -112,13 +103,11 @@ def decode(data: Any, resolve: Resolve, depth: int = 0) -> Any:
 
 def modules_in(data: Any) -> Iterator[int]:
     """Yields the numbers of the nodes to which encoded data refer; malformed parts are ignored here."""
-    if isinstance(data, dict):
-        match data.get("$module"):
-            case [int(index), _]:
-                yield index
-        data = list(data.values())
-    if isinstance(data, list):
-        for item in data:
+    match data:
+        case {"$module": [int(index), _]}:
+            yield index
+    if isinstance(data, dict | list):
+        for item in data.values() if isinstance(data, dict) else data:
             yield from modules_in(item)
 
 
@@ -130,11 +119,7 @@ def encode_recommendation(recommended: Recommendation | None, store: Store, hint
 
 
 def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
-    """Returns the recommended sampler of encoded data, whose numbers are so small that a call ends.
-
-    Raises:
-        ValueError: The data are malformed, or the sampler does not take the options, or not from a file.
-    """
+    """Returns the recommended sampler of encoded data, whose numbers are so small that a call ends; else raises `ValueError`."""
     if data is None:
         return None
     if not isinstance(data, dict) or data.keys() | {"precedence"} != {"sampler", "options", "threads", "precedence"}:
@@ -155,10 +140,7 @@ def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
 
 
 def _parts_of(distribution: Distribution) -> list[Any]:
-    """Returns the class name of a distribution, its arguments, and the tensors that these do not reproduce.
-
-    Some constructors normalise, and a distribution converted to another dtype keeps tensors computed in the first.
-    """
+    """Returns the class name of a distribution, its arguments, and the tensors that these do not reproduce, as after `.double()`."""
     cls = type(distribution)
     if cls not in _CLASSES.values():
         raise ExpressionError(
@@ -167,32 +149,27 @@ def _parts_of(distribution: Distribution) -> list[Any]:
         )
     distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
     arguments = {name: argument(distribution, name) for name in ARGUMENTS[cls]}
-    own, built = tensors_in(distribution), _build_distribution(cls.__name__, arguments, {})
+    built = _build_distribution(cls.__name__, arguments, {})
     if built.batch_shape != distribution.batch_shape:
         raise ExpressionError(
             f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(built.batch_shape)} cannot be "
             "saved; build it from parameters of the whole shape."
         )
-    pairs = {path: (own[path][1], tensor) for path, (_, tensor) in tensors_in(built).items() if path in own}
-    different = {path: a for path, (a, b) in pairs.items() if a.shape == b.shape and digest_of({"": a}) != digest_of({"": b})}
-    return [cls.__name__, arguments, different]
+    own, again = ({path: tensor for path, (_, tensor) in tensors_in(some).items()} for some in (distribution, built))
+    alike = [path for path, tensor in own.items() if path in again and tensor.shape == again[path].shape]
+    return [cls.__name__, arguments, {path: own[path] for path in alike if digest_of({"": own[path]}) != digest_of({"": again[path]})}]
 
 
 def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mapping[str, Any]) -> Distribution:
-    """Returns a distribution from the results of `_parts_of`.
-
-    Raises:
-        ValueError: The class is not on the list, or arguments or tensors do not fit.
-    """
-    cls = _CLASSES.get(name)
-    if cls is None:
+    """Returns a distribution from the results of `_parts_of`, or raises `ValueError` if class, arguments or tensors do not fit."""
+    if name not in _CLASSES:
         raise ValueError(f"the distribution {name!r} is not known")
     if not all(isinstance(value, Tensor | Distribution) or type(value) is int for value in arguments.values()):
         raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
     if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *tensors.values())):
         raise ValueError(f"the distribution {name} has truth values as numbers")
     values: dict[str, Any] = {key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()}
-    result = cls(**values, validate_args=False)
+    result = _CLASSES[name](**values, validate_args=False)
     own = tensors_in(result)
     for path, tensor in tensors.items():
         if path not in own or not isinstance(tensor, Tensor) or tensor.shape != own[path][1].shape:

@@ -66,14 +66,7 @@ class EnergyFamily(ABC):
 
 
 def build_module(kind: str, name: str, options: dict[str, Any], copies: dict[int, Any]) -> Any:
-    """Returns a new energy or encoder by name, with its origin; `get` calls it.
-
-    Args:
-        kind: `energy` or `encoder`.
-        name: The name.
-        options: Its options.
-        copies: A memo; objects built with one memo share their parts.
-    """
+    """Returns a new energy or encoder by name, with its origin, for `get`; objects built with one memo, `copies`, share parts."""
     found, slash, member = name.partition("/") if kind == "energy" and isinstance(name, str) else (name, "", "")
     entry = _entry(found) if kind == "energy" else find(kind, name)
     factory = load(kind, entry)
@@ -202,11 +195,11 @@ class EnergyTable(tuple[EnergyInfo, ...]):
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        rows = {row.name: row for row in reversed(self)}
-        if key not in rows:
-            known = [row.name for row in self]
-            raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
-        return rows[key]
+        for row in self:
+            if row.name == key:
+                return row
+        known = [row.name for row in self]
+        raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
 
     def __str__(self) -> str:
         if not self:

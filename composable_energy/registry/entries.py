@@ -87,18 +87,11 @@ def scan(group: str) -> list[PluginRecord]:
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
-            points: Any = entrypoints.get_group_all(group)
-        found = [
-            PluginRecord(
-                group,
-                point.name,
-                f"{point.module_name}:{point.object_name}".rstrip(":"),
-                canonical(point.distro.name),
-                point.distro.version,
-                extra=",".join(point.extras or ()),
-            )
-            for point in points
-        ]
+            found = []
+            point: Any
+            for point in entrypoints.get_group_all(group):
+                value, extra = f"{point.module_name}:{point.object_name}".rstrip(":"), ",".join(point.extras or ())
+                found.append(PluginRecord(group, point.name, value, canonical(point.distro.name), point.distro.version, extra=extra))
     except Exception:
         found = [record for record in _read_all(tuple(sys.path)) if record.group in (group, "")]
     return sorted(dict.fromkeys(found), key=lambda r: (r.name, r.distribution or "", r.value))
@@ -117,9 +110,8 @@ def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
     try:
         for point in owner.entry_points:
             if point.group.startswith("composable_energy."):
-                value, _, extra = point.value.partition("[")
-                extra = extra.replace(" ", "").rstrip("]")
-                yield PluginRecord(point.group, point.name, value.strip(), name, owner.version, extra=extra)
+                value, _, extra = point.value.replace(" ", "").partition("[")
+                yield PluginRecord(point.group, point.name, value, name, owner.version, extra=extra.rstrip("]"))
         text = owner.read_text("entry_points.txt") or ""
         configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)  # the library skips what is malformed
     except Exception as error:
@@ -156,10 +148,7 @@ class Command(ABC):
 
 
 class Kind(NamedTuple):
-    """What an entry point names: a class or a function that is handed out, or a builder, one that is called with options.
-
-    A class derives from one of the classes, and what a builder returns is an instance of the first.
-    """
+    """What an entry point names: a class of one of `classes`, a function, or a builder of instances of the first class."""
 
     entry: Literal["class", "function", "builder"]
     classes: tuple[str | type, ...] = ()

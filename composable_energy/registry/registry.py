@@ -142,14 +142,9 @@ def kind_of(name: str) -> Kind:
 
 
 def find(kind: str, name: str) -> PluginRecord:
-    """Returns the entry that a name stands for: `name`, or `distribution:name`.
+    """Returns the entry that a name stands for, `name` or `distribution:name`, or raises an error of `get`.
 
     The library's own entry has its name, also where other packages offer it: installing a package changes no default.
-
-    Raises:
-        PluginNotFound: No entry has the name.
-        ExtraNotInstalled: An entry has the name, and the extra that installs its module is missing.
-        PluginConflictError: Several distributions offer different things under it, and the library does not.
     """
     if not isinstance(name, str):
         raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
@@ -157,17 +152,9 @@ def find(kind: str, name: str) -> PluginRecord:
         obj = registered[kind, name]
         value = f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
         return PluginRecord(group_of(kind), name, value, state="ok")
-    resolved, key = _known().resolved, (kind, name, os.environ.get(SWITCH))
-    if key not in resolved:
-        resolved[key] = _resolve(kind, name)
-    return resolved[key]
-
-
-def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
         _known().entries.clear()
-        _known().resolved.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
@@ -185,11 +172,7 @@ def _resolve(kind: str, name: str) -> PluginRecord:
 
 
 def load(kind: str, entry: PluginRecord) -> Any:
-    """Returns the object of an entry, imported at the first call and checked.
-
-    Raises:
-        PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
-    """
+    """Returns the object of an entry, imported at the first call and checked; a failure is raised again without another import."""
     if entry.distribution is None:
         return registered[kind, entry.name]
     loaded = _known().loaded
@@ -236,11 +219,10 @@ def owners_of(kind: str) -> set[str]:
 
 
 class _Known:
-    """What was found on one `sys.path`: entries by kind, those that names stand for, and objects, or the errors of their imports."""
+    """What was found on one `sys.path`: entries by kind, and their objects, or the errors of their imports."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.entries: dict[str, list[PluginRecord]] = {}
-        self.resolved: dict[tuple[str, str, str | None], PluginRecord] = {}
         self.loaded: dict[PluginRecord, Any] = {}
 
 
@@ -296,12 +278,7 @@ def check_options(entry: PluginRecord, builder: Callable[..., Any], options: Map
 
 
 def guarded(entry: PluginRecord, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
-    """Calls a function of a plug-in. With options, a `TypeError` or `ValueError` is taken for a mistake in one of them.
-
-    Raises:
-        OptionError: It does not accept the options; the message names the plug-in. Other errors with options get a note that does.
-        PluginLoadError: It fails without options.
-    """
+    """Calls a function of a plug-in; its error becomes a `PluginLoadError`, or with options an `OptionError` or one with a note."""
     import torch
 
     try:

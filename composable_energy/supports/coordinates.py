@@ -22,8 +22,9 @@ from torch.distributions import biject_to, constraints
 from torch.nn import functional as F
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import OptionError, ShapeError
-from composable_energy.supports.sets import MATRICES, Support, contains, ends_of, format_support, is_joined, map_support, name_of, plain
+from composable_energy.errors import ShapeError
+from composable_energy.supports import sets
+from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
 
 _TURNS = 3  # of the window of angles
 
@@ -49,10 +50,11 @@ class Coordinates(ABC):
         """Returns the coordinates of points of the support; on a sphere those with a typical radius."""
 
     def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns how far from coordinates those of their points rounded to a dtype are, with shape $(B,)$."""
+        """Returns how far rounding points to a dtype moves them, by the features of their coordinates, with shape $(B,)$."""
         x = self.points(u)[0].to(dtype)
         x = torch.where(x.abs() < torch.finfo(dtype).smallest_normal, 0.0, x)  # gradients overflow there
-        return (self.inverse(x.to(u.dtype)) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
+        moved = self.features(self.inverse(x.to(u.dtype))) - self.features(u)
+        return moved.abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
 
     def features(self, u: Tensor) -> Tensor:
         """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
@@ -63,10 +65,7 @@ class Bijection(Coordinates):
     """The bijection that torch registers for a constraint."""
 
     def __init__(self, support: Any, event: Sequence[int]) -> None:
-        try:
-            self.transform: Any = biject_to(support)
-        except NotImplementedError as error:
-            raise OptionError(f"No coordinates are known for the support {format_support(support)}.") from error
+        self.transform: Any = biject_to(sets.check_support(support))  # pyright: ignore[reportArgumentType]
         super().__init__(event, self.transform.inverse_shape(torch.Size(event)))
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,8 +149,8 @@ class Directions(Coordinates):
     def inverse(self, x: Tensor) -> Tensor:
         return x * math.sqrt(max(x.shape[-1], 3) - 1)
 
-    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
-        return u.new_zeros(len(u))
+    def features(self, u: Tensor) -> Tensor:
+        return u / u.norm(dim=-1, keepdim=True)
 
 
 class Angles(Coordinates):
@@ -168,9 +167,6 @@ class Angles(Coordinates):
 
     def inverse(self, x: Tensor) -> Tensor:
         return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
-
-    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
-        return u.new_zeros(len(u))
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([u.cos(), u.sin()], -1) if u.ndim > 1 else torch.stack([u.cos(), u.sin()], -1)
@@ -216,35 +212,23 @@ class _Parts(Coordinates):
     """The coordinates of the parts of a `cat` or `stack`, one after another in a vector."""
 
     def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        like = torch.empty((1, *event), dtype=dtype, device=device)
-        self.stacked = isinstance(support, constraints.stack)
-        self.axis = support.dim if support.dim < 0 else support.dim - len(event)
-        self.lengths = [1] * len(support.cseq) if self.stacked else list(support.lengths)
-        if not -len(event) <= self.axis < 0 or sum(self.lengths) != event[self.axis]:
-            joins = f"joins {sum(self.lengths)} numbers along axis {support.dim}"
-            raise ShapeError(f"The support {format_support(support)} {joins}, the points have shape {tuple(event)}.")
-        line = [torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf)]
-        shapes = [some.shape[1:] for some in self._cut(like)]
+        self.support, line = support, [torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf)]
+        shapes = [some.shape[1:] for some in cut(support, torch.empty((1, *event)))]
         self.parts = [coordinates_of(part, of, dtype, device) or Box(of, *line) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
         super().__init__(event, (sum(self.sizes),))
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         found = [part.points(values) for part, values in self._split(u)]
-        join = torch.stack if self.stacked else torch.cat
-        return join([x for x, _ in found], self.axis), torch.stack([volume for _, volume in found]).sum(0)
+        join = torch.stack if isinstance(self.support, constraints.stack) else torch.cat
+        return join([x for x, _ in found], sets.axis_of(self.support)), torch.stack([volume for _, volume in found]).sum(0)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in zip(self.parts, self._cut(x), strict=True)], 1)
-
-    def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
-        return torch.stack([part.rounding(values, dtype) for part, values in self._split(u)]).amax(0)
+        pairs = zip(self.parts, cut(self.support, x), strict=True)
+        return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in pairs], 1)
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)
-
-    def _cut(self, x: Tensor) -> Sequence[Tensor]:
-        return x.unbind(self.axis) if self.stacked else x.split(self.lengths, self.axis)
 
     def _split(self, u: Tensor) -> list[tuple[Coordinates, Tensor]]:
         some = zip(self.parts, u.split(self.sizes, -1), strict=True)
@@ -259,7 +243,7 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     """
     if plain(support) is None:
         return None
-    inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+    inner: Any = sets.map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
     if len(event) < (1 if is_joined(inner) else inner.event_dim):
         raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
     ends = ends_of(inner)
@@ -267,8 +251,8 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
         return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
     if is_joined(inner):
         return _Parts(inner, event, dtype, device)
-    name = name_of(inner)
-    if name in MATRICES:
+    name = sets.name_of(inner)
+    if name in sets.MATRICES:
         return Triangular(event, name)
     known = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
     return known[name](event) if name in known else Bijection(inner, event)

@@ -22,37 +22,20 @@ from composable_energy.supports.sets import Support, circle, ends_of, interval, 
 
 D = TypeVar("D", bound=Distribution)
 
+_BY_PARAMETERS = """Beta Cauchy Chi2 Dirichlet Exponential FisherSnedecor Gamma Gumbel HalfCauchy HalfNormal InverseGamma
+    Kumaraswamy Laplace LogNormal LowRankMultivariateNormal Normal Pareto StudentT VonMises Weibull"""
 ARGUMENTS: Mapping[type[Distribution], tuple[str, ...]] = {
-    distributions.Beta: ("concentration1", "concentration0"),
+    **{cls: tuple(cls.arg_constraints) for cls in (getattr(distributions, name) for name in _BY_PARAMETERS.split())},
     distributions.Categorical: ("logits",),
-    distributions.Cauchy: ("loc", "scale"),
-    distributions.Chi2: ("df",),
-    distributions.Dirichlet: ("concentration",),
-    distributions.Exponential: ("rate",),
-    distributions.FisherSnedecor: ("df1", "df2"),
-    distributions.Gamma: ("concentration", "rate"),
-    distributions.Gumbel: ("loc", "scale"),
-    distributions.HalfCauchy: ("scale",),
-    distributions.HalfNormal: ("scale",),
-    distributions.Independent: ("base_distribution", "reinterpreted_batch_ndims"),
-    distributions.InverseGamma: ("concentration", "rate"),
-    distributions.Kumaraswamy: ("concentration1", "concentration0"),
-    distributions.Laplace: ("loc", "scale"),
-    distributions.LogNormal: ("loc", "scale"),
-    distributions.LowRankMultivariateNormal: ("loc", "cov_factor", "cov_diag"),
-    distributions.MixtureSameFamily: ("mixture_distribution", "component_distribution"),
     distributions.MultivariateNormal: ("loc", "scale_tril"),
-    distributions.Normal: ("loc", "scale"),
-    distributions.Pareto: ("scale", "alpha"),
-    distributions.StudentT: ("df", "loc", "scale"),
     distributions.Uniform: ("low", "high"),
-    distributions.VonMises: ("loc", "concentration"),
-    distributions.Weibull: ("scale", "concentration"),
+    Independent: ("base_distribution", "reinterpreted_batch_ndims"),
+    MixtureSameFamily: ("mixture_distribution", "component_distribution"),
     TransformedDistribution: ("base_distribution", "transforms"),
 }
 """The names of arguments that rebuild a distribution, for each known class."""
 
-_INVERSE: type[Transform] = type(ExpTransform().inv)
+_INVERSE: Any = type(ExpTransform().inv)
 
 
 def argument(distribution: Distribution, name: str) -> Any:
@@ -91,52 +74,24 @@ def _map_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return function(value) if isinstance(value, Tensor) else value
 
 
-class Inverse(Transform):
-    """The inverse of a transform; unlike `transform.inv` it can be copied and pickled.
+class Inverse(_INVERSE):
+    """The inverse of a transform that can be copied and pickled: torch's own loses the transform."""
 
-    Args:
-        transform: The transform.
-    """
-
-    def __init__(self, transform: Transform) -> None:
-        super().__init__()
-        self.transform = transform
-        self.domain: Any = transform.codomain
-        self.codomain: Any = transform.domain
-        self.bijective = transform.bijective
-
-    @property
-    def sign(self) -> Any:
-        return self.transform.sign
-
-    # Subclasses of `Transform` implement `_call` and `_inverse`; `test_inverse_transforms_survive_a_copy` pins it.
-    def _call(self, x: Tensor) -> Tensor:
-        return self.transform.inv(x)  # pyright: ignore[reportReturnType]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.transform(y)  # pyright: ignore[reportReturnType]
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -self.transform.log_abs_det_jacobian(y, x)
-
-    def forward_shape(self, shape: Any) -> Any:
-        return self.transform.inverse_shape(shape)
-
-    def inverse_shape(self, shape: Any) -> Any:
-        return self.transform.forward_shape(shape)
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
 
 
 def tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
     """Returns the tensors inside a distribution by path, each with the object that holds it."""
     if isinstance(holder, _INVERSE):
-        return {} if holder.inv is None else tensors_in(holder.inv, f"{prefix}inv.")  # None in a deep copy
+        return {} if holder.inv is None else tensors_in(holder.inv, f"{prefix}inv.")  # None in a copy of torch's own
     result: dict[str, tuple[Any, Tensor]] = {}
     seen: set[int] = set()
     for name, value in vars(holder).items():
         if isinstance(value, Tensor) and id(value) not in seen:
             seen.add(id(value))
             result[prefix + name] = (holder, value)
-        elif isinstance(value, Distribution | Transform) and not (isinstance(value, _INVERSE) and value.inv is holder):
+        elif isinstance(value, Distribution | Transform) and name != "_inv":  # whose inverse is the holder
             result |= tensors_in(value, f"{prefix}{name}.")
         elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
             for i, item in enumerate(value):

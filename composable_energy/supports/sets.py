@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
 Support = Constraint | None
 Bound = float | Tensor
@@ -115,29 +115,30 @@ def parts_of(support: Any) -> list[Support]:
     return [part for inner in support.cseq for part in parts_of(inner)] if is_joined(support) else [support]
 
 
-def split(support: Any, x: Tensor) -> list[tuple[Support, Tensor]]:
-    """Returns the parts of a `cat` or `stack`, each with its part of points of shape $(B, *)$.
+def axis_of(support: Any) -> int:
+    """Returns the axis of points with shape $(B, *)$ along which a `cat` or `stack` joins its parts."""
+    return support.dim if support.dim < 0 else support.dim + 1  # from the front, an axis of one point
 
-    Axes that count from the front are those of one point.
 
-    Raises:
-        OptionError: The support is for points of another shape.
-    """
-    support = plain(support)
-    if not is_joined(support):
-        return [(support, x)]
-    stacked, axis = isinstance(support, constraints.stack), support.dim if support.dim < 0 else support.dim + 1
+def cut(support: Any, x: Tensor) -> Sequence[Tensor]:
+    """Returns the parts of points with shape $(B, *)$ that a `cat` or `stack` joins, or raises `ShapeError` for another shape."""
+    stacked, axis = isinstance(support, constraints.stack), axis_of(support)
     lengths = [1] * len(support.cseq) if stacked else list(support.lengths)
     if not -x.ndim < axis < x.ndim or sum(lengths) != x.shape[axis]:
-        raise OptionError(f"The support {format_support(support)} has length {sum(lengths)}, the points have shape {tuple(x.shape[1:])}.")
-    some = x.unbind(axis) if stacked else x.split(lengths, axis)
-    return [item for part, values in zip(support.cseq, some, strict=True) for item in split(part, values)]
+        joins = f"joins {sum(lengths)} numbers along axis {support.dim}"
+        raise ShapeError(f"The support {format_support(support)} {joins}, the points have shape {tuple(x.shape[1:])}.")
+    return x.unbind(axis) if stacked else x.split(lengths, axis)
 
 
 def contains(support: Support, x: Tensor) -> Tensor:
     """Returns whether points with shape $(B, *)$ are in a support, with shape $(B,)$; a point that is not finite is not."""
-    checks = [x.isfinite(), *(_check(part, some) for part, some in split(support, x) if part is not None)]
-    return torch.stack([check.flatten(1).all(1) if check.ndim > 1 else check for check in checks]).all(0)
+    support = plain(support)
+    if is_joined(support):
+        found = [contains(part, some) for part, some in zip(vars(support)["cseq"], cut(support, x), strict=True)]
+    else:
+        checks = [x.isfinite()] if support is None else [x.isfinite(), _check(support, x)]
+        found = [check.flatten(1).all(1) if check.ndim > 1 else check for check in checks]
+    return torch.stack(found).all(0)
 
 
 def _check(support: Constraint, x: Tensor) -> Tensor:
@@ -211,11 +212,7 @@ def name_of(support: Constraint) -> str | None:
 
 
 def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
-    """Returns the name and arguments of a support, for `build_support`.
-
-    Raises:
-        ExpressionError: It is a constraint of another package.
-    """
+    """Returns the name and arguments of a support for `build_support`; raises `ExpressionError` for a constraint of another package."""
     name = name_of(support)
     if name is None:
         raise ExpressionError(f"The support {type(support).__name__} is not one of torch's or this library's, so it cannot be saved.")
@@ -223,11 +220,7 @@ def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
 
 
 def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
-    """Returns a support from the results of `arguments_of`.
-
-    Raises:
-        ValueError: The name is not known, or the arguments do not fit.
-    """
+    """Returns a support from the results of `arguments_of`, or raises `ValueError` if they do not fit."""
     if name in _SINGLE and not arguments:
         return _SINGLE[name]
     kinds = int | float | Tensor | Constraint | (list if name in ("cat", "stack") else Tensor)

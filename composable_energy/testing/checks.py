@@ -77,8 +77,8 @@ def named_checks(functions: Sequence[Callable[..., None]], *subject: Any, run: C
         *subject: The arguments of each.
         run: A function (function, *subject) that calls each function; None to call it with the subject.
     """
-    bound = [partial(function, *subject) if run is None else partial(run, function, *subject) for function in functions]
-    return [Check(function.__name__.lstrip("_"), call) for function, call in zip(functions, bound, strict=True)]
+    first = () if run is None else (run,)
+    return [Check(function.__name__.lstrip("_"), partial(*first, function, *subject)) for function in functions]
 
 
 def run_checks(checks: Sequence[Check], expected_failures: Mapping[str, str] | None = None) -> None:

@@ -69,10 +69,6 @@ def energy_checks(energy: EnergyLike, x: Tensor) -> list[Check]:
 def _check(function: Callable[[Energy, Tensor], None], energy: EnergyLike, x: Tensor) -> None:
     """Runs a check of an energy in eval mode, or of its twin."""
     subject = build_subject(energy, Energy, load, "lift it with `composable_energy.as_energy`")
-    if function is _build:
-        unbound = ", ".join(sorted(subject.required_conditions))
-        assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
-        assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
     if function not in (_copy, _pickle, _save):
         return function(twin(subject), x.detach().clone())
     training = [module for module in subject.modules() if module.training]
@@ -84,18 +80,20 @@ def _check(function: Callable[[Energy, Tensor], None], energy: EnergyLike, x: Te
             module.training = True
 
 
-def _values(energy: Energy, x: Tensor) -> Tensor:
-    """Returns the energies, or the gradients of an energy without value."""
-    return energy(x) if energy.has_value else energy.with_gradient(x)[1]
-
-
 def _require_value(energy: Energy) -> None:
     if not energy.has_value:
         raise SkipCheck(f"{energy} has no value")
 
 
+def _values(energy: Energy, x: Tensor) -> Tensor:
+    """Returns the energies, or the gradients of an energy without value."""
+    return energy(x) if energy.has_value else energy.with_gradient(x)[1]
+
+
 def _build(energy: Energy, x: Tensor) -> None:
-    """Does nothing: what it checks has happened before."""
+    unbound = ", ".join(sorted(energy.required_conditions))
+    assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
+    assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
 
 
 def _shape(energy: Energy, x: Tensor) -> None:

@@ -101,15 +101,14 @@ class _Subject:
         with torch.no_grad():
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
 
-    def walk(self, energy: Energy) -> list[tuple[Mapping[str, Tensor], State, State]]:
-        """Returns five steps of 50 chains: the tensors of the state before, that state after the step, and the next one."""
+    def walk(self, energy: Energy) -> list[tuple[State, Mapping[str, Tensor]]]:
+        """Returns the states of 50 chains at six steps, each with copies of its tensors from before the next step."""
         noise, found = Noise(seed=0, chains=range(50)), []
         with torch.no_grad():
             state = self.tuned.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
-            for step in range(1, 6):
-                before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
-                found.append((before, state, self.tuned.step(energy, state, noise.at(step))[0]))
-                state = found[-1][2]
+            for step in range(1, 7):
+                found.append((state, {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}))
+                state = self.tuned.step(energy, state, noise.at(step))[0]
         return found
 
     @cached_property
@@ -238,14 +237,14 @@ def _resume(subject: _Subject) -> None:
 
 
 def _state(subject: _Subject) -> None:
-    for before, state, _ in subject.walk(_target()):
+    for state, before in subject.walk(_target()):
         changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
         assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
 
 
 def _values(subject: _Subject) -> None:
     energy = Banana() if subject.rejects else _target().at(0.0)
-    state = subject.walk(energy)[-1][2]
+    state = subject.walk(energy)[-1][0]
     energies, gradients = energy_and_gradient(energy, state.x)
     kept = energies.isfinite() & gradients.isfinite().all(1)  # a chain of a wrong sampler may have run away, which `exact` reports
     assert_close(state.energy[kept], energies[kept], "energies of the state and of its points", factor=10)
