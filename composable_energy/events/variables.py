@@ -34,9 +34,6 @@ class Source:
     Args:
         network: The network, called as `network(x, **conditions)` with the conditions that it takes.
         bound: The bound conditions, as copies.
-
-    Attributes:
-        parameters: The conditions that the network takes, bound or not.
     """
 
     network: Callable[..., Any]
@@ -76,11 +73,7 @@ class Source:
         return Source(self.network, {**self.bound, **own}) if own else self
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
-        """Returns the output of the network.
-
-        Args:
-            x: Points, with shape $(B, *)$.
-            conditions: The conditions that are not bound, one value for all or one row for each point; others are ignored.
+        """Returns the output of the network at points with shape $(B, *)$; conditions that it does not take are ignored.
 
         Raises:
             ExpressionError: A condition without default is not bound.
