@@ -92,7 +92,7 @@ def encode_points(energy: Energy, x: Tensor) -> Tensor:
 
     Raises:
         ExpressionError: The decoder cannot encode.
-        ShapeError, DtypeError, DeviceError: The decoder does not take these points.
+        ShapeError: The decoder does not take these points.
     """
     check_batch(energy, x)
     decoder, shape = energy.decoder, energy.event_shape
@@ -174,9 +174,6 @@ class Inference:
         """Returns the mean of a condition for each row, with shape $(B, *)$; for numbers and points, not for labels.
 
         If candidates are closer to each other than the width of the posterior, the error is smaller than their distance.
-
-        Args:
-            name: The condition.
 
         Raises:
             OptionError: The condition was not inferred.

@@ -22,11 +22,7 @@ from composable_energy.registry import get
 
 
 def all_of(*terms: Any) -> Energy:
-    """Returns the conjunction `A & B & ...`; a single term is returned as it is.
-
-    Args:
-        *terms: Energies, or objects that `as_energy` takes.
-    """
+    """Returns the conjunction `A & B & ...` of energies, or objects that `as_energy` takes; a single term is returned as it is."""
     lifted = [as_energy(term) for term in terms]
     return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
 

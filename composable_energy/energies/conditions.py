@@ -35,11 +35,9 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
-    """Returns the conditions of a module or function. They are not cached: a cache would keep the function alive.
+    """Returns the conditions of a module or function: its parameters after the first, positional ones.
 
-    Args:
-        function: A module or function.
-        positional: The number of its positional arguments, which are no conditions.
+    They are not cached: a cache would keep the function alive.
     """
     if isinstance(function, SharedModule):
         function = function.module

@@ -1,10 +1,7 @@
 r"""The class `Energy`: values, gradients and structure of an energy, and how it is combined and sampled.
 
 An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
-$(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
-
-Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which are found by their paths: nothing here
-imports what is above.
+$(B,)$. Operators, `sample`, `save` and others belong to upper layers, which are found by their paths: nothing here imports what is above.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from composable_energy.energies.evaluation import THREAD, evaluate, note_detache
 from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
-from composable_energy.options import Recommendation
+from composable_energy.options import Recommendation, check_instance
 from composable_energy.supports import Support, check_support, map_support
 
 if TYPE_CHECKING:
@@ -137,11 +134,8 @@ class Energy(nn.Module, ABC):
         """Evaluates `forward` and checks points, conditions and energies.
 
         Args:
-            x: Points, with shape $(B, *)$.
+            x: Points, with shape $(B, *)$; the energies have shape $(B,)$.
             **conditions: One value for all points, or one row for each.
-
-        Returns:
-            The energies, with shape $(B,)$.
 
         Raises:
             ShapeError: The points do not fit `event_shape`, or the energies do not have shape $(B,)$.
@@ -231,7 +225,7 @@ class Energy(nn.Module, ABC):
 
     @decoder.setter
     def decoder(self, module: nn.Module | None) -> None:
-        self._modules["decoder"] = module
+        self._modules["decoder"] = check_instance("decoder", module, nn.Module)  # torch sets a module itself
 
     @property
     def decoded_shape(self) -> torch.Size | None:

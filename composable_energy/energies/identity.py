@@ -189,16 +189,10 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 
 class Copies:
-    """Copies of the same module in an expression, which counts them once.
+    """Pairs of copies of the same module in an expression, which counts them once; none is the usual case.
 
     Numbers are compared at each evaluation, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace; in a twin, which
     replaces no tensor, at its first one, and then where a tensor was written to.
-
-    Args:
-        root: The expression.
-
-    Attributes:
-        pairs: Pairs of copies; none is the usual case.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -249,10 +243,7 @@ def twin(energy: T) -> T:
     """Returns a copy in eval mode that shares the storage of all tensors; its parameters require no gradient.
 
     Later writes to the tensors reach the copy, other changes do not. It takes milliseconds for weights of any size. Attributes
-    or globals that an energy changes while it is evaluated change in its twin.
-
-    Args:
-        energy: An energy, or any module.
+    or globals that an energy, or any module, changes while it is evaluated change in its twin.
 
     Raises:
         ExpressionError: A part cannot be copied, has parameters without values, or a function uses a module in training mode.
@@ -304,12 +295,7 @@ def twin(energy: T) -> T:
 
 
 def contents(root: object, *, captured: bool = True) -> list[object]:
-    """Returns an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture.
-
-    Args:
-        root: The object.
-        captured: Whether to include what functions capture.
-    """
+    """Returns an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture."""
     seen: dict[int, object] = {}
     todo = [root]
     while todo:

@@ -22,7 +22,7 @@ from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
 
 class ChainValues:
-    """One number for each chain, labels or ends of intervals, copied from a tensor of shape $(n,)$; compared by value, whatever the dtype."""
+    """One label or end for each chain, copied from a tensor of shape $(n,)$; compared by value, whatever the dtype."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.detach().clone()

@@ -156,7 +156,8 @@ class Formula:
             for node in self.nodes:
                 if isinstance(node, Atom):
                     values[node.variable].append(node.values)
-            cells = [variable.partition(of, count) for variable, of, count in zip(self.variables, values, labels, strict=True)]
+            kinds = zip(self.variables, values, labels, strict=True)
+            cells = [LabelCells(of, count) if isinstance(variable, Categorical) else IntervalCells(of) for variable, of, count in kinds]
             builder, done = DiagramBuilder(self), []
             for node in self.nodes:
                 if isinstance(node, Atom):

@@ -15,36 +15,28 @@ import torch
 from torch import Tensor
 
 from composable_energy.energies.bases import RelativeEnergy, WeightedBase
-from composable_energy.energies.conditions import CHAINS, copy_condition, rows_for
+from composable_energy.energies.conditions import CHAINS, Parameters, copy_condition, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import ChainValues, End, Interval
 from composable_energy.events.formula import Formula, conjoin
 from composable_energy.events.variables import Categorical, Continuous, Source
-from composable_energy.options import check_integer
+from composable_energy.options import check_instance, check_integer
 
 ArrayLike = float | Sequence[float] | Tensor
 
 
 class HeadEnergy(RelativeEnergy, ABC):
-    """Abstract energy of one head over a base.
-
-    Args:
-        base: The base, the density of all points; None for the evidence alone, which is not a density.
-        name: The name in expressions.
-    """
+    """Abstract energy of one head over a base, the density of all points; without a base it is evidence alone, and no density."""
 
     _head: Formula | Source  # a subclass sets it: the event, or the network of a density or of a free label
     _own: frozenset[str] = frozenset()  # conditions beside those of the network
 
     def __init__(self, base: Energy | None, name: str) -> None:
         super().__init__()
-        if not isinstance(name, str):
-            raise OptionError(f"name must be text, got {name!r}.")
         if base is not None and not isinstance(base, Energy):
             raise OptionError(f"base must be an energy or None, got {type(base).__name__}; lift it with composable_energy.as_energy.")
-        self.base = base
-        self.name = name
+        self.base, self.name = base, check_instance("name", name, str) or ""
         if base is not None:
             self.bases = (WeightedBase(base),)
             self.event_shape, self.recommended = base.event_shape, base.recommended
@@ -54,18 +46,8 @@ class HeadEnergy(RelativeEnergy, ABC):
         return self._head if isinstance(self._head, Formula) else None
 
     @property
-    def head_conditions(self) -> frozenset[str]:
-        """The names of the conditions of the evidence, without those of the base."""
-        return self._head.conditions | self._own
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.head_conditions.union(*(base.energy.conditions for base in self.bases))  # those of the base
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        own = self._head.required_conditions | (self._own - {CHAINS})
-        return own.union(*(base.energy.required_conditions for base in self.bases))
+    def evidence_parameters(self) -> Parameters:
+        return Parameters(self._head.conditions | self._own, self._head.required_conditions | (self._own - {CHAINS}))
 
     def __str__(self) -> str:
         return self.name or f"{type(self).__name__}({self.extra_repr()})"

@@ -21,7 +21,6 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, seen
 from composable_energy.energies.identity import equal, same, token_of
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
-from composable_energy.events.cells import Interval, IntervalCells, Label, LabelCells
 
 LOG_WIDTHS = (-5.0, 1.0)
 """The range to which the log widths of a Gaussian head are clamped."""
@@ -146,10 +145,6 @@ class Variable(ABC):
             DtypeError: The output is not a floating tensor.
         """
 
-    @abstractmethod
-    def partition(self, atoms: Sequence[Any], labels: int | None) -> LabelCells | IntervalCells:
-        """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
-
 
 @dataclass(frozen=True)
 class Categorical(Variable):
@@ -190,9 +185,6 @@ class Categorical(Variable):
             raise ShapeError(f"{self.source} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def partition(self, atoms: Sequence[frozenset[Label]], labels: int | None) -> LabelCells:
-        return LabelCells(atoms, labels)
-
 
 @dataclass(frozen=True)
 class Continuous(Variable):
@@ -224,6 +216,3 @@ class Continuous(Variable):
                 f"({len(x)}, {2 * self.dims}) or a pair of ({len(x)}, {self.dims})."
             )
         return mean, log_width.clamp(*LOG_WIDTHS).exp()
-
-    def partition(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
-        return IntervalCells(atoms)

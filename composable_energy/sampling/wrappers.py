@@ -206,7 +206,7 @@ def has_rows(energy: Energy) -> bool:
         if part in seen or CHAINS not in part.conditions:
             continue
         seen.add(part)
-        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions:
+        if isinstance(part, HeadEnergy) and CHAINS in part.evidence_parameters.names:
             return True
         inside = list(part.terms)
         for base in part.bases:
