@@ -150,12 +150,7 @@ def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Inference:
-    """A distribution over candidate conditions.
-
-    Attributes:
-        candidates: The $K$ candidates.
-        log_probabilities: Their log probabilities, with shape $(B, K)$, or $(1, K)$ for one condition of all points.
-    """
+    """A distribution over $K$ candidate conditions; log probabilities have shape $(B, K)$, or $(1, K)$ for one condition of all points."""
 
     candidates: tuple[Mapping[str, Any], ...]
     log_probabilities: Tensor

@@ -169,7 +169,7 @@ class Node(RelativeEnergy, ABC):
         super().became_twin()
         if self._copies.pairs:
             self._copies.watch(True)
-            self._direct = False  # each evaluation looks whether the copies are still equal
+            self._direct = frozenset()  # each evaluation looks whether the copies are still equal
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._opposite = None  # it is not converted

@@ -23,7 +23,7 @@ from composable_energy.supports import Support, check_support, evaluate_inside, 
 
 
 class Conditioned(Transformed):
-    """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`; it must depend on all of them."""
+    """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`; the energy must depend on all."""
 
     def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
         super().__init__(operand)

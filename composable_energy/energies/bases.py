@@ -77,8 +77,8 @@ class RelativeEnergy(Energy, ABC):
             for base in self.bases:
                 total = subtract(total, base(x, **conditions))
             return total
-        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
-        if not fitting or (x.shape, x.dtype, x.device) not in fitting:
+        direct = self._direct if not conditions and type(x) is Tensor else None
+        if not direct or (x.shape, x.dtype, x.device) not in direct:
             conditions = self._check_input(x, conditions)
         return check_energies(self, self._evidence(x, conditions), x)
 

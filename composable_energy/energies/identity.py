@@ -31,8 +31,7 @@ _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN, _PART = "_identity_token", "_identity_part"
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_OF_TWINS = ("_fitting", "_direct")  # what twins remember of points
-_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", *_OF_TWINS}) - {"_parameters", "_buffers"}
+_NO_VALUES = {*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", "_fitting", "_direct"} - {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Origin:
 
 
 class Part(NamedTuple):
-    """A module inside an object that the registry built: the kind and origin of the object, and the dotted path in it."""
+    """A module inside an object of a kind that the registry built, with its dotted path in it."""
 
     kind: str
     origin: Origin
@@ -113,18 +112,12 @@ def part_of(module: nn.Module) -> Part | None:
 
 
 def same(a: object, b: object) -> bool:
-    """Returns whether two energies, networks or decoders are the same, by token and value.
-
-    Floating tensors are compared at either of their precisions, so converting one of two copies keeps them the same.
-    """
+    """Returns whether two energies, networks or decoders are the same, by token and value at the lower of two precisions."""
     return _equal(a, b, set(), tokens=True)
 
 
 def equal(a: object, b: object) -> bool:
-    """Returns whether two objects have equal values: numbers, tensors, containers, modules, and objects with such attributes.
-
-    A function is equal only to itself.
-    """
+    """Returns whether two objects, such as containers and modules, have equal values; a function is equal only to itself."""
     return _equal(a, b, set())
 
 
@@ -240,10 +233,10 @@ _MANY = 1000  # a container with more items is data
 
 
 def twin(energy: T) -> T:
-    """Returns a copy in eval mode that shares the storage of all tensors; its parameters require no gradient.
+    """Returns a copy of an energy or module in eval mode that shares the storage of all tensors; its parameters require no gradient.
 
     Later writes to the tensors reach the copy, other changes do not. It takes milliseconds for weights of any size. Attributes
-    or globals that an energy, or any module, changes while it is evaluated change in its twin.
+    or globals that an energy changes while it is evaluated change in its twin.
 
     Raises:
         ExpressionError: A part cannot be copied, has parameters without values, or a function uses a module in training mode.

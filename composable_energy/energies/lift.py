@@ -20,7 +20,7 @@ from composable_energy.errors import ExpressionError, LiftError, OptionError, Sh
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, contains, evaluate_inside, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
-from composable_energy.supports.sets import ends_of
+from composable_energy.supports.sets import circle, ends_of
 
 
 class DistributionEnergy(Energy):
@@ -127,13 +127,12 @@ def _check(distribution: Distribution) -> None:
 
 def _is_positive(distribution: Distribution) -> bool:
     """Returns whether a density is positive at all points, and its class is known not to validate them."""
-    kind, of = type(distribution), cast(Any, distribution)
-    if kind not in ARGUMENTS or support_of(distribution) is not None:
+    kind, support, of = type(distribution), support_of(distribution), cast(Any, distribution)
+    if kind not in ARGUMENTS or not (support is None or support is circle):
         return False
-    inner = (
-        of.component_distribution if kind is MixtureSameFamily else of.base_dist if kind in (Independent, TransformedDistribution) else None
-    )
-    return inner is None or _is_positive(inner)
+    if kind is MixtureSameFamily:
+        return _is_positive(of.component_distribution)
+    return kind not in (Independent, TransformedDistribution) or _is_positive(of.base_dist)
 
 
 def _log_prob(distribution: Distribution, x: Tensor) -> Tensor:

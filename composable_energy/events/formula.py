@@ -266,13 +266,12 @@ def _merge(parts: Sequence[tuple[Sequence[Variable], Sequence[Node]]]) -> tuple[
 
 
 class Diagram:
-    """A compiled formula.
+    """A compiled formula; its `constant` is the value of a constant one.
 
     Args:
         cells: The cells of each variable.
         nodes: The nodes, children first: the level, and the edges other than to false: the child (an index in `nodes`, or -1 for true) and
             its cells, ascending.
-        constant: The value of a constant formula; None for others.
 
     Attributes:
         levels: The levels of the nodes.
@@ -287,11 +286,9 @@ class Diagram:
         self.heads: Heads = {}
 
     def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Mapping[tuple[Edge, ...], Tensor]) -> Tensor:
-        """Returns the log probabilities of the formula, with shape $(B,)$.
+        """Returns the log probabilities of the formula, with shape $(B,)$, from a function of a level and cells that returns theirs.
 
-        Args:
-            log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
-            known: Edges whose log probabilities are known, with shape (edges, B).
+        Those of some edges are `known`, with shape (edges, B).
         """
         done = {edge for edges in known for edge in edges}
         of_edge = {edge: log_prob(*edge) for edge in self.edges if edge not in done}

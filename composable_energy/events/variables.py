@@ -95,12 +95,7 @@ class Source:
             raise
 
     def check_output(self, output: object, x: Tensor) -> Tensor:
-        """Returns the output of the network with shape (B, columns), in single precision at least.
-
-        Raises:
-            ShapeError: It has another shape.
-            DtypeError: It is not a floating tensor.
-        """
+        """Returns the output of the network with shape (B, columns), in single precision at least."""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             got = output.dtype if isinstance(output, Tensor) else type(output).__name__
             raise DtypeError(f"{self} must return a floating tensor, got {got}.{advise_output(output)}")
@@ -117,13 +112,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Variable(ABC):
-    """Abstract variable; immutable. Variables with equal networks and the same columns are equal.
-
-    Args:
-        source: The network.
-        base: The base of events of the variable.
-        columns: The columns of the output; None for all.
-    """
+    """Abstract variable; immutable. Variables with equal networks and the same columns (None for all) are equal; events share the base."""
 
     source: Source
     base: Energy | None = field(default=None, compare=False)
@@ -138,12 +127,7 @@ class Variable(ABC):
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
-        """Checks the output of the network and returns the parameters of the distribution.
-
-        Raises:
-            ShapeError: The output has a wrong shape.
-            DtypeError: The output is not a floating tensor.
-        """
+        """Returns the parameters of the distribution from an output of the network; raises `ShapeError` or `DtypeError` if it is wrong."""
 
 
 @dataclass(frozen=True)
