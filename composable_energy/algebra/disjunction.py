@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,6 @@ from composable_energy.algebra.node import (
     Weight,
     as_float,
     contains,
-    distinct,
     flatten,
     join_events,
     shared_bases,
@@ -35,10 +35,10 @@ from composable_energy.supports import Support, unite
 
 Shares = Literal["exact", "calibrated", "chosen", "known", "unknown"]
 SHARES: dict[Shares, str] = {
-    "exact": "exact",
-    "calibrated": "calibrated",
+    "exact": "exact",  # of a formula of events, or of a single branch
+    "calibrated": "calibrated",  # with estimates of the normalisers
     "chosen": "as weighted, not calibrated",
-    "known": "of densities with known constants",
+    "known": "of densities with known constants",  # or with the same unknown one
     "unknown": "arbitrary, not calibrated",
 }
 """What the shares of a mixture are, in words."""
@@ -47,7 +47,7 @@ _UNKNOWN_ERROR = 0.1  # of a log Z that was given without one
 
 
 class _Part(NamedTuple):
-    """What a mixture adds up: a term or the formula of several, the shift of its energies, and its bases that not all parts share."""
+    """What a mixture adds up: a term or a formula of several, the shift of its energies, and its bases that not all parts share."""
 
     energy: Formula | Energy
     shift: float
@@ -112,7 +112,7 @@ class Disjunction(Node):
         if not self.weighted:
             formulas, others = join_events(self.satisfiable_terms, disjoin)
             self.formula = formulas[0] if len(formulas) == 1 and not others else None
-            copies = [self._part(term, -math.log(count)) for term, count in distinct(others).items()]
+            copies = [self._part(term, -math.log(count)) for term, count in Counter(others).items()]
             self._merged = (*(self._part(formula, 0.0) for formula in formulas), *copies)
         for part in dict.fromkeys(part for part in self._each if part.energy in self.satisfiable_terms):
             self.need_values("A mixture", [part.energy, *(base.energy for base in part.bases)])  # pyright: ignore[reportArgumentType]
@@ -126,7 +126,7 @@ class Disjunction(Node):
 
     @property
     def grounded(self) -> bool:
-        return all(term.grounded for term in distinct(self.satisfiable_terms))
+        return all(term.grounded for term in Counter(self.satisfiable_terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         pairs = [(term, support) for term, support in zip(self.terms, supports, strict=True) if term in self.satisfiable_terms]
@@ -134,11 +134,7 @@ class Disjunction(Node):
 
     @property
     def shares(self) -> Shares:
-        """How the shares of the branches are determined.
-
-        `exact` for a formula of events and for a single branch; `calibrated` with estimates of the normalisers; `chosen` with given weights
-        alone; `known` if the branches have no unknown constant, or the same one; else `unknown`.
-        """
+        """How the shares of the branches are determined; see `SHARES`."""
         branches = tuple(dict.fromkeys(self.satisfiable_terms))
         if self.formula is not None or len(branches) == 1:
             return "exact"
@@ -209,14 +205,7 @@ def _as_floats(values: Sequence[Weight] | None, name: str, count: int) -> tuple[
 
 
 class Branch(NamedTuple):
-    r"""A branch of a mixture whose shares are known.
-
-    Attributes:
-        energy: $E_k$, with the bases.
-        shift: $s_k$, so that the energy of the mixture is $-\log \sum_k e^{-E_k - s_k}$.
-        share: The probability of the branch.
-        error: The standard error of the share.
-    """
+    r"""A branch of a mixture $-\log \sum_k e^{-E_k - s_k}$: the energy $E_k$ with the bases, the shift $s_k$, its share and error."""
 
     energy: Energy
     shift: float

@@ -92,7 +92,7 @@ def encode_points(energy: Energy, x: Tensor) -> Tensor:
 
     Raises:
         ExpressionError: The decoder cannot encode.
-        ShapeError, DtypeError, DeviceError: The decoder does not take these points.
+        ShapeError: The decoder does not take these points.
     """
     check_batch(energy, x)
     decoder, shape = energy.decoder, energy.event_shape
@@ -150,12 +150,7 @@ def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Inference:
-    """A distribution over candidate conditions.
-
-    Attributes:
-        candidates: The $K$ candidates.
-        log_probabilities: Their log probabilities, with shape $(B, K)$, or $(1, K)$ for one condition of all points.
-    """
+    """A distribution over $K$ candidate conditions; log probabilities have shape $(B, K)$, or $(1, K)$ for one condition of all points."""
 
     candidates: tuple[Mapping[str, Any], ...]
     log_probabilities: Tensor
@@ -174,9 +169,6 @@ class Inference:
         """Returns the mean of a condition for each row, with shape $(B, *)$; for numbers and points, not for labels.
 
         If candidates are closer to each other than the width of the posterior, the error is smaller than their distance.
-
-        Args:
-            name: The condition.
 
         Raises:
             OptionError: The condition was not inferred.

@@ -46,9 +46,8 @@ class Negation(Node):
     | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | none |
 
     The level $L_q$ is the $q$-quantile of $e$ at draws of A; for a flat density it is higher, so that at most a share of $2 (1 - q)$ of the
-    draws of A passes. It is a number: `~` of a distribution has it from exact draws, and for other energies `composable_energy.calibrate`
-    returns the expression with it, from draws by the default sampler of A with a fixed seed. `sample` does so for what it evaluates; `E(x)`
-    without it raises. After A was trained, calibrate the first expression again.
+    draws passes. `~` of a distribution has it from exact draws, `composable_energy.calibrate` from draws by the default sampler of A, as
+    `sample` does for what it evaluates; `E(x)` without it raises. After A was trained, calibrate the first expression again.
 
     The complement of an unsatisfiable operand has evidence 0; with the mode `power` evaluating it is an error.
 
@@ -118,11 +117,8 @@ class Negation(Node):
             self.unsatisfiable |= base.energy.unsatisfiable
 
     def config(self) -> dict[str, Any]:
-        config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
-        if self.mode != "level":
-            return config
-        numbers = {"quantile": self.quantile, "temperature": self.temperature, "level": self.level, "level_error": self.level_error}
-        return {**config, **numbers}
+        own = ("quantile", "temperature", "level", "level_error") if self.mode == "level" else ()
+        return {name: getattr(self, name) for name in ("mode", "weight", "offset", *own)}
 
     def rebuild(self, *terms: Energy, **changes: Any) -> Self:
         if self.level_error is not None and terms and not same(terms[0], self.terms[0]):
@@ -241,8 +237,10 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
             x, inside = energy.generator(x), binds - {"sigma"}
     elif isinstance(energy, Conditioned):
         inside = binds | energy.values.keys()
-    for part in dict.fromkeys((*energy.terms, *(base.energy for base in energy.bases))):
-        fill_levels(part, x, inside)
+    for term in energy.terms:
+        fill_levels(term, x, inside)
+    for base in energy.bases:
+        fill_levels(base.energy, x, inside)
     if isinstance(energy, Negation) and energy.mode == "level" and energy.level is None:
         try:
             found = _estimate_level(energy.terms[0], energy.quantile, energy.temperature, x, binds)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class Node(RelativeEnergy, ABC):
     """Abstract node: an energy computed from energies at the same points and conditions; one of other points is `Transformed`.
 
     A subclass implements `forward_evidence` and `grounded`, and overrides `join_supports` if the supports of its terms may differ. `terms`
-    are positional arguments of its constructor, and `config()` returns the others. What an expression is, such as its conditions, are
-    attributes: this constructor sets them from the terms, once, as a part may occur many times; a subclass changes what differs.
+    are positional arguments of its constructor, and `config()` returns the others. Its attributes, such as the conditions, are set from the
+    terms once, as a part may occur many times; a subclass changes what differs.
 
     Args:
         operands: The sub-expressions, in one space (see `to_common_space`).
@@ -41,6 +41,9 @@ class Node(RelativeEnergy, ABC):
     Attributes:
         precedence: The precedence of its operator in Python; higher binds tighter.
         sums: Whether the energy is a weighted sum of its terms, so that its gradient does not depend on their values.
+
+    Raises:
+        ShapeError: The terms take points of different shapes.
     """
 
     precedence: int = 100
@@ -57,8 +60,16 @@ class Node(RelativeEnergy, ABC):
     def __init__(self, *operands: Energy) -> None:
         super().__init__()
         self.operands, self.terms = nn.ModuleList(operands), tuple(operands)
-        self.event_shape, self.recommended = common_shape(operands), common_recommendation(operands)
+        self.recommended = common_recommendation(operands)
+        shaped, shape = None, None
         for term in operands:
+            if shape is None:
+                shaped, shape = term, term.event_shape
+            elif term.event_shape not in (None, shape):
+                raise ShapeError(
+                    f"{shaped} takes points of shape {tuple(shape)} and {term} points of shape {tuple(term.event_shape or ())}; "
+                    "all terms of an expression must take the same shape."
+                )
             self.conditions |= term.conditions
             self.required_conditions |= term.required_conditions
             self.unsatisfiable |= term.unsatisfiable
@@ -68,20 +79,22 @@ class Node(RelativeEnergy, ABC):
             self._signed |= term._signed
             if not self._decoders and term.decoder is not None:
                 self._decoders = (term.decoder,)
-        self._copies = Copies(self)
-        self._repeated = _find_repeated(self)
+        self.event_shape, self._copies = shape, Copies(self)
+        counts, todo = Counter[Energy](), [cast(Energy, self)]
+        while todo:
+            for term in todo.pop().terms:
+                if term not in counts:
+                    todo.append(term)
+                counts[term] += 1
+        self._repeated = tuple(term for term in counts if counts[term] > 1)
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
 
     def need_values(self, use: str, energies: Iterable[Energy]) -> None:
-        """Notes terms or bases whose values this node needs. Those of scores with noise levels can be carried along the levels.
-
-        Args:
-            use: What needs the values, for the message.
-            energies: The terms, of which the evidence is needed, and bases.
+        """Notes energies whose values, or those of their evidence, this node needs for a `use` that messages name.
 
         Raises:
-            ExpressionError: One has no value, and is no expression of scores with noise levels.
+            ExpressionError: One has no value, and is no expression of scores with noise levels, along which values can be carried.
         """
         lacking = tuple(energy for energy in energies if not energy.evidence_has_value)
         for energy in lacking:
@@ -97,21 +110,34 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def support(self) -> Support:
-        return _support_of(self, {})
+        return self.find_support({})
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
         return supports[0]
 
-    def find_support(self, support_of: Callable[[Energy], Support]) -> Support:
-        """Returns the support by a function that visits each part of an expression once."""
-        return self.join_supports(list(map(support_of, self.terms)))
+    def find_support(self, found: dict[Energy, Support]) -> Support:
+        """Returns the support; `found` has those of parts, so that each is visited once."""
+        if self not in found:
+            supports: list[Support] = []
+            for term in self.terms:  # without a frame of its own, in a deep recursion
+                supports.append(cast(Node, term).find_support(found) if type(term).support is Node.support else term.support)
+            found[self] = self.join_supports(supports)
+        return found[self]
 
     def config(self) -> dict[str, Any]:
         return {}
 
     def __str__(self) -> str:
-        return _text_of(self)
+        texts: dict[Energy, str] = {}  # a part that occurs several times is formatted once
+
+        def operand(energy: Any, precedence: int) -> str:
+            if energy not in texts:
+                text = energy.text(operand) if type(energy).__str__ is Node.__str__ else str(energy)
+                texts[energy] = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+            return f"({texts[energy]})" if getattr(energy, "precedence", 100) < precedence else texts[energy]
+
+        return operand(self, 0)
 
     def text(self, operand: Operand) -> str:
         """Returns the text of the expression, from those of its operands."""
@@ -131,11 +157,8 @@ class Node(RelativeEnergy, ABC):
         return self._opposite() if isinstance(self._opposite, weakref.ref) else self._opposite
 
     def link_opposite(self, opposite: Node) -> None:
-        """Makes two nodes each other's complement, so that `~~A is A` and a parity of 12 events has 97 nodes instead of 8,201.
-
-        The reference to the complement is weak, so that no cycle keeps networks in memory.
-        """
-        self._opposite = weakref.ref(opposite)
+        """Makes two nodes each other's complement, so that `~~A is A`, and a parity of 12 events has 97 nodes instead of 8,201."""
+        self._opposite = weakref.ref(opposite)  # weak, so that no cycle keeps networks in memory
         object.__setattr__(opposite, "_opposite", self)  # not as a sub-module
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,7 +168,7 @@ class Node(RelativeEnergy, ABC):
         super().became_twin()
         if self._copies.pairs:
             self._copies.watch(True)
-            self._direct = False  # each evaluation looks whether the copies are still equal
+            self._direct = frozenset()  # each evaluation looks whether the copies are still equal
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._opposite = None  # it is not converted
@@ -154,10 +177,7 @@ class Node(RelativeEnergy, ABC):
 
 
 class Transformed(Node, ABC):
-    """Abstract node that evaluates a term at other points than its own, such as decoded ones, or under other conditions.
-
-    It is grounded if its first term is; a subclass implements `forward_evidence`.
-    """
+    """Abstract node that evaluates its first term at other points, such as decoded ones, or under other conditions."""
 
     sums: ClassVar[bool] = True
 
@@ -168,10 +188,10 @@ class Transformed(Node, ABC):
 
 @contextmanager
 def dividing_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
-    """A context in which a node evaluates a density and takes a power of it; a negative power divides by it.
+    """A context in which a node takes a power of a density, a negative one by default.
 
     Raises:
-        ExpressionError: The node divides by a density that is 0 everywhere. The quotient has no value, so it is no `ContradictionError`.
+        ExpressionError: It divides by a density that is 0 everywhere. The quotient has no value, so it is no `ContradictionError`.
     """
     try:
         yield
@@ -204,44 +224,15 @@ def as_float(weight: Weight) -> float:
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
 
 
-def _find_repeated(root: Energy) -> tuple[Energy, ...]:
-    """Returns the sub-expressions that occur more than once in an expression."""
-    counts: dict[Energy, int] = {}
-    todo = [root]
-    while todo:
-        for term, count in distinct(todo.pop().terms).items():
-            if term not in counts:
-                todo.append(term)
-            counts[term] = counts.get(term, 0) + count
-    return tuple(term for term, count in counts.items() if count > 1)
-
-
-def _support_of(energy: Energy, found: dict[Energy, Support]) -> Support:
-    """Returns the support of a part of an expression; each part is visited once."""
-    if not isinstance(energy, Node) or type(energy).support is not Node.support:
-        return energy.support
-    if energy not in found:
-        found[energy] = energy.find_support(partial(_support_of, found=found))  # no frame of its own in a deep recursion
-    return found[energy]
-
-
 # What terms have in common ---------------------------------------------------------------------------------------------------------------
 
 
-def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
-    """Returns each term once, with the number of its occurrences."""
-    counts: dict[Energy, int] = {}
-    for term in terms:
-        counts[term] = counts.get(term, 0) + 1
-    return counts
-
-
 def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
-    """Returns terms with nodes of a class replaced by their terms, other than weighted ones.
+    """Returns terms with nodes of a class replaced by their terms, other than weighted ones and those that occur several times.
 
-    A node that occurs several times is kept, so that repeating `E = E & E` adds one node each.
+    So repeating `E = E & E` adds one node each.
     """
-    counts, result = distinct(terms), list[Energy]()
+    counts, result = Counter(terms), list[Energy]()
     for term in terms:
         nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
         result += term.terms if nested else (term,)
@@ -267,17 +258,15 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
 
 def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     """Returns the bases that all terms have with the same weight; a mixture factors them out."""
-    first, *others = terms
-    return tuple(base for base in first.bases if all(any(_same_base(base, other) for other in term.bases) for term in others))
+    found = terms[0].bases
+    for term in terms[1:]:
+        found = tuple(base for base in found if any(same(other.energy, base.energy) and _same_weight(other, base) for other in term.bases))
+    return found
 
 
 def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
     """Returns whether an energy is one of the bases."""
     return any(same(base.energy, energy) for base in bases)
-
-
-def _same_base(a: WeightedBase, b: WeightedBase) -> bool:
-    return same(b.energy, a.energy) and _same_weight(b, a)
 
 
 def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
@@ -312,30 +301,12 @@ def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
     return found[0] if found and found.count(found[0]) == len(found) else None
 
 
-def common_shape(terms: Sequence[Energy]) -> torch.Size | None:
-    """Returns the shape of one point of the terms; None if it is unknown.
-
-    Raises:
-        ShapeError: The terms take points of different shapes.
-    """
-    first, shape = None, None
-    for term in terms:
-        if shape is None:
-            first, shape = term, term.event_shape
-        elif term.event_shape not in (None, shape):
-            raise ShapeError(
-                f"{first} takes points of shape {tuple(shape)} and {term} points of shape {tuple(term.event_shape or ())}; all terms of an "
-                "expression must take the same shape."
-            )
-    return shape
-
-
 def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
     """Returns terms in one space: if some are latent, those with the shape of decoded points are pulled back, other than a prior.
 
     Raises:
         ExpressionError: The terms have different decoders, or it is unclear from the shapes whether a term is latent.
-        ShapeError: Their points have different shapes, or a term has neither the shape of latent nor that of decoded points.
+        ShapeError: A term has neither the shape of latent nor that of decoded points.
     """
     latent = [term for term in terms if term.decoder is not None]
     for term in latent[1:]:
@@ -346,14 +317,14 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
             )
     if latent:
         terms = [term if term.decoder is not None else _in_latent_space(term, latent) for term in terms]
-    common_shape(terms)
     return tuple(terms)
 
 
 def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
     """Returns a term without a decoder as one of latent points: pulled back, or as it is."""
     decoder: Any = latent[0].decoder
-    shape, below, name = term.event_shape, common_shape(latent), type(decoder).__name__
+    shape, name = term.event_shape, type(decoder).__name__
+    below = next((other.event_shape for other in latent if other.event_shape is not None), None)
     decoded = next((other.decoded_shape for other in latent if other.decoded_shape is not None), None)
     if shape is None or below == decoded or (below is None and shape == decoded):
         of = "of unknown shape" if shape is None else f"of shape {tuple(shape)}, the shape of both latent and decoded points,"
@@ -369,22 +340,6 @@ def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
             f"{tuple(decoded or ())}, so it is neither a prior nor an energy of decoded points."
         )
     return term.pull_back(decoder)
-
-
-# Text ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def _text_of(node: Node) -> str:
-    """Returns the text of a node; that of a part that occurs several times is formatted once, and the middle of a long one is left out."""
-    texts: dict[Energy, str] = {}
-
-    def operand(energy: Any, precedence: int) -> str:
-        if energy not in texts:
-            text = energy.text(operand) if type(energy).__str__ is Node.__str__ else str(energy)
-            texts[energy] = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-        return f"({texts[energy]})" if getattr(energy, "precedence", 100) < precedence else texts[energy]
-
-    return operand(node, 0)
 
 
 def tree(energy: Energy) -> str:

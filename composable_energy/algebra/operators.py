@@ -22,12 +22,8 @@ from composable_energy.registry import get
 
 
 def all_of(*terms: Any) -> Energy:
-    """Returns the conjunction `A & B & ...`; a single term is returned as it is.
-
-    Args:
-        *terms: Energies, or objects that `as_energy` takes.
-    """
-    lifted = [as_energy(term) for term in terms]
+    """Returns the conjunction `A & B & ...` of energies, or objects that `as_energy` takes; a single term is returned as it is."""
+    lifted = list(map(as_energy, terms))
     return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
 
 
@@ -48,7 +44,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
         raise OptionError(
             f"any_of takes weights, and options of `composable_energy.calibrate` with calibrate=True; got {', '.join(options)}."
         )
-    lifted = [as_energy(term) for term in terms]
+    lifted = list(map(as_energy, terms))
     mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
     return get("estimator", "calibrate")(mixture, **options) if check_flag("calibrate", calibrate) else mixture
 

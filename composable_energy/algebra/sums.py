@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from composable_energy.algebra.node import (
     Weight,
     as_float,
     contains,
-    distinct,
     dividing_by,
     flatten,
     join_events,
@@ -65,7 +65,7 @@ class Conjunction(Node):
         concepts = tuple(term for term in self.terms if not contains(self.bases, term))
         self.concepts = concepts or self.terms
         self._formulas, others = join_events(concepts, conjoin)
-        self._others, self.evidence_has_value = distinct(others), True
+        self._others, self.evidence_has_value = Counter(others), True
         for formula in self._formulas:
             self.formula = formula if len(self._formulas) == 1 and not others else None
             self.unsatisfiable |= formula.constant is False
@@ -74,7 +74,7 @@ class Conjunction(Node):
 
     @property
     def grounded(self) -> bool:
-        return any(term.grounded for term in distinct(self.terms))
+        return any(term.grounded for term in Counter(self.terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         bases = [(base.energy, base.energy.support) for base in self.bases]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluate_once, is_denoised, is_left_out, seen
+from composable_energy.energies.evaluation import evaluate_once, is_left_out, seen
 from composable_energy.energies.identity import token_of
 from composable_energy.errors import ExpressionError
 from composable_energy.events import HeadEnergy
@@ -23,12 +23,7 @@ from composable_energy.supports import Support, check_support, evaluate_inside, 
 
 
 class Conditioned(Transformed):
-    """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`.
-
-    Args:
-        operand: The energy.
-        values: The conditions by name; the energy must depend on all of them.
-    """
+    """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`; the energy must depend on all."""
 
     def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
         super().__init__(operand)
@@ -116,9 +111,9 @@ class PulledBack(Transformed):
             return value_of(self.terms[0], evaluate_once(self.generator, x, {}), conditions)
         if is_left_out(x):
             return zeros(x)
-        sigma = rows_for("sigma", sigma, x)
-        if is_denoised(x):
-            decoded = evaluate_once(self.generator, seen(x), {})
+        sigma, points = rows_for("sigma", sigma, x), seen(x)
+        if points is not x:  # a sampler gave the denoised ones
+            decoded = evaluate_once(self.generator, points, {})
         else:
             decoded = evaluate_once(self.generator, x, {"sigma": sigma}, self._shrunk)
         energies = value_of(self.terms[0], decoded, conditions)
@@ -211,9 +206,9 @@ class Restricted(Transformed):
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    def find_support(self, support_of: Callable[[Energy], Support]) -> Support:
+    def find_support(self, found: dict[Energy, Support]) -> Support:
         try:
-            inner = support_of(self.terms[0])
+            inner = super().find_support(found)
         except ExpressionError:  # the support of the operand is not known, and need not be
             return self._within
         return intersect([(self.terms[0], inner), (self, self._within)])
@@ -263,11 +258,8 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
     r"""Returns the energy 0 inside a support and $\infty$ outside, so that `E & inside(support)` is E within it.
 
     Args:
-        support: The support, such as `constraints.interval(0, 1)`.
+        support: The support, such as `constraints.interval(0, 1)`; what is no continuous constraint raises `OptionError`.
         event_shape: The shape of one point, if there is only one.
-
-    Raises:
-        OptionError: The support is no continuous constraint.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -285,7 +277,7 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
 class NoiseLeaves(NamedTuple):
     """The parts that an expression is a function of.
 
-    Args:
+    Attributes:
         leaves: Absolute energies, and energies without value, that depend on the noise level `sigma`.
         others: All other parts, such as energies without noise levels and evidence with values.
         additive: Whether parts without noise levels add to the energy, as terms of a conjunction do, and are not inside of a mixture.
@@ -297,21 +289,20 @@ class NoiseLeaves(NamedTuple):
 
     @property
     def plain(self) -> tuple[Energy, ...]:
-        """The other parts that do not depend on the noise level itself, such as a network of pictures."""
+        """The other parts that do not depend on the noise level, such as a network of pictures."""
         return tuple(part for part in self.others if not _takes_noise(part))
 
     @property
     def widened(self) -> bool:
         """Whether all terms without noise levels allow for the spread of the data around denoised points themselves."""
-        terms = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
-        return all(term.widens_itself for term in terms)
+        leaves = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
+        return all(leaf.widens_itself for leaf in leaves)
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:
-    r"""Returns the parts that an expression is a function of, those that depend on a noise level apart from the others.
+    r"""Returns the parts of which an expression is a function $G(E_1(x, \sigma), \dots)$, those with noise levels apart from the others.
 
-    An expression is $E(x, \sigma) = G(E_1(x, \sigma), \dots, E_M(x, \sigma))$ with the leaves $E_i$, if there are no others. An energy
-    relative to a base whose evidence has values counts as another part; its base is a leaf.
+    An energy relative to a base whose evidence has values counts as another part; its base is a leaf.
     """
     leaves: dict[Energy, None] = {}
     others: dict[Energy, None] = {}
@@ -347,4 +338,4 @@ def _takes_noise(part: Energy) -> bool:
     """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
     if isinstance(part, PulledBack):
         return False
-    return "sigma" in (part.head_conditions if isinstance(part, HeadEnergy) else part.conditions)
+    return "sigma" in (part.evidence_parameters.names if isinstance(part, HeadEnergy) else part.conditions)

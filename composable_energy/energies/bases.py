@@ -16,16 +16,9 @@ from torch.compiler import is_dynamo_compiling
 
 from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.energies.checks import check_energies, check_value
-from composable_energy.energies.conditions import method_parameters
+from composable_energy.energies.conditions import Parameters, method_parameters
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import (
-    THREAD,
-    evaluate_once,
-    evaluating,
-    note_repeated,
-    seen,
-    uses_own_gradient,
-)
+from composable_energy.energies.evaluation import THREAD, evaluate_once, evaluating, note_repeated, seen, uses_own_gradient
 from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -34,12 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightedBase:
-    """A base with its weight in a sum; calling it returns weighted energies.
-
-    Args:
-        energy: The base.
-        scaled_by: The nodes `w * A` around it; the weight is the product of their factors, which may be learnable.
-    """
+    """A base and the nodes `w * A` around it, whose factors may be learnable; calling it returns weighted energies."""
 
     energy: Energy
     scaled_by: tuple[Weighted, ...] = ()
@@ -56,8 +44,7 @@ class WeightedBase:
 class RelativeEnergy(Energy, ABC):
     r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, which is infinite where a base is.
 
-    A subclass implements `forward_evidence`, and its constructor sets `bases` to distinct `WeightedBase`. All nodes of an expression are
-    relative energies, absolute ones without bases.
+    A subclass implements `forward_evidence`, and its constructor sets `bases` to distinct `WeightedBase`; without bases it is absolute.
     """
 
     bases: tuple[WeightedBase, ...] = ()
@@ -90,8 +77,8 @@ class RelativeEnergy(Energy, ABC):
             for base in self.bases:
                 total = subtract(total, base(x, **conditions))
             return total
-        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
-        if not fitting or (x.shape, x.dtype, x.device) not in fitting:
+        direct = self._direct if not conditions and type(x) is Tensor else None
+        if not direct or (x.shape, x.dtype, x.device) not in direct:
             conditions = self._check_input(x, conditions)
         return check_energies(self, self._evidence(x, conditions), x)
 
@@ -113,12 +100,17 @@ class RelativeEnergy(Energy, ABC):
         return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
     @property
+    def evidence_parameters(self) -> Parameters:
+        """The conditions of the evidence, without those of the bases."""
+        return method_parameters(type(self).forward_evidence)
+
+    @property
     def conditions(self) -> frozenset[str]:
-        return method_parameters(type(self).forward_evidence).names.union(*(base.energy.conditions for base in self.bases))
+        return self.evidence_parameters.names.union(*(base.energy.conditions for base in self.bases))
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return method_parameters(type(self).forward_evidence).required.union(*(base.energy.required_conditions for base in self.bases))
+        return self.evidence_parameters.required.union(*(base.energy.required_conditions for base in self.bases))
 
     @property
     def support(self) -> Support:

@@ -48,13 +48,7 @@ def check_batch(energy: Energy, x: Tensor) -> None:
 
 
 def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
-    """Raises if points do not fit the dtype or device of the weights of a module.
-
-    Args:
-        energy: The energy, for the message.
-        module: The energy or a part of it.
-        x: The points.
-    """
+    """Raises if points do not fit the dtype or device of the weights of a module, an energy or a part of it."""
     for weight in weights_of(module):
         if weight.is_floating_point():
             if weight.device != x.device:
@@ -68,7 +62,7 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
     """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error.
 
     Raises:
-        ShapeError: The energies have another shape than $(B,)$.
+        ShapeError: The energies have another shape.
         DtypeError: The energies are not a dense floating tensor on the device of the points.
     """
     same_kind = type(energies) is Tensor and energies.dtype is x.dtype and energies.device == x.device
@@ -92,9 +86,9 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
 
 def advise_output(output: object) -> str:
     """Returns what to write where a model returns something else than a floating tensor, after a space; empty if there is no advice."""
-    name = next((name for name in ("logits", "loss", "last_hidden_state") if isinstance(getattr(output, name, None), Tensor)), None)
-    if name is not None:
-        return f" It has `.{name}`: write a function that returns a number for each point from `model(x).{name}`."
+    for name in ("logits", "loss", "last_hidden_state"):
+        if isinstance(getattr(output, name, None), Tensor):
+            return f" It has `.{name}`: write a function that returns a number for each point from `model(x).{name}`."
     match output:
         case Mapping():
             key = next((key for key, value in output.items() if isinstance(value, Tensor)), "energy")
@@ -124,16 +118,7 @@ def _advise_shape(energies: Tensor, count: int) -> str:
 
 
 def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
-    """Raises if an energy, or its evidence, has no value.
-
-    Args:
-        energy: The energy.
-        use: The operation that needs the value, for the message.
-        evidence: Whether a value of the evidence is enough.
-
-    Raises:
-        ExpressionError: There is no value.
-    """
+    """Raises `ExpressionError` if an energy, or its `evidence`, has no value; `use` is the operation that needs it."""
     if energy.evidence_has_value if evidence else energy.has_value:
         return
     leaf = energy
@@ -178,11 +163,6 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
 
     The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
     library name their energy already.
-
-    Args:
-        error: The exception.
-        energy: The energy that it leaves.
-        x: The points.
 
     Raises:
         ExpressionError: The energy calls NumPy where a gradient is needed.

@@ -35,11 +35,9 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
-    """Returns the conditions of a module or function. They are not cached: a cache would keep the function alive.
+    """Returns the conditions of a module or function: its parameters after the first, positional ones.
 
-    Args:
-        function: A module or function.
-        positional: The number of its positional arguments, which are no conditions.
+    They are not cached: a cache would keep the function alive.
     """
     if isinstance(function, SharedModule):
         function = function.module
@@ -48,9 +46,7 @@ def parameters_of(function: Callable[..., object], positional: int = 1) -> Param
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
         return Parameters(frozenset(), frozenset())
-    names: set[str] = set()
-    required: set[str] = set()
-    others = False
+    names, required, others = set[str](), set[str](), False
     for parameter in list(signature.parameters.values())[positional:]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             names.add(parameter.name)
@@ -67,12 +63,12 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
 
 
 def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) -> Tensor:
-    """Returns a condition as a tensor with one row for each point.
+    """Returns a condition as a tensor with one row for each point, on its device and, if real, of its dtype.
 
     Args:
         name: The name of the condition, for messages.
         value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
-        x: The points, with shape $(B, *)$; the result has their device and, if real, their dtype.
+        x: The points, with shape $(B, *)$.
         chains: The chains of the points; None if they are all chains.
 
     Raises:
@@ -109,12 +105,7 @@ def bound_rows(name: str, value: object, x: Tensor, chains: Tensor | None) -> Te
 
 
 def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
-    """Returns the conditions that an energy depends on, with one row for each point.
-
-    Raises:
-        ExpressionError: A condition is unknown, or one without default is missing.
-        ShapeError: A condition has neither one row nor one for each point.
-    """
+    """Returns the conditions that an energy depends on, with one row for each point; raises `ExpressionError` if they are not those."""
     required = energy.required_conditions
     if not (required or conditions):
         return conditions
@@ -128,11 +119,7 @@ def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> d
 
 
 def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
-    """Returns conditions or arguments of an energy if all of their names are accepted.
-
-    Raises:
-        ExpressionError: A name is not accepted.
-    """
+    """Returns conditions or arguments of an energy; raises `ExpressionError` if a name is not accepted."""
     unknown = sorted(set(given).difference(accepted))
     if unknown:
         names = sorted(set(accepted) - {CHAINS})
@@ -143,10 +130,7 @@ def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]
 
 
 def copy_condition(value: Any) -> Any:
-    """Returns a copy of a condition; a learnable tensor stays connected to its original.
-
-    Arrays and lists of numbers become tensors, which can be compared.
-    """
+    """Returns a copy of a condition, of arrays and lists of numbers as a tensor; a learnable tensor stays connected to its original."""
     if isinstance(value, np.ndarray | list | tuple):
         try:
             return torch.tensor(value)

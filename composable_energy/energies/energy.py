@@ -1,16 +1,13 @@
 r"""The class `Energy`: values, gradients and structure of an energy, and how it is combined and sampled.
 
 An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
-$(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
-
-Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which are found by their paths: nothing here
-imports what is above.
+$(B,)$. Operators, `sample`, `save` and others belong to upper layers, which are found by their paths: nothing here imports what is above.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -25,7 +22,7 @@ from composable_energy.energies.evaluation import THREAD, evaluate, note_detache
 from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
-from composable_energy.options import Recommendation
+from composable_energy.options import Recommendation, check_instance
 from composable_energy.supports import Support, check_support, map_support
 
 if TYPE_CHECKING:
@@ -106,7 +103,7 @@ class Energy(nn.Module, ABC):
     _event_shape: torch.Size | None = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
     _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
-    _direct: bool = False  # whether `forward` alone gives the energies of such points
+    _direct: Set[Any] = frozenset()  # those of points whose energies `forward` alone gives: the same, or none
     __array_ufunc__ = None  # numpy scalars on the left use our operators
 
     def __init__(self) -> None:
@@ -137,11 +134,8 @@ class Energy(nn.Module, ABC):
         """Evaluates `forward` and checks points, conditions and energies.
 
         Args:
-            x: Points, with shape $(B, *)$.
+            x: Points, with shape $(B, *)$; the energies have shape $(B,)$.
             **conditions: One value for all points, or one row for each.
-
-        Returns:
-            The energies, with shape $(B,)$.
 
         Raises:
             ShapeError: The points do not fit `event_shape`, or the energies do not have shape $(B,)$.
@@ -149,8 +143,8 @@ class Energy(nn.Module, ABC):
             DeviceError: The points are on another device than the weights.
             ExpressionError: A condition is missing or unknown, or the energy has no value.
         """
-        fitting = self._fitting if self._direct and not conditions and type(x) is Tensor else None
-        evaluation = THREAD.evaluation if fitting and (x.shape, x.dtype, x.device) in fitting else None
+        direct = self._direct if not conditions and type(x) is Tensor else None
+        evaluation = THREAD.evaluation if direct and (x.shape, x.dtype, x.device) in direct else None
         # `evaluate` takes longer than the arithmetic of small energies.
         if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised[0] is None:
             try:
@@ -231,7 +225,7 @@ class Energy(nn.Module, ABC):
 
     @decoder.setter
     def decoder(self, module: nn.Module | None) -> None:
-        self._modules["decoder"] = module
+        self._modules["decoder"] = check_instance("decoder", module, nn.Module)  # torch sets a module itself
 
     @property
     def decoded_shape(self) -> torch.Size | None:
@@ -263,10 +257,7 @@ class Energy(nn.Module, ABC):
 
         Args:
             *terms: The new terms, as many as now; none keeps them.
-            **changes: Arguments that replace those of `config()`, such as `base`.
-
-        Raises:
-            ExpressionError: The class has no `config()`, or its constructor does not take an argument.
+            **changes: Arguments that replace those of `config()`, such as `base`; an unknown one raises `ExpressionError`.
         """
         rebuilt = type(self)(*(terms or self.terms), **{**self.config(), **check_names(self, changes, self.config())})
         rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
@@ -321,10 +312,8 @@ class Energy(nn.Module, ABC):
         """Returns the energy with conditions bound, such as `given(y=3)`; terms that do not depend on a condition ignore it.
 
         Args:
-            **conditions: Numbers or tensors, which are copied; a tensor has a first axis of 1, or one row for each point.
-
-        Raises:
-            ExpressionError: No term takes a condition of that name, or it is already bound.
+            **conditions: Numbers or tensors, which are copied; a tensor has a first axis of 1, or one row for each point. A name that no
+                term takes, or that is already bound, raises `ExpressionError`.
         """
         return _algebra().bind_conditions(self, check_names(self, conditions, self.conditions))
 
@@ -383,13 +372,13 @@ class Energy(nn.Module, ABC):
 
     def became_twin(self) -> None:
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
-        self._fitting, hooks = set(), vars(self)
-        usual = type(self).has_value is not False and not type(self).has_own_gradient
-        self._direct = usual and not any(map(hooks.get, _HOOKS))
+        usual = type(self).has_value is not False and not type(self).has_own_gradient and not any(map(vars(self).get, _HOOKS))
+        self._fitting = set()
+        self._direct = self._fitting if usual else frozenset()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._fitting is not None:
-            self._fitting = set()
+            self._fitting.clear()
         if vars(self).get("support") is not None:  # its ends may be tensors
             vars(self)["support"] = map_support(self.support, fn)
         return super()._apply(fn, recurse)

@@ -1,11 +1,10 @@
 r"""One evaluation of an expression: what its parts share, given values, other points of some terms, values and gradients.
 
 An evaluation belongs to a thread, and an inner one takes over what the outer one knows. Its memo keeps the results of bases, networks of
-events, decoders, `shared` modules and repeated terms for each tensor of points, so that each is computed once. Autograd sees one tensor
-with several uses, so the backward pass is shared, too.
+events, decoders, `shared` modules and repeated terms for each tensor of points, so that each is computed once, also in the backward pass.
 
-At a noise level $\sigma$ the points of an expression have noise. A term that was made for data, such as a network of pictures, has no
-meaning there. A sampler gives the other points at which such terms count; energies and nodes ask `seen` for them.
+A term that was made for data, such as a network of pictures, has no meaning at points with noise of a level $\sigma$. A sampler gives the
+other points at which such terms count; energies and nodes ask `seen` for them.
 
 `Energy.with_gradient` evaluates an expression and computes its gradient by autograd. Terms whose classes override `with_gradient` are then
 evaluated by their override: `OwnGradient` is their node in the autograd graph, so sums, weights, mixtures and decoders follow by the chain
@@ -34,14 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an energy whose gradient is not that of autograd.
-
-    Attributes:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-        conditions: Its conditions.
-        gradient: The gradient of its own `with_gradient`, with the shape of the points; None if autograd finds the energies constant.
-    """
+    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the energies constant."""
 
     energy: Energy
     x: Tensor
@@ -59,10 +51,9 @@ class Evaluation:
         repeated: The ids of sub-expressions that occur more than once.
         uses: Collects the calls of energies whose gradient is not that of autograd.
         given: The values of some energies at all points, each with shape $(B,)$, so that an expression is a function of these values; also
-            of energies that have none, such as scores. Terms that need values do not refuse energies without one while it is set.
-        denoised: Points with noise, compared by identity; the denoised points where terms without noise levels are evaluated, of the same
-            shape, or None to leave these terms out; and the noise level, for terms that allow for the spread of the data around a denoised
-            point, or None to let none do so.
+            of energies that have none, such as scores, which no term refuses then.
+        denoised: Points with noise, compared by identity; the denoised points where terms without noise levels are evaluated, or None to
+            leave these terms out; and the noise level, for terms that allow for the spread of the data there, or None to let none do so.
     """
 
     root: Energy | None = None
@@ -84,10 +75,9 @@ THREAD = _Thread()
 
 @contextmanager
 def evaluating(**changes: Any) -> Iterator[Evaluation]:
-    """A context in which parts of all energies are evaluated once, and attributes of the evaluation are set.
+    """A context in which parts of all energies are evaluated once, and attributes of the evaluation, such as `given`, are set.
 
-    Args:
-        **changes: Attributes of `Evaluation`, such as `given` and `denoised`; `memo=None` lets the evaluations inside share nothing.
+    With `memo=None` the evaluations inside share nothing.
     """
     outer, inner = THREAD.evaluation, Evaluation()
     if outer is not None:
@@ -108,14 +98,10 @@ def current() -> Evaluation | None:
     return None if evaluation is None or evaluation.root is None else evaluation
 
 
-def is_denoised(x: Tensor) -> bool:
-    """Returns whether terms without noise levels have points of their own, or are left out."""
-    return _denoised()[0] is x
-
-
 def is_left_out(x: Tensor) -> bool:
     """Returns whether terms without noise levels count as 0 at these points."""
-    return is_denoised(x) and _denoised()[1] is None
+    noisy, points, _ = _denoised()
+    return noisy is x and points is None
 
 
 def seen(x: Tensor) -> Tensor:
@@ -177,7 +163,7 @@ def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> 
 
 
 class SharedModule(nn.Module):
-    """See `shared`."""
+    """A module that is evaluated once for all terms of an expression; see `shared`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -211,12 +197,7 @@ def shared(module: nn.Module) -> nn.Module:
 
 
 def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
-    """Returns the checked energies of checked points; `forward` is that of the energy with the hooks of the module.
-
-    Raises:
-        ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
-        ExpressionError: The energy has no value.
-    """
+    """Returns the checked energies of checked points; `forward` is that of the energy with the hooks of the module."""
     kind = type(energy)
     evaluation = THREAD.evaluation
     if evaluation is None or evaluation.memo is None:
@@ -265,11 +246,8 @@ def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tens
     value returns zeros for the energies, and $\infty$ where one of its terms is infinite.
 
     Args:
-        x: The points, with shape $(B, *)$.
+        x: The points, with shape $(B, *)$, as the gradients.
         **conditions: One value for all points, or one row for each.
-
-    Returns:
-        The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
 
     Raises:
         ExpressionError: The energies have no gradient.
@@ -302,11 +280,7 @@ def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tens
 
 
 def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
-    """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
-
-    Raises:
-        ExpressionError: The energy has no value, but the expression has `has_value` set.
-    """
+    """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed."""
     evaluation = current()
     if evaluation is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
         return False

@@ -31,8 +31,7 @@ _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN, _PART = "_identity_token", "_identity_part"
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_OF_TWINS = ("_fitting", "_direct")  # what twins remember of points
-_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", *_OF_TWINS}) - {"_parameters", "_buffers"}
+_NO_VALUES = {*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", "_fitting", "_direct"} - {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Origin:
 
 
 class Part(NamedTuple):
-    """A module inside an object that the registry built: the kind and origin of the object, and the dotted path in it."""
+    """A module inside an object of a kind that the registry built, with its dotted path in it."""
 
     kind: str
     origin: Origin
@@ -113,18 +112,12 @@ def part_of(module: nn.Module) -> Part | None:
 
 
 def same(a: object, b: object) -> bool:
-    """Returns whether two energies, networks or decoders are the same, by token and value.
-
-    Floating tensors are compared at either of their precisions, so converting one of two copies keeps them the same.
-    """
+    """Returns whether two energies, networks or decoders are the same, by token and value at the lower of two precisions."""
     return _equal(a, b, set(), tokens=True)
 
 
 def equal(a: object, b: object) -> bool:
-    """Returns whether two objects have equal values: numbers, tensors, containers, modules, and objects with such attributes.
-
-    A function is equal only to itself.
-    """
+    """Returns whether two objects, such as containers and modules, have equal values; a function is equal only to itself."""
     return _equal(a, b, set())
 
 
@@ -189,16 +182,10 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 
 class Copies:
-    """Copies of the same module in an expression, which counts them once.
+    """Pairs of copies of the same module in an expression, which counts them once; none is the usual case.
 
     Numbers are compared at each evaluation, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace; in a twin, which
     replaces no tensor, at its first one, and then where a tensor was written to.
-
-    Args:
-        root: The expression.
-
-    Attributes:
-        pairs: Pairs of copies; none is the usual case.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -246,13 +233,10 @@ _MANY = 1000  # a container with more items is data
 
 
 def twin(energy: T) -> T:
-    """Returns a copy in eval mode that shares the storage of all tensors; its parameters require no gradient.
+    """Returns a copy of an energy or module in eval mode that shares the storage of all tensors; its parameters require no gradient.
 
     Later writes to the tensors reach the copy, other changes do not. It takes milliseconds for weights of any size. Attributes
     or globals that an energy changes while it is evaluated change in its twin.
-
-    Args:
-        energy: An energy, or any module.
 
     Raises:
         ExpressionError: A part cannot be copied, has parameters without values, or a function uses a module in training mode.
@@ -304,12 +288,7 @@ def twin(energy: T) -> T:
 
 
 def contents(root: object, *, captured: bool = True) -> list[object]:
-    """Returns an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture.
-
-    Args:
-        root: The object.
-        captured: Whether to include what functions capture.
-    """
+    """Returns an object and the objects inside, each once and in a fixed order: attributes, items, and what functions capture."""
     seen: dict[int, object] = {}
     todo = [root]
     while todo:

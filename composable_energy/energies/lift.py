@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,14 @@ from composable_energy.errors import ExpressionError, LiftError, OptionError, Sh
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, contains, evaluate_inside, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
-from composable_energy.supports.sets import ends_of
+from composable_energy.supports.sets import circle, ends_of
 
 
 class DistributionEnergy(Energy):
     r"""The energy $-\log p(x)$ of a torch distribution; axes of its batch shape are independent axes of a point.
 
-    Outside the support the energy is infinite with zero gradient, so that other branches of a mixture keep theirs. The energy of a NaN
-    point is NaN.
-
-    Its tensors are constants, which move with the energy. To learn them, lift a module that builds the distribution in its `forward`.
+    Outside the support the energy is infinite with zero gradient, so that other branches of a mixture keep theirs; at NaN it is NaN.
+    Tensors of the distribution are constants, which move with the energy. To learn them, lift a module that builds it in its `forward`.
 
     Args:
         distribution: The distribution; a point has its batch shape followed by its event shape. It is copied; its tensors are shared.
@@ -49,17 +47,10 @@ class DistributionEnergy(Energy):
     """
 
     def __init__(
-        self,
-        distribution: Distribution,
-        *,
-        name: str = "",
-        event_shape: Sequence[int] | None = None,
-        decoder: nn.Module | None = None,
+        self, distribution: Distribution, *, name: str = "", event_shape: Sequence[int] | None = None, decoder: nn.Module | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(name, str):
-            raise OptionError(f"name must be text, got {name!r}.")
-        self.name = name or type(distribution).__name__
+        self.name = check_instance("name", name, str) or type(distribution).__name__
         _check(distribution)
         shape = self.event_shape = distribution.batch_shape + distribution.event_shape
         if event_shape is not None and torch.Size(event_shape) != shape:
@@ -67,8 +58,7 @@ class DistributionEnergy(Energy):
                 f"A point of {self.name} has shape {tuple(shape)}, its batch shape followed by its event shape; got the "
                 f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
             )
-        if decoder is not None:
-            self.decoder = check_instance("decoder", decoder, nn.Module)
+        self.decoder = decoder
         self.distribution = map_tensors(distribution, lambda tensor: tensor)
         like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
         try:
@@ -137,19 +127,12 @@ def _check(distribution: Distribution) -> None:
 
 def _is_positive(distribution: Distribution) -> bool:
     """Returns whether a density is positive at all points, and its class is known not to validate them."""
-    if type(distribution) is Independent:
-        return _is_positive(distribution.base_dist)
-    if type(distribution) is MixtureSameFamily:
-        return _is_positive(distribution.component_distribution)
-    if type(distribution) is TransformedDistribution:
-        return _is_positive(distribution.base_dist) and all(_is_real(transform.codomain) for transform in distribution.transforms)
-    return type(distribution) in ARGUMENTS and _is_real(distribution.support)
-
-
-def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
+    kind, support, of = type(distribution), support_of(distribution), cast(Any, distribution)
+    if kind not in ARGUMENTS or not (support is None or support is circle):
+        return False
+    if kind is MixtureSameFamily:
+        return _is_positive(of.component_distribution)
+    return kind not in (Independent, TransformedDistribution) or _is_positive(of.base_dist)
 
 
 def _log_prob(distribution: Distribution, x: Tensor) -> Tensor:
@@ -233,11 +216,10 @@ class CallableEnergy(Energy):
         name: The name in expressions; that of the function if empty.
         event_shape: The shape of one point, if there is only one.
         decoder: The decoder, for an energy of latent points.
-        modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, and
-            sampling evaluates copies in eval mode. A function that uses a module in training mode otherwise, such as in its closure, is not
-            sampled.
-        support: Where the density lives, such as `torch.distributions.constraints.positive`; None for all of $\mathbb{R}^n$. The energy is
-            infinite outside, and the function is not evaluated there.
+        modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, so
+            that sampling evaluates copies in eval mode. A module that the function uses otherwise must not be in training mode.
+        support: Where the density lives, such as `constraints.positive`; None for all of $\mathbb{R}^n$. The energy is infinite outside,
+            and the function is not evaluated there.
 
     Raises:
         OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
@@ -254,9 +236,9 @@ class CallableEnergy(Energy):
         support: Support = None,
     ) -> None:
         super().__init__()
-        wrong = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)]
-        if wrong:
-            raise OptionError(f"modules takes modules that the function is called with, got {', '.join(wrong)}.")
+        for module in modules:
+            if not isinstance(module, nn.Module):
+                raise OptionError(f"modules takes modules that the function is called with, got {type(module).__name__}.")
         self.function = function
         self.arguments = nn.ModuleList(modules) if modules else ()
         if modules:
@@ -265,13 +247,8 @@ class CallableEnergy(Energy):
             except TypeError as error:
                 raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
         self.conditions, self.required_conditions, _ = parameters_of(function, 1 + len(modules))
-        self.name = name or _name_of(function)
-        if event_shape is not None:
-            self.event_shape = torch.Size(event_shape)
-        if decoder is not None:
-            self.decoder = check_instance("decoder", decoder, nn.Module)
-        if support is not None:
-            self.support = support
+        self.name, self.event_shape = name or _name_of(function), event_shape
+        self.decoder, self.support = decoder, support
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if self.support is None:
@@ -284,8 +261,8 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object; an instance, not a class.
-        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `support`, `decoder` and `modules`; for a distribution,
-            those of `DistributionEnergy`. An energy takes a `decoder` alone: then it is one of latent points.
+        **options: Those of `CallableEnergy` or `DistributionEnergy`, such as `name` and `event_shape`. An energy takes a `decoder` alone:
+            then it is one of latent points.
 
     Raises:
         LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
@@ -316,8 +293,8 @@ def liftable(obj: object) -> bool:
 
 def _advise(obj: object) -> str:
     """Returns what to write instead of a distribution of another library, after a space; empty for anything else."""
-    names = ("log_prob", "score_samples", "logpdf", "logpmf")
-    method = None if isinstance(obj, type) else next((name for name in names if callable(getattr(obj, name, None))), None)
+    names = [] if isinstance(obj, type) else ["log_prob", "score_samples", "logpdf", "logpmf"]
+    method = next((name for name in names if callable(getattr(obj, name, None))), None)
     if method is None:
         return ""
     if method == "log_prob":
@@ -342,11 +319,8 @@ class ScoreEnergy(CallableEnergy):
     Args:
         function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of the same shape. Its other
             parameters are conditions.
-        name: The name in expressions; that of the function if empty.
-        event_shape: The shape of one point, if there is only one.
-        decoder: The decoder, for a score of latent points.
-        modules: Modules that the function uses; see `CallableEnergy`.
-        support: Where the density lives; None for all of $\mathbb{R}^n$.
+
+    The other arguments are those of `CallableEnergy`.
 
     Example:
         >>> import torch, composable_energy as ce

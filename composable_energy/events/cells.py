@@ -22,11 +22,7 @@ from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
 
 class ChainValues:
-    """One number for each chain, labels or ends of intervals; compared by value, whatever the dtype.
-
-    Args:
-        values: The numbers, with shape $(n,)$, which are copied.
-    """
+    """One label or end for each chain, copied from a tensor of shape $(n,)$; compared by value, whatever the dtype."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.detach().clone()
@@ -51,15 +47,16 @@ class Interval:
     high: End
 
 
+def differs(values: frozenset[Label] | Interval) -> bool:
+    """Returns whether labels or the ends of an interval differ between chains."""
+    return any(isinstance(value, ChainValues) for value in ((values.low, values.high) if isinstance(values, Interval) else values))
+
+
 # Partitions -------------------------------------------------------------------------------------------------------------------------------
 
 
 class LabelCells:
-    """The partition of labels by the atoms of a formula.
-
-    Args:
-        atoms: The sets of labels.
-        count: The number of labels; None if it is unknown.
+    """The partition of labels by atoms, which are sets of labels; `count` is the number of labels, None if it is unknown.
 
     Raises:
         OptionError: A label is out of range.
@@ -81,7 +78,7 @@ class LabelCells:
         for label in mentioned:
             classes.setdefault(tuple(_contains(atom, label) for atom in atoms), []).append(label)
         self.groups: list[tuple[Label, ...]] = [tuple(group) for group in classes.values()]  # () is the rest, if it cannot be listed
-        self.chained = any(isinstance(label, ChainValues) for label in mentioned)
+        self.chained = differs(frozenset(mentioned))
         if count is None or (self.chained and len(mentioned) < count):
             self.groups.append(())
         elif len(mentioned) < count:
@@ -118,9 +115,6 @@ class LabelCells:
 
 class IntervalCells:
     """The partition of the line at the ends of intervals.
-
-    Args:
-        atoms: The intervals.
 
     Raises:
         ExpressionError: The order of ends differs between chains.
@@ -159,12 +153,7 @@ def _contains(values: Iterable[Label], label: Label) -> bool:
 
 
 def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends of intervals") -> int:
-    """Returns -1, 0 or 1 if a value is below, at or above another; labels are compared for equality only where they differ between chains.
-
-    Raises:
-        ExpressionError: Chains differ in it.
-        ShapeError: The values are for different numbers of chains.
-    """
+    """Returns -1, 0 or 1 if a value is below, at or above another in all chains; for labels 0 or 1, as their order does not matter."""
     if not isinstance(a, ChainValues) and not isinstance(b, ChainValues):
         return (a > b) - (a < b)
     values = [value.values if isinstance(value, ChainValues) else torch.tensor([value]) for value in (a, b)]

@@ -1,14 +1,10 @@
 r"""Boolean formulas of events, and their energy $-\log P(\text{formula} \mid x)$.
 
-A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built,
-which shows whether it is constant: into a reduced ordered decision diagram, whose nodes test one variable each and have an edge for each of
-its cells. All paths test variables in one order, equal nodes are merged, and a node whose edges all lead to one child is left out. So equal
-functions have the same diagram, and all Boolean laws hold in value. The cells of a variable exclude each other and variables are
-independent given $x$, so
-
-$$P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child}),$$
-
-evaluated bottom-up in log space.
+A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built
+into a reduced ordered decision diagram: each node tests one variable and has an edge for each of its cells, all paths test variables in one
+order, and equal nodes are merged. So equal functions have the same diagram, and all Boolean laws hold in value. Cells exclude each other
+and variables are independent given $x$, so $P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child})$, evaluated bottom-up in
+log space.
 
 Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); A. Srinivasan et al., "Algorithms for discrete
 function manipulation" (1990), for more than two edges.
@@ -19,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +26,7 @@ from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError
-from composable_energy.events.cells import ChainValues, Interval, IntervalCells, Label, LabelCells, log_sum
+from composable_energy.events.cells import Interval, IntervalCells, Label, LabelCells, differs, log_sum
 from composable_energy.events.variables import Categorical, Source, Variable
 
 NODE_LIMIT = 50_000  # of a diagram while it is built
@@ -38,27 +34,17 @@ FALSE, TRUE = 0, 1
 
 Edge = tuple[int, tuple[int, ...]]
 """What an edge tests: a level, which is the index of a variable, and some of its cells."""
+Heads = dict[int, list[tuple[Edge, int, bool]]]
+"""For each network the edges that test its yes-or-no heads, with the column and the label; those of label 1 first."""
 
 
 @dataclass(frozen=True)
 class Atom:
-    """The statement that a variable has one of some values.
-
-    Args:
-        variable: The index of the variable in the formula.
-        values: Labels, or an interval.
-        name: The text.
-    """
+    """The statement that a variable, given by its index in the formula, has one of some values: labels, or an interval."""
 
     variable: int
     values: frozenset[Label] | Interval
     name: str = field(compare=False)
-
-    @property
-    def chained(self) -> bool:
-        """Whether the values differ between chains."""
-        values = (self.values.low, self.values.high) if isinstance(self.values, Interval) else self.values
-        return any(isinstance(value, ChainValues) for value in values)
 
 
 @dataclass(frozen=True)
@@ -75,29 +61,27 @@ Node = Atom | Operation
 class Formula:
     """An immutable Boolean formula over variables, built by `Formula.atom`, `conjoin`, `disjoin` and `complement`.
 
-    Attributes:
-        conditions: The names of the conditions of the networks that are not bound; with `chains` if a bound one has a row for each chain.
-        required_conditions: The names of those without a default.
-        constant: True or False if the formula is always or never true; None if it depends on the networks. It may become constant at
-            the first call, when the number of labels is known. A formula that is never true can be negated and combined, but has no
-            energy.
-
     Args:
         variables: Distinct variables in the order of the decision diagram.
         nodes: The nodes, operands first; the last one is the formula.
+
+    Attributes:
+        conditions: The names of the conditions of the networks that are not bound; with `chains` if a bound one has a row for each chain.
+        required_conditions: The names of those without a default.
+        constant: True or False if the formula is always or never true, else None. It may become constant at the first call, when the number
+            of labels is known. A formula that is never true can be negated and combined, but has no energy.
     """
 
     def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Node, ...]) -> None:
-        self.variables = variables
-        self.nodes = nodes
-        self._compiled: dict[tuple[int | None, ...], _Compiled] = {}
-        rows = any(isinstance(node, Atom) and node.chained for node in nodes)
+        self.variables, self.nodes = variables, nodes
+        self._compiled: dict[tuple[int | None, ...], Diagram] = {}
+        rows = any(isinstance(node, Atom) and differs(node.values) for node in nodes)
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.source.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.source.required_conditions for variable in variables))
         self._labels = tuple(variable.labels if isinstance(variable, Categorical) else None for variable in variables)
         first: dict[Source, int] = {}
         self._networks = [first.setdefault(variable.source, i) for i, variable in enumerate(variables)]  # the first one with an equal one
-        self.constant: bool | None = self._compile(self._labels).diagram.constant
+        self.constant: bool | None = self._compile(self._labels).constant
 
     @classmethod
     def atom(cls, variable: Variable, values: Iterable[Label] | Interval, name: str = "") -> Formula:
@@ -139,37 +123,41 @@ class Formula:
                 readings[level] = self.variables[level].read(outputs[self._networks[level]], x)
             return readings[level]
 
-        for level in self._possible(self._labels).diagram.levels:
+        for level in self._possible(self._labels).levels:
             variable, network = self.variables[level], self._networks[level]
             if network not in outputs:
                 outputs[network] = variable.source.evaluate(x, conditions)
             if labels[level] is None and isinstance(variable, Categorical):
                 labels[level] = read(level).shape[1]
-        cells, diagram, heads = self._possible(tuple(labels))
+        diagram, chains = self._possible(tuple(labels)), conditions.get(CHAINS)
         if diagram.constant:
             return zeros(x)
-        known = []
-        for network, tests in heads.items():
+        known: dict[tuple[Edge, ...], Tensor] = {}
+        for network, tests in diagram.heads.items():
             output = self.variables[network].source.check_output(outputs[network], x)
             if max(column for _, column, _ in tests) < output.shape[1]:
-                known.append(_read_heads(output, tests))
-        chains = conditions.get(CHAINS)
-        return -diagram.log_prob(lambda level, union: cells[level].log_prob(read(level), union, chains), known)
+                # Alone, each head costs about fifteen small operations with its backward pass; together they cost as many as one.
+                columns = output.unbind(1)  # whose backward pass is one operation
+                yes, no = ([columns[column] for _, column, label in tests if label is wanted] for wanted in (True, False))
+                logits = [*([torch.stack(yes)] if yes else ()), *([-torch.stack(no)] if no else ())]
+                known[tuple(edge for edge, *_ in tests)] = logsigmoid(logits[0] if len(logits) == 1 else torch.cat(logits))
+        return -diagram.log_prob(lambda level, cells: diagram.cells[level].log_prob(read(level), cells, chains), known)
 
-    def _possible(self, labels: tuple[int | None, ...]) -> _Compiled:
-        compiled = self._compile(labels)
-        if compiled.diagram.constant is False:
+    def _possible(self, labels: tuple[int | None, ...]) -> Diagram:
+        diagram = self._compile(labels)
+        if diagram.constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
-        return compiled
+        return diagram
 
-    def _compile(self, labels: tuple[int | None, ...]) -> _Compiled:
+    def _compile(self, labels: tuple[int | None, ...]) -> Diagram:
         """Compiles the formula for the number of labels of each variable."""
         if labels not in self._compiled:
             values: list[list[Any]] = [[] for _ in self.variables]
             for node in self.nodes:
                 if isinstance(node, Atom):
                     values[node.variable].append(node.values)
-            cells = tuple(variable.partition(of, count) for variable, of, count in zip(self.variables, values, labels, strict=True))
+            kinds = zip(self.variables, values, labels, strict=True)
+            cells = [LabelCells(of, count) if isinstance(variable, Categorical) else IntervalCells(of) for variable, of, count in kinds]
             builder, done = DiagramBuilder(self), []
             for node in self.nodes:
                 if isinstance(node, Atom):
@@ -180,19 +168,16 @@ class Formula:
                     combine = functools.partial(builder.combine, FALSE if node.operator == "all" else TRUE)
                     operands = [done[i] for i in reversed(node.operands)]  # from the last, whose variables are mostly on lower levels
                     done.append(functools.reduce(combine, operands))
-            diagram = builder.diagram(done[-1])
-            self._compiled[labels] = _Compiled(cells, diagram, self._find_heads(diagram, cells))
+            diagram, heads = builder.diagram(done[-1], cells), Heads()
+            for level, union in diagram.edges:
+                variable, of = self.variables[level], cells[level]
+                column = variable.column if isinstance(variable, Categorical) else None
+                if column is not None and isinstance(of, LabelCells) and not of.chained:
+                    (label,) = (label for cell in union for label in of.groups[cell])
+                    heads.setdefault(self._networks[level], []).append(((level, union), column, bool(label)))
+            diagram.heads = {network: sorted(tests, key=lambda test: not test[2]) for network, tests in heads.items() if len(tests) > 1}
+            self._compiled[labels] = diagram
         return self._compiled[labels]
-
-    def _find_heads(self, diagram: Diagram, cells: Sequence[LabelCells | IntervalCells]) -> dict[int, list[HeadTest]]:
-        found: dict[int, list[HeadTest]] = {}
-        for level, union in diagram.edges:
-            variable, of = self.variables[level], cells[level]
-            column = variable.column if isinstance(variable, Categorical) else None
-            if column is not None and isinstance(of, LabelCells) and not of.chained:
-                (label,) = (label for cell in union for label in of.groups[cell])
-                found.setdefault(self._networks[level], []).append(((level, union), column, bool(label)))
-        return {network: sorted(tests, key=lambda test: not test[2]) for network, tests in found.items() if len(tests) > 1}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
@@ -217,20 +202,12 @@ class Formula:
 
 
 def conjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the conjunction of one or more formulas over one base.
-
-    Raises:
-        ExpressionError: The bases differ, or the formula is too large.
-    """
+    """Returns the conjunction of one or more formulas over one base; raises `ExpressionError` if bases differ, or if it is too large."""
     return _combine("all", tuple(formulas))
 
 
 def disjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the disjunction of one or more formulas over one base.
-
-    Raises:
-        ExpressionError: The bases differ, or the formula is too large.
-    """
+    """Returns the disjunction of one or more formulas over one base; raises `ExpressionError` if bases differ, or if it is too large."""
     return _combine("any", tuple(formulas))
 
 
@@ -255,9 +232,7 @@ def _combine(operator: str, formulas: tuple[Formula, ...]) -> Formula:
     return formulas[0] if len(roots) == 1 else Formula(variables, (*nodes, Operation(operator, roots)))
 
 
-def _merge(
-    parts: Sequence[tuple[Sequence[Variable], Sequence[Atom | Operation]]],
-) -> tuple[tuple[Variable, ...], tuple[Any, ...], list[int]]:
+def _merge(parts: Sequence[tuple[Sequence[Variable], Sequence[Node]]]) -> tuple[tuple[Variable, ...], tuple[Node, ...], list[int]]:
     """Merges formulas, of which equal variables and equal nodes become one; returns the indices of their roots, too."""
     variables: list[Variable] = []
     places: dict[Variable, int] = {}
@@ -269,8 +244,10 @@ def _merge(
             index = places.setdefault(variable, len(variables))
             if index == len(variables):
                 variables.append(variable)
-            else:
-                variables[index] = _more_specific(variables[index], variable)
+            elif isinstance(variable, Categorical) and isinstance(other := variables[index], Categorical):
+                if None not in (other.labels, variable.labels) and other.labels != variable.labels:
+                    raise ExpressionError(f"{other.source} occurs in one expression with {other.labels} and with {variable.labels} labels.")
+                variables[index] = variable if other.labels is None else other
         done: list[int] = []
         for node in statements:
             if isinstance(node, Atom):
@@ -285,74 +262,39 @@ def _merge(
     return tuple(variables), tuple(nodes), roots
 
 
-def _more_specific(one: Variable, other: Variable) -> Variable:
-    """Returns of two variables that are the same the one whose number of labels is known."""
-    if not isinstance(one, Categorical) or not isinstance(other, Categorical):
-        return one
-    if None not in (one.labels, other.labels) and one.labels != other.labels:
-        raise ExpressionError(f"{one.source} occurs in one expression with {one.labels} and with {other.labels} labels.")
-    return other if one.labels is None else one
-
-
 # Decision diagrams ------------------------------------------------------------------------------------------------------------------------
-
-HeadTest = tuple[Edge, int, bool]
-"""The edge that tests a yes-or-no head, the column of the head, and its label."""
-
-
-class _Compiled(NamedTuple):
-    cells: tuple[LabelCells | IntervalCells, ...]  # of each variable
-    diagram: Diagram
-    heads: dict[int, list[HeadTest]]  # of each network, those of label 1 first
-
-
-def _read_heads(output: Tensor, tests: Sequence[HeadTest]) -> tuple[list[Edge], Tensor]:
-    """Returns the edges that test yes-or-no heads of one network, and their log probabilities, with shape (edges, B).
-
-    Alone, each head costs about fifteen small operations with its backward pass; together they cost as many as one.
-
-    Args:
-        output: The output of the network, with shape (B, columns).
-        tests: The tests, those of label 1 first.
-    """
-    columns = output.unbind(1)  # whose backward pass is one operation
-    yes, no = ([columns[column] for _, column, label in tests if label is wanted] for wanted in (True, False))
-    logits = [torch.stack(yes)] if yes else []
-    logits += [-torch.stack(no)] if no else []
-    return [edge for edge, *_ in tests], logsigmoid(logits[0] if len(logits) == 1 else torch.cat(logits))
 
 
 class Diagram:
-    """A compiled formula.
+    """A compiled formula; its `constant` is the value of a constant one.
 
     Args:
+        cells: The cells of each variable.
         nodes: The nodes, children first: the level, and the edges other than to false: the child (an index in `nodes`, or -1 for true) and
             its cells, ascending.
-        constant: The value of a constant formula; None for others.
 
     Attributes:
         levels: The levels of the nodes.
         edges: The distinct tests of the edges.
+        heads: The yes-or-no heads that are read together.
     """
 
-    def __init__(self, nodes: Sequence[tuple[int, Sequence[tuple[int, tuple[int, ...]]]]], constant: bool | None = None) -> None:
-        self.nodes = nodes
-        self.constant = constant
+    def __init__(self, cells: Sequence[LabelCells | IntervalCells], nodes: Sequence[tuple[int, Any]], constant: bool | None) -> None:
+        self.cells, self.nodes, self.constant = cells, nodes, constant
         self.levels = sorted({level for level, _ in nodes})
-        self.edges = list(dict.fromkeys((level, cells) for level, edges in nodes for _, cells in edges))
+        self.edges: list[Edge] = list(dict.fromkeys((level, union) for level, edges in nodes for _, union in edges))
+        self.heads: Heads = {}
 
-    def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Sequence[tuple[Sequence[Edge], Tensor]] = ()) -> Tensor:
-        """Returns the log probabilities of the formula, with shape $(B,)$.
+    def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Mapping[tuple[Edge, ...], Tensor]) -> Tensor:
+        """Returns the log probabilities of the formula, with shape $(B,)$, from a function of a level and cells that returns theirs.
 
-        Args:
-            log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
-            known: Edges whose log probabilities are known, with shape (edges, B).
+        Those of some edges are `known`, with shape (edges, B).
         """
-        done = {edge for edges, _ in known for edge in edges}
+        done = {edge for edges in known for edge in edges}
         of_edge = {edge: log_prob(*edge) for edge in self.edges if edge not in done}
         if all(len(edges) == 1 for _, edges in self.nodes):  # the product of all edges, as of a conjunction of heads
-            return functools.reduce(torch.add, [*(values.sum(0) for _, values in known), *of_edge.values()])
-        for edges, values in known:
+            return functools.reduce(torch.add, [*(values.sum(0) for values in known.values()), *of_edge.values()])
+        for edges, values in known.items():
             of_edge |= zip(edges, values.unbind(0), strict=True)
         rows: list[Tensor] = []
         for level, edges in self.nodes:
@@ -362,11 +304,7 @@ class Diagram:
 
 
 class DiagramBuilder:
-    """Builds a diagram from unique nodes. A node is a number; its children have smaller numbers, the smallest are false and true.
-
-    Args:
-        name: The formula, for messages.
-    """
+    """Builds the diagram of a formula from unique nodes: numbers above those of their children; 0 and 1 are false and true."""
 
     def __init__(self, name: object) -> None:
         self.name = name
@@ -376,11 +314,7 @@ class DiagramBuilder:
         self._memo: dict[tuple[int, int, int], int] = {}
 
     def node(self, level: int, children: tuple[int, ...]) -> int:
-        """Returns the node of a level with one child for each cell.
-
-        Raises:
-            ExpressionError: There are too many nodes.
-        """
+        """Returns the node of a level with one child for each cell; raises `ExpressionError` if there are too many nodes."""
         if children.count(children[0]) == len(children):
             return children[0]
         found = self._unique.setdefault((level, children), len(self._levels))
@@ -428,18 +362,18 @@ class DiagramBuilder:
                 self._memo[absorbing, min(a, b), max(a, b)] = self.node(level, cast(tuple[int, ...], tuple(results)))
         return cast(int, look_up(f, g))
 
-    def diagram(self, root: int) -> Diagram:
+    def diagram(self, root: int, cells: Sequence[LabelCells | IntervalCells]) -> Diagram:
         """Returns the diagram of the nodes that a root reaches."""
         order = self._below(root)
         position = {TRUE: -1} | {node: i for i, node in enumerate(order)}
         nodes = []
         for node in order:
-            cells: dict[int, list[int]] = {}
+            unions: dict[int, list[int]] = {}
             for cell, child in enumerate(self._children[node]):
                 if child != FALSE:
-                    cells.setdefault(child, []).append(cell)
-            nodes.append((self._levels[node], [(position[child], tuple(of)) for child, of in cells.items()]))
-        return Diagram(nodes, None if order else root == TRUE)
+                    unions.setdefault(child, []).append(cell)
+            nodes.append((self._levels[node], [(position[child], tuple(of)) for child, of in unions.items()]))
+        return Diagram(cells, nodes, None if order else root == TRUE)
 
     def _below(self, root: int) -> list[int]:
         """Returns a node and all nodes below it except the terminals, children first."""

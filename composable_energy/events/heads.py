@@ -15,36 +15,28 @@ import torch
 from torch import Tensor
 
 from composable_energy.energies.bases import RelativeEnergy, WeightedBase
-from composable_energy.energies.conditions import CHAINS, copy_condition, rows_for
+from composable_energy.energies.conditions import CHAINS, Parameters, copy_condition, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.events.cells import ChainValues, End, Interval
+from composable_energy.events.cells import ChainValues, Interval
 from composable_energy.events.formula import Formula, conjoin
 from composable_energy.events.variables import Categorical, Continuous, Source
-from composable_energy.options import check_integer
+from composable_energy.options import check_instance, check_integer
 
 ArrayLike = float | Sequence[float] | Tensor
 
 
 class HeadEnergy(RelativeEnergy, ABC):
-    """Abstract energy of one head over a base.
-
-    Args:
-        base: The base, the density of all points; None for the evidence alone, which is not a density.
-        name: The name in expressions.
-    """
+    """Abstract energy of one head over a base, the density of all points; without a base it is evidence alone, and no density."""
 
     _head: Formula | Source  # a subclass sets it: the event, or the network of a density or of a free label
     _own: frozenset[str] = frozenset()  # conditions beside those of the network
 
     def __init__(self, base: Energy | None, name: str) -> None:
         super().__init__()
-        if not isinstance(name, str):
-            raise OptionError(f"name must be text, got {name!r}.")
         if base is not None and not isinstance(base, Energy):
             raise OptionError(f"base must be an energy or None, got {type(base).__name__}; lift it with composable_energy.as_energy.")
-        self.base = base
-        self.name = name
+        self.base, self.name = base, check_instance("name", name, str) or ""
         if base is not None:
             self.bases = (WeightedBase(base),)
             self.event_shape, self.recommended = base.event_shape, base.recommended
@@ -54,18 +46,8 @@ class HeadEnergy(RelativeEnergy, ABC):
         return self._head if isinstance(self._head, Formula) else None
 
     @property
-    def head_conditions(self) -> frozenset[str]:
-        """The names of the conditions of the evidence, without those of the base."""
-        return self._head.conditions | self._own
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.head_conditions.union(*(base.energy.conditions for base in self.bases))  # those of the base
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        own = self._head.required_conditions | (self._own - {CHAINS})
-        return own.union(*(base.energy.required_conditions for base in self.bases))
+    def evidence_parameters(self) -> Parameters:
+        return Parameters(self._head.conditions | self._own, self._head.required_conditions | (self._own - {CHAINS}))
 
     def __str__(self) -> str:
         return self.name or f"{type(self).__name__}({self.extra_repr()})"
@@ -184,7 +166,8 @@ def _check_chain_labels(labels: Tensor) -> Tensor:
 class GaussianHead:
     r"""Builds energies from the predictions of a Gaussian head: `head(c)`, `head.near(c, r)`, `head.between(low, high)`.
 
-    The axes are independent given $x$. Log widths are clamped to $[-5, 1]$.
+    The axes are independent given $x$. Log widths are clamped to $[-5, 1]$. Points, radii and ends have shape (dims,) for all chains or
+    (n, dims) for each; a number applies to all axes. Another shape raises `ShapeError`.
 
     Args:
         network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
@@ -209,23 +192,14 @@ class GaussianHead:
         self.network, self.base, self.dims, self.columns, self.name = network, base, check_integer("dims", dims), columns, name
 
     def __call__(self, c: ArrayLike | None = None) -> DensityEnergy:
-        """Returns the density at a point of shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
+        """Returns the density at a point; None leaves it as the condition `c`."""
         if c is None:
             return DensityEnergy(**self._config(""))
         point = self._points("c", c)
         return DensityEnergy(**self._config(f"({_format_values(point).strip('()')})"), c=point)
 
     def near(self, c: ArrayLike, r: ArrayLike) -> IntervalEnergy:
-        r"""Returns the event that every axis is within $c \pm r$.
-
-        Args:
-            c: The center, with shape (dims,) for all chains, or (n, dims) for each; a number applies to all axes.
-            r: The positive radius, with the same shapes.
-
-        Raises:
-            OptionError: A radius is not positive, or not finite.
-            ShapeError: A shape does not fit `dims`.
-        """
+        r"""Returns the event that every axis is within $c \pm r$; a radius that is not positive and finite raises `OptionError`."""
         center, radius = self._points("c", c), self._points("r", r)
         if not bool(((radius > 0) & radius.isfinite()).all()):
             raise OptionError(f"r must be positive and finite, got {r}.")
@@ -233,15 +207,10 @@ class GaussianHead:
         return IntervalEnergy(**config, low=center - radius, high=center + radius)
 
     def between(self, low: ArrayLike, high: ArrayLike) -> IntervalEnergy:
-        r"""Returns the event that every axis is between two ends, which may be infinite if they are the same for all chains.
-
-        Args:
-            low: The lower ends, with shape (dims,) for all chains, or (n, dims) for each; a number applies to all axes.
-            high: The upper ends, with the same shapes.
+        """Returns the event that every axis is between two ends, which may be infinite if they are the same for all chains.
 
         Raises:
             OptionError: `high` is not above `low`.
-            ShapeError: A shape does not fit `dims`.
         """
         config = self._config(f".between({_format_values(low)}, {_format_values(high)})")
         return IntervalEnergy(**config, low=self._points("low", low), high=self._points("high", high))
@@ -266,11 +235,8 @@ class GaussianHead:
 class DensityEnergy(HeadEnergy):
     r"""The density of a Gaussian head at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
 
-    It includes $\log w_a$, so that `|` of two points has the right shares. The other arguments are those of `GaussianHead`.
-
-    Args:
-        c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c` for `given` and
-            `infer`.
+    It includes $\log w_a$, so that `|` of two points has the right shares. The point has shape (1, dims) for all chains or (n, dims) for
+    each; None leaves it as the condition `c` for `given` and `infer`. The other arguments are those of `GaussianHead`.
     """
 
     evidence_normalized = True
@@ -312,11 +278,7 @@ class DensityEnergy(HeadEnergy):
 class IntervalEnergy(HeadEnergy):
     r"""The event that every axis lies in an interval: evidence $-\sum_a \log(\Phi(b_a) - \Phi(a_a))$ with ends in widths from the mean.
 
-    The other arguments are those of `GaussianHead`.
-
-    Args:
-        low: The lower ends, with shape (1, dims) for all chains or (n, dims) for each; copied without gradient.
-        high: The upper ends, with the same shapes.
+    The ends have shape (1, dims) for all chains or (n, dims) for each, and are copied. The other arguments are those of `GaussianHead`.
 
     Raises:
         OptionError: `high` is not above `low`, or an end that differs between chains is infinite.
@@ -350,7 +312,8 @@ class IntervalEnergy(HeadEnergy):
         axes = []
         for axis, ends in enumerate(zip(self.low.unbind(1), self.high.unbind(1), strict=True)):
             variable = Continuous(Source(network), base, columns, axis=axis, dims=dims)
-            axes.append(Formula.atom(variable, Interval(*map(_end, ends)), str(self) if dims == 1 else f"{self}[{axis}]"))
+            interval = Interval(*(values.item() if len(values) == 1 else ChainValues(values) for values in ends))
+            axes.append(Formula.atom(variable, interval, str(self) if dims == 1 else f"{self}[{axis}]"))
         self._head = self._formula = conjoin(axes)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -364,17 +327,8 @@ class IntervalEnergy(HeadEnergy):
 
 
 def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
-    return {
-        "network": variable.source.network,
-        "base": energy.base,
-        "dims": variable.dims,
-        "columns": variable.columns,
-        "name": energy.name,
-    }
-
-
-def _end(values: Tensor) -> End:
-    return values.item() if len(values) == 1 else ChainValues(values)
+    network = variable.source.network
+    return {"network": network, "base": energy.base, "dims": variable.dims, "columns": variable.columns, "name": energy.name}
 
 
 def _format_values(values: ArrayLike) -> str:

@@ -21,7 +21,6 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, seen
 from composable_energy.energies.identity import equal, same, token_of
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
-from composable_energy.events.cells import Interval, IntervalCells, Label, LabelCells
 
 LOG_WIDTHS = (-5.0, 1.0)
 """The range to which the log widths of a Gaussian head are clamped."""
@@ -34,9 +33,6 @@ class Source:
     Args:
         network: The network, called as `network(x, **conditions)` with the conditions that it takes.
         bound: The bound conditions, as copies.
-
-    Attributes:
-        parameters: The conditions that the network takes, bound or not.
     """
 
     network: Callable[..., Any]
@@ -76,11 +72,7 @@ class Source:
         return Source(self.network, {**self.bound, **own}) if own else self
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
-        """Returns the output of the network.
-
-        Args:
-            x: Points, with shape $(B, *)$.
-            conditions: The conditions that are not bound, one value for all or one row for each point; others are ignored.
+        """Returns the output of the network at points with shape $(B, *)$; conditions that it does not take are ignored.
 
         Raises:
             ExpressionError: A condition without default is not bound.
@@ -103,12 +95,7 @@ class Source:
             raise
 
     def check_output(self, output: object, x: Tensor) -> Tensor:
-        """Returns the output of the network with shape (B, columns), in single precision at least.
-
-        Raises:
-            ShapeError: It has another shape.
-            DtypeError: It is not a floating tensor.
-        """
+        """Returns the output of the network with shape (B, columns), in single precision at least."""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             got = output.dtype if isinstance(output, Tensor) else type(output).__name__
             raise DtypeError(f"{self} must return a floating tensor, got {got}.{advise_output(output)}")
@@ -125,13 +112,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Variable(ABC):
-    """Abstract variable; immutable. Variables with equal networks and the same columns are equal.
-
-    Args:
-        source: The network.
-        base: The base of events of the variable.
-        columns: The columns of the output; None for all.
-    """
+    """Abstract variable; immutable. Variables with equal networks and the same columns (None for all) are equal; events share the base."""
 
     source: Source
     base: Energy | None = field(default=None, compare=False)
@@ -146,16 +127,7 @@ class Variable(ABC):
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
-        """Checks the output of the network and returns the parameters of the distribution.
-
-        Raises:
-            ShapeError: The output has a wrong shape.
-            DtypeError: The output is not a floating tensor.
-        """
-
-    @abstractmethod
-    def partition(self, atoms: Sequence[Any], labels: int | None) -> LabelCells | IntervalCells:
-        """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
+        """Returns the parameters of the distribution from an output of the network; raises `ShapeError` or `DtypeError` if it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +169,6 @@ class Categorical(Variable):
             raise ShapeError(f"{self.source} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def partition(self, atoms: Sequence[frozenset[Label]], labels: int | None) -> LabelCells:
-        return LabelCells(atoms, labels)
-
 
 @dataclass(frozen=True)
 class Continuous(Variable):
@@ -231,6 +200,3 @@ class Continuous(Variable):
                 f"({len(x)}, {2 * self.dims}) or a pair of ({len(x)}, {self.dims})."
             )
         return mean, log_width.clamp(*LOG_WIDTHS).exp()
-
-    def partition(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
-        return IntervalCells(atoms)
