@@ -46,7 +46,9 @@ def parameters_of(function: Callable[..., object], positional: int = 1) -> Param
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
         return Parameters(frozenset(), frozenset())
-    names, required, others = set[str](), set[str](), False
+    names: set[str] = set()  # torch.compile does not know `set[str]()`
+    required: set[str] = set()
+    others = False
     for parameter in list(signature.parameters.values())[positional:]:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             names.add(parameter.name)
