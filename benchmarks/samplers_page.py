@@ -15,8 +15,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def blocks() -> Blocks:
-    """Returns the functions of all blocks."""
-    return {"which sampler": which_sampler, "separated modes": separated_modes, "log z": log_z}
+    """Returns the function of the block."""
+    return {"which sampler": which_sampler}
 
 
 def which_sampler() -> str:
@@ -35,45 +35,6 @@ def which_sampler() -> str:
         ["attributes of a [generator](tutorials/generators.md), many pictures fast", "`lace`, `draws=0`", _lace()],
     ]
     return markdown_table(["what you have", "sampler", "measured"], rows, align="---")
-
-
-def separated_modes() -> str:
-    """Returns the table of the four modes and the funnel."""
-    found = _rows("multimodal")
-    funnel = {row["sampler"]: row for row in found if row["target"] == "funnel"}
-    lines = []
-    for row in (row for row in found if row["target"] == "modes"):
-        name, narrow = f"`{row['sampler']}`", funnel.get(row["sampler"])
-        corrector = "" if narrow else ', `corrector="hmc"`'
-        error = format_number(row["error"]) + (": no chain leaves" if _stays(row) else "")
-        cost = f"{_millions(row['gradients'])} + {_millions(row['tuning_gradients'])}"
-        moments = [f"{narrow[key]:.1f}" for key in ("mean", "sd")] if narrow else ["", ""]
-        lines.append([name + corrector, error, cost, *moments])
-    cost = "gradients + gradients of tuning"
-    head = [
-        "",
-        "weights of the modes, root mean square error",
-        cost,
-        "funnel: mean of $v$ (true: 0)",
-        "standard deviation of $v$ (true: 3)",
-    ]
-    return markdown_table(head, lines, align="---")
-
-
-def log_z() -> str:
-    """Returns the errors of `smc` and of `ce.log_z` on the same densities."""
-    smc = {row["target"]: row for row in _rows("multimodal") if row["target"].startswith("log_z") and "kept=0.98" in row["sampler"]}
-    others = {"modes": "mixture, wide base, as it is", "rotated": "32 axes, as it is"}
-    estimates = _rows("log_z")
-    titles = {"modes": "four modes", "rotated": "32 coordinates, condition number 100"}
-    lines = []
-    for name, other in others.items():
-        mine, theirs = smc[f"log_z {name}"], estimates[other]
-        mine_cost = _millions(mine["gradients"] + mine["tuning_gradients"])
-        lines += [[titles[name], format_number(mine["error"]), mine_cost, f"{mine['largest_z']:.1f} standard errors"]]
-        worst = f"{theirs['worst_in_standard_errors']:.1f} standard errors"
-        lines += [["the same, `ce.log_z`", format_number(theirs["rmse"]), _millions(theirs["gradients"]), worst]]
-    return markdown_table(["", "root mean square error", "gradients", "largest error"], lines)
 
 
 def _default() -> str:
@@ -137,11 +98,6 @@ def _lace() -> str:
 
 def _rows(name: str) -> Any:
     return read_json(RESULTS / f"{name}.json")["rows"]
-
-
-def _stays(row: Mapping[str, Any]) -> bool:
-    """Whether all chains stay in one of the modes, whose weights are .4, .3, .2 and .1: the error is then the same in all runs."""
-    return bool(row["error"] == row["largest"] and row["error"] > 0.3)
 
 
 def _range(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Writes the blocks of `docs/scaling.md` from the file of results: `python -m benchmarks.scaling_page`."""
+"""Writes the blocks of `docs/results/scaling.md` from the file of results: `python -m benchmarks.scaling_page`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from benchmarks.harness import RESULTS, ROOT, read_json
 from benchmarks.pages import Blocks, markdown_table, short, write_page
-from benchmarks.scaling_estimates import cluster, node, public_figures
 
-PAGE = ROOT / "docs" / "scaling.md"
+PAGE = ROOT / "docs" / "results" / "scaling.md"
 WAYS = {
     "plain": "",
     "batches": ", `batch_size`",
@@ -26,15 +25,8 @@ def blocks() -> Blocks:
     return {
         "machine": lambda: _machine(found),
         "time": lambda: _time(found["steps"]),
-        "system": lambda: _system(found["system"]),
-        "call": lambda: _call(found["steps"]),
         "memory": lambda: _memory(found["memory"]),
-        "files": lambda: _files(found["files"]),
         "processes": lambda: _processes(found["ranks"]),
-        "messages": lambda: _messages(found["ranks"]),
-        "figures": public_figures,
-        "node": lambda: node(found),
-        "cluster": lambda: cluster(found),
     }
 
 
@@ -59,23 +51,6 @@ def _time(steps: Mapping[str, Any]) -> str:
     return markdown_table(head, rows)
 
 
-def _system(system: Mapping[str, Any]) -> str:
-    """Returns the table of the time of the program and of the system."""
-    rows = [
-        [case + WAYS[way], *(f"{max(0.0, row[name]):,.0f}" for name in ("program", "system")), f"{max(0.0, row['pages']) * 4096:,.0f}"]
-        for case, ways in system.items()
-        for way, row in ways.items()
-    ]
-    return markdown_table(["a million chains", "nanoseconds of the program", "of the system", "bytes of new pages"], rows)
-
-
-def _call(steps: Mapping[str, Any]) -> str:
-    """Returns the table of milliseconds of a call besides its steps."""
-    counts = list(next(iter(next(iter(steps.values())).values()))["call_milliseconds"])
-    rows = [[case, *(short(float(ways["plain"]["call_milliseconds"][n])) for n in counts)] for case, ways in steps.items()]
-    return markdown_table(["milliseconds of a call", *(f"{int(n):,} chains" for n in counts)], rows)
-
-
 def _memory(memory: Mapping[str, Any]) -> str:
     """Returns the table of peak memory."""
     rows = []
@@ -86,17 +61,6 @@ def _memory(memory: Mapping[str, Any]) -> str:
     counts = list(next(iter(next(iter(memory["megabytes"].values())).values())))
     head = [f"MB above 100 chains, {memory['steps']} steps", *(f"{int(n):,} chains" for n in counts), "bytes a chain"]
     return markdown_table(head, rows)
-
-
-def _files(files: Mapping[str, Any]) -> str:
-    """Returns the table of checkpoints."""
-    rows = []
-    for case, sizes in files.items():
-        for n, row in sizes.items():
-            count = int(n)
-            cells = [f"{case}, {count:,} chains", f"{row['bytes'] / 1e6:,.1f}", f"{row['bytes'] / count:,.0f}"]
-            rows.append([*cells, f"{max(0.0, row['write_seconds']):.2f}", f"{row['read_seconds']:.2f}"])
-    return markdown_table(["", "MB of the file", "bytes a chain", "seconds to write", "seconds of a call that reads"], rows)
 
 
 def _processes(ranks: Mapping[str, Any]) -> str:
@@ -116,27 +80,6 @@ def _processes(ranks: Mapping[str, Any]) -> str:
 
 def _range(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _messages(ranks: Mapping[str, Any]) -> str:
-    """Returns the table of what two processes say to each other."""
-    names = {
-        "shard": "`gather=False`",
-        "gather": "`gather=True`",
-    }
-    rows = []
-    for name in names:
-        row = ranks["spoken"][name]
-        rows.append(
-            [
-                names[name],
-                f"{row['calls_a_step']:.1f}",
-                f"{max(0.0, row['bytes_a_step']):,.0f}",
-                f"{row['calls'] - ranks['few_steps'] * row['calls_a_step']:.0f}",
-                f"{max(0.0, row['bytes'] - ranks['few_steps'] * row['bytes_a_step']):,.0f}",
-            ]
-        )
-    return markdown_table(["", "messages a step", "bytes a step", "messages besides", "bytes besides"], rows)
 
 
 if __name__ == "__main__":
