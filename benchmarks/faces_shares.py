@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, replace_rows, write_json
+from benchmarks.harness import RESULTS, ROOT, argument_parser, chosen, environment, read_json, replace_rows, write_json
 from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from composable_energy.sampling import Trace
 from composable_energy_faces.draw import ATTRIBUTES, draw
@@ -202,12 +202,12 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH, whole=True)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
-    parser.add_argument("--rows", nargs="+", help="the names of some rows")
+    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="rows whose names have one of these")
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = rows()
-    some = {name: row for name, row in known.items() if not args.rows or name in args.rows}
+    some = chosen(parser, known, args.rows or ())
     figures = [measure(name, row, args.samples, args.seeds, args.samplers) for name, row in some.items()]
     if args.write:
         about = environment(samples=args.samples, seeds=args.seeds)
