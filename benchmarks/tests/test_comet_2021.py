@@ -6,20 +6,14 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021 import speed
 from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
-from benchmarks.papers.comet_2021.paper_form import CHUNK, create_comet, train_paper
 from benchmarks.papers.comet_2021.slots import SlotAttention
-from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
 from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
-from benchmarks.papers.comet_2021.worlds import Scenes, majority_labels
+from benchmarks.papers.comet_2021.worlds import majority_labels
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Noise
-from composable_energy_comet import Decomposition
-from composable_energy_training import Batch
 from composable_energy_training.precision import DTYPES
 
 
@@ -98,49 +92,6 @@ def test_a_beta_vae_adds_the_divergence_of_its_posterior():
     assert model.loss(x).item() == pytest.approx(free + 2 * kl.sum(1).mean().item(), rel=1e-5)
 
 
-def test_shares_of_a_linear_model_are_its_weights():
-    """Where each factor is a sum over components, component k goes its own share of the way, on average over independent components."""
-    torch.manual_seed(4)
-    weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
-    a, b = torch.randn(20_000, 2), torch.randn(20_000, 2)
-    mixed = torch.stack([torch.stack([b[:, 0], a[:, 1]], 1), torch.stack([a[:, 0], b[:, 1]], 1)], 1)
-    found = shares(a @ weights.T, b @ weights.T, mixed @ weights.T)
-    assert torch.allclose(found.sum(1), torch.ones(3), atol=1e-5)
-    assert torch.allclose(found, torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), atol=0.02)  # four standard errors
-
-
-def test_isolation_needs_several_components():
-    apart, even, alone = torch.eye(4), torch.full((4, 4), 0.25), torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(4, 4)
-    assert isolation(apart)["isolation"] == pytest.approx(1) and isolation(apart)["moved"] == 1
-    assert isolation(even)["isolation"] == pytest.approx(0, abs=1e-6) and isolation(even)["largest share"] == pytest.approx(0.25)
-    assert isolation(alone)["isolation"] == pytest.approx(0, abs=1e-6) and isolation(alone)["largest share"] == 1
-    assert isolation(alone)["components used"] == pytest.approx(1) and isolation(apart)["components used"] == pytest.approx(4, rel=1e-5)
-
-
-def test_partners_exchange_all_components_but_one():
-    z = torch.arange(2 * 3.0).view(2, 3, 1)
-    assert exchange(z, torch.tensor([1, 1])).flatten(1).tolist() == [[3.0, 1.0, 5.0], [0.0, 4.0, 2.0]]
-
-
-@pytest.mark.parametrize("head", ["conv", "quadratic"])
-def test_an_exchange_between_equal_pictures_changes_nothing(head):
-    torch.manual_seed(6)
-    owners = torch.tensor([0, 2])
-    places = {"coordinates": "absolute"} if head == "quadratic" else {}
-    model, inner = ce.get("encoder", "comet-global", size=16, components=3, latent=4, head=head, **places), Decomposition(iterations=2)
-    x, changed = torch.rand(4, 3, 16, 16).double(), {"changed": torch.tensor([0, 1])}
-    model = model.double()  # single precision does not separate latents of an untrained model
-    equal = Batch(x[[0, 0, 1, 1]], changed, Noise(0, range(4), 1))
-    assert Exchange(inner, owners).loss(model, equal).value == inner.loss(model, equal).value
-    other = Batch(x, changed, Noise(0, range(4), 1))
-    assert Exchange(inner, owners).loss(model, other).value != inner.loss(model, other).value
-
-
-def test_an_exchange_needs_a_comet():
-    with pytest.raises(OptionError, match="Exchange trains a Comet, got Linear"):
-        Exchange(Decomposition(), torch.tensor([0])).loss(nn.Linear(2, 2), Batch(torch.rand(2, 2), {}, Noise(0, range(2), 1)))
-
-
 @pytest.mark.parametrize("size", [16, 32])
 def test_slots_are_a_set_whose_masks_share_each_pixel(size):
     torch.manual_seed(5)
@@ -204,31 +155,3 @@ def test_only_light_and_floor_come_from_the_next_picture():
     other = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, drawn.labels))
     torch.testing.assert_close(other[0], alike[0])
     assert (other[0] - first[0]).abs().mean() > 1e-3
-
-
-def test_the_papers_form_has_the_papers_settings():
-    energy = create_comet(0).energy
-    assert (energy.size, energy.filters, energy.iterations, energy.start, energy.coordinates) == (32, 64, 5, "uniform", "absolute")
-
-
-def test_a_stopped_training_of_the_papers_form_continues(tmp_path):
-    torch.manual_seed(3)
-    scenes = Scenes(torch.rand(24, 3, 16, 16), torch.randint(0, 3, (24, 16, 16)))
-
-    def train(minutes):
-        torch.manual_seed(4)
-        comet = ce.get(
-            "encoder", "comet", size=16, components=2, latent=4, encoder_filters=8, filters=4, iterations=1, coordinates="absolute"
-        )
-        return comet, train_paper(comet, (scenes, scenes, scenes), minutes, 0, tmp_path)
-
-    (_, first), (one, both) = train(1e-4), train(0.05)
-    assert both[0] == pytest.approx(first[0], abs=1e-5) and [row["minutes"] for row in both] == [1e-4, 0.05]
-    assert both[1]["steps"] > first[0]["steps"] >= CHUNK and both[1]["steps"] % CHUNK == 0 and both[1]["seconds"] >= 3
-    other, again = train(0.05)  # nothing is left to do
-    assert again[1] == pytest.approx(both[1], abs=1e-5) and torch.equal(one.encode(scenes.images), other.encode(scenes.images))
-
-
-def test_the_plain_loop_of_the_table_of_speed_has_the_gradient_of_all_iterates():
-    assert speed.agreement(2) < 1e-12
-    assert set(speed.training(1, 1)) >= {"one random", "all, together", "plain loop", "plain loop: times"}

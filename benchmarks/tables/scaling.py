@@ -1,4 +1,4 @@
-"""Writes the blocks of `docs/scaling.md` from the file of results: `python -m benchmarks.scaling_page`."""
+"""The tables of `docs/scaling.md`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, ROOT, read_json
-from benchmarks.pages import Blocks, markdown_table, short, write_page
-from benchmarks.scaling_estimates import cluster, node, public_figures
+from benchmarks.harness import RESULTS, read_json
+from benchmarks.pages import Blocks, markdown_table, short
+from benchmarks.tables.scaling_estimates import cluster, node, public_figures
 
-PAGE = ROOT / "docs" / "scaling.md"
 WAYS = {
     "plain": "",
     "batches": ", `batch_size`",
@@ -137,7 +136,3 @@ def _messages(ranks: Mapping[str, Any]) -> str:
             ]
         )
     return markdown_table(["", "messages a step", "bytes a step", "messages besides", "bytes besides"], rows)
-
-
-if __name__ == "__main__":
-    write_page(PAGE, blocks())

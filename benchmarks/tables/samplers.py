@@ -1,4 +1,4 @@
-"""The blocks of the page `docs/samplers.md`, from the files of results."""
+"""The tables of `docs/samplers.md` and `docs/results/posteriors.md`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, ROOT, read_json
+from benchmarks.harness import RESULTS, read_json
 from benchmarks.pages import Blocks, format_number, markdown_table, short
-from benchmarks.posteriors.table import OURS, verdict
+from benchmarks.posteriors.table import NUTS, OURS, verdict
+from benchmarks.posteriors.targets import get_target
 
-PAGE = ROOT / "docs" / "samplers.md"
+LEAST = 100  # effective draws, below which costs mean little
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -74,6 +75,44 @@ def log_z() -> str:
         worst = f"{theirs['worst_in_standard_errors']:.1f} standard errors"
         lines += [["the same, `ce.log_z`", format_number(theirs["rmse"]), _millions(theirs["gradients"]), worst]]
     return markdown_table(["", "root mean square error", "gradients", "largest error"], lines)
+
+
+def posteriors() -> Blocks:
+    """Returns the functions of the blocks of `posteriors.md`."""
+    return {"accuracy": accuracy, "cost": cost}
+
+
+def accuracy() -> str:
+    """Returns the verdicts on the defaults by start, the calls with warnings, and the verdicts on NUTS."""
+    rows, lines = _rows("posteriors"), []
+    for name in dict.fromkeys(row["row"] for row in rows if row["sampler"] == OURS):
+        mine = [row for row in rows if row["row"] == name and row["sampler"] == OURS]
+        verdicts = [_verdicts([row for row in mine if row["start"] == start]) for start in ("default", "zeros", "far")]
+        warned = f"{sum(bool(row['warnings']) or 'error' in row for row in mine)} of {len(mine)}"
+        nuts = _verdicts([row for row in rows if row["row"] == name and row["sampler"] == NUTS])
+        lines.append([get_target(name).title, *verdicts, warned, nuts])
+    return markdown_table(["posterior", "default", "zeros", "far", "warned", NUTS], lines)
+
+
+def _verdicts(rows: Rows) -> str:
+    found = [verdict(row) for row in rows]
+    return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
+
+
+def cost() -> str:
+    """Returns the costs of an effective draw, tuning included: medians over seeds, from default starts."""
+    rows = _rows("posteriors")
+    samplers, lines = list(dict.fromkeys(row["sampler"] for row in rows)), []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        cells = [get_target(name).title]
+        for column, factor in (("all_gradients_per_effective", 1), ("seconds_per_effective", 1000)):
+            for sampler in samplers:
+                found = [row for row in rows if (row["row"], row["sampler"], row["start"]) == (name, sampler, "default")]
+                known = [row for row in found if verdict(row) in ("right", "undecided") and row["ess"] >= LEAST]
+                cells.append(short(factor * statistics.median(row[column] for row in known)) if known else "-")
+        if set(cells[1:]) != {"-"}:
+            lines.append(cells)
+    return markdown_table(["posterior", *(f"{unit}: {sampler}" for unit in ("gradients", "ms") for sampler in samplers)], lines)
 
 
 def _default() -> str:
