@@ -37,7 +37,7 @@ from composable_energy_image.data import Pictures
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
 COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
-SHOWN = 6
+SHOWN, PICTURE = 6, "window-eight"
 
 
 def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str, Any] | None = None) -> tuple[Comet, dict[str, Any]]:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
             eight = (fours.first, fours.second, joined, fours.rendered)
-            write_picture(COMET.pictures / "window-eight.png", arrange_rows([row[:SHOWN] for row in eight], 4))
+            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows([row[:SHOWN] for row in eight], 4))
         if args.write:  # after each seed, so that a stop loses little
             figures = {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins}
             COMET.write("window-objects", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)
