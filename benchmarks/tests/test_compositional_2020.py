@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020 import implication, inference, partition, recursion, table1
+from benchmarks.papers.compositional_2020 import implication, partition, recursion, table1
 from benchmarks.papers.compositional_2020.claims import Claim, Heads, random_conditions
 from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
 from benchmarks.papers.compositional_2020.options import Options
@@ -126,17 +126,6 @@ class TestClaims:
             assert torch.equal(many[name].holds(found), both), name
 
 
-def test_cumulative_inference_is_joint_inference(concepts):
-    points = inference.grid_of(7)
-    z = torch.randn(4, CODE, generator=torch.Generator().manual_seed(1))
-    where = concepts.position()
-    each = where.infer(z, over={"c": points}).log_probabilities
-    for k in range(1, 5):
-        together = where.infer(z[:k], over={"c": points}, joint=True)
-        torch.testing.assert_close(inference.cumulative_inference(each)[k - 1], together.probabilities[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
 def test_a_constant_is_what_calibration_finds():
     bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
     mixture = ce.any_of(partition.raised(bowl, 3.0), bowl, weights=[0.3, 0.7])
