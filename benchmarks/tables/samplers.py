@@ -40,12 +40,13 @@ def which_sampler() -> str:
 
 def posteriors() -> Blocks:
     """Returns the functions of the blocks of `posteriors.md`."""
-    return {"accuracy": accuracy, "cost": cost}
+    rows = _rows("posteriors")
+    return {"accuracy": lambda: accuracy(rows), "cost": lambda: cost(rows)}
 
 
-def accuracy() -> str:
+def accuracy(rows: Rows) -> str:
     """Returns the verdicts on the defaults by start, the calls with warnings, and the verdicts on NUTS."""
-    rows, lines = _rows("posteriors"), []
+    lines = []
     for name in dict.fromkeys(row["row"] for row in rows if row["sampler"] == OURS):
         mine = [row for row in rows if row["row"] == name and row["sampler"] == OURS]
         verdicts = [_verdicts([row for row in mine if row["start"] == start]) for start in ("default", "zeros", "far")]
@@ -60,9 +61,8 @@ def _verdicts(rows: Rows) -> str:
     return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
 
 
-def cost() -> str:
+def cost(rows: Rows) -> str:
     """Returns the costs of an effective draw, tuning included: medians over seeds, from default starts."""
-    rows = _rows("posteriors")
     samplers, lines = list(dict.fromkeys(row["sampler"] for row in rows)), []
     for name in dict.fromkeys(row["row"] for row in rows):
         cells = [get_target(name).title]

@@ -6,8 +6,9 @@ import torch
 from benchmarks.posteriors.accuracy import Reference, compare, least_effective, moments, read_reference
 from benchmarks.posteriors.references import closed_reference
 from benchmarks.posteriors.run import Counter, main, measure, start_points
-from benchmarks.posteriors.table import accuracy_table, cost_table, verdict
+from benchmarks.posteriors.table import verdict
 from benchmarks.posteriors.targets import TARGETS, get_target
+from benchmarks.tables.samplers import accuracy, cost
 
 NORMAL = Reference("normal", ["x", "y"], [1.0, 0.0], [2.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [2.0, 1.0], "closed form")
 
@@ -101,8 +102,8 @@ def test_a_row_has_errors_and_costs():
     assert 0 < row["gradients_per_effective"] < row["all_gradients_per_effective"]
     assert verdict(row) in ("right", "wrong", "undecided")
     failed = {"row": "modes", "sampler": row["sampler"], "seed": 1, "start": "default", "error": "SamplingDiverged", "warnings": []}
-    assert "8 far modes" in accuracy_table([row, failed]) and "1 error" in accuracy_table([row, failed])
-    assert "gradients: composable-energy" in cost_table([row, failed])
+    assert "8 far modes" in accuracy([row, failed]) and "1 error" in accuracy([row, failed])
+    assert "gradients: composable-energy" in cost([row, failed])
 
 
 def test_an_unknown_row_is_refused(capsys):

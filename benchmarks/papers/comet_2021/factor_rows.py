@@ -129,7 +129,7 @@ def _train_coarse(model: Comet, seed: int, images: Tensor, steps: int) -> dict[s
     return figures
 
 
-def _descend(model: Comet, images: Tensor, steps: int, seed: int, slow: Iterable[nn.Parameter] = ()) -> dict[str, float]:
+def _descend(model: Any, images: Tensor, steps: int, seed: int, slow: Iterable[nn.Parameter] = ()) -> dict[str, float]:
     """Trains a COMET with quadratic energies on batches of 16; an encoder that was trained before is slow."""
     model.to(memory_format=torch.channels_last).train()
     objective = Decomposition(iterations=3, reconstruction=charbonnier)
