@@ -34,6 +34,13 @@ OTHERS = len(COLORS) - 1
 EXACT = ("denied together", "by classifiers apart")  # also drawn at weight 1
 
 
+class Apart(nn.Sequential):
+    """A network of its own, with the weights of another one, so that its events are not those of that one."""
+
+    def forward(self, z: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return self[0](z, sigma)
+
+
 def claims(options: Options, c: dict[str, Tensor], base: ce.Energy | None = None) -> dict[str, Claim]:
     """Returns the forms by name, for random positions and colors, over the base of the concepts or another."""
     base = options.concepts.base if base is None else base
@@ -44,7 +51,7 @@ def claims(options: Options, c: dict[str, Tensor], base: ce.Energy | None = None
 
     def other(k: int, apart: bool = False) -> Claim:
         logits = options.concepts.color().logits
-        event = ce.ClassifierEnergy(nn.Sequential(logits) if apart else logits, None, base, labels=len(COLORS)).given(y=others[k])
+        event = ce.ClassifierEnergy(Apart(logits) if apart else logits, None, base, labels=len(COLORS)).given(y=others[k])
         return Claim(event, lambda v: v.color == others[k], f"c{k + 1}")
 
     one_by_one, apart, together = position & ~other(0), position & ~other(0, True), other(0)
