@@ -142,11 +142,11 @@ bench: bench-speed bench-quality
 bench-speed: $(PEERS_STAMP)
 	@mkdir -p .benchmarks
 	$(KEEP_MEMORY) $(PEERS) -m pytest -c benchmarks/speed.ini benchmarks/test_speed.py --benchmark-json=.benchmarks/speed.json
-	$(PEERS) -m benchmarks.report --speed .benchmarks/speed.json
+	$(PEERS) -m benchmarks.tables --speed .benchmarks/speed.json
 
 bench-quality: $(PEERS_STAMP)
 	$(PEERS) -m benchmarks.quality --peers --write
-	$(PEERS) -m benchmarks.report
+	$(PEERS) -m benchmarks.tables
 
 # A separate environment with the other libraries, so that they do not affect the environment of the tests.
 bench-peers: $(PEERS_STAMP)

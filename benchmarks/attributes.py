@@ -13,9 +13,7 @@ from typing import Any
 import torch
 
 import composable_energy as ce
-from benchmarks import speed_page
 from benchmarks.harness import RESULTS, argument_parser, environment, write_json
-from benchmarks.pages import write_page
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_image import CodeHeads
 
@@ -73,7 +71,6 @@ def main() -> None:
             print(f"{family:24}{points:>5}", row, flush=True)
     if args.write:
         write_json(PATH, {**environment(rounds=args.rounds), "rows": rows})
-        write_page(speed_page.PAGE, speed_page.blocks())
 
 
 if __name__ == "__main__":

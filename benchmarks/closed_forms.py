@@ -32,7 +32,7 @@ from benchmarks.closed_form_targets import F64, TARGETS, Target, gaussian, mixtu
 from benchmarks.effective import effective
 from benchmarks.energies import CountingEnergy
 from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
-from composable_energy.errors import OptionError, PluginLoadError
+from composable_energy.errors import ExpressionError, OptionError, PluginLoadError
 from composable_energy.sampling import Sampler
 
 __all__ = ["EFFORT", "EFFORTS", "TARGETS", "Effort", "effective", "estimates", "measure", "mixture", "rows", "unadjusted"]
@@ -167,7 +167,7 @@ def adjusted() -> Iterator[str]:
             continue
         try:
             _, trace = bowl.sample((2, 2), sampler=record.name, steps=1, seed=0, trace=True)
-        except (OptionError, PluginLoadError):  # it has an option without a default, or cannot run here
+        except (ExpressionError, OptionError, PluginLoadError):  # it needs noise levels or an option, or cannot run here
             continue
         if trace.acceptance is not None and trace.sampler.total_steps is None:
             yield record.name
@@ -214,6 +214,8 @@ def main() -> None:
             f"{row['gradients']:11.0f}{row['gradients_per_effective']:8.1f}{row['seconds']:6.0f}{note}",
             flush=True,
         )
+    if not done:
+        parser.error(f"no row matches {args.only!r}; rows are `sampler: target`, with the targets {', '.join(TARGETS)}")
     required = [row for row in done if row["required"]]
     failed = [row for row in required if not row["passed"]]
     seconds = sum(row["seconds"] for row in done)

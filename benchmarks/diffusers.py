@@ -23,15 +23,13 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, replace_rows, write_json
-from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import Criterion
 from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of, judge_small, load_small_judge, shrink
 
 PATH = RESULTS / "diffusers.json"
-PAGE = ROOT / "docs" / "results" / "diffusers.md"
 LEVELS, WEIGHT, SEED = 20, 3.0, 0
 CHUNK = 20  # pictures that are evaluated together, with all concepts: larger batches do not fit into the cache
 
@@ -149,30 +147,6 @@ def judge_accuracy(count: int = 2000) -> float:
     return float((judge_small(shrink(faces.images)).attributes == (faces.attributes > 0.5)).all(1).float().mean())
 
 
-def blocks() -> Blocks:
-    found = read_json(PATH)
-    cells = {(row["row"], row["rule"]): row for row in found["rows"]}
-
-    def table(value: Callable[[dict[str, Any]], str]) -> str:
-        head = ["expression", "goal", *RULES]
-        rows = [
-            [
-                f"`{row.text}`",
-                format_number(row.target, 2),
-                *(value(cells[row.text, rule]) if (row.text, rule) in cells else "" for rule in RULES),
-            ]
-            for row in ROWS
-        ]
-        return markdown_table(head, rows)
-
-    return {
-        "shares": lambda: table(lambda cell: format_number(cell["joint"])),
-        "distances": lambda: table(lambda cell: f"{cell['frechet']:.1f}"),
-        "costs": lambda: table(lambda cell: f"{cell['evaluations']:.0f}, {cell['seconds'] / found['samples']:.2f} s"),
-        "judge": lambda: f"On 2,000 drawn faces that were used for no training, it finds all five attributes of {found['judge']:.1%}.",
-    }
-
-
 def main() -> None:
     parser = argument_parser(__doc__, PATH, whole=True)
     parser.add_argument("--samples", type=int, default=500)
@@ -191,8 +165,6 @@ def main() -> None:
                 settings = {"samples": args.samples, "levels": LEVELS, "weight": WEIGHT, "seed": SEED}
                 content = {**environment("diffusers", **settings), "command": "python -m benchmarks.diffusers --write"}
                 write_json(PATH, {**content, "judge": accuracy, "rows": replace_rows(PATH, [found], ("rule", "row"))})
-    if args.write:
-        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

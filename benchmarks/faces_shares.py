@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, replace_rows, write_json
-from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
 from composable_energy.sampling import Trace
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import judge
 from composable_energy_faces.networks import SIGMA_MIN, SIZE
 
 PATH = RESULTS / "faces_shares.json"
-PAGE = ROOT / "docs" / "results" / "faces-shares.md"
 SHAPE = (3, SIZE, SIZE)
 SAMPLERS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -179,41 +177,21 @@ def measure(name: str, row: Row, samples: int, seeds: list[int], only: list[str]
     return found
 
 
-def blocks() -> Blocks:
-    """Returns the functions that write the blocks of the page."""
-
-    def shares() -> str:
-        cells = []
-        for row in read_json(PATH)["rows"]:
-            runs = row["default"]["runs"]
-            means = [format_number(row[name]["mean"]) if name in row else "" for name in SAMPLERS]
-            ess = "" if runs[0]["ess"] is None else f"{min(run['ess'] for run in runs):.0f}"
-            ancestors = "" if runs[0]["ancestors"] is None else f"{min(run['ancestors'] for run in runs):.0f}"
-            cost = f"{sum(run['milliseconds'] for run in runs) / len(runs):.0f}"
-            exact = f"{format_number(row['exact'])} ± {format_number(row['standard error'])}"
-            cells.append([f"`{row['row']}`", exact, *means, runs[0]["sampler"], ess, ancestors, cost])
-        head = ["expression", "exact", *SAMPLERS, "default is", "its lowest ESS", "its ancestors", "ms a sample"]
-        return markdown_table(head, cells)
-
-    return {"shares": shares}
-
-
 def main() -> None:
     parser = argument_parser(__doc__, PATH, whole=True)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
-    parser.add_argument("--rows", nargs="+", help="the names of some rows")
+    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="rows whose names have one of these")
     parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = rows()
-    some = {name: row for name, row in known.items() if not args.rows or name in args.rows}
+    some = chosen(parser, known, args.rows or ())
     figures = [measure(name, row, args.samples, args.seeds, args.samplers) for name, row in some.items()]
     if args.write:
         about = environment(samples=args.samples, seeds=args.seeds)
         found = replace_rows(PATH, figures, ["row"])
         write_json(PATH, {**about, "rows": sorted(found, key=lambda row: list(known).index(row["row"]))})
-        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

@@ -6,68 +6,309 @@
 3. *Loops*: `sample` with Langevin, eager and compiled, beside a plain loop, and beside torchebm and ebmkit where they are installed.
 4. *Composition*: gradients of eight terms of one architecture beside those of one.
 
-Times are medians of rounds that are measured in turns, by the clock of the device. Writes `benchmarks/results/gpu.json`, and `gpu.png`
-beside it where matplotlib is installed. Without a GPU it says so, writes nothing and exits with 1.
+Times are medians of rounds that are measured in turns, by the clock of the device. The file of results is written after each row, so a run
+that is broken off leaves what it measured. A row that fails has its error in the table and in the file, and the next one runs.
+`--only TEXT ...` measures the rows whose names have one of these texts; the other rows of the file stay if the same machine measured them.
 
-`--device cpu` runs the same lines at tiny sizes on the CPU, with the kernel under Triton's interpreter: a check of this code. It measures
-nothing and writes nothing.
+`--device cpu` runs the same lines at tiny sizes on the CPU, with the kernel under Triton's interpreter: a check of this code. Its times
+mean nothing, so it writes to a folder that git ignores.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import statistics
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.gpu_measurements import DTYPES, FULL, TINY, bandwidth, composition, loops, parity
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.energies import Convolutions, Mixture, Perceptron
+from benchmarks.harness import RESULTS, ROOT, argument_parser, chosen, environment, read_json, write_json
+from composable_energy.sampling import StepCoefficients, energy_and_gradient, langevin_step
+from composable_energy.sampling.kernels import forced_kernel
+from composable_energy.sampling.noise import Noise
+from composable_energy_triton.testing import kernel_checks
+
+SWITCH = "COMPOSABLE_ENERGY_KERNEL"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EVENT = 1024
+STEP_SIZE = 0.01
+Row = dict[str, Any]
+Works = dict[str, Callable[[], object]]
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
-    """Writes the figures, and a plot of them if matplotlib is installed."""
-    write_json(folder / "gpu.json", report)
-    if importlib.util.find_spec("matplotlib"):
-        plot(report, folder / "gpu.png")
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the measurements.
+
+    Args:
+        device: The device.
+        exponents: The sizes of a step are these powers of two.
+        slow: The largest exponent for the reference with Philox noise.
+        big: The shape of points for the check of large offsets.
+        rounds: Number of rounds.
+        seconds: How long one round of one function takes, approximately.
+        steps: Steps of a loop.
+        mixture: The chains of the loops on the plane.
+        images: The chains of the loops on images.
+        terms: The chains of the composition.
+    """
+
+    device: str
+    exponents: tuple[int, ...]
+    slow: int
+    big: tuple[int, int]
+    rounds: int
+    seconds: float
+    steps: int
+    mixture: tuple[int, ...]
+    images: tuple[int, ...]
+    terms: tuple[int, ...]
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Plots bandwidth by size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in DTYPES:
-        rows = [row for row in report["bandwidth"] if row["dtype"] == name]
-        numbers = [row["numbers"] for row in rows]
-        axes[0].plot(numbers, [row["of_copy_bandwidth"] for row in rows], marker="o", label=name)
-        for other, style in (("eager", "-"), ("compiled", "--")):
-            ratios = [row[f"times_faster_than_{other}"] for row in rows]
-            axes[1].plot(numbers, ratios, style, marker="o", label=f"{name}, {other}")
-    for axis, title in zip(axes, ("bandwidth over that of a copy", "time in PyTorch over that of the fused step"), strict=True):
-        axis.set(xscale="log", xlabel="numbers", title=title)
-        axis.set_xscale("log", base=2)
-        axis.axhline(1, color="gray", linewidth=0.8)
-        axis.legend()
-    figure.suptitle(f"The fused Langevin step on {report['hardware']}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+FULL = Plan("cuda", tuple(range(16, 29, 2)), 24, (131_073, 16_385), 7, 0.03, 200, (4096, 2**20), (16, 256), (64, 4096))
+TINY = Plan("cpu", (10,), 10, (3, 1025), 1, 0.0, 2, (16,), (2,), (4,))
 
 
-def main() -> int:
-    """Measures everything; returns 1 if there is no GPU or a check fails."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu checks this file at tiny sizes, and writes nothing")
-    args = parser.parse_args()
-    plan = FULL if args.device == "cuda" else TINY
+def rows(plan: Plan) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Yields the name of each row and the function that measures it."""
+    kernel = ce.get("kernel", "triton")
+    checks = kernel_checks(kernel, device=plan.device) if plan.device != "cpu" else kernel_checks(kernel, shapes=[(3, 5)])
+    for check in checks:
+        yield f"parity, {check.name}", partial(holds, check)
+    yield "parity, beyond 2^31 numbers", partial(beyond_int32, plan)
+    for name, exponent in ((name, exponent) for name in DTYPES for exponent in plan.exponents):
+        yield f"bandwidth, {name}, 2^{exponent}", partial(bandwidth, plan, DTYPES[name], exponent)
+    for chains in plan.mixture:
+        yield f"loops, mixture on a plane, {chains}", partial(loop, plan, Mixture, chains)
+    for chains in plan.images:
+        yield f"loops, convolutions 3x32x32, {chains}", partial(loop, plan, partial(Convolutions, 64, size=32), chains)
+    for chains in plan.terms:
+        yield f"composition, perceptron of 64, {chains}", partial(composition, plan, Perceptron, chains)
+        yield (
+            f"composition, convolutions 3x32x32, {max(chains // 16, 2)}",
+            partial(composition, plan, partial(Convolutions, 32, size=32), max(chains // 16, 2)),
+        )
+
+
+def holds(check: Callable[[], object]) -> Row:
+    check()
+    return {"found": "holds"}
+
+
+def beyond_int32(plan: Plan) -> Row:
+    """Compares the noise of some rows of a large tensor with the reference."""
+    rows, size = plan.big
+    free = torch.cuda.mem_get_info()[0] if plan.device != "cpu" else math.inf
+    if free < 3 * 2 * rows * size:
+        return {"found": f"not tried: {free / 2**30:.0f} GiB are free"}
+    x = torch.ones(rows, size, dtype=torch.bfloat16, device=plan.device)
+    out, wrong = torch.empty_like(x), 0
+    noise = Noise(1, range(3, 3 + rows), 2, "philox")
+    ce.get("kernel", "triton").langevin_step(x, None, None, StepCoefficients(0.0, 1.0), noise, 0, out, None)
+    for row in (0, rows // 2, rows - 2, rows - 1):
+        expected = 1 + Noise(1, range(3 + row, 4 + row), 2, "philox").normal(torch.empty(1, size, device=plan.device))
+        wrong += int(((out[row : row + 1].float() - expected).abs() > 1e-5 + 2**-7 * expected.abs()).sum())
+    if wrong:
+        raise AssertionError(f"{wrong} of {4 * size} numbers are wrong")
+    return {"found": "holds"}
+
+
+def bandwidth(plan: Plan, dtype: torch.dtype, exponent: int) -> Row:
+    """Returns microseconds of a step, of a copy of as many bytes, and of steps in PyTorch."""
+    count, scale, drift = 2**exponent, math.sqrt(STEP_SIZE), STEP_SIZE / 2
+    x, g = (torch.randn(count // EVENT, EVENT, device=plan.device).to(dtype) for _ in range(2))
+    noise = Noise(0, range(len(x)), 1, "philox")
+    source, target = (torch.empty(3 * count // 2, dtype=dtype, device=plan.device) for _ in range(2))
+
+    def plain(x: Tensor, g: Tensor) -> Tensor:
+        return x - drift * g + scale * torch.randn_like(x)
+
+    def step() -> Tensor:
+        return langevin_step(x, g, noise=noise, drift=drift, scale=scale)
+
+    torch._dynamo.reset()  # a function is compiled for eight shapes at most
+    compiled = torch.compile(plain, dynamic=False, backend="inductor" if plan.device != "cpu" else "aot_eager")
+    works: Works = {
+        "triton": by("triton", step),
+        "copy": lambda: target.copy_(source),
+        "eager": lambda: plain(x, g),
+        "compiled": lambda: compiled(x, g),
+    }
+    if exponent <= plan.slow:
+        works["reference"] = by("torch", step)
+    row = measured(works, plan)
+    if ours := row.get("triton_microseconds"):
+        row["gigabytes_per_second"] = 3 * count * x.element_size() / ours / 1e3
+        for name in ("copy", "eager", "compiled", "reference"):
+            if theirs := row.get(f"{name}_microseconds"):
+                row["of_copy_bandwidth" if name == "copy" else f"times_faster_than_{name}"] = theirs / ours
+    return row
+
+
+def loop(plan: Plan, make: Callable[[], ce.Energy], chains: int) -> Row:
+    """Returns microseconds of a Langevin step by each implementation; all take the same steps from the same points."""
+    energy = make().to(plan.device).requires_grad_(False)
+    start = torch.randn(chains, *(energy.event_shape or ()), device=plan.device)
+
+    def gradient(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(energy.forward(x).sum(), x)[0]
+
+    def bare() -> None:
+        for _ in range(plan.steps):
+            gradient(start)
+
+    def by_hand() -> None:
+        x = start
+        for _ in range(plan.steps):
+            x = x - STEP_SIZE / 2 * gradient(x) + math.sqrt(STEP_SIZE) * torch.randn_like(x)
+
+    def ours(**more: object) -> Callable[[], object]:
+        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, **more}
+        return lambda: energy.sample(tuple(start.shape), **options)
+
+    works: Works = {
+        "bare gradient": bare,
+        "loop by hand": by_hand,
+        "sample": by("triton", ours()),
+        "sample without the kernel": by("torch", ours()),
+    }
+    if plan.device != "cpu":
+        works["sample, compiled"] = by("triton", ours(compile=True))
+    if importlib.util.find_spec("torchebm"):
+        works["torchebm"] = torchebm(energy, start, plan.steps)
+    if importlib.util.find_spec("ebm"):
+        works["ebmkit"] = ebmkit(energy, start, plan.steps)
+    return measured(works, plan, plan.steps)
+
+
+def torchebm(energy: ce.Energy, start: Tensor, steps: int) -> Callable[[], object]:
+    """Returns the loop of torchebm; its points are flat, so the energy unflattens them."""
+    from torchebm.core import BaseModel  # pyright: ignore[reportMissingImports]
+    from torchebm.samplers import LangevinDynamics  # pyright: ignore[reportMissingImports]
+
+    class Model(BaseModel):
+        def forward(self, x: Tensor) -> Tensor:
+            return energy.forward(x.unflatten(1, tuple(start.shape[1:])))
+
+    sampler = LangevinDynamics(Model().to(start.device), step_size=STEP_SIZE / 2, device=start.device)
+    return lambda: sampler.sample(x=start.flatten(1), n_steps=steps)
+
+
+def ebmkit(energy: ce.Energy, start: Tensor, steps: int) -> Callable[[], object]:
+    from ebm.samplers import LangevinDynamics  # pyright: ignore[reportMissingImports]
+
+    sampler = LangevinDynamics(step_size=STEP_SIZE / 2)
+    return lambda: sampler.sample(energy.forward, start, steps=steps)
+
+
+def composition(plan: Plan, make: Callable[[], ce.Energy], chains: int) -> Row:
+    """Returns microseconds of the gradient of a conjunction of eight beside that of one."""
+    terms = [make().to(plan.device).requires_grad_(False) for _ in range(8)]
+    x = torch.randn(chains, *(terms[0].event_shape or ()), device=plan.device)
+    eight = ce.all_of(*terms)
+    row = measured({"one": lambda: energy_and_gradient(terms[0], x), "eight": lambda: energy_and_gradient(eight, x)}, plan)
+    one, all_ = (row.get(f"{name}_microseconds") for name in ("one", "eight"))
+    return row | ({"eight_over_one": all_ / one} if one and all_ else {})
+
+
+def by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
+    """Returns a function that does the work with the kernel of this name, and fails where that kernel cannot run."""
+
+    def run() -> object:
+        before = os.environ.get(SWITCH, "")
+        os.environ[SWITCH] = kernel
+        forced_kernel.cache_clear()
+        try:
+            return work()
+        finally:
+            os.environ[SWITCH] = before
+            forced_kernel.cache_clear()
+
+    return run
+
+
+def measured(works: Mapping[str, Callable[[], object]], plan: Plan, parts: int = 1) -> Row:
+    """Returns the median microseconds of each work over its parts, measured in turns, or its error.
+
+    The first calls, which may compile, do not count.
+    """
+    repeats: dict[str, int] = {}
+    row: Row = {}
+    for name, work in works.items():
+        try:
+            for _ in range(3 if plan.rounds > 1 else 1):
+                work()
+            repeats[name] = max(1, min(1000, round(plan.seconds / timed(work, 1, plan))))
+        except Exception as error:  # of a kernel, a compiler, or another library: the others are measured
+            row[f"{name}_error"] = told(error)
+    found: dict[str, list[float]] = {name: [] for name in repeats}
+    for _ in range(plan.rounds):
+        for name, count in repeats.items():
+            found[name].append(timed(works[name], count, plan))
+    return row | {f"{name}_microseconds": statistics.median(values) / parts * 1e6 for name, values in found.items()}
+
+
+def timed(work: Callable[[], object], repeats: int, plan: Plan) -> float:
+    """Returns the seconds of one repetition."""
+    if plan.device == "cpu":
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return (time.perf_counter() - begin) / repeats
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(repeats):
+        work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000 / repeats
+
+
+def told(error: Exception) -> str:
+    """Returns an error as one line of the table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def run(some: Mapping[str, Callable[[], Row]], out: Path, about: Mapping[str, Any]) -> int:
+    """Measures rows, prints each, and writes the file after each; returns the number of rows with an error."""
+    before = read_json(out) if out.exists() else {}
+    same = all(before.get(key) == value for key, value in about.items())
+    kept: dict[str, Row] = {row["row"]: row for row in before["rows"]} if same and before else {}
+    failed = 0
+    for name, measure in some.items():
+        begin = time.perf_counter()
+        torch.manual_seed(0)
+        try:
+            row = measure()
+        except Exception as error:  # one row that fails is one line of the table
+            row = {"error": told(error)}
+        failed += any(key.endswith("error") for key in row)
+        kept[name] = {"row": name, **row, "seconds": round(time.perf_counter() - begin, 2)}
+        write_json(out, {**about, "rows": list(kept.values())})
+        figures = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+        print(f"{name}: {', '.join(figures)}", flush=True)
+    return failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures the chosen rows; returns 1 if there is no GPU or a row has an error."""
+    parser = argument_parser(__doc__, whole=True)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu checks this file at tiny sizes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="measure the rows whose names have one of these")
+    parser.add_argument("--out", type=Path, help="the file of results (default benchmarks/results/gpu.json, for cpu .benchmarks/gpu.json)")
+    args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         print("There is no GPU here, so nothing was measured and nothing written; `--device cpu` checks this file.", file=sys.stderr)
         return 1
@@ -75,31 +316,12 @@ def main() -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     ready, reason = ce.get("kernel", "triton").available()
     if not ready:
-        print(f"The Triton kernel cannot run here: {reason}.", file=sys.stderr)
-        return 1
-    begin = time.perf_counter()
-    torch.manual_seed(0)
-    report: dict[str, Any] = {
-        **environment(),
-        "hardware": torch.cuda.get_device_name() if args.device == "cuda" else "the CPU, by an interpreter",
-        "cuda": torch.version.cuda,
-    }
-    print(f"{report['hardware']}, torch {report['torch']}\n\nParity")
-    report["parity"] = parity(plan)
-    for name, found in report["parity"].items():
-        print(f"  {name:20} {found}")
-    for name, part in (("bandwidth", bandwidth), ("loops", loops), ("composition", composition)):
-        print(f"\n{name.capitalize()}")
-        report[name] = part(plan)
-    report["seconds"] = round(time.perf_counter() - begin)
-    failed = [name for name, found in report["parity"].items() if found.startswith("FAILS")]
-    if args.device == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
-            write(report, Path(folder))
-        print("\nEverything ran but the compiler. Under an interpreter times mean nothing, so nothing was kept.")
-    else:
-        write(report, RESULTS)
-        print(f"\nWrote {RESULTS / 'gpu.json'} after {report['seconds']} s.")
+        print(f"The Triton kernel cannot run here: {reason}. Rows that need it have its error.", file=sys.stderr)
+    some = chosen(parser, dict(rows(FULL if args.device == "cuda" else TINY)), args.only)
+    hardware = torch.cuda.get_device_name() if args.device == "cuda" else "the CPU, by an interpreter"
+    out = args.out or (RESULTS / "gpu.json" if args.device == "cuda" else ROOT / ".benchmarks" / "gpu.json")
+    failed = run(some, out, {**environment(), "hardware": hardware, "cuda": torch.version.cuda})
+    print(f"\n{len(some)} rows, {failed} with errors; written to {out}.")
     return 1 if failed else 0
 
 

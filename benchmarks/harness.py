@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+T = TypeVar("T")
 _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")
 
 
@@ -37,6 +38,17 @@ def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = 
     if path is not None:
         parser.add_argument("--write", action="store_true", help=f"write {path.relative_to(ROOT)}")
     return parser
+
+
+def chosen(parser: argparse.ArgumentParser, known: Mapping[str, T], texts: Sequence[str]) -> dict[str, T]:
+    """Returns the entries whose names have one of some texts, or all entries if there is no text.
+
+    A text that no name has ends the program with the list of names, since a run that measures nothing looks like one that did.
+    """
+    for text in texts:
+        if not any(text in name for name in known):
+            parser.error(f"no row has {text!r} in its name; there are: {'; '.join(known)}")
+    return {name: entry for name, entry in known.items() if not texts or any(text in name for text in texts)}
 
 
 def better_of_two(energy: Any, n: int, **options: Any) -> torch.Tensor:
@@ -65,10 +77,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file with each list of numbers on one line; makes its folder if needed."""
+    """Writes a JSON file with each list of numbers on one line; makes its folder if needed.
+
+    A process that ends while it writes leaves the earlier file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(content, indent=1))
-    path.write_text(text + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -1,12 +1,10 @@
 """Generators controlled in their latent space, beside the tests of LACE: `python -m benchmarks.lace --write`.
 
-Sections, each of which can be run alone (`--only closed faces costs edits unseen`):
+Sections, each of which can be run alone (`--only closed faces edits`):
 
 - closed: a Gaussian prior and a logistic attribute in 1 to 32 dimensions, moments against quadrature;
 - faces: expressions over the generator of drawn faces, 1,000 pictures each, seen by a judge that is not used in sampling;
-- costs: evaluations that the flow of the paper and Langevin dynamics need for the same share of pictures;
-- edits: four edits one after another, beside conditioning afresh;
-- unseen: a generator in a file of TorchScript with uniform latents, by the same calls.
+- edits: four edits one after another, beside conditioning afresh.
 
 One thread. Attributes of faces are fitted by the labels of the judge on 40,000 pictures, half of them in two rounds.
 Latent points of seeds 1 to 17 are those of the training of the generator, and are not used.
@@ -14,26 +12,162 @@ Latent points of seeds 1 to 17 are those of the training of the generator, and a
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import time
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.blob_world import LATENTS, blob_base, blob_labels
-from benchmarks.harness import argument_parser, environment, read_json, write_json
-from benchmarks.lace_faces import PICTURES, SAMPLERS, attributes, costs, decode, edits, faces, joined, sample
-from benchmarks.lace_page import PAGE, PATH, blocks
-from benchmarks.pages import write_page
+from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
 from composable_energy.sampling import Sampler
-from composable_energy_latent import LACE, attribute, edit, fit_attributes, latent
-from composable_energy_mcmc import ChEES
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
+from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.mapping import GeneratedFaces
+from composable_energy_faces.scores import CRITERIA, Criterion, build_expression
+from composable_energy_latent import LACE, Attributes, Edits, attribute, edit, fit_attributes, latent
+from composable_energy_mcmc import ChEES, Langevin
 from plugins.latent.tests.closed_case import direction, moments
 
-CHAINS = 4000
+PATH = RESULTS / "lace.json"
+CHAINS, PICTURES, DRAWN = 4000, 1000, 20_000
+FIT: dict[str, Any] = {"count": 40_000, "rounds": 2, "seed": 0}
+ROWS = ("smiling", "~smiling", "male & ~smiling", "(male & smiling) | (~male & glasses)", "male & smiling & glasses & hat")
+EDITS = ("smiling", "glasses", "hat", "old")
+SAMPLERS: dict[str, tuple[Sampler, int | None]] = {
+    "chees": (ChEES(), 15),
+    "lace": (LACE(draws=32), None),
+    "lace, draws=0": (LACE(draws=0, levels=1, tolerance=0.1), None),
+    "langevin": (Langevin(step_size=0.02), 100),
+}
+"""The samplers of the section faces, and their steps."""
+
+
+def sample(energy: ce.Energy, n: int, seed: int, sampler: Sampler, steps: int | None = None) -> tuple[Tensor, float, float]:
+    """Returns latent points, evaluations of a point for each, and processor seconds."""
+    began = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ce.SamplingWarning)
+        z, trace = energy.latents.sample(n, sampler=sampler, steps=steps, seed=seed, trace=True)
+    scalars = trace.scalars
+    evaluated = scalars["evaluations"][-1] if "evaluations" in scalars else sum(scalars.get("leapfrogs", [steps or 0]))
+    return z, float(evaluated), time.process_time() - began
+
+
+@torch.no_grad()
+def decode(base: ce.Energy, z: Tensor) -> Tensor:
+    """Returns the pictures of latent points."""
+    decoder = base.decoder
+    assert decoder is not None
+    return torch.cat([decoder(part) for part in z.split(250)])
+
+
+def criterion(text: str) -> Criterion:
+    """Returns the criterion of an expression; one of a single attribute is not among those of the faces."""
+    found = next((row for row in CRITERIA if row.text == text), None)
+    return found or Criterion(text, (((text.removeprefix("~"), not text.startswith("~")),),), 0.97)
+
+
+def attributes() -> Attributes:
+    """Returns the attributes of generated faces; the labeller is the judge."""
+
+    def labels(pictures: Tensor) -> dict[str, Tensor]:
+        verdict = judge(pictures)
+        return {**dict(zip(ATTRIBUTES, verdict.attributes.unbind(1), strict=True)), "hair": verdict.hair}
+
+    return fit_attributes(GeneratedFaces().base, labels, values={"hair": HAIR_COLORS}, on="w", progress=True, **FIT)
+
+
+def reference(row: Criterion) -> Tensor:
+    """Returns features of drawn faces that fulfil an expression."""
+    faces = draw(PICTURES * (20 if any(len(branch) > 2 for branch in row.branches) else 4), seed=3)
+    verdict = {name: faces.attributes[:, i] > 0.5 for i, name in enumerate(ATTRIBUTES)}
+    kept = torch.stack([torch.stack([verdict[name] == wanted for name, wanted in branch]).all(0) for branch in row.branches]).any(0)
+    return features(faces.images[kept][:PICTURES])
+
+
+def posterior_accuracy(E: ce.Energy, row: Criterion, z: Tensor, verdict: Verdict) -> float:
+    """Returns the accuracy of an exact sampler: draws of the prior with the probability of the expression as their weights."""
+    with torch.no_grad():
+        weights = (-E.evidence(z)).double().exp()
+    return ((weights * row.satisfied(verdict)).sum() / weights.sum()).item()
+
+
+def drawn_faces(found: Attributes) -> tuple[Tensor, Verdict]:
+    """Returns draws of the prior, and what the judge sees."""
+    z = torch.randn(DRAWN, *(found.base.event_shape or ()), generator=torch.Generator().manual_seed(1002))
+    verdicts = [judge(decode(found.base, part)) for part in z.split(1000)]
+    return z, Verdict(torch.cat([v.attributes for v in verdicts]), torch.cat([v.hair for v in verdicts]))
+
+
+def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns figures of each expression by each sampler, and of an exact one."""
+    rows = []
+    z, seen = drawn_faces(found)
+    for text in ROWS:
+        row = criterion(text)
+        E, real = build_expression(row, found), reference(row)
+        rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, row, z, seen)})
+        print(rows[-1], flush=True)
+        for name in samplers:
+            points, evaluations, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
+            pictures = decode(found.base, points)
+            verdict = judge(pictures)
+            result = {
+                "expression": text,
+                "sampler": name,
+                "accuracy": row.satisfied(verdict).float().mean().item(),
+                "branches": [row.branch_satisfied(verdict, i).float().mean().item() for i in range(len(row.branches))],
+                "seconds": seconds,
+                "evaluations": evaluations,
+                "nearest": nearest_distances(pictures).mean().item(),
+                "spread": points.std(0).mean().item(),
+                "frechet": frechet_distance(features(pictures), real),
+            }
+            rows.append(result)
+            print({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}, flush=True)
+    return rows
+
+
+def joined(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows of expressions and samplers in the order of the table; those of samplers that were not measured again stay."""
+    order = ["exact", *SAMPLERS]
+    found = {(row["expression"], row["sampler"]): row for row in [*before, *rows]}
+    return [found[text, name] for text in ROWS for name in order if (text, name) in found]
+
+
+def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
+    """Returns figures of four edits one after another, and of draws of all four attributes."""
+    generator = torch.Generator().manual_seed(1007)  # the weights were chosen at another seed
+    z = torch.randn(n, *(found.base.event_shape or ()), generator=generator)
+    session, rows, before = Edits(found.base, z), [], judge(decode(found.base, z)).attributes
+    for name in EDITS:
+        began = time.process_time()
+        session = edit(session, found[name], keep=found, identity=features)
+        seconds, verdict = time.process_time() - began, judge(session.images)
+        old = list(EDITS[: len(rows)])
+        others = [i for i, other in enumerate(ATTRIBUTES) if other != name and other not in old]
+        rows.append(
+            {
+                "edit": name,
+                "new": verdict[name].float().mean().item(),
+                "earlier": min((verdict[other].float().mean().item() for other in old), default=1.0),
+                "untouched": (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0,
+                "distance": session.last.distance.mean().item(),
+                "pixels": (session.images - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item(),
+                "evaluations": session.last.evaluations.mean().item(),
+                "seconds": seconds,
+            }
+        )
+        print(rows[-1], flush=True)
+    E = ce.all_of(*(found[name] for name in EDITS))
+    fresh, _, _ = sample(E, n, 1, *SAMPLERS["lace"])
+    apart = (features(decode(found.base, fresh)) - features(decode(found.base, z))).square().mean(1).sqrt().mean().item()
+    pixels = (decode(found.base, fresh) - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item()
+    print("afresh", apart, pixels)
+    return {"pictures": n, "rows": rows, "afresh": apart, "afresh_pixels": pixels}
 
 
 def closed() -> list[dict[str, Any]]:
@@ -74,64 +208,27 @@ def closed() -> list[dict[str, Any]]:
     return rows
 
 
-def unseen() -> dict[str, Any]:
-    """Returns figures of attributes and of an edit of the blobs, and the report of the attributes."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = fit_attributes(blob_base(Path(folder)), blob_labels, count=80_000, layers=3, steps=6000, seed=0)
-        rows = []
-        red, bright, left = (found[name] for name in ("red", "bright", "left"))
-        checks: list[tuple[str, ce.Energy, Callable[[dict[str, Tensor]], Tensor]]] = [
-            ("red", red, lambda t: t["red"]),
-            ("red & ~bright", red & ~bright, lambda t: t["red"] & ~t["bright"]),
-            (
-                "(red & left) | (~red & bright)",
-                (red & left) | (~red & bright),
-                lambda t: (t["red"] & t["left"]) | (~t["red"] & t["bright"]),
-            ),
-        ]
-        for text, E, holds in checks:
-            pictures = E.sample(PICTURES, seed=0)
-            rows.append({"expression": text, "accuracy": holds(blob_labels(pictures)).float().mean().item()})
-            print(rows[-1], flush=True)
-        z = 2 * torch.rand(PICTURES, LATENTS, generator=torch.Generator().manual_seed(1)) - 1
-        changed = edit(z, red, keep=found)
-        before, after = blob_labels(decode(found.base, z)), blob_labels(changed.images)
-        rows.append(
-            {
-                "expression": "edit: red",
-                "accuracy": after["red"].float().mean().item(),
-                "kept": min((after[name] == before[name]).float().mean().item() for name in ("bright", "left")),
-            }
-        )
-        print(rows[-1], flush=True)
-        return {"report": [vars(row) for row in found.report.rows], "rows": rows}
-
-
 def main() -> None:
+    names = ("closed", "faces", "edits")
     parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--only", nargs="+", choices=("closed", "faces", "costs", "edits", "unseen"), help="sections to measure")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="sections to measure")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="samplers of the section faces")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = set(args.only or ("closed", "faces", "costs", "edits", "unseen"))
-    sections: dict[str, Callable[[], Any]] = {}
-    if wanted & {"faces", "costs", "edits"}:
+    sections: dict[str, Callable[[], Any]] = {"closed": closed} if "closed" in args.only else {}
+    if {"faces", "edits"} & set(args.only):
         found = attributes()
         print(found.report)
         sections["fit"] = lambda: [vars(row) for row in found.report.rows]
-        sections |= {"edits": lambda: edits(found), "costs": lambda: costs(found), "faces": lambda: faces(found, args.samplers)}
-    sections |= {"closed": closed, "unseen": unseen}
+        known = {"edits": lambda: edits(found), "faces": lambda: faces(found, args.samplers)}
+        sections |= {name: measure for name, measure in known.items() if name in args.only}
     for name, measure in sections.items():
-        if name not in wanted and name != "fit":
-            continue
         measured = measure()
         if args.write:  # after each section, as some take long
             before = read_json(PATH) if PATH.exists() else {}
             if name == "faces":
                 measured = joined(before.get("faces", []), measured)
             write_json(PATH, {**before, **environment(), "pictures": PICTURES, name: measured})
-    if args.write:
-        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
 from composable_energy_mcmc import HMC, SMC, Annealed, ChEES, Tempering
 
 PATH = RESULTS / "multimodal.json"
@@ -156,15 +156,15 @@ def _row(target: str, name: str, chains: int, gradients: int, tuning: int, **fig
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", default="", help="targets whose name has this")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="targets whose names have one of these")
     args = parser.parse_args()
+    measures = chosen(parser, {"modes": measure_modes, "funnel": measure_funnel, "log_z": measure_log_z}, args.only)
     torch.set_num_threads(1)
     print(f"{'target':15}{'sampler':28}{'chains':>6}{'gradients':>10}{'tuning':>10}")
-    measures = {"modes": measure_modes, "funnel": measure_funnel, "log_z": measure_log_z}
-    rows = [row for name, measure in measures.items() if args.only in name for row in measure(args.seeds)]
+    rows = [row for measure in measures.values() for row in measure(args.seeds)]
     if args.write:
         command = f"python -m benchmarks.multimodal {' '.join(sys.argv[1:])}"
-        write_json(PATH, {**environment(seeds=args.seeds), "command": command, "rows": rows})
+        write_json(PATH, {**environment(seeds=args.seeds), "command": command, "rows": replace_rows(PATH, rows, ("target", "sampler"))})
 
 
 if __name__ == "__main__":

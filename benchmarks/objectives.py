@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d
 
 import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, argument_parser, chosen, environment, read_json, write_json
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.noise import Noise
 from composable_energy_faces import ATTRIBUTES, draw
@@ -231,10 +231,10 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH, whole=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a training")
-    parser.add_argument("--only", nargs="+", help="names of objectives")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="objectives whose names have one of these")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = args.only or list(objectives(torch.randn(100, 2), 0))
+    names = chosen(parser, objectives(torch.randn(100, 2), 0), args.only or ())
     sets: dict[str, dict[str, Any]] = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
     for kind, load in SETS.items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,14 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
-from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
 from composable_energy_faces import judge
 from composable_energy_observed import Blur, Downsample, Mask, Operator
 
 PATH = RESULTS / "observations.json"
 PICTURES = RESULTS / "observations.safetensors"
-PAGE = ROOT / "docs" / "results" / "observations.md"
 SIZE, NOISE, DRAWS, STEPS, PILOTS, COMPOSED = 64, 0.05, 19, 20, 64, 50
 LEVELS = {"levels": 100, "sigma_min": 0.02}  # chosen on two truths of seed 1, `truths` has others
 SHAPE = (3, SIZE, SIZE)
@@ -190,72 +187,16 @@ def _shown(operator: Operator, y: Tensor) -> Tensor:
     return picture
 
 
-def blocks(results: dict[str, Any]) -> Blocks:
-    def table() -> str:
-        lines = []
-        for name in operators():
-            rows = [row for row in results["rows"] if row["operator"] == name]
-            if not rows:
-                continue
-            mean: Callable[[str], float] = lambda key, rows=rows: sum(row[key] for row in rows) / len(rows)  # noqa: E731
-            spread = torch.tensor([row["coverage"] for row in rows]).std(correction=min(1, len(rows) - 1)).item() / len(rows) ** 0.5
-            columns = (
-                "psnr of the mean",
-                "psnr of a draw",
-                "psnr of the mean before",
-                "psnr of dps",
-                "psnr of projection",
-                "misfit",
-                "misfit of dps",
-            )
-            figures = [f"{mean(key):.1f}" if key.startswith("psnr") else f"{mean(key):.2f}" for key in columns]
-            covered = format_number(mean("coverage")) + (f" ± {format_number(spread)}" if len(rows) > 1 else "")
-            shares = [covered, *(format_number(mean(key)) for key in ("coverage of codes", "coverage before"))]
-            lines.append([name, str(len(rows)), *shares, *figures, f"{mean('seconds'):.0f}"])
-        head = [
-            "",
-            "truths",
-            "coverage",
-            "of codes",
-            "`annealed`",
-            "mean",
-            "draw",
-            "`annealed`",
-            "DPS",
-            "projection",
-            "misfit",
-            "of DPS",
-            "seconds",
-        ]
-        return markdown_table(head, lines)
-
-    def composed() -> str:
-        lines = []
-        for name in ("half", "8 x 8"):
-            for wanted, text in ((True, "`smiling & seen`"), (False, "`~smiling & seen`"), (None, "`faces & seen`")):
-                rows = [row["share"] for row in results["composed"] if row["smiling"] is wanted and row["operator"] == name]
-                if not rows:
-                    continue
-                lines.append([name, text, str(len(rows) * COMPOSED), format_number(sum(rows) / len(rows))])
-        return markdown_table(["", "expression", "draws", "smiling, by the judge"], lines) if lines else "Not measured yet."
-
-    return {"table": table, "composed": composed}
-
-
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--truths", type=int, default=12)
     parser.add_argument("--composed", type=int, default=4)
-    parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
     kept = read_json(PATH) if PATH.exists() else {}
     results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
     results |= {key: kept[key] for key in results if key in kept}
-    if not args.page:
-        run(results, args)
-    if args.page or args.write:
-        write_page(PAGE, blocks(results))
+    run(results, args)
 
 
 def run(results: dict[str, Any], args: Any) -> None:

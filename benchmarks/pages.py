@@ -6,8 +6,9 @@ A page has blocks, `<!-- NAME -->` to `<!-- end -->`. The text between the two m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
@@ -26,6 +27,22 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align:
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return text.replace(" ± ", "&nbsp;±&nbsp;")  # on one line
+
+
+def columns(rows: Iterable[Any], cells: Mapping[str, Callable[[Any], str]], *, align: str = "---:") -> str:
+    """Returns a table with a column for each title and function of a row."""
+    return markdown_table(list(cells), [[cell(row) for cell in cells.values()] for row in rows], align=align)
+
+
+def number(key: str, digits: int = 3) -> Callable[[Mapping[str, Any]], str]:
+    """Returns the function from a row to one of its numbers, empty where the row has none."""
+    return lambda row: "" if row.get(key) is None else format_number(row[key], digits)
+
+
+def mean(rows: Iterable[Mapping[str, Any]], key: str) -> float:
+    """Returns the mean of a number over rows."""
+    values = [float(row[key]) for row in rows]
+    return sum(values) / len(values)
 
 
 def code_cell(text: str) -> str:

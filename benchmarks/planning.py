@@ -25,7 +25,6 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
-from benchmarks.pages import Blocks, format_number, markdown_table, short, write_page
 from benchmarks.planning_baselines import ForwardModel, cross_entropy, descend_actions, grid_plan, rrt_star
 from benchmarks.planning_reference import Solvable, reference_plan
 from benchmarks.planning_tasks import Grid, Task, judge
@@ -33,7 +32,6 @@ from composable_energy_planning import WORLDS, Planner, PlanWarning, TransitionE
 
 PATH = RESULTS / "planning.json"
 WEIGHTS = ROOT / ".benchmarks" / "planning"
-PAGE = ROOT / "docs" / "results" / "planning.md"
 MOTION = 200_000
 SEED = 10
 MARGINS = {"maze": 0.02, "arm": 0.02, "car": 0.04}  # of random motion; the car slips off its plan by .03 on the median
@@ -44,14 +42,6 @@ ZONES = {"maze": (0.015, 0.005), "arm": (0.015, 0.005), "car": (0.03, 0.01)}  # 
 WEIGHT = 3.0  # of the energy of moves, against the effort
 METHODS = ("energies", "reference", "grid", "cem", "rrt*", "gradient")
 CHUNK = 25
-TITLES = {
-    "energies": "energies",
-    "reference": "reference (true map and dynamics)",
-    "grid": "shortest path on a grid (true map)",
-    "rrt*": "RRT* (true map)",
-    "cem": "forward model, cross-entropy method",
-    "gradient": "forward model, gradient on actions",
-}
 
 
 def trained(world: World) -> TransitionEnergy:
@@ -172,30 +162,6 @@ def _key(world: str, later: bool) -> str:
     return f"{world}/{'later' if later else 'known'}"
 
 
-def blocks(results: dict[str, Any]) -> Blocks:
-    def table(later: str) -> str:
-        lines = []
-        for world in WORLDS:
-            for name in METHODS:
-                rows = results["rows"].get(f"{world}/{later}/{name}", [])
-                if not rows:
-                    continue
-                arrived = [row for row in rows if row["success"]]
-                share = _mean(rows, "success")
-                error = (share * (1 - share) / len(rows)) ** 0.5
-                figures = [f"{_mean(arrived, 'length'):.2f}", f"{_mean(arrived, 'roughness'):.3f}"] if arrived else ["-", "-"]
-                about = [short(_mean(rows, "evaluations") / 1000), f"{_mean(rows, 'seconds'):.2f}"]
-                lines.append([world, TITLES[name], str(len(rows)), f"{format_number(share)} ± {format_number(error)}", *figures, *about])
-        head = ["world", "planner", "tasks", "success", "length", "roughness", "thousand evaluations", "seconds"]
-        return markdown_table(head, lines) if lines else "Not measured yet."
-
-    def dropped() -> str:
-        lines = [[key.replace("/", ", "), str(len(known)), str(known.count(False))] for key, known in results["solvable"].items()]
-        return markdown_table(["tasks", "drawn", "not solved by the reference"], lines) if lines else "Not measured yet."
-
-    return {"known": lambda: table("known"), "later": lambda: table("later"), "dropped": dropped}
-
-
 def _mean(rows: list[dict[str, Any]], key: str) -> float:
     return sum(float(row[key]) for row in rows) / max(1, len(rows))
 
@@ -221,20 +187,16 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--others", type=int, default=50, help="the number of tasks for the other planners")
     parser.add_argument("--slow", type=int, default=25, help="the number of tasks for RRT* and gradient descent on actions")
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
-    parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    results: dict[str, Any] = _read() if (args.resume or args.page) and PATH.exists() else {"rows": {}, "solvable": {}}
-    if not args.page:
-        if not args.resume:
-            shutil.rmtree(WEIGHTS, ignore_errors=True)
-        run(results, args)
-    if args.page or args.write:
-        write_page(PAGE, blocks(results))
+    results: dict[str, Any] = _read() if args.resume and PATH.exists() else {"rows": {}, "solvable": {}}
+    if not args.resume:
+        shutil.rmtree(WEIGHTS, ignore_errors=True)
+    run(results, args)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.effective import least_effective
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
@@ -147,22 +147,27 @@ def one_processor() -> None:
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose target and sampler have this, in any case")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="rows whose target and sampler have one of these")
     parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
     args = parser.parse_args()
     one_processor()
     print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
-    for target in targets():
-        chosen = [*ours(target), *(theirs(target) if args.peers else ())]
-        chosen = [(name, run) for name, run in chosen if args.only.lower() in f"{target.name} {name}".lower()]
-        runs: dict[str, list[Figures]] = {name: [] for name, _ in chosen}
+    known = {
+        f"{target.name} {name}": (target.name, name, run)
+        for target in targets()
+        for name, run in (*ours(target), *(theirs(target) if args.peers else ()))
+    }
+    some = list(chosen(parser, known, args.only).values())
+    for target in dict.fromkeys(target for target, _, _ in some):
+        mine = [(name, run) for of, name, run in some if of == target]
+        runs: dict[str, list[Figures]] = {name: [] for name, _ in mine}
         for seed in range(args.seeds):
-            for name, run in chosen:
+            for name, run in mine:
                 runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
-        rows = [{"target": target.name, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
+        rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
             print(line(row), flush=True)
-        if args.write and rows:
+        if args.write:
             write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
 
 

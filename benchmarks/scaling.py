@@ -2,7 +2,7 @@
 
 Processor time on one thread. A step is the difference of a longer and a shorter call, both the least of several rounds in which all sizes
 and variants take turns. Memory is the peak of a process of its own above that of the same call with 100 chains. `python -m
-benchmarks.scaling_page` writes the page.
+benchmarks.tables` writes the page.
 """
 
 from __future__ import annotations

@@ -19,15 +19,13 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
-from benchmarks.pages import Blocks, code_cell, format_number, markdown_table, write_page
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 from benchmarks.score_mixtures import Mixture, expressions, quadrant_shares, quadrants
 from composable_energy.errors import MixtureWarning
 from composable_energy.sampling import Sampler
 from composable_energy_mcmc import Annealed, FeynmanKac
 
 PATH = RESULTS / "score_expressions.json"
-PAGE = ROOT / "docs" / "results" / "score-expressions.md"
 SEEDS, CHAINS = range(3), 4000
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 VARIANTS = {
@@ -145,41 +143,6 @@ def over_dimensions() -> dict[str, Any]:
     return rows
 
 
-def blocks() -> Blocks:
-    """Returns the functions of the tables of the page."""
-    found = read_json(PATH)
-
-    def shares(row: Sequence[float]) -> str:
-        return " ".join(format_number(share) for share in row)
-
-    def plane() -> str:
-        rows = []
-        for name, row in found["plane"].items():
-            weighted, others = row["weighted"], [row[variant] for variant in ("unweighted", "annealed")]
-            kept = format_number(weighted["lowest_ess"], 2)
-            errors = [format_number(one["error"]) for one in (weighted, *others)]
-            texts = [shares(one) for one in (row["truth"], weighted["shares"], others[0]["shares"])]
-            rows.append([code_cell(name), *texts, *errors, kept])
-        head = ["expression", "quadrature", "weights", "no weights", "error", "no weights", "`annealed`", "lowest ESS"]
-        return markdown_table(head, rows)
-
-    def dimensions() -> str:
-        rows = []
-        for name, by_size in found["dimensions"].items():
-            for label, variant, figure in (
-                ("error", "weighted", "error"),
-                ("error, no weights", "unweighted", "error"),
-                ("lowest ESS", "weighted", "lowest_ess"),
-                ("lowest ESS, no corrector", "weighted, without corrector", "lowest_ess"),
-            ):
-                digits = 2 if figure == "lowest_ess" else 3
-                cells = [format_number(row[variant][figure], digits) for row in by_size.values()]
-                rows.append([code_cell(name), label, *cells])
-        return markdown_table(["expression", "", *map(str, DIMENSIONS)], rows)
-
-    return {"plane": plane, "dimensions": dimensions}
-
-
 def _written(row: dict[str, Any]) -> str:
     return f"error {row['error']:.3f}, {row['worst_in_standard_errors']:5.1f} s.e., ess {row['lowest_ess']:.2f}, {row['seconds']:.1f} s"
 
@@ -190,7 +153,6 @@ def main() -> None:
     found = {"plane": on_the_plane(), "dimensions": over_dimensions()}
     if args.write:
         write_json(PATH, {**environment(), "chains": CHAINS, "seeds": len(SEEDS), **found})
-        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
-from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from composable_energy_molecules import (
     AngleLibrary,
     ClashEnergy,
@@ -42,7 +41,6 @@ from composable_energy_training import Optimizer, Trainer
 
 PATH = RESULTS / "side_chains.json"
 DRAWS = RESULTS / "side_chains.safetensors"
-PAGE = ROOT / "docs" / "results" / "side-chains.md"
 TRAIN, TEST, STEPS, BATCH, NEGATIVES = 50_000, 2_000, 2_000, 256, 24
 CHAINS, SWEEPS, LONG = 500, 40, 160
 PLACE = {"phi": -1.1, "psi": -0.8, "before": "GLY", "after": "LEU"}
@@ -199,68 +197,17 @@ def measure_expression(energy: SideChainEnergy, library: AngleLibrary) -> dict[s
     return {"residues": names, "shares": shares, "seconds": seconds}
 
 
-def blocks(results: dict[str, Any]) -> Blocks:
-    def mean(name: str, key: str) -> str:
-        found = torch.tensor([row[key] for row in results["rows"] if row["model"] == name and key in row])
-        if not len(found):
-            return ""
-        return format_number(float(found.mean())) + (f" ± {format_number(float(found.std()))}" if len(found) > 1 else "")
-
-    def recovery() -> str:
-        names = [*BASELINES, NETWORK, EXACT]
-        lines = [[name, *(mean(name, key) for key in ("angles", "residues", "divergence")), mean(name, "seconds")] for name in names]
-        for line in lines:
-            line[4] = line[4] and f"{float(line[4].split()[0]):.0f}"
-        return markdown_table(["", "angles", "residues", "nats above exact", "seconds"], lines)
-
-    def grid() -> str:
-        found = [row["grid"] for row in results["rows"] if "grid" in row]
-        means = (format_number(sum(row[name] for row in found) / len(found)) for name in found[0])
-        return markdown_table(["", *found[0]], [["KL divergence", *means]])
-
-    def draws() -> str:
-        keys = ("variation", "expected")
-        lines = [
-            [
-                row["residue"],
-                row["model"],
-                row["by"],
-                str(row["rotamers"]),
-                *(format_number(row[key]) for key in keys),
-                f"{row['largest']:.1f}",
-                f"{row['seconds']:.0f}",
-            ]
-            for row in sorted(results["draws"], key=lambda row: ("VAL", "LEU", "LYS").index(row["residue"]))
-        ]
-        return markdown_table(["", "energy", "by", "rotamers", "total variation", "of independent draws", "largest", "seconds"], lines)
-
-    def expression() -> str:
-        if not results["expression"]:
-            return "Not measured yet."
-        lines = []
-        for name, (first, second, clashes, _) in results["expression"]["shares"].items():
-            lines.append([name, *(format_number(share) for share in (*first, *second, clashes))])
-        first, second = results["expression"]["residues"]
-        return markdown_table(["", *(f"{name} {well}" for name in (first, second) for well in ("g+", "t", "g-")), "clash"], lines)
-
-    return {"recovery": recovery, "grid": grid, "draws": draws, "expression": expression}
-
-
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
-    parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    kept = read_json(PATH) if (args.resume or args.page) and PATH.exists() else {}
+    kept = read_json(PATH) if args.resume and PATH.exists() else {}
     results: dict[str, Any] = {"rows": [], "draws": [], "expression": {}, **kept}
-    if not args.page:
-        if not args.resume:
-            shutil.rmtree(NETWORKS, ignore_errors=True)
-        run(results, args)
-    if args.page or args.write:
-        write_page(PAGE, blocks(results))
+    if not args.resume:
+        shutil.rmtree(NETWORKS, ignore_errors=True)
+    run(results, args)
 
 
 def run(results: dict[str, Any], args: Any) -> None:

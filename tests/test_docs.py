@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import composable_energy
-from composable_energy.registry import get, registry
+from composable_energy.registry import get, get_factory, registry
+from composable_energy.sampling import Trace
 from composable_energy_cli import main
 from composable_energy_cli.doctor import Doctor
 from composable_energy_cli.energies import Energies
@@ -85,6 +86,22 @@ def test_the_examples_in_docstrings_show_what_comes_out(module):
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testmod(importlib.import_module(module), extraglobs=known, optionflags=options).failed == 0
+
+
+def _names(*homes: Any) -> set[str]:
+    """Returns the names that objects have, and those that their classes annotate or lend lazily."""
+    return {name for home in homes for name in (*dir(home), *getattr(home, "__annotations__", ()), *getattr(home, "__all__", ()))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_name_in_prose_exists(page):
+    """Code between backticks: `ce.name`, `trace.name`, and `E.name` of any energy or of a diffusion model."""
+    energies = _names(composable_energy.Energy, get_factory("energy", "diffusion"))
+    known = {"ce": _names(composable_energy), "E": energies, "A": energies, "trace": _names(Trace)}
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    codes = re.findall(r"`([^`\n]+)`", prose)
+    found = {name for code in codes for name in re.findall(r"(?<![\w.])(ce|E|A|trace)\.([A-Za-z]\w*)", code)}
+    assert not sorted(f"{home}.{name}" for home, name in found if name not in known[home])
 
 
 COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?composable-energy (.*)", page.read_text(), re.M)})

@@ -83,9 +83,7 @@ def test_tools_know_all_plugins():
     pytest_options = PROJECT["tool"]["pytest"]["ini_options"]
     known, typed = set(pytest_options["pythonpath"]), set(PROJECT["tool"]["pyright"]["extraPaths"])
     assert (known, typed) == ({"."} | names, names)
-    assert set(pytest_options["testpaths"]) == {"tests", "benchmarks/papers/tests", "benchmarks/posteriors/tests"} | {
-        f"{name}/tests" for name in names
-    }
+    assert set(pytest_options["testpaths"]) == {"tests", "benchmarks/tests"} | {f"{name}/tests" for name in names}
     assert {ROOT / path for path in PROJECT["tool"]["pyright"]["include"]} == set(PACKAGES)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
 from benchmarks.posteriors.accuracy import Reference, compare, read_reference
-from benchmarks.posteriors.table import OURS, print_rows, write_table
+from benchmarks.posteriors.table import OURS, print_rows
 from benchmarks.posteriors.target import Target
 from benchmarks.posteriors.targets import TARGETS, get_target
 from composable_energy.errors import ComposableEnergyError
@@ -147,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ordered = sorted(all_rows, key=lambda row: (places[row["row"]], row["sampler"] != OURS, row["sampler"], row["start"], row["seed"]))
         about = environment("composable-energy", "numpyro", "blackjax", "jax", chains=CHAINS)
         write_json(PATH, {"settings": about, "rows": ordered})
-        write_table(ordered)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws negations of a Gaussian beside a ring, and an exclusive or, for decision 20.
+"""Draws negations of a Gaussian beside a ring, and an exclusive or.
 
 python docs/gallery/negation.py
 """

@@ -1,7 +1,6 @@
 r"""The models of the table of factors: how each row is trained, in as many steps as take the time of all other rows.
 
-A step of one model takes longer than that of another, and other jobs that share the memory of a machine slow all of them. So budgets are
-numbers of steps, and `time_steps` measures the time of a step of each model in turns.
+Budgets are numbers of steps in inverse proportion to the time of a step, which was measured in turns.
 
 `comet-coarse` has two components of 32 numbers. A quadratic energy of 16 x 16 pixels is trained first, on pictures that are averaged to its
 size, with the encoder of 32 x 32 pixels: a step takes a third of the time. A quadratic energy of all pixels then begins with this encoder,
@@ -10,15 +9,15 @@ which learns at a twentieth of the rate, and with the first layers of the coarse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import Autoencoder, encoder, pixels, train_autoencoder
-from benchmarks.papers.comet_2021.factor_models import create_comet, reconstruct, train_comet, train_or_load
 from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import average_pixels
@@ -57,7 +56,13 @@ def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 
     if not steps:
         return model, {"steps": 0}
     path = parts / f"{name}-{seed}-{'-'.join(map(str, steps))}.pt"
-    return model, train_or_load(path, model, lambda: _train(name, model, seed, images, steps))
+    if not path.exists():
+        figures = _train(name, model, seed, images, steps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"figures": figures, "weights": model.state_dict()}, path)
+    found = torch.load(path)
+    model.load_state_dict(found["weights"])
+    return model.eval(), found["figures"]
 
 
 def codes_of_row(name: str, model: Any) -> Callable[[Tensor], Tensor]:
@@ -70,11 +75,12 @@ def codes_of_row(name: str, model: Any) -> Callable[[Tensor], Tensor]:
 
 def reconstruct_row(model: Any, images: Tensor) -> Tensor | None:
     """Returns the reconstructions of pictures; None for a model that has none."""
-    if isinstance(model, SlotAttention):
-        torch.manual_seed(0)  # of the first slots
-        with torch.no_grad():
-            return torch.cat([model(some)[0] for some in images.split(64)])
-    return reconstruct(model, images) if hasattr(model, "decode") else None
+    if not hasattr(model, "decode"):
+        return None
+    torch.manual_seed(0)  # of the first slots
+    rebuild = (lambda x: model(x)[0]) if isinstance(model, SlotAttention) else (lambda x: model.decode(model.encode(x)))
+    with torch.no_grad():
+        return torch.cat([rebuild(some).detach() for some in images.split(64)])
 
 
 def scaled_steps(name: str, share: float = 1.0) -> tuple[int, ...]:
@@ -82,26 +88,10 @@ def scaled_steps(name: str, share: float = 1.0) -> tuple[int, ...]:
     return tuple(max(1, round(share * steps)) for steps in ROWS[name])
 
 
-def time_steps(images: Tensor, steps: int = 8, rounds: int = 5) -> dict[str, list[float]]:
-    """Returns the seconds of a step of each stage of each row, the fastest of some rounds in which the rows take turns.
-
-    Args:
-        images: Pictures, with shape $(N, 3, 32, 32)$.
-        steps: Steps of a row in a round.
-        rounds: Number of rounds.
-    """
-    found: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name in (name for name, stages in ROWS.items() if stages):
-            figures = _train(name, _create(name, 0), 0, images, (steps,) * len(ROWS[name]))
-            seconds = [value / steps for value in figures["seconds of stages"]]
-            found[name] = [min(pair) for pair in zip(seconds, found.get(name, seconds), strict=True)]
-    return found
-
-
 def _create(name: str, seed: int) -> Any:
     if name == "comet-coarse":
-        return create_comet("quadratic", seed, COMPONENTS, LATENT)
+        torch.manual_seed(seed)
+        return ce.get("encoder", "comet-global", size=32, components=COMPONENTS, latent=LATENT, head="quadratic", coordinates="absolute")
     torch.manual_seed(seed)
     if name == "slots":
         return SlotAttention(SLOTS, 32)
@@ -115,8 +105,9 @@ def _create(name: str, seed: int) -> Any:
 
 def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, ...]) -> dict[str, Any]:
     if name == "comet-coarse":
-        first = _train_coarse(model, seed, images, steps[0])
-        stages = [first, train_comet(model, images, steps[1], seed, slow=True)]
+        model.energy.set_image(images)
+        stages = [_train_coarse(model, seed, images, steps[0]), _descend(model, images, steps[1], seed, model.encoder.parameters())]
+        model.eval()
     elif name == "slots":
         trained, figures = train_slots(images, SLOTS, seed, steps[0])
         model.load_state_dict(trained.state_dict())
@@ -132,14 +123,18 @@ def _train_coarse(model: Comet, seed: int, images: Tensor, steps: int) -> dict[s
     torch.manual_seed(seed)
     energy = QuadraticEnergy(COARSE, images.shape[1], LATENT, coordinates="absolute")
     energy.set_image(average_pixels(images, images.shape[-1] // COARSE))
-    coarse: Any = Comet(model.encoder, energy)
-    coarse.to(memory_format=torch.channels_last).train()
-    objective = Decomposition(reconstruction=charbonnier)
-
-    def loss(rows: Tensor, step: int) -> Tensor:
-        return objective.loss(coarse, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
-
-    figures = fit(loss, coarse.parameters(), len(images), Budget(steps=steps, rate=RATE, cosine=True), seed)
+    figures = _descend(Comet(model.encoder, energy), images, steps, seed)
     for name in ("spread", "place", "mix"):
         getattr(model.energy, name).load_state_dict(getattr(energy, name).state_dict())
     return figures
+
+
+def _descend(model: Any, images: Tensor, steps: int, seed: int, slow: Iterable[nn.Parameter] = ()) -> dict[str, float]:
+    """Trains a COMET with quadratic energies on batches of 16; an encoder that was trained before is slow."""
+    model.to(memory_format=torch.channels_last).train()
+    objective = Decomposition(iterations=3, reconstruction=charbonnier)
+
+    def loss(rows: Tensor, step: int) -> Tensor:
+        return objective.loss(model, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
+
+    return fit(loss, model.parameters(), len(images), Budget(steps=steps, rate=RATE, cosine=True), seed, slow)

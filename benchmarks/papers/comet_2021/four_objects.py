@@ -17,13 +17,13 @@ import torch
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
 from benchmarks.papers.comet_2021.options import experiment_parser
-from benchmarks.papers.comet_2021.window_objects import SHOWN, spent, train
+from benchmarks.papers.comet_2021.window_objects import spent, train
 from benchmarks.papers.comet_2021.worlds import render_objects
 from benchmarks.papers.compositional_2020.several_objects import scores
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_scenes.detector import detect_objects
 
-WORLD, PICTURE = "two-64", "window-four"
+WORLD = "two-64"
 SETTINGS = {"model.components": 3, "quadratic.steps": 4_000, "window.steps": 6_000}
 
 
@@ -39,16 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in args.seed:
         comet, stages = train(WORLD, seed, parts / f"two-windows-{seed}", args.data, SETTINGS)
         masks.append({"seed": seed, "seconds": spent(stages), **score(comet, validation, test)})
-        rows, joined = find_joined(comet, detector, pairs)
+        rows, _ = find_joined(comet, detector, pairs)
         rebuilt = comet.decode(comet.encode(pairs.rendered))
         again = scores(detect_objects(rebuilt, detector), pairs.places)
         rows.append({"pictures": "renders of all four, reconstructed", **again, "pairs": len(rebuilt)})
         joins += [{"seed": seed, **row} for row in rows]
         for title, table in (("Masks", masks), ("Four objects", joins)):
             print_table(f"{title}, to seed {seed}", table)
-        if args.write and seed == args.seed[0]:
-            shown = [some[:SHOWN] for some in (pairs.first, pairs.second, joined, pairs.rendered, rebuilt)]
-            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows(shown, 4))
         if args.write:  # after each seed, so that a stop loses little
             COMET.write("four-objects", {"masks": masks, "four": joins}, train=TRAIN, test=TEST)
 

@@ -35,7 +35,7 @@ from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.segmentation import foreground_ari, otsu_threshold, segmentation_baselines
 from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from benchmarks.papers.experiment import COMET, print_table
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
 from composable_energy_comet.masks import SCORE_METHODS
@@ -141,22 +141,8 @@ def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
     }
 
 
-def write_sheet(comet: Comet, test: Scenes, name: str) -> None:
-    """Writes a picture with rows: pictures, reconstructions, masks, each component alone, and components of the next picture mixed in."""
-    x = test.images[:6]
-    parts, rebuilt, labels = comet.decompose(x), comet.decode(comet.encode(x)), comet.masks(x)
-    colors = torch.tensor([[0.9, 0.3, 0.2], [0.2, 0.6, 0.9], [0.3, 0.8, 0.3], [0.9, 0.8, 0.2], [0.7, 0.4, 0.9]])
-    away = (rebuilt - comet.energy.image).abs().sum(1)
-    masks = torch.where((away > otsu_threshold(away))[:, None], colors[labels].movedim(3, 1), 0.0)
-    alone = [comet.recombine([part]) for part in parts]
-    others = comet.decompose(x.roll(-1, 0))
-    mixed = comet.recombine([parts[0], parts[1], others[0], others[1]])
-    scale = 2 if x.shape[-1] >= 32 else 4
-    write_picture(COMET.pictures / f"{name}.png", arrange_rows([x, rebuilt, masks, *alone, mixed], scale))
-
-
 def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
-    """Prints the table of the parts of some seeds, and writes it with the pictures."""
+    """Prints the table of the parts of some seeds, and writes it."""
     files = [parts / f"{plan}-{seed}" / "scores.json" for plan in PLANS for seed in seeds]
     rows = [read_json(path) for path in files if path.exists()]
     worlds = {PLANS[row["plan"]].world for row in rows}
@@ -165,9 +151,6 @@ def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
     print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
     if write:
         COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, seeds=list(seeds), precision=PRECISION)
-        for plan, stage in PLANS.items():
-            if (folder := parts / f"{plan}-{seeds[0]}").exists():
-                write_sheet(load_comet(folder), render_objects(stage.world, TEST, "test", data), plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ A classifier (`crop_classifier.py`) evaluates the place of B's object in five pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,12 @@ from benchmarks.papers.comet_2021.crop_classifier import (
 )
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
 from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_comet import Comet
 
 SCORED = ("tetris-16-quadratic", "sprites-quadratic", "sprites-conv")
 PAIRS, TEST = 500, 1_000
 APART = 2
-
-Change = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
     return found
 
 
-def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float, change: Change | None = None) -> Tensor:
+def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
     """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$.
 
     Args:
@@ -97,11 +95,9 @@ def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: floa
         scenes: The pictures.
         pairs: The pairs of pictures and their objects.
         merge: The cosine above which components belong to one object.
-        change: Changes latents of B, for those of A, before B's object is put in.
     """
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
-    others = others if change is None else change(others, own)
     mixed = [
         torch.cat([own[p, [k for k in range(comet.components) if k not in gone]], others[p, put]])
         for p, (gone, put) in enumerate(zip(out, taken, strict=True))
@@ -145,28 +141,6 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pa
     return rows
 
 
-def join_three(comet: Comet, scenes: LabelledScenes, n: int, merge: float) -> list[Tensor]:
-    """Returns rows of pictures: n times three pictures, and one object of each together in one picture."""
-    pairs = draw_pairs(scenes, 40 * n, 1)
-    kernel = 2 * APART + 1
-    a, b = (
-        F.max_pool2d((scenes.masks[rows] == which[:, None, None] + 1).float(), kernel, 1, APART)
-        for rows, which in ((pairs.a, pairs.of_a), (pairs.b, pairs.of_b))
-    )
-    apart = (a[:-1] + b[:-1] + a[1:]).amax((1, 2)) < 2  # two objects of a pair, and one of the next
-    chosen = apart.nonzero()[:n]
-    n = len(chosen)
-    first, second, third = chosen[:, 0], chosen[:, 0], chosen[:, 0] + 1
-    rows = torch.cat([pairs.a[first], pairs.b[second], pairs.a[third]])
-    which = torch.cat([pairs.of_a[first], pairs.of_b[second], pairs.of_a[third]])
-    taken, z = components_of(comet, scenes, rows, which, merge), comet.encode(scenes.images[rows])
-    energy = comet.energy
-    together = [
-        comet.recombine([energy.given(z=z[i + part * n, k][None]) for part in range(3) for k in taken[i + part * n]])[0] for i in range(n)
-    ]
-    return [*scenes.images[rows].split(n), torch.stack(together)]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("recombination", __doc__)
     parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=list(SCORED), help="of objects.py")
@@ -186,11 +160,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = measure(comet, classifier, scenes, pairs, mixed)
             print_table(f"{plan}, seed {seed}; by chance both are right in {chance:.3f}", rows)
             results.append({"model": plan, "seed": seed, "chance": chance, "rows": rows})
-            if args.write and seed == args.seed[0]:
-                some, scale = slice(12), 2 if scenes.images.shape[-1] >= 32 else 4
-                pictures = [scenes.images[pairs.a[some]], scenes.images[pairs.b[some]], mixed[some]]
-                sheet = arrange_rows([*pictures, *join_three(comet, scenes, 12, args.merge)], scale)
-                write_picture(COMET.pictures / f"recombination-{plan}.png", sheet)
     if args.write:
         COMET.write("recombination", {"runs": results}, pairs=PAIRS, merge=args.merge, classifier_seconds=args.classifier)
 

@@ -32,7 +32,7 @@ from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, Labelle
 from benchmarks.papers.comet_2021.joined_objects import separate_pairs, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
 from benchmarks.papers.comet_2021.options import experiment_parser
-from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, errors, sheet, spent, train
+from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, errors, spent, train
 from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
@@ -151,9 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for title, table in (("Masks of toys", masks), ("Two worlds", joins)):
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
-            shown = (pairs.solids, pairs.toys, joined, pairs.rendered)
-            for name, rows_of in (("two-worlds", shown), ("window-toys", sheet(toys, test.images[:SHOWN]))):
-                write_picture(COMET.pictures / f"{name}.png", arrange_rows([row[:SHOWN] for row in rows_of], 4))
+            shown = [some[:SHOWN] for some in (pairs.solids, pairs.toys, joined, pairs.rendered)]
+            write_picture(COMET.pictures / "two-worlds.png", arrange_rows(shown, 4))
         if args.write:  # after each seed, so that a stop loses little
             COMET.write("two-worlds", {"masks": masks, "joined": joins}, train=TRAIN, test=TEST, judge_seconds=args.judges)
 

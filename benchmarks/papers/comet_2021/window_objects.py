@@ -37,7 +37,7 @@ from composable_energy_image.data import Pictures
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
 COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
-SHOWN = 6
+SHOWN, PICTURE = 6, "window-eight"
 
 
 def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str, Any] | None = None) -> tuple[Comet, dict[str, Any]]:
@@ -51,25 +51,8 @@ def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str,
         changes: Settings of the recipe that differ.
     """
     if not (folder / "report.json").exists():
-        train_on(render_objects(world, TRAIN, "train", data).images, seed, folder, changes)
-    return read_model(folder)
-
-
-def train_on(images: Tensor, seed: int, folder: Path, changes: Mapping[str, Any] | None = None) -> None:
-    """Trains a model of `comet-window`.
-
-    Args:
-        images: Pictures in [0, 1], with shape $(N, 3, S, S)$.
-        seed: Seed of the training.
-        folder: Folder of the run.
-        changes: Settings of the recipe that differ.
-    """
-    pictures = Pictures(images.mul(255).round().byte().numpy(), {}, folder.name)
-    comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)
-
-
-def read_model(folder: Path) -> tuple[Comet, dict[str, Any]]:
-    """Returns the model of a run, and the report of its training."""
+        pictures = Pictures(render_objects(world, TRAIN, "train", data).images.mul(255).round().byte().numpy(), {}, folder.name)
+        comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)
     return load_comet(folder / "comet"), read_json(folder / "report.json")["stages"]
 
 
@@ -118,11 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for title, table in (("Masks", masks), ("Recombined", swaps), ("Eight objects", joins)):
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
-            recombined = (labelled.images[pairs.a], labelled.images[pairs.b], mixed)
-            pictures = {"window-objects": sheet(comet, test.images[:SHOWN]), "window-recombined": recombined}
-            pictures["window-eight"] = (fours.first, fours.second, joined, fours.rendered)
-            for name, rows_of in pictures.items():
-                write_picture(COMET.pictures / f"{name}.png", arrange_rows([row[:SHOWN] for row in rows_of], 4))
+            eight = (fours.first, fours.second, joined, fours.rendered)
+            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows([row[:SHOWN] for row in eight], 4))
         if args.write:  # after each seed, so that a stop loses little
             figures = {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins}
             COMET.write("window-objects", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)

@@ -16,7 +16,7 @@ import torch
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
 from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
-from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, join_three, measure, swap_objects
+from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spent, train
 from benchmarks.papers.comet_2021.worlds import render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_table(f"Masks, to seed {seed}", masks)
         print_table(f"Recombined, seed {seed}; by chance both are right in {chance:.3f}", runs[-1]["rows"])
         if args.write and seed == args.seed[0]:
-            rows = [scenes.images[pairs.a[:SHOWN]], scenes.images[pairs.b[:SHOWN]], mixed[:SHOWN], *join_three(comet, scenes, SHOWN, MERGE)]
-            for name, rows_of in ((MODEL, sheet(comet, test.images[:SHOWN])), (f"recombination-{MODEL}", rows)):
-                write_picture(COMET.pictures / f"{name}.png", arrange_rows(rows_of, 4))
+            write_picture(COMET.pictures / f"{MODEL}.png", arrange_rows(sheet(comet, test.images[:SHOWN]), 4))
         if args.write:  # after each seed, so that a stop loses little
             figures = {"masks": masks, "runs": runs}
             COMET.write("window-sprites", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)

@@ -34,7 +34,7 @@ from benchmarks.harness import better_of_two
 from benchmarks.papers.compositional_2020.claims import SAMPLER, draw, random_conditions
 from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
-from benchmarks.papers.experiment import COMPOSITIONAL, arrange_grid, print_table
+from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject
 from composable_energy_scenes.concepts import SIGMAS
@@ -204,7 +204,7 @@ def run(options: Options) -> dict[str, Any]:
     """Prints the tables and returns their figures."""
     learner, wanted = Learner(options), random_conditions(options.samples, options.seed)
     heads: dict[str, CodeHeads] = {}
-    rows, strips, digests = [], [], []
+    rows, digests = [], []
     for stage, concept in enumerate(CONCEPTS):
         known = CONCEPTS[: stage + 1]
         digests.append(add_head(learner, heads, concept))
@@ -221,7 +221,6 @@ def run(options: Options) -> dict[str, Any]:
             found = scores(options.evaluate(images), wanted, known)
             figures = {column: found.get(column, "-") for column in (*CONCEPTS, "joint")}
             rows.append({"after": concept, "": name} | figures | {"paper": list(PAPER[name][stage]) if name in PAPER else "-"})
-            strips.append(images[:16])
     print_table("Accuracy after each set; the paper's figures are of its energies and of its GAN", rows)
     print_table("Digests of weights after each set", [{"after": name} | found for name, found in zip(CONCEPTS, digests, strict=True)])
     return {
@@ -230,7 +229,6 @@ def run(options: Options) -> dict[str, Any]:
         "weights": WEIGHTS,
         "levels": LEVELS,
         "steps": STEPS,
-        "picture": arrange_grid(torch.cat(strips)),
     }
 
 

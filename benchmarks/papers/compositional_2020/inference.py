@@ -1,17 +1,16 @@
-r"""Which condition fits pictures: `E.infer` beside a supervised network, and a position from one picture and from up to ten.
+r"""Which condition fits a picture: `E.infer` beside a supervised network.
 
     python -m benchmarks.papers.compositional_2020.inference [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
 
-Energies of images can be inverted: $p(c \mid x) \propto e^{-E(x \mid c)}$, and for several pictures with one condition the energies add
-(section 4.5 of the paper). Three methods read renders of seeds that no training used:
+Energies of images can be inverted: $p(c \mid x) \propto e^{-E(x \mid c)}$ (section 4.5 of the paper). Three methods read renders of a seed
+that no training used:
 
 - **heads**: `position().infer(images, over={"c": points})` with the evidence of the concept, trained on 24,000 pictures;
 - **conditional**: `of_position().infer(...)` with the energy $E(x \mid c)$, as in the paper: it has a free constant for each condition;
 - **supervised**: a network like the evaluator, trained on the same 24,000 pictures with all of their labels. The first call trains it, in
   some four minutes of one core, and keeps it in `.cache/`.
 
-Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`. Several pictures share the position
-and have all else at random; the answers of the supervised network are averaged. 20 seeds with 50 positions each.
+Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.papers.compositional_2020.evaluation import Evaluator, accuracy, evaluate, render, share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
-from benchmarks.papers.experiment import COMPOSITIONAL, arrange_grid, print_table
+from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
 
 CACHE = COMPOSITIONAL.cache / "regressor"
 LABELLED = 24_000
 STEPS = 3_000
-SEEDS, POSITIONS, MOST = 20, 50, 10
 FINE = 81
 
 
@@ -107,62 +105,6 @@ def single(options: Options, network: Evaluator) -> list[dict[str, Any]]:
     return rows
 
 
-def views(positions: int, each: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns positions, with shape $(positions, 2)$, and pictures of each in turn with all else random."""
-    world = OneObject()
-    labels = world.labels(positions * each, seed)
-    labels["position"] = np.repeat(labels["position"][::each], each, 0)
-    images = torch.from_numpy(world.render(labels).images).float() / 255
-    return torch.from_numpy(labels["position"][::each]), images
-
-
-def position_errors(options: Options, network: Evaluator, seed: int) -> dict[str, Tensor]:
-    """Returns for each method the mean error of positions from 1, ..., 10 pictures."""
-    truth, images = views(POSITIONS, MOST, seed)
-    points = grid_of(FINE)
-    each = options.concepts.position().infer(images, over={"c": points}).log_probabilities
-    added = cumulative_inference(each.unflatten(0, (POSITIONS, MOST))) @ points
-    mean = evaluate(images, network).position.unflatten(0, (POSITIONS, MOST)).cumsum(1) / torch.arange(1, MOST + 1)[:, None]
-    return {name: (found - truth[:, None]).abs().mean((0, 2)) for name, found in (("heads", added), ("supervised", mean))}
-
-
-def cumulative_inference(logs: Tensor) -> Tensor:
-    """Returns the distributions given the first, the first two, ... pictures; the last equals `infer(..., joint=True)` for all of them.
-
-    Args:
-        logs: Log probabilities given each picture alone, with shape $(*, n, K)$.
-    """
-    return logs.double().cumsum(-2).softmax(-1).to(logs)
-
-
-def maps(options: Options, seed: int) -> Tensor:
-    """Returns pictures of one position, with the distributions given each picture and given all so far, on a square root scale."""
-    _, images = views(1, MOST, seed)
-    logs = options.concepts.position().infer(images, over={"c": grid_of(FINE)}).log_probabilities
-
-    def heat_maps(distributions: Tensor) -> Tensor:
-        table = distributions.unflatten(1, (FINE, FINE)).transpose(1, 2).flip(1)[:, None]  # right is right, away is up
-        small = torch.nn.functional.adaptive_max_pool2d(table, 64)
-        return (small / small.amax((2, 3), keepdim=True)).sqrt().expand(-1, 3, -1, -1)
-
-    return arrange_grid(torch.cat([images, heat_maps(logs.exp()), heat_maps(cumulative_inference(logs))]), MOST)
-
-
-def several_pictures(options: Options, network: Evaluator) -> dict[str, Any]:
-    """Prints and returns the mean errors of positions over several pictures."""
-    found = [position_errors(options, network, 1000 * options.seed + number) for number in range(SEEDS)]
-    curves = {name: torch.stack([one[name] for one in found]) for name in found[0]}
-    means = {name: curve.mean(0).tolist() for name, curve in curves.items()}
-    errors = {name: (curve.std(0) / SEEDS**0.5).tolist() for name, curve in curves.items()}
-    falls = bool((torch.tensor(means["heads"]).diff() < 0).all())
-    rows = [
-        {"pictures": k + 1, **{name: means[name][k] for name in means}, "standard error": errors["heads"][k], "1/sqrt(k)": (k + 1) ** -0.5}
-        for k in range(MOST)
-    ]
-    print_table(f"Position error from several pictures, mean of {SEEDS} seeds; falls with every picture: {falls}", rows)
-    return {"mean": means, "standard error": errors, "falls": falls, "seeds": SEEDS, "positions of each": POSITIONS}
-
-
 def run(options: Options) -> dict[str, Any]:
     """Prints the tables and returns their figures."""
     network = supervised_network()
@@ -170,8 +112,7 @@ def run(options: Options) -> dict[str, Any]:
     print_table("Accuracy of the evaluator on renders", [known])
     rows = single(options, network)
     print_table(f"One picture, {options.samples} renders", rows)
-    several = several_pictures(options, network)
-    return {"evaluator": known, "one picture": rows, "several pictures": several, "picture": maps(options, options.seed)}
+    return {"evaluator": known, "one picture": rows}
 
 
 if __name__ == "__main__":

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import draw
 from benchmarks.papers.compositional_2020.paper_energies import NOISE, SIZE, STEP, condition_of, enlarge, load
-from composable_energy_scenes import COLORS, Concepts
-
-IMPLICATION = "position & ~each other color"
 
 
 def paper_not(energy: Any, alpha: float) -> ce.Energy:
@@ -22,9 +18,9 @@ def paper_not(energy: Any, alpha: float) -> ce.Energy:
     return ce.negate(energy, mode="power", weight=alpha)
 
 
-def paper_or(*energies: Any, scale: float, log_z: list[float] | None = None) -> ce.Energy:
-    r"""Returns the paper's OR, $-\log \sum_k e^{-s E_k - \log Z_k} / s$ with a scale $s$; the paper has no $\log Z_k$."""
-    return ce.Disjunction(*(scale * energy for energy in energies), log_z=log_z) / scale
+def paper_or(*energies: Any, scale: float) -> ce.Energy:
+    r"""Returns the paper's OR, $-\log \sum_k e^{-s E_k} / s$ with a scale $s$."""
+    return ce.Disjunction(*(scale * energy for energy in energies)) / scale
 
 
 def bounded_not(energy: Any, at: float, scale: float) -> ce.Energy:
@@ -78,14 +74,8 @@ def of_pixels(chain: int, alpha: float, scale: float) -> Method:
     return Method({concept: bind(concept) for concept in energies}, draw, alpha, scale)
 
 
-def of_codes(concepts: Concepts, alpha: float) -> Method:
-    """Returns the paper's rules with conditional energies of codes, trained by denoising, in units of log densities."""
-    of = {"position": concepts.of_position, "color": concepts.of_color}
-    return Method(of, lambda energy, n, seed: draw(energy, n, seed, allow_improper=True), alpha, 1.0)
-
-
 def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]:
-    """Returns the rows of `table1`, and the implication, by the paper's rules.
+    """Returns the rows of `table1` by the paper's rules.
 
     Args:
         method: The energies, and the factors of NOT and OR.
@@ -94,7 +84,6 @@ def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]
     place, color = method.of["position"](c["position"]), method.of["color"](c["color"])
     here, there = (method.of["position"](c[name]) for name in ("position1", "position2"))
     other = method.of["color"](c["color2"])
-    rest = [method.of["color"]((c["color"] + k) % len(COLORS)) for k in range(1, len(COLORS))]
     rows = {
         "color": color,
         "position": place,
@@ -105,7 +94,6 @@ def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]
         "position1 & color1": here & color,
         "position1 | position2": paper_or(here, there, scale=method.scale),
         "(position1 & color1) | (position2 & color2)": paper_or(here & color, there & other, scale=method.scale),
-        IMPLICATION: ce.all_of(place, *(paper_not(energy, method.alpha) for energy in rest)),
     }
     if "shape" in method.of:
         shape, size = (method.of[concept](c[concept]) for concept in ("shape", "size"))

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.papers.compositional_2020.evaluation import share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.compositional_2020.several_objects import match_objects
-from benchmarks.papers.experiment import arrange_grid, print_table
+from benchmarks.papers.experiment import print_table
 from composable_energy_scenes import load_multi_object, multi_object_world
 
 STEPS = 41
@@ -36,7 +36,7 @@ def run(options: Options) -> dict[str, Any]:
         {"places": name} | figures for name, figures in (("energy map", _scores(tops, cubes)), ("chance", _scores(tops.roll(1, 0), cubes)))
     ]
     print_table("Two cubes: the two highest maxima within .4 of them on each axis (goal .90)", rows)
-    return {"rows": rows, "picture": arrange_grid(_maps(images[:32], energies[:32], tops[:32]))}
+    return {"rows": rows}
 
 
 def peaks(energy: Tensor, k: int) -> Tensor:
@@ -58,19 +58,6 @@ def _scores(tops: Tensor, cubes: Tensor) -> dict[str, float]:
     pairs = [match_objects(found, wanted) for found, wanted in zip(tops.nan_to_num(9.0), cubes, strict=True)]
     near, off = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return {"both": share(near.all(1)), "each": share(near), "error": float(off[near].mean())}
-
-
-def _maps(images: Tensor, energies: Tensor, tops: Tensor) -> Tensor:
-    """Returns pictures with the probability of each place below, the floor from above, far at the top; dots are the two maxima."""
-    likely = (energies.amin(1, keepdim=True) - energies).exp().view(-1, 1, STEPS, STEPS).sqrt()
-    likely = F.interpolate(likely.flip(2), size=images.shape[2:], mode="bilinear")
-    maps = torch.cat([1 - likely, 1 - 0.6 * likely, 1 - 0.2 * likely], 1)
-    last = images.shape[3] - 2
-    for i, places in enumerate(tops.nan_to_num(0.0)):
-        for x, y in places.tolist():
-            column, row = round((x + 1) / 2 * (last - 1)), round((1 - y) / 2 * (last - 1))
-            maps[i, :, row : row + 2, column : column + 2] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
-    return torch.cat([images, maps], 2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""The tables of `docs/samplers.md` and `docs/results/posteriors.md`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import RESULTS, read_json
+from benchmarks.pages import Blocks, format_number, markdown_table, short
+from benchmarks.posteriors.table import NUTS, OURS, verdict
+from benchmarks.posteriors.targets import get_target
+
+LEAST = 100  # effective draws, below which costs mean little
+Rows = Sequence[Mapping[str, Any]]
+
+
+def blocks() -> Blocks:
+    """Returns the functions of all blocks."""
+    return {"which sampler": which_sampler}
+
+
+def which_sampler() -> str:
+    """Returns the table of what one has, the sampler to take, and what was measured."""
+    rows = [
+        ["a density, such as a posterior: the default", "`chees`", _default()],
+        ["equal scales, a short run", "`hmc`", _steps("hmc")],
+        ["equal scales, cheap exact steps", "`mala`", _steps("mala")],
+        ["images or scores, where a bias is acceptable", "`langevin`", _biased("langevin", "gaussian, bias of 0.3, T 1.0")],
+        ["the same in long valleys", "`underdamped`", _biased("underdamped", "gaussian, bias of 0.6, T 1.0")],
+        ["[well-separated modes](#well-separated-modes)", "`tempering`", _modes("tempering")],
+        ["the same in one pass, and $\\log Z$", "`smc`", _modes("smc")],
+        ["[noise levels](diffusion.md#samplers), one model", "`sde`, `ode`", f"`sde`, {_levels('sde', 40)}; `ode`, {_levels('ode', 40)}"],
+        ["noise levels, an expression of values", "`annealed`", _levels("annealed", 160)],
+        ["[an expression of scores](#expressions-of-scores), or weak evidence", "`feynman-kac`", _scores()],
+        ["attributes of a [generator](tutorials/generators.md), many pictures fast", "`lace`, `draws=0`", _lace()],
+    ]
+    return markdown_table(["what you have", "sampler", "measured"], rows, align="---")
+
+
+def posteriors() -> Blocks:
+    """Returns the functions of the blocks of `posteriors.md`."""
+    rows = _rows("posteriors")
+    return {"accuracy": lambda: accuracy(rows), "cost": lambda: cost(rows)}
+
+
+def accuracy(rows: Rows) -> str:
+    """Returns the verdicts on the defaults by start, the calls with warnings, and the verdicts on NUTS."""
+    lines = []
+    for name in dict.fromkeys(row["row"] for row in rows if row["sampler"] == OURS):
+        mine = [row for row in rows if row["row"] == name and row["sampler"] == OURS]
+        verdicts = [_verdicts([row for row in mine if row["start"] == start]) for start in ("default", "zeros", "far")]
+        warned = f"{sum(bool(row['warnings']) or 'error' in row for row in mine)} of {len(mine)}"
+        nuts = _verdicts([row for row in rows if row["row"] == name and row["sampler"] == NUTS])
+        lines.append([get_target(name).title, *verdicts, warned, nuts])
+    return markdown_table(["posterior", "default", "zeros", "far", "warned", NUTS], lines)
+
+
+def _verdicts(rows: Rows) -> str:
+    found = [verdict(row) for row in rows]
+    return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
+
+
+def cost(rows: Rows) -> str:
+    """Returns the costs of an effective draw, tuning included: medians over seeds, from default starts."""
+    samplers, lines = list(dict.fromkeys(row["sampler"] for row in rows)), []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        cells = [get_target(name).title]
+        for column, factor in (("all_gradients_per_effective", 1), ("seconds_per_effective", 1000)):
+            for sampler in samplers:
+                found = [row for row in rows if (row["row"], row["sampler"], row["start"]) == (name, sampler, "default")]
+                known = [row for row in found if verdict(row) in ("right", "undecided") and row["ess"] >= LEAST]
+                cells.append(short(factor * statistics.median(row[column] for row in known)) if known else "-")
+        if set(cells[1:]) != {"-"}:
+            lines.append(cells)
+    return markdown_table(["posterior", *(f"{unit}: {sampler}" for unit in ("gradients", "ms") for sampler in samplers)], lines)
+
+
+def _default() -> str:
+    """Returns what `posteriors.json` says about the defaults."""
+    rows = [row for row in _rows("posteriors") if row["sampler"] == OURS and row["start"] == "default"]
+    runs = {name: [row for row in rows if row["row"] == name] for name in dict.fromkeys(row["row"] for row in rows)}
+    right = {name: some for name, some in runs.items() if {verdict(row) for row in some} == {"right"}}
+    missed = [row for name, some in runs.items() if name not in right for row in some if verdict(row) != "right"]
+    warned = "warned in all other runs" if all(row["warnings"] for row in missed) else "not warned in all other runs"
+    costs = [statistics.median(row["all_gradients_per_effective"] for row in some) for some in right.values()]
+    speeds = [1 / statistics.median(row["seconds_per_effective"] for row in some) for some in right.values()]
+    return (
+        f"[right on {len(right)} of {len(runs)} posteriors](results/posteriors.md), {warned}; {_range(speeds)} effective draws a second,"
+        f" {_range(costs)} gradients for each with tuning"
+    )
+
+
+def _steps(sampler: str) -> str:
+    rows = {row["sampler"]: row for row in _rows("quality") if row["target"] == "perceptron"}
+    costs, tunings = (
+        {name: short(rows[name][key]) for name in (sampler, "chees")}
+        for key in ("gradients_per_effective_sample", "tuning_gradients_per_chain")
+    )
+    return (
+        f"a [network](benchmarks.md#effective-samples): {costs[sampler]} gradients for an effective draw after {tunings[sampler]} of tuning"
+        f" (`chees` {costs['chees']} after {tunings['chees']})"
+    )
+
+
+def _biased(sampler: str, target: str) -> str:
+    row = next(row for row in _rows("closed_forms") if (row["name"], row["target"]) == (sampler, target))
+    return f"{short(row['gradients_per_effective'])} gradients for an effective draw of a Gaussian"
+
+
+def _modes(sampler: str) -> str:
+    rows = {row["sampler"]: row for row in _rows("multimodal") if row["target"] == "modes"}
+    row, default = rows[sampler], rows["chees"]
+    cost = _millions(row["gradients"] + row["tuning_gradients"])
+    return f"weights of four modes within {format_number(row['error'])} for {cost} gradients (`chees` {format_number(default['error'])})"
+
+
+def _levels(sampler: str, evaluations: int) -> str:
+    row = next(row for row in _rows("noise_levels") if (row["sampler"], row["evaluations"]) == (f"`{sampler}`", evaluations))
+    wrong = f"shares within {format_number(row['share'])}, spread within {abs(row['spread']):.0%}"
+    return f"{evaluations} gradients a draw: {wrong}"
+
+
+def _scores() -> str:
+    rows = read_json(RESULTS / "score_expressions.json")["plane"].values()
+    errors = [max(row[variant]["error"] for row in rows) for variant in ("weighted", "unweighted")]
+    weighted, plain = map(format_number, errors)
+    return f"shares of {len(rows)} expressions [within {weighted}](results/score-expressions.md) (without weights {plain})"
+
+
+def _lace() -> str:
+    rows = {(row["expression"], row["sampler"]): row for row in read_json(RESULTS / "lace.json")["faces"]}
+    fast, exact = rows["male & ~smiling", "lace, draws=0"], rows["male & ~smiling", "chees"]
+    texts = [f"{format_number(row['accuracy'])} correct in {row['seconds']:.1f} s" for row in (fast, exact)]
+    return f"`male & ~smiling`: {texts[0]}, [with too little variety](results/lace.md); `chees` {texts[1]}"
+
+
+def _rows(name: str) -> Any:
+    return read_json(RESULTS / f"{name}.json")["rows"]
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{short(min(values))} to {short(max(values))}"
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:.2f} M"

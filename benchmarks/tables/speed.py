@@ -1,0 +1,119 @@
+"""The tables of `docs/benchmarks.md` and `docs/speed.md`, and the condensed form of a file of pytest-benchmark."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from importlib import metadata
+from typing import Any
+
+from benchmarks.harness import RESULTS, read_json
+from benchmarks.pages import Blocks, code_cell, markdown_table, short
+
+BARE, OURS, HAND = "bare gradient", "composable-energy", "loop by hand"
+PACKAGES = ("torch", "torchebm", "ebmkit", "blackjax", "jax", "numpy")
+MIXTURE, CONVOLUTIONS = "mixture on a plane, 4,096 chains", "3 convolutions, 16 pictures 3 x 32 x 32"
+
+
+def condense(raw: dict[str, Any]) -> dict[str, Any]:
+    """Returns the microseconds of a step by kind, case and implementation, one for each turn, from a file of pytest-benchmark."""
+    cases: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in raw["benchmarks"]:
+        info = entry["extra_info"]
+        kind, title, steps = info["kind"], info["case"], info["steps"]
+        found = cases.setdefault((kind, title), {"kind": kind, "case": title, "steps": steps, "who": {}})
+        who = found["who"].setdefault(info["who"], {"microseconds": [], "single": [], "first": info["first"]})
+        who["microseconds"].append(round(entry["stats"]["total"] / steps * 1e6, 2))
+        who["single"].append(round(info["single"] * 1e6, 1))
+    machine = {"processor": raw["machine_info"]["cpu"].get("brand_raw", platform.machine()), "processors": os.cpu_count(), "threads": 1}
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    return {"machine": machine | {"system": platform.system()}, "versions": versions, "cases": list(cases.values())}
+
+
+def ratio(case: dict[str, Any], who: str, to: str) -> float:
+    """Returns the median over turns of the ratio of two times."""
+    pair = zip(case["who"][who]["microseconds"], case["who"][to]["microseconds"], strict=True)
+    return statistics.median(one / other for one, other in pair)
+
+
+def steps(speed: dict[str, Any], kind: str) -> str:
+    """Returns the table of ratios to the bare gradient."""
+    cases = [case for case in speed["cases"] if case["kind"] == kind]
+    rows = [
+        [f"**{who}**" if who.startswith(OURS) else who, *(f"{ratio(case, who, BARE):.2f}" for case in cases)]
+        for who in cases[0]["who"]
+        if who != BARE
+    ]
+    unit = "gradient" if kind == "langevin" else "gradients of a trajectory"
+    bare = [f"*bare {unit}, in microseconds*", *(f"*{statistics.median(case['who'][BARE]['microseconds']):,.0f}*" for case in cases)]
+    return markdown_table(["", *(case["case"] for case in cases)], [*rows, bare])
+
+
+def goals(speed: dict[str, Any]) -> str:
+    """Returns the table of goals: each ratio, its limit, the range over cases, and in how many it is met."""
+    fast, watched = f"{OURS}, compiled", f"{OURS}, watched"
+    mixture = [MIXTURE]
+    rules: list[tuple[str, str, str, float, list[str] | None]] = [
+        *(("langevin", OURS, other, 1.0, None) for other in (HAND, "torchebm", "ebmkit")),
+        ("langevin", watched, OURS, 1.05, None),
+        ("langevin", OURS, BARE, 1.15, mixture),
+        ("langevin", fast, BARE, 0.4, mixture),
+        *(("langevin", fast, f"{other}, compiled", 1.0, mixture) for other in (HAND, "torchebm", "ebmkit")),
+        ("langevin", OURS, BARE, 1.08, [CONVOLUTIONS]),
+        ("langevin", fast, BARE, 1.0, [CONVOLUTIONS]),
+        ("hmc", OURS, "ebmkit", 1.0, None),
+        ("hmc", OURS, "torchebm", 0.5, None),
+        *(("hmc", fast, f"{other}, compiled", 1.0, mixture) for other in ("ebmkit", "torchebm")),
+    ]
+    lines = []
+    for kind, who, to, limit, only in rules:
+        found = [ratio(case, who, to) for case in speed["cases"] if case["kind"] == kind and (only is None or case["case"] in only)]
+        spread = f"{min(found):.2f}" + (f" to {max(found):.2f}" if len(found) > 1 else "")
+        where = "" if only is None else f", {only[0].partition(',')[0]}"
+        met = sum(value <= limit for value in found)
+        lines.append([f"{kind}{where}: {who} / {to}", f"{limit:.2f}", spread, f"{met} of {len(found)}"])
+    return markdown_table(["time of a step, one over the other", "at most", "is", "met"], lines)
+
+
+def quality(found: dict[str, Any], key: str) -> str:
+    """Returns a figure of each sampler by target: the median of the seeds."""
+    targets, samplers = (dict.fromkeys(row[name] for row in found["rows"]) for name in ("target", "sampler"))
+    cells = {(row["sampler"], row["target"]): short(row[key]) for row in found["rows"]}
+    lines = [
+        [f"**{name}**" if name.split(",")[0] in ("chees", "hmc", "mala") else name, *(cells.get((name, target), "") for target in targets)]
+        for name in samplers
+        if "identity" not in name and (name.startswith(("chees", "BlackJAX")) or "compiled" not in name)
+    ]
+    return markdown_table(["", *targets], lines)
+
+
+def about(speed: dict[str, Any]) -> str:
+    """Returns the machine and the versions."""
+    machine, versions = speed["machine"], speed["versions"]
+    names = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{machine['processor']}, {machine['processors']} processors, {machine['threads']} thread, {machine['system']}; {names}."
+
+
+def attributes() -> str:
+    """Returns the table of gradients of several attributes, for `docs/speed.md`."""
+    rows = read_json(RESULTS / "attributes.json")["rows"]
+    sizes = list(next(iter(rows.values())))
+    lines = []
+    for family, found in rows.items():
+        for name in list(found[sizes[0]])[1:]:
+            lines.append([f"{family}, by {code_cell(name)}", *(f"{found[points][name]['ratio']:.2f}" for points in sizes)])
+    return markdown_table(["gradient of 8 attributes / of one", *(f"{points} codes" for points in sizes)], lines)
+
+
+def blocks() -> Blocks:
+    """Returns the functions of the blocks of `docs/benchmarks.md`."""
+    speed, draws = (read_json(RESULTS / f"{name}.json") for name in ("speed", "quality"))
+    return {
+        "machine": lambda: about(speed),
+        "langevin": lambda: steps(speed, "langevin"),
+        "hmc": lambda: steps(speed, "hmc"),
+        "goals": lambda: goals(speed),
+        "samples a second": lambda: quality(draws, "effective_samples_per_second"),
+        "gradients a sample": lambda: quality(draws, "gradients_per_effective_sample"),
+    }
