@@ -152,9 +152,17 @@ def find(kind: str, name: str) -> PluginRecord:
         obj = registered[kind, name]
         value = f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
         return PluginRecord(group_of(kind), name, value, state="ok")
+    resolved, key = _known().resolved, (kind, name, os.environ.get(SWITCH))
+    if key not in resolved:
+        resolved[key] = _resolve(kind, name)
+    return resolved[key]
+
+
+def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
         _known().entries.clear()
+        _known().resolved.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
     if winner := _winner(found):
@@ -219,10 +227,11 @@ def owners_of(kind: str) -> set[str]:
 
 
 class _Known:
-    """What was found on one `sys.path`: entries by kind, and their objects, or the errors of their imports."""
+    """What was found on one `sys.path`: entries by kind, those that names stand for, and objects, or the errors of their imports."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
         self.entries: dict[str, list[PluginRecord]] = {}
+        self.resolved: dict[tuple[str, str, str | None], PluginRecord] = {}
         self.loaded: dict[PluginRecord, Any] = {}
 
 
