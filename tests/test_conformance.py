@@ -79,7 +79,7 @@ ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "comet/tests/test_comet_contract.py": ("comet-conv", "comet-quadratic", "comet-window"),
         "diffusion/tests/test_diffusion_energy.py": ("diffusion",),
         "diffusion/tests/test_diffusion_pipelines.py": ("diffusers",),
-        "faces/tests/test_faces_contract.py": ("faces",),
+        "faces/tests/test_generated_faces.py": ("faces",),
         "image/tests/test_image_attributes.py": ("code-base",),
         "image/tests/test_image_contract.py": (
             *("compositional-128", "compositional-64", "energy-unet", "igebm-dsprites", "igebm-mnist", "igebm-resnet32"),
@@ -93,7 +93,7 @@ ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "worlds/tests/test_scenes_multi_object.py": ("code-conditional",),
     },
     "sampler": {
-        "comet/tests/test_comet_sampler.py": ("inner-descent",),
+        "comet/tests/test_comet_second_look.py": ("inner-descent",),
         "diffusion/tests/test_diffusion_samplers.py": ("ode", "sde"),
         "latent/tests/test_latent_flow.py": ("lace",),
         "mcmc/tests/test_mcmc_contract.py": (

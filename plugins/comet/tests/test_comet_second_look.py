@@ -1,4 +1,4 @@
-"""Further windows explain what the others leave, and are saved."""
+"""Further windows explain what the others leave, and are saved; the inner descent keeps the contract of samplers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_comet import load_comet, save_comet
+from composable_energy.sampling import Noise
+from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
+from composable_energy_comet import InnerDescent, load_comet, save_comet
 
 SIZE, WINDOW, LATENT = 32, 8, 6
 
@@ -35,3 +37,20 @@ def test_the_number_of_further_windows_is_saved(tmp_path):
     assert load_comet(tmp_path).components == 4
     with pytest.raises(OptionError, match="again"):
         made_comet(again=-1)
+
+
+CHECKS = sampler_checks(InnerDescent(30, step_size=0.1, clamp=(-4.0, 4.0)), steps=30)
+EXPECTED = {"seed": "it draws nothing", "noise": "it draws nothing", "moments": "it ends near the mode"}
+
+
+@parametrize_with_checks(CHECKS, expected_failures=EXPECTED)
+def test_the_inner_descent_keeps_what_samplers_keep(check: Check) -> None:
+    check()
+
+
+def test_a_start_that_is_given_is_taken() -> None:
+    sampler = InnerDescent(start_image=torch.full((3, 4, 4), 0.7))
+    like = torch.zeros(50, 3, 4, 4)
+    start = sampler.start(like, Noise(0, range(50)))
+    assert abs(float(start.mean()) - 0.7) < 4 * 0.1 / (50 * 48) ** 0.5
+    assert abs(float(start.std()) - 0.1) < 4 * 0.1 / (2 * 50 * 48) ** 0.5

@@ -62,8 +62,7 @@ def test_chains_start_near_the_data_also_beside_classifiers_that_know_no_noise()
     concepts, chains = load_concepts(), torch.arange(16)
     heads = [ce.ClassifierEnergy(nn.Sequential(concepts.color().logits), None, concepts.base, labels=len(COLORS)) for _ in range(7)]
     others = [~head.given(y=(chains + 1 + k) % len(COLORS)) for k, head in enumerate(heads)]
-    position = ce.GaussianHead(concepts.position.network, concepts.base, dims=2, name="position")
+    position = ce.GaussianHead(concepts.position.network, concepts.base, dims=2)
     energy = ce.all_of(position.near(torch.tensor([[0.3, -0.2]]).expand(16, 2), 0.2), *others).sharpened(8.0)
     _, trace = energy.sample(16, seed=0, trace=True, sampler=SAMPLING.sampler, **{**SAMPLING.options, "levels": 2})
-    mean = trace.sampler.mean  # None: a standard Gaussian
-    assert mean is None or mean.abs().max() < SAMPLING.options["sigma_max"]
+    assert trace.sampler.mean is None or trace.sampler.mean.abs().max() < SAMPLING.options["sigma_max"]  # None: a standard Gaussian
