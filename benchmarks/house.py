@@ -30,7 +30,7 @@ LIMITS = {
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 38_294,
+    "plug-ins: lines without tests": 38_287,
     "plug-ins: core names they import": 165,
     "benchmarks: lines": 14_850,
     "tests: lines": 39_477,

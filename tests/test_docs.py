@@ -89,7 +89,6 @@ def test_the_examples_in_docstrings_show_what_comes_out(module):
 
 
 def _names(*homes: Any) -> set[str]:
-    """Returns the names that objects have, and those that their classes annotate or lend lazily."""
     return {name for home in homes for name in (*dir(home), *getattr(home, "__annotations__", ()), *getattr(home, "__all__", ()))}
 
 
@@ -99,8 +98,7 @@ def test_a_name_in_prose_exists(page):
     energies = _names(composable_energy.Energy, get_factory("energy", "diffusion"))
     known = {"ce": _names(composable_energy), "E": energies, "A": energies, "trace": _names(Trace)}
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    codes = re.findall(r"`([^`\n]+)`", prose)
-    found = {name for code in codes for name in re.findall(r"(?<![\w.])(ce|E|A|trace)\.([A-Za-z]\w*)", code)}
+    found = {name for code in re.findall(r"`([^`\n]+)`", prose) for name in re.findall(r"(?<![\w.])(ce|E|A|trace)\.([A-Za-z]\w*)", code)}
     assert not sorted(f"{home}.{name}" for home, name in found if name not in known[home])
 
 

@@ -29,7 +29,7 @@ _NOTHING, _RESOLVED, _LOST = 0.1, 1e-3, 0.1
 _FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
-_LOST_GAUSSIAN = 3.0  # widths by which denoised points are off where steep terms, such as weighted classifiers, threw the fit away
+_THROWN = 3.0  # widths by which denoised points are off where steep terms, such as weighted classifiers, threw the fit away
 _LEAST, _LARGEST = 1e-8, 1 - 1e-5
 
 
@@ -66,10 +66,8 @@ class LevelStart:
     @property
     def is_standard(self) -> bool:
         r"""Whether $N(0, (\sigma^2 + 1) I)$ is as good, also where denoised points are off by more than the width of the Gaussian."""
-        if self.misfit * self.sigma > _LOST_GAUSSIAN * self.scale.median():
-            return True
-        off = (self.variance - 1).abs() / (self.variance + self.sigma**2)
-        return bool((self.mean.abs() < _NEAR * self.sigma).all() and (off < _UNIT).all())
+        off, lost = (self.variance - 1).abs() / (self.variance + self.sigma**2), self.misfit * self.sigma > _THROWN * self.scale.median()
+        return bool(lost or ((self.mean.abs() < _NEAR * self.sigma).all() and (off < _UNIT).all()))
 
 
 def known_range(energy: Energy) -> tuple[float | None, float | None]:

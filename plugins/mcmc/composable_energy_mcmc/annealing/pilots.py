@@ -52,10 +52,8 @@ def tune_schedule(
         OptionError: The pilot points do not reach the density.
         ShapeError: `mean` or `scale` do not fit the points.
     """
-    if mean is None or scale is None:
-        base = _fit_base(energy, x, noise.child("base"), leapfrogs)
-    else:
-        base = Gaussian.from_options(mean, scale, x)
+    given = None if mean is None or scale is None else Gaussian.from_options(mean, scale, x)
+    base = given or _fit_base(energy, x, noise.child("base"), leapfrogs)
     pilots = _HamiltonianPilots(energy, base, x, noise.child("climb"), leapfrogs, acceptance, keep)
     return find_schedule(pilots, base, pilots.noise), pilots.points
 
@@ -64,8 +62,7 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     """Returns a Gaussian somewhat wider than the density.
 
     Chains settle near where they start, perhaps all of them in one mode. Points of a Gaussian several times as wide as they are then anneal
-    to the density and find other modes. The result has the mean of both and a bit more than their spread, because each knows modes that
-    the other may have missed.
+    to the density and find other modes. The result has the mean of both, as each may miss modes, and a bit more than their spread.
     """
     local = noise.child("local")
     sampler, x = HMC(leapfrogs=leapfrogs, tuning_steps=_SETTLING_STEPS).tune(energy, x, local)
@@ -73,13 +70,11 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     for step in range(1, _SETTLING_STEPS + 1):
         state, _ = try_step(sampler, energy, state, local.at(1000 + step))
     wide = _widen(state.x, *_FIRST_FACTOR)
-    settled, noise, count = state.x, noise.child("first"), len(state.x)
-    if not has_rows(energy):  # else each chain has its own conditions, and there are as many points as chains
-        count = max(count, min(_FIRST_POINTS, _FIRST_NUMBERS // settled[0].numel()))
-        noise = noise.for_chains(range(count))
-    pilots = _HamiltonianPilots(energy, wide, settled.new_zeros(count, *settled.shape[1:]), noise, leapfrogs)
+    most = 0 if has_rows(energy) else min(_FIRST_POINTS, _FIRST_NUMBERS // x[0].numel())  # chains may have their own conditions
+    like, noise = x.new_zeros(max(len(x), most), *x.shape[1:]), noise.child("first").for_chains(range(max(len(x), most)))
+    pilots = _HamiltonianPilots(energy, wide, like, noise, leapfrogs)
     find_schedule(pilots, wide, pilots.noise)
-    return _widen(torch.cat([settled, pilots.points]), *_FACTOR)
+    return _widen(torch.cat([state.x, pilots.points]), *_FACTOR)
 
 
 def _widen(points: Tensor, factor: float, exponent: float) -> Gaussian:
