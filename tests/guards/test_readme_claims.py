@@ -28,13 +28,13 @@ def function(mean: float, sd: float) -> ce.Energy:
 
 @pytest.mark.full
 def test_mixtures_say_what_their_shares_are():
-    assert says("`A | B` says whether its shares are exact, known, calibrated or arbitrary")
-    logits = lambda x: torch.cat([x, -x], 1)
-    base = normal(0.0, 1.0)
+    assert says("**Mixtures say what their shares are**: exact, known, calibrated, chosen or unknown.")
+    logits, base = (lambda x: torch.cat([x, -x], 1)), normal(0.0, 1.0)
     red, blue = (ce.ClassifierEnergy(logits, label, base, labels=2) for label in (0, 1))
     arbitrary = function(0.0, 1.0) | function(3.0, 2.0)
     found = [(red | blue).shares, (normal(0.0, 1.0) | normal(3.0, 1.0)).shares, ce.calibrate(arbitrary, seed=0).shares, arbitrary.shares]
-    assert found == ["exact", "known", "calibrated", "unknown"]
+    chosen = ce.any_of(function(0.0, 1.0), function(3.0, 2.0), weights=[0.6, 0.4])
+    assert [*found, chosen.shares] == ["exact", "known", "calibrated", "unknown", "chosen"]
     assert "arbitrary" in str(arbitrary.explain(torch.zeros(1, 1)))
     with pytest.warns(MixtureWarning, match="unknown normalisers"):
         arbitrary.sample(20, sampler="mala", step_size=0.5, steps=2, seed=0)
@@ -42,7 +42,7 @@ def test_mixtures_say_what_their_shares_are():
 
 @pytest.mark.full
 def test_chains_start_in_the_branches_by_shares_that_are_known_and_sample_warns_of_others():
-    assert says("chains start in the branches by shares that are known, and `sample` warns of others")
+    assert says("Chains start in the branches by shares that are known, and `sample` warns of others")
     for mixture, share in (
         (ce.any_of(normal(-1.0, 1.0), normal(10.0, 0.5), weights=[0.2, 0.8]), 0.8),
         (normal(-1.0, 1.0) | normal(10.0, 0.5), 0.5),
