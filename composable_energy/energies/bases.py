@@ -144,7 +144,7 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
     evaluation = THREAD.evaluation
     if evaluation is not None and id(term) in evaluation.repeated:
         return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
-    return term.evidence(x, **own) if term.bases or term.terms else term(x, **own)
+    return term.evidence(x, **own) if term.terms or term.bases else term(x, **own)
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
