@@ -190,6 +190,8 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     They are those of an expression with modes; else, for few coordinates, uniform ones on a bounded support, on which a function may have
     any modes, and wide ones on all of R^n for an expression that may have several.
     """
+    while isinstance(energy, Disjunction) and len(energy.satisfiable_terms) == 1:  # branches without density hold no modes
+        energy = energy.satisfiable_terms[0]
     modes = False
     for part in energy.modules():
         law = part.distribution if isinstance(part, DistributionEnergy) else None
