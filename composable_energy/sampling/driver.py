@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -50,6 +50,33 @@ class Latents:
         return sample(self, shape, **options)
 
 
+@overload
+def sample(
+    energy: Energy | Latents,
+    shape: int | Sequence[int],
+    *,
+    sampler: SamplerLike | None = None,
+    steps: int | None = None,
+    init: Tensor | None = None,
+    seed: int | None = None,
+    observers: Sequence[Observer] = (),
+    trace: Literal[False] = False,
+    burn_in: int = 0,
+    batch_size: int | None = None,
+    on_divergence: Policy | None = None,
+    allow_improper: bool = False,
+    compile: bool = False,
+    first_chain: int = 0,
+    resume: Trace | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Tensor: ...
+
+
+@overload
+def sample(energy: Energy | Latents, shape: int | Sequence[int], *, trace: int, **options: Any) -> tuple[Tensor, Trace]: ...
+
+
 def sample(
     energy: Energy | Latents,
     shape: int | Sequence[int],
@@ -69,7 +96,7 @@ def sample(
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,
-) -> Any:
+) -> Tensor | tuple[Tensor, Trace]:
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
 
     Sampling evaluates a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules do not
