@@ -21,7 +21,7 @@ from torch import Tensor
 from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
 from composable_energy.errors import OptionError, SamplingWarning, ShapeError
-from composable_energy.options import import_extra
+from composable_energy.options import import_extra, text_table
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -52,9 +52,8 @@ class Summary:
         wide = max(len(name) for name in self.facts)
         lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.facts.items())]
         if self.rows:
-            table = [["", *(field.name for field in fields(Row)[1:])], *map(_cells, self.rows)]
-            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-            lines += ["", *("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table)]
+            header = ["", *(field.name for field in fields(Row)[1:])]
+            lines += ["", text_table(header, list(map(_cells, self.rows)), right=range(1, len(header)))]
         style: dict[str, Any] = {"initial_indent": "! ", "subsequent_indent": "  ", "break_on_hyphens": False}
         lines += ["", *(textwrap.fill(str(one), 100, **style) for one in self.warnings)] if self.warnings else ["", "No warnings."]
         return "\n".join(lines)

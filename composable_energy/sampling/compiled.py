@@ -182,11 +182,7 @@ def _made(functions: Functions, key: Hashable, make: Callable[[], Function]) -> 
 
 
 def _compile_steps(problem: Problem, state: State, noise: Noise, most: int) -> Function:
-    """Returns a function of state and noise: steps in succession, each as the state before it, its number, and its result.
-
-    Raises:
-        Exception: They cannot be recorded, or the first differs from a step that is not compiled.
-    """
+    """Returns a function of state and noise that takes steps in succession; raises if they cannot be recorded, or the first differs."""
     sampler, recorded = problem.sampler, _RecordedNoise(noise)
     expected, info = sampler.step(problem.energy, state, cast(Noise, recorded))
     traced = _Traced(twin(problem.plain))  # after that step, so that an energy which counts its calls has other values, and is refused
@@ -305,12 +301,7 @@ def _trace(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule
 
 
 def _compile(function: Function, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> Function:
-    """Returns a compiled function.
-
-    Raises:
-        OptionError: This machine has no compiler that works.
-        ValueError: Its first results differ from those expected by more than a share of the largest number of each.
-    """
+    """Returns a compiled function; raises OptionError without a compiler that works, ValueError where its first results differ."""
     graph, device = _trace(function, inputs), inputs[0].device
     checks = Distribution._validate_args  # torch's compiler turns them off for the whole process
     try:

@@ -230,10 +230,7 @@ def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFil
 def _run(
     chains: Chains, last_step: int, observers: Sequence[Observer], before: Trace | None, recorder: TraceRecorder, compares: bool
 ) -> Diverged | None:
-    """Starts or continues the chains and takes all steps; returns what ended them earlier.
-
-    Points are checked against others at a start, gradients against values where the draws depend on both.
-    """
+    """Starts or continues the chains, checks points and gradients there, and takes all steps; returns what ended them earlier."""
     problem = chains.problem
     try:
         if before is not None:

@@ -71,12 +71,7 @@ class GuardedEnergy(EnergyWrapper):
         return found
 
     def _recover(self, method: str, x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
-        """Returns what a batch gives that raised, if the fault is of some of its points alone.
-
-        Raises:
-            Exception: The given error, if all points raise and so does one where the energy worked before.
-            ExpressionError: The function raises at the batch and not at its parts, or at too many points.
-        """
+        """Returns what a batch gives that raised, if the fault is of some of its points alone; else raises the error, or what it means."""
         faults, before, apart, found = self.faults, self.faults.points, "at none of its parts alone", None
         try:
             found = self._by_halves(method, x, conditions, error)

@@ -247,10 +247,7 @@ def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noi
 
 @cache
 def _kernels(forced: str | None, session: tuple[Any, ...]) -> list[tuple[str, Any, str]]:
-    """Returns the forced kernel, or all that can be loaded, each with the reason if it cannot run here.
-
-    Kernels registered in this session are a key of the cache.
-    """
+    """Returns the forced kernel, or all that load, each with the reason if it cannot run; `session` keys the cache."""
     found = []
     for name in [forced] if forced else names("kernel"):
         try:

@@ -171,10 +171,7 @@ class Noise:
         return torch.from_numpy(together).view(steps, len(self.chains), width)
 
     def _draw(self, draw: Draw, like: Tensor, stream: int) -> Tensor:
-        """Returns the numbers of this step.
-
-        On the CPU steps in succession are drawn together, up to 64 of them: alone, a draw of few numbers takes several times as long.
-        """
+        """Returns the numbers of this step; on the CPU up to 64 steps are drawn together, several times as fast for few numbers."""
         if type(stream) is not int or stream:
             _check_word("The stream of a draw", stream)
         if like.shape[0] != len(self.chains):

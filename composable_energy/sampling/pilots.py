@@ -218,10 +218,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
 
 
 def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequence[Energy]:
-    """Returns distributions of an expression, at whose draws all of its density is; none if there are none that are known to do.
-
-    An energy may be used in many places: `known` has those that were found before.
-    """
+    """Returns distributions whose draws cover all of a density; none if none are known to. `known` has what was found."""
     if energy in known:
         return known[energy]
     own, terms = (), energy.terms

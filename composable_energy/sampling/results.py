@@ -110,10 +110,7 @@ class Convergence(Observer):
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
-        """Returns the warning about chains that drift or differ, or about means that are not precise enough.
-
-        Branches of a mixture in the trace are not compared with each other, nor chains that started at exact draws.
-        """
+        """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
         pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
         drift, r_hat, least, draws = _statistics(pieces, None if trace is None else trace.branch_of)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
@@ -251,10 +248,7 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
 
 
 def _stated_formulas(energy: Energy) -> list[Formula]:
-    """Returns the formulas that hold together in an expression, one for each base; weights of evidence do not change them.
-
-    Branches of a mixture of other energies state nothing about all points.
-    """
+    """Returns the formulas that hold together at all points, one for each base; weights of evidence do not change them."""
     found, seen, todo = list[Formula](), set[Energy](), [energy]  # a shared part states its formula once
     while todo:
         part = todo.pop()

@@ -146,11 +146,7 @@ def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
 
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:
-    """Returns the name, class and options of the recommended sampler, else of the default one.
-
-    Raises:
-        OptionError: Two terms recommend different settings, or the recommendation does not fit the expression.
-    """
+    """Returns the name, class and options of the recommended sampler, else of the default one; raises where two terms disagree."""
     found = recommendations(energy)
     if len(found) > 1:
         listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
