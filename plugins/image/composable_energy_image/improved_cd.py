@@ -19,10 +19,8 @@ from torch.nn.functional import avg_pool2d, conv2d
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_image.arguments import Activation, activation_of, check_multiple
-from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.energy import Activation, ImageEnergy, activation_of, check_multiple, recommend_langevin
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.recommendation import recommend_langevin
 
 
 class _Architecture(NamedTuple):

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import Activation, activation_of
-from composable_energy_image.recommendation import recommend_langevin
+from composable_energy_image.energy import Activation, activation_of, recommend_langevin
 
 
 class JEM(ce.Energy):

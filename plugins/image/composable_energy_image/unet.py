@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import Activation, activation_of, check_multiple
-from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.energy import Activation, ImageEnergy, activation_of, check_multiple
 from composable_energy_image.noise_conditioning import EMBEDDING, embed_level, frequency_table, level_column
 
 _HIDDEN = 128
