@@ -67,7 +67,9 @@ _NETWORKS = {
         _NINE,
         32,
         192,
-        **_IGEBM | {"dropout": 0.5, "first": 128},
+        dropout=0.5,
+        first=128,
+        **_IGEBM,
     ),
     "igebm-mnist": _Network(
         """the paper's network for MNIST: a convolution and three that halve the size, then two linear layers.
@@ -76,7 +78,9 @@ _NETWORKS = {
         "1d 2d 4d",
         28,
         64,
-        **_PLAIN | {"activation": "leaky-relu", "first": 64},
+        activation="leaky-relu",
+        first=64,
+        **_PLAIN,
     ),
     "igebm-dsprites": _Network(
         """the paper's network for dSprites: a convolution and four that halve the size, then two linear layers.
@@ -86,7 +90,9 @@ _NETWORKS = {
         "1d 2d 2d 2d",
         64,
         64,
-        **_PLAIN | {"step": 500, "first": 32},
+        step=500,
+        first=32,
+        **_PLAIN,
     ),
     "compositional-128": _Network(
         "the network for faces of 128 pixels: six residual blocks and sum pooling.", "1d 2d 4d 8d 8d 8", 128, 64, step=100

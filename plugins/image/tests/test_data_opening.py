@@ -40,7 +40,7 @@ class TestOpening:
             ({"size": 0}, "size must be .*got 0"),
             ({"size": 4.5}, "size must be .*got 4.5"),
             ({"channels": 2}, "channels must be 1 .*got 2"),
-            ({"format": "folders"}, "got 'folders'; did you mean 'folder'"),
+            ({"format": "folders"}, "format must be one of 'npy', .*got 'folders'"),
             ({"part": "test"}, "got part='test'"),
         ],
     )
