@@ -5,10 +5,11 @@ A *pose* is three numbers: the centre $p$ of a component (down, right) and its s
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
@@ -55,3 +56,8 @@ def relative_coordinates(pose: Tensor, places: Tensor) -> Tensor:
     offset = (places - centre) / spread
     near = (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST_LOG).exp()
     return torch.cat([offset / 2, near], 1)
+
+
+def options_of(module: nn.Module) -> dict[str, Any]:
+    """Returns the arguments of a module's constructor, which it keeps as attributes of their names."""
+    return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}

@@ -2,8 +2,6 @@ r"""The encoder of sharp objects: attention finds each object in a small copy, a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,8 +10,7 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.coordinates import POSE
-from composable_energy_comet.initialization import initialize
-from composable_energy_comet.window import check_window
+from composable_energy_comet.window import check_window, initialize
 
 _HINT = 16  # numbers that attention tells about an object
 _SEEN_BY_GROUND = 16
@@ -69,6 +66,7 @@ class GlimpseEncoder(nn.Module):
         if window > size:
             raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
         self.find = AttentionEncoder(size, channels, components=components - 1, latent=_HINT, filters=filters, seen=seen)
+        self.seen = self.find.seen
         self.locate = nn.Sequential(nn.Conv2d(channels, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.SiLU(), nn.Flatten())
         aim = nn.Linear(64, 3)
         self.aim = nn.Sequential(nn.Linear(32 * (window // 8) ** 2 + _HINT, 64), nn.SiLU(), aim)
@@ -126,11 +124,6 @@ class GlimpseEncoder(nn.Module):
             reach: Half of the sides of windows, with shape $(B K, 1)$.
         """
         return _cut(x, self.places, centre, reach)
-
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        own = {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "window", "filters")}
-        return {**own, "seen": self.find.seen, "again": self.again}
 
     @property
     def numbers(self) -> int:

@@ -12,11 +12,9 @@ import composable_energy as ce
 from composable_energy.algebra import Conditioned
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
-from composable_energy_comet.component import ComponentEnergy
-from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.descent import SPREAD, descend
+from composable_energy_comet.component import ComponentEnergy, TargetEnergy, joint_minimum
+from composable_energy_comet.conv import SPREAD, ConvEnergy, descend
 from composable_energy_comet.sampler import InnerDescent
-from composable_energy_comet.targets import TargetEnergy, joint_minimum
 
 _BATCH = 64
 

@@ -3,15 +3,15 @@ r"""Quadratic energies: each component has a target color and a weight at each p
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.options import check_choice, check_integer
+from composable_energy_comet.component import TargetEnergy
 from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
-from composable_energy_comet.targets import TargetEnergy
 
 _CELLS = 8  # height and width of the decoder's first grid
 
@@ -69,9 +69,6 @@ class QuadraticEnergy(TargetEnergy):
         h = self.spread(latent)[:, :, None, None] + self.place(self._coordinates(pose, len(latent)))
         decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
         return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]
-
-    def config(self) -> dict[str, Any]:
-        return {**self.shared_config(), "filters": self.filters}
 
     def _coordinates(self, pose: Tensor | None, rows: int) -> Tensor:
         if pose is not None:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy_comet.comet import Comet
-from composable_energy_comet.common import CommonCode, fit_common
-from composable_energy_comet.picture_code import PictureCode, object_shares
+from composable_energy_comet.common import CommonCode, PictureCode, fit_common, object_shares
 
 _LEAST = 0.85  # explained by two means; of a Gaussian they explain .64, of an even distribution .75, of the cosine of an angle .81
 _ROUNDS = 50  # of two-means in one dimension

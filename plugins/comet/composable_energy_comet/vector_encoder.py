@@ -2,7 +2,7 @@ r"""The encoder of global factors: one vector for a picture, split into the late
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +70,6 @@ class VectorEncoder(nn.Module):
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""
         return self.net(x).view(len(x), self.components, self.latent)
 
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "network", "filters")}
-
     @property
     def numbers(self) -> int:
         """$D$, the numbers in a component."""
@@ -92,7 +88,5 @@ class _Halving(nn.Module):
 
 
 class _MeanPool(nn.Module):
-    """The mean over all pixels."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))

@@ -125,7 +125,7 @@ def test_a_saved_model_is_the_same(name, options, x, tmp_path):
     comet = made(name, **options)
     save_comet(comet, tmp_path)
     again = ce.get("encoder", name, weights=str(tmp_path))
-    assert again.encoder.config() == comet.encoder.config() and again.energy.config() == comet.energy.config()
+    assert again.energy.config() == comet.energy.config()
     assert torch.equal(again.encode(x), comet.encode(x))
     assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
     assert not again.training
@@ -209,7 +209,7 @@ def test_an_encoder_may_see_fewer_pixels_than_pictures_have(x):
     large.encoder.load_state_dict(small.encoder.state_dict())
     doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(large.encode(doubled), small.encode(x), atol=1e-5)
-    assert len(made(cells=4).encoder.cells) == 16 and len(small.encoder.cells) == 64
+    assert made(cells=4).encoder.cells == 4 and small.encoder.cells == 8
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):

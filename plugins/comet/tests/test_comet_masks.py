@@ -87,7 +87,7 @@ def test_capped_looks_do_not_narrow_to_one_cell():
         with torch.no_grad():
             encoder.key.weight.mul_(1e4)
         spread[cap] = encoder(x)[:, :, -1]
-    cells = encoder.cells
+    cells = encoder.grid
     even = float((cells.square().mean(0) - cells.mean(0).square()).mean())
     assert float(spread[None].max()) < 0.2  # not all pictures have two cells with like logits
     assert float(spread[0.5].square().min()) > even * torch.e**-1.0

@@ -9,8 +9,8 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
-from composable_energy_comet.descent import SPREAD
-from composable_energy_comet.targets import joint_minimum
+from composable_energy_comet.component import joint_minimum
+from composable_energy_comet.conv import SPREAD
 from composable_energy_training import Batch, Optimizer, Trainer
 
 SIZE, ROWS = 16, 3

@@ -96,7 +96,7 @@ class TestPairs:
                 return 0.5
 
         monkeypatch.setattr(
-            "composable_energy_comet.metrics.beta_vae.import_extra", lambda module, extra: type("", (), {"LogisticRegression": Recorder})
+            "composable_energy_comet.metrics.codes.import_extra", lambda module, extra: type("", (), {"LogisticRegression": Recorder})
         )
         scales = torch.tensor([1.0, -3.0, 0.2, 50.0])
         assert beta_vae(GRID * scales, GRID, pairs=32, train=50, test=20, exactly_one=exactly_one) == 0.5

@@ -53,7 +53,7 @@ class TestCorrelation:
         assert math.isclose(mcc(codes, values, kind), expected, rel_tol=1e-9)
 
     def test_the_kind_is_one_of_two(self):
-        with pytest.raises(OptionError, match="'pearson' or 'spearman', got 'kendall'"):
+        with pytest.raises(OptionError, match="kind must be one of 'pearson', 'spearman', got 'kendall'"):
             mcc(mixed(0), GRID, "kendall")
 
 

@@ -10,11 +10,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.code_energy import CodeEnergy, CodeHeads
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.heads import CodeHeads
-from composable_energy_image.joint_labels import find_joint_labels
-from composable_energy_image.label_columns import label_columns
+from composable_energy_image.label_columns import find_joint_labels, label_columns
 
 _RESERVED = frozenset({"base", "stages", "samples.png", "report.json", "recipe.toml"})
 _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Literal, Optional, Union, cast, get_args
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.files import expanded, save, stored_options
-from composable_energy.options import listed, nearest
+from composable_energy.files import expanded, stored_options
+from composable_energy.options import check_choice, listed, nearest
 from composable_energy.registry import get, get_factory
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
-from composable_energy_image.fitted_noise import FittedNoise, fit_noise
-from composable_energy_image.sampler_settings import sampler_options, sampler_parameters, setting
 from composable_energy_training import (
     Augmentation,
     Callback,
@@ -30,6 +28,8 @@ from composable_energy_training import (
     DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     EnergyMatching,
+    FlowNoise,
+    GaussianNoise,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
     Monitor,
@@ -58,6 +58,8 @@ _OBJECTIVES: Mapping[str, type[Objective]] = {
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
 _NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
 _OPTIONAL_TABLES = frozenset({"augmentation", "sampling", "sheets"})
+_NOISES = Literal["gaussian", "flow"]
+_NOISE_PICTURES = 5000  # are enough for the noise, which need not be close to the data
 _PLAIN = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -105,25 +107,25 @@ class EnergyRecipe(Recipe):
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
-            "model": {"name": setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
-            "objective": {"name": setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
+            "model": {"name": _setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
+            "objective": {"name": _setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
             "optimizer": get_parameters(Optimizer),
             "monitor": get_parameters(Monitor),
             "log": get_parameters(CSVLog),
             "sheets": {name: parameter for name, parameter in get_parameters(SampleSheet).items() if name in ("every", "n")},
-            "sampling": sampler_parameters(settings.get("sampling.sampler", "langevin")),
+            "sampling": _sampler_parameters(settings.get("sampling.sampler", "langevin")),
         }
         if objective is NoiseContrastive:
-            tables["objective"]["noise"] = setting("noise", FittedNoise)
+            tables["objective"]["noise"] = _setting("noise", _NOISES)
         start = own.get("start")
         if start is not None:
             annotation = Union[start.annotation, tuple[float, float]]  # noqa: UP007  (a value)
             tables["objective"]["start"] = start.replace(annotation=annotation)
         if "options" in own:
-            options = sampler_parameters(settings.get("chains.sampler", "langevin"))
+            options = _sampler_parameters(settings.get("chains.sampler", "langevin"))
             tables["chains"] = {name: option for name, option in options.items() if name != "sampler" or name in own}
-            tables["chains"]["steps"] = setting("steps", int)
+            tables["chains"]["steps"] = _setting("steps", int)
         if "augment" in own:
             tables["augmentation"] = get_parameters(Augmentation)
         return tables
@@ -140,7 +142,7 @@ class EnergyRecipe(Recipe):
             torch.manual_seed(self._table("training").get("seed", 0))
             energy = _call("model", partial(get, "energy", table.pop("name", "")), table)
         if "sampling" in self.settings:
-            energy.recommended = Recommendation(*sampler_options(self._table("sampling")))
+            energy.recommended = Recommendation(*_sampler_options(self._table("sampling")))
         return energy
 
     def trainer(
@@ -168,7 +170,7 @@ class EnergyRecipe(Recipe):
                 **training,
                 "device": device,
                 "model": energy,
-                "objective": self._build_objective(partial(fit_noise, pictures, preparation, training.get("seed", 0), device)),
+                "objective": self._build_objective(partial(_fit_noise, pictures, preparation, training.get("seed", 0), device)),
                 "data": pictures,
                 "out": out,
                 "optimizer": _call("optimizer", Optimizer, self._table("optimizer")),
@@ -187,7 +189,7 @@ class EnergyRecipe(Recipe):
         trainer = self.trainer(pictures, out, progress=progress)
         ranks.call_on_first(lambda: self.save(out))
         trainer.fit()
-        ranks.call_on_first(lambda: save(trainer.model, folder))  # pyright: ignore[reportArgumentType]
+        ranks.call_on_first(lambda: cast(Energy, trainer.model).save(folder))
         return folder
 
     def _build_objective(self, fit: Callable[[str], NoiseDistribution]) -> Objective:
@@ -202,7 +204,7 @@ class EnergyRecipe(Recipe):
             if "steps" not in chains:
                 raise OptionError(f"The table [chains] of the recipe {self.name!r} lacks the number of steps: write `steps = ...`.")
             arguments["steps"] = chains.pop("steps")
-            sampler, arguments["options"] = sampler_options(chains)
+            sampler, arguments["options"] = _sampler_options(chains)
             if "sampler" in get_parameters(objective):
                 arguments["sampler"] = sampler
         if "augmentation" in self.settings:
@@ -275,3 +277,39 @@ def _call(table: str, function: Callable[..., Any], arguments: Mapping[str, Any]
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"The table [{table}] does not fit: {error}") from error
+
+
+def _fit_noise(pictures: Pictures, preparation: Preparation, seed: int, device: torch.device, name: str) -> NoiseDistribution:
+    """Returns a noise that is fitted to the first pictures; they should be dequantized, because constant pixels have no density."""
+    check_choice("objective.noise", name, get_args(_NOISES))
+    rows = torch.arange(min(_NOISE_PICTURES, len(pictures)))
+    x = preparation(pictures.images(rows).cpu(), Noise(seed, range(len(rows))).child("noise"))
+    return (GaussianNoise.fit(x) if name == "gaussian" else FlowNoise.fit(x, seed=seed)).to(device)
+
+
+def _setting(name: str, annotation: Any) -> Parameter:
+    """Returns a setting of a type, without a default."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _sampler_parameters(name: str) -> dict[str, Parameter]:
+    """Returns the options of a sampler, each optional; for Langevin also the step and the noise of papers."""
+    options = get_parameters(get("sampler", name))
+    papers = {"step": float, "noise": float} if {"step_size", "temperature"} <= options.keys() else {}
+    types = {**papers, **{key: option.annotation for key, option in options.items()}}
+    return {"sampler": _setting("sampler", str), **{key: _setting(key, Optional[kind]) for key, kind in types.items()}}  # noqa: UP045
+
+
+def _sampler_options(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a sampler and its options; `step` and `noise` of a paper become a step size and a temperature."""
+    options = {key: value for key, value in table.items() if value is not None}
+    name = options.pop("sampler", "langevin")
+    if "step" in options or "noise" in options:
+        both = {"step", "noise"} <= options.keys()
+        if not both or {"step_size", "temperature"} & options.keys():
+            raise OptionError(f"Set either step and noise of a sampler, or step_size and temperature; got {', '.join(options)}.")
+        step, noise = options.pop("step"), options.pop("noise")
+        if not step > 0:
+            raise OptionError(f"step must be positive, got {step!r}.")
+        options["step_size"], options["temperature"] = 2 * step, noise**2 / (2 * step)
+    return name, options

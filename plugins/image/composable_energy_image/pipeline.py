@@ -15,15 +15,12 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.attributes import count_values
-from composable_energy_image.augmented_base import AugmentedCodeNetwork
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeEnergy, CodeHeads
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.distortion import Distortion
-from composable_energy_image.heads import CodeHeads
-from composable_energy_image.joint_labels import JointHeads, find_joint_labels
-from composable_energy_image.label_columns import count_columns
+from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 

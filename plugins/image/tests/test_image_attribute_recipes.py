@@ -14,9 +14,8 @@ from composable_energy.files import ENERGY_FILE, VERSION, digest_of, read_record
 from composable_energy_cli import main
 from composable_energy_image import Autoencoder, CodeEnergy
 from composable_energy_image.attribute import attribute
-from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.base_and_attributes import AUTOMATIC, base_and_attributes, resolve_sizes
 from composable_energy_image.data import Pictures
-from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from plugins.image.tests.picture_files import pictures_of
 

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from composable_energy.sampling.noise import Noise
-from composable_energy_image.augmented_base import AugmentedCodeNetwork
-from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeNetwork
 from composable_energy_image.data import Labels
 from composable_energy_image.data.distortion import Distortion
-from composable_energy_image.joint_labels import JointHeads, find_joint_labels
+from composable_energy_image.label_columns import JointHeads, find_joint_labels
 from composable_energy_training import Batch
 
 
