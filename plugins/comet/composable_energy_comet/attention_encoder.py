@@ -118,12 +118,7 @@ class AttentionEncoder(nn.Module):
         return torch.stack(latents, 1)
 
     def tell_at(self, x: Tensor, centre: Tensor) -> Tensor:
-        """Returns latents without poses, with shape $(B, D)$, of one glimpse at given places, as if it were the first.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Places, down and right, with shape $(B, 2)$.
-        """
+        """Returns latents without poses, with shape $(B, D)$, of one glimpse at places with shape $(B, 2)$, as if it were the first."""
         nearest = (self.grid - centre[:, None]).square().sum(2).argmin(1)
         glimpse = self._features(x)[torch.arange(len(x), device=x.device), nearest]
         hidden, _ = self.cell(glimpse)

@@ -225,18 +225,9 @@ def _encode(encoder: nn.Module, energy: ConvEnergy | TargetEnergy, x: Tensor) ->
 def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Tensor) -> Tensor:
     """Returns latents with one more window for each picture, with shape $(B, K + 1, D)$.
 
-    The window begins where the reconstruction is worst. It stays if it lowers the mean squared error of the picture by .0003, about that of
-    a small object that was overlooked. Otherwise it is put outside of the picture, where it paints nothing. As in matching pursuit, a
-    window is chosen by what the others leave; attention chooses all windows before any is painted.
-
-    Args:
-        encoder: The encoder.
-        energy: The energy of its components.
-        x: Pictures, with shape $(B, C, S, S)$.
-        z: Latents of their components, with shape $(B, K, D)$.
-
-    References:
-        Matching pursuits with time-frequency dictionaries (Mallat & Zhang, 1993), https://doi.org/10.1109/78.258082
+    The window begins where the reconstruction is worst. It stays if it lowers the mean squared error of the picture by .0003, about
+    that of a small object that was overlooked. Otherwise it is put outside of the picture, where it paints nothing. As in matching pursuit (Mallat &
+    Zhang, 1993, https://doi.org/10.1109/78.258082), a window is chosen by what the others leave.
     """
     before = (energy.minimum(z) - x).square().mean(1)
     one = encoder.look_at(x, _worst_places(before, encoder.window // _PART))
@@ -248,12 +239,7 @@ def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Ten
 
 
 def _worst_places(errors: Tensor, square: int) -> Tensor:
-    """Returns the middles of the squares with the largest mean errors, down and right, from -1 to 1, with shape $(B, 2)$.
-
-    Args:
-        errors: Errors of pixels, with shape $(B, S, S)$.
-        square: Height and width of the squares in pixels, even.
-    """
+    """Returns the middles of the squares with the largest mean errors, down and right, from -1 to 1, with shape $(B, 2)$."""
     margin = square // 2 - 1
     means = F.avg_pool2d(errors[:, None], square, 2, margin)[:, 0]
     index = means.flatten(1).argmax(1)

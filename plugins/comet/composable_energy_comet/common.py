@@ -108,21 +108,12 @@ class CommonCode(PictureCode):
     agreement: Tensor
 
     def encode(self, z: Tensor) -> Tensor:
-        """Returns the codes of pictures, with shape $(B, n)$.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$, as `Comet.encode` returns them.
-        """
+        """Returns the codes of pictures, with shape $(B, n)$; see `PictureCode`."""
         codes = (z[:, 1:, : len(self.mean)] - self.mean) @ self.read
         return (object_shares(self.comet, z)[:, :, None] * codes).sum(1)
 
     def move(self, z: Tensor, code: Tensor) -> Tensor:
-        """Returns latents with shape $(B, K, D)$ of the same ground and objects, with other codes.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$.
-            code: The codes, with shape $(B, n)$, or $(n,)$ for all.
-        """
+        """Returns latents of the same ground and objects, with other codes with shape $(B, n)$, or $(n,)$ for all."""
         moved = z.clone()
         moved[:, 1:, : len(self.mean)] += ((code - self.encode(z)) @ self.write.T)[:, None]
         return moved
@@ -176,10 +167,6 @@ def _covariances(objects: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 def object_shares(comet: Comet, z: Tensor) -> Tensor:
     """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$.
-
-    Args:
-        comet: A model with windows.
-        z: Latents of all components, with shape $(B, K, D)$.
 
     Raises:
         OptionError: The model has no windows.

@@ -60,12 +60,7 @@ class ComponentEnergy(ce.Energy, ABC):
 
     @abstractmethod
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns the energy of each component, with shape $(B, K)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            z: Latents, with shape $(B, K, D)$.
-        """
+        """Returns the energy of each component, with shape $(B, K)$, for latents with shape $(B, K, D)$."""
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Returns energies with shape $(B,)$.
@@ -104,13 +99,7 @@ class ComponentEnergy(ce.Energy, ABC):
         self.image.copy_(images.median(0).values)
 
     def draw_start(self, like: Tensor, noise: Noise, spread: float) -> Tensor:
-        """Returns the start of a descent, with shape $(B, C, S, S)$.
-
-        Args:
-            like: Pictures that set shape, dtype and device.
-            noise: The noise of these pictures.
-            spread: Standard deviation of the noise that is added to the start image.
-        """
+        """Returns the start of a descent, with the shape of pictures; `spread` is the deviation of noise around the start image."""
         drawn = noise.normal(like)
         return torch.special.ndtr(drawn) if self.start == "uniform" else self.image.to(like) + spread * drawn
 
@@ -138,31 +127,21 @@ class TargetEnergy(ComponentEnergy):
 
     @abstractmethod
     def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the targets $r$ of components, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$.
-
-        Args:
-            z: Latents, with shape $(B, K, D)$.
-        """
+        """Returns the targets $r$ of latents, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$."""
 
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
         pictures, weights = self.decode_targets(z)
         return (weights.exp() * (x[:, None] - pictures).square()).flatten(2).sum(2) / 2
 
     def minimum(self, z: Tensor) -> Tensor:
-        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$.
-
-        Args:
-            z: Latents, with shape $(B, K, D)$.
-        """
+        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$, for latents with shape $(B, K, D)$."""
         return joint_minimum(*self.decode_targets(z))
 
 
 def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
     """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$.
 
-    Args:
-        pictures: Targets, with shape $(B, K, C, S, S)$, of one model or several.
-        weights: Log weights, with shape $(B, K, 1, S, S)$.
+    Targets have shape $(B, K, C, S, S)$, of one model or several, and log weights shape $(B, K, 1, S, S)$.
     """
     least = weights.detach().amax(1, keepdim=True) + _LEAST
     return (weights.maximum(least).softmax(1) * pictures).sum(1)

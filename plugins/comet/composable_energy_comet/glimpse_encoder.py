@@ -107,21 +107,13 @@ class GlimpseEncoder(nn.Module):
         return torch.cat([ground[:, None], objects], 1)
 
     def look_at(self, x: Tensor, centre: Tensor) -> Tensor:
-        """Returns one component at given places, with shape $(B, D)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Places, down and right, with shape $(B, 2)$.
-        """
+        """Returns one component at places with shape $(B, 2)$, down and right; the component has shape $(B, D)$."""
         return self._describe(x, self.find.tell_at(x, centre), centre)
 
     def crop(self, x: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-        """Returns the windows around places, with shape $(B K, C, W, W)$; the border of the picture is repeated outside.
+        """Returns the windows around centres with shape $(B K, 2)$, with shape $(B K, C, W, W)$; the border is repeated outside.
 
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Centres, down and right, with shape $(B K, 2)$.
-            reach: Half of the sides of windows, with shape $(B K, 1)$.
+        Reaches, with shape $(B K, 1)$, are half of the sides of windows.
         """
         return _cut(x, self.places, centre, reach)
 

@@ -110,13 +110,9 @@ class Decomposition(Objective):
         return Loss(value, {"error": error.detach()})
 
     def descent_loss(self, energy: ConvEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
-        """Returns the mean error of the iterates, with shape $()$.
+        """Returns the mean error of the iterates, with shape $()$, for latents with a graph, with shape $(B, K, D)$.
 
-        Args:
-            energy: The energy.
-            z: Latents with a graph, with shape $(B, K, D)$.
-            x: The pictures, with shape $(B, C, S, S)$.
-            noise: Noise of the start and of the random iterate.
+        The noise is that of the start and of the random iterate.
         """
         iterations = energy.iterations if self.iterations is None else self.iterations
         if self.iterates == "random":  # keyed by the step alone, so that all parts and ranks of a batch draw the same

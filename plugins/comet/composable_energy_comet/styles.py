@@ -42,20 +42,11 @@ class StyleCode(PictureCode):
     maps: Tensor
 
     def encode(self, z: Tensor) -> Tensor:
-        """Returns the styles of pictures, 0 or 1, integers with shape $(B,)$.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$, as `Comet.encode` returns them.
-        """
+        """Returns the styles of pictures, 0 or 1, integers with shape $(B,)$; see `PictureCode`."""
         return (self.common.encode(z)[:, 0] > self.middle).long()
 
     def move(self, z: Tensor, code: Tensor) -> Tensor:
-        """Returns latents with shape $(B, K, D)$ of the same ground and objects, in other styles.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$.
-            code: The styles, with shape $(B,)$; pictures that have theirs do not change.
-        """
+        """Returns latents of the same ground and objects, in styles with shape $(B,)$; pictures that have theirs do not change."""
         own, moved, numbers = self.encode(z), z.clone(), self.means.shape[1]
         apart = z[:, 1:, :numbers] - self.means[own][:, None]
         changed = self.means[code][:, None] + torch.einsum("bij,bkj->bki", self.maps[own], apart)

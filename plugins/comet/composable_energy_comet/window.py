@@ -107,28 +107,18 @@ class WindowEnergy(TargetEnergy):
 
 
 def check_window(window: int) -> int:
-    """Returns the size of a window.
-
-    Raises:
-        OptionError: It is not 8, 16, 32, ...
-    """
+    """Returns the size of a window, or raises `OptionError` if it is not 8, 16, 32, ..."""
     if check_integer("window", window, 8) & (window - 1):
         raise OptionError(f"window must be 8, 16, 32, ..., got {window}.")
     return window
 
 
 def initialize(*modules: nn.Module, gain: float = math.sqrt(2)) -> None:
-    r"""Draws the weights of all linear and convolutional layers from a normal distribution with deviation $g / \sqrt{n}$; biases are 0.
+    r"""Draws weights of linear and convolutional layers from a normal distribution with deviation $g / \sqrt{n}$; biases are 0.
 
-    $n$ is the number of inputs of an output. torch's own initial weights are $\sqrt 6$ times smaller than with the default gain. Each layer
-    then shrinks what distinguishes one latent from another, and a decoder of five layers begins with nearly the same picture for all.
-
-    Args:
-        modules: The modules; their layers are changed in place.
-        gain: $g$; $\sqrt 2$ keeps the size through rectified units, 1 through layers without them.
-
-    References:
-        Delving deep into rectifiers (He et al., 2015), https://arxiv.org/abs/1502.01852
+    $n$ is the number of inputs of an output; $g = \sqrt 2$ keeps the size through rectified units, 1 through layers without them. torch's
+    own initial weights are $\sqrt 6$ times smaller: each layer then shrinks what distinguishes one latent from another, and a decoder of five
+    layers begins with nearly the same picture for all (He et al., 2015, https://arxiv.org/abs/1502.01852).
     """
     for layer in (layer for module in modules for layer in module.modules()):
         if isinstance(layer, nn.ConvTranspose2d):  # each output sees only some places of the kernel

@@ -111,26 +111,16 @@ def base_and_attributes() -> BaseAndAttributes:
 
 
 def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[str, int]:
-    """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures.
+    """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures and their number.
 
-    Args:
-        model: The table `model` of a recipe.
-        side: Height and width of the pictures. The decoder has fewer features for small ones, so that the cost follows the size.
-        small: Whether the set of pictures is small.
+    The decoder has fewer features for pictures with a short side, so that the cost follows the size.
     """
     automatic = {name: values[small] for name, values in AUTOMATIC.items()} | {"features": _FEATURES.get(side, 64)}
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 
 def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, float]) -> None:
-    """Writes the energies, the contact sheet and the report of a run.
-
-    Args:
-        out: The run folder.
-        energies: The energies; each gets a folder of its name, and a row of the sheet (16 at most).
-        stages: Steps, processor seconds and loss of each stage.
-        accuracy: Accuracy of heads, by attribute.
-    """
+    """Writes a folder for each energy, a contact sheet with a row of samples for each of the first 16, and the report of a run."""
     for energy in energies:
         energy.save(out / energy.name)
     write_rows(out / "samples.png", [energy.sample(_COLUMNS, seed=0) for energy in energies[:_ROWS]])

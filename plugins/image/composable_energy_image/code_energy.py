@@ -47,12 +47,6 @@ class AugmentedCodeNetwork(ce.Energy):
     Trained on changed and unchanged pictures together, it learns from both, and at $c = 0$ it is the density of unchanged pictures alone.
     There it is a `CodeNetwork` without conditions, since the changes enter by a linear layer.
 
-    Args:
-        code: Numbers in a code.
-        changes: Numbers in a change.
-        width: Hidden units.
-        blocks: Residual blocks.
-
     References:
         Distribution augmentation for generative modeling (Jun et al., 2020).
         Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364

@@ -93,12 +93,7 @@ class ImageEnergy(ce.Energy, ABC):
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
-    """Returns labels as vectors with shape $(B, K)$.
-
-    Args:
-        y: Integers with shape $(B,)$, or vectors with shape $(B, K)$.
-        labels: Number of labels $K$.
-        x: The images, which set the dtype.
+    """Returns labels as vectors with shape $(B, K)$, from integers with shape $(B,)$ or vectors with shape $(B, K)$.
 
     Raises:
         DtypeError: The labels are not integers.
@@ -124,10 +119,7 @@ def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
 def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
     r"""Returns numbers $v$ with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$.
 
-    Args:
-        y: Numbers, with shape $(B, K)$, or $(B,)$ where $K$ is 1.
-        numbers: Number of conditions $K$.
-        x: The images, which set the dtype.
+    The numbers have shape $(B, K)$, or $(B,)$ where $K$ is 1.
 
     Raises:
         DtypeError: They are not real numbers.

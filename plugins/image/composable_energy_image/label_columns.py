@@ -24,11 +24,7 @@ _PICTURES = 20  # of each combination, on average
 
 
 def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
-    """Returns the columns of each attribute, in order.
-
-    Args:
-        variables: Number of values of each attribute, by name.
-    """
+    """Returns the columns of each attribute, in order, from the number of its values."""
     found, first = {}, 0
     for name, values in variables.items():
         found[name] = slice(first, first + _width(values))
@@ -42,13 +38,7 @@ def count_columns(variables: Mapping[str, int]) -> int:
 
 
 def label_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
-    """Returns the cross entropy in nats, averaged over attributes; labels of -1 are unknown and ignored.
-
-    Args:
-        logits: Logits with shape $(B, columns)$.
-        labels: Labels by name, each with shape $(B,)$.
-        variables: Number of values of each attribute, by name.
-    """
+    """Returns the cross entropy in nats, averaged over attributes; labels with shape $(B,)$ that are -1 are unknown and ignored."""
     losses = []
     for name, columns in label_columns(variables).items():
         some, label = logits[:, columns], labels[name]

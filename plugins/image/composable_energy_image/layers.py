@@ -52,28 +52,15 @@ def convolution(
 ) -> nn.Conv2d:
     """Returns a convolution that keeps the size, or halves it with `stride=2`.
 
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        size: Size of the kernel.
-        stride: 1 or 2.
-        bias: Whether to add a bias.
-        spectral: Whether to divide the weight by its spectral norm.
-        starts_at_zero: Whether the weight starts at N(0, 1e-10 squared), so that a residual block starts as its skip. The weight is then
-            divided by its spectral norm only if that is above 1, because dividing by a norm of 1e-9 would undo the start.
+    With `starts_at_zero` the weight starts at N(0, 1e-10 squared), so that a residual block starts as its skip. With `spectral` the weight
+    is divided by its spectral norm; one that starts at zero only if its norm is above 1, because dividing by 1e-9 would undo the start.
     """
     layer = _Convolution(inputs, outputs, size, stride=stride, padding=(size - 1) // 2, bias=bias)
     return _initialize(layer, spectral, starts_at_zero)
 
 
 def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:
-    """Returns a linear layer with a bias.
-
-    Args:
-        inputs: Input features.
-        outputs: Output features.
-        spectral: Whether to divide the weight by its spectral norm.
-    """
+    """Returns a linear layer with a bias, with `spectral` divided by its spectral norm."""
     return _initialize(_Linear(inputs, outputs), spectral, False)
 
 

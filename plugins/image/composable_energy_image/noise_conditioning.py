@@ -68,23 +68,13 @@ def frequency_table() -> Tensor:
 
 
 def embed_level(sigma: Tensor, frequencies: Tensor) -> Tensor:
-    """Returns sines and cosines of log noise levels, with shape $(B, 32)$.
-
-    Args:
-        sigma: Levels, with shape $(B, 1)$ or $(1, 1)$.
-        frequencies: As `frequency_table` returns them.
-    """
+    """Returns sines and cosines of log noise levels, with shape $(B, 32)$, for levels with shape $(B, 1)$ or $(1, 1)$."""
     angles = sigma.log() * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def level_column(sigma: Tensor | float, like: Tensor) -> Tensor:
-    """Returns noise levels as a column: shape $(1, 1)$ for a number, a 0-d tensor or one value expanded to a vector, else $(B, 1)$.
-
-    Args:
-        sigma: The levels.
-        like: A tensor that sets dtype and device.
-    """
+    """Returns noise levels as a column: shape $(1, 1)$ for a number, a 0-d tensor or one value expanded to a vector, else $(B, 1)$."""
     if isinstance(sigma, Tensor) and sigma.ndim == 1 and sigma.stride(0) == 0:
         sigma = sigma[:1]
     return torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)

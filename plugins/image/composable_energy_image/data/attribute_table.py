@@ -74,16 +74,9 @@ def read_csv(path: Path) -> AttributeTable:
 
 
 def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
-    """Raises if a table and the files do not match, for example after an incomplete download.
+    """Raises if a table and the files of a folder do not match, for example after an incomplete download.
 
     Without `strict`, one matching name is enough.
-
-    Args:
-        path: The table.
-        listed: Rows of the table, by file name.
-        present: Names of the files.
-        folder: The folder of the files.
-        strict: Whether both must have the same names.
     """
     files = set(present)
     missing = [name for name in listed if name not in files]

@@ -22,14 +22,8 @@ def cached_pictures(
 ) -> np.ndarray:
     """Returns pictures as bytes, memory-mapped from a file of the cache, which is written if it is missing or damaged.
 
-    Several processes may write the same file at once; their contents are equal, and the last one wins.
-
-    Args:
-        folder: The folder of the cache.
-        files: The originals; their paths, sizes and modification times are part of the key.
-        settings: Other parts of the key, as plain data.
-        count: Number of pictures.
-        decode: Yields the pictures as bytes, with shape $(C, H, W)$.
+    The key of the file is the settings, and the paths, sizes and modification times of the originals. Several processes may write the same
+    file at once; their contents are equal, and the last one wins.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.

@@ -90,14 +90,9 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 def decode_pictures(
     source: PictureSource, rows: Sequence[int], size: int | None, channels: int | None, progress: bool
 ) -> Iterator[np.ndarray]:
-    """Yields pictures as bytes of shape $(C, H, W)$, all of one shape.
+    """Yields pictures by index as bytes of shape $(C, H, W)$, all of one shape.
 
-    Args:
-        source: The pictures.
-        rows: Indices, in order.
-        size: Height and width; None keeps those of the files.
-        channels: 1 or 3; None for those of the first picture.
-        progress: Whether to show a progress bar.
+    Without `size` they keep that of the files; without `channels` they have those of the first picture.
 
     Raises:
         ShapeError: Pictures differ in size and `size` is None, or the first picture is grey and a later one is in color.
