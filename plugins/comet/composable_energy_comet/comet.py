@@ -226,8 +226,8 @@ def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Ten
     """Returns latents with one more window for each picture, with shape $(B, K + 1, D)$.
 
     The window begins where the reconstruction is worst. It stays if it lowers the mean squared error of the picture by .0003, about
-    that of a small object that was overlooked. Otherwise it is put outside of the picture, where it paints nothing. As in matching pursuit (Mallat &
-    Zhang, 1993, https://doi.org/10.1109/78.258082), a window is chosen by what the others leave.
+    that of a small object that was overlooked. Otherwise it is put outside of the picture, where it paints
+    nothing. As in matching pursuit (Mallat & Zhang, 1993, https://doi.org/10.1109/78.258082), a window is chosen by what the others leave.
     """
     before = (energy.minimum(z) - x).square().mean(1)
     one = encoder.look_at(x, _worst_places(before, encoder.window // _PART))

@@ -101,15 +101,9 @@ def comet_global(
     """Returns a model that finds factors of the whole picture, such as light and camera: one vector, split into components without a pose.
 
     Args:
-        size: Height and width of pictures: 16, 32, 64, ...
-        channels: Channels of pictures.
-        components: Number of components of a picture.
+        size: Height and width of pictures; as for `comet`, `channels`, `components`, `head`, `filters`, `weights` and `**energy`.
         latent: Numbers in the latent of a component.
-        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum has a closed form.
         network: The encoder: `"plain"`, or the paper's `"residual"`.
-        filters: Channels of the energy; the energy's default if None.
-        weights: Folder of a trained model. It sets every other option. None builds an untrained model.
-        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`.
 
     Raises:
         OptionError: An option is unknown or out of range.

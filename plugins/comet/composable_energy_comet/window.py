@@ -117,8 +117,8 @@ def initialize(*modules: nn.Module, gain: float = math.sqrt(2)) -> None:
     r"""Draws weights of linear and convolutional layers from a normal distribution with deviation $g / \sqrt{n}$; biases are 0.
 
     $n$ is the number of inputs of an output; $g = \sqrt 2$ keeps the size through rectified units, 1 through layers without them. torch's
-    own initial weights are $\sqrt 6$ times smaller: each layer then shrinks what distinguishes one latent from another, and a decoder of five
-    layers begins with nearly the same picture for all (He et al., 2015, https://arxiv.org/abs/1502.01852).
+    own initial weights are $\sqrt 6$ times smaller: each layer then shrinks what distinguishes one latent from another, and a decoder of
+    five layers begins with nearly the same picture for all (He et al., 2015, https://arxiv.org/abs/1502.01852).
     """
     for layer in (layer for module in modules for layer in module.modules()):
         if isinstance(layer, nn.ConvTranspose2d):  # each output sees only some places of the kernel

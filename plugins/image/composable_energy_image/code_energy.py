@@ -19,12 +19,6 @@ class CodeNetwork(ce.Energy):
 
     Here $u = c z$ and $c = (1 + \sigma^2)^{-1/2}$. With this form $\sigma \nabla_z B = \sigma z / (1 + \sigma^2) + f + J_f^T u$: the
     network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes.
-
-    Args:
-        code: Numbers $D$ in a code.
-        width: Hidden units of $f$.
-        blocks: Residual blocks of $f$.
-        conditions: Numbers in the optional condition.
     """
 
     def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:

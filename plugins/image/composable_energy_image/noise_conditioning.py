@@ -19,16 +19,9 @@ _HIDDEN = 128
 
 
 class NoiseConditionedMLP(nn.Module):
-    """A residual network of points whose blocks are scaled and shifted by the noise level (FiLM).
+    """A residual network of points whose blocks are scaled and shifted by the noise level and an optional condition (FiLM).
 
-    If all points share one level, as in sampling, it is embedded once.
-
-    Args:
-        inputs: Numbers in a point.
-        outputs: Numbers returned for a point; all zero before training.
-        width: Hidden units.
-        blocks: Residual blocks.
-        conditions: Numbers in an optional condition besides the level.
+    If all points share one level, as in sampling, it is embedded once. All outputs are zero before training.
     """
 
     frequencies: Tensor

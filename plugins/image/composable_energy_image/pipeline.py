@@ -31,15 +31,9 @@ _NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another.
+    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another in folders of their names.
 
-    Args:
-        settings: Settings of a recipe: a table for each stage, and `data`, `model` and `training`.
-        folder: Parent of the stages' folders.
-        device: Device of the training.
-        ranks: The processes.
-        progress: Whether to show progress bars.
-        small: Whether the set of pictures is small.
+    The settings of a recipe have a table for each stage, and `data`, `model` and `training`.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -142,14 +136,7 @@ class AttributePipeline:
         model.write_unchanged(energy.net)
 
     def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
-        """Returns heads over a base, trained on the codes with a known attribute.
-
-        Args:
-            energy: The base.
-            codes: Codes of the pictures, followed or not by those of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
-            labels: The attributes of the pictures.
-            width: Hidden units.
-        """
+        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute."""
         variables, model, joint = count_values(labels), self.settings["model"], find_joint_labels(labels)
         outputs = count_columns(variables) if joint is None else len(joint)
         objective = AttributeHeads if joint is None else JointHeads

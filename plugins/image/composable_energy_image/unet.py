@@ -94,14 +94,7 @@ class UNetEnergy(ImageEnergy):
 class UNet(nn.Module):
     """A U-Net from images to images of the same shape, conditioned on a noise level and a label (FiLM). Its output is zero before training.
 
-    Args:
-        channels: Channels of an image.
-        rows: Numbers in the condition of an image; None for no condition.
-        width: Channels at full size; at each level twice as many, up to four times.
-        levels: Sizes, each half of the one before.
-        blocks: Residual blocks at each level, on the way down and on the way up.
-        activation: Name of the activation.
-        dropout: The fraction of features that a block drops in training.
+    Options are those of `UNetEnergy`; `rows` are the numbers in the condition of an image, None for no condition.
     """
 
     frequencies: Tensor
