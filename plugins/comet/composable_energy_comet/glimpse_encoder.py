@@ -10,6 +10,7 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.coordinates import POSE
+from composable_energy_comet.vector_encoder import halving_layers
 from composable_energy_comet.window import check_window, initialize
 
 _HINT = 16  # numbers that attention tells about an object
@@ -67,27 +68,12 @@ class GlimpseEncoder(nn.Module):
             raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
         self.find = AttentionEncoder(size, channels, components=components - 1, latent=_HINT, filters=filters, seen=seen)
         self.seen = self.find.seen
-        self.locate = nn.Sequential(nn.Conv2d(channels, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.SiLU(), nn.Flatten())
+        self.locate = nn.Sequential(*halving_layers(channels, 16, 32))
         aim = nn.Linear(64, 3)
         self.aim = nn.Sequential(nn.Linear(32 * (window // 8) ** 2 + _HINT, 64), nn.SiLU(), aim)
-        self.look = nn.Sequential(
-            nn.Conv2d(channels, filters, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(filters, 64, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(64, 64, 4, 2, 1),
-            nn.SiLU(),
-            nn.Flatten(),
-        )
+        self.look = nn.Sequential(*halving_layers(channels, filters, 64, 64))
         self.tell = nn.Sequential(nn.Linear(window**2 + _HINT, 128), nn.SiLU(), nn.Linear(128, latent + 2))
-        self.average = nn.Sequential(
-            nn.Conv2d(channels, 16, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(16, 32, 4, 2, 1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(32 * (_SEEN_BY_GROUND // 4) ** 2, latent),
-        )
+        self.average = nn.Sequential(*halving_layers(channels, 16, 32), nn.Linear(32 * (_SEEN_BY_GROUND // 4) ** 2, latent))
         self.register_buffer("places", _middles(window), persistent=False)
         self.register_buffer("coarse", _middles(window // 2), persistent=False)
         initialize(self.locate, self.aim[0], self.look, self.tell[0], self.average[:-1])

@@ -12,6 +12,7 @@ from typing import Any, Literal, Optional, Union, cast, get_args
 import torch
 from torch import Tensor
 
+import composable_energy_training as training
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.files import expanded, stored_options
@@ -19,41 +20,19 @@ from composable_energy.options import check_choice, listed, nearest
 from composable_energy.registry import get, get_factory
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
-from composable_energy_training import (
-    Augmentation,
-    Callback,
-    ContrastiveDivergence,
-    CSVLog,
-    DenoisingScoreMatching,
-    DiffusionRecoveryLikelihood,
-    EnergyDiscrepancy,
-    EnergyMatching,
-    FlowNoise,
-    GaussianNoise,
-    ImprovedContrastiveDivergence,
-    JointEnergyClassifier,
-    Monitor,
-    NoiseContrastive,
-    NoiseDistribution,
-    Objective,
-    Optimizer,
-    Recipe,
-    SampleSheet,
-    Trainer,
-    join,
-)
+from composable_energy_training import Callback, Recipe, Trainer, join
 from composable_energy_training.setting_types import get_parameters
 from composable_energy_training.toml import flatten
 
-_OBJECTIVES: Mapping[str, type[Objective]] = {
-    "contrastive-divergence": ContrastiveDivergence,
-    "denoising-score-matching": DenoisingScoreMatching,
-    "diffusion-recovery-likelihood": DiffusionRecoveryLikelihood,
-    "energy-discrepancy": EnergyDiscrepancy,
-    "energy-matching": EnergyMatching,
-    "improved-contrastive-divergence": ImprovedContrastiveDivergence,
-    "joint-energy-classifier": JointEnergyClassifier,
-    "noise-contrastive": NoiseContrastive,
+_OBJECTIVES: Mapping[str, type[training.Objective]] = {
+    "contrastive-divergence": training.ContrastiveDivergence,
+    "denoising-score-matching": training.DenoisingScoreMatching,
+    "diffusion-recovery-likelihood": training.DiffusionRecoveryLikelihood,
+    "energy-discrepancy": training.EnergyDiscrepancy,
+    "energy-matching": training.EnergyMatching,
+    "improved-contrastive-divergence": training.ImprovedContrastiveDivergence,
+    "joint-energy-classifier": training.JointEnergyClassifier,
+    "noise-contrastive": training.NoiseContrastive,
 }
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
 _NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
@@ -94,10 +73,10 @@ class EnergyRecipe(Recipe):
         resolved = {}
         for table, parameters in self._parameters(flatten(self.settings)).items():
             if table in self.settings or table not in _OPTIONAL_TABLES:
-                defaults = {name: parameter.default for name, parameter in parameters.items() if isinstance(parameter.default, _PLAIN)}
+                defaults = {name: each.default for name, each in parameters.items() if isinstance(each.default, _PLAIN)}
                 defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
                 given = self._table(table)
-                resolved[table] = {**given, **{name: value for name, value in defaults.items() if name not in given}}
+                resolved[table] = given | {name: value for name, value in defaults.items() if name not in given}
         return resolved
 
     def _parameters(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Parameter]]:
@@ -110,13 +89,13 @@ class EnergyRecipe(Recipe):
             "model": {"name": _setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
             "objective": {"name": _setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
-            "optimizer": get_parameters(Optimizer),
-            "monitor": get_parameters(Monitor),
-            "log": get_parameters(CSVLog),
-            "sheets": {name: parameter for name, parameter in get_parameters(SampleSheet).items() if name in ("every", "n")},
+            "optimizer": get_parameters(training.Optimizer),
+            "monitor": get_parameters(training.Monitor),
+            "log": get_parameters(training.CSVLog),
+            "sheets": {name: parameter for name, parameter in get_parameters(training.SampleSheet).items() if name in ("every", "n")},
             "sampling": _sampler_parameters(settings.get("sampling.sampler", "langevin")),
         }
-        if objective is NoiseContrastive:
+        if objective is training.NoiseContrastive:
             tables["objective"]["noise"] = _setting("noise", _NOISES)
         start = own.get("start")
         if start is not None:
@@ -127,7 +106,7 @@ class EnergyRecipe(Recipe):
             tables["chains"] = {name: option for name, option in options.items() if name != "sampler" or name in own}
             tables["chains"]["steps"] = _setting("steps", int)
         if "augment" in own:
-            tables["augmentation"] = get_parameters(Augmentation)
+            tables["augmentation"] = get_parameters(training.Augmentation)
         return tables
 
     def energy(self) -> Energy:
@@ -161,21 +140,21 @@ class EnergyRecipe(Recipe):
         """
         energy, device = self.energy(), join().device
         self._check_fits(energy, pictures)
-        training, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
-        device = torch.device(training.get("device") or device)
+        own, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
+        device = torch.device(own.get("device") or device)
         return _call(
             "training",
             Trainer,
             {
-                **training,
+                **own,
                 "device": device,
                 "model": energy,
-                "objective": self._build_objective(partial(_fit_noise, pictures, preparation, training.get("seed", 0), device)),
+                "objective": self._build_objective(partial(_fit_noise, pictures, preparation, own.get("seed", 0), device)),
                 "data": pictures,
                 "out": out,
-                "optimizer": _call("optimizer", Optimizer, self._table("optimizer")),
+                "optimizer": _call("optimizer", training.Optimizer, self._table("optimizer")),
                 "preparation": preparation,
-                "monitor": _call("monitor", Monitor, self._table("monitor")),
+                "monitor": _call("monitor", training.Monitor, self._table("monitor")),
                 "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
                 "progress": progress,
             },
@@ -192,12 +171,12 @@ class EnergyRecipe(Recipe):
         ranks.call_on_first(lambda: cast(Energy, trainer.model).save(folder))
         return folder
 
-    def _build_objective(self, fit: Callable[[str], NoiseDistribution]) -> Objective:
+    def _build_objective(self, fit: Callable[[str], training.NoiseDistribution]) -> training.Objective:
         arguments = self._table("objective")
         objective = _objective_class(arguments.pop("name"))
         if isinstance(arguments.get("start"), list):
             arguments["start"] = _Normal(*arguments["start"])
-        if objective is NoiseContrastive:
+        if objective is training.NoiseContrastive:
             arguments["noise"] = fit(arguments.get("noise", "flow"))
         if "chains" in self.settings:
             chains = self._table("chains")
@@ -208,12 +187,12 @@ class EnergyRecipe(Recipe):
             if "sampler" in get_parameters(objective):
                 arguments["sampler"] = sampler
         if "augmentation" in self.settings:
-            arguments["augment"] = _call("augmentation", Augmentation, self._table("augmentation"))
+            arguments["augment"] = _call("augmentation", training.Augmentation, self._table("augmentation"))
         return _call("objective", objective, arguments)
 
     def _callbacks(self) -> list[Callback]:
-        sheets = [_call("sheets", SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
-        return [_call("log", CSVLog, self._table("log")), *sheets]
+        sheets = [_call("sheets", training.SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
+        return [_call("log", training.CSVLog, self._table("log")), *sheets]
 
     def _check_fits(self, energy: Energy, pictures: Pictures) -> None:
         """Raises if the sizes or the labels of network and pictures differ."""
@@ -263,7 +242,7 @@ def _energy_factory(name: str) -> Callable[..., Any]:
     return get_factory("energy", name.partition("/")[0])
 
 
-def _objective_class(name: str) -> type[Objective]:
+def _objective_class(name: str) -> type[training.Objective]:
     if name not in _OBJECTIVES:
         raise OptionError(f"There is no objective {name!r}.{nearest(name, _OBJECTIVES)}{listed(_OBJECTIVES)}")
     return _OBJECTIVES[name]
@@ -279,12 +258,12 @@ def _call(table: str, function: Callable[..., Any], arguments: Mapping[str, Any]
         raise OptionError(f"The table [{table}] does not fit: {error}") from error
 
 
-def _fit_noise(pictures: Pictures, preparation: Preparation, seed: int, device: torch.device, name: str) -> NoiseDistribution:
+def _fit_noise(pictures: Pictures, preparation: Preparation, seed: int, device: torch.device, name: str) -> training.NoiseDistribution:
     """Returns a noise that is fitted to the first pictures; they should be dequantized, because constant pixels have no density."""
     check_choice("objective.noise", name, get_args(_NOISES))
     rows = torch.arange(min(_NOISE_PICTURES, len(pictures)))
     x = preparation(pictures.images(rows).cpu(), Noise(seed, range(len(rows))).child("noise"))
-    return (GaussianNoise.fit(x) if name == "gaussian" else FlowNoise.fit(x, seed=seed)).to(device)
+    return (training.GaussianNoise.fit(x) if name == "gaussian" else training.FlowNoise.fit(x, seed=seed)).to(device)
 
 
 def _setting(name: str, annotation: Any) -> Parameter:

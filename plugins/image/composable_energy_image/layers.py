@@ -86,30 +86,25 @@ class _AtMostOne(nn.Module):
         return weight
 
 
+def _train(self: Any, mode: bool = True) -> Any:
+    """Converges the spectral norm of a layer before evaluation."""
+    if self.training and not mode and _normalized(self):
+        _converge(self, 0)
+    return nn.Module.train(self, mode)
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    """Pickles a layer with its parametrization."""
+    kind, arguments = (_Linear, (1, 1)) if isinstance(self, nn.Linear) else (_Convolution, (1, 1, 1))
+    return _new_layer, (kind, arguments, _normalized(self)), self.__dict__
+
+
 class _Convolution(nn.Conv2d):
-    """A convolution that converges its spectral norm before evaluation, and can be pickled with its parametrization."""
-
-    def train(self, mode: bool = True) -> _Convolution:
-        return _switch_mode(self, mode, super().train)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new_layer, (_Convolution, (1, 1, 1), _normalized(self)), self.__dict__
+    train, __reduce__ = _train, _reduce
 
 
 class _Linear(nn.Linear):
-    """A linear layer that converges its spectral norm before evaluation, and can be pickled with its parametrization."""
-
-    def train(self, mode: bool = True) -> _Linear:
-        return _switch_mode(self, mode, super().train)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new_layer, (_Linear, (1, 1), _normalized(self)), self.__dict__
-
-
-def _switch_mode(layer: Any, mode: bool, switch: Callable[[bool], Any]) -> Any:
-    if layer.training and not mode and _normalized(layer):
-        _converge(layer, 0)
-    return switch(mode)
+    train, __reduce__ = _train, _reduce
 
 
 def _new_layer(cls: Callable[..., nn.Module], arguments: tuple[int, ...], normalized: bool) -> nn.Module:

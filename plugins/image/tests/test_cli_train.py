@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,38 +123,6 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     assert not Path("out/energy").exists()
 
 
-class Pair(Recipe):
-    """A recipe of two energies, which takes no time."""
-
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
-        self.save(out)
-        for name, mean in {"base": 0.0, "left": -1.0, "right": 1.0}.items():
-            ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0), name=name).save(out / name)
-        return out
-
-
-@pytest.mark.slow
-def test_energies_in_a_folder_have_their_names(capsys: pytest.CaptureFixture[str]):
-    recipe = Pair("pair", "Two", "", "", "", {"training": {"steps": 1, "seed": 0}, "data": {"labels": None}})
-    with ce.register("recipe", "pair", lambda: recipe):
-        assert train(recipe="pair", changes=[]) == 0
-        command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-        assert command == ["composable-energy", "sample", "left & right", "--in", "./out"]
-        assert train("--json", recipe="pair", changes=[]) == 0
-        assert json.loads(capsys.readouterr().out)["energies"] == ["base", "left", "right"]
-    assert main(["sample", "left & 2 * right", "--in", "out", "-n", "50", "--steps", "50", "-o", "x.npy", "--seed", "0"]) == 0
-    assert main(["sample", "left & rihgt", "--in", "out", "-o", "x.npy"]) == 2
-    assert "did you mean `right`?" in capsys.readouterr().err
-    assert main(["sample", "left", "--in", "out", "--given", "y=1", "-o", "x.npy"]) == 2
-    assert "left has no condition y; it depends on none" in capsys.readouterr().err
-    assert main(["sample", "left", "--in", "./faces", "-o", "x.npy"]) == 2
-    assert "no sub-folder of './faces' holds a saved energy" in capsys.readouterr().err
-    assert main(["sample", "left", "--in", "out/left", "-o", "x.npy"]) == 2
-    assert "It is a saved energy itself" in capsys.readouterr().err
-    assert main(["sample", "left", "--in", "./nowhere", "-o", "x.npy"]) == 2
-    assert "there is no folder './nowhere'" in capsys.readouterr().err
-
-
 def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes"]) == 0
     told = capsys.readouterr().out
@@ -186,20 +151,6 @@ def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes", "igebm-cifar10", "--json"]) == 0
     assert shown["settings"] == json.loads(capsys.readouterr().out)["settings"]
     assert shown["settings"]["optimizer"]["milestones"] == []
-
-
-@pytest.mark.full
-def test_two_processes_train_one_energy():
-    words = ["train", "--recipe", "cd-small", "--data", "faces", "--steps", "2", *settings(SMALL)]
-    assert main([*words, "--out", "one"]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "composable_energy"]
-    path = os.pathsep.join(part for part in sys.path if part)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("To sample it") == 1
-    x = torch.rand(3, 3, 16, 16)
-    torch.testing.assert_close(ce.load("two/energy")(x), ce.load("one/energy")(x), rtol=1e-5, atol=1e-6)
 
 
 def test_names_of_others_are_printed_with_escapes(capsys: pytest.CaptureFixture[str]):

@@ -87,20 +87,6 @@ class TestPictures:
         index = torch.arange(len(expected))
         assert torch.equal(pictures.images(index).mul(255).byte(), torch.from_numpy(pictures.pixels))
 
-    def test_take_copies_no_pixels_and_keeps_their_labels(self):
-        pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 2, 2)).astype(np.uint8)
-        pictures = Pictures(pixels, {"it": Labels(torch.arange(6), tuple("abcdef"))})
-        chosen = pictures.take(torch.tensor([4, 1])).take(torch.tensor([True, False]))
-        assert torch.equal(chosen.images(torch.tensor([0])), pictures.images(torch.tensor([4])))
-        assert chosen.labels["it"].values.tolist() == [4]
-        pixels[4] = 7  # a copy would not see it
-        assert (chosen.pixels == 7).all()
-        for wrong in (torch.tensor([6]), torch.ones(5, dtype=torch.bool)):
-            with pytest.raises(IndexError):
-                pictures.take(wrong)
-        with pytest.raises(IndexError):
-            chosen.images(torch.tensor([1]))
-
     @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**63))
     @settings(max_examples=50, deadline=None)
     def test_split_is_a_partition_in_order(self, count, share, seed):

@@ -11,7 +11,7 @@ import torch
 
 from composable_energy.errors import FileFormatError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.attribute_table import check_match, read_csv, read_text
+from composable_energy_image.data.attribute_table import check_match, read_labels, read_text
 from composable_energy_image.data.labels import BINARY, Labels
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, open_image
 
@@ -41,13 +41,11 @@ def read_folder(request: ReadRequest) -> PictureSource:
     names.sort()
     table = request.labels or _only_table(folder)
     if table is not None:
-        found = read_csv(table)
-        check_match(table, found.rows, names, folder, request.strict)
-        labels = found.labels(names)
+        labels = read_labels(table, names, folder, request.strict)
     elif all("/" in name for name in names):
-        classes = sorted({name.split("/")[0] for name in names})
-        index_of = {name: index for index, name in enumerate(classes)}
-        labels = {"class": Labels(torch.tensor([index_of[name.split("/")[0]] for name in names]), tuple(classes))}
+        classes = [name.split("/")[0] for name in names]
+        index_of = {name: index for index, name in enumerate(sorted(set(classes)))}
+        labels = {"class": Labels(torch.tensor([index_of[name] for name in classes]), tuple(index_of))}
     else:
         labels = {}
     files = [folder / name for name in names]
