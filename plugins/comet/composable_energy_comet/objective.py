@@ -102,7 +102,7 @@ class Decomposition(Objective):
         with torch.enable_grad():
             z = model.encoder(batch.x)
             if isinstance(model.energy, TargetEnergy):
-                value, error = self._target_loss(model.energy, z, _shrink(batch.x, model.energy.size))
+                value, error = self._target_loss(model.energy, z, F.adaptive_avg_pool2d(batch.x, model.energy.size))
             elif self.cover:
                 raise OptionError(f"cover needs an energy with targets, a quadratic or a window energy; {model.energy} has none.")
             else:
@@ -139,7 +139,3 @@ class Decomposition(Objective):
 
     def _error(self, reached: Tensor, x: Tensor) -> Tensor:
         return self.reconstruction(reached, x).mean()
-
-
-def _shrink(x: Tensor, size: int) -> Tensor:
-    return x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size)

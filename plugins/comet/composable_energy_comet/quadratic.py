@@ -66,11 +66,7 @@ class QuadraticEnergy(TargetEnergy):
 
     def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
         latent, pose = self.split(z)
-        h = self.spread(latent)[:, :, None, None] + self.place(self._coordinates(pose, len(latent)))
+        places = self.cells.expand(len(latent), -1, -1, -1) if pose is None else relative_coordinates(pose, self.cells)
+        h = self.spread(latent)[:, :, None, None] + self.place(places)
         decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
         return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]
-
-    def _coordinates(self, pose: Tensor | None, rows: int) -> Tensor:
-        if pose is not None:
-            return relative_coordinates(pose, self.cells)
-        return self.cells.expand(rows, -1, -1, -1)

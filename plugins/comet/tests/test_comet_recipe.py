@@ -71,12 +71,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
-def test_the_script_makes_a_model_of_objects(tmp_path):
-    main(["--model", "objects", "--out", str(tmp_path), "--steps", "8", "--count", "20"])
-    comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
-    assert comet.energy.name == "comet-window" and (comet.encoder.components, comet.components) == (5, 7)
-    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 2, "window": 6}
+def test_the_script_makes_a_model(tmp_path):
+    main(["--out", str(tmp_path), "--steps", "3", "--count", "20"])
+    assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
 
 
 def test_what_the_shipped_model_finds():

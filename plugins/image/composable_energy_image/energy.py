@@ -84,12 +84,11 @@ class ImageEnergy(ce.Energy, ABC):
         return frozenset() if self.rows is None else frozenset({"y"})
 
     def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
-        return self.energies(x, None if y is None else self._features(y, x), **conditions)
-
-    def _features(self, y: Tensor, x: Tensor) -> Tensor | None:
-        if self.numbers is not None:
-            return number_features(y, self.numbers, x)
-        return None if self.labels is None else label_vectors(y, self.labels, x)
+        if y is not None and self.numbers is not None:
+            y = number_features(y, self.numbers, x)
+        elif y is not None:
+            y = None if self.labels is None else label_vectors(y, self.labels, x)
+        return self.energies(x, y, **conditions)
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:

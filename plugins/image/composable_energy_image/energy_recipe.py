@@ -81,7 +81,10 @@ class EnergyRecipe(Recipe):
 
     def _parameters(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Parameter]]:
         """Returns the parameters of each table; settings determine the model, the objective and the samplers."""
-        model, objective = _energy_factory(self._name(settings, "model")), _objective_class(self._name(settings, "objective"))
+        model, objective = (
+            get_factory("energy", self._name(settings, "model").partition("/")[0]),
+            _objective_class(self._name(settings, "objective")),
+        )
         own = get_parameters(objective)
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
@@ -236,10 +239,6 @@ class _Normal:
 
     def __call__(self, like: Tensor, noise: Noise) -> Tensor:
         return self.mean + self.deviation * noise.normal(like)
-
-
-def _energy_factory(name: str) -> Callable[..., Any]:
-    return get_factory("energy", name.partition("/")[0])
 
 
 def _objective_class(name: str) -> type[training.Objective]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from composable_energy.errors import StorageError
+from composable_energy.errors import FileFormatError, StorageError
 
 _FORMAT = 1
 
@@ -26,11 +26,15 @@ def cached_pictures(
     file at once; their contents are equal, and the last one wins.
 
     Raises:
+        FileFormatError: An original is a link that leads nowhere.
         StorageError: The disk is full, or the folder cannot be written.
     """
     digest = blake2b(json.dumps([_FORMAT, settings]).encode(), digest_size=12)
     for file in files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:  # a link that leads nowhere
+            raise FileFormatError(f"{file} cannot be read ({error.strerror}): replace or delete it.") from None
         digest.update(json.dumps([str(file.absolute()), status.st_size, status.st_mtime_ns]).encode())
     path = folder / f"pictures-{digest.hexdigest()}.npy"
     try:
