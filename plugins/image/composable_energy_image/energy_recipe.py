@@ -81,10 +81,8 @@ class EnergyRecipe(Recipe):
 
     def _parameters(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Parameter]]:
         """Returns the parameters of each table; settings determine the model, the objective and the samplers."""
-        model, objective = (
-            get_factory("energy", self._name(settings, "model").partition("/")[0]),
-            _objective_class(self._name(settings, "objective")),
-        )
+        model = get_factory("energy", self._name(settings, "model").partition("/")[0])
+        objective = _objective_class(self._name(settings, "objective"))
         own = get_parameters(objective)
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),

@@ -105,7 +105,7 @@ BAD = [
     ("igebm-resnet32", {"depth": 3}, "takes"),
     ("igebm-mnist", {"size": "28"}, "size must be a whole number"),
     ("improved-cd", {"size": 8}, "size must be a whole number of at least 9"),
-    ("improved-cd", {"setting": "lsun"}, "setting must be one of cifar10, celeba"),
+    ("improved-cd", {"setting": "lsun"}, "setting must be one of 'cifar10', 'celeba'"),
     ("improved-cd", {"width": 6}, "width must be a multiple of 4"),
     ("improved-cd", {"width": 36}, "multiples of 32"),
     ("jem", {"depth": 27}, "depth must be 10, 16, 22, 28"),
