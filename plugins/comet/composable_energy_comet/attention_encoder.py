@@ -2,9 +2,6 @@ r"""The encoder of objects: recurrent attention, which encodes one object after 
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +48,7 @@ class AttentionEncoder(nn.Module):
     """
 
     places: Tensor
-    cells: Tensor
+    grid: Tensor
 
     def __init__(
         self,
@@ -68,17 +65,22 @@ class AttentionEncoder(nn.Module):
         cap: float | None = 8.0,
     ) -> None:
         super().__init__()
-        self.size, filters = check_picture_size(size), check_integer("filters", filters)
+        self.size, self.filters, self.channels = (
+            check_picture_size(size),
+            check_integer("filters", filters),
+            check_integer("channels", channels),
+        )
         self.seen = size if seen is None else check_picture_size(seen)
         if self.seen > size:
             raise OptionError(f"seen must be at most the size of pictures, {size}, got {seen}.")
-        count = max(8, self.seen // 4) if cells is None else cells
+        count = self.cells = max(8, self.seen // 4) if cells is None else cells
         if count not in (self.seen // 2, self.seen // 4):
             raise OptionError(f"cells must be a half or a quarter of the {self.seen} pixels that the encoder reads, got {cells!r}.")
-        self.components, self.pose, self.inhibition = check_integer("components", components), pose, inhibition
+        self.components, self.latent = check_integer("components", components), check_integer("latent", latent)
+        self.pose, self.inhibition = pose, inhibition
         self.cap = None if cap is None else check_number("cap", cap, above=0)
         self.look = nn.Sequential(
-            nn.Conv2d(check_integer("channels", channels) + 2, filters, 3, 2, 1),
+            nn.Conv2d(channels + 2, filters, 3, 2, 1),
             nn.SiLU(),
             nn.Conv2d(filters, _WIDTH, 3, self.seen // 2 // count, 1),
             nn.SiLU(),
@@ -88,11 +90,11 @@ class AttentionEncoder(nn.Module):
             nn.SiLU(),
         )
         self.register_buffer("places", coordinate_grid(self.seen), persistent=False)
-        self.register_buffer("cells", coordinate_grid(count).flatten(1).T.contiguous(), persistent=False)
-        self.landmarks = nn.Parameter(0.1 * torch.randn(len(self.cells), _WIDTH))
+        self.register_buffer("grid", coordinate_grid(count).flatten(1).T.contiguous(), persistent=False)
+        self.landmarks = nn.Parameter(0.1 * torch.randn(len(self.grid), _WIDTH))
         self.key, self.query = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
         self.cell = nn.LSTMCell(_WIDTH, _WIDTH)
-        self.tell = nn.Linear(2 * _WIDTH, check_integer("latent", latent))
+        self.tell = nn.Linear(2 * _WIDTH, latent)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; with `pose` it ends each latent."""
@@ -107,51 +109,25 @@ class AttentionEncoder(nn.Module):
             attention = (logits + scope.clamp(min=_LEAST).log()).softmax(1)
             if self.inhibition:
                 taken = attention.detach() / attention.detach().amax(1, keepdim=True)
-                near = F.max_pool2d(taken.unflatten(1, (-1, math.isqrt(len(self.cells))))[:, None], 3, 1, 1).flatten(1)
+                near = F.max_pool2d(taken.unflatten(1, (-1, self.cells))[:, None], 3, 1, 1).flatten(1)
                 scope = scope * (1 - torch.maximum(taken, _NEAR * near))
             glimpse = (attention[:, None] @ features).squeeze(1)
             hidden, memory = self.cell(glimpse, (hidden, memory))
-            pose = [estimate_pose(attention, self.cells)] if self.pose else []
+            pose = [estimate_pose(attention, self.grid)] if self.pose else []
             latents.append(torch.cat([self.tell(torch.cat([hidden, glimpse], 1)), *pose], 1))
         return torch.stack(latents, 1)
 
     def tell_at(self, x: Tensor, centre: Tensor) -> Tensor:
-        """Returns latents without poses, with shape $(B, D)$, of one glimpse at given places, as if it were the first.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Places, down and right, with shape $(B, 2)$.
-        """
-        nearest = (self.cells - centre[:, None]).square().sum(2).argmin(1)
+        """Returns latents without poses, with shape $(B, D)$, of one glimpse at places with shape $(B, 2)$, as if it were the first."""
+        nearest = (self.grid - centre[:, None]).square().sum(2).argmin(1)
         glimpse = self._features(x)[torch.arange(len(x), device=x.device), nearest]
         hidden, _ = self.cell(glimpse)
         return self.tell(torch.cat([hidden, glimpse], 1))
 
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        first = cast(nn.Conv2d, self.look[0])
-        return {
-            "size": self.size,
-            "channels": first.in_channels - 2,
-            "components": self.components,
-            "latent": self.tell.out_features,
-            "pose": self.pose,
-            "filters": first.out_channels,
-            "seen": self.seen,
-            "cells": math.isqrt(len(self.cells)),
-            "inhibition": self.inhibition,
-            "cap": self.cap,
-        }
-
-    @property
-    def latent(self) -> int:
-        """The numbers in a component, without its pose."""
-        return self.tell.out_features
-
     @property
     def numbers(self) -> int:
         """$D$, the numbers in a component, with its pose."""
-        return self.tell.out_features + POSE * self.pose
+        return self.latent + POSE * self.pose
 
     def _features(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(x, self.size // self.seen) if self.seen < self.size else x

@@ -15,10 +15,12 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer
 from composable_energy.sampling import Noise
-from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid
+from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid, options_of
 
 COORDINATES = ("relative", "absolute", "none")
 """The coordinates that an energy reads: relative to its component, those of the picture, or none."""
+
+_LEAST = -40.0  # a log share below any rounding; smaller ones have subnormal gradients, which slow convolutions down by half
 
 
 class ComponentEnergy(ce.Energy, ABC):
@@ -58,12 +60,7 @@ class ComponentEnergy(ce.Energy, ABC):
 
     @abstractmethod
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns the energy of each component, with shape $(B, K)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            z: Latents, with shape $(B, K, D)$.
-        """
+        """Returns the energy of each component, with shape $(B, K)$, for latents with shape $(B, K, D)$."""
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Returns energies with shape $(B,)$.
@@ -102,13 +99,7 @@ class ComponentEnergy(ce.Energy, ABC):
         self.image.copy_(images.median(0).values)
 
     def draw_start(self, like: Tensor, noise: Noise, spread: float) -> Tensor:
-        """Returns the start of a descent, with shape $(B, C, S, S)$.
-
-        Args:
-            like: Pictures that set shape, dtype and device.
-            noise: The noise of these pictures.
-            spread: Standard deviation of the noise that is added to the start image.
-        """
+        """Returns the start of a descent, with the shape of pictures; `spread` is the deviation of noise around the start image."""
         drawn = noise.normal(like)
         return torch.special.ndtr(drawn) if self.start == "uniform" else self.image.to(like) + spread * drawn
 
@@ -122,6 +113,35 @@ class ComponentEnergy(ce.Energy, ABC):
         z = z.flatten(0, 1)
         return (z[:, : self.latent], z[:, self.latent :]) if self.coordinates == "relative" else (z, None)
 
-    def shared_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments that all component energies share."""
-        return {name: getattr(self, name) for name in ("size", "channels", "latent", "coordinates", "start")}
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return options_of(self)
+
+
+class TargetEnergy(ComponentEnergy):
+    r"""Abstract quadratic energy of one component, $E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$. A subclass decodes $r$ and $w$.
+
+    The sum over components has its minimum at $x_p = \sum_k w_{kp} r_{kp} / \sum_k w_{kp}$. So training needs no loop and no second
+    derivatives, and the masks are $w_{kp} / \sum_j w_{jp}$.
+    """
+
+    @abstractmethod
+    def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the targets $r$ of latents, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$."""
+
+    def energies(self, x: Tensor, z: Tensor) -> Tensor:
+        pictures, weights = self.decode_targets(z)
+        return (weights.exp() * (x[:, None] - pictures).square()).flatten(2).sum(2) / 2
+
+    def minimum(self, z: Tensor) -> Tensor:
+        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$, for latents with shape $(B, K, D)$."""
+        return joint_minimum(*self.decode_targets(z))
+
+
+def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
+    """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$.
+
+    Targets have shape $(B, K, C, S, S)$, of one model or several, and log weights shape $(B, K, 1, S, S)$.
+    """
+    least = weights.detach().amax(1, keepdim=True) + _LEAST
+    return (weights.maximum(least).softmax(1) * pictures).sum(1)

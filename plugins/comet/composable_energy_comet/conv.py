@@ -2,7 +2,9 @@ r"""The energy of COMET: a small convolutional network that is conditioned on th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,10 @@ import composable_energy as ce
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, relative_coordinates
+from composable_energy_training.second_derivatives import differentiable_gradient
+
+SPREAD = 0.1
+"""Standard deviation of the noise that is added to the start image."""
 
 
 class ConvEnergy(ComponentEnergy):
@@ -84,9 +90,6 @@ class ConvEnergy(ComponentEnergy):
             h = block(h, latent)
         return self.step * self.log_scale.exp() * self.tell(h.mean((2, 3))).view(len(x), components)
 
-    def config(self) -> dict[str, Any]:
-        return {**self.shared_config(), **{name: getattr(self, name) for name in ("filters", "stem", "step", "iterations")}}
-
 
 class _Block(nn.Module):
     """A residual block whose gains and offsets are linear in the latent, and which halves a picture."""
@@ -107,3 +110,30 @@ class _Block(nn.Module):
         h = self.second(F.silu(h.flatten(0, 1)))
         h = (F.silu(h * (1 + gain2) + offset2).unflatten(0, shape) + x[:, None]).flatten(0, 1)
         return F.avg_pool2d(F.silu(self.last(h)), 2)
+
+
+def descent_iterates(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Iterator[Tensor]:
+    """Yields the pictures after 0, 1, ... steps from x with shape $(B, C, S, S)$, without graphs."""
+    z, x = z.detach(), x.detach()
+    yield x
+    for _ in range(iterations):
+        x = descent_step(energy, z, x).detach().clamp(0, 1)
+        yield x
+
+
+def descend(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Tensor:
+    """Returns the pictures after the last step from x with shape $(B, C, S, S)$, without a graph."""
+    return deque(descent_iterates(energy, z, x, iterations), maxlen=1).pop()
+
+
+def descent_step(energy: ConvEnergy, z: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
+    """Returns the pictures after one step, before they are clamped to [0, 1].
+
+    With `graph` the step keeps a graph of weights, latents and, if they require a gradient, pictures.
+    """
+    if graph:
+        return x - differentiable_gradient(energy.energies, x, z=z)[1]
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(energy.energies(point, z).sum(), point)
+    return point.detach() - gradient

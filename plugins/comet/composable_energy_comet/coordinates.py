@@ -5,10 +5,11 @@ A *pose* is three numbers: the centre $p$ of a component (down, right) and its s
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
@@ -33,25 +34,20 @@ def coordinate_grid(size: int) -> Tensor:
 
 
 def estimate_pose(attention: Tensor, places: Tensor) -> Tensor:
-    """Returns the mean and the spread of an attention map, with shape $(B, 3)$.
-
-    Args:
-        attention: Weights that sum to 1, with shape $(B, N)$.
-        places: The coordinates of the cells, with shape $(N, 2)$.
-    """
+    """Returns the mean and the spread of attention with shape $(B, N)$ to places with shape $(N, 2)$; the pose has shape $(B, 3)$."""
     centre = attention @ places
     variance = attention @ places.square() - centre.square()
     return torch.cat([centre, (variance.clamp(min=0).mean(1, keepdim=True) + _LEAST_VARIANCE).sqrt()], 1)
 
 
 def relative_coordinates(pose: Tensor, places: Tensor) -> Tensor:
-    r"""Returns coordinates relative to a component: $(g - p) / 2 s$ and $e^{-|g - p|^2 / 2 s^2}$, with shape $(B, 3, S, S)$.
-
-    Args:
-        pose: The poses, with shape $(B, 3)$.
-        places: The coordinates $g$, with shape $(2, S, S)$.
-    """
+    """Returns coordinates relative to poses, $(g - p) / 2 s$ and $e^{-|g - p|^2 / 2 s^2}$, with shape $(B, 3, S, S)$."""
     centre, spread = pose[:, :2, None, None], pose[:, 2:, None, None]
     offset = (places - centre) / spread
     near = (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST_LOG).exp()
     return torch.cat([offset / 2, near], 1)
+
+
+def options_of(module: nn.Module) -> dict[str, Any]:
+    """Returns the arguments of a module's constructor, which it keeps as attributes of their names."""
+    return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}

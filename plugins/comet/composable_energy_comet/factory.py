@@ -13,6 +13,7 @@ from composable_energy.options import check_choice
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.coordinates import options_of
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
@@ -70,7 +71,7 @@ def comet(
     if weights is not None:
         return load_comet(weights)
     shape = {"size": size, "channels": channels, "latent": latent}
-    options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": coordinates, **energy}
+    options = {**shape, "filters": filters, "coordinates": coordinates, **energy}
     pose = check_choice("coordinates", coordinates, ("relative", "absolute")) == "relative"
     encoder = {
         **shape,
@@ -100,15 +101,9 @@ def comet_global(
     """Returns a model that finds factors of the whole picture, such as light and camera: one vector, split into components without a pose.
 
     Args:
-        size: Height and width of pictures: 16, 32, 64, ...
-        channels: Channels of pictures.
-        components: Number of components of a picture.
+        size: Height and width of pictures; as for `comet`, `channels`, `components`, `head`, `filters`, `weights` and `**energy`.
         latent: Numbers in the latent of a component.
-        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum has a closed form.
         network: The encoder: `"plain"`, or the paper's `"residual"`.
-        filters: Channels of the energy; the energy's default if None.
-        weights: Folder of a trained model. It sets every other option. None builds an untrained model.
-        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`.
 
     Raises:
         OptionError: An option is unknown or out of range.
@@ -119,7 +114,7 @@ def comet_global(
     shape = {"size": size, "channels": channels, "latent": latent}
     # The decoder of a quadratic energy is spatial: without coordinates it would paint every pixel alike.
     spatial = {"stem": "stride", "coordinates": "none"} if head == "conv" else {"coordinates": "absolute"}
-    options = {**shape, **({} if filters is None else {"filters": filters}), **spatial, **energy}
+    options = {**shape, "filters": filters, **spatial, **energy}
     encoder = {**shape, "components": components, "network": network}
     return _build("vector", encoder, f"comet-{check_choice('head', head, ('conv', 'quadratic'))}", options)
 
@@ -177,7 +172,7 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_en
         small_encoder: Whether to store those of the encoder in 8 bits, `float8_e4m3fn`. The error of the shipped objects grows by 3 %.
     """
     kind = next(name for name, encoder in _ENCODERS.items() if isinstance(model.encoder, encoder))
-    config = {"encoder": {"kind": kind, **model.encoder.config()}, "energy": {"kind": model.energy.name, **model.energy.config()}}
+    config = {"encoder": {"kind": kind, **options_of(model.encoder)}, "energy": {"kind": model.energy.name, **options_of(model.energy)}}
     tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
     if small_encoder:
         tensors |= {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items() if name.startswith("encoder.")}
@@ -211,6 +206,7 @@ def load_comet(weights: str | Path) -> Comet:
 
 def _build(encoder: str, encoder_options: dict[str, Any], energy: str, energy_options: dict[str, Any]) -> Comet:
     try:
-        return Comet(_ENCODERS[encoder](**encoder_options), _ENERGIES[energy](**energy_options))
+        given = {name: value for name, value in energy_options.items() if value is not None}
+        return Comet(_ENCODERS[encoder](**encoder_options), _ENERGIES[energy](**given))
     except TypeError as error:
         raise OptionError(f"{energy} does not take these options: {error}.") from error

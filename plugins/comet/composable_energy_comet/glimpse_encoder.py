@@ -2,8 +2,6 @@ r"""The encoder of sharp objects: attention finds each object in a small copy, a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,8 +10,8 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.coordinates import POSE
-from composable_energy_comet.initialization import initialize
-from composable_energy_comet.window import check_window
+from composable_energy_comet.vector_encoder import halving_layers
+from composable_energy_comet.window import check_window, initialize
 
 _HINT = 16  # numbers that attention tells about an object
 _SEEN_BY_GROUND = 16
@@ -69,27 +67,13 @@ class GlimpseEncoder(nn.Module):
         if window > size:
             raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
         self.find = AttentionEncoder(size, channels, components=components - 1, latent=_HINT, filters=filters, seen=seen)
-        self.locate = nn.Sequential(nn.Conv2d(channels, 16, 4, 2, 1), nn.SiLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.SiLU(), nn.Flatten())
+        self.seen = self.find.seen
+        self.locate = nn.Sequential(*halving_layers(channels, 16, 32))
         aim = nn.Linear(64, 3)
         self.aim = nn.Sequential(nn.Linear(32 * (window // 8) ** 2 + _HINT, 64), nn.SiLU(), aim)
-        self.look = nn.Sequential(
-            nn.Conv2d(channels, filters, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(filters, 64, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(64, 64, 4, 2, 1),
-            nn.SiLU(),
-            nn.Flatten(),
-        )
+        self.look = nn.Sequential(*halving_layers(channels, filters, 64, 64))
         self.tell = nn.Sequential(nn.Linear(window**2 + _HINT, 128), nn.SiLU(), nn.Linear(128, latent + 2))
-        self.average = nn.Sequential(
-            nn.Conv2d(channels, 16, 4, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(16, 32, 4, 2, 1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(32 * (_SEEN_BY_GROUND // 4) ** 2, latent),
-        )
+        self.average = nn.Sequential(*halving_layers(channels, 16, 32), nn.Linear(32 * (_SEEN_BY_GROUND // 4) ** 2, latent))
         self.register_buffer("places", _middles(window), persistent=False)
         self.register_buffer("coarse", _middles(window // 2), persistent=False)
         initialize(self.locate, self.aim[0], self.look, self.tell[0], self.average[:-1])
@@ -109,28 +93,15 @@ class GlimpseEncoder(nn.Module):
         return torch.cat([ground[:, None], objects], 1)
 
     def look_at(self, x: Tensor, centre: Tensor) -> Tensor:
-        """Returns one component at given places, with shape $(B, D)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Places, down and right, with shape $(B, 2)$.
-        """
+        """Returns one component at places with shape $(B, 2)$, down and right; the component has shape $(B, D)$."""
         return self._describe(x, self.find.tell_at(x, centre), centre)
 
     def crop(self, x: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-        """Returns the windows around places, with shape $(B K, C, W, W)$; the border of the picture is repeated outside.
+        """Returns the windows around centres with shape $(B K, 2)$, with shape $(B K, C, W, W)$; the border is repeated outside.
 
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            centre: Centres, down and right, with shape $(B K, 2)$.
-            reach: Half of the sides of windows, with shape $(B K, 1)$.
+        Reaches, with shape $(B K, 1)$, are half of the sides of windows.
         """
         return _cut(x, self.places, centre, reach)
-
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        own = {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "window", "filters")}
-        return {**own, "seen": self.find.seen, "again": self.again}
 
     @property
     def numbers(self) -> int:

@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import Noise
-from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.descent import SPREAD, descend, descent_step
+from composable_energy_comet.component import TargetEnergy
+from composable_energy_comet.conv import SPREAD, ConvEnergy, descend, descent_step
 from composable_energy_comet.quadratic import QuadraticEnergy
-from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.window import WindowEnergy
 
 SCORE_METHODS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single"), WindowEnergy: ("weight", "single")}

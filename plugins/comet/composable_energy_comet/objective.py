@@ -13,9 +13,8 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.sampling import Noise
 from composable_energy_comet.comet import Comet
-from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.descent import SPREAD, descent_iterates, descent_step
-from composable_energy_comet.targets import TargetEnergy, joint_minimum
+from composable_energy_comet.component import TargetEnergy, joint_minimum
+from composable_energy_comet.conv import SPREAD, ConvEnergy, descent_iterates, descent_step
 from composable_energy_training import Batch, Loss, Objective
 
 _EDGES = 6.0  # weight of differences of neighbors
@@ -103,7 +102,7 @@ class Decomposition(Objective):
         with torch.enable_grad():
             z = model.encoder(batch.x)
             if isinstance(model.energy, TargetEnergy):
-                value, error = self._target_loss(model.energy, z, _shrink(batch.x, model.energy.size))
+                value, error = self._target_loss(model.energy, z, F.adaptive_avg_pool2d(batch.x, model.energy.size))
             elif self.cover:
                 raise OptionError(f"cover needs an energy with targets, a quadratic or a window energy; {model.energy} has none.")
             else:
@@ -111,13 +110,9 @@ class Decomposition(Objective):
         return Loss(value, {"error": error.detach()})
 
     def descent_loss(self, energy: ConvEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
-        """Returns the mean error of the iterates, with shape $()$.
+        """Returns the mean error of the iterates, with shape $()$, for latents with a graph, with shape $(B, K, D)$.
 
-        Args:
-            energy: The energy.
-            z: Latents with a graph, with shape $(B, K, D)$.
-            x: The pictures, with shape $(B, C, S, S)$.
-            noise: Noise of the start and of the random iterate.
+        The noise is that of the start and of the random iterate.
         """
         iterations = energy.iterations if self.iterations is None else self.iterations
         if self.iterates == "random":  # keyed by the step alone, so that all parts and ranks of a batch draw the same
@@ -144,7 +139,3 @@ class Decomposition(Objective):
 
     def _error(self, reached: Tensor, x: Tensor) -> Tensor:
         return self.reconstruction(reached, x).mean()
-
-
-def _shrink(x: Tensor, size: int) -> Tensor:
-    return x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size)

@@ -12,11 +12,9 @@ import composable_energy as ce
 from composable_energy.algebra import Conditioned
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
-from composable_energy_comet.component import ComponentEnergy
-from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.descent import SPREAD, descend
+from composable_energy_comet.component import ComponentEnergy, TargetEnergy, joint_minimum
+from composable_energy_comet.conv import SPREAD, ConvEnergy, descend
 from composable_energy_comet.sampler import InnerDescent
-from composable_energy_comet.targets import TargetEnergy, joint_minimum
 
 _BATCH = 64
 
@@ -43,13 +41,7 @@ def join_parts(parts: Sequence[ce.Energy]) -> ce.Energy:
 
 
 def decode_latents(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
-    """Returns the pictures of latents, with shape $(B, C, S, S)$: the minimum if it has a closed form, else the end of the descent.
-
-    Args:
-        energy: The energy of components.
-        z: Latents, with shape $(B, K, D)$.
-        seed: Seed of the noise at the start.
-    """
+    """Returns the pictures of latents with shape $(B, K, D)$: the minimum if it has a closed form, else the end of the descent."""
     noise, found, energy = Noise(seed, range(len(z))).child("start"), [], twin(energy)
     with torch.no_grad():
         for rows in torch.arange(len(z)).split(_BATCH):

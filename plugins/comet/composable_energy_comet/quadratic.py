@@ -3,15 +3,15 @@ r"""Quadratic energies: each component has a target color and a weight at each p
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.options import check_choice, check_integer
+from composable_energy_comet.component import TargetEnergy
 from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
-from composable_energy_comet.targets import TargetEnergy
 
 _CELLS = 8  # height and width of the decoder's first grid
 
@@ -66,14 +66,7 @@ class QuadraticEnergy(TargetEnergy):
 
     def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
         latent, pose = self.split(z)
-        h = self.spread(latent)[:, :, None, None] + self.place(self._coordinates(pose, len(latent)))
+        places = self.cells.expand(len(latent), -1, -1, -1) if pose is None else relative_coordinates(pose, self.cells)
+        h = self.spread(latent)[:, :, None, None] + self.place(places)
         decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
         return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]
-
-    def config(self) -> dict[str, Any]:
-        return {**self.shared_config(), "filters": self.filters}
-
-    def _coordinates(self, pose: Tensor | None, rows: int) -> Tensor:
-        if pose is not None:
-            return relative_coordinates(pose, self.cells)
-        return self.cells.expand(rows, -1, -1, -1)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,27 +148,12 @@ class CometRecipe(Recipe):
         return comet
 
 
-def comet_recipe() -> CometRecipe:
-    """Returns the recipe for objects."""
-    return CometRecipe.read(_RECIPES / "comet.toml")
-
-
-def comet_global_recipe() -> CometRecipe:
-    """Returns the recipe for factors of whole pictures."""
-    return CometRecipe.read(_RECIPES / "comet-global.toml")
-
-
-def comet_window_recipe() -> CometRecipe:
-    """Returns the recipe for sharp objects on a ground."""
-    return CometRecipe.read(_RECIPES / "comet-window.toml")
-
-
-def comet_paper_recipe() -> CometRecipe:
-    """Returns the recipe with the paper's settings."""
-    return CometRecipe.read(_RECIPES / "comet-paper.toml")
-
-
 _RECIPES = Path(__file__).parent / "recipes"
+
+comet_recipe = partial(CometRecipe.read, _RECIPES / "comet.toml")
+comet_global_recipe = partial(CometRecipe.read, _RECIPES / "comet-global.toml")
+comet_window_recipe = partial(CometRecipe.read, _RECIPES / "comet-window.toml")
+comet_paper_recipe = partial(CometRecipe.read, _RECIPES / "comet-paper.toml")
 
 
 def _take_encoder(comet: Comet, before: Comet) -> Comet:

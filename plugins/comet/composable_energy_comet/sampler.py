@@ -14,7 +14,7 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_comet.component import ComponentEnergy
-from composable_energy_comet.descent import SPREAD
+from composable_energy_comet.conv import SPREAD
 
 
 @dataclass(frozen=True)

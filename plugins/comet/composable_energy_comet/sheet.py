@@ -11,23 +11,12 @@ from composable_energy_image.sheets import tile_rows, write_rows
 
 
 def sheet(model: Comet, x: Tensor) -> Tensor:
-    """Returns a sheet with shape $(C, H, W)$. Its rows are the pictures, their reconstructions, and each component alone.
-
-    Args:
-        model: The model that decomposes them.
-        x: Pictures, with shape $(B, C, S, S)$.
-    """
+    """Returns a sheet with shape $(C, H, W)$ of pictures with shape $(B, C, S, S)$, their reconstructions, and each component alone."""
     return tile_rows(_rows(model, x))
 
 
 def write_sheet(model: Comet, x: Tensor, path: Path) -> None:
-    """Writes the sheet as a PNG file.
-
-    Args:
-        model: The model that decomposes them.
-        x: Pictures, with shape $(B, C, S, S)$.
-        path: The file.
-    """
+    """Writes the sheet as a PNG file."""
     write_rows(path, _rows(model, x))
 
 

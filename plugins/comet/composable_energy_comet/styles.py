@@ -12,8 +12,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy_comet.comet import Comet
-from composable_energy_comet.common import CommonCode, fit_common
-from composable_energy_comet.picture_code import PictureCode, object_shares
+from composable_energy_comet.common import CommonCode, PictureCode, fit_common, object_shares
 
 _LEAST = 0.85  # explained by two means; of a Gaussian they explain .64, of an even distribution .75, of the cosine of an angle .81
 _ROUNDS = 50  # of two-means in one dimension
@@ -43,20 +42,11 @@ class StyleCode(PictureCode):
     maps: Tensor
 
     def encode(self, z: Tensor) -> Tensor:
-        """Returns the styles of pictures, 0 or 1, integers with shape $(B,)$.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$, as `Comet.encode` returns them.
-        """
+        """Returns the styles of pictures, 0 or 1, integers with shape $(B,)$; see `PictureCode`."""
         return (self.common.encode(z)[:, 0] > self.middle).long()
 
     def move(self, z: Tensor, code: Tensor) -> Tensor:
-        """Returns latents with shape $(B, K, D)$ of the same ground and objects, in other styles.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$.
-            code: The styles, with shape $(B,)$; pictures that have theirs do not change.
-        """
+        """Returns latents of the same ground and objects, in styles with shape $(B,)$; pictures that have theirs do not change."""
         own, moved, numbers = self.encode(z), z.clone(), self.means.shape[1]
         apart = z[:, 1:, :numbers] - self.means[own][:, None]
         changed = self.means[code][:, None] + torch.einsum("bij,bkj->bki", self.maps[own], apart)

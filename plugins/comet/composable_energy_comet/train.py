@@ -37,27 +37,14 @@ _OBJECTS_SEED = 5  # settings were chosen on seed 0
 
 
 def pictures(n: int, seed: int) -> Pictures:
-    """Returns pictures of `colored-sprites`, rendered at 32 pixels and averaged to 16.
-
-    Args:
-        n: Number of pictures.
-        seed: Seed of the world.
-    """
+    """Returns pictures of `colored-sprites`, rendered at 32 pixels and averaged to 16."""
     rendered = torch.from_numpy(ce.get("world", "colored-sprites", size=RENDERED).draw(n, seed=seed).images)
     small = F.avg_pool2d(rendered.float(), RENDERED // SIZE).round().byte()
     return Pictures(small.numpy(), {}, "colored sprites")
 
 
 def object_pictures(n: int, seed: int) -> Pictures:
-    """Returns pictures of two to four solids with shadows, in 64 pixels.
-
-    Args:
-        n: Number of pictures.
-        seed: Seed of the world.
-
-    Raises:
-        PluginNotFound: The worlds of the extra `worlds` are not installed.
-    """
+    """Returns pictures of two to four solids with shadows, in 64 pixels."""
     return Pictures(ce.get("world", "objects", **OBJECTS).draw(n, seed=seed).images, {}, "objects")
 
 
@@ -69,11 +56,7 @@ def _recipe(model: str, steps: int | None) -> CometRecipe:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m composable_energy_comet.train", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", choices=["sprites", "objects"], default="sprites", help="the model (default: sprites)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for checkpoints and the model")

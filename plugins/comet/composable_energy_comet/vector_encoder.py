@@ -2,7 +2,8 @@ r"""The encoder of global factors: one vector for a picture, split into the late
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,8 @@ class VectorEncoder(nn.Module):
         self.size, self.channels, self.network, self.filters = size, channels, network, filters
         numbers = self.components * self.latent
         if check_choice("network", network, ("plain", "residual")) == "plain":
-            halved = (nn.Conv2d(channels, filters, 4, 2, 1), nn.Conv2d(filters, 64, 4, 2, 1), nn.Conv2d(64, 64, 4, 2, 1))
             self.net = nn.Sequential(
-                *(layer for convolution in halved for layer in (convolution, nn.SiLU())),
-                nn.Flatten(),
+                *halving_layers(channels, filters, 64, 64),
                 nn.Linear(64 * (size // 8) ** 2, 256),
                 nn.SiLU(),
                 nn.Linear(256, numbers),
@@ -70,10 +69,6 @@ class VectorEncoder(nn.Module):
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""
         return self.net(x).view(len(x), self.components, self.latent)
 
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "network", "filters")}
-
     @property
     def numbers(self) -> int:
         """$D$, the numbers in a component."""
@@ -92,7 +87,11 @@ class _Halving(nn.Module):
 
 
 class _MeanPool(nn.Module):
-    """The mean over all pixels."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
+
+
+def halving_layers(*channels: int) -> list[nn.Module]:
+    """Returns convolutions that halve height and width, each with an activation, and a flattening layer."""
+    layers = (layer for pair in pairwise(channels) for layer in (nn.Conv2d(*pair, 4, 2, 1), nn.SiLU()))
+    return [*layers, nn.Flatten()]

@@ -2,8 +2,9 @@ r"""Window energies: quadratic energies of sharp objects, each painted in a smal
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,8 @@ from torch.nn import functional as F
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
+from composable_energy_comet.component import TargetEnergy
 from composable_energy_comet.coordinates import POSE
-from composable_energy_comet.initialization import initialize
-from composable_energy_comet.targets import TargetEnergy
 
 _CELLS = 4  # height and width of the painter's first grid
 _OUTSIDE = 10.0  # log weights outside the window are minus this
@@ -100,10 +100,6 @@ class WindowEnergy(TargetEnergy):
         weights = pasted[:, -1:] - _OUTSIDE * (1 - is_ground)
         return pictures.unflatten(0, z.shape[:2]) + self.image, weights.unflatten(0, z.shape[:2])
 
-    def config(self) -> dict[str, Any]:
-        shared = {name: value for name, value in self.shared_config().items() if name != "coordinates"}
-        return {**shared, "window": self.window, "filters": self.filters, "colors": self.colors, "ground": self.ground}
-
     def _window_places(self, pose: Tensor) -> Tensor:
         """Returns the coordinates of pixels in the window, right and down, from -1 to 1 inside, with shape $(B, S, S, 2)$."""
         offset = self.places - pose[:, :2, None, None]
@@ -111,11 +107,26 @@ class WindowEnergy(TargetEnergy):
 
 
 def check_window(window: int) -> int:
-    """Returns the size of a window.
-
-    Raises:
-        OptionError: It is not 8, 16, 32, ...
-    """
+    """Returns the size of a window, or raises `OptionError` if it is not 8, 16, 32, ..."""
     if check_integer("window", window, 8) & (window - 1):
         raise OptionError(f"window must be 8, 16, 32, ..., got {window}.")
     return window
+
+
+def initialize(*modules: nn.Module, gain: float = math.sqrt(2)) -> None:
+    r"""Draws weights of linear and convolutional layers from a normal distribution with deviation $g / \sqrt{n}$; biases are 0.
+
+    $n$ is the number of inputs of an output; $g = \sqrt 2$ keeps the size through rectified units, 1 through layers without them. torch's
+    own initial weights are $\sqrt 6$ times smaller: each layer then shrinks what distinguishes one latent from another, and a decoder of
+    five layers begins with nearly the same picture for all (He et al., 2015, https://arxiv.org/abs/1502.01852).
+    """
+    for layer in (layer for module in modules for layer in module.modules()):
+        if isinstance(layer, nn.ConvTranspose2d):  # each output sees only some places of the kernel
+            inputs = layer.weight[:, 0].numel() / math.prod(layer.stride)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            inputs = layer.weight[0].numel()
+        else:
+            continue
+        nn.init.normal_(layer.weight, 0, gain / math.sqrt(inputs))
+        if isinstance(layer.bias, torch.Tensor):
+            nn.init.zeros_(layer.bias)

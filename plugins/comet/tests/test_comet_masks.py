@@ -44,18 +44,6 @@ def test_readings_find_who_draws_what(read):
     assert float((labels[0] == (1 - left).long()).float().mean()) > 0.85  # pixels beside the border are blurred by the box
 
 
-def test_shares_add_up_to_the_way_that_the_descent_went():
-    comet = made(step=1e5)
-    with torch.no_grad():
-        for name, weight in comet.energy.named_parameters():
-            if name.endswith("second.weight"):
-                weight.copy_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    scores = comet.scores(x)
-    assert scores.shape == (2, 3, SIZE, SIZE)
-    assert float(scores.min()) >= 0 and float(scores.amax((0, 2, 3)).min()) > 0
-
-
 def test_components_with_like_scores_count_as_the_first():
     maps = torch.zeros(1, 4, 4, 4)
     maps[0, 0, :2], maps[0, 1, 2:], maps[0, 2, :2, :2], maps[0, 3, 2:] = 1.0, 1.0, 1.5, 0.9
@@ -76,18 +64,3 @@ def test_looks_turn_away_from_what_earlier_ones_saw():
         middles = encoder(x)[:, :, -3:-1]
         spread[inhibition] = float(middles.std(1).mean())
     assert spread[True] > 2 * spread[False]
-
-
-def test_capped_looks_do_not_narrow_to_one_cell():
-    r"""Keys that are too large make attention 1 in one cell, of the least spread; capped, no cell has more than $e^{2 c}$ of another."""
-    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
-    spread = {}
-    for cap in (None, 0.5):
-        encoder = made(cap=cap, inhibition=False).encoder
-        with torch.no_grad():
-            encoder.key.weight.mul_(1e4)
-        spread[cap] = encoder(x)[:, :, -1]
-    cells = encoder.cells
-    even = float((cells.square().mean(0) - cells.mean(0).square()).mean())
-    assert float(spread[None].max()) < 0.2  # not all pictures have two cells with like logits
-    assert float(spread[0.5].square().min()) > even * torch.e**-1.0

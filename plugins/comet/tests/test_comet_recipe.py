@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_cli import main as command
 from composable_energy_comet import load_comet
 from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import OBJECTS, main, pictures
@@ -59,24 +57,6 @@ def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
         recipe.with_changes({"quadratic.steps": 0, "window.steps": 0}).train(few, tmp_path / "none")
 
 
-def test_the_papers_recipe_has_its_settings():
-    settings = open_recipe("comet-paper").settings
-    assert settings["conv"] | {"steps": 0} == {
-        "steps": 0,
-        "batch_size": 24,
-        "rate": 1e-4,
-        "filters": 64,
-        "reconstruction": "squared",
-        "stem": "pool",
-        "step": 1000.0,
-        "iterations": 5,
-        "start": "uniform",
-        "iterates": "all",
-        "truncate": 1,
-    }
-    assert settings["model"]["coordinates"] == "absolute" and settings["quadratic"]["steps"] == 0
-
-
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     recipe = open_recipe("comet").with_changes(SMALL)
@@ -91,40 +71,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
-def test_the_second_stage_begins_with_the_encoder_of_the_first(few, tmp_path):
-    recipe = open_recipe("comet").with_changes({**SMALL, "conv.rate": 1e-12})
-    recipe.train(few, tmp_path)
-    first, second = load_comet(tmp_path / "quadratic"), load_comet(tmp_path / "comet")
-    for name, value in first.encoder.state_dict().items():
-        assert torch.allclose(second.encoder.state_dict()[name], value, atol=1e-8), name
-
-
-@pytest.mark.slow
-def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 3, 16, 16), dtype=np.uint8).transpose(0, 2, 3, 1))
-    options = [f"{key}={value}" for key, value in SMALL.items()]
-    command(["train", "--data", str(tmp_path / "images.npy"), "--recipe", "comet", "--out", str(tmp_path / "run"), *_settings(options)])
-    assert load_comet(tmp_path / "run" / "comet").components == 2
-    assert "To decompose pictures, in Python:\n  composable_energy.get('encoder', 'comet', weights=" in capsys.readouterr().out
-
-
-def test_nothing_to_train_is_named(few, tmp_path):
-    with pytest.raises(OptionError, match=r"quadratic.steps and conv.steps are both 0"):
-        open_recipe("comet").with_changes({"quadratic.steps": 0, "conv.steps": 0}).train(few, tmp_path)
-
-
-def test_the_script_makes_a_model(tmp_path, capsys):
+def test_the_script_makes_a_model(tmp_path):
     main(["--out", str(tmp_path), "--steps", "3", "--count", "20"])
     assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
-
-
-@pytest.mark.slow
-def test_the_script_makes_a_model_of_objects(tmp_path):
-    main(["--model", "objects", "--out", str(tmp_path), "--steps", "8", "--count", "20"])
-    comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
-    assert comet.energy.name == "comet-window" and (comet.encoder.components, comet.components) == (5, 7)
-    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 2, "window": 6}
 
 
 def test_what_the_shipped_model_finds():
@@ -152,18 +101,5 @@ def test_what_the_shipped_model_of_objects_finds():
     assert float(ground[truth == 0].median()) < 0.02 < 0.1 < float(ground[truth > 0].mean())
 
 
-def test_pictures_of_any_kind_train(tmp_path):
-    grey = Pictures(np.random.default_rng(1).integers(0, 255, (10, 1, 16, 16), dtype=np.uint8), {}, "grey")
-    recipe = open_recipe("comet-global").with_changes({**SMALL, "data.channels": 1})
-    assert load_comet(recipe.train(grey, tmp_path)).energy.channels == 1
-
-
 def _settings(options):
     return [part for option in options for part in ("--set", option)]
-
-
-def test_an_error_has_to_be_known(few, tmp_path):
-    recipe = open_recipe("comet").with_changes({**SMALL, "conv.reconstruction": "cubed"})
-    with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', 'edges', got 'cubed'"):
-        recipe.train(few, tmp_path)
-    assert not list(tmp_path.iterdir())  # the error comes before the first stage

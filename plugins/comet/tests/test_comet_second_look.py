@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
-from composable_energy_comet import InnerDescent, load_comet, save_comet
+from composable_energy_comet import InnerDescent
 
 SIZE, WINDOW, LATENT = 32, 8, 6
 
@@ -30,13 +28,6 @@ def test_decomposed_pictures_have_the_further_windows():
     torch.testing.assert_close(plain.encode(x), plain.encoder(x).detach())
     errors = [(comet.energy.minimum(z[:, :k]) - x).square().flatten(1).mean(1) for k in (3, 4, 5)]
     assert (errors[1] < errors[0] + 1e-4).all() and (errors[2] < errors[1] + 1e-4).all()
-
-
-def test_the_number_of_further_windows_is_saved(tmp_path):
-    save_comet(made_comet(again=1), tmp_path)
-    assert load_comet(tmp_path).components == 4
-    with pytest.raises(OptionError, match="again"):
-        made_comet(again=-1)
 
 
 CHECKS = sampler_checks(InnerDescent(30, step_size=0.1, clamp=(-4.0, 4.0)), steps=30)

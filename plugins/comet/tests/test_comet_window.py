@@ -59,25 +59,6 @@ def test_an_object_shrinks_with_its_window():
     torch.testing.assert_close(F.avg_pool2d(large, 2)[:, 1:-1, 1:-1], soft, atol=1e-4, rtol=0)
 
 
-def test_a_window_of_one_color_is_even():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        even, mixed = (WindowEnergy(SIZE, latent=LATENT, window=WINDOW, filters=16, colors=colors).eval() for colors in (1, 3))
-    middle = slice(SIZE // 2 - WINDOW // 2 + 1, SIZE // 2 + WINDOW // 2 - 1)
-    with torch.no_grad():
-        one, three = (energy.decode_targets(latents((MIDDLE, MIDDLE, REACH)))[0][0, 0, :, middle, middle] for energy in (even, mixed))
-    assert one.flatten(1).std(1).max() < 1e-5 < 1e-3 < three.flatten(1).std(1).min()
-
-
-def test_the_first_pictures_differ_as_latents_do():
-    energy = made_energy()
-    pose = (MIDDLE, MIDDLE, REACH)
-    pictures = torch.cat([energy.decode_targets(latents(pose, seed=seed))[0][:, 0] for seed in range(16)])
-    middle = slice(SIZE // 2 - WINDOW // 2 + 1, SIZE // 2 + WINDOW // 2 - 1)
-    inside = pictures[:, :, middle, middle]
-    assert inside.std(0).mean() > 0.1 * inside.std()
-
-
 def test_outside_of_its_window_an_object_has_no_weight():
     energy = made_energy()
     z = latents((MIDDLE, MIDDLE, REACH), (0.0, 0.0, 0.0))
@@ -87,15 +68,6 @@ def test_outside_of_its_window_an_object_has_no_weight():
     inside[middle - WINDOW // 2 : middle + WINDOW // 2, middle - WINDOW // 2 : middle + WINDOW // 2] = True
     share = weights.softmax(1)[0, 0, 0]
     assert share[inside].min() > 0.1 and share[F.max_pool2d(inside[None].float(), 3, 1, 1)[0] == 0].max() < 1e-4
-
-
-def test_the_ground_is_smooth_and_has_weight_one_everywhere():
-    energy = made_energy()
-    pictures, weights = energy.decode_targets(latents((0.0, 0.0, 0.0)))
-    assert (weights == 0).all()
-    torch.testing.assert_close(energy.minimum(latents((0.0, 0.0, 0.0))), pictures[:, 0])
-    ground = pictures[0, 0] - energy.image
-    assert 0 < ground.diff(dim=2).abs().mean() < 0.2 * ground.std()  # 1.1 for pixels that are independent
 
 
 def test_glimpses_cut_out_the_pixels_that_windows_paint():
@@ -111,44 +83,6 @@ def test_glimpses_cut_out_the_pixels_that_windows_paint():
     pictures, _ = energy.decode_targets(latents((MIDDLE, MIDDLE, REACH)))
     again = encoder.crop(pictures[:, 0], centre[:1], torch.full((1, 1), REACH))
     torch.testing.assert_close(again[0], pictures[0, 0, :, rows, rows], atol=1e-4, rtol=0)
-
-
-def test_glimpses_of_half_the_reach_show_a_quarter_of_the_pixels_larger():
-    encoder = made_encoder()
-    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    x = F.interpolate(x, SIZE, mode="bilinear", align_corners=False)
-    whole, half = (encoder.crop(x, torch.zeros(1, 2), torch.full((1, 1), reach)) for reach in (REACH, REACH / 2))
-    torch.testing.assert_close(F.avg_pool2d(half, 2), whole[:, :, 2:6, 2:6], atol=0.05, rtol=0)
-    assert (whole - half).abs().mean() > 0.05
-
-
-def test_windows_begin_with_one_reach_and_stay_within_bounds():
-    encoder = made_encoder()
-    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    first = encoder(x)[:, 1:, -1]
-    assert first.std() < 1e-6 and 0.9 * REACH < first[0, 0] < REACH
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        torch.nn.init.normal_(encoder.aim[-1].weight, 0, 100.0)
-    wild = encoder(x)[:, 1:, -1] / REACH
-    assert wild.std() > 0.1 and wild.min() >= 0.3 - 1e-6 and wild.max() <= 1.1 + 1e-6
-
-
-def test_the_first_component_is_the_ground_and_the_others_have_places():
-    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    z = made_encoder()(x)
-    assert z.shape == (4, 3, LATENT + 3)
-    assert (z[:, 0, LATENT:] == 0).all() and (z[:, 1:, -1] > 0).all()
-    assert z[:, 1:, LATENT:-1].abs().max() < 1.5
-
-
-def test_more_objects_than_were_encoded_are_joined():
-    comet = Comet(made_encoder(), made_energy()).eval()
-    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    parts, others = comet.decompose(x), comet.decompose(x.flip(0))
-    z = torch.cat([comet.encode(x), comet.encode(x.flip(0))[:, 1:]], 1)
-    torch.testing.assert_close(comet.recombine([*parts, *others[1:]]), comet.energy.minimum(z).clamp(0, 1))
-    assert z.shape[1] == 9  # ground, two objects and two further windows of each
 
 
 def test_an_energy_of_fewer_pixels_is_compared_with_averages():

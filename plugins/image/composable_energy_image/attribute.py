@@ -9,9 +9,9 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
+from composable_energy_image.base_and_attributes import export_run
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import open_pictures
-from composable_energy_image.export import export_run
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 

@@ -10,22 +10,16 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.code_energy import CodeEnergy, CodeHeads
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.heads import CodeHeads
-from composable_energy_image.joint_labels import find_joint_labels
-from composable_energy_image.label_columns import label_columns
+from composable_energy_image.label_columns import find_joint_labels, label_columns
 
 _RESERVED = frozenset({"base", "stages", "samples.png", "report.json", "recipe.toml"})
 _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")
 
 
 def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Labels]:
-    """Returns the attributes to learn.
-
-    Args:
-        pictures: Labelled pictures.
-        names: Names of attributes; all if empty.
+    """Returns the attributes of pictures to learn: those with the names, or all.
 
     Raises:
         OptionError: There is no such attribute, all pictures have the same value, or its name cannot name a folder.
@@ -56,14 +50,7 @@ def attribute_energies(base: CodeEnergy, heads: CodeHeads, labels: Mapping[str, 
 
 @torch.no_grad()
 def measure_accuracy(heads: CodeHeads, codes: Tensor, truth: Mapping[str, Labels], labels: Mapping[str, Labels]) -> dict[str, float]:
-    """Returns the accuracy of heads on each attribute, over the codes with a known value.
-
-    Args:
-        heads: The heads, evaluated at their lowest noise level.
-        codes: Codes of pictures, with shape $(N, D)$.
-        truth: Attributes of these pictures; it may hold others.
-        labels: The attributes of the heads.
-    """
+    """Returns the accuracy of heads, at their lowest noise level, on each attribute, over the codes with a known value."""
     logits, joint, found = heads(codes).cpu(), find_joint_labels(labels), {}
     for name, columns in label_columns(count_values(labels)).items():
         some, known = logits[:, columns] if joint is None else joint.marginals(logits, name), truth[name].known

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import composable_energy as ce
-from composable_energy.files import expanded
+from composable_energy.files import expanded, replace_file
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_image.export import export_run
-from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
+from composable_energy_image.sheets import write_rows
 from composable_energy_training import Recipe
 
 _LOG = logging.getLogger("composable_energy_training")
 _STAGES = ("autoencoder", "decoder", "base", "heads")
+_ROWS, _COLUMNS = 16, 8
+
+AUTOMATIC = {
+    "code": (64, 20),
+    "width": (256, 192),
+    "blocks": (4, 3),
+    "heads_width": (256, 128),
+    "corrector_steps": (3, 8),
+    "features": (64, 64),  # 32 for 16 pixels and 48 for 32, whatever the number of pictures
+}
+"""Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
+
+_FEATURES = {16: 32, 32: 48}
 
 
 @dataclass(frozen=True)
@@ -95,3 +108,26 @@ class BaseAndAttributes(Recipe):
 def base_and_attributes() -> BaseAndAttributes:
     """Returns the recipe with its recommended settings."""
     return BaseAndAttributes.read(Path(__file__).parent / "recipes" / "base-and-attributes.toml")
+
+
+def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[str, int]:
+    """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures and their number.
+
+    The decoder has fewer features for pictures with a short side, so that the cost follows the size.
+    """
+    automatic = {name: values[small] for name, values in AUTOMATIC.items()} | {"features": _FEATURES.get(side, 64)}
+    return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
+
+
+def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, float]) -> None:
+    """Writes a folder for each energy, a contact sheet with a row of samples for each of the first 16, and the report of a run."""
+    for energy in energies:
+        energy.save(out / energy.name)
+    write_rows(out / "samples.png", [energy.sample(_COLUMNS, seed=0) for energy in energies[:_ROWS]])
+    report = {
+        "energies": [energy.name for energy in energies],
+        "stages": stages,
+        "cpu_seconds": sum(stage["cpu_seconds"] for stage in stages.values()),
+        "held_out_accuracy": accuracy,
+    }
+    replace_file(out / "report.json", f"{json.dumps(report, indent=1)}\n".encode())

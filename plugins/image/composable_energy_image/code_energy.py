@@ -1,16 +1,17 @@
-r"""The base of `base-and-attributes`: the energy of any picture, over codes of an autoencoder, at all noise levels."""
+r"""The networks of `base-and-attributes`: the energy of any picture over codes of an autoencoder, and heads, at all noise levels."""
 
 from __future__ import annotations
 
 from typing import ClassVar, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
+from composable_energy_image.noise_conditioning import EMBEDDING, NoiseConditionedMLP, level_column
 
 
 class CodeNetwork(ce.Energy):
@@ -18,12 +19,6 @@ class CodeNetwork(ce.Energy):
 
     Here $u = c z$ and $c = (1 + \sigma^2)^{-1/2}$. With this form $\sigma \nabla_z B = \sigma z / (1 + \sigma^2) + f + J_f^T u$: the
     network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes.
-
-    Args:
-        code: Numbers $D$ in a code.
-        width: Hidden units of $f$.
-        blocks: Residual blocks of $f$.
-        conditions: Numbers in the optional condition.
     """
 
     def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:
@@ -38,6 +33,34 @@ class CodeNetwork(ce.Energy):
         u = x * scale
         energy = u * (u / 2 + self.net(u, sigma, condition) / (sigma * scale))
         return energy.sum(1)
+
+
+class AugmentedCodeNetwork(ce.Energy):
+    r"""The energy $B(z, \sigma \mid c)$ of codes $z$ of pictures with changes $c$, such as angles and shifts; $c = 0$ is no change.
+
+    Trained on changed and unchanged pictures together, it learns from both, and at $c = 0$ it is the density of unchanged pictures alone.
+    There it is a `CodeNetwork` without conditions, since the changes enter by a linear layer.
+
+    References:
+        Distribution augmentation for generative modeling (Jun et al., 2020).
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
+    """
+
+    def __init__(self, code: int, changes: int, *, width: int, blocks: int) -> None:
+        super().__init__()
+        self.event_shape = (code,)
+        self.net = CodeNetwork(code, width=width, blocks=blocks, conditions=changes)
+
+    def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $(B,)$, for changes with shape $(B, C)$."""
+        return self.net(x, sigma=sigma, condition=y)
+
+    @torch.no_grad()
+    def write_unchanged(self, network: CodeNetwork) -> None:
+        """Copies the energy of unchanged pictures into a network of the same width without conditions."""
+        weights = self.net.state_dict()
+        first = "net.embed.0.weight"
+        network.load_state_dict({**weights, first: weights[first][:, :EMBEDDING]})
 
 
 class CodeEnergy(ce.Energy):
@@ -102,3 +125,35 @@ class CodeEnergy(ce.Energy):
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma)
+
+
+class CodeHeads(nn.Module):
+    r"""Logits of attributes given a code at a noise level $\sigma$.
+
+    An attribute of two values has one column, its log odds; an attribute of $K > 2$ values has $K$ columns.
+
+    Args:
+        outputs: Number of columns.
+        code: Numbers $D$ in a code.
+        width: Hidden units.
+        blocks: Residual blocks.
+        sigma_min: The default noise level.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    def __init__(self, outputs: int, *, code: int = 64, width: int = 256, blocks: int = 2, sigma_min: float = 0.05) -> None:
+        super().__init__()
+        self.sigma_min = sigma_min
+        self.net = NoiseConditionedMLP(
+            check_integer("code", code),
+            check_integer("outputs", outputs),
+            width=check_integer("width", width),
+            blocks=check_integer("blocks", blocks, 0),
+        )
+
+    def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """Returns logits with shape $(B, outputs)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
+        sigma = level_column(self.sigma_min if sigma is None else sigma, z)
+        return self.net(z * (1 + sigma * sigma).rsqrt(), sigma)

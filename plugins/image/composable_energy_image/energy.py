@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_choice, check_integer
 
 _WAVES = (1, 2, 4)
 """Half periods of the sines and cosines of a number, over the range -1 to 1."""
 
 
-class NetOptions(NamedTuple):
-    """The options that the papers' networks share; see `igebm_resnet32` for their meaning."""
+Activation = Literal["leaky-relu", "relu", "swish"]
+"""Names of activations. The leaky ReLU has slope 0.2 below zero, as in the papers."""
 
-    size: int
-    channels: int
-    labels: int | None
-    numbers: int | None
-    activation: str
-    spectral_norm: bool
-    dropout: float = 0.0
+_ACTIVATIONS = {"leaky-relu": partial(nn.LeakyReLU, 0.2), "relu": nn.ReLU, "swish": nn.SiLU}
 
 
 class ImageEnergy(ce.Energy, ABC):
@@ -68,7 +63,7 @@ class ImageEnergy(ce.Energy, ABC):
         self.labels = None if labels is None else check_integer("labels", labels)
         self.numbers = None if numbers is None else check_integer("numbers", numbers)
         self.rows = self.labels if self.numbers is None else self.numbers * (1 + 2 * len(_WAVES))
-        self.event_shape = (check_integer("channels", channels), size, size)
+        self.event_shape = (check_integer("channels", channels), check_integer("size", size), size)
 
     @abstractmethod
     def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:
@@ -89,21 +84,15 @@ class ImageEnergy(ce.Energy, ABC):
         return frozenset() if self.rows is None else frozenset({"y"})
 
     def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
-        return self.energies(x, None if y is None else self._features(y, x), **conditions)
-
-    def _features(self, y: Tensor, x: Tensor) -> Tensor | None:
-        if self.numbers is not None:
-            return number_features(y, self.numbers, x)
-        return None if self.labels is None else label_vectors(y, self.labels, x)
+        if y is not None and self.numbers is not None:
+            y = number_features(y, self.numbers, x)
+        elif y is not None:
+            y = None if self.labels is None else label_vectors(y, self.labels, x)
+        return self.energies(x, y, **conditions)
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
-    """Returns labels as vectors with shape $(B, K)$.
-
-    Args:
-        y: Integers with shape $(B,)$, or vectors with shape $(B, K)$.
-        labels: Number of labels $K$.
-        x: The images, which set the dtype.
+    """Returns labels as vectors with shape $(B, K)$, from integers with shape $(B,)$ or vectors with shape $(B, K)$.
 
     Raises:
         DtypeError: The labels are not integers.
@@ -129,10 +118,7 @@ def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
 def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
     r"""Returns numbers $v$ with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$.
 
-    Args:
-        y: Numbers, with shape $(B, K)$, or $(B,)$ where $K$ is 1.
-        numbers: Number of conditions $K$.
-        x: The images, which set the dtype.
+    The numbers have shape $(B, K)$, or $(B,)$ where $K$ is 1.
 
     Raises:
         DtypeError: They are not real numbers.
@@ -149,3 +135,26 @@ def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
     vectors = vectors.to(x.dtype)
     angles = torch.cat([vectors * (math.pi / 2 * wave) for wave in _WAVES], 1)
     return torch.cat([vectors, angles.sin(), angles.cos()], 1)
+
+
+def activation_of(name: str) -> nn.Module:
+    """Returns a new activation layer, and raises `OptionError` if the name is unknown."""
+    return _ACTIVATIONS[check_choice("activation", name, list(_ACTIVATIONS))]()
+
+
+def check_multiple(name: str, value: object, of: int, why: str) -> int:
+    """Returns the value of an argument, a positive multiple of an integer; the error gives the reason."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < of or value % of:
+        raise OptionError(f"{name} must be a multiple of {of} ({of}, {2 * of}, {3 * of}, ...), because {why}; got {value!r}.")
+    return value
+
+
+def recommend_langevin(
+    step: float, noise: float, *, clamp: tuple[float, float] | None = (0.0, 1.0), max_gradient: float | None = None
+) -> ce.Recommendation:
+    r"""Returns `langevin` with a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$.
+
+    The step size is $\lambda = 2\, \text{step}$ and the temperature $\text{noise}^2 / \lambda$, far below 1, so the chains nearly descend.
+    """
+    options = {"step_size": 2 * step, "temperature": noise**2 / (2 * step), "clamp": clamp, "max_gradient": max_gradient}
+    return ce.Recommendation("langevin", options)

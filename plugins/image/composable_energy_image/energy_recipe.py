@@ -7,57 +7,38 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Literal, Optional, Union, cast, get_args
 
 import torch
 from torch import Tensor
 
+import composable_energy_training as training
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.files import expanded, save, stored_options
-from composable_energy.options import listed, nearest
+from composable_energy.files import expanded, stored_options
+from composable_energy.options import check_choice, listed, nearest
 from composable_energy.registry import get, get_factory
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
-from composable_energy_image.fitted_noise import FittedNoise, fit_noise
-from composable_energy_image.sampler_settings import sampler_options, sampler_parameters, setting
-from composable_energy_training import (
-    Augmentation,
-    Callback,
-    ContrastiveDivergence,
-    CSVLog,
-    DenoisingScoreMatching,
-    DiffusionRecoveryLikelihood,
-    EnergyDiscrepancy,
-    EnergyMatching,
-    ImprovedContrastiveDivergence,
-    JointEnergyClassifier,
-    Monitor,
-    NoiseContrastive,
-    NoiseDistribution,
-    Objective,
-    Optimizer,
-    Recipe,
-    SampleSheet,
-    Trainer,
-    join,
-)
+from composable_energy_training import Callback, Recipe, Trainer, join
 from composable_energy_training.setting_types import get_parameters
 from composable_energy_training.toml import flatten
 
-_OBJECTIVES: Mapping[str, type[Objective]] = {
-    "contrastive-divergence": ContrastiveDivergence,
-    "denoising-score-matching": DenoisingScoreMatching,
-    "diffusion-recovery-likelihood": DiffusionRecoveryLikelihood,
-    "energy-discrepancy": EnergyDiscrepancy,
-    "energy-matching": EnergyMatching,
-    "improved-contrastive-divergence": ImprovedContrastiveDivergence,
-    "joint-energy-classifier": JointEnergyClassifier,
-    "noise-contrastive": NoiseContrastive,
+_OBJECTIVES: Mapping[str, type[training.Objective]] = {
+    "contrastive-divergence": training.ContrastiveDivergence,
+    "denoising-score-matching": training.DenoisingScoreMatching,
+    "diffusion-recovery-likelihood": training.DiffusionRecoveryLikelihood,
+    "energy-discrepancy": training.EnergyDiscrepancy,
+    "energy-matching": training.EnergyMatching,
+    "improved-contrastive-divergence": training.ImprovedContrastiveDivergence,
+    "joint-energy-classifier": training.JointEnergyClassifier,
+    "noise-contrastive": training.NoiseContrastive,
 }
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
 _NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
 _OPTIONAL_TABLES = frozenset({"augmentation", "sampling", "sheets"})
+_NOISES = Literal["gaussian", "flow"]
+_NOISE_PICTURES = 5000  # are enough for the noise, which need not be close to the data
 _PLAIN = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -92,40 +73,41 @@ class EnergyRecipe(Recipe):
         resolved = {}
         for table, parameters in self._parameters(flatten(self.settings)).items():
             if table in self.settings or table not in _OPTIONAL_TABLES:
-                defaults = {name: parameter.default for name, parameter in parameters.items() if isinstance(parameter.default, _PLAIN)}
+                defaults = {name: each.default for name, each in parameters.items() if isinstance(each.default, _PLAIN)}
                 defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
                 given = self._table(table)
-                resolved[table] = {**given, **{name: value for name, value in defaults.items() if name not in given}}
+                resolved[table] = given | {name: value for name, value in defaults.items() if name not in given}
         return resolved
 
     def _parameters(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Parameter]]:
         """Returns the parameters of each table; settings determine the model, the objective and the samplers."""
-        model, objective = _energy_factory(self._name(settings, "model")), _objective_class(self._name(settings, "objective"))
+        model = get_factory("energy", self._name(settings, "model").partition("/")[0])
+        objective = _objective_class(self._name(settings, "objective"))
         own = get_parameters(objective)
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
-            "model": {"name": setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
-            "objective": {"name": setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
+            "model": {"name": _setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
+            "objective": {"name": _setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
-            "optimizer": get_parameters(Optimizer),
-            "monitor": get_parameters(Monitor),
-            "log": get_parameters(CSVLog),
-            "sheets": {name: parameter for name, parameter in get_parameters(SampleSheet).items() if name in ("every", "n")},
-            "sampling": sampler_parameters(settings.get("sampling.sampler", "langevin")),
+            "optimizer": get_parameters(training.Optimizer),
+            "monitor": get_parameters(training.Monitor),
+            "log": get_parameters(training.CSVLog),
+            "sheets": {name: parameter for name, parameter in get_parameters(training.SampleSheet).items() if name in ("every", "n")},
+            "sampling": _sampler_parameters(settings.get("sampling.sampler", "langevin")),
         }
-        if objective is NoiseContrastive:
-            tables["objective"]["noise"] = setting("noise", FittedNoise)
+        if objective is training.NoiseContrastive:
+            tables["objective"]["noise"] = _setting("noise", _NOISES)
         start = own.get("start")
         if start is not None:
             annotation = Union[start.annotation, tuple[float, float]]  # noqa: UP007  (a value)
             tables["objective"]["start"] = start.replace(annotation=annotation)
         if "options" in own:
-            options = sampler_parameters(settings.get("chains.sampler", "langevin"))
+            options = _sampler_parameters(settings.get("chains.sampler", "langevin"))
             tables["chains"] = {name: option for name, option in options.items() if name != "sampler" or name in own}
-            tables["chains"]["steps"] = setting("steps", int)
+            tables["chains"]["steps"] = _setting("steps", int)
         if "augment" in own:
-            tables["augmentation"] = get_parameters(Augmentation)
+            tables["augmentation"] = get_parameters(training.Augmentation)
         return tables
 
     def energy(self) -> Energy:
@@ -140,7 +122,7 @@ class EnergyRecipe(Recipe):
             torch.manual_seed(self._table("training").get("seed", 0))
             energy = _call("model", partial(get, "energy", table.pop("name", "")), table)
         if "sampling" in self.settings:
-            energy.recommended = Recommendation(*sampler_options(self._table("sampling")))
+            energy.recommended = Recommendation(*_sampler_options(self._table("sampling")))
         return energy
 
     def trainer(
@@ -159,21 +141,21 @@ class EnergyRecipe(Recipe):
         """
         energy, device = self.energy(), join().device
         self._check_fits(energy, pictures)
-        training, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
-        device = torch.device(training.get("device") or device)
+        own, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
+        device = torch.device(own.get("device") or device)
         return _call(
             "training",
             Trainer,
             {
-                **training,
+                **own,
                 "device": device,
                 "model": energy,
-                "objective": self._build_objective(partial(fit_noise, pictures, preparation, training.get("seed", 0), device)),
+                "objective": self._build_objective(partial(_fit_noise, pictures, preparation, own.get("seed", 0), device)),
                 "data": pictures,
                 "out": out,
-                "optimizer": _call("optimizer", Optimizer, self._table("optimizer")),
+                "optimizer": _call("optimizer", training.Optimizer, self._table("optimizer")),
                 "preparation": preparation,
-                "monitor": _call("monitor", Monitor, self._table("monitor")),
+                "monitor": _call("monitor", training.Monitor, self._table("monitor")),
                 "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
                 "progress": progress,
             },
@@ -187,31 +169,31 @@ class EnergyRecipe(Recipe):
         trainer = self.trainer(pictures, out, progress=progress)
         ranks.call_on_first(lambda: self.save(out))
         trainer.fit()
-        ranks.call_on_first(lambda: save(trainer.model, folder))  # pyright: ignore[reportArgumentType]
+        ranks.call_on_first(lambda: cast(Energy, trainer.model).save(folder))
         return folder
 
-    def _build_objective(self, fit: Callable[[str], NoiseDistribution]) -> Objective:
+    def _build_objective(self, fit: Callable[[str], training.NoiseDistribution]) -> training.Objective:
         arguments = self._table("objective")
         objective = _objective_class(arguments.pop("name"))
         if isinstance(arguments.get("start"), list):
             arguments["start"] = _Normal(*arguments["start"])
-        if objective is NoiseContrastive:
+        if objective is training.NoiseContrastive:
             arguments["noise"] = fit(arguments.get("noise", "flow"))
         if "chains" in self.settings:
             chains = self._table("chains")
             if "steps" not in chains:
                 raise OptionError(f"The table [chains] of the recipe {self.name!r} lacks the number of steps: write `steps = ...`.")
             arguments["steps"] = chains.pop("steps")
-            sampler, arguments["options"] = sampler_options(chains)
+            sampler, arguments["options"] = _sampler_options(chains)
             if "sampler" in get_parameters(objective):
                 arguments["sampler"] = sampler
         if "augmentation" in self.settings:
-            arguments["augment"] = _call("augmentation", Augmentation, self._table("augmentation"))
+            arguments["augment"] = _call("augmentation", training.Augmentation, self._table("augmentation"))
         return _call("objective", objective, arguments)
 
     def _callbacks(self) -> list[Callback]:
-        sheets = [_call("sheets", SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
-        return [_call("log", CSVLog, self._table("log")), *sheets]
+        sheets = [_call("sheets", training.SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
+        return [_call("log", training.CSVLog, self._table("log")), *sheets]
 
     def _check_fits(self, energy: Energy, pictures: Pictures) -> None:
         """Raises if the sizes or the labels of network and pictures differ."""
@@ -257,11 +239,7 @@ class _Normal:
         return self.mean + self.deviation * noise.normal(like)
 
 
-def _energy_factory(name: str) -> Callable[..., Any]:
-    return get_factory("energy", name.partition("/")[0])
-
-
-def _objective_class(name: str) -> type[Objective]:
+def _objective_class(name: str) -> type[training.Objective]:
     if name not in _OBJECTIVES:
         raise OptionError(f"There is no objective {name!r}.{nearest(name, _OBJECTIVES)}{listed(_OBJECTIVES)}")
     return _OBJECTIVES[name]
@@ -275,3 +253,39 @@ def _call(table: str, function: Callable[..., Any], arguments: Mapping[str, Any]
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"The table [{table}] does not fit: {error}") from error
+
+
+def _fit_noise(pictures: Pictures, preparation: Preparation, seed: int, device: torch.device, name: str) -> training.NoiseDistribution:
+    """Returns a noise that is fitted to the first pictures; they should be dequantized, because constant pixels have no density."""
+    check_choice("objective.noise", name, get_args(_NOISES))
+    rows = torch.arange(min(_NOISE_PICTURES, len(pictures)))
+    x = preparation(pictures.images(rows).cpu(), Noise(seed, range(len(rows))).child("noise"))
+    return (training.GaussianNoise.fit(x) if name == "gaussian" else training.FlowNoise.fit(x, seed=seed)).to(device)
+
+
+def _setting(name: str, annotation: Any) -> Parameter:
+    """Returns a setting of a type, without a default."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _sampler_parameters(name: str) -> dict[str, Parameter]:
+    """Returns the options of a sampler, each optional; for Langevin also the step and the noise of papers."""
+    options = get_parameters(get("sampler", name))
+    papers = {"step": float, "noise": float} if {"step_size", "temperature"} <= options.keys() else {}
+    types = {**papers, **{key: option.annotation for key, option in options.items()}}
+    return {"sampler": _setting("sampler", str), **{key: _setting(key, Optional[kind]) for key, kind in types.items()}}  # noqa: UP045
+
+
+def _sampler_options(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a sampler and its options; `step` and `noise` of a paper become a step size and a temperature."""
+    options = {key: value for key, value in table.items() if value is not None}
+    name = options.pop("sampler", "langevin")
+    if "step" in options or "noise" in options:
+        both = {"step", "noise"} <= options.keys()
+        if not both or {"step_size", "temperature"} & options.keys():
+            raise OptionError(f"Set either step and noise of a sampler, or step_size and temperature; got {', '.join(options)}.")
+        step, noise = options.pop("step"), options.pop("noise")
+        if not step > 0:
+            raise OptionError(f"step must be positive, got {step!r}.")
+        options["step_size"], options["temperature"] = 2 * step, noise**2 / (2 * step)
+    return name, options

@@ -8,19 +8,99 @@ $.005^2 / 2 a$.
 
 Compositional visual generation with energy based models (Du, Li & Mordatch, 2020), https://arxiv.org/abs/2004.06030: the same residual
 networks with swish, one for each attribute, conditional on its value (`labels=2` for present and absent), and $a$ = 100.
+
+A residual block maps $h$, with an activation $a$, 3 x 3 convolutions $A_1$, $A_2$, a skip $S$ (the identity, or a third convolution if
+channels differ), and a gain $g$ and biases $b_1$, $b_2$ per channel and label, to
+
+$$a(\text{pool}(S h + g \cdot A_2(a(\text{dropout}(A_1(h + b_1))) + b_2)))$$
+
+where $A_2$ starts at zero, and only blocks that halve the size pool, by the mean of 2 x 2 pixels. The networks for MNIST and dSprites have
+4 x 4 convolutions with stride 2 instead, $a(g \cdot A(h + b))$, and a linear layer before the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from composable_energy.options import check_integer
-from composable_energy_image.arguments import Activation
-from composable_energy_image.convolutional import ConvolutionalEnergy
-from composable_energy_image.energy import ImageEnergy, NetOptions
-from composable_energy_image.recommendation import recommend_langevin
-from composable_energy_image.residual import Block, ResidualEnergy
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, pad
+
+from composable_energy.options import check_integer, check_number
+from composable_energy_image.energy import Activation, ImageEnergy, activation_of, check_multiple, recommend_langevin
+from composable_energy_image.layers import PerLabel, convolution, linear
+
+
+class _Network(NamedTuple):
+    """A network of the papers, with the defaults of its options.
+
+    Its layers are the channels of each block in units of the width, followed by `d` if the block halves the size.
+    """
+
+    about: str
+    layers: str
+    size: int
+    width: int
+    step: float | None = None
+    max_gradient: float | None = None
+    channels: int = 3
+    activation: Activation = "swish"
+    dropout: float | None = 0.0
+    first: int | None = None
+    residual: bool = True
+    mean_pool: bool = False
+
+
+_IGEBM: dict[str, Any] = {"step": 10, "max_gradient": 0.01, "activation": "leaky-relu"}
+_PLAIN: dict[str, Any] = {"channels": 1, "dropout": None, "residual": False}
+_NINE = "1d 1 1 2d 2 2 4d 4 4"
+_NETWORKS = {
+    "igebm-resnet32": _Network(
+        "ResNet32, the paper's conditional network for CIFAR-10: six residual blocks.", "1d 1 2d 2 2d 2", 32, 128, **_IGEBM
+    ),
+    "igebm-resnet32-large": _Network(
+        "ResNet32Large, the paper's unconditional network for CIFAR-10: nine residual blocks.", _NINE, 32, 128, dropout=0.5, **_IGEBM
+    ),
+    "igebm-resnet32-wider": _Network(
+        "ResNet32Wider: ResNet32Large with 192 channels for CIFAR-10, or 256 for ImageNet, after a first convolution of 128.",
+        _NINE,
+        32,
+        192,
+        dropout=0.5,
+        first=128,
+        **_IGEBM,
+    ),
+    "igebm-mnist": _Network(
+        """the paper's network for MNIST: a convolution and three that halve the size, then two linear layers.
+
+    The released code appends a label to the image; here it sets gains and biases, as in the other networks.""",
+        "1d 2d 4d",
+        28,
+        64,
+        activation="leaky-relu",
+        first=64,
+        **_PLAIN,
+    ),
+    "igebm-dsprites": _Network(
+        """the paper's network for dSprites: a convolution and four that halve the size, then two linear layers.
+
+    The paper has one network per factor: shape (`labels=3`), size (`numbers=1`), position (`numbers=2`), or rotation as cosine and sine
+    (`numbers=2`). Its gains and biases are linear in these numbers; here they also depend on sines and cosines of them.""",
+        "1d 2d 2d 2d",
+        64,
+        64,
+        step=500,
+        first=32,
+        **_PLAIN,
+    ),
+    "compositional-128": _Network(
+        "the network for faces of 128 pixels: six residual blocks and sum pooling.", "1d 2d 4d 8d 8d 8", 128, 64, step=100
+    ),
+    "compositional-64": _Network(
+        "the network for scenes of cubes: five residual blocks and mean pooling.", "1d 2d 2d 2 4d", 64, 64, step=100, mean_pool=True
+    ),
+}
 
 _OPTIONS = """
 
@@ -32,148 +112,134 @@ _OPTIONS = """
         width: Channels of the first blocks, which later ones multiply; of the first convolution that halves the size.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether to bound spectral norms by 1.
-"""
-_DROPOUT = "        dropout: Fraction of features that a block drops in training.\n"
+        dropout: Fraction of features that a block drops in training, or a plain network before its head; None for none.
+    """
 
 
-def _residual(
-    name: str,
-    text: str,
-    blocks: Sequence[tuple[int, bool]],
-    size: int,
-    width: int,
-    activation: Activation = "leaky-relu",
-    dropout: float = 0.0,
-    *,
-    step: float,
-    max_gradient: float | None = None,
-    first: int | None = None,
-    pool: Literal["sum", "mean"] = "sum",
-) -> Callable[..., ImageEnergy]:
-    """Returns a builder of a residual network: for each block the multiple of `width`, and whether it halves the size."""
-
-    def build(
-        *,
-        size: int = size,
-        channels: int = 3,
-        labels: int | None = None,
-        numbers: int | None = None,
-        width: int = width,
-        activation: Activation = activation,
-        spectral_norm: bool = True,
-        dropout: float = dropout,
-    ) -> ImageEnergy:
-        w = check_integer("width", width)
-        options = NetOptions(size, channels, labels, numbers, activation, spectral_norm, dropout)
-        energy = ResidualEnergy(name, [Block(k * w, halves) for k, halves in blocks], options, first=first or w, pool=pool)
-        energy.recommended = recommend_langevin(step, 0.005, max_gradient=max_gradient)
-        return energy
-
-    return _named(build, name, text, _OPTIONS + _DROPOUT)
+class _Options(NamedTuple):
+    size: int
+    channels: int
+    labels: int | None
+    numbers: int | None
+    width: int
+    activation: str
+    spectral: bool
+    dropout: float
 
 
-def _convolutional(
-    name: str, text: str, first: int, multiples: Sequence[int], size: int, activation: Activation, step: float | None
-) -> Callable[..., ImageEnergy]:
-    """Returns a builder of convolutions, the later ones with multiples of `width` as channels, and two linear layers."""
+def _builder(name: str) -> Callable[..., ImageEnergy]:
+    """Returns the function that builds a network of the table."""
+    net = _NETWORKS[name]
 
     def build(
         *,
-        size: int = size,
-        channels: int = 1,
+        size: int = net.size,
+        channels: int = net.channels,
         labels: int | None = None,
         numbers: int | None = None,
-        width: int = 64,
-        activation: Activation = activation,
+        width: int = net.width,
+        activation: Activation = net.activation,
         spectral_norm: bool = True,
+        dropout: float | None = net.dropout,
     ) -> ImageEnergy:
-        w = check_integer("width", width)
-        options = NetOptions(size, channels, labels, numbers, activation, spectral_norm)
-        energy = ConvolutionalEnergy(name, [first, *(k * w for k in multiples)], options, dense=2 * w)
-        if step is not None:
-            energy.recommended = recommend_langevin(step, 0.005)
+        share = check_number("dropout", 0.0 if dropout is None else dropout, least=0, below=1)
+        options = _Options(size, channels, labels, numbers, check_integer("width", width), activation, spectral_norm, share)
+        energy = (ResidualEnergy if net.residual else PlainEnergy)(name, net, options)
+        if net.step is not None:
+            energy.recommended = recommend_langevin(net.step, 0.005, max_gradient=net.max_gradient)
         return energy
 
-    return _named(build, name, text, _OPTIONS)
-
-
-def _named(build: Callable[..., ImageEnergy], name: str, text: str, options: str) -> Callable[..., ImageEnergy]:
     build.__name__ = build.__qualname__ = name.replace("-", "_")
-    build.__doc__ = f"{text}{options}    "
+    build.__doc__ = f"Builds {net.about}{_OPTIONS}"
     return build
 
 
-_NINE = [(k, halves) for k in (1, 2, 4) for halves in (True, False, False)]
+class ResidualEnergy(ImageEnergy):
+    """A convolution, residual blocks, an activation, pooling over pixels, and a linear head.
 
-igebm_resnet32 = _residual(
-    "igebm-resnet32",
-    "Builds ResNet32, the paper's conditional network for CIFAR-10: six residual blocks.",
-    [(1, True), (1, False), (2, True), (2, False), (2, True), (2, False)],
-    32,
-    128,
-    step=10,
-    max_gradient=0.01,
-)
-igebm_resnet32_large = _residual(
-    "igebm-resnet32-large",
-    "Builds ResNet32Large, the paper's unconditional network for CIFAR-10: nine residual blocks, with dropout.",
-    _NINE,
-    32,
-    128,
-    dropout=0.5,
-    step=10,
-    max_gradient=0.01,
-)
-igebm_resnet32_wider = _residual(
-    "igebm-resnet32-wider",
-    "Builds ResNet32Wider: ResNet32Large with 192 channels for CIFAR-10, or 256 for ImageNet, after a first convolution of 128.",
-    _NINE,
-    32,
-    192,
-    dropout=0.5,
-    step=10,
-    max_gradient=0.01,
-    first=128,
-)
-igebm_mnist = _convolutional(
-    "igebm-mnist",
-    """Builds the paper's network for MNIST: a convolution and three that halve the size, then two linear layers.
+    The last activation, before pooling, is ReLU instead of leaky ReLU, as in the paper.
+    """
 
-    The released code appends a label to the image; here it sets gains and biases, as in the other networks.""",
-    64,
-    (1, 2, 4),
-    28,
-    "leaky-relu",
-    None,
-)
-igebm_dsprites = _convolutional(
-    "igebm-dsprites",
-    """Builds the paper's network for dSprites: a convolution and four that halve the size, then two linear layers.
+    def __init__(self, name: str, net: _Network, options: _Options) -> None:
+        check_multiple("size", options.size, 2 ** net.layers.count("d"), "it is halved by blocks and must stay whole")
+        super().__init__(name, size=options.size, channels=options.channels, labels=options.labels, numbers=options.numbers)
+        self.mean_pool = net.mean_pool
+        widths = [net.first or options.width, *(options.width * int(block.rstrip("d")) for block in net.layers.split())]
+        self.read = convolution(options.channels, widths[0], spectral=options.spectral)
+        self.activation = activation_of(options.activation)
+        self.last = activation_of("relu" if options.activation == "leaky-relu" else options.activation)
+        self.blocks = nn.ModuleList(
+            _Residual(inputs, outputs, "d" in block, self.rows, options)
+            for block, (inputs, outputs) in zip(net.layers.split(), itertools.pairwise(widths), strict=True)
+        )
+        self.head = nn.Linear(widths[-1], 1)
 
-    The paper has one network per factor: shape (`labels=3`), size (`numbers=1`), position (`numbers=2`), or rotation as cosine and sine
-    (`numbers=2`). Its gains and biases are linear in these numbers; here they also depend on sines and cosines of them.""",
-    32,
-    (1, 2, 2, 2),
-    64,
-    "swish",
-    500,
-)
-compositional_128 = _residual(
-    "compositional-128",
-    "Builds the network for faces of 128 pixels: six residual blocks, five of which halve the size, and sum pooling.",
-    [(1, True), (2, True), (4, True), (8, True), (8, True), (8, False)],
-    128,
-    64,
-    "swish",
-    step=100,
-)
-compositional_64 = _residual(
-    "compositional-64",
-    "Builds the network for scenes of cubes of 64 pixels: five residual blocks, four of which halve the size, and mean pooling.",
-    [(1, True), (2, True), (2, True), (2, False), (4, True)],
-    64,
-    64,
-    "swish",
-    step=100,
-    pool="mean",
-)
+    def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
+        h = self.activation(self.read(x))
+        for block in self.blocks:
+            h = block(h, y)
+        h = self.last(h).flatten(2)
+        return self.head(h.mean(2) if self.mean_pool else h.sum(2)).squeeze(1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, halves: bool, rows: int | None, options: _Options) -> None:
+        super().__init__()
+        spectral = options.spectral
+        self.halves = halves
+        self.activation = activation_of(options.activation)
+        self.dropout = nn.Dropout(options.dropout)
+        self.bias = PerLabel(inputs, rows, 0.0)
+        self.inner = convolution(inputs, outputs, spectral=spectral)
+        self.inner_bias = PerLabel(outputs, rows, 0.0)
+        self.outer = convolution(outputs, outputs, spectral=spectral, starts_at_zero=True)
+        self.gain = PerLabel(outputs, rows, 1.0)
+        self.skip = nn.Identity() if inputs == outputs else convolution(inputs, outputs, spectral=spectral)
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        inner = self.activation(self.dropout(self.inner(h + self.bias(y))))
+        h = self.skip(h) + self.gain(y) * self.outer(inner + self.inner_bias(y))
+        return self.activation(avg_pool2d(h, 2) if self.halves else h)
+
+
+class PlainEnergy(ImageEnergy):
+    """A convolution, convolutions that halve the size, rounding up, and two linear layers."""
+
+    def __init__(self, name: str, net: _Network, options: _Options) -> None:
+        super().__init__(name, size=options.size, channels=options.channels, labels=options.labels, numbers=options.numbers)
+        widths = [net.first or options.width, *(options.width * int(block.rstrip("d")) for block in net.layers.split())]
+        self.activation = activation_of(options.activation)
+        self.dropout = nn.Dropout(options.dropout)
+        self.read = convolution(options.channels, widths[0], spectral=options.spectral)
+        self.halvings = nn.ModuleList(_Halving(*pair, rows=self.rows, spectral=options.spectral) for pair in itertools.pairwise(widths))
+        side = -(-options.size // 2 ** len(self.halvings))
+        self.dense = linear(widths[-1] * side**2, 2 * options.width, spectral=options.spectral)
+        self.head = nn.Linear(2 * options.width, 1)
+
+    def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
+        h = self.activation(self.read(x))
+        for halving in self.halvings:
+            h = self.activation(halving(h, y))
+        return self.head(self.dropout(self.activation(self.dense(h.flatten(1))))).squeeze(1)
+
+
+class _Halving(nn.Module):
+    def __init__(self, inputs: int, outputs: int, *, rows: int | None, spectral: bool) -> None:
+        super().__init__()
+        self.bias = PerLabel(inputs, rows, 0.0)
+        self.convolution = convolution(inputs, outputs, 4, stride=2, spectral=spectral)
+        self.gain = PerLabel(outputs, rows, 1.0)
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        h = h + self.bias(y)
+        h = pad(h, (0, 1, 0, 1)) if h.shape[-1] % 2 else h
+        return self.gain(y) * self.convolution(h)
+
+
+igebm_resnet32 = _builder("igebm-resnet32")
+igebm_resnet32_large = _builder("igebm-resnet32-large")
+igebm_resnet32_wider = _builder("igebm-resnet32-wider")
+igebm_mnist = _builder("igebm-mnist")
+igebm_dsprites = _builder("igebm-dsprites")
+compositional_128 = _builder("compositional-128")
+compositional_64 = _builder("compositional-64")

@@ -9,8 +9,6 @@ pixels with stride 2, and an activation. Norms are per image, so the energy of a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,11 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer
-from composable_energy_image.arguments import Activation, activation_of, check_multiple
-from composable_energy_image.energy import ImageEnergy
+from composable_energy.options import check_choice, check_integer
+from composable_energy_image.energy import Activation, ImageEnergy, activation_of, check_multiple, recommend_langevin
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.recommendation import recommend_langevin
 
 
 class _Architecture(NamedTuple):
@@ -36,14 +32,10 @@ class _Architecture(NamedTuple):
     step: float
 
 
-_ARCHITECTURES: Mapping[str, _Architecture] = MappingProxyType(
-    {
-        "cifar10": _Architecture(32, 64, ("1 1 1d 1 2d 2 4d 4 8d", "1 1 1d 1 2d 2 4d", "1 1 1d 1 2d"), attention_after=4, step=100.0),
-        "celeba": _Architecture(
-            128, 128, ("1/2 1d 1d 1d 2d 2 4d 4 8d", "1 1d 1d 1d 2d 2d 4d", "1 1d 1d 1d 2d"), attention_after=6, step=500.0
-        ),
-    }
-)
+_ARCHITECTURES = {
+    "cifar10": _Architecture(32, 64, ("1 1 1d 1 2d 2 4d 4 8d", "1 1 1d 1 2d 2 4d", "1 1 1d 1 2d"), 4, 100.0),
+    "celeba": _Architecture(128, 128, ("1/2 1d 1d 1d 2d 2 4d 4 8d", "1 1d 1d 1d 2d 2d 4d", "1 1d 1d 1d 2d"), 6, 500.0),
+}
 
 
 class ImprovedCDEnergy(ImageEnergy):
@@ -81,9 +73,7 @@ class ImprovedCDEnergy(ImageEnergy):
         activation: Activation = "swish",
         spectral_norm: bool = True,
     ) -> None:
-        if setting not in _ARCHITECTURES:
-            raise OptionError(f"setting must be one of {', '.join(_ARCHITECTURES)}, got {setting!r}.")
-        native = _ARCHITECTURES[setting]
+        native = _ARCHITECTURES[check_choice("setting", setting, list(_ARCHITECTURES))]
         size = native.size if size is None else size
         width = native.width if width is None else width
         check_multiple("width", width, 4, "attention has an eighth of twice as many channels")

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import Activation, activation_of
-from composable_energy_image.recommendation import recommend_langevin
+from composable_energy_image.energy import Activation, activation_of, recommend_langevin
 
 
 class JEM(ce.Energy):
@@ -83,16 +82,7 @@ class JEM(ce.Energy):
 
 
 class WideResNet(nn.Module):
-    """The logits of a wide residual network without normalization (Zagoruyko & Komodakis, 2016), https://arxiv.org/abs/1605.07146.
-
-    Args:
-        channels: Channels of an image.
-        labels: Number of labels.
-        depth: Number of layers, 4 more than a multiple of 6.
-        width: Factor of the channels 16, 32 and 64.
-        activation: `leaky-relu`, `relu` or `swish`.
-        dropout: Fraction of features that a block drops in training.
-    """
+    """The logits of a wide residual network without normalization (Zagoruyko & Komodakis, 2016), https://arxiv.org/abs/1605.07146."""
 
     def __init__(self, *, channels: int, labels: int, depth: int, width: int, activation: str, dropout: float) -> None:
         super().__init__()

@@ -52,28 +52,15 @@ def convolution(
 ) -> nn.Conv2d:
     """Returns a convolution that keeps the size, or halves it with `stride=2`.
 
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        size: Size of the kernel.
-        stride: 1 or 2.
-        bias: Whether to add a bias.
-        spectral: Whether to divide the weight by its spectral norm.
-        starts_at_zero: Whether the weight starts at N(0, 1e-10 squared), so that a residual block starts as its skip. The weight is then
-            divided by its spectral norm only if that is above 1, because dividing by a norm of 1e-9 would undo the start.
+    With `starts_at_zero` the weight starts at N(0, 1e-10 squared), so that a residual block starts as its skip. With `spectral` the weight
+    is divided by its spectral norm; one that starts at zero only if its norm is above 1, because dividing by 1e-9 would undo the start.
     """
     layer = _Convolution(inputs, outputs, size, stride=stride, padding=(size - 1) // 2, bias=bias)
     return _initialize(layer, spectral, starts_at_zero)
 
 
 def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:
-    """Returns a linear layer with a bias.
-
-    Args:
-        inputs: Input features.
-        outputs: Output features.
-        spectral: Whether to divide the weight by its spectral norm.
-    """
+    """Returns a linear layer with a bias, with `spectral` divided by its spectral norm."""
     return _initialize(_Linear(inputs, outputs), spectral, False)
 
 
@@ -99,30 +86,25 @@ class _AtMostOne(nn.Module):
         return weight
 
 
+def _train(self: Any, mode: bool = True) -> Any:
+    """Converges the spectral norm of a layer before evaluation."""
+    if self.training and not mode and _normalized(self):
+        _converge(self, 0)
+    return nn.Module.train(self, mode)
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    """Pickles a layer with its parametrization."""
+    kind, arguments = (_Linear, (1, 1)) if isinstance(self, nn.Linear) else (_Convolution, (1, 1, 1))
+    return _new_layer, (kind, arguments, _normalized(self)), self.__dict__
+
+
 class _Convolution(nn.Conv2d):
-    """A convolution that converges its spectral norm before evaluation, and can be pickled with its parametrization."""
-
-    def train(self, mode: bool = True) -> _Convolution:
-        return _switch_mode(self, mode, super().train)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new_layer, (_Convolution, (1, 1, 1), _normalized(self)), self.__dict__
+    train, __reduce__ = _train, _reduce
 
 
 class _Linear(nn.Linear):
-    """A linear layer that converges its spectral norm before evaluation, and can be pickled with its parametrization."""
-
-    def train(self, mode: bool = True) -> _Linear:
-        return _switch_mode(self, mode, super().train)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new_layer, (_Linear, (1, 1), _normalized(self)), self.__dict__
-
-
-def _switch_mode(layer: Any, mode: bool, switch: Callable[[bool], Any]) -> Any:
-    if layer.training and not mode and _normalized(layer):
-        _converge(layer, 0)
-    return switch(mode)
+    train, __reduce__ = _train, _reduce
 
 
 def _new_layer(cls: Callable[..., nn.Module], arguments: tuple[int, ...], normalized: bool) -> nn.Module:

@@ -19,16 +19,9 @@ _HIDDEN = 128
 
 
 class NoiseConditionedMLP(nn.Module):
-    """A residual network of points whose blocks are scaled and shifted by the noise level (FiLM).
+    """A residual network of points whose blocks are scaled and shifted by the noise level and an optional condition (FiLM).
 
-    If all points share one level, as in sampling, it is embedded once.
-
-    Args:
-        inputs: Numbers in a point.
-        outputs: Numbers returned for a point; all zero before training.
-        width: Hidden units.
-        blocks: Residual blocks.
-        conditions: Numbers in an optional condition besides the level.
+    If all points share one level, as in sampling, it is embedded once. All outputs are zero before training.
     """
 
     frequencies: Tensor
@@ -68,23 +61,13 @@ def frequency_table() -> Tensor:
 
 
 def embed_level(sigma: Tensor, frequencies: Tensor) -> Tensor:
-    """Returns sines and cosines of log noise levels, with shape $(B, 32)$.
-
-    Args:
-        sigma: Levels, with shape $(B, 1)$ or $(1, 1)$.
-        frequencies: As `frequency_table` returns them.
-    """
+    """Returns sines and cosines of log noise levels, with shape $(B, 32)$, for levels with shape $(B, 1)$ or $(1, 1)$."""
     angles = sigma.log() * frequencies
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def level_column(sigma: Tensor | float, like: Tensor) -> Tensor:
-    """Returns noise levels as a column: shape $(1, 1)$ for a number, a 0-d tensor or one value expanded to a vector, else $(B, 1)$.
-
-    Args:
-        sigma: The levels.
-        like: A tensor that sets dtype and device.
-    """
+    """Returns noise levels as a column: shape $(1, 1)$ for a number, a 0-d tensor or one value expanded to a vector, else $(B, 1)$."""
     if isinstance(sigma, Tensor) and sigma.ndim == 1 and sigma.stride(0) == 0:
         sigma = sigma[:1]
     return torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)

@@ -15,12 +15,9 @@ _REACH = 2
 
 
 def outline_weights(images: Tensor) -> Tensor:
-    """Returns weights with shape $(B, 1, H, W)$ that are higher within two pixels of an edge; all edges of a picture have a fixed total.
+    """Returns weights with shape $(B, 1, H, W)$ that are higher within two pixels of an edge of pictures in [0, 1].
 
-    So a thin line counts as much as a broad background, without labels.
-
-    Args:
-        images: Pictures in [0, 1], with shape $(B, C, H, W)$.
+    All edges of a picture have a fixed total, so a thin line counts as much as a broad background, without labels.
     """
     across = (images[..., :-1, 1:] - images[..., :-1, :-1]).abs()
     down = (images[..., 1:, :-1] - images[..., :-1, :-1]).abs()
@@ -36,11 +33,8 @@ def outline_weights(images: Tensor) -> Tensor:
 def picture_loss(decoded: Tensor, images: Tensor) -> Tensor:
     r"""Returns $\langle w (|e| + 2 e^2) \rangle + \tfrac12 \langle w |\partial_x e| \rangle + \tfrac12 \langle w |\partial_y e| \rangle$.
 
-    Here $e$ is the error, $\partial$ the difference of neighboring pixels, and $w$ are the `outline_weights`.
-
-    Args:
-        decoded: Reconstructions with shape $(B, C, H, W)$, which may leave [0, 1].
-        images: The targets.
+    Here $e$ is the error of pictures that may leave [0, 1], $\partial$ the difference of neighboring pixels, and $w$ are the
+    `outline_weights` of the images, with shape $(B, C, H, W)$.
     """
     return _PictureLoss.apply(decoded, images)  # pyright: ignore[reportReturnType]
 

@@ -15,15 +15,12 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.attributes import count_values
-from composable_energy_image.augmented_base import AugmentedCodeNetwork
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeEnergy, CodeHeads
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.distortion import Distortion
-from composable_energy_image.heads import CodeHeads
-from composable_energy_image.joint_labels import JointHeads, find_joint_labels
-from composable_energy_image.label_columns import count_columns
+from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 
@@ -34,15 +31,9 @@ _NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another.
+    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another in folders of their names.
 
-    Args:
-        settings: Settings of a recipe: a table for each stage, and `data`, `model` and `training`.
-        folder: Parent of the stages' folders.
-        device: Device of the training.
-        ranks: The processes.
-        progress: Whether to show progress bars.
-        small: Whether the set of pictures is small.
+    The settings of a recipe have a table for each stage, and `data`, `model` and `training`.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -145,14 +136,7 @@ class AttributePipeline:
         model.write_unchanged(energy.net)
 
     def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
-        """Returns heads over a base, trained on the codes with a known attribute.
-
-        Args:
-            energy: The base.
-            codes: Codes of the pictures, followed or not by those of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
-            labels: The attributes of the pictures.
-            width: Hidden units.
-        """
+        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute."""
         variables, model, joint = count_values(labels), self.settings["model"], find_joint_labels(labels)
         outputs = count_columns(variables) if joint is None else len(joint)
         objective = AttributeHeads if joint is None else JointHeads

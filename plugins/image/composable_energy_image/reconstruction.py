@@ -18,12 +18,7 @@ from composable_energy_training import Batch, Loss, Objective
 
 
 class AutoencoderWithLabels(nn.Module):
-    """The first stage's model: the whole autoencoder and a linear classifier of attributes, which keeps them linear in the code.
-
-    Args:
-        autoencoder: The trained autoencoder.
-        columns: Number of logits of all attributes together; 0 for no classifier.
-    """
+    """The first stage: the autoencoder and a linear classifier of attributes with `columns` logits, which keeps them linear in the code."""
 
     def __init__(self, autoencoder: Autoencoder, columns: int) -> None:
         super().__init__()
@@ -33,9 +28,7 @@ class AutoencoderWithLabels(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns reconstructions with shape $(B, C, S, S)$, codes with shape $(B, D)$, and logits with shape $(B, columns)$.
 
-        Args:
-            images: Pictures, with shape $(B, C, S, S)$.
-            noise: Noise to add to the codes, with shape $(B, D)$.
+        The noise is added to the codes and has their shape.
         """
         coder = self.autoencoder
         codes = coder.standardize(coder.encode_raw(_channels_last(images)).float())
@@ -44,11 +37,7 @@ class AutoencoderWithLabels(nn.Module):
 
 
 class DecoderOnly(nn.Module):
-    """The second stage's model: the decoder alone, with a frozen encoder.
-
-    Args:
-        autoencoder: The trained autoencoder; its encoder is frozen.
-    """
+    """The second stage's model: the decoder alone, with a frozen encoder."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()

@@ -16,22 +16,13 @@ _GAP = 2  # white pixels right of and below each picture
 
 
 def tile_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Returns rows of pictures as one picture in [0, 1], with shape $(C, H, W)$.
-
-    Args:
-        rows: Pictures in [0, 1], each row with shape $(B, C, S, S)$.
-    """
+    """Returns rows of pictures in [0, 1], each with shape $(B, C, S, S)$, as one picture with shape $(C, H, W)$."""
     tiles = pad(torch.stack(list(rows)), (0, _GAP, 0, _GAP), value=1.0)
     return rearrange(tiles, "rows columns c h w -> c (rows h) (columns w)")
 
 
 def write_rows(path: Path, rows: Sequence[Tensor]) -> None:
-    """Writes rows of pictures as a PNG file.
-
-    Args:
-        path: The file.
-        rows: Pictures in [0, 1], each row with shape $(B, C, S, S)$.
-    """
+    """Writes rows of pictures in [0, 1], each with shape $(B, C, S, S)$, as a PNG file."""
     from PIL import Image
 
     pixels = rearrange(tile_rows(rows).mul(255).round().byte().cpu(), "c h w -> h w c")

@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_image.arguments import Activation, activation_of, check_multiple
-from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.energy import Activation, ImageEnergy, activation_of, check_multiple
 from composable_energy_image.noise_conditioning import EMBEDDING, embed_level, frequency_table, level_column
 
 _HIDDEN = 128
@@ -95,14 +94,7 @@ class UNetEnergy(ImageEnergy):
 class UNet(nn.Module):
     """A U-Net from images to images of the same shape, conditioned on a noise level and a label (FiLM). Its output is zero before training.
 
-    Args:
-        channels: Channels of an image.
-        rows: Numbers in the condition of an image; None for no condition.
-        width: Channels at full size; at each level twice as many, up to four times.
-        levels: Sizes, each half of the one before.
-        blocks: Residual blocks at each level, on the way down and on the way up.
-        activation: Name of the activation.
-        dropout: The fraction of features that a block drops in training.
+    Options are those of `UNetEnergy`; `rows` are the numbers in the condition of an image, None for no condition.
     """
 
     frequencies: Tensor

@@ -18,27 +18,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_weights(network: nn.Module, part: str, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a network's weights in half precision or less; running statistics stay in single precision.
-
-    Args:
-        network: The network.
-        part: The name of the file, without its ending.
-        folder: The folder; it is created if it does not exist.
-        dtype: The type of the weights in the file.
-    """
+    """Writes the file PART.safetensors of a folder with weights in half precision or less; running statistics stay in single precision."""
     tensors = {name: value.detach().to(dtype).contiguous() for name, value in network.named_parameters()}
     tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
     replace_file(folder / f"{part}.safetensors", save(tensors, {"part": part}))
 
 
 def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[str, str] | None = None) -> Network:
-    """Loads weights into a network, in single precision; returns it frozen and in eval mode.
+    """Loads PART.safetensors into a network of the same architecture, in single precision; returns it frozen and in eval mode.
 
-    Args:
-        network: A network of the same architecture as the saved one.
-        part: The name of the file, without its ending.
-        folder: The folder of `part.safetensors`.
-        renamed: Current names of layers, by their names in the file.
+    `renamed` has the current names of layers by their names in the file.
 
     Raises:
         FileFormatError: The file is missing or damaged, or belongs to another network.

@@ -24,12 +24,6 @@ class TestFolder:
         assert found.variable("class").values.tolist() == [0, 1, 1, 2]
         assert repr(found) == f"4 pictures of (3, 5, 4) from an image folder at {tmp_path}, labels: class (bird, cat, dog)"
 
-    def test_files_without_labels(self, tmp_path):
-        pixels = self.folder(tmp_path, ("a.png", "more/b.png"))
-        found = open_pictures(tmp_path)
-        assert np.array_equal(found.pixels, pixels)
-        assert found.labels == {}
-
     @pytest.mark.parametrize("divider", [",", ";", "\t"])
     def test_a_table_of_attributes(self, tmp_path, divider):
         pixels = self.folder(tmp_path, ("a.png", "more/b.png", "more/c.png"))
@@ -54,19 +48,13 @@ class TestFolder:
         ("text", "message"),
         [
             ("", "first line must name the columns"),
-            ("file\na.png", "first line must name the columns"),
-            ("a.png,1\nb.png,0\nc.png,1", "first line must name the columns"),
             ("file,x,x\na.png,1,1", "first line must name the columns"),
-            ("file,x\n", "lists no picture"),
             ("file,x\na.png,1\nb.png,0\nc.png", "line 4: expected 2 cells, found 1"),
             ("file,x\na.png,1\nb.png,0\nc.png,1\na.png,1", "line 5: a.png is already in line 2"),
             ("file,x\na.png,1\nb.png,0\nc.png,1\nd.png,1\ne.png,1", r"2 of the 5 pictures.*not in.*d.png, e.png.*strict=False"),
             ("file,x\na.png,1", r"2 of the 3 pictures.*not listed in.*b.png, c.png.*strict=False"),
-            ("file,x\na.png,\nb.png,\nc.png,", "column 'x': all values are empty"),
             ("file,x\na.png,1\nb.png,two\nc.png,3", "column 'x': numbers such as '1' beside words such as 'two'"),
-            ("file,x\na.png,0.5\nb.png,1\nc.png,3", "column 'x': '0.5' is not an integer"),
             ('file,x\na.png,"1\nb.png,0\n', "line 3: unexpected end of data"),
-            ("\nfile,x\na.png,1\nb.png,0\nc.png,1", "first line must name the columns, .*got ''"),
         ],
     )
     def test_bad_tables(self, tmp_path, text, message):
@@ -99,13 +87,13 @@ class TestFolder:
             open_pictures(tmp_path, labels=tmp_path / "bytes.csv")
 
     @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
-    @pytest.mark.parametrize("damage", ["empty", "cut", "other"])
+    @pytest.mark.parametrize("damage", ["empty", "cut"])
     def test_a_damaged_picture_is_named(self, tmp_path, ending, damage):
         self.folder(tmp_path)
         path = tmp_path / f"bad.{ending}"
         save(path, random_pixels(40, 40, 3))
         data = path.read_bytes()
-        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "other": b"<html>not found</html>"}[damage])
+        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2]}[damage])
         with pytest.raises(FileFormatError, match=rf"bad\.{ending} cannot be read as a picture.*Replace or delete"):
             open_pictures(tmp_path, size=4)
 
@@ -117,10 +105,6 @@ class TestFolder:
         lanczos = Image.Resampling.LANCZOS
         assert np.array_equal(found[0], channels_first(np.asarray(Image.fromarray(wide).resize((10, 4), lanczos))[:, 3:7]))
         assert np.array_equal(found[1], channels_first(np.asarray(Image.fromarray(high).resize((4, 8), lanczos))[2:6]))
-
-    def test_a_square_of_the_right_size_stays_as_it_is(self, tmp_path):
-        pixels = self.folder(tmp_path, shape=(6, 6, 3))
-        assert np.array_equal(open_pictures(tmp_path, size=6).pixels, pixels)
 
     def test_channels(self, tmp_path):
         grey, color = save(tmp_path / "b.png", random_pixels(4, 4)), save(tmp_path / "c.png", random_pixels(4, 4, 3))
@@ -189,24 +173,14 @@ class TestCelebA:
                 assert found.labels[name].names == ("no", "yes")
                 assert found.labels[name].values.tolist() == [int(value == 1) for value in values[rows, column]]
 
-    def test_resized_after_the_crop(self, tmp_path):
-        names, _ = self.write(tmp_path, parts=())
-        found = open_pictures(tmp_path, size=16, limit=1)
-        middle = Image.open(tmp_path / "img_align_celeba" / names[0]).crop((0, 20, 178, 198))
-        assert np.array_equal(found.pixels[0], channels_first(np.asarray(middle.resize((16, 16), Image.Resampling.LANCZOS))))
-        assert len(open_pictures(tmp_path, size=8)) == 6
-
     def test_bad_lists(self, tmp_path):
         names, _ = self.write(tmp_path)
         path, parts = tmp_path / "list_attr_celeba.txt", tmp_path / "list_eval_partition.txt"
         text, message = path.read_text(), parts.read_text()
         for wrong, error in (
             (text[: text.rindex(names[-1])], r"truncated: its first line says 6 pictures, found 5"),
-            (text[:-4], r"line 8: expected a file name and 3 values of 1 or -1, found 2"),
             (text.replace(names[1], names[0]), r"line 4: 000001.jpg is listed twice"),
             (text.replace(" -1", "  0"), r"values of 1 or -1"),
-            ("", "first line must be the number"),
-            (text.replace(names[2], "x.jpg"), r"1 of the 6 pictures.*not in.*x.jpg"),
         ):
             path.write_text(wrong)
             with pytest.raises(FileFormatError, match=error) as caught:

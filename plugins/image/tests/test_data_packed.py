@@ -130,12 +130,6 @@ class TestArrays:
         index = torch.tensor([3, 0, 3])
         assert torch.equal(found.images(index), torch.from_numpy(expected[index.numpy()] / np.float32(255)))
 
-    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-    def test_numbers_become_bytes(self, tmp_path, dtype):
-        pixels = random_pixels(5, 4, 6, 3)
-        np.save(tmp_path / "x.npy", (pixels / 255).astype(dtype))
-        assert np.array_equal(open_pictures(tmp_path / "x.npy").pixels, pixels.transpose(0, 3, 1, 2))
-
     @pytest.mark.parametrize("keep", [np.savez, np.savez_compressed])
     def test_an_archive_with_labels(self, tmp_path, keep):
         pixels = random_pixels(4, 5, 5)
@@ -158,11 +152,8 @@ class TestArrays:
             ({"pictures": random_pixels(2, 4, 4)}, FileFormatError, "has no array 'images', only pictures"),
             ({"images": random_pixels(2, 4, 4), "y": [1, 2, 3]}, ShapeError, r"'y' has shape \(3,\), expected \(2,\)"),
             ({"images": random_pixels(2, 4, 4), "y": [0.5, 1]}, DtypeError, "labels 'y'.*float64"),
-            ({"images": random_pixels(2, 4, 4), "y": [b"a", b"b"]}, DtypeError, "labels 'y'"),
-            ({"images": random_pixels(2, 4, 4), "y": [-2, 1]}, OptionError, "labels 'y'.*got -2"),
             ({"images": random_pixels(2, 4, 4), "y": np.array([{}, {}])}, FileFormatError, "never unpickled"),
             ({"images": random_pixels(2, 4, 4, 4)}, ShapeError, r"\(2, 4, 4, 4\), expected \(N, H, W\)"),
-            ({"images": random_pixels(0, 4, 4)}, ShapeError, r"\(0, 4, 4\)"),
             ({"images": np.zeros((2, 4, 4), np.int64)}, DtypeError, "int64, expected uint8"),
             ({"images": np.full((2, 4, 4), 200.0)}, OptionError, r"picture 0: .*images / 255"),
         ],
@@ -175,18 +166,3 @@ class TestArrays:
             np.save(tmp_path / "x.npy", arrays["images"])
             with pytest.raises(error, match=rf"x.npy.*{message}"):
                 open_pictures(tmp_path / "x.npy")
-
-    @pytest.mark.parametrize("ending", ["npy", "npz"])
-    def test_damage(self, tmp_path, ending):
-        path = tmp_path / f"x.{ending}"
-        np.save(path, random_pixels(9, 8, 8)) if ending == "npy" else np.savez_compressed(path, images=random_pixels(9, 8, 8))
-        data = path.read_bytes()
-        middle = len(data) // 2
-        changed = data[:middle] + bytes(byte ^ 255 for byte in data[middle : middle + 9]) + data[middle + 9 :]
-        for wrong in (data[:-200], data[:7], b"", b"<html>not found</html>", *([changed] if ending == "npz" else [])):
-            path.write_bytes(wrong)
-            with pytest.raises(FileFormatError, match=rf"x.{ending} cannot be read .* damaged or truncated"):
-                open_pictures(path)
-        np.save(path.with_suffix(".npy"), np.array([{}]))
-        with pytest.raises(FileFormatError, match="never unpickled"):
-            open_pictures(path.with_suffix(".npy"))

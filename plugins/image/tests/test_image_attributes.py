@@ -11,10 +11,11 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
-from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
-from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.attributes import attribute_energies, select_attributes
+from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeNetwork
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.label_columns import count_columns, label_columns, label_loss
+from composable_energy_image.data.distortion import Distortion
+from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels, label_columns, label_loss
 from composable_energy_image.picture_loss import outline_weights, picture_loss
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import Batch
@@ -52,32 +53,11 @@ class TestNetworks:
         expected = z.square().sum(1) / (1 + sigma.square()) / 2
         torch.testing.assert_close(CodeNetwork(8)(z, sigma=sigma), expected)
 
-    def test_the_score_has_the_form_that_training_relies_on(self):
-        """sigma grad B = sigma z / (1 + sigma^2) + f + J^T u."""
-        net, sigma = stirred(CodeNetwork(4, width=8, blocks=1).double()), torch.full((3, 1), 0.3, dtype=torch.float64)
-        z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-        score = 0.3 * torch.autograd.grad(net(z, sigma=0.3).sum(), z)[0]
-        u = (z.detach() / (1 + 0.3**2) ** 0.5).requires_grad_()
-        f = net.net(u, sigma)
-        expected = 0.3 * z / (1 + 0.3**2) + f + torch.autograd.grad((f * u.detach()).sum(), u)[0]
-        torch.testing.assert_close(score, expected)
-
-    def test_one_level_for_all_is_embedded_once_with_the_same_result(self):
-        z, level = torch.randn(7, 8, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
-        for network in (stirred(CodeNetwork(8).double()), stirred(CodeHeads(3, code=8).double())):
-            expected = network(z, sigma=level.repeat(7))
-            for sigma in (0.3, level, level.expand(7)):
-                torch.testing.assert_close(network(z, sigma=sigma), expected, rtol=1e-10, atol=1e-10)
-
     def test_without_a_level_it_is_the_lowest(self):
         z = torch.randn(4, 8)
         energy, heads = stirred(CodeEnergy(16, code=8, sigma_min=0.2)), stirred(CodeHeads(2, code=8, sigma_min=0.2))
         assert torch.equal(energy(z), energy.at(0.2)(z)) and not torch.equal(energy(z), energy.at(0.3)(z))
         assert torch.equal(heads(z), heads(z, 0.2))
-
-    def test_levels_out_of_order_are_refused(self):
-        with pytest.raises(OptionError, match="sigma_min"):
-            CodeEnergy(16, sigma_min=1.0, sigma_max=0.5)
 
     @pytest.mark.slow
     def test_a_base_and_attributes_over_it_keep_the_contract(self):
@@ -149,15 +129,6 @@ class TestLosses:
 
 
 class TestAttributes:
-    def test_an_attribute_with_one_value_is_named(self):
-        pictures = Pictures.from_tensors(torch.rand(4, 3, 16, 16), {"round": [0, 1, 0, 1], "old": [1, 1, -1, 1]})
-        assert list(select_attributes(pictures, ["round"])) == ["round"]
-        for names in ([], ["old"]):
-            with pytest.raises(OptionError, match="'old'"):
-                select_attributes(pictures, names)
-        with pytest.raises(OptionError, match="round"):
-            select_attributes(pictures, ["rund"])
-
     @pytest.mark.parametrize("name", ["base", "stages", "a/b", ".hidden", ""])
     def test_a_name_that_no_folder_can_have_is_refused(self, name):
         pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
@@ -176,11 +147,57 @@ class TestAttributes:
         torch.testing.assert_close(found["hair=white"].evidence(z), -logits[:, 2:].log_softmax(1)[:, 2])
         torch.testing.assert_close((~found["sex=male"]).evidence(z), found["sex=female"].evidence(z))
 
-    def test_accuracy_counts_what_is_known(self):
-        labels = {"old": Labels(torch.zeros(4).long(), ("no", "yes")), "hair": Labels(torch.zeros(4).long(), ("black", "red", "white"))}
-        heads = stirred(CodeHeads(4, code=4, width=8, blocks=0))
-        codes = torch.randn(4, 4)
-        said = (heads(codes)[:, 0] > 0).long()
-        truth = {"old": Labels(torch.cat([said[:1], 1 - said[1:2], said[2:3], torch.tensor([-1])]), ("no", "yes"))}
-        truth["hair"] = Labels(torch.full((4,), -1), ("black", "red", "white"))
-        assert measure_accuracy(heads, codes, truth, labels) == pytest.approx({"old": 2 / 3})
+
+def labels_of(rows: list[tuple[int, ...]], counts: tuple[int, ...]) -> dict[str, Labels]:
+    columns = torch.tensor(rows).T
+    return {f"v{i}": Labels(columns[i].contiguous(), tuple(map(str, range(count)))) for i, count in enumerate(counts)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "together"),
+    [
+        ([(0, 1), (1, 0)] * 40, (2, 2), True),  # one excludes the other
+        ([(0, 1), (1, 0), (1, 1)] * 40, (2, 2), False),  # three of four combinations
+        ([(0, 1), (1, 0)] * 19, (2, 2), False),  # 19 pictures of each
+        ([(0, 1), (1, 0), (-1, 0)] * 40, (2, 2), True),  # unknown values do not count
+        ([(0,), (1,)] * 40, (2,), False),  # a single attribute
+        ([(-1, 0), (1, -1)] * 40, (2, 2), False),  # no picture is known
+        ([(0, 1), (1, 0)] * 40, (2, 300), False),  # too many combinations
+    ],
+)
+def test_attributes_are_learnt_together_if_few_combinations_occur(rows, counts, together):
+    assert (find_joint_labels(labels_of(rows, counts)) is not None) == together
+
+
+def test_the_loss_is_the_log_probability_of_what_is_known():
+    logits = torch.randn(3, 6)
+    labels = {"a": torch.tensor([1, -1, 0]), "b": torch.tensor([2, 0, -1])}
+    batch = Batch(torch.zeros(3, 4), labels, Noise(0, range(3), step=1))
+    loss = JointHeads({"a": 2, "b": 3}, 0.1, 1.0).loss(lambda x, sigma: logits, batch)  # pyright: ignore[reportArgumentType]
+    p = logits.softmax(1)
+    expected = -torch.stack([p[0, 5], p[1, 0] + p[1, 3], p[2, :3].sum()]).log().mean()
+    torch.testing.assert_close(loss.value, expected)
+
+
+IMAGES = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+NOISE = Noise(3, range(6))
+
+
+def test_the_written_network_is_the_energy_of_unchanged_pictures():
+    torch.manual_seed(0)
+    augmented = AugmentedCodeNetwork(4, 7, width=16, blocks=2)
+    for parameter in augmented.parameters():
+        nn.init.normal_(parameter, std=0.3)  # the last layers begin with zeros
+    plain = CodeNetwork(4, width=16, blocks=2)
+    augmented.write_unchanged(plain)
+    z, sigma = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.full((5,), 0.3)
+    torch.testing.assert_close(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.zeros(5, 7)))
+    assert not torch.allclose(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.ones(5, 7)))
+
+
+def test_no_change_leaves_pictures_as_they_are():
+    distortion = Distortion(rotation=20, zoom=0.2, shift=0.1, bend=0.05)
+    changes = distortion.draw(IMAGES, NOISE)
+    assert changes.shape == (6, Distortion.NUMBERS)
+    torch.testing.assert_close(distortion.apply(IMAGES, torch.zeros_like(changes)), IMAGES)
+    assert torch.equal(distortion.apply(IMAGES, changes), distortion(IMAGES, NOISE))

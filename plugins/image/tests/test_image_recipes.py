@@ -25,7 +25,6 @@ from composable_energy_training import (
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
     NoiseContrastive,
-    Recipe,
     open_recipe,
 )
 
@@ -176,45 +175,6 @@ def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler
     assert isinstance(trainer.objective, kind)
     objective = trainer.objective.marginal if isinstance(trainer.objective, JointEnergyClassifier) else trainer.objective
     assert objective.negatives.sampler == sampler  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_jem_at_half_the_width_takes_the_same_steps():
-    """x = (1 + u) / 2 for u in [-1, 1]: a step of E(u) by a with noise n is one of E(2x - 1) by a / 4 with noise n / 2."""
-    energy = ce.as_energy(lambda u: u.pow(4).sum(1), event_shape=(3,))
-    halved = ce.as_energy(lambda x: (2 * x - 1).pow(4).sum(1), event_shape=(3,))
-    u = torch.rand(5, 3) * 2 - 1
-    wide = energy.sample((5, 3), sampler=Langevin(2 * 1.0, 0.01**2 / 2), init=u, steps=1, seed=0)
-    narrow = halved.sample((5, 3), sampler=Langevin(2 * 0.25, 0.005**2 / 0.5), init=(1 + u) / 2, steps=1, seed=0)
-    torch.testing.assert_close((1 + wide) / 2, narrow)
-
-
-def test_a_recipe_is_a_plugin_like_any_other():
-    assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
-    assert isinstance(ce.get("recipe", "composable-energy:cd-small"), Recipe)
-
-
-def test_an_empty_table_of_a_file_adds_its_defaults(tmp_path: Path):
-    text = (
-        'about = "An energy"\n[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\nsteps = 3\n'
-        "[training]\nsteps = 1\n"
-    )
-    (tmp_path / "plain.toml").write_text(text)
-    (tmp_path / "mine.toml").write_text('extends = "./plain.toml"\n[augmentation]\n')
-    assert "augmentation" not in open_recipe(tmp_path / "plain.toml").settings
-    recipe = open_recipe(tmp_path / "mine.toml")
-    assert recipe.settings["augmentation"] == {}
-    assert "augmentation" in recipe.resolved_settings()
-    (tmp_path / "odd.toml").write_text('extends = "./plain.toml"\n[augmentatoin]\n')
-    with pytest.raises(OptionError, match="no setting 'augmentatoin'"):
-        open_recipe(tmp_path / "odd.toml")
-
-
-@pytest.mark.slow
-def test_a_table_of_chains_needs_the_number_of_steps(tmp_path: Path):
-    (tmp_path / "mine.toml").write_text('[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\n')
-    pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
-    with pytest.raises(OptionError, match=r"\[chains\] .* lacks the number of steps"):
-        open_recipe(tmp_path / "mine.toml").trainer(pictures)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Spectral norms: bounded after training, unchanged by evaluation, and kept by copies and pickles."""
 
-import copy
 import pickle
 from typing import Any
 
@@ -75,17 +74,6 @@ def test_evaluation_moves_nothing_and_training_does():
     energy.train()(x)
     moved = [key for key, value in energy.state_dict().items() if not torch.equal(value, before[key])]
     assert moved and all(key.endswith(("_u", "_v")) for key in moved)
-
-
-@pytest.mark.full
-def test_averaged_weights_are_bounded_too():
-    """An average of weights has other singular vectors than the weights it was copied from."""
-    energy = trained("igebm-resnet32", 5)
-    average, later = copy.deepcopy(energy).train(), trained("igebm-resnet32", 30)
-    with torch.no_grad():
-        for mine, other in zip(average.parameters(), later.parameters(), strict=True):
-            mine.lerp_(other, 0.5)
-    assert float(spectral_norms(average.eval()).max()) <= 1 + 1e-3
 
 
 def test_a_pickled_energy_can_be_trained_on():

@@ -53,9 +53,3 @@ def test_a_file_that_cannot_be_read_is_reported(tmp_path, damage):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(FileFormatError, match="Cannot read the weights"):
         read_weights(network(1), "net", tmp_path)
-
-
-def test_weights_of_another_shape_are_reported(tmp_path):
-    write_weights(network(0), "net", tmp_path)
-    with pytest.raises(FileFormatError, match="not those of Sequential; differing: shapes"):
-        read_weights(network(1, width=6), "net", tmp_path)

@@ -1,10 +1,7 @@
 """Metrics of decompositions: segmentation scores, disentanglement scores of codes, and baselines without learning."""
 
 from composable_energy_comet.metrics.baselines import kmeans_labels, quadrant_labels, territory_labels
-from composable_energy_comet.metrics.beta_vae import beta_vae_score
-from composable_energy_comet.metrics.correlation import mean_correlation
-from composable_energy_comet.metrics.mig import mutual_information_gap
-from composable_energy_comet.metrics.regression import linear_r2
+from composable_energy_comet.metrics.codes import beta_vae_score, linear_r2, mean_correlation, mutual_information_gap
 from composable_energy_comet.metrics.segmentation import adjusted_rand_index, mean_segmentation_covering
 
 __all__ = [

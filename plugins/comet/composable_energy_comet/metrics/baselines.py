@@ -110,11 +110,7 @@ def territory_labels(predicted: Array) -> Tensor:
     maps = as_labels("predicted", predicted)
     if not len(maps):
         raise ShapeError(f"`predicted` must have at least one picture, got {tuple(maps.shape)}.")
-    mode, most = torch.zeros_like(maps[0]), torch.zeros_like(maps[0])
-    for label in maps.unique():
-        count = (maps == label).sum(0)
-        mode, most = torch.where(count > most, label, mode), torch.maximum(count, most)
-    return mode.expand_as(maps).clone()
+    return maps.mode(0).values.expand_as(maps).clone()
 
 
 def _check_counts(counts: Any, n: int) -> list[int]:

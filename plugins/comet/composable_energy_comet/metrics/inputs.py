@@ -70,10 +70,7 @@ def as_table(name: str, values: Any) -> Tensor:
 def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[Tensor, Tensor]:
     """Returns codes with shape $(N, D)$, and factors with shape $(N, F)$ without constant columns.
 
-    Args:
-        codes: The codes.
-        factors: The factors.
-        levels: Whether factors must be whole numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column.
+    With `levels` factors must be whole numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column.
 
     Raises:
         ShapeError: An argument is not a table, or the numbers of rows differ.

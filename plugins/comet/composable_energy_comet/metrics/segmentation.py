@@ -5,8 +5,6 @@ Notation: $R$ are the true segments, $S$ the predicted segments, $|R|$ the numbe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -49,17 +47,16 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
     References:
         Comparing partitions (Hubert & Arabie, 1985), https://doi.org/10.1007/BF01908075
     """
-    truth, predicted = _check_maps(truth, predicted, foreground)
-    evaluated = truth > 0 if foreground else torch.ones_like(truth, dtype=torch.bool)
-    true, found, both = _segments(truth, predicted, evaluated)
-    agreed, r, s = (_sum_by_image(pairs.image, _pairs(pairs.pixels), len(truth)) for pairs in (both, true, found))
-    pixels = evaluated.sum(1)
-    total = _pairs(pixels)
-    expected = r.double() * s / total
-    index = (agreed - expected) / ((r + s).double() / 2 - expected)
-    index[(r == s) & ((r == 0) | (r == total))] = 1.0
-    index[pixels == 0] = torch.nan
-    return index
+    found = []
+    for true, other in zip(*_check_maps(truth, predicted, foreground), strict=True):
+        some = true > 0 if foreground else torch.ones_like(true, dtype=torch.bool)
+        _, first, second, both = _count(true[some], other[some])
+        total, r, s, agreed = _pairs(some.sum()), *(_pairs(pixels).sum() for pixels in (first, second, both[2]))
+        expected = r.double() * s / total
+        index = (agreed - expected) / ((r + s).double() / 2 - expected)
+        one = torch.where((r == s) & ((r == 0) | (r == total)), 1.0, index)
+        found.append(torch.where(some.any(), one, torch.nan))
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
 def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bool = False) -> Tensor:
@@ -92,55 +89,24 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
         Contour detection and hierarchical image segmentation (Arbelaez et al., 2011), https://doi.org/10.1109/TPAMI.2010.161
         GENESIS (Engelcke et al., 2020), https://arxiv.org/abs/1907.13052
     """
-    truth, predicted = _check_maps(truth, predicted, foreground)
-    true, found, both = _segments(truth, predicted, torch.ones_like(truth, dtype=torch.bool))
-    union = true.pixels[both.true] + found.pixels[both.found] - both.pixels
-    best = torch.zeros(len(true.pixels), dtype=torch.float64)
-    best = best.scatter_reduce(0, both.true, both.pixels.double() / union, "amax")
-    counts = (true.label > 0 if foreground else torch.ones_like(true.label, dtype=torch.bool)).double()
-    return _sum_by_image(true.image, best * counts, len(truth)) / _sum_by_image(true.image, counts, len(truth))
+    found = []
+    for true, other in zip(*_check_maps(truth, predicted, foreground), strict=True):
+        names, first, second, (of_first, of_second, both) = _count(true, other)
+        union = first[of_first] + second[of_second] - both
+        best = torch.zeros(len(first), dtype=torch.float64).scatter_reduce(0, of_first, both.double() / union, "amax")
+        found.append(best[names > 0].mean() if foreground else best.mean())
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """The segments of all pictures: the picture of each segment, its label, and its number of pixels."""
+def _count(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Returns the true labels, the pixels of true and predicted segments, and the two segments and the pixels of each overlap.
 
-    image: Tensor
-    label: Tensor
-    pixels: Tensor
-
-
-@dataclass(frozen=True)
-class _Overlaps:
-    """Pairs of a true and a predicted segment that share pixels: the picture, the two segments, and the number of shared pixels."""
-
-    image: Tensor
-    true: Tensor
-    found: Tensor
-    pixels: Tensor
-
-
-def _segments(truth: Tensor, predicted: Tensor, evaluated: Tensor) -> tuple[_Segments, _Segments, _Overlaps]:
-    """Counts pixels. Only overlapping pairs are kept, so memory grows with pixels, not with labels."""
-    image = evaluated.nonzero()[:, 0]
-    (true, of_true), (found, of_found) = _find_segments(image, truth[evaluated]), _find_segments(image, predicted[evaluated])
-    stride = max(1, len(found.pixels))
-    pairs, pixels = (of_true * stride + of_found).unique(return_counts=True)
-    first, second = pairs // stride, pairs % stride
-    return true, found, _Overlaps(true.image[first], first, second, pixels)
-
-
-def _find_segments(image: Tensor, label: Tensor) -> tuple[_Segments, Tensor]:
-    """Returns the segments, and the segment of each pixel."""
-    names, label = label.unique(return_inverse=True)
-    stride = max(1, len(names))
-    keys, of_pixel, pixels = (image * stride + label).unique(return_inverse=True, return_counts=True)
-    return _Segments(keys // stride, names[keys % stride], pixels), of_pixel
-
-
-def _sum_by_image(image: Tensor, values: Tensor, images: int) -> Tensor:
-    """Returns the sum of values in each picture."""
-    return values.new_zeros(images).index_add(0, image, values)
+    Only overlapping pairs are kept, so memory grows with pixels, not with labels.
+    """
+    names, of_true, true = truth.unique(return_inverse=True, return_counts=True)
+    _, of_found, found = predicted.unique(return_inverse=True, return_counts=True)
+    pairs, pixels = (of_true * max(1, len(found)) + of_found).unique(return_counts=True)
+    return names, true, found, (pairs // max(1, len(found)), pairs % max(1, len(found)), pixels)
 
 
 def _pairs(count: Tensor) -> Tensor:

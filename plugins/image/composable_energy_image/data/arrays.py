@@ -10,27 +10,16 @@ import numpy as np
 import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_file
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
-from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, to_image
 from composable_energy_viz.files import check_archive
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_IMAGES = "images"
 _DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")
-
-
-def is_npy(path: Path) -> bool:
-    """Returns whether a path is a `.npy` file."""
-    return is_file(path) and path.suffix.lower() == ".npy"
-
-
-def is_npz(path: Path) -> bool:
-    """Returns whether a path is a `.npz` file."""
-    return is_file(path) and path.suffix.lower() == ".npz"
+_OTHER_PART = " (open that of another part by its own path)"
 
 
 def read_npy(request: ReadRequest) -> PictureSource:
@@ -41,14 +30,12 @@ def read_npy(request: ReadRequest) -> PictureSource:
         ShapeError: The shape is none of $(N, H, W)$, $(N, H, W, C)$ and $(N, C, H, W)$.
         DtypeError: The numbers are neither bytes nor floating.
     """
-    description = "an array of numpy"
-    request.reject_labels(description)
-    request.check_part(("train",), f"{description} (open that of another part by its own path)")
+    request.check("an array of numpy", hint=_OTHER_PART)
     try:
         array = np.lib.format.open_memmap(request.path, mode="r")
     except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(request.path, error) from None
-    return _source(request.path, description, array, {})
+    return _source(request.path, "an array of numpy", array, {})
 
 
 def read_npz(request: ReadRequest) -> PictureSource:
@@ -61,27 +48,12 @@ def read_npz(request: ReadRequest) -> PictureSource:
         ShapeError: The pictures have another shape, or the number of labels differs.
         DtypeError: Pictures are neither bytes nor floating, or labels are not whole numbers.
     """
-    description = "an archive of numpy"
-    request.reject_labels(description)
-    request.check_part(("train",), f"{description} (open that of another part by its own path)")
-    try:
-        if not zipfile.is_zipfile(request.path):
-            raise zipfile.BadZipFile("it is not an archive")
-        check_archive(request.path)
-        with request.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if not _describes_all(request.path, name)}
-    except FileFormatError:
-        raise
-    except Exception as error:  # NumPy does not document its errors for damaged files
-        raise _damaged(request.path, error) from None
-    if _IMAGES not in arrays and "imgs" in arrays:  # dSprites
-        arrays[_IMAGES] = arrays.pop("imgs")
-    if _IMAGES not in arrays:
-        raise FileFormatError(f"{request.path} has no array {_IMAGES!r}, only {', '.join(arrays) or 'none'}: give the pictures this name.")
-    odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
-    if odd is not None:  # a file in the archive that is no array
-        raise FileFormatError(f"{request.path} holds {odd!r}, which is no array of numpy: write it again without that.")
-    images = arrays.pop(_IMAGES)
+    path = request.path
+    request.check("an archive of numpy", hint=_OTHER_PART)
+    arrays = _read_archive(path)
+    images = arrays.pop("images", arrays.pop("imgs", None))
+    if images is None:
+        raise FileFormatError(f"{path} has no array 'images', only {', '.join(arrays) or 'none'}: give the pictures this name.")
     if images.dtype == np.uint8 and images.size and images.max() == 1:
         images *= 255  # 0 and 1 are black and white
     if "latents_classes" in arrays:
@@ -89,22 +61,37 @@ def read_npz(request: ReadRequest) -> PictureSource:
     labels = {}
     for name, values in _columns(arrays).items():
         if values.shape != images.shape[:1]:
-            raise ShapeError(f"{request.path}: {name!r} has shape {values.shape}, expected ({len(images)},), a label for each picture.")
+            raise ShapeError(f"{path}: {name!r} has shape {values.shape}, expected ({len(images)},), a label for each picture.")
         try:
-            words = values.dtype.kind == "U"
-            labels[name] = (
-                labels_from_words(values.tolist())
-                if words
-                else labels_from_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
-            )
+            if values.dtype.kind == "U":
+                labels[name] = labels_from_words(values.tolist())
+            else:
+                labels[name] = labels_from_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
         except (TypeError, ValueError, ComposableEnergyError) as error:
             kind = type(error) if isinstance(error, ComposableEnergyError) else DtypeError
-            raise kind(f"{request.path}, labels {name!r}: {error}") from None
-    return _source(request.path, description, images, labels)
+            raise kind(f"{path}, labels {name!r}: {error}") from None
+    return _source(path, "an archive of numpy", images, labels)
 
 
-def _describes_all(path: Path, name: str) -> bool:
-    """Returns whether an array is one Python object, such as the `metadata` of dSprites: it belongs to no picture, and is not unpickled."""
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an archive but for single Python objects, such as the `metadata` of dSprites."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is not an archive")
+        check_archive(path)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if not _is_object(path, name)}
+    except FileFormatError:
+        raise
+    except Exception as error:  # NumPy does not document its errors for damaged files
+        raise _damaged(path, error) from None
+    odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
+    if odd is not None:  # a file in the archive that is no array
+        raise FileFormatError(f"{path} holds {odd!r}, which is no array of numpy: write it again without that.")
+    return arrays
+
+
+def _is_object(path: Path, name: str) -> bool:
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -128,22 +115,16 @@ def _source(path: Path, description: str, array: np.ndarray, labels: dict[str, L
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DtypeError(f"{path} has pictures in {array.dtype}, expected uint8, or floating numbers in [0, 1]: convert it.")
     pixels = _channels_first(path, array)
-
-    def name(row: int) -> str:
-        return f"{path}, picture {row}"
-
     if array.dtype == np.uint8:
-        return PictureSource(
-            description, len(pixels), lambda row: to_image(pixels[row]), name, [path], labels, lambda: pixels, pixels.shape[1:]
-        )
+        return array_source(description, path, pixels, [path], labels)
 
     def picture(row: int) -> Image.Image:
         try:
             return to_image(to_bytes(torch.from_numpy(pixels[row].astype(np.float32))))
         except OptionError as error:
-            raise OptionError(f"{name(row)}: {error}") from None
+            raise OptionError(f"{path}, picture {row}: {error}") from None
 
-    return PictureSource(description, len(pixels), picture, name, [path], labels)
+    return PictureSource(description, len(pixels), picture, lambda row: f"{path}, picture {row}", [path], labels)
 
 
 def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:

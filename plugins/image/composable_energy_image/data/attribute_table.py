@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from composable_energy.errors import FileFormatError, OptionError
@@ -13,39 +12,25 @@ from composable_energy_image.data.labels import Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, join_names
 
 
-@dataclass(frozen=True)
-class AttributeTable:
-    """The rows of a table by the name of their picture, and the names of its columns."""
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: Mapping[str, Sequence[str]]
-
-    def labels(self, names: Sequence[str]) -> dict[str, Labels]:
-        """Returns the attributes of pictures by name; those of a picture without a row are unknown.
-
-        Raises:
-            FileFormatError: A column is empty, or mixes words and numbers.
-        """
-        unknown = ("",) * len(self.columns)
-        rows = [self.rows.get(name, unknown) for name in names]
-        found = {}
-        for column, name in enumerate(self.columns):
-            try:
-                found[name] = labels_from_words([row[column] for row in rows])
-            except OptionError as error:
-                raise FileFormatError(f"{self.path}, column {name!r}: {error}") from None
-        return found
-
-
-def read_csv(path: Path) -> AttributeTable:
-    """Reads a table: a line of column names, then one line per picture with its file name and its attributes.
-
-    The separator is a comma, a semicolon or a tab, whichever is most frequent in the first line.
+def read_labels(path: Path, names: Sequence[str], folder: Path, strict: bool) -> dict[str, Labels]:
+    """Returns the attributes of the pictures of a folder from a table; those of a picture without a row are unknown.
 
     Raises:
-        FileFormatError: The file is missing or has no columns or rows, a row has a wrong number of cells, or a picture has two rows.
+        FileFormatError: The table is damaged or does not match the pictures, or a column is empty or mixes words and numbers.
     """
+    columns, rows = _read_csv(path)
+    check_match(path, rows, names, folder, strict)
+    found, unknown = {}, [""] * len(columns)
+    for column, attribute in enumerate(columns):
+        try:
+            found[attribute] = labels_from_words([rows.get(name, unknown)[column] for name in names])
+        except OptionError as error:
+            raise FileFormatError(f"{path}, column {attribute!r}: {error}") from None
+    return found
+
+
+def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the names of the attributes and the cells of each picture; the separator is the most frequent one of the first line."""
     lines = read_text(path).splitlines()
     head = lines[0] if lines else ""
     reader = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
@@ -70,20 +55,13 @@ def read_csv(path: Path) -> AttributeTable:
         raise FileFormatError(f"{path}, line {reader.line_num}: {error}.") from None
     if not rows:
         raise FileFormatError(f"{path} lists no picture: each line after the first needs a file name and its attributes.")
-    return AttributeTable(path, tuple(columns), rows)
+    return columns, rows
 
 
 def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
-    """Raises if a table and the files do not match, for example after an incomplete download.
+    """Raises if a table and the files of a folder do not match, for example after an incomplete download.
 
     Without `strict`, one matching name is enough.
-
-    Args:
-        path: The table.
-        listed: Rows of the table, by file name.
-        present: Names of the files.
-        folder: The folder of the files.
-        strict: Whether both must have the same names.
     """
     files = set(present)
     missing = [name for name in listed if name not in files]

@@ -12,12 +12,11 @@ import torch
 from composable_energy.errors import FileFormatError
 from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
-from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
 from composable_energy_viz.files import LARGEST_PICTURE, read_gzip
 
 _PARTS = ("train", "test")
-_SIDE = 32
-_PIXELS = 3 * _SIDE * _SIDE
+_PIXELS = 3 * 32 * 32
 _IDX = {"train": "train", "test": "t10k"}
 
 
@@ -29,6 +28,11 @@ def is_cifar10(path: Path) -> bool:
 def is_cifar100(path: Path) -> bool:
     """Returns whether a folder holds CIFAR-100, in any version."""
     return (path / "fine_label_names.txt").exists() or all((path / name).exists() for name in ("meta", "train", "test"))
+
+
+def is_idx(path: Path) -> bool:
+    """Returns whether a folder holds pictures in the format of MNIST."""
+    return any(_find_idx_file(path, part, "images", 3) for part in _PARTS)
 
 
 def read_cifar10(request: ReadRequest) -> PictureSource:
@@ -47,14 +51,40 @@ def read_cifar100(request: ReadRequest) -> PictureSource:
     Raises:
         FileFormatError: A file is missing or truncated, or a label has no name.
     """
-    return _read_cifar(
-        request, "CIFAR-100", [f"{request.part}.bin"], {"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"}
-    )
+    listings = {"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"}
+    return _read_cifar(request, "CIFAR-100", [f"{request.part}.bin"], listings)
 
 
-def is_idx(path: Path) -> bool:
-    """Returns whether a folder holds pictures in the format of MNIST."""
-    return any(_find_idx_file(path, part, "images", 3) for part in _PARTS)
+def _read_cifar(request: ReadRequest, description: str, names: list[str], listings: dict[str, str]) -> PictureSource:
+    part, record = request.check(description, _PARTS), len(listings) + _PIXELS
+    files = [request.path / name for name in names]
+    batches = [_read_records(file, record) for file in files]
+    labels = {}
+    for column, (attribute, listing) in enumerate(listings.items()):
+        words = tuple(line.strip() for line in read_text(request.path / listing).splitlines() if line.strip())
+        for file, batch in zip(files, batches, strict=True):
+            wrong = np.flatnonzero(batch[:, column] >= len(words))
+            if len(wrong):
+                value = int(batch[wrong[0], column])
+                raise FileFormatError(f"{file}, picture {wrong[0]}: label {value}, but {listing} has {len(words)} names.")
+        labels[attribute] = Labels(torch.from_numpy(np.concatenate([batch[:, column] for batch in batches]).astype(np.int64)), words)
+    pixels = np.concatenate([batch[:, len(listings) :] for batch in batches]).reshape(-1, 3, 32, 32)
+    description = f"{description}, part {part}"
+    return array_source(description, description, pixels, files, labels)
+
+
+def _read_records(path: Path, record: int) -> np.ndarray:
+    if not path.is_file():
+        pickled = path.with_suffix("").exists()
+        hint = "the pickled version there could run code: use the binary version." if pickled else "unpack the archive again."
+        raise FileFormatError(f"{path} is missing: {hint}")
+    found = path.stat().st_size
+    if found == 0 or found % record:
+        raise FileFormatError(
+            f"{path} is truncated: expected {record:,} bytes for each picture, found {found:,} bytes, "
+            f"which are {found // record:,} pictures and {found % record:,} bytes. Download it again."
+        )
+    return np.memmap(path, np.uint8, "r").reshape(-1, record)
 
 
 def read_idx(request: ReadRequest) -> PictureSource:
@@ -63,59 +93,22 @@ def read_idx(request: ReadRequest) -> PictureSource:
     Raises:
         FileFormatError: A file is missing, truncated or of another type, or the number of labels differs.
     """
-    description = "IDX files"
-    request.reject_labels(description)
-    part = request.check_part(_PARTS, description)
-    files = [_find_idx_file(request.path, part, "images", 3), _find_idx_file(request.path, part, "labels", 1)]
-    for file, stem in zip(files, (f"{_IDX[part]}-images-idx3-ubyte", f"{_IDX[part]}-labels-idx1-ubyte"), strict=True):
+    part, files, shapes = request.check("IDX files", _PARTS), [], []
+    for what, dimensions in (("images", 3), ("labels", 1)):
+        file = _find_idx_file(request.path, part, what, dimensions)
         if file is None:
-            raise FileFormatError(f"{request.path} lacks {stem}, plain or with .gz: put it there.")
-    shapes = [_read_idx_shape(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True) if file is not None]
+            raise FileFormatError(f"{request.path} lacks {_IDX[part]}-{what}-idx{dimensions}-ubyte, plain or with .gz: put it there.")
+        files.append(file)
+        shapes.append(_read_idx_shape(file, dimensions))
     if shapes[0][0] != shapes[1][0]:  # compared before the pixels are unpacked
         raise FileFormatError(
             f"{files[0]} has {shapes[0][0]:,} pictures and {files[1]} {shapes[1][0]:,} labels: they belong to different data sets."
         )
-    images, labels = (_read_idx_values(file, shape) for file, shape in zip(files, shapes, strict=True) if file is not None)
+    images, labels = map(_read_idx_values, files, shapes)
     values = torch.from_numpy(labels.astype(np.int64))
     attribute = Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))
-    return _source(f"{description}, part {part}", images[:, None], [file for file in files if file is not None], {"class": attribute})
-
-
-def _read_cifar(request: ReadRequest, description: str, names: list[str], attributes: dict[str, str]) -> PictureSource:
-    request.reject_labels(description)
-    part = request.check_part(_PARTS, description)
-    record = len(attributes) + _PIXELS
-    batches, labels = [], {}
-    for name in names:
-        path = request.path / name
-        if not path.is_file():
-            pickled = path.with_suffix("").exists()
-            hint = "the pickled version there could run code: use the binary version." if pickled else "unpack the archive again."
-            raise FileFormatError(f"{path} is missing: {hint}")
-        found = path.stat().st_size
-        if found == 0 or found % record:
-            raise FileFormatError(
-                f"{path} is truncated: expected {record:,} bytes for each picture, found {found:,} bytes, "
-                f"which are {found // record:,} pictures and {found % record:,} bytes. Download it again."
-            )
-        batches.append(np.memmap(path, np.uint8, "r").reshape(-1, record))
-    for column, (attribute, listing) in enumerate(attributes.items()):
-        words = tuple(line.strip() for line in read_text(request.path / listing).splitlines() if line.strip())
-        for name, batch in zip(names, batches, strict=True):
-            wrong = np.flatnonzero(batch[:, column] >= len(words))
-            if len(wrong):
-                value, row = int(batch[wrong[0], column]), int(wrong[0])
-                raise FileFormatError(f"{request.path / name}, picture {row}: label {value}, but {listing} has {len(words)} names.")
-        labels[attribute] = Labels(torch.from_numpy(np.concatenate([batch[:, column] for batch in batches]).astype(np.int64)), words)
-    pixels = [batch[:, len(attributes) :].reshape(-1, 3, _SIDE, _SIDE) for batch in batches]
-    return _source(f"{description}, part {part}", np.concatenate(pixels), [request.path / name for name in names], labels)
-
-
-def _source(description: str, pixels: np.ndarray, files: list[Path], labels: dict[str, Labels]) -> PictureSource:
-    def name(row: int) -> str:
-        return f"{description}, picture {row}"
-
-    return PictureSource(description, len(pixels), lambda row: to_image(pixels[row]), name, files, labels, lambda: pixels, pixels.shape[1:])
+    description = f"IDX files, part {part}"
+    return array_source(description, description, images[:, None], files, {"class": attribute})
 
 
 def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path | None:

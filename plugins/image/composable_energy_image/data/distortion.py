@@ -57,10 +57,6 @@ class Distortion:
         """Draws the changes of pictures, with shape $(B, 37)$: angle, size, ratio, two shifts, and the displacements of the grid.
 
         Numbers are in units of the largest change, or of the standard deviation; those of a change that is off are 0.
-
-        Args:
-            images: Floating pictures with shape $(B, C, H, W)$.
-            noise: Noise with one chain per row.
         """
         noise = noise.child("distortion")
         sizes = (self.rotation, self.zoom, self.zoom, self.shift, self.shift)
@@ -69,12 +65,7 @@ class Distortion:
         return torch.cat([torch.stack(affine, 1).to(images.dtype), bool(self.bend) * bend], 1)
 
     def apply(self, images: Tensor, changes: Tensor) -> Tensor:
-        """Returns the distorted pictures.
-
-        Args:
-            images: Floating pictures with shape $(B, C, H, W)$.
-            changes: Changes with shape $(B, 37)$, as `draw` returns them.
-        """
+        """Returns the distorted pictures, with shape $(B, C, H, W)$, for changes as `draw` returns them."""
         affine, bend = changes.split([5, 2 * _GRID**2], 1)
         largest = changes.new_tensor(
             [math.radians(self.rotation), self.zoom, self.zoom, 2 * self.shift, 2 * self.shift]
@@ -89,10 +80,5 @@ class Distortion:
         return F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
-        """Returns pictures with random changes.
-
-        Args:
-            images: Floating pictures with shape $(B, C, H, W)$.
-            noise: Noise with one chain per row.
-        """
+        """Returns pictures with random changes; the noise has one chain per row."""
         return self.apply(images, self.draw(images, noise)) if self else images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 
 from composable_energy.errors import FileFormatError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.attribute_table import check_match, read_csv, read_text
+from composable_energy_image.data.attribute_table import check_match, read_labels, read_text
 from composable_energy_image.data.labels import BINARY, Labels
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, open_image
 
@@ -34,25 +34,22 @@ def read_folder(request: ReadRequest) -> PictureSource:
         FileFormatError: There is no picture, or the table does not fit.
     """
     folder = request.path
-    description = "an image folder"
-    request.check_part(("train",), f"{description} (open that of another part by its own path)")
+    request.check("an image folder", hint=" (open that of another part by its own path)", own_labels=False)
     names = [path.relative_to(folder).as_posix() for path in _list_files(request)]
     if not names:
         raise FileFormatError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}, at any depth.")
     names.sort()
     table = request.labels or _only_table(folder)
     if table is not None:
-        found = read_csv(table)
-        check_match(table, found.rows, names, folder, request.strict)
-        labels = found.labels(names)
+        labels = read_labels(table, names, folder, request.strict)
     elif all("/" in name for name in names):
-        classes = sorted({name.split("/")[0] for name in names})
-        index_of = {name: index for index, name in enumerate(classes)}
-        labels = {"class": Labels(torch.tensor([index_of[name.split("/")[0]] for name in names]), tuple(classes))}
+        classes = [name.split("/")[0] for name in names]
+        index_of = {name: index for index, name in enumerate(sorted(set(classes)))}
+        labels = {"class": Labels(torch.tensor([index_of[name] for name in classes]), tuple(index_of))}
     else:
         labels = {}
     files = [folder / name for name in names]
-    return PictureSource(description, len(files), lambda row: open_image(files[row]), lambda row: str(files[row]), files, labels)
+    return _source("an image folder", files, open_image, labels)
 
 
 def is_celeba(path: Path) -> bool:
@@ -67,12 +64,11 @@ def read_celeba(request: ReadRequest) -> PictureSource:
         FileFormatError: A list is truncated, or names pictures that do not exist.
     """
     description, folder = "CelebA", request.path / _CELEBA
-    request.reject_labels(description)
     path = request.path / "list_attr_celeba.txt"
     if not exists(path):
         raise FileFormatError(f"{path} is missing: put it beside {_CELEBA}, or open {folder} as an image folder with its table by labels=.")
     partition = request.path / "list_eval_partition.txt"
-    part = request.check_part(_PARTS if partition.exists() else ("train",), description)
+    part = request.check(description, _PARTS if partition.exists() else ("train",))
     columns, rows = _read_attributes(path)
     present = sorted(file.name for file in _list_files(ReadRequest(folder, progress=request.progress)))
     check_match(path, rows, present, folder, request.strict)
@@ -84,14 +80,11 @@ def read_celeba(request: ReadRequest) -> PictureSource:
     values = torch.frombuffer(bytearray().join(rows[name] for name in names), dtype=torch.uint8).long().view(len(names), -1)
     labels = {name: Labels(values[:, column].contiguous(), BINARY) for column, name in enumerate(columns)}
     files = [folder / name for name in names]
-    return PictureSource(
-        f"{description}, part {part}",
-        len(files),
-        lambda row: _crop_square(open_image(files[row])),
-        lambda row: str(files[row]),
-        files,
-        labels,
-    )
+    return _source(f"{description}, part {part}", files, lambda path: _crop_square(open_image(path)), labels)
+
+
+def _source(description: str, files: list[Path], read: Callable[[Path], Image.Image], labels: dict[str, Labels]) -> PictureSource:
+    return PictureSource(description, len(files), lambda row: read(files[row]), lambda row: str(files[row]), files, labels)
 
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, bytes]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +11,27 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_directory, is_file
-from composable_energy.options import check_integer
-from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
-from composable_energy_image.data.cache import read_cached, write_cached
+from composable_energy.options import check_choice, check_integer
+from composable_energy_image.data.arrays import read_npy, read_npz
+from composable_energy_image.data.cache import cached_pictures
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
 from composable_energy_image.data.folders import is_celeba, is_folder, read_celeba, read_folder
 from composable_energy_image.data.pictures import CHANNELS, Pictures
-from composable_energy_image.data.rendered import is_rendered, read_rendered
+from composable_energy_image.data.scene_files import is_rendered, read_rendered
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, decode_pictures
 
-
-@dataclass(frozen=True)
-class _Format:
-    matches: Callable[[Path], bool]
-    read: Callable[[ReadRequest], PictureSource]
-
-
-# In the order of detection: an image folder is any folder of pictures without another format.
-_FORMATS = {
-    "npy": _Format(is_npy, read_npy),
-    "npz": _Format(is_npz, read_npz),
-    "celeba": _Format(is_celeba, read_celeba),
-    "cifar10": _Format(is_cifar10, read_cifar10),
-    "cifar100": _Format(is_cifar100, read_cifar100),
-    "idx": _Format(is_idx, read_idx),
-    "rendered": _Format(is_rendered, read_rendered),
-    "folder": _Format(is_folder, read_folder),
+# Whether a path has the format, and its reader, in the order of detection: an image folder has no other format.
+_FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[[ReadRequest], PictureSource]]] = {
+    "npy": (lambda path: is_file(path) and path.suffix.lower() == ".npy", read_npy),
+    "npz": (lambda path: is_file(path) and path.suffix.lower() == ".npz", read_npz),
+    "celeba": (is_celeba, read_celeba),
+    "cifar10": (is_cifar10, read_cifar10),
+    "cifar100": (is_cifar100, read_cifar100),
+    "idx": (is_idx, read_idx),
+    "rendered": (is_rendered, read_rendered),
+    "folder": (is_folder, read_folder),
 }
+_LONGEST = 100
 
 
 def open_pictures(
@@ -90,7 +83,7 @@ def open_pictures(
         raise OptionError(f"channels must be 1 (grey), 3 (color), or None for those of the first picture, got {channels!r}.")
     where = expanded(path)
     table = None if labels is None else expanded(labels)
-    source = _find_format(where, format).read(ReadRequest(where, part, table, strict, progress))
+    source = _find_reader(where, format)(ReadRequest(where, part, table, strict, progress))
     long = next((text for name, some in source.labels.items() for text in (name, *some.names) if len(text.encode()) > _LONGEST), None)
     if long is not None:  # names of attributes and values become names of folders at the end of a training
         raise FileFormatError(f"{where} has the name {long[:40]!r}... of {len(long)} characters: at most {_LONGEST} bytes are possible.")
@@ -102,18 +95,14 @@ def open_pictures(
     return Pictures(pixels, found, f"{source.description} at {where}", index if subset else None)
 
 
-_LONGEST = 100
-
-
-def _find_format(path: Path, format: str | None) -> _Format:
-    if format is not None and format not in _FORMATS:
-        near = get_close_matches(format, _FORMATS, n=1)
-        raise OptionError(f"format must be one of {', '.join(_FORMATS)}, got {format!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+def _find_reader(path: Path, format: str | None) -> Callable[[ReadRequest], PictureSource]:
+    if format is not None:
+        check_choice("format", format, list(_FORMATS))
     if not (is_file(path) or is_directory(path)):
         raise FileFormatError(f"{path} does not exist: give the path of a folder of pictures, or of a .npy or .npz file.")
     if format is not None:
-        return _FORMATS[format]
-    found = next((form for form in _FORMATS.values() if form.matches(path)), None)
+        return _FORMATS[format][1]
+    found = next((reader for matches, reader in _FORMATS.values() if matches(path)), None)
     if found is not None:
         return found
     if is_file(path):
@@ -128,25 +117,20 @@ def _read_pixels(
     source: PictureSource, rows: list[int], size: int | None, channels: int | None, cache: Path | None, progress: bool
 ) -> tuple[np.ndarray, bool]:
     """Returns the bytes, and whether they hold all pictures, so that rows must still be selected."""
-    if source.array is not None and size in (None, *_square_side(source.shape)) and channels in (None, source.shape[0]):
-        array = source.array()
-        if cache is None or isinstance(array, np.memmap):
-            return array, len(rows) < source.count
-    if cache is None:
-        pictures = decode_pictures(source, rows, size, channels, progress)
-        first = next(pictures)
-        pixels = np.empty((len(rows), *first.shape), np.uint8)
-        pixels[0] = first
-        for row, picture in enumerate(pictures, 1):
-            pixels[row] = picture
-        return pixels, False
-    settings = {"source": source.description, "size": size, "channels": channels, "pictures": len(rows)}
-    file, pixels = read_cached(cache, source.files, settings)
-    if pixels is None or len(pixels) != len(rows):
-        pixels = write_cached(file, len(rows), decode_pictures(source, rows, size, channels, progress))
+    array = source.array
+    fits = array is not None and channels in (None, array.shape[1]) and (size is None or array.shape[2:] == (size, size))
+    if array is not None and fits and (cache is None or isinstance(array, np.memmap)):
+        return array, len(rows) < source.count
+
+    def decode() -> Iterator[np.ndarray]:
+        return decode_pictures(source, rows, size, channels, progress)
+
+    if cache is not None:
+        settings = {"source": source.description, "size": size, "channels": channels, "pictures": len(rows)}
+        return cached_pictures(cache, source.files, settings, len(rows), decode), False
+    pictures = decode()
+    first = next(pictures)
+    pixels = np.empty((len(rows), *first.shape), np.uint8)
+    for row, picture in enumerate(itertools.chain([first], pictures)):
+        pixels[row] = picture
     return pixels, False
-
-
-def _square_side(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the side of square pictures, and nothing for others."""
-    return shape[1:2] if shape[1] == shape[2] else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ class Labels:
 
 _MOST_CLASSES = 1_000_000
 _MOST_FRACTIONS, _NEAR = 1000, 0.02  # distinct ones, and their distance from multiples, since files round
-_MOST_DIGITS = 1000  # Python converts no more than 4,300
+_INTEGER = re.compile(r"[+-]?\d{1,999}")  # Python converts no more than 4,300 digits
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def labels_from_words(words: Sequence[str]) -> Labels:
@@ -87,10 +89,10 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
             return _to_labels([word.lower() for word in words], pair, BINARY)
-    numbers = {word for word in known if _is_number(word)}
+    numbers = {word for word in known if _NUMBER.fullmatch(word)}
     if numbers and numbers != known:
         raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
-    broken = sorted(word for word in numbers if not _is_integer(word))
+    broken = sorted(word for word in numbers if not _INTEGER.fullmatch(word))
     if broken and (classes := _classes(torch.tensor([float(word or -1) for word in words], dtype=torch.float64))) is not None:
         return labels_from_numbers(classes)
     if broken:
@@ -132,23 +134,11 @@ def _classes(values: Tensor) -> Tensor | None:
 
 
 def _normalize(word: str) -> str:
+    """Returns a word without spaces around it, and integers in one form; a spreadsheet writes 1 as 1.0."""
     word = word.strip()
-    if _is_number(word) and not _is_integer(word) and float(word).is_integer():
-        return str(int(float(word)))
-    return str(int(word)) if _is_integer(word) else word
-
-
-def _is_number(word: str) -> bool:
-    """Returns whether a word is a number in digits; unlike `float`, it rejects "nan" and "1_2"."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return "_" not in word and any(letter.isdigit() for letter in word)
-
-
-def _is_integer(word: str) -> bool:
-    return len(word) < _MOST_DIGITS and word.lstrip("+-").isdecimal() and _is_number(word)
+    if _INTEGER.fullmatch(word):
+        return str(int(word))
+    return str(int(float(word))) if _NUMBER.fullmatch(word) and float(word).is_integer() else word
 
 
 def _to_labels(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:

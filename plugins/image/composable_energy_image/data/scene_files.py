@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
-from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import expanded, replace_file
-from composable_energy.options import written_bytes
-from composable_energy_image.data.world import Scenes, World, check_integer
+from composable_energy.options import check_integer
+from composable_energy_image.data.labels import Labels, labels_from_numbers
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
+from composable_energy_image.data.world import Scenes, World
 from composable_energy_viz.files import check_archive
 
 PART = 1_000
@@ -97,7 +100,7 @@ def _check_needs(folder: Path, world: World, labels: Mapping[str, np.ndarray], n
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise StorageError(f"{n:,} pictures need {written_bytes(needed)} in {folder}, and {written_bytes(free)} are free: ask for fewer.")
+        raise StorageError(f"{n:,} pictures need {needed / 1e9:.3g} GB in {folder}, and {free / 1e9:.3g} GB are free: ask for fewer.")
 
 
 def open_scenes(folder: str | Path) -> Scenes:
@@ -122,16 +125,39 @@ def open_scenes(folder: str | Path) -> Scenes:
     return found
 
 
-def read_classes(folder: Path) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Returns the name of the world in a folder of `render_to`, and the names of classes of its categorical labels.
+def is_rendered(path: Path) -> bool:
+    """Returns whether a folder holds a rendered world."""
+    return (path / _METADATA).is_file() and (path / _LABELS).is_file()
+
+
+def read_rendered(request: ReadRequest) -> PictureSource:
+    """Reads a rendered world. Labels with one class for each picture become attributes; numbers, and labels of several objects, do not.
 
     Raises:
-        FileFormatError: The folder has no metadata, or they are damaged.
+        FileFormatError: The pictures are unfinished or damaged.
+        OptionError: A table of labels is given, or a part that does not exist.
     """
+    folder = request.path
     metadata = _read_metadata(folder)
     if metadata is None:
         raise FileFormatError(f"The folder {folder} has no {_METADATA}.")
-    return metadata["world"], metadata["classes"]
+    world = metadata["world"]
+    description = f"a rendered world, {world}"
+    request.check(description, hint=" (render the other part with another seed)")
+    scenes = open_scenes(folder)
+    if not len(scenes):
+        raise FileFormatError(f"{folder} holds no pictures: render some with `composable-energy render {world} -n N -o {folder}`.")
+    labels = {}
+    for name, array in scenes.labels.items():
+        if array.ndim == 1 and array.dtype.kind in "bi":
+            values, names = torch.from_numpy(array.astype(np.int64)), metadata["classes"].get(name)
+            try:
+                labels[name] = labels_from_numbers(values) if names is None else Labels(values, names)
+            except OptionError as error:
+                raise FileFormatError(f"{folder}, labels {name!r}: {error}") from None
+    if left_out := [name for name in scenes.labels if name not in labels]:
+        description += f" (no classes: {', '.join(left_out)})"
+    return array_source(description, folder, scenes.images, [folder / _IMAGES, folder / _LABELS], labels)
 
 
 def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
@@ -198,21 +224,18 @@ def _open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
 @contextmanager
 def _open_rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator[BinaryIO]:
     """Opens the file of an array of bytes to append rows; rows after those that are done are truncated."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+    end = len(header.getvalue()) + (done or 0) * int(np.prod(shape[1:]))
     if done is None:
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "|u1"})
-            yield file
-        return
+        path.write_bytes(header.getvalue())
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            found, _, kind = np.lib.format.read_array_header_1_0(file)
-            end = file.tell() + done * int(np.prod(shape[1:]))
-    except (OSError, ValueError) as error:
+        file = path.open("r+b")
+    except OSError as error:
         raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
-    if found != shape or kind != np.uint8 or path.stat().st_size < end:
-        raise FileFormatError(f"{path} has fewer than the {done} finished pictures, or another shape. {_ADVICE}")
-    with path.open("r+b") as file:
+    with file:
+        if file.read(len(header.getvalue())) != header.getvalue() or path.stat().st_size < end:
+            raise FileFormatError(f"{path} has fewer than the {done} finished pictures, or another shape. {_ADVICE}")
         file.truncate(end)
         file.seek(end)
         yield file

@@ -35,15 +35,12 @@ class ReadRequest:
     strict: bool = True
     progress: bool = False
 
-    def reject_labels(self, description: str) -> None:
-        """Raises if a table of labels is given for a format with its own labels."""
-        if self.labels is not None:
+    def check(self, description: str, parts: Sequence[str] = ("train",), *, hint: str = "", own_labels: bool = True) -> str:
+        """Returns the part; raises if it does not exist, or if a table of labels is given for a format with its own labels."""
+        if own_labels and self.labels is not None:
             raise OptionError(f"labels= applies to image folders; {self.path} is {description}, which holds its own labels.")
-
-    def check_part(self, parts: Sequence[str], description: str) -> str:
-        """Returns the part, and raises if it does not exist."""
         if self.part not in parts:
-            raise OptionError(f"{self.path} is {description}, which has the parts {', '.join(parts)}, got part={self.part!r}.")
+            raise OptionError(f"{self.path} is {description}{hint}, which has the parts {', '.join(parts)}, got part={self.part!r}.")
         return self.part
 
 
@@ -58,8 +55,7 @@ class PictureSource:
         name: Returns the name of a picture by its index, for errors.
         files: The files; a cache is valid while their names, sizes and modification times stay the same.
         labels: Attributes by name.
-        array: Returns all pictures as bytes of shape $(N, C, H, W)$, if the files store them so.
-        shape: The shape $(C, H, W)$ of `array`.
+        array: All pictures as bytes of shape $(N, C, H, W)$, if the files store them so.
     """
 
     description: str
@@ -68,8 +64,15 @@ class PictureSource:
     name: Callable[[int], str]
     files: Sequence[Path]
     labels: dict[str, Labels]
-    array: Callable[[], np.ndarray] | None = None
-    shape: tuple[int, ...] = ()
+    array: np.ndarray | None = None
+
+
+def array_source(
+    description: str, where: str | Path, pixels: np.ndarray, files: Sequence[Path], labels: dict[str, Labels]
+) -> PictureSource:
+    """Returns the source of pictures that are stored as bytes, with shape $(N, C, H, W)$."""
+    picture, name = (lambda row: to_image(pixels[row])), (lambda row: f"{where}, picture {row}")
+    return PictureSource(description, len(pixels), picture, name, files, labels, pixels)
 
 
 def join_names(names: Sequence[str], most: int = 3) -> str:
@@ -87,14 +90,9 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 def decode_pictures(
     source: PictureSource, rows: Sequence[int], size: int | None, channels: int | None, progress: bool
 ) -> Iterator[np.ndarray]:
-    """Yields pictures as bytes of shape $(C, H, W)$, all of one shape.
+    """Yields pictures by index as bytes of shape $(C, H, W)$, all of one shape.
 
-    Args:
-        source: The pictures.
-        rows: Indices, in order.
-        size: Height and width; None keeps those of the files.
-        channels: 1 or 3; None for those of the first picture.
-        progress: Whether to show a progress bar.
+    Without `size` they keep that of the files; without `channels` they have those of the first picture.
 
     Raises:
         ShapeError: Pictures differ in size and `size` is None, or the first picture is grey and a later one is in color.

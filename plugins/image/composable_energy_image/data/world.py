@@ -106,7 +106,8 @@ class World(ABC):
         """
         for name, value in (("n", n), ("seed", seed), ("start", start)):
             check_integer(name, value, least=0)
-        drawn = [self.sample_labels(_generator(seed, index)) for index in range(start, start + n)]
+        keys = (np.array([seed, index], np.uint64) for index in range(start, start + n))
+        drawn = [self.sample_labels(np.random.Generator(np.random.Philox(key=key))) for key in keys]
         return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
 
     def draw(self, n: int, seed: int = 0, start: int = 0, *, masks: bool = False) -> Scenes:
@@ -154,7 +155,3 @@ class World(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"
-
-
-def _generator(seed: int, index: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
