@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_flag, check_integer, check_number, nearest
-from composable_energy.parsing import Name, ParseError, SourceSpan, parse
+from composable_energy.options import check_choice, check_flag, check_integer, check_number
+from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import names
 from composable_energy_cli.names import Names, read_condition
 
@@ -43,13 +43,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Edit:
-    """The start from an image of an earlier order.
-
-    Args:
-        job: The id of the earlier order.
-        index: The number of the image, from 0.
-        strength: The noise level that is added: small keeps the image, large forgets it.
-    """
+    """The start from an image, a number from 0, of an earlier order, with noise of a level: small keeps the image, large forgets it."""
 
     job: str
     index: int
@@ -94,6 +88,11 @@ class Order:
         return parse(self.expression).terms
 
     @property
+    def leaves(self) -> tuple[Name, ...]:
+        """The names in the expression, with their places."""
+        return parse(self.expression).names
+
+    @property
     def text(self) -> str:
         """The expression with the weights and the temperature written out."""
         terms, weights = self.terms, (*self.weights, *[1.0] * len(self.terms))
@@ -106,13 +105,12 @@ class Order:
     @property
     def names(self) -> list[str]:
         """The names in the expression."""
-        return [name.name for name in parse(self.expression).names]
+        return [leaf.name for leaf in self.leaves]
 
     @property
     def is_remote(self) -> bool:
         """Whether an energy comes from a location such as `hf:owner/name`."""
-        known = Names(self.family)
-        return any(callable(known.locate(name)) for name in parse(self.expression).names)
+        return any(callable(source) for source in map(Names(self.family).locate, self.leaves))
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -163,20 +161,13 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
     known = find_names(order.family, family)
-    for leaf in parse(order.expression).names:
-        if not local:
-            _check_offered(leaf, known)
-        known.locate(leaf)
+    for leaf in order.leaves:
+        own, entry = leaf.name in known.members, leaf.name.partition("/")[0]
+        source = known.locate(leaf) if local or own or entry in known.entries else None  # before any folder is looked at
+        if not (local or own or isinstance(source, str)):
+            reason = "folders and locations may only be named on the computer that runs the playground."
+            raise unknown_name(leaf, [*known.members, *known.entries], reason)
     return order
-
-
-def _check_offered(leaf: Name, known: Names) -> None:
-    """Raises ParseError if no plug-in offers a name, before any folder is looked at."""
-    offered = [*known.members, *known.entries]
-    if leaf.name in known.members or leaf.name.partition("/")[0] in known.entries:
-        return
-    hint = nearest(leaf.name, offered)
-    raise ParseError(f"No plug-in offers this name.{hint} Folders may only be named on the computer that runs the playground.", leaf.place)
 
 
 def find_names(asked: str | None, own: str | None) -> Names:
@@ -198,8 +189,7 @@ def _check(order: Order, limits: Limits) -> None:
     if not isinstance(order.expression, str) or not isinstance(order.family, str | None):
         raise OptionError("The expression and the family are texts.")
     if len(order.expression) > limits.length:
-        end = len(order.expression)
-        raise ParseError(f"The playground takes at most {limits.length} characters.", SourceSpan(order.expression, limits.length, end))
+        raise OptionError(f"The playground takes at most {limits.length} characters.")
     if not isinstance(order.given, dict) or not all(isinstance(text, str) for text in order.given.values()):
         raise OptionError("The values of conditions are texts.")
     _ = order.conditions  # a text that is no number is reported before the order waits
