@@ -59,7 +59,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert any(line.split()[:2] == ["samplers", "langevin"] for line in lines)
     assert run("plugins", "--load", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: [record("bad", "failed", "it raised")])
+    monkeypatch.setattr(ce, "plugins", lambda **options: [record("bad", "failed", "it raised")])
     assert run("plugins") == 0
     assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
     assert rows[0].keys() == {"group", "name", "value", "distribution", "version", "state", "error", "extra"}
@@ -73,7 +73,7 @@ def record(name: str, state: str = "ok", error: str | None = None, group: str = 
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.registry.PluginRecord) -> tuple[int, str, dict]:
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: list(rows))
+    monkeypatch.setattr(ce, "plugins", lambda **options: list(rows))
     code = run("doctor")
     text = capsys.readouterr().out
     assert run("doctor", "--json") == code
@@ -133,7 +133,7 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
             return self.answer
 
     answers = {"a": True, "b": (False, "there is no GPU"), "c": OSError("driver")}
-    monkeypatch.setattr("composable_energy.registry.get", lambda kind, name: Kernel(answers[name]))
+    monkeypatch.setattr(ce, "get", lambda kind, name: Kernel(answers[name]))
     monkeypatch.setattr(metadata, "packages_distributions", dict)
     code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
     assert code == 0

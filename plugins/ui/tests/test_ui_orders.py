@@ -13,7 +13,6 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.parsing import ParseError
 from composable_energy_cli import main
-from composable_energy_ui import Limits
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
 from tests.toys import Noisy
@@ -115,10 +114,6 @@ def test_users_of_other_computers_are_reported_the_nearest_name():
     assert read_order({"expression": "right & faces/male", "family": "plane"}, None, False).family == "plane"
 
 
-def test_limits_can_be_changed():
-    assert read_order({"expression": "ring", "family": "plane", "n": 100}, None, True, Limits(images=100)).n == 100
-
-
 class At(Noisy):
     """A Gaussian around `y`."""
 
@@ -139,7 +134,6 @@ def at():
     [
         {"expression": "at", "given": {"y": "1, 2"}},
         {"expression": "at & ring", "given": {"y": "1"}},
-        {},
         {"weights": (0.5, 2.0), "temperature": 2.0},
         {"expression": "right", "sharpen": 2.0, "sampler": "mala"},
     ],
@@ -210,17 +204,8 @@ def test_a_result_has_terms_shares_traces_and_statistics():
     assert len(result["trace"]["mid"]) == 30 and len(result["paths"]) == 30
     assert {row["name"] for row in result["summary"]["rows"]} == {"energy", "x[0]", "x[1]"}
     assert any("calibrate" in text for text in result["warnings"])
-
-
-@pytest.mark.slow
-def test_an_event_has_probabilities_and_a_density_has_none():
     _, result = carry_out(order("ring & right"))
-    assert [(row["expression"], row["probability"] is not None) for row in result["terms"]] == [
-        ("ring & right", False),
-        ("plane", False),
-        ("ring", False),
-        ("right", True),
-    ]
+    assert [row["expression"] for row in result["terms"] if row["probability"] is not None] == ["right"]  # the only event
 
 
 def test_regions_share_one_base_and_follow_the_laws_of_events():
@@ -228,10 +213,3 @@ def test_regions_share_one_base_and_follow_the_laws_of_events():
     points = torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
     assert len((right & near).bases) == 1
     torch.testing.assert_close((~(right & near))(points), (~right | ~near)(points))
-
-
-@pytest.mark.full
-def test_draws_of_half_a_ring_lie_on_it():
-    draws = (ce.load("plane/ring") & ~ce.load("plane/right")).sample(200, seed=0, steps=60)
-    assert (draws.norm(dim=1) - 1.8).abs().mean() < 0.3
-    assert (draws[:, 0] < 0).float().mean() > 0.85

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
+from composable_energy.sampling import Info, Noise, Sampler, State
 
 __all__ = ["MyPlugin"]
 
@@ -41,5 +41,6 @@ class MyPlugin(Sampler):
         energies = energy(proposal)
         acceptance = (state.energy - energies).exp().clamp(max=1.0)
         keep = noise.uniform(state.x, stream=1) >= acceptance  # not `accept`: an energy that is NaN must stay visible
-        x = torch.where(unsqueeze_to(keep, state.x), state.x, proposal)
+        rows = keep.view(-1, *[1] * (proposal.ndim - 1))
+        x = torch.where(rows, state.x, proposal)
         return State(x, torch.where(keep, state.energy, energies), state.grad), Info(acceptance)
