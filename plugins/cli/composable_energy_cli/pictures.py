@@ -53,12 +53,7 @@ def write_array(path: Path, points: Tensor) -> None:
 
 
 def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[float, float]) -> Tensor:
-    """Returns the points in a file, with shape (n, *shape).
-
-    Args:
-        path: An image, a PNG grid of `write_grid`, or an .npy or .npz file of one or several points.
-        shapes: The possible shapes of points: decoded or latent.
-        value_range: The values of black and white.
+    """Returns the points in an image, a PNG grid of `write_grid`, or an .npy or .npz file, with shape (n, *shape) for one of the shapes.
 
     Raises:
         FileFormatError: The file is missing or cannot be read.

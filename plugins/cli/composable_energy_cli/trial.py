@@ -36,12 +36,7 @@ def foreign_output() -> Iterator[None]:
 
 
 def try_plugins(rows: Sequence[Any], limit: float = LIMIT) -> list[Trial]:
-    """Loads plug-ins in other processes; one that does not end is named, and the others are tried without it.
-
-    Args:
-        rows: The records of the plug-ins.
-        limit: Seconds for each process.
-    """
+    """Loads plug-ins, by their records, in other processes; one that does not end is named, and the others are tried without it."""
     found: dict[int, Trial] = {}
     todo = list(range(len(rows)))
     while todo:
@@ -80,12 +75,7 @@ def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, A
 
 
 def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
-    """Loads plug-ins and writes a line of JSON for each; the other end of `try_plugins`.
-
-    Args:
-        pipe: The file descriptor to write to.
-        entries: The last word of the group, such as `samplers`, and the qualified name of each.
-    """
+    """Loads plug-ins, by the last word of their group and their qualified name, and writes a line of JSON for each to a pipe."""
     from composable_energy.errors import PluginNotFound
     from composable_energy.registry import get, get_factory, members_of
 

@@ -9,8 +9,6 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.registry import installed
-from composable_energy_cli import main
-from tests.third_party import install
 from tests.toys import Broken, Noisy, Toys, Unmade, run
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -139,31 +137,3 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
     assert code == 0
     assert report["kernels"] == {"a": "ready", "b": "not available here: there is no GPU", "c": "OSError: driver"}
     assert "kernel    b: not available here: there is no GPU" in text
-
-
-GREETING = """
-    from composable_energy_cli import Command
-
-    class Greet(Command):
-        summary = "greet somebody"
-
-        def add_arguments(self, parser):
-            parser.add_argument("name")
-
-        def run(self, arguments):
-            print(f"Hello {arguments.name}")
-            return 0
-"""
-
-
-def test_a_command_of_a_plugin(site, capsys):
-    commands = {"greet": "greeting:Greet", "broken": "no_such_module:Broken", "sample": "greeting:Greet"}
-    install(site, "acme-commands", {"commands": commands}, {"greeting": GREETING})
-    assert main(["greet", "Ada"]) == 0
-    assert capsys.readouterr().out == "Hello Ada\n"
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    listed = capsys.readouterr().out
-    assert "greet somebody" in listed and "not usable" in listed and "draw from an expression" in listed
-    assert main(["broken"]) == 2
-    assert "no_such_module" in capsys.readouterr().err

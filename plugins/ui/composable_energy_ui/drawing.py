@@ -29,13 +29,7 @@ _PAUSE = {"pictures": 0.25, "plane": 0.04, "numbers": 0.25}
 
 def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[float, float], report: Report) -> None:
     """Draws the samples of the last order and reports `conditions`, `density`, `tuning`, `progress`, `points`,
-    `sampled` and `result`.
-
-    Args:
-        orders: The order, after those whose images it starts from.
-        start: The point that its chains start from, for an edited image.
-        value_range: The values of black and white.
-        report: Called with each event.
+    `sampled` and `result`. It comes after the orders whose images it starts from; an edited image starts at a point.
 
     Raises:
         ComposableEnergyError: The expression cannot be built or sampled.
@@ -71,10 +65,6 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
 
 def report_conditions(order: Order, report: Report) -> Energy:
     """Builds the energy of an order, and reports its conditions but the noise level, which samplers set.
-
-    Args:
-        order: The order.
-        report: Called with the event `conditions`.
 
     Raises:
         ComposableEnergyError: The expression cannot be built.

@@ -140,13 +140,9 @@ class Order:
 
 
 def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limits: Limits = LIMITS) -> Order:
-    """Returns the order of a request of the page, with every name located.
+    """Returns the order of a request of the page, the fields of `Order` as JSON, with every name located.
 
-    Args:
-        fields: The fields of `Order` as JSON.
-        family: The family of the pictures' tab; the page may ask for another one by name.
-        local: Whether folders and locations may be named in expressions; not by users of other computers.
-        limits: What an order may ask for.
+    The page may ask for another family than that of its tab, by name. Only users of this computer, `local`, name folders and locations.
 
     Raises:
         ParseError: The expression is malformed, or a name is unknown.

@@ -47,12 +47,7 @@ class _Job:
 
 
 class Worker:
-    """Draws one order after another in a process of its own.
-
-    Args:
-        value_range: The values of black and white.
-        limits: How many orders may wait, and how long one may take.
-    """
+    """Draws one order after another in a process of its own."""
 
     def __init__(self, value_range: tuple[float, float], limits: Limits) -> None:
         self.value_range, self.limits = value_range, limits

@@ -144,23 +144,6 @@ def test_conditions_of_the_expression_have_fields(tmp_path):
         page.wait("document.querySelector('#conditions').hidden")
 
 
-def test_a_second_user_waits_and_reloading_ends_the_first(page, playground):
-    page.type("#expression", "male & ~old")
-    page.type("#steps", "2000")
-    page.click("#sample")
-    page.wait(f"{STATUS}.startsWith('Step ')", 120)
-    with Browser() as other:
-        other.open(playground.address)
-        other.wait("document.body.dataset.ready")
-        other.type("#steps", "2")
-        other.click("#sample")
-        other.wait(f"{STATUS} == 'Waiting: 1 before this one.'")
-        page.send("Page.reload")
-        other.wait(DONE, 120)
-    page.wait("document.body.dataset.ready")
-    assert page.evaluate("document.querySelector('#expression').value") == "male & ~old"
-
-
 def test_a_server_that_ended_is_reported():
     with Browser() as page:
         with Playground() as playground:

@@ -92,17 +92,12 @@ def _size(energy: ce.Energy, points: Tensor | None, trace: Trace | None) -> int:
         raise ShapeError(f"{energy} is an energy of latent points that are decoded; draw its samples with `grid`.")
     shape = energy.event_shape
     if shape is None:
-        found = points[0] if points is not None and len(points) else None
-        found = trace.points[0, 0] if found is None and trace is not None and trace.points is not None else found
-        return 2 if found is None else _numbers(energy, tuple(found.shape))
-    return _numbers(energy, tuple(shape))
-
-
-def _numbers(energy: ce.Energy, shape: tuple[int, ...]) -> int:
+        found = points if points is not None and len(points) else None if trace is None or trace.points is None else trace.points[0]
+        shape = (2,) if found is None else tuple(found.shape[1:])
     size = math.prod(shape)
     if size not in (1, 2):
         ways = "draw its samples with `grid`" if len(shape) == 3 else "show one of its terms, or a function of two of its numbers"
-        raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {shape}: {ways}.")
+        raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {tuple(shape)}: {ways}.")
     return size
 
 

@@ -41,14 +41,7 @@ _NUMBERS = ("position", "size", "light")
 
 @dataclass(frozen=True)
 class NetworkTrainer:
-    """Trains networks in one folder with one seed.
-
-    Attributes:
-        folder: Parent of the folders of the trainings.
-        seed: Seed of all trainings.
-        effort: Factor of all numbers of steps.
-        progress: Whether to show progress bars.
-    """
+    """Trains networks in folders of one folder, with one seed; `effort` is a factor of all numbers of steps."""
 
     folder: Path
     seed: int = 0
@@ -64,14 +57,9 @@ class NetworkTrainer:
         return judge.eval()
 
     def train_autoencoder(self, images: np.ndarray, code: int, steps: int, decoder_steps: int, *, noise: float = 0.05) -> Autoencoder:
-        """Returns an autoencoder trained without labels: first the whole network, then the decoder alone.
+        """Returns an autoencoder trained without labels on bytes with shape $(N, C, S, S)$: first all of it, then the decoder alone.
 
-        Args:
-            images: Bytes with shape $(N, C, S, S)$.
-            code: Numbers in a code.
-            steps: Training steps of the whole network.
-            decoder_steps: Training steps of the decoder alone.
-            noise: Standard deviation of the noise on codes, which have unit variance.
+        A code has `code` numbers with unit variance, and in training noise of a standard deviation.
         """
         pictures = Pictures(images, {}, "scenes")
         with self.seeded("autoencoder"):
@@ -149,19 +137,7 @@ class NetworkTrainer:
         decay: float = 1e-4,
         **options: Any,
     ) -> None:
-        """Trains a model in the folder of a name, or resumes its training.
-
-        Args:
-            name: Name of the training and its folder.
-            model: The model.
-            objective: The objective.
-            data: The data, as for `Trainer`.
-            steps: Training steps, before the factor `effort`.
-            batch: Batch size.
-            rate: Peak learning rate.
-            decay: Weight decay.
-            **options: More options of `Trainer`, such as `ema`.
-        """
+        """Trains a model in the folder of a name, or resumes its training, with the options of `Trainer`."""
         steps = max(5, round(steps * self.effort))
         Trainer(
             model,

@@ -29,13 +29,7 @@ from composable_energy_scenes.patches import PatchCoder
 class RunFolder:
     """The folder of a training run. Every result is kept, so an interrupted run resumes.
 
-    Attributes:
-        folder: The folder.
-        world: The world to render.
-        seeds: Seeds of the renders, by their use.
-        counts: Numbers of renders, by their use.
-        effort: Factor of the training steps and, below 1, of the number of renders.
-        progress: Whether to show progress bars.
+    `seeds` and `counts` are those of the renders, by their use. `effort` is a factor of the training steps and, below 1, of the renders.
     """
 
     folder: Path
@@ -80,13 +74,9 @@ class RunFolder:
 
 
 def run_command(train: Callable[[RunFolder], None], run: Callable[..., RunFolder], home: Path, arguments: Sequence[str] | None) -> None:
-    """Runs a training command, with one thread.
+    """Runs the command of a module, whose first line is the description of `--help`, with one thread.
 
-    Args:
-        train: Trains all networks in a run folder; its module has the description of `--help` in its first line.
-        run: Makes the run folder of a path with a factor `effort`.
-        home: The folder to which `--install` copies weights and report.
-        arguments: The arguments; those of the command line if None.
+    It trains in the run folder that `run` makes of a path and a factor `effort`; `--install` copies weights and report to `home`.
     """
     module = sys.modules[train.__module__]
     name = module.__spec__.name if module.__spec__ else train.__module__

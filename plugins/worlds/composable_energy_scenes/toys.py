@@ -70,15 +70,7 @@ def parts_of(shape: int) -> int:
 
 
 def put_shape(camera: Camera, solids: Sequence[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-    """Puts a solid or a toy on the floor.
-
-    Args:
-        camera: The camera.
-        solids: Ids of solids, at least as many as the shape has.
-        shape: Class in `SHAPES`.
-        where: Centre on the floor, two numbers.
-        half: Half of the width and height.
-        color: Red, green and blue in [0, 1].
+    """Puts a shape, a class in `SHAPES`, on the floor, of at least as many solids as it has; see `Camera.put`.
 
     Raises:
         OptionError: `half` is not positive.

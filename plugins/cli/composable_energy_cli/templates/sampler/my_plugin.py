@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State
 
 __all__ = ["MyPlugin"]
@@ -20,16 +19,9 @@ class MyPlugin(Sampler):
 
     Args:
         scale: $s > 0$; about $2.4 / \sqrt{d}$ standard deviations is good in $d$ dimensions.
-
-    Raises:
-        OptionError: The scale is not positive.
     """
 
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise OptionError(f"scale must be positive, got {self.scale}.")
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         """Returns the state at the start, with a row for each chain."""
