@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import expanded, is_directory, is_saved
+from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file
 from composable_energy.options import nearest_names
 from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import get_factory
@@ -113,9 +113,7 @@ def read_condition(text: str) -> tuple[str, float | list[list[float]]]:
 
 def saved_in(folder: Path) -> tuple[str, ...]:
     """Returns the names of the sub-folders that hold a saved energy."""
-    with contextlib.suppress(OSError):
-        return tuple(sorted(inner.name for inner in folder.iterdir() if is_saved(inner)))
-    return ()
+    return tuple(sorted(file.parent.name for file in folder.glob(f"*/{ENERGY_FILE}") if is_file(file)))
 
 
 class Names:
@@ -175,7 +173,7 @@ class Names:
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
             if slash and entry in self.entries and member in _members(entry):
                 return name
-        if is_saved(folder):
+        if is_file(folder / ENERGY_FILE):
             return folder
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
@@ -226,7 +224,7 @@ def _folder(family: str) -> Path | None:
     if is_directory(folder):
         if saved_in(folder):
             return folder
-        own = f" It is a saved energy itself: write {family!r} in the expression." if is_saved(folder) else ""
+        own = f" It is a saved energy itself: write {family!r} in the expression." if is_file(folder / ENERGY_FILE) else ""
         raise FileFormatError(f"--in: no sub-folder of {family!r} holds a saved energy.{own}")
     if family.startswith(("/", "./", "../", "~")):
         raise FileFormatError(f"--in: there is no folder {family!r}.")
