@@ -52,34 +52,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Order:
-    """One request for samples.
-
-    Args:
-        expression: The text that was typed.
-        family: The family of its names; None for the default.
-        weights: The weights of the terms of its top-level `&`, in order; missing ones are 1.
-        temperature: What the whole energy is divided by.
-        sharpen: The weight of the evidence.
-        sampler: The name of the sampler; None for the one that `sample` takes.
-        steps: The number of steps; None for that of the sampler.
-        n: The number of images or points.
-        seed: The seed.
-        given: The values of conditions, as they were typed: a number, or several with commas.
-        untrained: Whether networks with random weights are accepted.
-        edit: The image that the chains start from, if there is one.
-    """
+    """One request for samples; its texts are as they were typed."""
 
     expression: str
-    family: str | None = None
-    weights: tuple[float, ...] = ()
-    temperature: float = 1.0
-    sharpen: float = 1.0
-    sampler: str | None = None
-    steps: int | None = None
+    family: str | None = None  # of the names; None for the default
+    weights: tuple[float, ...] = ()  # of the terms of the outermost `&`, in order; missing ones are 1
+    temperature: float = 1.0  # what the whole energy is divided by
+    sharpen: float = 1.0  # the weight of the evidence
+    sampler: str | None = None  # None takes that of `sample`
+    steps: int | None = None  # None takes that of the sampler
     n: int = 16
     seed: int = 0
-    given: Mapping[str, str] = field(default_factory=dict)
-    untrained: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)  # a number, or several with commas, for each condition
+    untrained: bool = False  # whether networks with random weights are accepted
     edit: Edit | None = None
 
     @property
@@ -192,14 +177,11 @@ def _check(order: Order, limits: Limits) -> None:
     check_flag("untrained", order.untrained)
     if order.sampler is not None:
         check_choice("sampler", order.sampler, names("sampler"))
-    check_integer("n", order.n, 1)
     check_integer("seed", order.seed, 0)
-    if order.n > limits.images:
+    if check_integer("n", order.n, 1) > limits.images:
         raise OptionError(f"The playground draws at most {limits.images} at once, got {order.n}.")
-    if order.steps is not None:
-        check_integer("steps", order.steps, 1)
-        if order.steps > limits.steps:
-            raise OptionError(f"The playground takes at most {limits.steps} steps, got {order.steps}.")
+    if order.steps is not None and check_integer("steps", order.steps, 1) > limits.steps:
+        raise OptionError(f"The playground takes at most {limits.steps} steps, got {order.steps}.")
     for name, value in [("temperature", order.temperature), ("sharpen", order.sharpen), *(("weight", w) for w in order.weights)]:
         check_number(name, value, above=0)
     if order.edit is not None:
