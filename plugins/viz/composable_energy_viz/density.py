@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,11 +125,10 @@ def _paths(trace: Trace, size: int, chains: int) -> Tensor | None:
 
 def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, float]]:
     if window is not None:
-        try:
+        found = []
+        with suppress(TypeError, ValueError, RuntimeError):
             given = torch.as_tensor(window, dtype=torch.float64)
             found = [(low, high) for low, high in (given.expand(size, 2) if given.ndim == 1 else given).tolist()]
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.") from error
         if len(found) != size or not all(-math.inf < low < high < math.inf for low, high in found):
             raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.")
         return found
