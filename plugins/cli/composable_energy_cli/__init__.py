@@ -47,10 +47,7 @@ _RUN = "run of the command"  # no name that an argument of a plug-in has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code.
-
-    Args:
-        arguments: The arguments; None for those of the process.
+    """Runs a command with arguments, those of the process if None, and returns its exit code.
 
     Raises:
         SystemExit: The arguments are invalid, or request help or the version.

@@ -7,16 +7,13 @@ import platform
 import sys
 from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composable_energy import __version__
 from composable_energy.options import printable
-from composable_energy.registry import FIRST_PARTY, Command
+from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
-from composable_energy_cli.trial import foreign_output, kernel_state, try_plugins
-
-if TYPE_CHECKING:
-    from composable_energy.registry import PluginRecord
+from composable_energy_cli.trial import LIBRARY, foreign_output, kernel_state, try_plugins
 
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
 _LOADABLE = ("not-loaded", "ok")
@@ -82,23 +79,22 @@ def _devices() -> list[str]:
     return found + ["mps"] * torch.backends.mps.is_available()
 
 
-def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str], list[str]]:
+def _load_plugins() -> tuple[list[Any], dict[str, int], dict[str, str], list[str]]:
     """Loads all plug-ins: the library's own here, others in processes of their own.
 
-    Returns:
-        The records with the states found, the number of members of each family, the state of each kernel on this machine (an unavailable
-        one is no problem), and the problems of families.
+    Returns the records with their states, the number of members of each family, the state of each kernel here (an unavailable one is no
+    problem), and the problems of families.
     """
-    from composable_energy.registry import get, installed, plugins
+    import composable_energy as ce
 
-    rows = plugins(load=True, of=FIRST_PARTY)
-    tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, FIRST_PARTY) and row.state in _LOADABLE]
+    rows = ce.plugins(load=True, of=LIBRARY)
+    tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, LIBRARY) and row.state in _LOADABLE]
     trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))
     own = [row for i, row in enumerate(rows) if i not in trials]
-    entries = installed([row for row in own if row.state == "ok"])
+    entries = ce.installed([row for row in own if row.state == "ok"])
     families = {entry.name: len(entry.members) for entry in entries if entry.members}
     kernels = {
-        row.qualified: kernel_state(get("kernel", row.qualified))
+        row.qualified: kernel_state(ce.get("kernel", row.qualified))
         for row in own
         if row.group == "composable_energy.kernels" and row.state == "ok"
     }

@@ -6,15 +6,12 @@ import argparse
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import Any
 
-from composable_energy.options import one_line
+from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
-from composable_energy_cli.trial import foreign_output
-
-if TYPE_CHECKING:
-    from composable_energy.registry import EnergyInfo
+from composable_energy_cli.trial import LIBRARY, foreign_output
 
 _HEADER = ("energy", "state", "what it is")
 
@@ -34,10 +31,10 @@ class Energies(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
-        from composable_energy.registry import installed, plugins
+        import composable_energy as ce
 
         with foreign_output():
-            found = installed(plugins())
+            found = ce.installed()
         entries = list(found) if arguments.name is None else [found[arguments.name]]
         if arguments.json:
             print(json_text([{**vars(entry), "state": entry.state} for entry in entries]))
@@ -52,17 +49,17 @@ class Energies(Command):
         for entry, line in zip([None, *entries], lines, strict=True):
             print(line if len(line) <= width else f"{line[: width - 3].rstrip()}...")
             if entry is not None and entry.members:
-                members = ", ".join(one_line(f"{entry.name}/{member}") for member in entry.members)
+                members = ", ".join(printable(f"{entry.name}/{member}") for member in entry.members)
                 print(textwrap.fill(members, max(width, 80), initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
         return 0
 
 
-def _order(entry: EnergyInfo) -> tuple[bool, bool, bool, bool]:
+def _order(entry: Any) -> tuple[bool, bool, bool, bool]:
     """Sorts energies that can be sampled at once before others: trained ones, ready ones, those with arguments, and untrained ones."""
     return entry.error is not None, entry.trained is False, bool(entry.needs), entry.trained is None
 
 
-def _line(entry: EnergyInfo) -> str:
+def _line(entry: Any) -> str:
     """Returns what an energy is, or why it does not load, and the package of a third party."""
-    owner = "" if entry.distribution == "composable-energy" else f"  ({entry.distribution or 'this session'})"
+    owner = "" if entry.distribution == LIBRARY else f"  ({entry.distribution or 'this session'})"
     return (entry.error or entry.summary) + owner

@@ -16,7 +16,6 @@ from composable_energy_cli.terms import add_range, add_sigma, at_level, json_row
 from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from composable_energy import Energy
@@ -58,26 +57,15 @@ def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]
     """Returns a label for each point and the points of all files."""
     import torch
 
-    shapes, dtype = _shapes(energy), _dtype(energy)
-    read = [(path, read_points(path, shapes, black_to_white).to(dtype)) for path in files]
+    from composable_energy.sampling.problem import resolve_points
+
+    if energy.event_shape is None:
+        raise ShapeError(f"{energy} has no event_shape, so no points can be read for it.")
+    spec = resolve_points(energy, 1)
+    shapes = list(dict.fromkeys([tuple(spec.shape[1:]), tuple(spec.event)]))  # decoded, then latent
+    read = [(path, read_points(path, shapes, black_to_white).to(spec.dtype)) for path in files]
     odd = next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)
     if odd is not None:
         raise ShapeError(f"{read[0][0]} and {odd} have points of different shapes; explain them one after the other.")
     labels = [str(path) if len(points) == 1 else f"{path} {i + 1}" for path, points in read for i in range(len(points))]
     return labels, torch.cat([points for _, points in read])
-
-
-def _shapes(energy: Energy) -> list[tuple[int, ...]]:
-    """Returns the possible shapes of points: decoded, then latent."""
-    from composable_energy.sampling.problem import resolve_points
-
-    if energy.event_shape is None:
-        raise ShapeError(f"{energy} has no event_shape, so no points can be read for it.")
-    seen = tuple(resolve_points(energy, 1).shape[1:])
-    return list(dict.fromkeys([seen, tuple(energy.event_shape)]))
-
-
-def _dtype(energy: Energy) -> torch.dtype:
-    from composable_energy.sampling.problem import resolve_points
-
-    return resolve_points(energy, 1, latents=True).dtype

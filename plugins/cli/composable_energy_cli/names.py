@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.files import expanded, is_directory, is_saved
+from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file
 from composable_energy.options import nearest_names
 from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import get_factory
+from composable_energy_cli.trial import LIBRARY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,42 +57,38 @@ def read_expression(arguments: argparse.Namespace) -> Energy:
         ComposableEnergyError: The expression is wrong, a name or a condition is unknown, or a condition has no value.
     """
     energy, given = build_energy(arguments.expression, arguments.family), dict(arguments.given)
-    unknown = sorted(given.keys() - energy.conditions)
-    if unknown:
-        known = f"it depends on {', '.join(sorted(energy.conditions))}" if energy.conditions else "it depends on none"
-        raise OptionError(f"--given: {energy} has no condition {unknown[0]}; {known}.")
-    missing = sorted(energy.required_conditions - given.keys() - {"sigma"})  # samplers and `--sigma` set the noise level
-    if missing:
+    if unknown := sorted(given.keys() - energy.conditions):
+        known = ", ".join(sorted(energy.conditions)) or "none"
+        raise OptionError(f"--given: {energy} has no condition {unknown[0]}; it depends on {known}.")
+    if missing := sorted(energy.required_conditions - given.keys() - {"sigma"}):  # samplers and `--sigma` set the noise level
         ways = " ".join(f"--given {name}=VALUE" for name in missing)
         raise OptionError(f"{energy} depends on {', '.join(missing)}, which has no value: add {ways}.")
     return energy.given(**given) if given else energy
 
 
 def build_energy(text: str, family: str | None) -> Energy:
-    """Returns the energy of an expression.
-
-    Args:
-        text: The expression.
-        family: The family of its names.
+    """Returns the energy of an expression, with names of a family.
 
     Raises:
         ComposableEnergyError: The expression is wrong, or a name is unknown.
     """
-    return parse(text).build({name: _load(source) for name, source in _locate(text, family).items()})
+    import composable_energy as ce
+
+    def load(source: str | Path | Callable[[], Energy]) -> Energy:
+        if isinstance(source, str):
+            return ce.get("energy", source)
+        return ce.load(source) if isinstance(source, Path) else source()
+
+    return parse(text).build({name: load(source) for name, source in _locate(text, family).items()})
 
 
 def check_trained(text: str, family: str | None, advice: str) -> None:
-    """Raises OptionError if an expression names a network with random weights of a plug-in.
-
-    Args:
-        text: The expression.
-        family: The family of its names.
-        advice: How to sample it all the same.
-    """
-    from composable_energy.registry import installed, names, plugins
+    """Raises OptionError, with advice how to sample it all the same, if an expression names a network with random weights of a plug-in."""
+    import composable_energy as ce
+    from composable_energy.registry import names
 
     asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
-    for energy in installed(row for row in plugins() if row.name in asked or row.qualified in asked):
+    for energy in ce.installed(row for row in ce.plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
             recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
             raise OptionError(
@@ -109,16 +106,14 @@ def read_condition(text: str) -> tuple[str, float | list[list[float]]]:
     name, _, value = text.partition("=")
     with contextlib.suppress(ValueError):
         if name.strip().isidentifier():
-            row = [_number(part.strip()) for part in value.split(",")]
+            row = [int(part) if part.strip().lstrip("+-").isdecimal() else float(part) for part in value.split(",")]
             return name.strip(), row[0] if len(row) == 1 else [row]
     raise argparse.ArgumentTypeError(f"a condition is written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got {text!r}")
 
 
 def saved_in(folder: Path) -> tuple[str, ...]:
     """Returns the names of the sub-folders that hold a saved energy."""
-    with contextlib.suppress(OSError):
-        return tuple(sorted(inner.name for inner in folder.iterdir() if is_saved(inner)))
-    return ()
+    return tuple(sorted(file.parent.name for file in folder.glob(f"*/{ENERGY_FILE}") if is_file(file)))
 
 
 class Names:
@@ -133,9 +128,9 @@ class Names:
     """
 
     def __init__(self, family: str | None = None) -> None:
-        from composable_energy.registry import plugins
+        import composable_energy as ce
 
-        self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
+        self.entries = {form for row in ce.plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
         self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
         self._default_error: ComposableEnergyError | None = None
@@ -162,6 +157,8 @@ class Names:
             PluginConflictError: Several plug-ins offer the scheme of a location.
             ExtraNotInstalled: The name comes with an extra that is not installed.
         """
+        import composable_energy as ce
+
         name = leaf.name
         folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
@@ -176,19 +173,18 @@ class Names:
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
             if slash and entry in self.entries and member in _members(entry):
                 return name
-        if is_saved(folder):
+        if is_file(folder / ENERGY_FILE):
             return folder
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
                 get_factory("energy", entry)  # it may come with an extra, which the error names
-        from composable_energy.files import locate  # late: it imports torch
-
-        reason = self._known()
-        try:
-            if located := locate("loader", name):
-                return located
-        except PluginNotFound as error:
-            reason = str(error)
+        reason, (scheme, colon, _) = self._known(), name.partition(":")
+        if colon and not any(known.startswith(f"{scheme}:") for known in self.entries):
+            try:
+                get_factory("loader", scheme)
+                return lambda: ce.load(name)
+            except PluginNotFound as error:
+                reason = str(error)
         if self._default_error is not None and not slash:
             raise self._default_error
         raise unknown_name(leaf, self._candidates(name), reason)
@@ -202,16 +198,13 @@ class Names:
 
     def _candidates(self, name: str) -> list[str]:
         """Returns names to suggest, with the members of entries near to the one of the unknown name, or of all own families."""
+        import composable_energy as ce
+
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
-            from composable_energy.registry import FIRST_PARTY, installed, plugins
-
-            known += [
-                f"{energy.name}/{member}"
-                for energy in installed(row for row in plugins() if row.distribution == FIRST_PARTY)
-                for member in energy.members
-            ]
+            own = ce.installed(row for row in ce.plugins() if row.distribution == LIBRARY)
+            known += [f"{energy.name}/{member}" for energy in own for member in energy.members]
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
@@ -231,15 +224,11 @@ def _folder(family: str) -> Path | None:
     if is_directory(folder):
         if saved_in(folder):
             return folder
-        own = f" It is a saved energy itself: write {family!r} in the expression." if is_saved(folder) else ""
+        own = f" It is a saved energy itself: write {family!r} in the expression." if is_file(folder / ENERGY_FILE) else ""
         raise FileFormatError(f"--in: no sub-folder of {family!r} holds a saved energy.{own}")
     if family.startswith(("/", "./", "../", "~")):
         raise FileFormatError(f"--in: there is no folder {family!r}.")
     return None
-
-
-def _number(text: str) -> float:
-    return int(text) if text.lstrip("+-").isdecimal() else float(text)
 
 
 def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., Energy]]:
@@ -254,11 +243,3 @@ def _sibling_folders(name: str, folder: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return [f"{head}{other.name}" for other in folder.parent.iterdir() if other.is_dir()]
     return []
-
-
-def _load(source: str | Path | Callable[..., Energy]) -> Energy:
-    import composable_energy as ce
-
-    if isinstance(source, str):
-        return ce.get("energy", source)
-    return ce.load(source) if isinstance(source, Path) else source()

@@ -42,12 +42,7 @@ class NewPlugin(Command):
 
 
 def write_project(name: str, kind: str, folder: Path) -> list[Path]:
-    """Writes the project of a plug-in, and returns its files.
-
-    Args:
-        name: The name of the distribution and of the entry point; the package has underscores, the class has capitals.
-        kind: Such as `energy`.
-        folder: The new folder.
+    """Writes the project of a plug-in to a new folder, and returns its files.
 
     Raises:
         OptionError: The name is not valid or taken, or there is something at the folder.
@@ -56,33 +51,36 @@ def write_project(name: str, kind: str, folder: Path) -> list[Path]:
     _check_name(name, kind)
     if exists(folder):
         raise OptionError(f"{folder} exists; give another NAME, or --directory with a folder that does not exist.")
-    package = name.replace("-", "_")
-    words = {
+    package, own = name.replace("-", "_"), _TEMPLATES / kind
+    words = {  # in this order: a text that is filled in has other words
+        "USAGE": (own / "usage.md").read_text(encoding="utf-8"),
+        "OBJECT": _FUNCTIONS.get(kind, "MyPlugin"),
         "my-plugin": name,
         "my_plugin": package,
         "MyPlugin": "".join(part.capitalize() for part in name.split("-")),
-        "OBJECT": _FUNCTIONS.get(kind, "MyPlugin"),
         "GROUP": f"composable_energy.{'energies' if kind == 'energy' else f'{kind}s'}",
         "A_KIND": f"{'An' if kind[0] in 'aeiou' else 'A'} {kind}",
         "KIND": kind,
     }
-    texts = {
-        folder / "pyproject.toml": _filled(_read("pyproject.toml.txt"), words),
-        folder / "README.md": _filled(_read("README.md.txt").replace("USAGE", _read(f"{kind}/usage.md")), words),
-        folder / ".gitignore": _read("gitignore.txt"),
-        folder / package / "__init__.py": _filled(_read(f"{kind}/my_plugin.py"), words),
-        folder / package / "py.typed": "",
-        folder / "tests" / f"test_{package}.py": _filled(_read(f"{kind}/tests.py"), words),
+    sources = {
+        "pyproject.toml": _TEMPLATES / "pyproject.toml.txt",
+        "README.md": _TEMPLATES / "README.md.txt",
+        ".gitignore": _TEMPLATES / "gitignore.txt",
+        f"{package}/__init__.py": own / "my_plugin.py",
+        f"{package}/py.typed": None,
+        f"tests/test_{package}.py": own / "tests.py",
+        **{f"{package}/{extra.name}": extra for extra in sorted(own.glob("*.toml"))},
     }
-    for extra in sorted((_TEMPLATES / kind).glob("*.toml")):
-        texts[folder / package / extra.name] = _filled(_read(f"{kind}/{extra.name}"), words)
     try:
-        for file, text in texts.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+        for file, source in sources.items():
+            text = "" if source is None else source.read_text(encoding="utf-8")
+            for word, value in words.items():
+                text = text.replace(word, value)
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    return list(texts)
+    return [folder / file for file in sources]
 
 
 def _check_name(name: str, kind: str) -> None:
@@ -99,14 +97,3 @@ def _check_name(name: str, kind: str) -> None:
         raise OptionError(f"An installed plug-in offers the {kind} {name!r}; choose another NAME.")
     if find_spec(package) is not None:
         raise OptionError(f"A package {package!r} can be imported here, so a plug-in {name!r} would hide it; choose another NAME.")
-
-
-def _read(path: str) -> str:
-    return (_TEMPLATES / path).read_text(encoding="utf-8")
-
-
-def _filled(text: str, words: dict[str, str]) -> str:
-    """Returns a text with each word replaced; OBJECT first, since it stands for another word."""
-    for word in ("OBJECT", *words):
-        text = text.replace(word, words[word])
-    return text

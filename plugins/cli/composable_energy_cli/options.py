@@ -29,11 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(pairs: Sequence[tuple[str, Any]], flags: Iterable[str]) -> dict[str, Any]:
-    """Returns options by name.
-
-    Args:
-        pairs: The values of `--option`.
-        flags: The names of the command's own options, which are no options of a sampler.
+    """Returns the values of `--option` by name; `flags` are the names of the command's own options.
 
     Raises:
         OptionError: An option is given twice, is an option of the command, or works in Python only.
@@ -53,9 +49,7 @@ def read_options(pairs: Sequence[tuple[str, Any]], flags: Iterable[str]) -> dict
 def own_spelling(options: Iterable[str], flags: Iterable[str]) -> Iterator[None]:
     """A context whose errors about options spell them as the command line does: `--step-size` in place of `step_size`.
 
-    Args:
-        options: The options of the sampler that were given; an error carries others.
-        flags: The names of the command's own options. As words, such as steps, they are replaced only in `steps=`.
+    The command's own options, `flags`, are replaced only where they have a value, as in `steps=`: they may be words.
     """
     try:
         yield

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_directory, is_file
-from composable_energy_viz.files import check_archive, open_picture
+from composable_energy.files import is_directory, is_file, replace_file
+from composable_energy_viz.files import KEY, check_archive, is_picture, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,26 +30,19 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
     Raises:
         OptionError: The suffix of the file is unknown, its folder is missing, or the points are not images.
     """
-    ending = path.suffix.lower()
-    if ending not in PICTURES + ARRAYS:
+    if path.suffix.lower() not in PICTURES + ARRAYS:
         raise OptionError(f"-o takes a file that ends in {', '.join(PICTURES + ARRAYS)}, got {str(path)!r}.")
     if not is_directory(path.parent):
         raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}.")
     if is_directory(path):
         raise OptionError(f"-o {path} is a folder; name a file.")
-    if ending not in PICTURES:
-        return
-    from composable_energy_viz.files import is_picture
-
-    if not is_picture(shape):
+    if path.suffix.lower() in PICTURES and not is_picture(shape):
         raise OptionError(f"Draws of shape {shape} are not images; write them to a file that ends in .npy or .npz.")
 
 
 def write_array(path: Path, points: Tensor) -> None:
     """Writes points as an array, named `samples` in an .npz file."""
     import numpy as np
-
-    from composable_energy.files import replace_file
 
     values, file = points.detach().cpu().numpy(), BytesIO()
     if path.suffix.lower() == ".npz":
@@ -60,12 +53,7 @@ def write_array(path: Path, points: Tensor) -> None:
 
 
 def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[float, float]) -> Tensor:
-    """Returns the points in a file, with shape (n, *shape).
-
-    Args:
-        path: An image, a PNG grid of `write_grid`, or an .npy or .npz file of one or several points.
-        shapes: The possible shapes of points: decoded or latent.
-        value_range: The values of black and white.
+    """Returns the points in an image, a PNG grid of `write_grid`, or an .npy or .npz file, with shape (n, *shape) for one of the shapes.
 
     Raises:
         FileFormatError: The file is missing or cannot be read.
@@ -75,8 +63,6 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)
-    from composable_energy_viz.files import is_picture
-
     pictures = [shape for shape in shapes if is_picture(shape)]
     if not pictures:
         raise ShapeError(f"{path} is an image, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
@@ -141,8 +127,6 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 def _tiles(picture: Image.Image) -> list[Image.Image]:
     """Returns the images of a grid with a layout in its text chunk, else the image itself."""
     from PIL import Image
-
-    from composable_energy_viz.files import KEY
 
     try:
         grid = json.loads(picture.info[KEY])

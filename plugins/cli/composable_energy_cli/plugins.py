@@ -22,23 +22,15 @@ class Plugins(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints a row for each plug-in, and the errors of those that fail."""
-        from composable_energy.registry import plugins
+        import composable_energy as ce
 
         with foreign_output():
-            rows = plugins(load=arguments.load)
+            rows = ce.plugins(load=arguments.load)
         if arguments.json:
             print(json_text([vars(row) for row in rows]))
             return 0
-        cells = [
-            (
-                row.group.rpartition(".")[2],
-                row.name,
-                row.value,
-                f"{row.distribution or 'this session'} {row.version or ''}".strip(),
-                row.state,
-            )
-            for row in rows
-        ]
+        owners = [f"{row.distribution or 'this session'} {row.version or ''}".strip() for row in rows]
+        cells = [(row.group.rpartition(".")[2], row.name, row.value, owner, row.state) for row, owner in zip(rows, owners, strict=True)]
         print(table(("group", "name", "from", "offered by", "state"), cells))
         for row in rows:
             if row.error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,12 @@ from composable_energy_cli.pictures import PICTURES, check_target, write_array
 from composable_energy_cli.tables import json_text
 from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy_cli.trial import foreign_output
+from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from composable_energy import Energy
     from composable_energy.sampling import Sampler
+    from composable_energy.sampling.problem import PointSpec
 
 _SHEET = 512
 _FLAGS = ("sampler", "steps", "seed", "batch_size", "checkpoint", "progress")
@@ -77,38 +77,22 @@ class Sample(Command):
             energy = read_expression(arguments)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
-        from composable_energy.sampling import Checkpoint, Observer, Progress, twin
+        from composable_energy.sampling import Checkpoint, Progress, twin
 
         shows = sys.stderr.isatty() if arguments.progress is None else arguments.progress
-        observers: list[Observer] = [Progress()] if shows else []
-        observers += [] if arguments.checkpoint is None else [Checkpoint(arguments.checkpoint)]
-
-        target = _find_target(energy, arguments)
+        observers = [*[Progress()] * shows, *([] if arguments.checkpoint is None else [Checkpoint(arguments.checkpoint)])]
+        spec = _points(energy, arguments.n)
+        target = _find_target(arguments.output, spec.shape[1:])
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
-            points, trace = energy.latents.sample(
-                arguments.n,
-                sampler=arguments.sampler,
-                steps=arguments.steps,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                trace=True,
-                observers=observers,
-                **options,
-            )
+            own = {name: getattr(arguments, name) for name in ("sampler", "steps", "seed", "batch_size")}
+            points, trace = energy.latents.sample(arguments.n, trace=True, observers=observers, **own, **options)
         points = points[~trace.diverged]  # others under on_divergence=keep are no draws
-        seen = _decode(energy, points)
+        seen = replace(spec, coordinates=None).decode(points) if len(points) else points
         seconds = time.perf_counter() - start
-        about = {
-            "expression": str(energy),
-            "seed": trace.seed,
-            "sampler": repr(trace.sampler),
-            "steps": trace.steps,
-        }
+        about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps}
         if target.suffix.lower() in PICTURES:
-            from composable_energy_viz.files import write_grid
-
             write_grid(target, seen, black_to_white, about, least=_SHEET)
         else:
             write_array(target, seen)
@@ -116,30 +100,30 @@ class Sample(Command):
         if arguments.json:
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
-        drawn = f"{len(seen)} {_describe_draws(arguments.n, seen)} of {energy}"
+        fewer = f" (of {arguments.n}; the others diverged)" if len(seen) < arguments.n else ""
+        drawn = f"{len(seen)} {'draw' if len(seen) == 1 else 'draws'}{fewer} of {energy}"
         steps = f"{trace.steps} {'step' if trace.steps == 1 else 'steps'} of {_describe_sampler(trace.sampler)}"
         print(printable(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
         return 0
 
 
-def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
-    """Returns the file for the draws, after checks that they fit into it and into memory.
-
-    Raises:
-        OptionError: They do not fit.
-    """
+def _points(energy: Energy, n: int) -> PointSpec:
+    """Returns what the draws are, after a check that they fit into memory."""
+    from composable_energy.sampling import twin
     from composable_energy.sampling.problem import resolve_points
-    from composable_energy_viz.files import is_picture
 
     try:
-        points = resolve_points(energy, arguments.n)
+        return resolve_points(twin(energy), n)
     except OptionError as error:
-        raise OptionError(f"-n {arguments.n}: {error}") from error
-    shape = tuple(points.shape[1:])
-    target = arguments.output or Path("samples.png" if is_picture(shape) else "samples.npy")
-    check_target(expanded(target), shape)
-    return expanded(target)
+        raise OptionError(f"-n {n}: {error}") from error
+
+
+def _find_target(output: Path | None, shape: tuple[int, ...]) -> Path:
+    """Returns the file for draws of a shape, which is checked."""
+    target = expanded(output or Path("samples.png" if is_picture(shape) else "samples.npy"))
+    check_target(target, shape)
+    return target
 
 
 def _describe_sampler(sampler: Sampler) -> str:
@@ -150,17 +134,3 @@ def _describe_sampler(sampler: Sampler) -> str:
     changed = {name: value for name, value in changed.items() if value != getattr(type(sampler), name, None)}
     written = [f"{name}={value:.3g}" for name, value in changed.items() if isinstance(value, int | float)]
     return type(sampler).__name__ + (f"({', '.join(written)})" if written else "")
-
-
-def _decode(energy: Energy, points: Tensor) -> Tensor:
-    if energy.decoder is None or not len(points):
-        return points
-    from composable_energy.sampling import twin
-    from composable_energy.sampling.problem import decode
-
-    return decode(twin(energy.decoder), points)
-
-
-def _describe_draws(wanted: int, seen: Tensor) -> str:
-    fewer = f" (of {wanted}; the others diverged)" if len(seen) < wanted else ""
-    return f"{'draw' if len(seen) == 1 else 'draws'}{fewer}"

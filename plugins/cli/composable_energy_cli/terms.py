@@ -75,9 +75,7 @@ def at_level(energy: Energy, sigma: float | None) -> Energy:
 def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     """Returns a table with the energies of the terms, and below it one with the probabilities of events.
 
-    Args:
-        explanation: The terms.
-        labels: The names of the points. Up to six named points have a column each; else there are their mean, lowest and highest energy.
+    Up to six points with labels have a column each; else there are their mean, lowest and highest energy.
     """
     rows = list(explanation.rows())
     each = 0 < len(labels) <= _SHOWN

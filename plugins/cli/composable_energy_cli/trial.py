@@ -9,31 +9,23 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composable_energy.options import describe_error, printable
 
-if TYPE_CHECKING:
-    from composable_energy.registry import PluginRecord
-
+LIBRARY = "composable-energy"
+"""The distribution of the library."""
 LIMIT = 60.0
 """Seconds that the plug-ins of a distribution may take to load."""
-_PREFIXES = {"composable_energy.energies": "energy", "composable_energy.kernels": "kernel"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of loading a plug-in.
+    """What came of loading a plug-in."""
 
-    Args:
-        error: Why it does not load; None if it does.
-        members: The number of members of a family of energies.
-        kernel: Whether a kernel can run here, in words.
-    """
-
-    error: str | None = None
-    members: int = 0
-    kernel: str | None = None
+    error: str | None = None  # why it does not load; None if it does
+    members: int = 0  # of a family of energies
+    kernel: str | None = None  # whether a kernel can run here, in words
 
 
 @contextlib.contextmanager
@@ -43,28 +35,19 @@ def foreign_output() -> Iterator[None]:
         yield
 
 
-def try_plugins(rows: Sequence[PluginRecord], limit: float = LIMIT) -> list[Trial]:
-    """Loads plug-ins in other processes; one that does not end is named, and the others are tried without it.
-
-    Args:
-        rows: The plug-ins.
-        limit: Seconds for each process.
-    """
+def try_plugins(rows: Sequence[Any], limit: float = LIMIT) -> list[Trial]:
+    """Loads plug-ins, by their records, in other processes; one that does not end is named, and the others are tried without it."""
     found: dict[int, Trial] = {}
     todo = list(range(len(rows)))
     while todo:
         distribution = rows[todo[0]].distribution
         some = [i for i in todo if rows[i].distribution == distribution]
-        answers, problem = _run([(_kind(rows[i].group), rows[i].qualified) for i in some], limit)
+        answers, problem = _run([(rows[i].group.rpartition(".")[2], rows[i].qualified) for i in some], limit)
         found |= {i: Trial(**answer) for i, answer in zip(some, answers, strict=False)}
         if len(answers) < len(some):
             found[some[len(answers)]] = Trial(error=problem)
         todo = [i for i in todo if i not in found]
     return [found[i] for i in range(len(rows))]
-
-
-def _kind(group: str) -> str:
-    return _PREFIXES.get(group, group.rpartition(".")[2].removesuffix("s"))
 
 
 def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, Any]], str]:
@@ -92,17 +75,12 @@ def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, A
 
 
 def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
-    """Loads plug-ins and writes a line of JSON for each; the other end of `try_plugins`.
-
-    Args:
-        pipe: The file descriptor to write to.
-        entries: The kind and the qualified name of each.
-    """
+    """Loads plug-ins, by the last word of their group and their qualified name, and writes a line of JSON for each to a pipe."""
     from composable_energy.errors import PluginNotFound
     from composable_energy.registry import get, get_factory, members_of
 
-    for kind, name in entries:
-        answer = Trial()
+    for group, name in entries:
+        kind, answer = "energy" if group == "energies" else group.removesuffix("s"), Trial()
         try:
             get_factory(kind, name)
             if kind == "energy":

@@ -9,8 +9,6 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.registry import installed
-from composable_energy_cli import main
-from tests.third_party import install
 from tests.toys import Broken, Noisy, Toys, Unmade, run
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -59,7 +57,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert any(line.split()[:2] == ["samplers", "langevin"] for line in lines)
     assert run("plugins", "--load", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: [record("bad", "failed", "it raised")])
+    monkeypatch.setattr(ce, "plugins", lambda **options: [record("bad", "failed", "it raised")])
     assert run("plugins") == 0
     assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
     assert rows[0].keys() == {"group", "name", "value", "distribution", "version", "state", "error", "extra"}
@@ -73,7 +71,7 @@ def record(name: str, state: str = "ok", error: str | None = None, group: str = 
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.registry.PluginRecord) -> tuple[int, str, dict]:
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: list(rows))
+    monkeypatch.setattr(ce, "plugins", lambda **options: list(rows))
     code = run("doctor")
     text = capsys.readouterr().out
     assert run("doctor", "--json") == code
@@ -133,37 +131,9 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
             return self.answer
 
     answers = {"a": True, "b": (False, "there is no GPU"), "c": OSError("driver")}
-    monkeypatch.setattr("composable_energy.registry.get", lambda kind, name: Kernel(answers[name]))
+    monkeypatch.setattr(ce, "get", lambda kind, name: Kernel(answers[name]))
     monkeypatch.setattr(metadata, "packages_distributions", dict)
     code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
     assert code == 0
     assert report["kernels"] == {"a": "ready", "b": "not available here: there is no GPU", "c": "OSError: driver"}
     assert "kernel    b: not available here: there is no GPU" in text
-
-
-GREETING = """
-    from composable_energy_cli import Command
-
-    class Greet(Command):
-        summary = "greet somebody"
-
-        def add_arguments(self, parser):
-            parser.add_argument("name")
-
-        def run(self, arguments):
-            print(f"Hello {arguments.name}")
-            return 0
-"""
-
-
-def test_a_command_of_a_plugin(site, capsys):
-    commands = {"greet": "greeting:Greet", "broken": "no_such_module:Broken", "sample": "greeting:Greet"}
-    install(site, "acme-commands", {"commands": commands}, {"greeting": GREETING})
-    assert main(["greet", "Ada"]) == 0
-    assert capsys.readouterr().out == "Hello Ada\n"
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    listed = capsys.readouterr().out
-    assert "greet somebody" in listed and "not usable" in listed and "draw from an expression" in listed
-    assert main(["broken"]) == 2
-    assert "no_such_module" in capsys.readouterr().err

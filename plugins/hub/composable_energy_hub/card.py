@@ -18,21 +18,9 @@ _GIVEN_BY_SAMPLERS = {CHAINS, "sigma"}
 
 
 def model_card(energy: ce.Energy, place: Location, saved: Path, *, license: str | None, tags: Sequence[str], description: str) -> str:
-    """Returns the text of `README.md`, with its YAML header.
-
-    Args:
-        energy: The energy.
-        place: The repository.
-        saved: The folder with the saved energy.
-        license: The identifier of a licence.
-        tags: More tags.
-        description: Text below the title.
-    """
-    header = client().ModelCardData(
-        library_name=LIBRARY,
-        license=license,
-        tags=list(dict.fromkeys([LIBRARY, "energy-based-model", *tags])),
-    )
+    """Returns the text of `README.md`, with its YAML header, for an energy that is saved in a folder."""
+    tags = list(dict.fromkeys([LIBRARY, "energy-based-model", *tags]))
+    header = client().ModelCardData(library_name=LIBRARY, license=license, tags=tags)
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {place.repository.rpartition('/')[2]}",

@@ -38,12 +38,7 @@ class HubConnectionError(HubError, ConnectionError):
 
 @contextlib.contextmanager
 def translated(place: Location, *, offline: bool = False) -> Iterator[None]:
-    """Raises errors of `huggingface_hub` as errors of this library, which say what to do.
-
-    Args:
-        place: The repository.
-        offline: Whether the caller asked for cached files only.
-    """
+    """Raises errors of `huggingface_hub` as errors of this library, which say what to do; `offline` asks for cached files only."""
     try:
         yield
     except ComposableEnergyError:

@@ -13,12 +13,7 @@ SCHEME = "hf"
 
 @dataclass(frozen=True)
 class Location:
-    """A repository of the hub at a revision.
-
-    Args:
-        repository: `owner/name`.
-        revision: A branch, a tag or a commit hash; None for the default branch.
-    """
+    """A repository of the hub, `owner/name`, at a branch, a tag or a commit hash; None for the default branch."""
 
     repository: str
     revision: str | None = None

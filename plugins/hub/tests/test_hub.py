@@ -64,20 +64,17 @@ def test_what_is_pushed_is_loaded(hub, load, push):
     for location in ("hf:owner/bowl", "hf:owner/bowl@main", place):
         loaded = load(location)
         assert loaded.equals(energy) and torch.equal(loaded(X), energy(X))
-
-
-def test_a_scheme_may_be_written_and_the_owner_left_out(hub, push):
-    assert push(gaussian(0.0), "hf:owner/bowl").startswith("hf:owner/bowl@")
+    newer = push(gaussian(1.0), "hf:owner/bowl")
+    push(gaussian(2.0), "owner/bowl@trial")
+    for location, mean in ((newer, 1.0), ("hf:owner/bowl", 1.0), ("hf:owner/bowl@trial", 2.0)):
+        assert torch.equal(load(location)(X), gaussian(mean)(X))
+    assert load(place).equals(energy)
     assert push(gaussian(0.0), "bowl").startswith("hf:writer/bowl@")
     with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'hg'\. Known: default, hf\."):
         push(gaussian(0.0), "hg:owner/bowl")
-
-
-def test_an_older_revision_stays(hub, load, push):
-    old, new = push(gaussian(0.0), "owner/bowl"), push(gaussian(1.0), "owner/bowl")
-    push(gaussian(2.0), "owner/bowl@trial")
-    for location, mean in ((old, 0.0), (new, 1.0), ("hf:owner/bowl", 1.0), ("hf:owner/bowl@trial", 2.0)):
-        assert torch.equal(load(location)(X), gaussian(mean)(X))
+    with pytest.raises(ExpressionError, match="cannot be saved"):
+        push(ce.as_energy(lambda x: x.square().sum(1)), "owner/new")
+    assert "owner/new" not in hub.repositories
 
 
 def test_only_the_record_and_the_card_are_written_and_read(hub, load, push, tmp_path):
@@ -89,15 +86,6 @@ def test_only_the_record_and_the_card_are_written_and_read(hub, load, push, tmp_
     fetched = {request.rpartition("/")[2] for request in hub.requests if request.startswith("GET") and "/resolve/" in request}
     assert fetched == {"energy.safetensors"}
     assert {path.name for path in (tmp_path / "cache").rglob("*") if path.parent.parent.name == "snapshots"} == fetched
-
-
-def test_a_second_load_reads_the_cache(hub, load, push):
-    place = push(gaussian(0.0), "owner/bowl")
-    load(place)
-    hub.requests.clear()
-    load(place)
-    load("hf:owner/bowl")
-    assert not any("/resolve/" in request for request in hub.requests)
 
 
 def test_after_a_first_load_no_server_is_needed(hub, load, push, monkeypatch):
@@ -120,6 +108,9 @@ def test_without_a_server_and_a_cache_the_way_out_is_said(hub, load, push, monke
         load("hf:owner/bowl", endpoint="http://127.0.0.1:9")
     with pytest.raises(HubConnectionError, match="The hub cannot be reached for hf:owner/bowl"):
         push(gaussian(0.0), "owner/bowl", endpoint="http://127.0.0.1:9")
+    hub.failing = True
+    with pytest.raises(HubError, match=r"The hub failed for hf:owner/bowl: .*500"):
+        load("hf:owner/bowl")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for call in (lambda: load("hf:owner/bowl"), lambda: push(gaussian(0.0), "owner/bowl")):
         with pytest.raises(HubConnectionError, match="hf:owner/bowl is needed from the hub, and HF_HUB_OFFLINE is set"):
@@ -154,21 +145,23 @@ def test_access_is_asked_for(hub, load, push):
         push(gaussian(1.0), "owner/new", token=False)
 
 
-@pytest.mark.parametrize("config", [{}, {"config.json": b'{"model_type": "bert"}'}])
-def test_pickles_are_refused(hub, load, config, tmp_path):
-    hub.add("owner/old", {**config, "pytorch_model.bin": pickle.dumps(print), "vae/weights.pt": b""})
-    with pytest.raises(FileFormatError, match=r"has only pickled weights \(pytorch_model\.bin, vae/weights\.pt\)"):
-        load("hf:owner/old")
-    assert list(tmp_path.rglob("*.bin")) == [] and not any("bin" in request for request in hub.requests)
+BERT = {"config.json": b'{"model_type": "bert"}'}
 
 
-def test_other_models_are_refused_before_their_weights_are_downloaded(hub, load):
-    hub.add("owner/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"large"})
-    hub.add("owner/empty", {".gitattributes": b""})
-    for name in ("bert", "empty"):
-        with pytest.raises(FileFormatError, match=f"hf:owner/{name} holds no energy of composable-energy; it has "):
-            load(f"hf:owner/{name}")
-    assert not any(request.startswith("GET") and "safetensors" in request for request in hub.requests)
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({**BERT, "a.bin": pickle.dumps(print), "vae/b.pt": b""}, r"has only pickled weights \(a\.bin, vae/b\.pt\)"),
+        ({**BERT, "model.safetensors": b"large"}, "hf:owner/other holds no energy of composable-energy; it has "),
+        ({".gitattributes": b""}, "hf:owner/other holds no energy of composable-energy; it has "),
+    ],
+)
+def test_other_models_are_refused_before_anything_is_downloaded(hub, load, files, message, tmp_path):
+    hub.add("owner/other", files)
+    with pytest.raises(FileFormatError, match=message):
+        load("hf:owner/other")
+    assert list(tmp_path.rglob("*.bin")) == []
+    assert not any(request.startswith("GET") and ("bin" in request or "safetensors" in request) for request in hub.requests)
 
 
 def test_damaged_files_are_refused(hub, load, push):
@@ -190,20 +183,6 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(load, push, tmp_p
     with pytest.raises(FileFormatError, match="load with force_download=True"):
         load("hf:owner/bowl")
     assert torch.equal(load("hf:owner/bowl", force_download=True)(X), gaussian(0.0)(X))
-
-
-def test_a_failing_server_is_reported(hub, load):
-    hub.failing = True
-    with pytest.raises(HubError, match=r"The hub failed for hf:owner/bowl: .*500"):
-        load("hf:owner/bowl")
-
-
-def test_what_cannot_be_saved_is_not_pushed(hub, push):
-    with pytest.raises(ExpressionError, match="cannot be saved"):
-        push(ce.as_energy(lambda x: x.square().sum(1)), "owner/bowl")
-    with pytest.raises(TypeError, match="push takes an energy, got function"):
-        ce.files.push(lambda x: x, "owner/bowl")  # pyright: ignore[reportArgumentType]
-    assert hub.requests == []
 
 
 def test_the_extra_is_named_where_it_is_missing(load, monkeypatch):
@@ -241,20 +220,17 @@ def test_the_card_says_what_the_energy_is(hub, push):
         assert text in card.text
 
 
-def test_the_card_shows_conditions_supports_and_missing_bounds(hub, push):
+def test_the_card_shows_conditions_supports_missing_bounds_and_plugins(hub, push, acme):  # noqa: F811
     with ce.register("energy", "shifted", Shifted):
         push(ce.get("energy", "shifted"), "owner/label")
     push(-1.0 * gaussian(0.0), "owner/hill")
     push(ce.as_energy(torch.distributions.Gamma(torch.ones(2), 1.0)), "owner/gamma")
-    label, hill, gamma = (card_of(hub, f"owner/{name}").text for name in ("label", "hill", "gamma"))
+    push(ce.load("acme-energies:bowl") & gaussian(0.0), "owner/bowl")
+    label, hill, gamma, bowl = (card_of(hub, f"owner/{name}").text for name in ("label", "hill", "gamma", "bowl"))
     assert "| conditions | `y` |" in label and "E = E.given(y=...)" in label
     assert "it has no lower bound by itself" in hill and "E.sample" not in hill
     assert "| support | `positive` |" in gamma or "| support | `nonnegative` |" in gamma
-
-
-def test_the_card_names_the_distributions_that_are_needed(hub, push, acme):  # noqa: F811
-    push(ce.load("acme-energies:bowl") & gaussian(0.0), "owner/bowl")
-    assert "This needs `composable-energy[hub]` and `acme-energies`." in card_of(hub, "owner/bowl").text
+    assert "This needs `composable-energy[hub]` and `acme-energies`." in bowl
 
 
 @pytest.mark.full

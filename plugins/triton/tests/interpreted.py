@@ -4,15 +4,12 @@ import os
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 
 import composable_energy as ce
-from composable_energy.sampling import Noise, StepCoefficients, langevin_step, reference_step
-from composable_energy.sampling.noise import key_of, philox
+from composable_energy.sampling import Noise, StepCoefficients, reference_step
 from composable_energy.testing import Gaussian, parametrize_with_checks
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_triton import TritonKernel, kernel
+from composable_energy_triton import TritonKernel
 from composable_energy_triton.testing import kernel_checks
 
 SEEDS = [-1, 2**31 + 5, 2**63, 2**64 - 1]
@@ -30,25 +27,6 @@ ODD = [
 @parametrize_with_checks(kernel_checks(TritonKernel()))
 def test_the_kernel_conforms(check):
     check()
-
-
-@triton.jit
-def words(out_ptr, seed, c1, c2, c3, COUNT: tl.constexpr):
-    place = tl.arange(0, COUNT)
-    zero = tl.zeros((COUNT,), tl.uint32)
-    a, b, c, d = tl.philox(seed, place.to(tl.uint32), zero + c1.to(tl.uint32), zero + c2.to(tl.uint32), zero + c3.to(tl.uint32))
-    tl.store(out_ptr + place, a.to(tl.int64))
-    tl.store(out_ptr + COUNT + place, b.to(tl.int64))
-    tl.store(out_ptr + 2 * COUNT + place, c.to(tl.int64))
-    tl.store(out_ptr + 3 * COUNT + place, d.to(tl.int64))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("counter", [(0, 0, 0), (1, 2**31 + 7, 3), (2**32 - 1, 2**32 - 1, 2**32 - 1)])
-def test_words_are_those_of_the_reference(seed, counter):
-    out = torch.empty(4, 256, dtype=torch.int64)
-    words[(1,)](out, seed % 2**64, *counter, COUNT=256)
-    assert torch.equal(out, torch.stack(philox(key_of(seed), (torch.arange(256), *counter))))
 
 
 def test_there_are_fifty_odd_shapes():
@@ -75,28 +53,6 @@ def test_odd_shapes(index):
         assert wanted is not None
         ulp = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
         assert ((got - wanted).abs() <= 2e-6 * wanted.abs().clamp_min(1) + ulp * wanted.abs()).all()
-
-
-@pytest.mark.parametrize("tile", [4, 16, 4096])
-def test_tiles_change_nothing(tile, monkeypatch):
-    results = []
-    for size in (kernel._TILE, tile):
-        monkeypatch.setattr(kernel, "_TILE", size)
-        x = torch.linspace(-1, 1, 5 * 37).view(5, 37)
-        out = torch.empty_like(x)
-        noise = Noise(1, range(3, 8), 2, "philox")
-        TritonKernel().langevin_step(x, x, None, StepCoefficients(0.3, 0.7, low=-1.0, high=1.0), noise, 4, out, None)
-        results.append(out)
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_environment_brings_the_step_to_the_kernel(seed, force):
-    x, g = torch.randn(6, 5), torch.randn(5, 6).T
-    options = {"noise": Noise(seed, range(2, 8), 3, "philox"), "drift": 0.1, "scale": 0.5}
-    expected = langevin_step(x, g, **options)
-    force("triton")
-    torch.testing.assert_close(langevin_step(x, g, **options), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.1), Underdamped(0.1), HMC(0.2), ChEES(0.2, 0.5)], ids=repr)

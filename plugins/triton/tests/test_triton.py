@@ -62,18 +62,17 @@ def test_it_compiles_for_gpus(capability, dtype, rows, quads, gradient, momentum
     assert ".local" not in compiled.asm["ptx"]
 
 
-def test_it_says_where_it_runs():
+def test_it_says_where_it_runs(monkeypatch):
     kernel = ce.get("kernel", "triton")
     assert isinstance(kernel, TritonKernel)
     ready, reason = kernel.available()
     assert ready == torch.cuda.is_available() and (ready or reason == "torch finds no GPU")
     assert "not on cpu" in kernel.refusal(torch.zeros(1))
     assert "not float64" in kernel.refusal(torch.zeros(1, dtype=torch.float64))
-
-
-def test_triton_that_is_too_old_is_reported(monkeypatch):
     monkeypatch.setattr(triton, "__version__", "3.2.0")
     assert TritonKernel().available() == (False, "Triton 3.2.0 is too old: 3.3 is the oldest that is tested")
+    monkeypatch.setattr("composable_energy_triton.kernel.find_spec", lambda name: None)
+    assert TritonKernel().available() == (False, "Triton is not installed: `pip install composable-energy[triton]`")
 
 
 @pytest.mark.full
@@ -82,12 +81,6 @@ def test_it_compiles_for_one_chain_one_number_and_more_than_an_int32_holds(rows,
     """Triton makes a constant of a number that is one, and an int64 of a large one."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert _compiled(90, "fp32", 16, 16, True, True, {"rows": rows, "size": size}).asm["cubin"]
-
-
-def test_without_triton_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.setattr("composable_energy_triton.kernel.find_spec", lambda name: None)
-    assert TritonKernel().available() == (False, "Triton is not installed: `pip install composable-energy[triton]`")
 
 
 @pytest.mark.full

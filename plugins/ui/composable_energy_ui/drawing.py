@@ -13,39 +13,30 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Progress, Stop, twin
+from composable_energy.sampling import Observer, twin
 from composable_energy_cli.names import build_energy, check_trained
-from composable_energy_cli.terms import at_level
+from composable_energy_cli.terms import at_level, json_rows
 from composable_energy_ui.orders import Order
-from composable_energy_ui.results import density_image, grid_image, kind_of, numbers, summary_of, terms_of, traces_of
+from composable_energy_ui.results import density_image, grid_image, kind_of, numbers, spread, summary_of, traces_of
 from composable_energy_ui.scripts import command_line, python_lines
 
 if TYPE_CHECKING:
     from composable_energy import Energy
-    from composable_energy.sampling import Info, State
 
 Report = Callable[[dict[str, Any]], None]
 _PAUSE = {"pictures": 0.25, "plane": 0.04, "numbers": 0.25}
-_PATHS = 200
 
 
 def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[float, float], report: Report) -> None:
     """Draws the samples of the last order and reports `conditions`, `density`, `tuning`, `progress`, `points`,
-    `sampled` and `result`.
-
-    Args:
-        orders: The order, after those whose images it starts from.
-        start: The point that its chains start from, for an edited image.
-        value_range: The values of black and white.
-        report: Called with each event.
+    `sampled` and `result`. It comes after the orders whose images it starts from; an edited image starts at a point.
 
     Raises:
         ComposableEnergyError: The expression cannot be built or sampled.
     """
     began = time.perf_counter()
-    built = [_build(one, report) for one in orders]
-    orders, energies = [one for one, _ in built], [energy for _, energy in built]
-    order, energy = built[-1]
+    orders, energies = zip(*[_build(one, report) for one in orders], strict=True)
+    order, energy = orders[-1], energies[-1]
     view = _View(energy, value_range, report)
     if view.kind == "plane":
         report({"kind": "density", **density_image(twin(energy))})
@@ -56,7 +47,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
             seed=order.seed,
             init=None if start is None else _start(order, energy, torch.from_numpy(start)),
             trace=1 if view.kind == "plane" else True,
-            observers=[Progress(view.progress), Stop(view.step)],
+            observers=[view],
             **order.options(energy),
         )
     report({"kind": "points", "points": points.numpy()})
@@ -65,8 +56,8 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps}
     shown = {"kind": "result", "view": view.kind, **about, **view.shown(points, about)}
     if view.kind == "plane" and trace.points is not None:
-        shown["paths"] = _paths(trace.points)
-    shown["terms"] = terms_of(twin(at_level(energy, None)).explain(points)) if energy.has_value else []
+        shown["paths"] = numbers(trace.points[spread(len(trace.points))], 3)
+    shown["terms"] = numbers(json_rows(twin(at_level(energy, None)).explain(points))) if energy.has_value else []
     shown |= {"trace": traces_of(trace), "summary": summary_of(trace), "warnings": [str(one.message) for one in caught]}
     shown |= {"command": command_line(order, energy, pictures), "python": python_lines(orders, energies)}
     report({**shown, "seconds": round(time.perf_counter() - began, 2)})
@@ -74,10 +65,6 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
 
 def report_conditions(order: Order, report: Report) -> Energy:
     """Builds the energy of an order, and reports its conditions but the noise level, which samplers set.
-
-    Args:
-        order: The order.
-        report: Called with the event `conditions`.
 
     Raises:
         ComposableEnergyError: The expression cannot be built.
@@ -115,45 +102,34 @@ def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:
     return start + order.edit.strength * noise
 
 
-class _View:
-    """Shows points of an energy, and a few of the steps to them.
-
-    Args:
-        energy: The energy.
-        value_range: The values of black and white.
-        report: Called with each event.
-    """
+class _View(Observer):
+    """Shows points of an energy, and a few of the steps to them."""
 
     def __init__(self, energy: Energy, value_range: tuple[float, float], report: Report) -> None:
-        self.total: int | None = None
         self.decoder = None if energy.decoder is None else twin(energy.decoder)
         self.value_range, self.report, self.last = value_range, report, 0.0
         if energy.event_shape is None:
             raise ShapeError(f"{energy} has no event_shape, so the playground cannot sample it; set it, or sample in Python.")
         self.kind = kind_of(tuple(self.visible(torch.zeros(1, *energy.event_shape)).shape[1:]))
 
+    @torch.no_grad()
     def visible(self, points: Tensor) -> Tensor:
         """Returns decoded points."""
-        if self.decoder is None:
-            return points
-        with torch.no_grad():
-            return self.decoder(points)
+        return points if self.decoder is None else self.decoder(points)
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """Reports the evaluations of the tuning, if the last report was some time ago, and keeps the number of steps for `step`."""
-        self.total = total
-        if what == "tuning" and self._is_time():
-            self.report({"kind": "tuning", "evaluations": done})
+    def on_tuning(self, sampler: Any, evaluations: int) -> None:
+        """Reports the evaluations of the tuning, if the last report was some time ago."""
+        if self._is_time():
+            self.report({"kind": "tuning", "evaluations": evaluations})
             self.last = time.monotonic()
 
-    def step(self, step: int, state: State, info: Info) -> None:
+    def on_step(self, chains: Any, info: Any) -> None:
         """Reports the first step, and others if the last report was some time ago."""
-        if step > 1 and not self._is_time():
-            return
-        energy = state.energy.float()
-        about = {"step": step, "total": self.total, "energy": numbers(energy.nanmean(), 2)}
-        self.report({"kind": "progress", **about, **self.shown(state.x, {})})
-        self.last = time.monotonic()
+        if chains.step == 1 or self._is_time():
+            state = chains.visible_state()
+            about = {"step": chains.step, "total": chains.last_step, "energy": numbers(state.energy.float().nanmean(), 2)}
+            self.report({"kind": "progress", **about, **self.shown(state.x, {})})
+            self.last = time.monotonic()
 
     def _is_time(self) -> bool:
         return time.monotonic() - self.last >= _PAUSE[self.kind]
@@ -163,9 +139,3 @@ class _View:
         if self.kind == "pictures":
             return grid_image(self.visible(points), self.value_range, about)
         return {"points": numbers(points.flatten(1)[:, :8], 3)}
-
-
-def _paths(points: Tensor) -> list[Any]:
-    """Returns the points of the chains at up to 200 steps, evenly spaced."""
-    chosen = torch.linspace(0, len(points) - 1, min(len(points), _PATHS)).round().long().unique()
-    return numbers(points[chosen], 3)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_flag, check_integer, check_number, nearest
-from composable_energy.parsing import Name, ParseError, SourceSpan, parse
+from composable_energy.options import check_choice, check_flag, check_integer, check_number
+from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import names
 from composable_energy_cli.names import Names, read_condition
 
@@ -43,13 +43,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Edit:
-    """The start from an image of an earlier order.
-
-    Args:
-        job: The id of the earlier order.
-        index: The number of the image, from 0.
-        strength: The noise level that is added: small keeps the image, large forgets it.
-    """
+    """The start from an image, a number from 0, of an earlier order, with noise of a level: small keeps the image, large forgets it."""
 
     job: str
     index: int
@@ -58,40 +52,30 @@ class Edit:
 
 @dataclass(frozen=True)
 class Order:
-    """One request for samples.
-
-    Args:
-        expression: The text that was typed.
-        family: The family of its names; None for the default.
-        weights: The weights of the terms of its top-level `&`, in order; missing ones are 1.
-        temperature: What the whole energy is divided by.
-        sharpen: The weight of the evidence.
-        sampler: The name of the sampler; None for the one that `sample` takes.
-        steps: The number of steps; None for that of the sampler.
-        n: The number of images or points.
-        seed: The seed.
-        given: The values of conditions, as they were typed: a number, or several with commas.
-        untrained: Whether networks with random weights are accepted.
-        edit: The image that the chains start from, if there is one.
-    """
+    """One request for samples; its texts are as they were typed."""
 
     expression: str
-    family: str | None = None
-    weights: tuple[float, ...] = ()
-    temperature: float = 1.0
-    sharpen: float = 1.0
-    sampler: str | None = None
-    steps: int | None = None
+    family: str | None = None  # of the names; None for the default
+    weights: tuple[float, ...] = ()  # of the terms of the outermost `&`, in order; missing ones are 1
+    temperature: float = 1.0  # what the whole energy is divided by
+    sharpen: float = 1.0  # the weight of the evidence
+    sampler: str | None = None  # None takes that of `sample`
+    steps: int | None = None  # None takes that of the sampler
     n: int = 16
     seed: int = 0
-    given: Mapping[str, str] = field(default_factory=dict)
-    untrained: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)  # a number, or several with commas, for each condition
+    untrained: bool = False  # whether networks with random weights are accepted
     edit: Edit | None = None
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The terms that have a weight each."""
         return parse(self.expression).terms
+
+    @property
+    def leaves(self) -> tuple[Name, ...]:
+        """The names in the expression, with their places."""
+        return parse(self.expression).names
 
     @property
     def text(self) -> str:
@@ -106,13 +90,12 @@ class Order:
     @property
     def names(self) -> list[str]:
         """The names in the expression."""
-        return [name.name for name in parse(self.expression).names]
+        return [leaf.name for leaf in self.leaves]
 
     @property
     def is_remote(self) -> bool:
         """Whether an energy comes from a location such as `hf:owner/name`."""
-        known = Names(self.family)
-        return any(callable(known.locate(name)) for name in parse(self.expression).names)
+        return any(callable(source) for source in map(Names(self.family).locate, self.leaves))
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -142,13 +125,9 @@ class Order:
 
 
 def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limits: Limits = LIMITS) -> Order:
-    """Returns the order of a request of the page, with every name located.
+    """Returns the order of a request of the page, the fields of `Order` as JSON, with every name located.
 
-    Args:
-        fields: The fields of `Order` as JSON.
-        family: The family of the pictures' tab; the page may ask for another one by name.
-        local: Whether folders and locations may be named in expressions; not by users of other computers.
-        limits: What an order may ask for.
+    The page may ask for another family than that of its tab, by name. Only users of this computer, `local`, name folders and locations.
 
     Raises:
         ParseError: The expression is malformed, or a name is unknown.
@@ -163,20 +142,13 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
     known = find_names(order.family, family)
-    for leaf in parse(order.expression).names:
-        if not local:
-            _check_offered(leaf, known)
-        known.locate(leaf)
+    for leaf in order.leaves:
+        own, entry = leaf.name in known.members, leaf.name.partition("/")[0]
+        source = known.locate(leaf) if local or own or entry in known.entries else None  # before any folder is looked at
+        if not (local or own or isinstance(source, str)):
+            reason = "folders and locations may only be named on the computer that runs the playground."
+            raise unknown_name(leaf, [*known.members, *known.entries], reason)
     return order
-
-
-def _check_offered(leaf: Name, known: Names) -> None:
-    """Raises ParseError if no plug-in offers a name, before any folder is looked at."""
-    offered = [*known.members, *known.entries]
-    if leaf.name in known.members or leaf.name.partition("/")[0] in known.entries:
-        return
-    hint = nearest(leaf.name, offered)
-    raise ParseError(f"No plug-in offers this name.{hint} Folders may only be named on the computer that runs the playground.", leaf.place)
 
 
 def find_names(asked: str | None, own: str | None) -> Names:
@@ -198,22 +170,18 @@ def _check(order: Order, limits: Limits) -> None:
     if not isinstance(order.expression, str) or not isinstance(order.family, str | None):
         raise OptionError("The expression and the family are texts.")
     if len(order.expression) > limits.length:
-        end = len(order.expression)
-        raise ParseError(f"The playground takes at most {limits.length} characters.", SourceSpan(order.expression, limits.length, end))
+        raise OptionError(f"The playground takes at most {limits.length} characters.")
     if not isinstance(order.given, dict) or not all(isinstance(text, str) for text in order.given.values()):
         raise OptionError("The values of conditions are texts.")
     _ = order.conditions  # a text that is no number is reported before the order waits
     check_flag("untrained", order.untrained)
     if order.sampler is not None:
         check_choice("sampler", order.sampler, names("sampler"))
-    check_integer("n", order.n, 1)
     check_integer("seed", order.seed, 0)
-    if order.n > limits.images:
+    if check_integer("n", order.n, 1) > limits.images:
         raise OptionError(f"The playground draws at most {limits.images} at once, got {order.n}.")
-    if order.steps is not None:
-        check_integer("steps", order.steps, 1)
-        if order.steps > limits.steps:
-            raise OptionError(f"The playground takes at most {limits.steps} steps, got {order.steps}.")
+    if order.steps is not None and check_integer("steps", order.steps, 1) > limits.steps:
+        raise OptionError(f"The playground takes at most {limits.steps} steps, got {order.steps}.")
     for name, value in [("temperature", order.temperature), ("sharpen", order.sharpen), *(("weight", w) for w in order.weights)]:
         check_number(name, value, above=0)
     if order.edit is not None:

@@ -17,12 +17,10 @@ from composable_energy_viz.files import is_picture, layout, write_grid
 
 if TYPE_CHECKING:
     from composable_energy import Energy
-    from composable_energy.algebra.explain import Explanation
     from composable_energy.sampling import Trace
 
 EXTENT = 3.6
 _PIXELS = 240
-_SHOWN = 200
 
 
 def kind_of(shape: tuple[int, ...]) -> str:
@@ -30,12 +28,21 @@ def kind_of(shape: tuple[int, ...]) -> str:
     return "pictures" if is_picture(shape) else "plane" if shape == (2,) else "numbers"
 
 
-def numbers(values: Tensor, digits: int = 4) -> Any:
-    """Returns nested lists; a number that is not finite is text that JavaScript reads, because JSON has no such numbers."""
-    if values.ndim:
-        return [numbers(row, digits) for row in values]
-    value = float(values)
-    return round(value, digits) if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+def numbers(values: Any, digits: int = 4) -> Any:
+    """Returns tensors as nested lists, also inside of lists and mappings; JSON has no infinite numbers, so they are text."""
+    if isinstance(values, dict):
+        return {name: numbers(value, digits) for name, value in values.items()}
+    values = values.tolist() if isinstance(values, Tensor) else values
+    if isinstance(values, list):
+        return [numbers(value, digits) for value in values]
+    if not isinstance(values, float):
+        return values
+    return round(values, digits) if math.isfinite(values) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(values, "NaN")
+
+
+def spread(count: int, most: int = 200) -> list[int]:
+    """Returns the numbers of steps that are shown, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long().unique().tolist() if count else []
 
 
 def grid_image(images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,32 +71,12 @@ def density_image(energy: Energy) -> dict[str, Any]:
     return {"image": _address(file.getvalue()), "extent": EXTENT}
 
 
-def terms_of(explanation: Explanation) -> list[dict[str, Any]]:
-    """Returns a row for each node of an expression: its energy at each point, the share of a branch and the probability of an event."""
-    return [
-        {
-            "depth": depth,
-            "text": row.expression,
-            "energy": numbers(row.energy),
-            "share": None if row.share is None else numbers(row.share),
-            "probability": None if row.probability is None else numbers(row.probability),
-        }
-        for depth, row in explanation.rows()
-    ]
-
-
 def traces_of(trace: Trace) -> dict[str, Any]:
     """Returns the median and the 10 % and 90 % quantiles of the energies of the chains, at up to 200 steps."""
-    energies = trace.energies
-    chosen = torch.linspace(0, len(energies) - 1, min(len(energies), _SHOWN)).round().long().unique() if len(energies) else []
-    shown = energies[chosen].float()
-    quantiles = torch.nanquantile(shown, torch.tensor([0.1, 0.5, 0.9]), 1) if shown.numel() else shown.new_zeros(3, 0)
-    return {
-        "steps": [int(step) + 1 for step in chosen],
-        "low": numbers(quantiles[0]),
-        "mid": numbers(quantiles[1]),
-        "high": numbers(quantiles[2]),
-    }
+    chosen = spread(len(trace.energies))
+    shown = trace.energies[chosen].float()
+    low, middle, high = torch.nanquantile(shown, torch.tensor([0.1, 0.5, 0.9]), 1) if shown.numel() else shown.new_zeros(3, 0)
+    return numbers({"steps": [step + 1 for step in chosen], "low": low, "mid": middle, "high": high})
 
 
 def summary_of(trace: Trace) -> dict[str, Any]:
@@ -101,13 +88,8 @@ def summary_of(trace: Trace) -> dict[str, Any]:
         for row in summary.rows
     ]
     note = "" if trace.sampler.stationary else "R-hat does not apply: the density of these chains changes from step to step"
-    return {
-        "note": note,
-        "title": summary.title,
-        "facts": dict(summary.facts),
-        "rows": rows,
-        "warnings": [str(one) for one in summary.warnings],
-    }
+    about = {"note": note, "title": summary.title, "facts": dict(summary.facts)}
+    return {**about, "rows": rows, "warnings": [str(one) for one in summary.warnings]}
 
 
 def _address(png: bytes) -> str:

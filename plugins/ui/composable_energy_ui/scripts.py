@@ -19,13 +19,7 @@ _TAKEN = {"ce", "torch", "E", "start", "noise", "points", "samples"}
 
 
 def command_line(order: Order, energy: Energy, pictures: bool) -> str:
-    """Returns the command that draws the same; empty for an edited image, which the command line cannot start from.
-
-    Args:
-        order: The order.
-        energy: Its energy.
-        pictures: Whether its points are images.
-    """
+    """Returns the command that draws the same; empty for an edited image, which the command line cannot start from."""
     if order.edit is not None:
         return ""
     words = ["composable-energy", "sample", order.text, "-n", str(order.n), "--seed", str(order.seed)]
@@ -42,12 +36,7 @@ def command_line(order: Order, energy: Energy, pictures: bool) -> str:
 
 
 def python_lines(orders: Sequence[Order], energies: Sequence[Energy]) -> str:
-    """Returns the lines of Python that draw the same.
-
-    Args:
-        orders: The order, after those whose images it starts from.
-        energies: Their energies.
-    """
+    """Returns the lines of Python that draw the same, for an order after those whose images it starts from."""
     names, lines = _identifiers(orders), []
     for order, energy in zip(orders, energies, strict=True):
         last = order is orders[-1]

@@ -7,13 +7,15 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from io import BytesIO
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
@@ -65,7 +67,7 @@ class Playground:
     ) -> None:
         Names(family)  # an unknown family is reported before anything starts
         self.host, self.family, self.limits, self.local = host, family, limits, is_local(host)
-        self._server = _Server((host, port), lambda *args: _Handler(self, *args))
+        self._server = _Server((host, port), partial(_Handler, self))
         try:
             self.worker = Worker(value_range, limits)
         except BaseException:
@@ -124,42 +126,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.playground.limits.patience)
 
     def do_GET(self) -> None:
-        if not self._same_site():
-            return
         parts = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if parts.path in _PAGE:
+        query = dict(parse_qsl(parts.query))
+        if not self._same_site():
+            self.send_error(403, "This request is from another site.")
+        elif parts.path in _PAGE:
             name, kind = _PAGE[parts.path]
             self._answer((files("composable_energy_ui") / "page" / name).read_bytes(), kind)
         elif parts.path == "/api/names":
-            self._json(lambda: self._names(query.get("family")))
+            self._json(self._names, query.get("family"))
         elif parts.path == "/api/points":
             self._points(query.get("job", ""))
         else:
             self.send_error(404)
 
     def do_POST(self) -> None:
-        if not self._same_site():
-            return
-        if self.headers.get_content_type() != "application/json":  # what another site cannot send without being asked
-            self.send_error(415, "The playground takes JSON.")
-            return
         length = self.headers.get("Content-Length", "0")
+        if not self._same_site():
+            return self.send_error(403, "This request is from another site.")
+        if self.headers.get_content_type() != "application/json":  # what another site cannot send without being asked
+            return self.send_error(415, "The playground takes JSON.")
         if not re.fullmatch("[0-9]{1,12}", length) or int(length) > _LARGEST:
-            self.send_error(413, f"A request says its length, which is at most {_LARGEST} bytes.")
-            return
+            return self.send_error(413, f"A request says its length, which is at most {_LARGEST} bytes.")
         try:
             fields = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
-            self.send_error(400, "The request is no JSON.")
-            return
+            return self.send_error(400, "The request is no JSON.")
         except OSError:  # the user sends nothing more
-            return
-        actions = {"/api/check": self._check, "/api/conditions": self._conditions, "/api/sample": self._sample, "/api/cancel": self._cancel}
-        if self.path not in actions or not isinstance(fields, dict):
-            self.send_error(404)
-            return
-        actions[self.path](fields)
+            return None
+        actions = {"/api/check": self._check, "/api/conditions": self._conditions, "/api/cancel": self._cancel}
+        if not isinstance(fields, dict) or self.path not in ("/api/sample", *actions):
+            return self.send_error(404)
+        return self._sample(fields) if self.path == "/api/sample" else self._json(actions[self.path], fields)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stays silent about requests that are answered."""
@@ -172,65 +170,54 @@ class _Handler(BaseHTTPRequestHandler):
         known = find_names(asked, self.playground.family)
         entries = [entry for entry in ce.installed() if entry.name != family and entry.state in ("", "trained")]
         others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
-        samplers = sorted(names("sampler"))
-        return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": samplers, "limits": limits}
+        return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": names("sampler"), "limits": limits}
 
-    def _check(self, fields: Event) -> None:
-        def check() -> Event:
-            order = self._order(fields)
-            return {"kind": "ok", "terms": list(order.terms), "text": order.text, "names": order.names}
+    def _check(self, fields: Event) -> Event:
+        order = self._order(fields)
+        return {"kind": "ok", "terms": list(order.terms), "text": order.text, "names": order.names}
 
-        self._json(check)
+    def _conditions(self, fields: Event) -> Event:
+        """Returns the conditions of an expression, of plug-ins and folders only: nothing is downloaded while a user types."""
+        order = self._order(fields)
+        return {"kind": "busy"} if order.is_remote else self.playground.worker.conditions(order)
 
-    def _conditions(self, fields: Event) -> None:
-        """Answers with the conditions of an expression, of plug-ins and folders only: nothing is downloaded while a user types."""
-
-        def conditions() -> Event:
-            order = self._order(fields)
-            return {"kind": "busy"} if order.is_remote else self.playground.worker.conditions(order)
-
-        self._json(conditions)
+    def _cancel(self, fields: Event) -> Event:
+        return {"kind": "ok", "found": self.playground.worker.cancel(str(fields.get("job")))}
 
     def _order(self, fields: Event) -> Order:
         return read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
 
-    def _cancel(self, fields: Event) -> None:
-        self._json(lambda: {"kind": "ok", "found": self.playground.worker.cancel(str(fields.get("job")))})
-
     def _sample(self, fields: Event) -> None:
         """Streams what happens to an order; a user who closes the page cancels it."""
-        worker = self.playground.worker
         try:
             order = self._order(fields)
         except ComposableEnergyError as error:
-            self._json(lambda error=error: error_event(error))
-            return
+            return self._json(error_event, error)
         self._head("application/x-ndjson")
         try:
-            with closing(worker.events(order)) as events:
+            with closing(self.playground.worker.events(order)) as events:
                 for event in events:
                     self._line(event)
         except ComposableEnergyError as error:
             self._line(error_event(error))
         except OSError:  # the page is closed
-            return
+            return None
 
     def _line(self, event: Event | None) -> None:
         self.wfile.write(b"\n" if event is None else json.dumps(event).encode() + b"\n")
         self.wfile.flush()
 
     def _points(self, job: str) -> None:
+        file = BytesIO()
         try:
-            file = BytesIO()
             np.save(file, self.playground.worker.kept(job).points)
         except OptionError as error:
-            self.send_error(404, str(error))
-            return
-        self._answer(file.getvalue(), "application/octet-stream", {"Content-Disposition": 'attachment; filename="samples.npy"'})
+            return self.send_error(404, str(error))
+        return self._answer(file.getvalue(), "application/octet-stream", {"Content-Disposition": 'attachment; filename="samples.npy"'})
 
-    def _json(self, make: Any) -> None:
+    def _json(self, make: Callable[[Any], Event], asked: Any) -> None:
         try:
-            answer = make()
+            answer = make(asked)
         except ComposableEnergyError as error:
             answer = error_event(error)
         self._answer(json.dumps(answer).encode(), "application/json")
@@ -248,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _same_site(self) -> bool:
-        """Returns whether the request is for this server and from its own page; answers 403 otherwise.
+        """Returns whether the request is for this server and from its own page.
 
         Another site could let its name point to this computer, and read what it asks for. It may link to the page, and nothing else.
         """
@@ -256,10 +243,6 @@ class _Handler(BaseHTTPRequestHandler):
         own = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin") or self.path == "/"
         try:
             name = urlsplit(f"//{host}").hostname or ""
-            same = own and (is_local(name) or not self.playground.local) and (origin is None or urlsplit(origin).netloc == host)
+            return own and (is_local(name) or not self.playground.local) and (origin is None or urlsplit(origin).netloc == host)
         except ValueError:  # it is no address
-            same = False
-        if not same:
-            self.send_error(403, "This request is from another site.")
             return False
-        return True

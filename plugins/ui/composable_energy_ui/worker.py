@@ -22,7 +22,6 @@ import numpy as np
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.options import printable
-from composable_energy.parsing import ParseError
 from composable_energy_ui.orders import Limits, Order
 
 Event = dict[str, Any]
@@ -48,12 +47,7 @@ class _Job:
 
 
 class Worker:
-    """Draws one order after another in a process of its own.
-
-    Args:
-        value_range: The values of black and white.
-        limits: How many orders may wait, and how long one may take.
-    """
+    """Draws one order after another in a process of its own."""
 
     def __init__(self, value_range: tuple[float, float], limits: Limits) -> None:
         self.value_range, self.limits = value_range, limits
@@ -200,11 +194,9 @@ class Worker:
 
 def error_event(error: BaseException) -> Event:
     """Returns an error as the page shows it, with its place in the expression where it has one."""
-    if isinstance(error, ParseError):
-        return {"kind": "error", "message": str(error), "start": error.place.start, "end": error.place.end}
-    if isinstance(error, ComposableEnergyError):
-        return {"kind": "error", "message": str(error)}
-    return {"kind": "error", "message": f"{type(error).__name__}: {error}"}
+    text = str(error) if isinstance(error, ComposableEnergyError) else f"{type(error).__name__}: {error}"
+    place: Any = getattr(error, "place", None)
+    return {"kind": "error", "message": text} | ({} if place is None else {"start": place.start, "end": place.end})
 
 
 def _serve(pipe: Connection, value_range: tuple[float, float]) -> None:

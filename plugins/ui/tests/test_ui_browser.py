@@ -73,17 +73,6 @@ def test_an_error_is_shown_at_its_place(page):
     page.wait("document.querySelector('#error').textContent.includes('No point fulfils')")
 
 
-def test_cancel_stops_and_the_next_order_runs(page):
-    page.type("#expression", "male")
-    page.type("#steps", "2000")
-    page.click("#sample")
-    page.wait(f"{STATUS}.startsWith('Step ')", 120)
-    page.click("#cancel")
-    page.wait(f"{STATUS} == 'Cancelled.'", 20)
-    page.type("#steps", "4")
-    sample(page)
-
-
 def test_a_chosen_image_is_edited(page):
     page.type("#steps", "4")
     sample(page)
@@ -155,23 +144,6 @@ def test_conditions_of_the_expression_have_fields(tmp_path):
         page.wait("document.querySelector('#conditions').hidden")
 
 
-def test_a_second_user_waits_and_reloading_ends_the_first(page, playground):
-    page.type("#expression", "male & ~old")
-    page.type("#steps", "2000")
-    page.click("#sample")
-    page.wait(f"{STATUS}.startsWith('Step ')", 120)
-    with Browser() as other:
-        other.open(playground.address)
-        other.wait("document.body.dataset.ready")
-        other.type("#steps", "2")
-        other.click("#sample")
-        other.wait(f"{STATUS} == 'Waiting: 1 before this one.'")
-        page.send("Page.reload")
-        other.wait(DONE, 120)
-    page.wait("document.body.dataset.ready")
-    assert page.evaluate("document.querySelector('#expression').value") == "male & ~old"
-
-
 def test_a_server_that_ended_is_reported():
     with Browser() as page:
         with Playground() as playground:
@@ -182,18 +154,6 @@ def test_a_server_that_ended_is_reported():
         page.click("#sample")
         page.wait(f"{STATUS}.startsWith('This did not work')")
         assert not page.evaluate("document.querySelector('#sample').disabled")
-
-
-def test_long_expressions_are_seen_whole_with_the_place_of_an_error(page):
-    page.type("#expression", " | ".join(["male & ~smiling"] * 12 + ["smilling"]))
-    page.wait("!document.querySelector('#error').hidden")
-    box, mark = (page.evaluate(f"document.querySelector({name!r}).getBoundingClientRect().bottom") for name in ("#expression", "mark"))
-    assert page.evaluate("(e => e.scrollHeight <= e.clientHeight)(document.querySelector('#expression'))")
-    assert 0 < box - mark < 40
-    page.type("#expression", "male | smiling & old")
-    page.wait("!document.querySelector('#weights-hint').hidden")
-    page.type("#expression", "male & old")
-    page.wait("document.querySelector('#weights-hint').hidden")
 
 
 def test_images_are_chosen_and_lines_copied_by_keyboard(page):

@@ -13,7 +13,6 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.parsing import ParseError
 from composable_energy_cli import main
-from composable_energy_ui import Limits
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
 from tests.toys import Noisy
@@ -93,24 +92,26 @@ def test_an_unknown_name_is_reported_at_its_place():
     assert (caught.value.place.start, caught.value.place.end) == (9, 13)
 
 
-@pytest.mark.parametrize(("expression", "family"), [("./saved", "plane"), ("hf:owner/name", "plane"), ("male", "."), ("male", "/tmp")])
+@pytest.mark.parametrize(
+    ("expression", "family"),
+    [("./saved", "plane"), ("hf:owner/name", "plane"), ("plane/mine", "plane"), ("male", "."), ("male", "/tmp")],
+)
 def test_users_of_other_computers_name_no_folders_and_locations(expression, family, tmp_path, monkeypatch):
     """Nor do they learn from an error which folders there are."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "saves").mkdir()
-    with pytest.raises((OptionError, ParseError), match=r"only be named on the computer|folders are named by") as caught:
+    for folder in ("saves", "plane/mine"):
+        ce.load("plane/ring").save(folder)
+    with pytest.raises(
+        (OptionError, ParseError), match=r"only be named on the computer|folders are named by|did you mean `plane`"
+    ) as caught:
         read_order({"expression": expression, "family": family}, None, False)
     assert "saves" not in str(caught.value)
 
 
 def test_users_of_other_computers_are_reported_the_nearest_name():
-    with pytest.raises(ParseError, match=r"Did you mean 'ring' or 'right'\? Folders may only be named"):
+    with pytest.raises(ParseError, match="did you mean `ring` or `right`"):
         read_order({"expression": "rimg", "family": "plane"}, None, False)
     assert read_order({"expression": "right & faces/male", "family": "plane"}, None, False).family == "plane"
-
-
-def test_limits_can_be_changed():
-    assert read_order({"expression": "ring", "family": "plane", "n": 100}, None, True, Limits(images=100)).n == 100
 
 
 class At(Noisy):
@@ -133,7 +134,6 @@ def at():
     [
         {"expression": "at", "given": {"y": "1, 2"}},
         {"expression": "at & ring", "given": {"y": "1"}},
-        {},
         {"weights": (0.5, 2.0), "temperature": 2.0},
         {"expression": "right", "sharpen": 2.0, "sampler": "mala"},
     ],
@@ -198,23 +198,14 @@ def test_python_draws_the_same_edited_faces():
 @pytest.mark.slow
 def test_a_result_has_terms_shares_traces_and_statistics():
     _, result = carry_out(order("ring | bar", n=6, steps=30))
-    assert [row["text"] for row in result["terms"]] == ["ring | bar", "ring", "bar"]
+    assert [row["expression"] for row in result["terms"]] == ["ring | bar", "ring", "bar"]
     shares = np.array([row["share"] for row in result["terms"][1:]])
     assert np.allclose(shares.sum(0), 1, atol=1e-3) and shares.shape == (2, 6)
     assert len(result["trace"]["mid"]) == 30 and len(result["paths"]) == 30
     assert {row["name"] for row in result["summary"]["rows"]} == {"energy", "x[0]", "x[1]"}
     assert any("calibrate" in text for text in result["warnings"])
-
-
-@pytest.mark.slow
-def test_an_event_has_probabilities_and_a_density_has_none():
     _, result = carry_out(order("ring & right"))
-    assert [(row["text"], row["probability"] is not None) for row in result["terms"]] == [
-        ("ring & right", False),
-        ("plane", False),
-        ("ring", False),
-        ("right", True),
-    ]
+    assert [row["expression"] for row in result["terms"] if row["probability"] is not None] == ["right"]  # the only event
 
 
 def test_regions_share_one_base_and_follow_the_laws_of_events():
@@ -222,10 +213,3 @@ def test_regions_share_one_base_and_follow_the_laws_of_events():
     points = torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
     assert len((right & near).bases) == 1
     torch.testing.assert_close((~(right & near))(points), (~right | ~near)(points))
-
-
-@pytest.mark.full
-def test_draws_of_half_a_ring_lie_on_it():
-    draws = (ce.load("plane/ring") & ~ce.load("plane/right")).sample(200, seed=0, steps=60)
-    assert (draws.norm(dim=1) - 1.8).abs().mean() < 0.3
-    assert (draws[:, 0] < 0).float().mean() > 0.85

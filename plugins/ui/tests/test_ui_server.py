@@ -1,9 +1,11 @@
-"""The server: streams of events, cancelling, the queue, limits, and requests from elsewhere."""
+"""The server: streams of events, cancelling, the queue, limits, odd and slow requests, and those from elsewhere."""
 
+import contextlib
 import http.client
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
 from urllib.parse import quote, urlsplit
@@ -48,7 +50,9 @@ def events(playground, body):
             yield json.loads(line)
 
 
-def test_an_order_is_streamed_to_its_result_and_its_points_are_kept(playground):
+def test_an_order_is_streamed_to_its_error_or_result_and_its_points_are_kept(playground):
+    *_, last = events(playground, {**ORDER, "expression": "right & ~right"})
+    assert last["kind"] == "error" and "No point fulfils" in last["message"]
     found = list(events(playground, ORDER))
     kinds = [event["kind"] for event in found]
     assert kinds[:2] == ["queued", "started"] and kinds[-1] == "result"
@@ -57,10 +61,16 @@ def test_an_order_is_streamed_to_its_result_and_its_points_are_kept(playground):
     assert np.allclose(np.load(io.BytesIO(answer.read())), found[-1]["points"], atol=1e-3)
 
 
-def test_a_check_lists_the_terms_or_says_where_the_error_is(playground):
+def test_what_the_page_asks_while_a_user_types(playground):
     assert read(playground, "/api/check", {**ORDER, "weights": [2]})["text"] == "2 * ring & ~right"
     error = read(playground, "/api/check", {**ORDER, "expression": "ring & & right"})
     assert (error["kind"], error["start"]) == ("error", 7)
+    answer = json.loads(ask(playground, "GET", "/api/names?family=plane").read())
+    assert "ring" in answer["members"] and "faces/male" in answer["others"] and "plane/ring" not in answer["others"]
+    page = ask(playground, "GET", "/")
+    assert b"<textarea" in page.read() and "default-src 'none'" in page.headers["Content-Security-Policy"]
+    for path in ("page.js", "stage.js", "parts.js", "charts.js", "completion.js", "style.css", "icon.svg"):
+        assert "://" not in ask(playground, "GET", f"/{path}").read().decode().replace("http://www.w3.org/2000/svg", "")
 
 
 def test_conditions_are_found_while_the_process_is_idle(playground):
@@ -74,12 +84,6 @@ def test_conditions_are_found_while_the_process_is_idle(playground):
     assert read(playground, "/api/conditions", ORDER) == {"kind": "busy"}
     assert read(playground, "/api/cancel", {"job": job})["found"]
     assert list(running)[-1]["kind"] == "cancelled"
-
-
-def test_an_error_of_the_library_is_an_event(playground):
-    *_, last = events(playground, {**ORDER, "expression": "right & ~right"})
-    assert last["kind"] == "error" and "No point fulfils" in last["message"]
-    assert [event["kind"] for event in events(playground, ORDER)][-1] == "result"
 
 
 def test_a_second_order_waits_and_cancelling_stops_both_kinds(playground):
@@ -127,15 +131,6 @@ def test_an_order_that_takes_too_long_is_stopped_and_few_may_wait():
         assert list(orders[1])[-1]["kind"] == "cancelled"
 
 
-def test_the_page_has_a_policy_that_allows_no_other_host(playground):
-    answer = ask(playground, "GET", "/")
-    assert answer.status == 200 and b"<textarea" in answer.read()
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for path in ("/page.js", "/stage.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
-        text = ask(playground, "GET", path).read().decode().replace("http://www.w3.org/2000/svg", "")
-        assert "://" not in text
-
-
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status"),
     [
@@ -158,12 +153,6 @@ def test_requests_from_elsewhere_and_malformed_ones_are_refused(playground, meth
     assert ask(playground, method, path, body, **headers).status == status
 
 
-def test_names_are_those_of_the_family_and_of_all_others(playground):
-    answer = json.loads(ask(playground, "GET", "/api/names?family=plane").read())
-    assert "ring" in answer["members"] and "faces/male" in answer["others"] and "plane/ring" not in answer["others"]
-    assert json.loads(ask(playground, "GET", "/api/names?family=plaine").read())["kind"] == "error"
-
-
 @pytest.mark.parametrize("path", ["/api/names", "/api/check", "/api/sample"])
 @pytest.mark.parametrize("form", ["absolute", "relative", "home", "bare"])
 def test_a_request_names_a_family_and_never_a_folder(playground, monkeypatch, tmp_path, path, form):
@@ -179,17 +168,12 @@ def test_a_request_names_a_family_and_never_a_folder(playground, monkeypatch, tm
     assert answer["kind"] == "error" and "No plug-in offers the family" in answer["message"]
 
 
-def test_the_command_refuses_what_it_cannot_serve(playground, capsys, tmp_path):
-    port = urlsplit(playground.address).port
-    assert main(["ui", "--no-browser", "--port", str(port)]) == 2
+def test_the_command_refuses_what_it_cannot_serve_and_warns_where_others_reach_it(playground, monkeypatch, capsys, tmp_path):
+    for arguments in (["--port", str(urlsplit(playground.address).port)], ["--in", "./nowhere"], ["--port", "99999"]):
+        assert main(["ui", "--no-browser", *arguments]) == 2
     assert "--port 0" in capsys.readouterr().err
-    assert main(["ui", "--no-browser", "--in", "./nowhere"]) == 2
-    assert main(["ui", "--no-browser", "--port", "99999"]) == 2
     with pytest.raises(FileFormatError, match="no folder"):
         Playground(family=str(tmp_path / "nowhere"))
-
-
-def test_the_command_warns_when_others_can_reach_the_playground(monkeypatch, capsys):
     monkeypatch.setattr(Playground, "run", Playground.close)
     assert main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 0
     shown = capsys.readouterr()
@@ -213,3 +197,49 @@ def test_ctrl_c_ends_the_server_and_its_worker():
             process.kill()
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection(urlsplit(address).netloc).request("GET", "/")
+
+
+def connect(playground):
+    place = urlsplit(playground.address)
+    return socket.create_connection((place.hostname, place.port), timeout=30)
+
+
+def answer(connection):
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("Host: [\r\n", 403),
+        ("Host: elsewhere.org\r\n", 403),
+        ("Host: {host}\r\nOrigin: http://[\r\n", 403),
+        ("Host: {host}\r\nContent-Type: application/json\r\nContent-Length: -5\r\n", 413),
+        ("Host: {host}\r\nContent-Type: application/json\r\nContent-Length: many\r\n", 413),
+        ("Host: {host}\r\nContent-Type: application/json\r\nContent-Length: 100001\r\n", 413),
+        ("Host: {host}\r\nContent-Type: application/json\r\nContent-Length: 0\r\n", 400),
+        ("Host: {host}\r\nContent-Type: ;;;\r\nContent-Length: 2\r\n", 415),
+    ],
+)
+def test_an_odd_head_gets_an_answer_and_no_traceback(playground, capfd, lines, status):
+    with connect(playground) as connection:
+        head = "POST /api/check HTTP/1.1\r\n" + lines.format(host=urlsplit(playground.address).netloc) + "\r\n"
+        connection.sendall(head.encode())
+        assert answer(connection).split(b"\r\n")[0].split()[1] == str(status).encode()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_sends_no_more_is_disconnected_and_others_are_served():
+    with Playground(limits=Limits(patience=1.0)) as playground, contextlib.ExitStack() as held:
+        head = f"POST /api/check HTTP/1.0\r\nHost: {urlsplit(playground.address).netloc}\r\nContent-Type: application/json\r\n"
+        slow = [held.enter_context(connect(playground)) for _ in range(4)]
+        for connection, sent in zip(slow, ("", "POST /api/check HT", head, f"{head}Content-Length: 99\r\n\r\n{{"), strict=True):
+            connection.sendall(sent.encode())
+        body = json.dumps({"expression": "ring", "family": "plane"})
+        other = held.enter_context(connect(playground))
+        other.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert answer(other).split()[1] == b"200"
+        assert [answer(connection) for connection in slow] == [b""] * 4

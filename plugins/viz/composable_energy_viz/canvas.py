@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.files import is_directory, replace_file
+from composable_energy.files import replace_file
 from composable_energy.options import import_extra
+from composable_energy_viz.files import check_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +23,7 @@ _DPI = 150
 
 
 def open_axes(ax: Axes | None, path: str | Path | None, width: float, height: float) -> tuple[Figure, Axes]:
-    """Returns the figure and the axes to draw on: those of the caller, or new ones.
-
-    Args:
-        ax: The caller's axes; None for a new figure.
-        path: The file that the figure will be written to, which is checked; None for none.
-        width: The width of a new figure, in inches.
-        height: Its height.
+    """Returns the figure and the axes to draw on, those of the caller or new ones of a size in inches; checks the file to write.
 
     Raises:
         ExtraNotInstalled: Matplotlib is not installed.
@@ -36,7 +31,8 @@ def open_axes(ax: Axes | None, path: str | Path | None, width: float, height: fl
     """
     figure = _figure_class()(figsize=(width, height), layout="constrained")
     if path is not None:
-        _check_path(Path(path), figure.canvas.get_supported_filetypes())
+        known = Path(path).suffix[1:].lower() in figure.canvas.get_supported_filetypes()
+        check_path(path, known, ".png, .pdf or .svg, or another format of Matplotlib")
     if ax is None:
         return figure, figure.subplots()
     if not isinstance(ax, import_extra("matplotlib.axes", "viz").Axes):
@@ -60,13 +56,6 @@ def shorten(text: str, length: int) -> str:
     if len(text) > length:
         text = f"{text[: length - length // 3 - 5]} ... {text[-(length // 3) :]}"
     return text.replace("$", r"\$")
-
-
-def _check_path(path: Path, known: dict[str, str]) -> None:
-    if path.suffix[1:].lower() not in known:
-        raise OptionError(f"path takes a file that ends in .png, .pdf or .svg, or another format of Matplotlib, got {str(path)!r}.")
-    if not is_directory(path.parent):
-        raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,12 @@ def _size(energy: ce.Energy, points: Tensor | None, trace: Trace | None) -> int:
         raise ShapeError(f"{energy} is an energy of latent points that are decoded; draw its samples with `grid`.")
     shape = energy.event_shape
     if shape is None:
-        found = points[0] if points is not None and len(points) else None
-        found = trace.points[0, 0] if found is None and trace is not None and trace.points is not None else found
-        return 2 if found is None else _numbers(energy, tuple(found.shape))
-    return _numbers(energy, tuple(shape))
-
-
-def _numbers(energy: ce.Energy, shape: tuple[int, ...]) -> int:
+        found = points if points is not None and len(points) else None if trace is None or trace.points is None else trace.points[0]
+        shape = (2,) if found is None else tuple(found.shape[1:])
     size = math.prod(shape)
     if size not in (1, 2):
         ways = "draw its samples with `grid`" if len(shape) == 3 else "show one of its terms, or a function of two of its numbers"
-        raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {shape}: {ways}.")
+        raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {tuple(shape)}: {ways}.")
     return size
 
 
@@ -129,11 +125,10 @@ def _paths(trace: Trace, size: int, chains: int) -> Tensor | None:
 
 def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, float]]:
     if window is not None:
-        try:
+        found = []
+        with suppress(TypeError, ValueError, RuntimeError):
             given = torch.as_tensor(window, dtype=torch.float64)
             found = [(low, high) for low, high in (given.expand(size, 2) if given.ndim == 1 else given).tolist()]
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.") from error
         if len(found) != size or not all(-math.inf < low < high < math.inf for low, high in found):
             raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.")
         return found

@@ -7,13 +7,13 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import FileFormatError
-from composable_energy.files import replace_file
+from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.files import is_directory, replace_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,6 +56,31 @@ def is_picture(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
+def check_path(path: str | Path, known: bool, kinds: str) -> Path:
+    """Returns the path of a picture that will be written, if its ending is `known`, one of `kinds`, and its folder exists.
+
+    Raises:
+        OptionError: They are not.
+    """
+    path = Path(path)
+    if not known:
+        raise OptionError(f"path takes a file that ends in {kinds}, got {str(path)!r}.")
+    if not is_directory(path.parent):
+        raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
+    return path
+
+
+def check_labels(labels: Sequence[object], count: int, what: str) -> list[str]:
+    """Returns labels as texts.
+
+    Raises:
+        ShapeError: They are not one for each of what they name.
+    """
+    if isinstance(labels, str) or len(labels) != count:
+        raise ShapeError(f"labels must be one for each of {count} {what}, got {'a text' if isinstance(labels, str) else len(labels)}.")
+    return [str(label) for label in labels]
+
+
 def layout(n: int) -> tuple[int, int]:
     """Returns rows and columns for n tiles: a full grid if it is at most twice as wide as high, else a square with empty tiles."""
     root = math.ceil(math.sqrt(n))
@@ -64,14 +89,9 @@ def layout(n: int) -> tuple[int, int]:
 
 
 def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0) -> None:
-    """Writes images as a grid.
+    """Writes images with shape $(n, C, H, W)$ as a grid, with metadata for a PNG file.
 
-    Args:
-        path: The file.
-        images: The images, with shape $(n, C, H, W)$.
-        value_range: The values of black and white.
-        about: Metadata for a PNG file.
-        least: The least width or height of the grid in pixels; a smaller one is enlarged by a whole factor.
+    A grid whose width and height are below `least` pixels is enlarged by a whole factor.
     """
     from PIL import Image
 
@@ -118,10 +138,6 @@ def check_archive(path: Path) -> None:
 def check_gzip(path: Path, largest: int = LARGEST) -> None:
     """Raises if a file compressed by gzip is damaged or too large; unpacks it piece by piece, and keeps nothing.
 
-    Args:
-        path: The file.
-        largest: The largest number of bytes.
-
     Raises:
         FileFormatError: It is damaged, or unpacks to more.
     """
@@ -137,11 +153,7 @@ def check_gzip(path: Path, largest: int = LARGEST) -> None:
 
 
 def read_gzip(path: Path, most: int) -> bytes:
-    """Returns the first bytes of a file compressed by gzip.
-
-    Args:
-        path: The file.
-        most: How many bytes are read at most.
+    """Returns the first bytes, `most` of them, of a file compressed by gzip.
 
     Raises:
         FileFormatError: It is damaged, or `most` is more than 2**32.

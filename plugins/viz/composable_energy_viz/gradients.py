@@ -15,7 +15,7 @@ from composable_energy.algebra import Conjunction
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy_viz.canvas import DOT, INK, LINES, finish, open_axes, shorten
-from composable_energy_viz.files import is_picture
+from composable_energy_viz.files import check_labels, is_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,14 +92,9 @@ def _parts(energy: Any) -> list[ce.Energy]:
 
 
 def _names(parts: Sequence[ce.Energy], labels: Sequence[str] | None) -> list[str]:
-    if labels is None:
-        texts = [str(part) for part in parts]
-        alike = len(set(texts)) < len(texts)  # parts of one model have the same text
-        return [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
-    if isinstance(labels, str) or len(labels) != len(parts):
-        got = "a text" if isinstance(labels, str) else f"{len(labels)}"
-        raise ShapeError(f"labels must be one for each of {len(parts)} parts, got {got}.")
-    return [shorten(str(label), _LETTERS) for label in labels]
+    texts = [str(part) for part in parts] if labels is None else check_labels(labels, len(parts), "parts")
+    alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
+    return [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
 
 
 def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, float] | None, resolution: int) -> Tensor:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.files import is_directory
 from composable_energy.options import check_integer
-from composable_energy_viz.files import is_picture, layout, write_image
+from composable_energy_viz.files import check_labels, check_path, is_picture, layout, write_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,13 +65,16 @@ def grid(
 
     pixels = _pixels(images, value_range)
     n, height, width, _ = pixels.shape
-    rows, columns = _shape(n, columns)
+    columns = layout(n)[1] if columns is None else min(check_integer("columns", columns), n)
+    rows = math.ceil(n / columns)
     fitting = math.ceil((_WIDE - (columns - 1) * _GAP) / (columns * width))
     scale = max(1, fitting) if scale is None else check_integer("scale", scale)
     tall, wide, gap = height * scale, width * scale, _GAP
-    texts = _texts(labels, n)
+    texts = None if labels is None else check_labels(labels, n, "images")
     line = _LINE if texts else 0
-    target = None if path is None else _check_path(Path(path))
+    if path is not None:
+        known = Image.registered_extensions().get(Path(path).suffix.lower()) in Image.SAVE
+        path = check_path(path, known, ".png, .jpg or .webp, or another format of Pillow")
     sheet = Image.new("RGB", (columns * (wide + gap) - gap, rows * (tall + line + gap) - gap), "white")
     how = Image.Resampling.NEAREST if max(height, width) < _SMALL else Image.Resampling.BICUBIC
     for i, tile in enumerate(pixels.numpy()):
@@ -81,9 +83,9 @@ def grid(
         sheet.paste(Image.fromarray(tile).resize((wide, tall), how), corner)
         if texts:
             _write(sheet, texts[i], corner[0], corner[1] + tall, wide)
-    if target is not None:
+    if isinstance(path, Path):
         about = {"n": n, "columns": columns, "height": tall, "width": wide, "gap": gap}
-        write_image(target, sheet, None if texts or tuple(value_range) != (0, 1) else about)
+        write_image(path, sheet, None if texts or tuple(value_range) != (0, 1) else about)
     return sheet
 
 
@@ -125,22 +127,6 @@ def _advice(shape: tuple[int, ...]) -> str:
     return " For points on the plane use `show`." if len(shape) == 2 and shape[1] <= 2 else ""
 
 
-def _shape(n: int, columns: int | None) -> tuple[int, int]:
-    if columns is None:
-        return layout(n)
-    columns = min(check_integer("columns", columns), n)
-    return math.ceil(n / columns), columns
-
-
-def _texts(labels: Sequence[object] | None, n: int) -> list[str] | None:
-    if labels is None:
-        return None
-    if isinstance(labels, str) or len(labels) != n:
-        got = "a text" if isinstance(labels, str) else f"{len(labels)}"
-        raise ShapeError(f"labels must be one for each of {n} images, got {got}.")
-    return [str(label) for label in labels]
-
-
 def _write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
     """Writes a text below an image, as much of it as fits."""
     from PIL import ImageDraw, ImageFont
@@ -149,13 +135,3 @@ def _write(sheet: Image.Image, text: str, x: int, y: int, width: int) -> None:
     while text and pen.textlength(text, font=font) > width:
         text = text[:-1]
     pen.text((x, y + 1), text, fill="#303030", font=font)
-
-
-def _check_path(path: Path) -> Path:
-    from PIL import Image
-
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise OptionError(f"path takes a file that ends in .png, .jpg or .webp, or another format of Pillow, got {str(path)!r}.")
-    if not is_directory(path.parent):
-        raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
-    return path

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.algebra.explain import Explanation
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import OptionError
 from composable_energy.sampling import Trace
 from composable_energy_viz.canvas import BAR, DOT, INK, MUTED, finish, open_axes, shorten
+from composable_energy_viz.files import check_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
             axes.plot(finite.numpy(), torch.full_like(finite, place).numpy(), "o", color=DOT, markersize=2.5, alpha=0.6, zorder=3)
         share = "" if row.share is None else f"   share {row.share.mean().item():.3f}"
         text = f"{mean:.3f}" if len(finite) == len(energies) else f"infinite at {len(energies) - len(finite)} of {len(energies)} points"
-        axes.annotate(text + share, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#424242")
+        _annotate(axes, place, text + share)
     axes.set_yticks(range(len(rows)), [f"{'  ' * depth}{shorten(row.expression, _LETTERS - 2 * depth)}" for depth, row in rows])
     if max(abs(end) for end in axes.get_xlim()) > _LARGE:
         axes.set_xscale("symlog", linthresh=_LINEAR)
@@ -100,8 +101,7 @@ def shares(
             axes.barh(i, mean, color=BAR, height=0.62, zorder=2)
             if error is not None:
                 axes.errorbar(mean, i, xerr=error, color=DOT, capsize=2, linewidth=1, zorder=3)
-            text = f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
-            axes.annotate(text, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#424242")
+            _annotate(axes, i, f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}"))
             ticks.append((i, f"  {name}"))
         place += len(bars) + 1
     axes.set_yticks(*zip(*ticks, strict=True))
@@ -117,11 +117,9 @@ def _of_trace(trace: Trace, labels: Sequence[str] | None) -> list[tuple[str, _Ba
     if trace.branch_shares is None:
         raise OptionError("The trace has no shares: its expression is no mixture `A | B` at the top. Explain points: `E.explain(x)`.")
     means = trace.branch_shares.tolist()
-    names = [f"branch {i}" for i in range(1, len(means) + 1)] if labels is None else list(labels)
-    if len(names) != len(means):
-        raise ShapeError(f"labels must be one for each of {len(means)} branches, got {len(names)}.")
+    names = [f"branch {i + 1}" for i in range(len(means))] if labels is None else check_labels(labels, len(means), "branches")
     note = "shares" if trace.shares is None else f"shares: {trace.shares}"
-    return [(note, [(shorten(str(name), _LETTERS), mean, None) for name, mean in zip(names, means, strict=True)])]
+    return [(note, [(shorten(name, _LETTERS), mean, None) for name, mean in zip(names, means, strict=True)])]
 
 
 def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tuple[str, _Bars]]:
@@ -129,13 +127,13 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
         raise OptionError("An explanation has the names of its branches: leave out labels.")
     groups = []
     for _, row in found.rows():
-        if any(term.share is not None for term in row.terms) and len(row.energy):
-            bars: _Bars = []
-            for term in row.terms:
-                if term.share is not None:
-                    share = term.share.detach().cpu().double()
-                    error = (share.std() / math.sqrt(len(share))).item() if len(share) > 1 else None
-                    bars.append((shorten(term.expression, _LETTERS), share.mean().item(), error))
+        bars: _Bars = []
+        for term in row.terms if len(row.energy) else ():
+            if term.share is not None:
+                share = term.share.detach().cpu().double()
+                error = (share.std() / math.sqrt(len(share))).item() if len(share) > 1 else None
+                bars.append((shorten(term.expression, _LETTERS), share.mean().item(), error))
+        if bars:
             note = f", {row.note.removeprefix('shares ')}" if row.note else ""
             groups.append((shorten(row.expression, _LETTERS) + note, bars))
     if not groups:
@@ -146,6 +144,10 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
 def _check(found: object, wanted: type | tuple[type, ...], name: str, source: str) -> None:
     if not isinstance(found, wanted):
         raise OptionError(f"`{name}` draws the result of `{source}`, got {type(found).__name__}.")
+
+
+def _annotate(axes: Axes, place: float, text: str) -> None:
+    axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#424242")
 
 
 def _style(axes: Axes, count: int, label: str) -> None:

@@ -38,13 +38,6 @@ def test_arrows_are_the_negative_gradients_of_the_terms():
     assert arrows[0].scale == arrows[1].scale
 
 
-def test_without_points_arrows_are_on_a_grid_in_the_window():
-    figure = ce.viz.forces(LEFT, window=(-2, 2), resolution=5)
-    (arrows,) = arrows_of(figure)
-    assert arrows.N == 25 and arrows.XY.min() == -2 and arrows.XY.max() == 2
-    assert figure.axes[0].get_xlim() == (-2, 2)
-
-
 def test_pictures_show_the_force_on_each_pixel_around_grey():
     x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     tiles = tiles_of(ce.viz.forces([towards(0.0, "dark"), towards(1.0, "bright")], x), 3)
@@ -54,11 +47,6 @@ def test_pictures_show_the_force_on_each_pixel_around_grey():
     shown = (tiles[:, 1:] - 0.5).abs() < 0.499  # not clipped
     ratio = (tiles[:, 1:] - 0.5)[shown] / pulls[shown]
     assert shown.double().mean() > 0.9 and ratio.std() < 1e-6 * ratio.mean()
-
-
-def test_grey_pictures_and_one_part_without_force():
-    flat = ce.as_energy(lambda x: 0 * x.flatten(1).sum(1), name="flat")
-    assert (tiles_of(ce.viz.forces(flat, torch.zeros(1, 1, 4, 4)), 2)[:, 1] == 0.5).all()
 
 
 def test_parts_with_the_same_text_are_numbered_and_labels_replace_names():

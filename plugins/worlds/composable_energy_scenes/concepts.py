@@ -27,18 +27,8 @@ HEADS_WIDTH = 192
 SIGMAS = (0.05, 4.0)
 """The lowest and the highest noise level of the energies."""
 
-SAMPLING = ce.Recommendation(
-    sampler="annealed",
-    options={
-        "levels": 160,
-        "sigma_max": SIGMAS[1],
-        "sigma_min": SIGMAS[0],
-        "corrector_steps": 2,
-        "delta": 0.3,
-        "max_gradient": 3.0,
-    },
-    threads=1,
-)
+_OPTIONS = {"levels": 160, "sigma_max": SIGMAS[1], "sigma_min": SIGMAS[0], "corrector_steps": 2, "delta": 0.3, "max_gradient": 3.0}
+SAMPLING = ce.Recommendation("annealed", _OPTIONS, threads=1)
 """The recommended sampler: 480 gradients. With 160 gradients (40 levels) many objects fade, because chains do not mix at each level."""
 
 
@@ -118,16 +108,16 @@ class Concepts:
 
     @cached_property
     def _of_position(self) -> ConditionalEnergy:
-        energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, dims=2))
-        energy.name = "of_position"
-        weights.read(energy.net, "of_position", self.folder)
-        return energy.eval()
+        return self._conditional("of_position", dims=2)
 
     @cached_property
     def _of_color(self) -> ConditionalEnergy:
-        energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, classes=len(COLORS)))
-        energy.name = "of_color"
-        weights.read(energy.net, "of_color", self.folder)
+        return self._conditional("of_color", classes=len(COLORS))
+
+    def _conditional(self, name: str, **options: int) -> ConditionalEnergy:
+        energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, **options))
+        energy.name = name
+        weights.read(energy.net, name, self.folder)
         return energy.eval()
 
     def _head(self, name: str, outputs: int) -> CodeHeads:

@@ -72,10 +72,7 @@ def multi_object_world(**changes: object) -> Objects:
 def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:
     """Returns the position of one random object of each picture: the only label that training uses.
 
-    Args:
-        present: Whether each object exists, with shape $(N, K)$.
-        position: Positions of the objects, with shape $(N, K, 2)$.
-        seed: Seed of the draw.
+    Whether each object exists has shape $(N, K)$, their positions $(N, K, 2)$.
 
     Raises:
         OptionError: A picture has no object.

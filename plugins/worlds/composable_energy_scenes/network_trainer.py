@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,7 @@ _NUMBERS = ("position", "size", "light")
 
 @dataclass(frozen=True)
 class NetworkTrainer:
-    """Trains networks in one folder with one seed.
-
-    Attributes:
-        folder: Parent of the folders of the trainings.
-        seed: Seed of all trainings.
-        effort: Factor of all numbers of steps.
-        progress: Whether to show progress bars.
-    """
+    """Trains networks in folders of one folder, with one seed; `effort` is a factor of all numbers of steps."""
 
     folder: Path
     seed: int = 0
@@ -55,30 +49,17 @@ class NetworkTrainer:
     progress: bool = False
 
     def train_judge(self, images: np.ndarray, labels: dict[str, Tensor], steps: int = 4_000) -> Judge:
-        """Returns a judge trained on pictures with a little noise.
-
-        Args:
-            images: Bytes with shape $(N, 3, 64, 64)$.
-            labels: Labels of the world.
-            steps: Training steps.
-        """
+        """Returns a judge trained on pictures with a little noise, given as bytes with shape $(N, 3, 64, 64)$, and labels of the world."""
         with self.seeded("judge"):
             judge = Judge()
-        data = Pictures(images, {}, "scenes"), labels
-        self.fit(
-            "judge", judge, _JudgeLoss(), LabelledPictures(*data), steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03)
-        )
+        data = LabelledPictures(Pictures(images, {}, "scenes"), labels)
+        self.fit("judge", judge, _JudgeLoss(), data, steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
         return judge.eval()
 
     def train_autoencoder(self, images: np.ndarray, code: int, steps: int, decoder_steps: int, *, noise: float = 0.05) -> Autoencoder:
-        """Returns an autoencoder trained without labels: first the whole network, then the decoder alone.
+        """Returns an autoencoder trained without labels on bytes with shape $(N, C, S, S)$: first all of it, then the decoder alone.
 
-        Args:
-            images: Bytes with shape $(N, C, S, S)$.
-            code: Numbers in a code.
-            steps: Training steps of the whole network.
-            decoder_steps: Training steps of the decoder alone.
-            noise: Standard deviation of the noise on codes, which have unit variance.
+        A code has `code` numbers with unit variance, and in training noise of a standard deviation.
         """
         pictures = Pictures(images, {}, "scenes")
         with self.seeded("autoencoder"):
@@ -95,14 +76,9 @@ class NetworkTrainer:
         return coder.eval().requires_grad_(False)
 
     def train_base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:
-        """Trains a base on codes by denoising score matching. The gradient noise is large, so the last steps use four times the batch.
+        """Trains a base on codes with shape $(N, D)$ by denoising score matching.
 
-        Args:
-            energy: The base.
-            codes: Codes with shape $(N, D)$.
-            steps: Steps with batches of 256.
-            refining: Steps with batches of 1,024 and half the learning rate.
-            name: Name of the training.
+        The gradient noise is large, so the last steps, `refining`, use four times the batch and half the learning rate.
         """
         objective = DenoisingScoreMatching(energy.sigma_min, energy.sigma_max)
         self.fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
@@ -114,17 +90,19 @@ class NetworkTrainer:
         self, base: CodeEnergy, codes: Tensor, label: Tensor, values: int, name: str, steps: int, width: int = 192
     ) -> CodeHeads:
         """Returns a head that classifies codes, trained at all noise levels."""
-        head = self._new_head(base, values, name, width)
         objective = AttributeHeads({name: values}, base.sigma_min, base.sigma_max)
-        self.fit(name, head, objective, (codes, {name: label}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
-        return head.eval().requires_grad_(False)
+        return self._train_head(base, values, objective, (codes, {name: label}), name, steps, width)
 
     def train_regressor(self, base: CodeEnergy, codes: Tensor, numbers: Tensor, name: str, steps: int, width: int = 192) -> CodeHeads:
         """Returns a head that predicts means and widths of numbers, trained at all noise levels."""
         dims = numbers[:1].numel()
-        head = self._new_head(base, 2 * dims, name, width)
         objective = ValueHeads(name, dims, base.sigma_min, base.sigma_max)
-        self.fit(name, head, objective, (codes, {name: numbers}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        return self._train_head(base, 2 * dims, objective, (codes, {name: numbers}), name, steps, width)
+
+    def _train_head(self, base: CodeEnergy, outputs: int, objective: Objective, data: Any, name: str, steps: int, width: int) -> CodeHeads:
+        with self.seeded(name):
+            head = CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
+        self.fit(name, head, objective, data, steps, 256, 2e-3, ema=0.998, decay=1e-2)
         return head.eval().requires_grad_(False)
 
     def train_conditional(
@@ -146,10 +124,6 @@ class NetworkTrainer:
             torch.manual_seed(int.from_bytes(blake2b(f"{self.seed} {part}".encode(), digest_size=8).digest(), "little"))
             yield
 
-    def _new_head(self, base: CodeEnergy, outputs: int, name: str, width: int) -> CodeHeads:
-        with self.seeded(name):
-            return CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
-
     def fit(
         self,
         name: str,
@@ -160,26 +134,10 @@ class NetworkTrainer:
         batch: int,
         rate: float,
         *,
-        ema: float,
         decay: float = 1e-4,
-        precision: Any = "float32",
-        preparation: Any = None,
+        **options: Any,
     ) -> None:
-        """Trains a model, or resumes its training.
-
-        Args:
-            name: Name of the training and its folder.
-            model: The model.
-            objective: The objective.
-            data: The data, as for `Trainer`.
-            steps: Training steps, before the factor `effort`.
-            batch: Batch size.
-            rate: Peak learning rate.
-            ema: Decay of the averaged weights.
-            decay: Weight decay.
-            precision: Precision of the computation.
-            preparation: Random changes of pictures.
-        """
+        """Trains a model in the folder of a name, or resumes its training, with the options of `Trainer`."""
         steps = max(5, round(steps * self.effort))
         Trainer(
             model,
@@ -190,14 +148,12 @@ class NetworkTrainer:
             out=self.folder / name,
             seed=self.seed,
             optimizer=Optimizer(rate=rate, betas=(0.9, 0.999), weight_decay=decay, warm_up=min(200, steps // 10), decay=0.7, clip=1.0),
-            ema=ema,
-            precision=precision,
             checkpoint_every=500,
             keep=1,
-            preparation=preparation,
             monitor=None,
             callbacks=[CostLog()],
             progress=self.progress,
+            **{"precision": "float32", **options},
         ).fit()
 
 
@@ -213,24 +169,14 @@ def _chunks(images: np.ndarray) -> Iterator[Tensor]:
 
 
 class LabelledPictures:
-    """Pictures with labels of any type; the labels of `Pictures` are classes.
-
-    Args:
-        pictures: The pictures.
-        labels: Values with shape $(N, *)$, by name.
-    """
+    """Pictures with labels of any type, with shape $(N, *)$; the labels of `Pictures` are classes."""
 
     def __init__(self, pictures: Pictures, labels: dict[str, Tensor]) -> None:
         self.images, self._count = pictures.images, len(pictures)
-        self.labels = {name: _Values(values) for name, values in labels.items()}
+        self.labels = {name: SimpleNamespace(values=values) for name, values in labels.items()}
 
     def __len__(self) -> int:
         return self._count
-
-
-@dataclass(frozen=True)
-class _Values:
-    values: Tensor
 
 
 class _JudgeLoss(Objective):

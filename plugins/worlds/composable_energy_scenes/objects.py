@@ -13,7 +13,7 @@ from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.one_object import COLORS, PALETTE
 from composable_energy_scenes.projection import CameraView, count_visible_pixels
 from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, check_picture_size
-from composable_energy_scenes.toys import OUTLINES, SHAPES, parts_of, put_toy
+from composable_energy_scenes.toys import OUTLINES, SHAPES, parts_of, put_shape
 
 _MOST = 10
 _TRIES = 1_000
@@ -95,24 +95,20 @@ class Objects(World):
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
         values = self.check_labels(labels)
-        n, camera = len(values["floor"]), self._camera
-        slots, floor = self._slots(camera), camera.solid("floor")
-        owners = np.concatenate([[0], np.repeat(np.arange(self.count[1]) + 1, self._each)]).astype(np.uint8)
-        images = np.empty((n, 3, self.size, self.size), np.uint8)
-        found = np.empty((n, self.size, self.size), np.uint8) if masks else None
-        for i in range(n):
-            for k, solids in enumerate(slots):
-                for solid in solids:
-                    camera.hide(solid)
-                if values["present"][i, k]:
-                    told = values["position"][i, k], values["size"][i, k], PALETTE[values["color"][i, k]]
-                    self._put(camera, solids, int(values["shape"][i, k]), *told)
+        camera, each = self._camera, self._each
+        floor, solids = camera.solid("floor"), [camera.solid(f"solid{i}") for i in range(self.count[1] * each)]
+
+        def arrange(i: int) -> None:
+            for solid in solids:
+                camera.hide(solid)
+            for k in np.flatnonzero(values["present"][i]):
+                where, half, color = values["position"][i, k], values["size"][i, k], PALETTE[values["color"][i, k]]
+                put_shape(camera, solids[k * each : (k + 1) * each], int(values["shape"][i, k]), where, half, color)
             camera.model.geom_rgba[floor, :3] = values["floor"][i]
             camera.light_from(values["light"][i], _HEIGHT)
-            images[i] = camera.picture()
-            if found is not None:
-                found[i] = owners[camera.mask([solid for solids in slots for solid in solids])]
-        return Scenes(images, values, found)
+
+        images, found = camera.draw(len(values["floor"]), arrange, solids if masks else None)
+        return Scenes(images, values, None if found is None else (found + np.uint8(each - 1)) // np.uint8(each))
 
     def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         azimuth, floor = random.uniform(0, 2 * np.pi), random.uniform(0.32, 0.42) + random.uniform(-0.02, 0.02, 3)
@@ -144,13 +140,3 @@ class Objects(World):
     @cached_property
     def _camera(self) -> Camera:
         return Camera(_xml(self.count[1] * self._each, self.shadows), self.size)
-
-    def _slots(self, camera: Camera) -> list[list[int]]:
-        """Returns the ids of the solids of each object."""
-        return [[camera.solid(f"solid{k * self._each + i}") for i in range(self._each)] for k in range(self.count[1])]
-
-    def _put(self, camera: Camera, solids: list[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-        if shape < len(KINDS):
-            camera.put(solids[0], shape, where, half, color)
-        else:
-            put_toy(camera, solids[: parts_of(shape)], shape, where, half, color)

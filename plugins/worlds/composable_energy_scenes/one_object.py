@@ -89,17 +89,15 @@ class OneObject(World):
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
         values = self.check_labels(labels)
-        n, camera = len(values["size"]), self._camera
-        solid, floor = camera.solid("solid"), camera.model.geom("floor").id
-        images = np.empty((n, 3, self.size, self.size), np.uint8)
-        found = np.empty((n, self.size, self.size), np.uint8) if masks else None
-        for i in range(n):
+        camera = self._camera
+        solid, floor = camera.solid("solid"), camera.solid("floor")
+
+        def arrange(i: int) -> None:
             camera.put(solid, values["shape"][i], values["position"][i], values["size"][i], PALETTE[values["color"][i]])
             camera.model.geom_rgba[floor, :3] = values["floor"][i]
             camera.light_from(values["light"][i], _HEIGHT)
-            images[i] = camera.picture()
-            if found is not None:
-                found[i] = camera.solids() == solid
+
+        images, found = camera.draw(len(values["size"]), arrange, [solid] if masks else None)
         return Scenes(images, values, found)
 
     @cached_property

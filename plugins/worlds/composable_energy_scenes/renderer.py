@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -111,33 +111,36 @@ class Camera:
         self._colors.update_scene(self.data, camera="c")
         return self._colors.render().transpose(2, 0, 1)
 
-    def solids(self) -> np.ndarray:
-        """Returns the solid at each pixel of the last picture: ids with shape $(H, W)$, -1 for none."""
+    def mask(self, solids: Sequence[int]) -> np.ndarray:
+        """Returns the mask of the last picture, bytes with shape $(H, W)$: $i$ for the $i$-th of the given solids, 0 elsewhere."""
         if self._ids is None:
             self._ids = self._renderer()
             self._ids.enable_segmentation_rendering()
         self._ids.update_scene(self.data, camera="c")
-        return self._ids.render()[..., 0]
-
-    def mask(self, solids: Sequence[int]) -> np.ndarray:
-        """Returns the mask of the last picture, bytes with shape $(H, W)$: $i$ for the $i$-th of the given solids, 0 elsewhere."""
-        order = np.zeros(self.model.ngeom + 1, np.uint8)  # the last entry is for -1
+        order = np.zeros(self.model.ngeom + 1, np.uint8)  # the last entry is for pixels of no solid, -1
         order[list(solids)] = np.arange(1, len(solids) + 1)
-        return order[self.solids()]
+        return order[self._ids.render()[..., 0]]
+
+    def draw(self, n: int, arrange: Callable[[int], None], solids: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns pictures, bytes with shape $(N, 3, H, W)$, and the masks of some solids, with shape $(N, H, W)$; no masks for None.
+
+        `arrange` changes the model for the picture of an index.
+        """
+        images = np.empty((n, 3, self._size, self._size), np.uint8)
+        masks = None if solids is None else np.empty((n, self._size, self._size), np.uint8)
+        for i in range(n):
+            arrange(i)
+            images[i] = self.picture()
+            if masks is not None and solids is not None:
+                masks[i] = self.mask(solids)
+        return images, masks
 
     def solid(self, name: str) -> int:
         """Returns the id of a solid."""
         return self.model.geom(name).id
 
     def put(self, solid: int, kind: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-        """Puts a solid on the floor.
-
-        Args:
-            solid: Id of the solid.
-            kind: Class in `KINDS`.
-            where: Centre on the floor, two numbers.
-            half: Half of the height and width.
-            color: Red, green and blue in [0, 1].
+        """Puts a solid of a class in `KINDS` on the floor; `half` is half of its height and width, and `color` is in [0, 1].
 
         Raises:
             OptionError: `half` is not positive.
@@ -152,12 +155,7 @@ class Camera:
         model.geom_rgba[solid, :3] = color
 
     def light_from(self, azimuth: np.ndarray, height: float) -> None:
-        """Sets the direction of the distant lamp.
-
-        Args:
-            azimuth: Cosine and sine of its azimuth.
-            height: Angle above the floor, in radians.
-        """
+        """Sets the direction of the distant lamp: cosine and sine of its azimuth, and the angle above the floor, in radians."""
         direction = np.array([np.cos(height) * azimuth[0], np.cos(height) * azimuth[1], np.sin(height)])
         self.model.light_dir[0] = -direction
         self.model.light_pos[0] = 4 * direction  # the viewpoint of the shadow map

@@ -105,17 +105,15 @@ class Room(World):
         factors = values["factors"]
         if ((factors < 0) | (factors > 1)).any():
             raise OptionError(f"The factors of the room must each be in [0, 1], got {factors.min()} to {factors.max()}.")
-        n, camera, model = len(factors), self._camera, self._camera.model
-        solids = [camera.solid(f"solid{i}") for i in range(len(_SOLIDS))]
-        images = np.empty((n, 3, self.size, self.size), np.uint8)
-        found = np.empty((n, self.size, self.size), np.uint8) if masks else None
-        for i in range(n):
+        camera, model = self._camera, self._camera.model
+
+        def arrange(i: int) -> None:
             model.light_diffuse[0] = np.interp(factors[i, 0], (0, 1), _INTENSITY)
             model.light_pos[0] = _interpolate(_LAMP, factors[i, 1:4])
             model.cam_pos[0] = _interpolate(_CAMERA, factors[i, 4:7])
-            images[i] = camera.picture()
-            if found is not None:
-                found[i] = camera.mask(solids)
+
+        solids = [camera.solid(f"solid{i}") for i in range(len(_SOLIDS))]
+        images, found = camera.draw(len(factors), arrange, solids if masks else None)
         return Scenes(images, values, found)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,20 +24,12 @@ from composable_energy_scenes import weights
 from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
 from composable_energy_scenes.patches import PatchCoder
 
-_WEIGHTS = "weights"
-
 
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a training run. Every result is kept, so an interrupted run resumes.
 
-    Attributes:
-        folder: The folder.
-        world: The world to render.
-        seeds: Seeds of the renders, by their use.
-        counts: Numbers of renders, by their use.
-        effort: Factor of the training steps and, below 1, of the number of renders.
-        progress: Whether to show progress bars.
+    `seeds` and `counts` are those of the renders, by their use. `effort` is a factor of the training steps and, below 1, of the renders.
     """
 
     folder: Path
@@ -49,7 +42,7 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The folder of finished weights."""
-        return self.folder / _WEIGHTS
+        return self.folder / "weights"
 
     @cached_property
     def trainer(self) -> NetworkTrainer:
@@ -80,24 +73,22 @@ class RunFolder:
         replace_file(self.folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
 
 
-def run_command(module: str, doc: str | None, train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:
-    """Runs a training command, with one thread.
+def run_command(train: Callable[[RunFolder], None], run: Callable[..., RunFolder], home: Path, arguments: Sequence[str] | None) -> None:
+    """Runs the command of a module, whose first line is the description of `--help`, with one thread.
 
-    Args:
-        module: The module that `python -m` runs.
-        doc: Its docstring; the first line is the description of `--help`.
-        train: Trains in a folder, with a given effort.
-        home: The folder to which `--install` copies weights and report.
-        arguments: The arguments; those of the command line if None.
+    It trains in the run folder that `run` makes of a path and a factor `effort`; `--install` copies weights and report to `home`.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
+    module = sys.modules[train.__module__]
+    name = module.__spec__.name if module.__spec__ else train.__module__
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(module.__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps (default: 1)")
     parser.add_argument("--install", action="store_true", help="copy the weights into the package")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    train(options.out, options.effort)
+    done = run(options.out, effort=options.effort)
+    train(done)
     if options.install:
         home.mkdir(parents=True, exist_ok=True)
-        for path in [*(options.out / _WEIGHTS).glob("*.safetensors"), options.out / "report.json"]:
+        for path in [*done.weights.glob("*.safetensors"), done.folder / "report.json"]:
             shutil.copy(path, home)

@@ -65,29 +65,20 @@ OUTLINES = np.array([*range(len(KINDS)), *(KINDS.index(kind) for kind in ("cylin
 
 
 def parts_of(shape: int) -> int:
-    """Returns the number of solids of a shape.
-
-    Args:
-        shape: Class in `SHAPES`.
-    """
+    """Returns the number of solids of a class in `SHAPES`."""
     return len(_PARTS[SHAPES[shape]]) if shape >= len(KINDS) else 1
 
 
-def put_toy(camera: Camera, solids: Sequence[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-    """Puts a toy on the floor.
-
-    Args:
-        camera: The camera.
-        solids: Ids of solids, as many as the toy has.
-        shape: Class in `SHAPES`.
-        where: Centre on the floor, two numbers.
-        half: Half of the width and height.
-        color: Red, green and blue in [0, 1].
+def put_shape(camera: Camera, solids: Sequence[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
+    """Puts a shape, a class in `SHAPES`, on the floor, of at least as many solids as it has; see `Camera.put`.
 
     Raises:
         OptionError: `half` is not positive.
     """
-    for solid, part in zip(solids, _PARTS[SHAPES[shape]], strict=True):
+    if shape < len(KINDS):
+        camera.put(solids[0], shape, where, half, color)
+        return
+    for solid, part in zip(solids, _PARTS[SHAPES[shape]], strict=False):
         camera.put(solid, 0, where, half, np.array(part.color or color))
         camera.model.geom_type[solid] = getattr(camera.mujoco.mjtGeom, f"mjGEOM_{part.kind.upper()}")
         camera.model.geom_size[solid, : len(part.size)] = np.array(part.size) * half

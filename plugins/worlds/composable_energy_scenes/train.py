@@ -10,7 +10,7 @@ its own, in which everything else is random. Results are kept in FOLDER, and aft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,28 +39,18 @@ _SHARES = {"position": 0, "color": 1, "shape": 2, "size": 3}  # the quarter of t
 
 
 def train_concepts(run: RunFolder) -> None:
-    """Trains all networks in a run folder, or resumes.
-
-    Args:
-        run: The run folder, with the world `OneObject` and `SEEDS`.
-    """
-    _train_judge(run)
-    coder = _train_autoencoder(run)
-    base = _train_base(run, coder)
-    _train_heads(run, base)
-    _train_conditionals(run, base)
-    run.write_report(heads=_score_heads(run, base), judge=_score_judge(run))
-
-
-def _train_judge(run: RunFolder) -> None:
+    """Trains all networks in a run folder with the world `OneObject` and `SEEDS`, or resumes."""
     scenes = run.render("judge")
     run.save(run.trainer.train_judge(scenes.images, _tensors(scenes.labels), _STEPS["judge"]), "judge")
-
-
-def _train_autoencoder(run: RunFolder) -> Autoencoder:
     coder = run.trainer.train_autoencoder(run.render("train").images, CODE, _STEPS["autoencoder"], _STEPS["decoder"])
     run.save(coder, "autoencoder")
-    return coder
+    base = _train_base(run, coder)
+    _train_heads(run, base)
+    for name, options in (("color", {"classes": len(COLORS)}), ("position", {"dims": 2})):
+        energy = ConditionalEnergy(base, **options)
+        run.trainer.train_conditional(energy, *_concept_data(run, base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
+        run.save(energy.net, f"of_{name}")
+    run.write_report(heads=_score_heads(run, base), judge=_score_judge(run))
 
 
 def _train_base(run: RunFolder, coder: Autoencoder) -> CodeEnergy:
@@ -80,13 +70,6 @@ def _train_heads(run: RunFolder, base: CodeEnergy) -> None:
         else:
             head = run.trainer.train_regressor(base, codes, labels, name, _STEPS["head"], HEADS_WIDTH)
         run.save(head, name)
-
-
-def _train_conditionals(run: RunFolder, base: CodeEnergy) -> None:
-    for name, options in (("color", {"classes": len(COLORS)}), ("position", {"dims": 2})):
-        energy = ConditionalEnergy(base, **options)
-        run.trainer.train_conditional(energy, *_concept_data(run, base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
-        run.save(energy.net, f"of_{name}")
 
 
 def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, Tensor]:
@@ -134,16 +117,8 @@ def _score_judge(run: RunFolder) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
-
-    def train(folder: Path, effort: float) -> None:
-        train_concepts(RunFolder(folder, OneObject(), SEEDS, COUNTS, effort))
-
-    run_command("composable_energy_scenes.train", __doc__, train, weights.FOLDER, arguments)
+    """Runs the command with arguments; those of the command line if None."""
+    run_command(train_concepts, partial(RunFolder, world=OneObject(), seeds=SEEDS, counts=COUNTS), weights.FOLDER, arguments)
 
 
 def _tensors(labels: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

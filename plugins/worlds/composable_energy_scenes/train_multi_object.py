@@ -10,7 +10,7 @@ in FOLDER, and after an interruption the same command resumes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -41,11 +41,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def train_multi_object(run: RunFolder) -> None:
-    """Trains all networks in a run folder, or resumes.
-
-    Args:
-        run: The run folder, with the world of `multi_object_world` and `SEEDS`.
-    """
+    """Trains all networks in a run folder with the world of `multi_object_world` and `SEEDS`, or resumes."""
     base = _train_base(run, _train_coder(run))
     _train_place_head(run, base)
     _train_detector(run)
@@ -131,16 +127,9 @@ def _standardize(coder: PatchCoder, images: np.ndarray, count: int = 8_000) -> N
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
-
-    def train(folder: Path, effort: float) -> None:
-        train_multi_object(RunFolder(folder, multi_object_world(), SEEDS, COUNTS, effort))
-
-    run_command("composable_energy_scenes.train_multi_object", __doc__, train, multi_object.FOLDER, arguments)
+    """Runs the command with arguments; those of the command line if None."""
+    run = partial(RunFolder, world=multi_object_world(), seeds=SEEDS, counts=COUNTS)
+    run_command(train_multi_object, run, multi_object.FOLDER, arguments)
 
 
 if __name__ == "__main__":

@@ -117,12 +117,7 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
 
 
 def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] = ()) -> Path:
-    """Trains the pipeline, or resumes, and returns its folder.
-
-    Args:
-        folder: The folder of drawn faces, checkpoints and the finished pipeline.
-        effort: Factor of the number of steps and, below 1, of the number of faces.
-        callbacks: Callbacks of the training.
+    """Trains the pipeline, or resumes, and returns its folder; `effort` is a factor of the steps and, below 1, of the faces.
 
     Raises:
         ExtraNotInstalled: diffusers is not installed.
@@ -155,11 +150,7 @@ def accuracy(network: Judge, count: int = 2000) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
+    """Runs the command with arguments; those of the command line if None."""
     parser = argparse.ArgumentParser(prog="python -m composable_energy_small_faces.train", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 1 GB")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the steps and, below 1, of the number of faces")

@@ -21,7 +21,7 @@ def codes():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["scenes", "scenes/color=red", "scenes/left", "scenes/large"])
+@pytest.mark.parametrize("name", ["scenes/color=red", "scenes/left"])
 def test_scene_energies_keep_the_contract(name, codes):
     check_energy(ce.get("energy", name), codes)
 

@@ -10,13 +10,12 @@ from torch import nn
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020.several_objects import conjunction, match_objects, requested_places, scores
-from benchmarks.papers.compositional_2020.two_cubes import PLACES, STEPS, peaks
-from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
+from composable_energy.errors import ExtraNotInstalled, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_scenes import network_trainer, train_multi_object
 from composable_energy_scenes.detector import Detector, detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
-from composable_energy_scenes.patches import PatchCoder, PatchEnergy
+from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
 from tests.precision import train_in_float32
 
@@ -52,10 +51,6 @@ def codes():
 
 
 class TestPatches:
-    def test_pictures_of_another_size_are_refused(self):
-        with pytest.raises(ShapeError, match="64, 64"):
-            PatchCoder().encode(torch.rand(1, 3, 32, 32))
-
     @pytest.mark.slow
     def test_the_base_keeps_the_contract(self, base, codes):
         check_energy(base, codes)
@@ -67,11 +62,6 @@ class TestPresence:
         assert cell_of(position).tolist() == [0, 255, 15, 8 * 16 + 8, 240]
         middles = Presence(ConstantHead(torch.zeros(256)), PatchEnergy()).middles
         assert torch.equal(cell_of(middles), torch.arange(CELLS**2))
-
-    def test_a_head_that_knows_nothing_is_no_evidence(self, base, codes):
-        presence = Presence(ConstantHead(torch.full((256,), 3.0)), base)
-        for place in ((0.0, 0.0), (-0.9, 0.4), (1.0, -1.0)):
-            assert torch.allclose(presence.given(c=torch.tensor([place])).evidence(codes), torch.zeros(4), atol=1e-5)
 
     def test_evidence_is_the_ratio_of_densities_with_a_gaussian_error(self, base, codes):
         """By the formula with plain probabilities, in double precision."""
@@ -103,6 +93,8 @@ class TestPresence:
         places = torch.tensor([[0.0, 0.3], [-0.8, 1.0], [0.5, 0.5]])
         expected = torch.stack([presence.given(c=place[None]).evidence(codes) for place in places], 1)
         assert torch.allclose(presence.map(codes, places), expected, atol=1e-5)
+        with pytest.raises(ShapeError, match="two numbers"):
+            presence.given(c=torch.zeros(1, 3))(codes)
         assert torch.equal(presence.near([0.0, 0.3]).evidence(codes), presence.given(c=places[:1]).evidence(codes))
         inferred = presence.infer(codes, over={"c": places}).log_probabilities
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
@@ -111,21 +103,6 @@ class TestPresence:
     def test_it_keeps_the_contract(self, base, codes):
         presence = Presence(stirred(PlaceHead()), base)
         check_energy(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
-
-    def test_the_head_is_evaluated_once_for_all_places(self, base, codes):
-        calls = []
-        head = ConstantHead(torch.zeros(256)).eval()
-        head.register_forward_hook(lambda *_: calls.append(1))
-        presence = Presence(head, base).eval()
-        places = torch.rand(4, 3, 2)
-        conjunction(presence, places)(codes)
-        assert len(calls) == 1
-
-    def test_mistakes_are_reported(self, base, codes):
-        with pytest.raises(OptionError, match="radius"):
-            Presence(ConstantHead(torch.zeros(256)), base, radius=0.0)
-        with pytest.raises(ShapeError, match="two numbers"):
-            Presence(ConstantHead(torch.zeros(256)), base).given(c=torch.zeros(1, 3))(codes)
 
 
 class TestDetector:
@@ -166,21 +143,6 @@ class TestCounting:
         assert told["all found"] == pytest.approx(2 / 3) and told["each found"] == pytest.approx(5 / 6)
         assert told["as many"] == pytest.approx(1 / 3) and told["count error"] == pytest.approx(2 / 3) and told["extra"] == pytest.approx(0)
         assert scores([asked[0][:0]] * 3, asked)["all found"] == 0
-
-    def test_asked_places_fit_on_the_floor_and_differ(self):
-        places = requested_places(3, 20, 5)
-        assert places.shape == (20, 3, 2) and places.abs().max() <= 1
-        assert min(torch.pdist(some).min() for some in places) > 0.4
-        assert torch.equal(places, requested_places(3, 20, 5)) and not torch.equal(places, requested_places(3, 20, 6))
-
-    def test_peaks_are_local_minima_of_the_energy(self):
-        def bowl(x, y, width):
-            return (PLACES - torch.tensor([x, y])).square().sum(1) / width
-
-        energy = -torch.logsumexp(torch.stack([-bowl(-0.5, 0.25, 0.02), -bowl(0.6, -0.7, 0.02) - 0.5]), 0)
-        assert torch.allclose(peaks(energy, 2), torch.tensor([[-0.5, 0.25], [0.6, -0.7]]), atol=1e-6)
-        assert peaks(bowl(0.0, 0.0, 1.0), 2)[1].isnan().all()
-        assert PLACES.shape == (STEPS**2, 2)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import OptionError
 from composable_energy_scenes import FULL_COLORS, PIECES, SPRITE_FACTORS, SPRITES, ColoredSprites, Sprites, Tetris
 
 BY_LIGHT = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow", (1, 0, 1): "magenta", (0, 1, 1): "cyan"}
@@ -43,14 +43,6 @@ class TestSprites:
         different = 1 + 2 + 4  # of four quarter turns: of the square, the ellipse and the heart
         assert len(np.unique(Sprites().render(told).images, axis=0)) == 6 * 4 * different
         assert np.prod(list(SPRITE_FACTORS.values())) == 737_280
-
-    def test_points_beyond_the_grid_are_refused(self):
-        with pytest.raises(OptionError, match="below"):
-            Sprites().at(np.array([[3, 0, 0, 0, 0]]))
-        with pytest.raises(OptionError, match="float"):
-            Sprites().at(np.zeros((1, 5)))
-        with pytest.raises(ShapeError, match=r"\(N, 5\)"):
-            Sprites().at(np.zeros((5,), int))
 
     def test_several_stand_apart_and_have_their_colors(self):
         scenes = ColoredSprites(64, count=(1, 4)).draw(60, seed=3, masks=True)
@@ -96,12 +88,6 @@ class TestTetris:
                 assert (color[wide[border]] != color[other[border]]).all()
         assert touching > 50
         assert set(scenes.labels["color"].ravel()) == set(range(6))
-
-    def test_boards_of_other_sizes(self):
-        assert Tetris(32, cells=8).draw(2).images.shape == (2, 3, 32, 32)
-        for size, cells in ((36, 7), (35, 4), (8, 16), (35, 7.0)):
-            with pytest.raises(OptionError, match="multiple of the number of cells"):
-                Tetris(size, cells)  # pyright: ignore[reportArgumentType]
 
     def test_arrangements_that_cannot_be_are_refused(self):
         told = Tetris().labels(1, seed=1)

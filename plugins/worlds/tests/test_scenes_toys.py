@@ -35,13 +35,6 @@ def alone(shape: str, color: str = "red") -> dict[str, np.ndarray]:
     return labels
 
 
-def test_solids_among_toys_are_those_of_worlds_without():
-    labels = world(KINDS).labels(4, seed=3)
-    plain, among = (world(shapes).render(labels, masks=True) for shapes in (KINDS, SHAPES))
-    np.testing.assert_array_equal(plain.images, among.images)
-    np.testing.assert_array_equal(plain.masks, among.masks)
-
-
 @pytest.mark.parametrize("name", TOYS)
 def test_a_toy_is_one_object_as_large_as_a_solid(name):
     scenes, box = (world(SHAPES).render(alone(shape), masks=True) for shape in (name, "box"))
@@ -63,15 +56,6 @@ def test_a_toy_has_its_color_and_colors_of_its_parts(name):
     assert 0.3 < changed < 1.0
     brightest = red.images[0][:, here].max(1)
     assert brightest[0] > 150 and PALETTE[COLORS.index("red")][0] > 0.8
-
-
-def test_toys_are_drawn_as_labelled():
-    told = world(TOYS).labels(60, seed=2)
-    assert set(told["shape"][told["present"]]) == set(range(len(KINDS), len(SHAPES)))
-    assert world(TOYS).fields["shape"].values == SHAPES and world(KINDS).fields["shape"].values == KINDS
-    scenes = world(TOYS).draw(6, seed=2, masks=True)
-    assert scenes.masks is not None
-    assert [int(mask.max()) for mask in scenes.masks] == told["present"][:6].sum(1).tolist()
 
 
 def test_nothing_of_a_toy_stays_for_the_next_picture():

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, ShapeError
+from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy_scenes import Concepts, load_judge, network_trainer, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
@@ -61,19 +61,10 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     here, there = (concepts.of_position(where)(codes, sigma=0.3) for where in ((0.5, 0.5), (-0.5, 0.5)))
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
+    with pytest.raises(OptionError, match="no color 'pink'; known are red"):
+        concepts.color("pink")
     with pytest.raises(ShapeError, match=r"takes 2 numbers as y, got values of shape \(3,\)"):
         untold(codes, y=torch.rand(5, 3))
     for none in (8, 1.5):
         with pytest.raises(OptionError, match=rf"takes classes from 0 to 7 as y, got \[{none}\]"):
             concepts.of_color()(codes, y=none)
-
-
-@pytest.mark.full
-def test_what_does_not_exist_is_reported(made, tmp_path):
-    concepts = Concepts(made / "weights")
-    with pytest.raises(ValueError, match="no color 'pink'; known are red"):
-        concepts.color("pink")
-    with pytest.raises(ValueError, match="no shape 3"):
-        concepts.shape(3)
-    with pytest.raises(FileFormatError, match="Install the package again"):
-        Concepts(tmp_path).base  # noqa: B018

@@ -9,66 +9,20 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
-from composable_energy_image.data import Scenes, World
-from composable_energy_scenes import COLORS, KINDS, ROOM_FACTORS, ColoredSprites, Objects, OneObject, Room, Sprites
+from composable_energy_image.data import World
+from composable_energy_scenes import COLORS, KINDS, ROOM_FACTORS, ColoredSprites, Objects, OneObject, Room, Sprites, Tetris
 from composable_energy_scenes.projection import CameraView
-
-RENDERED = ("one-object", "objects", "room")
-WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")
 
 
 @cache
 def world(name: str, **options: object) -> World:
     """One of each, so that what draws is started once."""
     made = ce.get("world", name, **options)
-    if name in RENDERED:
-        try:
-            made.draw(1)
-        except ExtraNotInstalled as error:
-            pytest.skip(f"nothing draws here: {error}")
+    try:
+        made.draw(1)
+    except ExtraNotInstalled as error:
+        pytest.skip(f"nothing draws here: {error}")
     return made
-
-
-@cache
-def drawn(name: str) -> Scenes:
-    return world(name).draw(24, seed=5, masks=True)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", WORLDS)
-def test_a_picture_is_a_function_of_seed_and_index(name):
-    some = world(name).draw(3, seed=5, start=9, masks=True)
-    np.testing.assert_array_equal(some.images, drawn(name).images[9:12])
-    assert some.masks is not None and drawn(name).masks is not None
-    np.testing.assert_array_equal(some.masks, drawn(name).masks[9:12])
-    for label, values in some.labels.items():
-        np.testing.assert_array_equal(values, drawn(name).labels[label][9:12])
-    assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", WORLDS)
-def test_nothing_of_a_picture_stays_for_the_next(name):
-    order = np.random.default_rng(0).permutation(24)
-    again = world(name).render({label: values[order] for label, values in drawn(name).labels.items()}, masks=True)
-    np.testing.assert_array_equal(again.images, drawn(name).images[order])
-    np.testing.assert_array_equal(again.masks, drawn(name).masks[order])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", WORLDS)
-def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
-    made, scenes = world(name), drawn(name)
-    assert len(scenes) == 24
-    assert scenes.images.shape == (24, made.channels, made.size, made.size) and scenes.images.dtype == np.uint8
-    assert scenes.masks is not None and scenes.masks.shape == (24, made.size, made.size) and scenes.masks.dtype == np.uint8
-    assert scenes.labels.keys() == made.fields.keys()
-    for label, field in made.fields.items():
-        values = scenes.labels[label]
-        assert (values.shape, values.dtype) == ((24, *field.shape), np.dtype(field.dtype))
-        assert field.description and (not field.values or 0 <= values.min() <= values.max() < len(field.values))
-    assert made.draw(0).images.shape == (0, *scenes.images.shape[1:])
-    assert made.draw(1).masks is None
 
 
 @pytest.mark.slow
@@ -143,15 +97,6 @@ class TestSolids:
         assert set(told["present"].sum(1)) == {2, 3, 4}
         assert set(told["shape"][told["present"]]) == {KINDS.index("sphere")} and told["size"].max() == np.float32(0.3)
 
-    @pytest.mark.slow
-    def test_shadows_only_darken(self):
-        scenes = world("objects", size=64).draw(8, seed=4, masks=True)
-        plain = world("objects", size=64, shadows=False).draw(8, seed=4, masks=True)
-        np.testing.assert_array_equal(scenes.masks, plain.masks)
-        brighter = scenes.images.astype(int) - plain.images
-        assert (brighter > 2).mean() < 0.002  # at edges: light is added in two passes
-        assert (brighter < -20).mean() > 0.01
-
     def test_colors_and_light_are_seen(self):
         """The brightest color of an object is its own, and the side of the lamp is the brighter one."""
         n = len(COLORS)
@@ -182,9 +127,6 @@ class TestRoom:
         assert np.abs(high - low).mean() > 3
         assert 0 < np.abs(near - low).mean() < np.abs(high - low).mean()
 
-    def test_a_stronger_lamp_is_brighter(self):
-        assert (np.diff(self.pictures(0, [0, 0.25, 0.5, 0.75, 1]).mean((1, 2, 3))) > 3).all()
-
     def test_furniture_moves_with_the_camera_not_with_the_lamp(self):
         factors = np.full((3, 7), 0.5)
         factors[1, 1:4], factors[2, 4] = 0, 0
@@ -202,12 +144,8 @@ class TestRoom:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"shape": None}, OptionError, "missing or unknown: shape"),
-        ({"weight": np.zeros(2)}, OptionError, "missing or unknown: weight"),
         ({"scale": np.zeros(3)}, ShapeError, r"'scale' must have shape \(N\), N = 2; got \(3,\)"),
-        ({"position": np.zeros((2, 3))}, ShapeError, r"'position' must have shape \(N, 2\)"),
         ({"shape": np.zeros(2)}, DtypeError, "'shape' must be int64, got float64"),
-        ({"shape": np.array(["a", "b"])}, DtypeError, "'shape' must be int64, got <U1"),
         ({"shape": np.array([0, 3])}, OptionError, "'shape' must be 0 to 2, got 0 to 3"),
         ({"scale": np.array([0.5, np.nan])}, OptionError, "'scale' must be finite"),
     ],
@@ -222,25 +160,20 @@ def test_labels_that_are_none_are_refused(changes, error, message):
     ("make", "message"),
     [
         (lambda: OneObject(7), "from 8 to 256, got 7"),
-        (lambda: Room(257), "got 257"),
         (lambda: Sprites(64.0), "got 64.0"),  # pyright: ignore[reportArgumentType]
         (lambda: Objects(count=(0, 3)), r"1 to 10, got \(0, 3\)"),
-        (lambda: Objects(count=(3,)), r"got \(3,\)"),  # pyright: ignore[reportArgumentType]
         (lambda: Objects(shapes=("cone",)), r"among box, sphere, cylinder, pin, truck, table, snowman, got \('cone',\)"),
         (lambda: Objects(sizes=(0.3, 0.2)), r"got \(0.3, 0.2\)"),
         (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), "do not fit on the floor"),
         (lambda: ColoredSprites(count=(1, 9)), "1 to 4"),
+        (lambda: Tetris(36, 7), "multiple of the number of cells"),
+        (lambda: Sprites().at(np.array([[3, 0, 0, 0, 0]])), "below"),
+        (lambda: Sprites().at(np.zeros((1, 5))), "float"),
+        (lambda: world("one-object").render(world("one-object").labels(1) | {"size": np.zeros(1)}), "half width of a solid must be"),
         (lambda: Sprites().labels(-1), "n must be a whole number of at least 0, got -1"),
         (lambda: Sprites().draw(1, seed=1.5), "seed must be a whole number"),  # pyright: ignore[reportArgumentType]
-        (lambda: Sprites().draw(1, start=True), "start must be a whole number"),
     ],
 )
 def test_options_that_are_none_are_refused(make, message):
     with pytest.raises(OptionError, match=message):
         make()
-
-
-def test_a_size_that_is_none_is_refused():
-    made = world("one-object")
-    with pytest.raises(OptionError, match="half width of a solid must be positive"):
-        made.render(made.labels(1) | {"size": np.zeros(1)})

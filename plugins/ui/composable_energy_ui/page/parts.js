@@ -36,7 +36,7 @@ export function termsTable(terms, k) {
   const some = k !== null, likely = terms.some((row) => row.probability);
   const head = ["", "mean", "lowest", "highest", ...(likely ? ["mean probability"] : [])].map((name) => cell("th", name));
   if (some) head.push(cell("th", "chosen", "chosen"), likely ? cell("th", "its probability", "chosen") : "");
-  const rows = terms.map(({ depth, text, energy, probability }) => {
+  const rows = terms.map(({ depth, expression: text, energy, probability }) => {
     const values = energy.map(Number), cells = [cell("td", "\u2003".repeat(depth) + plain(text))];
     cells.push(...[mean(values), Math.min(...values), Math.max(...values)].map((value) => cell("td", format(value))));
     if (likely) cells.push(cell("td", probability ? format(mean(probability)) : ""));
@@ -51,7 +51,7 @@ export function termsTable(terms, k) {
 export function sharesBars(terms) {
   return terms.filter((row) => row.share).map((row) => {
     const share = mean(row.share);
-    return `<div class="bar">${cell("span", plain(row.text))}<span><i style="width:${100 * share}%"></i></span><span>${share.toFixed(3)}</span></div>`;
+    return `<div class="bar">${cell("span", plain(row.expression))}<span><i style="width:${100 * share}%"></i></span><span>${share.toFixed(3)}</span></div>`;
   }).join("");
 }
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError
-
 __all__ = ["MyPlugin"]
 
 
@@ -16,15 +14,10 @@ class MyPlugin(nn.Module):
         inputs: Numbers in a point.
         outputs: Logits.
         width: Hidden units.
-
-    Raises:
-        OptionError: A size is not positive.
     """
 
     def __init__(self, inputs: int = 2, outputs: int = 3, width: int = 16) -> None:
         super().__init__()
-        if min(inputs, outputs, width) < 1:
-            raise OptionError(f"inputs, outputs and width must be positive, got {inputs}, {outputs} and {width}.")
         self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:

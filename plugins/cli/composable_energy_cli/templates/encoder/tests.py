@@ -1,11 +1,9 @@
 """Tests of the encoder: the conformance kit, its name, its use in an energy."""
 
-import pytest
 import torch
 from my_plugin import MyPlugin
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
 from composable_energy.testing import parametrize_with_checks
 from composable_energy_image.testing import encoder_checks
 
@@ -28,8 +26,3 @@ def test_its_labels_are_events():
     probabilities = [torch.exp(-label.evidence(POINTS)) for label in labels]
     torch.testing.assert_close(sum(probabilities), torch.ones(4))
     torch.testing.assert_close(torch.exp(-(~labels[0]).evidence(POINTS)), 1 - probabilities[0])
-
-
-def test_a_wrong_option_is_refused():
-    with pytest.raises(OptionError, match="must be positive"):
-        MyPlugin(width=0)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
+from composable_energy.sampling import Info, Noise, Sampler, State
 
 __all__ = ["MyPlugin"]
 
@@ -20,16 +19,9 @@ class MyPlugin(Sampler):
 
     Args:
         scale: $s > 0$; about $2.4 / \sqrt{d}$ standard deviations is good in $d$ dimensions.
-
-    Raises:
-        OptionError: The scale is not positive.
     """
 
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise OptionError(f"scale must be positive, got {self.scale}.")
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         """Returns the state at the start, with a row for each chain."""
@@ -41,5 +33,6 @@ class MyPlugin(Sampler):
         energies = energy(proposal)
         acceptance = (state.energy - energies).exp().clamp(max=1.0)
         keep = noise.uniform(state.x, stream=1) >= acceptance  # not `accept`: an energy that is NaN must stay visible
-        x = torch.where(unsqueeze_to(keep, state.x), state.x, proposal)
+        rows = keep.view(-1, *[1] * (proposal.ndim - 1))
+        x = torch.where(rows, state.x, proposal)
         return State(x, torch.where(keep, state.energy, energies), state.grad), Info(acceptance)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
 
 __all__ = ["MyPlugin"]
@@ -21,9 +20,6 @@ class MyPlugin(World):
 
     Args:
         size: Height and width of the pictures, at least 8.
-
-    Raises:
-        OptionError: The size is too small.
     """
 
     name = "my-plugin"
@@ -35,8 +31,6 @@ class MyPlugin(World):
     )
 
     def __init__(self, size: int = 32) -> None:
-        if size < 8:
-            raise OptionError(f"size must be at least 8, got {size}.")
         self.size = size
 
     def sample_labels(self, random: np.random.Generator) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """Tests of the world: the conformance kit, its name, its pictures."""
 
 import numpy as np
-import pytest
 from my_plugin import MyPlugin
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
 from composable_energy.testing import parametrize_with_checks
 from composable_energy_image.testing import world_checks
 
@@ -24,8 +22,3 @@ def test_a_square_has_its_color_and_position():
     images = MyPlugin(size=32).render(labels).images
     assert images[0, :, 16, 16].tolist() == [0, 255, 0]
     assert images[1, :, 4, 27].tolist() == [0, 0, 255]
-
-
-def test_a_wrong_option_is_refused():
-    with pytest.raises(OptionError, match="at least 8"):
-        MyPlugin(size=2)
