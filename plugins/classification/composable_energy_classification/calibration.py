@@ -15,7 +15,7 @@ _LEAST, _GREATEST = 1e-3, 1e3
 
 
 class CalibrationWarning(UserWarning):
-    """Held-out points do not determine the temperature: all of them are classified right, or none better than by chance."""
+    """Probabilities are not calibrated: held-out points do not determine the temperature, or the normalisers of classes are unknown."""
 
 
 def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float:
@@ -115,6 +115,21 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
             stacklevel=3,
         )
     return temperature, (shifts - shifts.mean()) * temperature if offsets else None
+
+
+def check_points(x: Tensor) -> Tensor:
+    """Returns points.
+
+    Raises:
+        DtypeError: They are no floating tensor.
+        ShapeError: They have no axis of a batch, or there are none.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise DtypeError(f"Points are a floating tensor, got {got}: use `torch.as_tensor`, and for images `x.float() / 255`.")
+    if x.ndim < 1 or not len(x):
+        raise ShapeError(f"Points have shape (B, *), got {tuple(x.shape)}; for one point write `x.unsqueeze(0)`.")
+    return x
 
 
 def check_labels(y: Tensor, count: int, classes: int) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.energies.checks import check_batch
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
+from composable_energy_classification.calibration import check_points
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Refinement:
             OptionError: The energy has a support and the refinement no `clamp`.
             ExpressionError: A refined point is not finite.
         """
-        check_batch(energy, x)
+        check_points(x)
         if energy.support is not None and self.clamp is None:
             raise OptionError(f"{energy} lives on {energy.support}, which Langevin steps may leave: give the refinement a `clamp` inside.")
         noise = Noise(self.seed if seed is None else seed, range(len(x)) if rows is None else tuple(rows))

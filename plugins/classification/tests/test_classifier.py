@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, MixtureWarning, OptionError, ShapeError
-from composable_energy_classification import Classifier, Refinement
+from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy_classification import CalibrationWarning, Classifier, Refinement
 
 
 def gaussian(mean, deviation=1.0):
@@ -101,7 +101,7 @@ def test_events_that_may_hold_together_are_refused():
 def test_densities_of_unknown_normalisers_warn():
     a, b = (ce.as_energy(lambda x, m=m: (x - m).square().sum(1)) for m in (0.0, 1.0))
     for classes in (a | b, [a, b]):
-        with pytest.warns(MixtureWarning, match="unknown normalisers"):
+        with pytest.warns(CalibrationWarning, match="unknown normalisers"):
             Classifier(classes)
 
 
@@ -154,7 +154,7 @@ def test_abstention_keeps_the_share_of_held_out_points():
 
 def test_points_of_no_class_are_refused_or_abstained_from():
     inside = [ce.as_energy(lambda x, m=m: (x - m).square().sum(1), support=torch.distributions.constraints.positive) for m in (1.0, 2.0)]
-    with pytest.warns(MixtureWarning):
+    with pytest.warns(CalibrationWarning):
         classifier = Classifier(inside, threshold=100.0)
     x = torch.tensor([[1.0], [-1.0]])
     assert classifier.predict(x).tolist() == [0, -1]
