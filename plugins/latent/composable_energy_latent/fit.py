@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -13,19 +12,17 @@ from tqdm import tqdm
 
 import composable_energy as ce
 from composable_energy import Energy, GaussianHead
-from composable_energy.energies.lift import DistributionEnergy
-from composable_energy.errors import PluginNotFound
-from composable_energy.events import LOG_WIDTHS
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import Attributes, attribute
 from composable_energy_latent.errors import LabelError
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
-from composable_energy_latent.networks import FixedWidth, LatentHeads, network_on
+from composable_energy_latent.networks import WIDTHS, FixedWidth, LatentHeads, network_on
 from composable_energy_latent.refine import driven, head_losses
-from composable_energy_latent.report import AttributeReport, FitReport, calibration_error
+from composable_energy_latent.report import AttributeReport, FitReport
 
 _NORMAL_90 = 1.6449
+_BINS = 15
 _DECAY = 0.5  # of weights; below it heads learn their pictures by heart, and a sampler finds where they are wrong
 
 
@@ -116,10 +113,11 @@ def fit_attributes(
 
 def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
     """Returns draws of a prior with shape $(N, *)$: of its distribution, else by the default sampler."""
-    if isinstance(base, DistributionEnergy):
+    distribution: Any = getattr(base, "distribution", None)
+    if distribution is not None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            return base.distribution.sample((count,))
+            return distribution.sample((count,))
     return base.latents.sample(count, seed=seed)
 
 
@@ -143,13 +141,10 @@ def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[
 
 
 def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
-    """Returns heads that can be saved with an expression, where this package is installed."""
+    """Returns heads that can be saved with an expression."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return cast(LatentHeads, ce.get("encoder", "latent-heads", **options))
-        except PluginNotFound:
-            return LatentHeads(**options)
+        return ce.get("encoder", "latent-heads", **options)
 
 
 def _points(base: Energy, z: Tensor, on: str) -> Tensor:
@@ -209,7 +204,7 @@ def _checked_width(name: str, width: float) -> float:
     Raises:
         LabelError: The values are spread too widely.
     """
-    low, high = (math.exp(end) for end in LOG_WIDTHS)
+    low, high = WIDTHS
     if width >= high:
         raise LabelError(
             f"The values of {name} are known within {width:.3g}, and a Gaussian head has a width below 2.7: divide them by "
@@ -234,8 +229,15 @@ def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], width
         right = label == column.target
         share = torch.bincount(column.target).max().item() / len(right)
         kind = "binary" if column.labels == 2 else "labels"
-        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), calibration_error(probability, right), width))
+        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), _calibration_error(probability, right), width))
     return rows
+
+
+def _calibration_error(probabilities: Tensor, right: Tensor) -> float:
+    """Returns the mean gap of accuracy and confidence in bins of the confidence (Guo et al., 2017)."""
+    place = (probabilities * _BINS).long().clamp(0, _BINS - 1)
+    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probabilities.double())
+    return float(gaps.abs().sum() / max(1, len(right)))
 
 
 def _attributes(

@@ -12,8 +12,6 @@ from typing_extensions import Self
 
 import composable_energy as ce
 from composable_energy import Energy
-from composable_energy.energies.checks import check_weights
-from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
 from composable_energy_latent.errors import GeneratorError
 
@@ -62,11 +60,11 @@ class Generator(nn.Module):
 
     def map(self, z: Tensor) -> Tensor:
         """Returns $w = m(z)$, or $z$ without a mapping."""
-        return z if self.mapping is None else evaluate_once(self.mapping, z, {}, always=True)
+        return z if self.mapping is None else ce.shared(self.mapping)(z)  # pyright: ignore[reportArgumentType]
 
     def pictures(self, z: Tensor) -> Tensor:
         """Returns $g(z)$, computed once in one evaluation of an expression."""
-        return evaluate_once(self, z, {}, always=True)
+        return ce.shared(self)(z)
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the pictures $g(z)$, with shape $(B, *)$.
@@ -77,7 +75,6 @@ class Generator(nn.Module):
         """
         if z.shape[1:] != self.latent_shape:
             raise ShapeError(f"The generator takes latent points of shape (B, {_text(self.latent_shape)}), got {tuple(z.shape)}.")
-        check_weights("The generator", self, z)
         pictures = self.function(self.map(z))
         if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
             got = f"a tensor of {pictures.dtype}" if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"

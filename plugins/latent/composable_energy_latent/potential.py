@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy import Energy, SamplingWarning
-from composable_energy.energies.conditions import CHAINS
-from composable_energy.energies.evaluation import evaluating
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
-from composable_energy.supports import coordinates_of
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.fit import draw_latents
-from composable_energy_latent.flow import integrate
+from composable_energy_latent.flow import descend
 from composable_energy_latent.kept import Kept, held_labels
 
-_SPAN = 5.0  # the time of the paper's process
 _MOVES = 8
 _DRAWS, _WIDTH = 256, 0.2  # draws of the prior for the spread of a value, and the share of it that is its width
 _ROUNDS = 1000  # tried steps of a point
@@ -54,7 +50,7 @@ class EditWeights:
             check_number(name, value, least=0)
 
 
-class Potential:
+class Potential(Energy):
     """The potential of an edit; it evaluates twins, so that the modules of the caller do not change.
 
     Args:
@@ -66,6 +62,7 @@ class Potential:
     """
 
     def __init__(self, expression: Energy, kept: Mapping[str, Kept], base: Energy, start: Tensor, weights: EditWeights) -> None:
+        super().__init__()
         parts = [one for part in kept.values() for one in (part.energy, part.opposite) if one is not None]
         copies: Iterator[Any] = iter(twin(nn.ModuleList([expression, base, *parts])))  # together, so that they share the generator
         self.expression, own = next(copies), next(copies)
@@ -82,25 +79,24 @@ class Potential:
             drawn = draw_latents(own, _DRAWS, 0) if values else start
             self.widths = {name: _WIDTH * self.kept[name].output(drawn).std().clamp(min=1e-6) for name in values}
 
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *, rows: Tensor) -> Tensor:
         """Returns the potential, with shape $(b,)$, of points with shape $(b, *)$ that belong to some rows of the start."""
         weights = self.weights
-        with evaluating():
-            near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
-            count = self.noise.shape[1]
-            every = rows.repeat_interleave(count)
-            total = weights.asked * self.expression.evidence(near, **self._chains(every)).view(-1, count).mean(1)
-            total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
-            moved = z if self.map is None else self.map(z)
-            if moved is not z:
-                total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
-            for name, part in self.kept.items():
-                away = part.output(z) - self.outputs[name][rows]
-                if part.opposite is None:  # in units of a share of the spread: the widths of heads may be so small that the flow is stiff
-                    total = total + weights.kept * (away / self.widths[name]).square() / 2
-                else:
-                    total = total + weights.logits * away.square()
-                    total = total + weights.kept * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
+        near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
+        count = self.noise.shape[1]
+        every = rows.repeat_interleave(count)
+        total = weights.asked * self.expression.evidence(near, **self._chains(every)).view(-1, count).mean(1)
+        total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
+        moved = z if self.map is None else self.map(z)
+        if moved is not z:
+            total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
+        for name, part in self.kept.items():
+            away = part.output(z) - self.outputs[name][rows]
+            if part.opposite is None:  # in units of a share of the spread: the widths of heads may be so small that the flow is stiff
+                total = total + weights.kept * (away / self.widths[name]).square() / 2
+            else:
+                total = total + weights.logits * away.square()
+                total = total + weights.kept * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
         return total
 
     def _noise(self, start: Tensor) -> Tensor:
@@ -110,12 +106,6 @@ class Potential:
         scale = self.weights.margin * draw_latents(self.base, _DRAWS, 0).std().to(start)
         half = torch.randn(_MOVES // 2, *start.shape[1:], generator=torch.Generator().manual_seed(0)).to(start)
         return scale * torch.cat([half, -half]).unsqueeze(0)
-
-    def velocity(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Returns minus the gradient, with the shape of the points."""
-        with torch.enable_grad():
-            point = z.detach().requires_grad_()
-            return -torch.autograd.grad(self(point, rows).sum(), point)[0]
 
     @torch.no_grad()
     def reached(self, z: Tensor) -> Tensor:
@@ -130,7 +120,7 @@ class Potential:
         return {name: part.stayed(self.labels[name], z) for name, part in self.kept.items()}
 
     def _chains(self, rows: Tensor) -> dict[str, Tensor]:
-        return {CHAINS: rows} if CHAINS in self.expression.conditions else {}
+        return {"chains": rows} if "chains" in self.expression.conditions else {}
 
 
 def follow(potential: Potential, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -139,20 +129,9 @@ def follow(potential: Potential, tolerance: float) -> tuple[Tensor, Tensor]:
     Raises:
         EditError: A point became infinite or NaN.
     """
-    start, base = potential.start, potential.base
-    coordinates = coordinates_of(base.support, start.shape[1:], start.dtype, start.device)
-
-    def velocity(u: Tensor, times: Tensor, rows: Tensor) -> Tensor:
-        if coordinates is None:
-            return potential.velocity(u, rows)
-        with torch.enable_grad():
-            point = u.detach().requires_grad_()
-            x = coordinates.points(point)[0]
-            return torch.autograd.grad(x, point, potential.velocity(x.detach(), rows))[0]
-
-    u = start if coordinates is None else coordinates.inverse(start)
-    u, evaluations, arrived = integrate(velocity, u, 0.0, _SPAN, tolerance=tolerance, first=_SPAN / 4, rounds=_ROUNDS)
-    end = u if coordinates is None else coordinates.points(u)[0].detach()
+    end, evaluations, arrived = descend(
+        lambda z, rows: potential(z, rows=rows), potential.base.support, potential.start, tolerance=tolerance, rounds=_ROUNDS
+    )
     broken = int((~end.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise EditError(f"{broken} of {len(end)} edits went to latent points that are not finite: lower the weight `asked`.")

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.supports import coordinates_of
-from composable_energy_latent.flow import integrate
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy_latent.flow import descend
 from composable_energy_latent.labels import Column
 
-_SPAN, _ROUNDS, _TOLERANCE = 5.0, 100, 0.1  # of the flow: its time, tried steps of a point, and the error of a step
+_ROUNDS, _TOLERANCE = 100, 0.1  # of the flow: tried steps of a point, and the error of a step
 _VALUES = 25.0  # the weight of a value: its width is then a fifth of its spread, as in edits
 _CHUNK = 2000
 
@@ -48,22 +48,14 @@ def driven(base: Energy, outputs: Callable[[Tensor], Tensor], columns: Sequence[
     """
     drawn = torch.randint(len(columns[0].target), (len(z),), generator=torch.Generator().manual_seed(seed)).to(z.device)
     asked = [column.rows(drawn) for column in columns]
-    coordinates = coordinates_of(base.support, z.shape[1:], z.dtype, z.device)
 
     def flow(points: Tensor, first: int) -> Tensor:
-        def velocity(u: Tensor, times: Tensor, rows: Tensor) -> Tensor:
-            with torch.enable_grad():
-                u = u.detach().requires_grad_()
-                found = outputs(u if coordinates is None else coordinates.points(u)[0])
-                losses = (
-                    (1.0 if part.labels else _VALUES) * head_losses(found, part.rows(rows + first), reduction="sum") for part in asked
-                )
-                return -torch.autograd.grad(torch.stack([*losses]).sum(), u)[0]
+        def potential(z: Tensor, rows: Tensor) -> Tensor:
+            found = outputs(z)
+            losses = ((1.0 if part.labels else _VALUES) * head_losses(found, part.rows(rows + first), reduction="sum") for part in asked)
+            return torch.stack([*losses])
 
-        u = points if coordinates is None else coordinates.inverse(points)
-        u, _, _ = integrate(velocity, u, 0.0, _SPAN, tolerance=_TOLERANCE, first=_SPAN / 4, rounds=_ROUNDS)
-        end = (u if coordinates is None else coordinates.points(u)[0]).detach()
-        finite = end.flatten(1).isfinite().all(1)
-        return torch.where(finite.view(-1, *[1] * (end.ndim - 1)), end, points)
+        end, _, _ = descend(potential, base.support, points, tolerance=_TOLERANCE, rounds=_ROUNDS)
+        return torch.where(unsqueeze_to(end.flatten(1).isfinite().all(1), end), end, points)
 
     return torch.cat([flow(part, number * _CHUNK) for number, part in enumerate(z.split(_CHUNK))])

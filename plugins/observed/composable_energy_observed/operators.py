@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 
-from composable_energy.errors import LiftError, OptionError, ShapeError
-from composable_energy.options import nearest
-from composable_energy_observed.interface import Function, Operator
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy_observed.interface import Function, Operator, build
 from composable_energy_observed.pictures import Blur, Downsample, Radon
 
 
@@ -96,18 +94,15 @@ class Linear(Operator):
             got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
             raise OptionError(f"A matrix has two axes and finite numbers, got {got}.")
         self.register_buffer("matrix", matrix if matrix.is_floating_point() else matrix.float())
-        self.shape = Size((matrix.shape[1],)) if shape is None else Size(shape)
-        if self.shape.numel() != matrix.shape[1]:
-            raise OptionError(f"A matrix of {matrix.shape[1]} columns takes no points of shape {tuple(self.shape)}.")
+        self.shape = tuple(matrix.shape[1:] if shape is None else shape)
+        if Size(self.shape).numel() != matrix.shape[1]:
+            raise OptionError(f"A matrix of {matrix.shape[1]} columns takes no points of shape {self.shape}.")
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.matrix.to(x).T
 
     def point_shape(self, measured: Size) -> Size:
-        return self.shape
-
-    def config(self) -> dict[str, Any]:
-        return {"matrix": self.matrix, "shape": tuple(self.shape)}
+        return Size(self.shape)
 
 
 class Chain(Operator):
@@ -124,7 +119,6 @@ class Chain(Operator):
         if not operators:
             raise OptionError("A chain has at least one operator.")
         self.operators = torch.nn.ModuleList(operator_of(operator) for operator in operators)
-        self.linear = all(operator.linear for operator in self.parts)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def parts(self) -> list[Operator]:
@@ -162,8 +156,7 @@ def operator_of(operator: Operator | str | Mapping[str, Any] | Tensor | Callable
         operator: None for the identity; a tensor of truth values for a mask. Other tensors are refused: write `Mask` or `Linear`.
 
     Raises:
-        OptionError: The name or an option is unknown or out of range, or a tensor is no mask.
-        LiftError: It is none of these.
+        OptionError: It is none of these, a tensor is no mask, or a name or option is unknown or out of range.
     """
     if isinstance(operator, Operator):
         return operator
@@ -176,17 +169,10 @@ def operator_of(operator: Operator | str | Mapping[str, Any] | Tensor | Callable
             )
         return Mask(operator)
     if isinstance(operator, str | Mapping):
-        options = dict(operator) if isinstance(operator, Mapping) else {"name": operator}
-        name = options.pop("name", None)
-        if not isinstance(name, str) or name not in OPERATORS:
-            raise OptionError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}.{nearest(str(name), OPERATORS)}")
-        unknown = sorted(options.keys() - signature(OPERATORS[name]).parameters.keys())
-        if unknown:
-            raise OptionError(f"The operator {name} takes {', '.join(signature(OPERATORS[name]).parameters)}, got {', '.join(unknown)}.")
-        return OPERATORS[name](**options)
+        return build("operator", OPERATORS, operator)
     if callable(operator) and not isinstance(operator, type):
         return Function(operator)
-    raise LiftError(f"An operator is a function, a mask, an `Operator`, or the name of one, got {operator!r}.")
+    raise OptionError(f"An operator is a function, a mask, an `Operator`, or the name of one, got {operator!r}.")
 
 
 def description_of(operator: Operator) -> Any:

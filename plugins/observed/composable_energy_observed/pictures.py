@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +47,6 @@ class Blur(Operator):
         padded = F.pad(x, (left, left, up, up), mode=_PADDINGS[self.padding])
         return F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
 
-    def config(self) -> dict[str, Any]:
-        return {"kernel": self.kernel, "padding": self.padding}
-
 
 class Downsample(Operator):
     """The means of squares of `factor` by `factor` pixels of pictures of shape $(C, H, W)$.
@@ -76,9 +72,6 @@ class Downsample(Operator):
             raise ShapeError(f"A down-sampled picture has shape (C, H, W), got {tuple(measured)}.")
         channels, height, width = measured
         return Size((channels, height * self.factor, width * self.factor))
-
-    def config(self) -> dict[str, Any]:
-        return {"factor": self.factor}
 
 
 class Radon(Operator):
@@ -116,9 +109,6 @@ class Radon(Operator):
         if len(measured) != 3 or measured[1] != len(self.angles):
             raise ShapeError(f"The projections of {len(self.angles)} angles have shape (C, {len(self.angles)}, W), got {tuple(measured)}.")
         return Size((measured[0], measured[2], measured[2]))
-
-    def config(self) -> dict[str, Any]:
-        return {"angles": self.angles}
 
 
 def _pictures(operator: Operator, x: Tensor) -> int:

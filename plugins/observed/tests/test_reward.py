@@ -80,10 +80,8 @@ def test_a_reward_composes_and_is_described():
 
 
 def test_bad_rewards_are_refused():
-    with pytest.raises(LiftError, match="function or module"):
+    with pytest.raises(LiftError, match="callable"):
         ce.reward(3)
-    with pytest.raises(OptionError, match="beta"):
-        ce.reward(first, math.nan)
     with pytest.raises(OptionError, match="differentiable"):
         ce.reward(first, differentiable="no")
     with pytest.raises(ShapeError, match="expected"):
@@ -93,8 +91,6 @@ def test_bad_rewards_are_refused():
 
 
 class Preference(torch.nn.Module):
-    """A reward with weights."""
-
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(2, 1)
