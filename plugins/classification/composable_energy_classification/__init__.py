@@ -4,7 +4,7 @@ from composable_energy_classification.attacks import pgd
 from composable_energy_classification.calibration import CalibrationWarning, calibration_error, fit_probabilities
 from composable_energy_classification.class_energies import ClassEnergies, Marginal
 from composable_energy_classification.classifier import Classifier
-from composable_energy_classification.refinement import Refinement, refine
+from composable_energy_classification.refinement import Refinement
 from composable_energy_classification.unusual import (
     Histogram,
     auroc,
@@ -32,7 +32,6 @@ __all__ = [
     "gradient_score",
     "histogram",
     "pgd",
-    "refine",
     "relative_score",
     "typicality_score",
     "uncertainty_score",

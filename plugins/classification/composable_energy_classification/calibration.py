@@ -118,12 +118,7 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
 
 
 def check_points(x: Tensor) -> Tensor:
-    """Returns points.
-
-    Raises:
-        DtypeError: They are no floating tensor.
-        ShapeError: They have no axis of a batch, or there are none.
-    """
+    """Returns points; raises if they are no floating batch."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise DtypeError(f"Points are a floating tensor, got {got}: use `torch.as_tensor`, and for images `x.float() / 255`.")
@@ -133,13 +128,7 @@ def check_points(x: Tensor) -> Tensor:
 
 
 def check_labels(y: Tensor, count: int, classes: int) -> Tensor:
-    """Returns classes as int64.
-
-    Raises:
-        DtypeError: They are not whole numbers.
-        ShapeError: They do not have shape $(B,)$, or there are none.
-        OptionError: One is out of range.
-    """
+    """Returns classes as int64; raises if they are not one whole number in range for each point."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise DtypeError(f"Classes are a tensor of whole numbers, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}.")
     if y.shape != (count,) or not count:

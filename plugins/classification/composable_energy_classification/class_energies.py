@@ -77,12 +77,7 @@ class Marginal(ce.Energy):
 
 
 def class_energies(energy: Any, over: str, classes: Iterable[Any] | int | None) -> ClassEnergies:
-    """Returns the energies of the classes of anything that `Classifier` takes.
-
-    Raises:
-        OptionError: There is no condition, mixture or list of energies to classify by, or two events may hold together.
-        ExpressionError: A class has no value.
-    """
+    """Returns the energies of the classes of anything that `Classifier` takes."""
     if isinstance(energy, ClassEnergies):
         return energy
     if isinstance(energy, ce.Energy) and (over in energy.conditions or not isinstance(energy, ce.Disjunction)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from composable_energy import Energy
@@ -95,22 +94,3 @@ class Refinement:
                 f"The refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}."
             )
         return point
-
-
-def refine(energy: Energy, x: Tensor, **options: object) -> Tensor:
-    r"""Returns points after some Langevin steps on an energy, with the shape of the points.
-
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-        **options: Those of `Refinement`: `steps`, `step_size`, `temperature`, `clamp` and `seed`.
-
-    Example:
-        >>> import torch, composable_energy as ce
-        >>> from composable_energy_classification import refine
-        >>> bowl = ce.as_energy(lambda x: 5 * x.square().sum(1))
-        >>> refine(bowl, torch.ones(1, 2), steps=50, step_size=0.1, temperature=0).round()
-        tensor([[0., 0.]])
-    """
-    with torch.no_grad():
-        return Refinement(**options)(energy, x)  # pyright: ignore[reportArgumentType]

@@ -130,11 +130,7 @@ def _sizes(count: int, rounds: int) -> list[int]:
 
 
 def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns labels of more pictures.
-
-    Raises:
-        LabelError: The names differ.
-    """
+    """Returns labels of more pictures."""
     if labels.keys() != others.keys():
         raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
     return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
@@ -199,11 +195,7 @@ def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) ->
 
 
 def _checked_width(name: str, width: float) -> float:
-    """Returns the width of a Gaussian head, within the range that heads have.
-
-    Raises:
-        LabelError: The values are spread too widely.
-    """
+    """Returns the width of a Gaussian head, within the range that heads have."""
     low, high = WIDTHS
     if width >= high:
         raise LabelError(

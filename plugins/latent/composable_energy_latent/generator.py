@@ -91,11 +91,7 @@ class Generator(nn.Module):
         return pictures
 
     def _probe(self) -> None:
-        """Finds the shapes by a first call, and whether a picture depends on its own point alone.
-
-        Raises:
-            GeneratorError: It cannot be called, or gives other pictures for the same points.
-        """
+        """Finds the shapes by a first call, and whether a picture depends on its own point alone."""
         weight = next((part for part in self.parameters() if part.is_floating_point()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
         z = torch.rand(_PROBES, *self.latent_shape, generator=generator).to(weight)  # also inside of a unit cube

@@ -23,15 +23,10 @@ Keep = Attributes | Mapping[str, Energy | GaussianHead] | Iterable[Energy | Gaus
 
 @dataclass(frozen=True)
 class Kept:
-    """One attribute that is kept.
+    """One attribute that is kept."""
 
-    Args:
-        energy: An event, or the density of a value with the condition `c`.
-        opposite: The complement of an event; None for a value.
-    """
-
-    energy: Energy
-    opposite: Energy | None
+    energy: Energy  # an event, or the density of a value with the condition `c`
+    opposite: Energy | None  # None for a value
 
     def output(self, z: Tensor) -> Tensor:
         """Returns the log odds of an event, or the value, with shape $(B,)$."""
@@ -61,11 +56,7 @@ class Kept:
 
 
 def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
-    """Returns what is kept by name; of a mapping, what the expression does not speak of.
-
-    Raises:
-        OptionError: Something else is kept than an event of a classifier or a continuous attribute of this package.
-    """
+    """Returns what is kept by name; of a mapping, what the expression does not speak of."""
     listed: Any = [keep] if isinstance(keep, Energy | GaussianHead) else keep
     named: dict[Any, Any] = dict(keep) if isinstance(keep, Mapping) else {str(getattr(part, "name", "") or part): part for part in listed}
     spoken, found = _variables(expression), {}
@@ -96,11 +87,7 @@ def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
 
 
 def check_contradictions(expression: Energy, kept: Mapping[str, Kept], labels: Mapping[str, Tensor]) -> None:
-    """Raises if no picture can fulfil an expression and keep its labels.
-
-    Raises:
-        EditError: None can.
-    """
+    """Raises if no picture can fulfil an expression and keep its labels."""
     events = {name: part for name, part in kept.items() if part.opposite is not None}
     if not events or expression.formula is None:
         return

@@ -191,11 +191,7 @@ def _elapsed(t: float) -> float:
 
 
 def _normal_prior(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation of the normal prior of an expression, each with the shape of one point.
-
-    Raises:
-        ExpressionError: The expression has none.
-    """
+    """Returns mean and standard deviation of the normal prior of an expression, each with the shape of one point."""
     parts = [one for part in energy.modules() if isinstance(part, Energy) for one in (*(base.energy for base in part.bases), part)]
     for part in parts:  # the bases of an expression come before its terms
         distribution = getattr(part, "distribution", None)

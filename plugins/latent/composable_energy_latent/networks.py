@@ -65,15 +65,7 @@ class OnSpace(nn.Module):
 
 
 class FixedWidth(nn.Module):
-    """A network of a value as a Gaussian head of one width: values with shape $(B, 1)$ and their log widths.
-
-    Args:
-        network: The network; its output has shape $(B,)$ or $(B, K)$.
-        width: The width of the Gaussian.
-        column: The column of the output.
-        centre: A number that is added to the output.
-        scale: A number that the output is multiplied by before.
-    """
+    """A column of a network, times `scale` plus `centre`, as a Gaussian head of one width: values of shape $(B, 1)$ and log widths."""
 
     def __init__(self, network: Any, width: float, column: int = 0, centre: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
@@ -108,16 +100,7 @@ class LogOdds(nn.Module):
 
 
 def network_on(space: str, network: Callable[[Tensor], Any], generator: nn.Module | None) -> Callable[[Tensor], Any]:
-    """Returns a network of points of a space as one of latent points.
-
-    Args:
-        space: What the network takes: `z`, `w = m(z)` or `x = g(z)`.
-        network: The network.
-        generator: The generator.
-
-    Raises:
-        OptionError: The space is unknown, or the base has no generator of this package.
-    """
+    """Returns a network of points of a space as one of latent points."""
     check_choice("on", space, ("z", "w", "x"))
     if space == "z":
         return network

@@ -51,15 +51,7 @@ class EditWeights:
 
 
 class Potential(Energy):
-    """The potential of an edit; it evaluates twins, so that the modules of the caller do not change.
-
-    Args:
-        expression: What is asked.
-        kept: What is kept.
-        base: The prior.
-        start: The latent points before the edit, with shape $(B, *)$.
-        weights: The weights.
-    """
+    """The potential of an edit; it evaluates twins, so that the modules of the caller do not change."""
 
     def __init__(self, expression: Energy, kept: Mapping[str, Kept], base: Energy, start: Tensor, weights: EditWeights) -> None:
         super().__init__()
@@ -124,11 +116,7 @@ class Potential(Energy):
 
 
 def follow(potential: Potential, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Returns where the points flow, in the unconstrained coordinates of the prior, and the evaluations of each.
-
-    Raises:
-        EditError: A point became infinite or NaN.
-    """
+    """Returns where the points flow, in the unconstrained coordinates of the prior, and the evaluations of each."""
     end, evaluations, arrived = descend(
         lambda z, rows: potential(z, rows=rows), potential.base.support, potential.start, tolerance=tolerance, rounds=_ROUNDS
     )

@@ -19,13 +19,7 @@ _CHUNK = 2000
 
 
 def head_losses(outputs: Tensor, column: Column, *, reduction: str = "mean") -> Tensor:
-    """Returns the loss of the outputs of heads for one attribute.
-
-    Args:
-        outputs: All outputs, with shape $(B, C)$.
-        column: The attribute and its labels, with shape $(B,)$.
-        reduction: That of the loss functions of torch.
-    """
+    """Returns the loss of the outputs of all heads, with shape $(B, C)$, for one attribute."""
     own = outputs[:, column.columns]
     if not column.labels:
         return F.mse_loss(own[:, 0], (column.target - column.centre) / column.scale, reduction=reduction) / 2
@@ -38,13 +32,6 @@ def driven(base: Energy, outputs: Callable[[Tensor], Tensor], columns: Sequence[
     """Returns where latent points flow if the labels of other pictures, drawn at random, are asked of the heads.
 
     Heads that are right on draws of the prior may be wrong there, and samplers without noise and edits go there.
-
-    Args:
-        base: The prior; points stay in its support.
-        outputs: Returns the outputs of the heads of latent points.
-        columns: The attributes, with labels to draw from.
-        z: The points at the start, with shape $(B, *)$.
-        seed: The seed of the labels.
     """
     drawn = torch.randint(len(columns[0].target), (len(z),), generator=torch.Generator().manual_seed(seed)).to(z.device)
     asked = [column.rows(drawn) for column in columns]

@@ -79,11 +79,7 @@ _INDEX = {residue.name: index for index, residue in enumerate(RESIDUES)}
 
 
 def index_of(name: str) -> int:
-    """Returns the index of an amino acid in `RESIDUES`.
-
-    Raises:
-        OptionError: The name is unknown.
-    """
+    """Returns the index of an amino acid in `RESIDUES`."""
     if name not in _INDEX:
         raise OptionError(f"{name!r} is none of the 20 amino acids: {', '.join(_INDEX)}.")
     return _INDEX[name]
@@ -133,16 +129,7 @@ def context_of(
 
 
 def check_context(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$.
-
-    Args:
-        context: Contexts, with shape $(*, 5)$.
-        shape: The shape of their angles, $(*, 4)$.
-
-    Raises:
-        ShapeError: The shapes do not fit each other.
-        OptionError: An index is out of range.
-    """
+    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$."""
     if context.shape[-1:] != (CONTEXT,) or tuple(shape[-1:]) != (ANGLES,) or context.shape[:-1] != torch.Size(shape[:-1]):
         raise ShapeError(
             f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), and those of R residues, (B, R, {ANGLES}), one of "

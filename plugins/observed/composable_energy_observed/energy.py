@@ -164,12 +164,7 @@ class ObservedEnergy(Energy):
 
 
 def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
-    """Tries the operator at one point of random numbers in $[0, 1)$.
-
-    Raises:
-        ExpressionError: It is not differentiable, random, or its result is not finite.
-        ShapeError: It does not fit the measurement.
-    """
+    """Tries the operator at one point of random numbers in $[0, 1)$."""
     x = torch.rand(1, *(energy.event_shape or ()), generator=generator, dtype=energy.y.dtype).to(energy.y.device)
     with torch.enable_grad():
         point = x.clone().requires_grad_()

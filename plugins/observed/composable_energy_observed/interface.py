@@ -83,11 +83,7 @@ Kind = TypeVar("Kind", bound=Described)
 
 
 def build(what: str, classes: Mapping[str, type[Kind]], description: str | Mapping[str, Any]) -> Kind:
-    """Returns the operator or noise model of a name, or of a mapping with `name` and options.
-
-    Raises:
-        OptionError: The name or an option is unknown, missing or out of range.
-    """
+    """Returns the operator or noise model of a name, or of a mapping with `name` and options."""
     options = dict(description) if isinstance(description, Mapping) else {"name": description}
     name = check_choice(what, options.pop("name", None), classes)
     known = signature(classes[name]).parameters

@@ -61,11 +61,7 @@ class Mask(Operator):
         return {"mask": self.mask}
 
     def _whole(self, shape: Size) -> Tensor:
-        """Returns the mask with the shape of a point.
-
-        Raises:
-            ShapeError: The mask does not broadcast to it.
-        """
+        """Returns the mask with the shape of a point."""
         if self.mask.shape == shape:
             return self.mask
         try:

@@ -112,11 +112,7 @@ class Radon(Operator):
 
 
 def _pictures(operator: Operator, x: Tensor) -> int:
-    """Returns the number of channels of pictures.
-
-    Raises:
-        ShapeError: The points are no pictures.
-    """
+    """Returns the number of channels of pictures."""
     if x.ndim != 4:
         raise ShapeError(f"The operator {operator} takes pictures of shape (B, C, H, W), got {tuple(x.shape)}.")
     return x.shape[1]

@@ -1,6 +1,5 @@
 """Operators: shapes, descriptions and results, against direct computation."""
 
-
 import pytest
 import torch
 
