@@ -3,13 +3,12 @@
 from composable_energy_molecules.angles import dihedral, place_atom, recovered, wrap
 from composable_energy_molecules.baselines import FrequentRotamer, VonMisesMixture
 from composable_energy_molecules.clash import ClashEnergy, side_chain_atoms
-from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.energy import SideChainEnergy
 from composable_energy_molecules.events import Wells, arc
 from composable_energy_molecules.generated import GeneratedRotamers, generate
 from composable_energy_molecules.library import AngleLibrary, SideChainContrast
 from composable_energy_molecules.prediction import log_probs, predict, resample
-from composable_energy_molecules.residues import RESIDUES, Residue, angle_mask, angle_periods, context_of
+from composable_energy_molecules.residues import RESIDUES, Residue, SideChains, angle_mask, angle_periods, context_of
 from composable_energy_molecules.structures import read_side_chains
 
 __all__ = [

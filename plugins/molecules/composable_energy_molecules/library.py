@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy_molecules.angles import wrap
-from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.energy import SideChainEnergy
-from composable_energy_molecules.residues import ANGLES, CONTEXT, RESIDUES, angle_mask
+from composable_energy_molecules.residues import ANGLES, CONTEXT, RESIDUES, SideChains, angle_mask
 from composable_energy_training import Batch, Loss, Objective
 
 
