@@ -62,17 +62,12 @@ def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, fa
 
 
 @pytest.mark.slow
-def test_heads_read_the_attributes_of_pictures(faces, energies, drawn):
-    codes = faces.load(None).decoder.encode(drawn.images)
+def test_codes_have_unit_variance_decode_to_the_same_face_and_are_read_by_the_heads(faces, energies, drawn):
+    coder = faces.load(None).decoder
+    codes = coder.encode(drawn.images)
     for index, name in enumerate(ATTRIBUTES):
         said = energies[name].evidence(codes) < (~energies[name]).evidence(codes)
         assert (said == (drawn.attributes[:, index] > 0.5)).float().mean() > 0.98, name
-
-
-@pytest.mark.slow
-def test_codes_have_unit_variance_and_decode_to_the_same_face(faces, drawn):
-    coder = faces.load(None).decoder
-    codes = coder.encode(drawn.images)
     assert (codes.var(0) - 1).abs().max() < 0.6 and abs(codes.var(0).mean() - 1) < 0.1
     pictures = coder(codes)
     assert pictures.min() >= 0 and pictures.max() <= 1
@@ -105,7 +100,7 @@ def test_distances_tell_other_pictures_and_copies():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
+@pytest.mark.parametrize("text", ["(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""
     row = next(row for row in CRITERIA if row.text == text)

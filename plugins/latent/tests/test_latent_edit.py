@@ -66,41 +66,34 @@ def test_points_that_fulfil_it_hardly_move(found):
 
 @pytest.mark.full
 def test_logic_grades_and_values(found):
-    a, b, c = found["a"], found["b"], found["c"]
+    a, b, c, z = found["a"], found["b"], found["c"], Z[:60]
     for E, holds in (
         (a & ~b, lambda z: truth(z, 0) & ~truth(z, 1)),
         ((a & b) | (~a & c), lambda z: (truth(z, 0) & truth(z, 1)) | (~truth(z, 0) & truth(z, 2))),
         (~(a | b), lambda z: ~truth(z, 0) & ~truth(z, 1)),
         (found["tone"].between(0.5, 1.0), lambda z: ((z @ MIXING)[:, 5] - 0.75).abs() < 0.3),
     ):
-        assert holds(edit(Z, E, keep=found).latents).float().mean() > 0.95
-    tone = (edit(Z, found["tone"](0.7), keep=found).latents @ MIXING)[:, 5]
-    assert (tone - 0.7).abs().mean() < 0.1
-    low, high = (edit(Z, graded(a)(grade), keep=found).latents @ MIXING for grade in (0.5, 1.5))
+        assert holds(edit(z, E, keep=found).latents).float().mean() > 0.95
+    goals = torch.linspace(-1, 1, 60)  # each picture may be asked for its own value
+    tone = (edit(z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
+    assert (tone - goals).abs().mean() < 0.1
+    low, high = (edit(z, graded(a)(grade), keep=found).latents @ MIXING for grade in (0.5, 1.5))
     assert ((low[:, 0] + 0.3 * low[:, 1]) - 0.25).abs().mean() < 0.1  # log odds of 2 in units of 8
     assert ((high[:, 0] + 0.3 * high[:, 1]) - 0.75).abs().mean() < 0.1
 
 
-@pytest.mark.slow
-def test_each_picture_may_be_asked_for_its_own_value(found):
-    goals = torch.linspace(-1, 1, 50)
-    tone = (edit(Z[:50], found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
-    assert (tone - goals).abs().mean() < 0.1
-
-
 @pytest.mark.full
 def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
-    first = edit(Z, found["a"], keep=found)
+    first = edit(Z[:50], found["a"], keep=found)
     second = first.edit(found["b"], keep=[found["a"]])
     third = second.edit(~found["c"], keep=found)
     assert [step.asked for step in third.steps] == ["a", "b", "~c"]
-    for i, wanted in ((0, True), (1, True), (2, False)):
-        assert (truth(third.latents, i) == wanted).float().mean() > 0.93
+    assert (truth(third.latents, 0) & truth(third.latents, 1) & ~truth(third.latents, 2)).float().mean() > 0.85
     assert third.undo().undo().latents is first.latents
     assert third.undo(3).latents is third.original
     with pytest.raises(EditError, match="3 edits, so 4"):
         third.undo(4)
-    assert third.between(5).shape == (5, 200, 6)
+    assert third.between(5).shape == (5, 50, 6)
     torch.testing.assert_close(third.between(2)[0], second.images)
     third.save(tmp_path / "edits.safetensors")
     again = Edits.load(tmp_path / "edits.safetensors", found.base)
@@ -108,7 +101,6 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
     for name in ("latents", "reached", "distance", "evaluations"):
         assert torch.equal(getattr(again.last, name), getattr(third.last, name))
     torch.testing.assert_close(again.edit(found["d"]).latents, third.edit(found["d"]).latents)
-    assert Edits(found.base, Z).latents is Z
 
 
 def test_the_distance_is_that_of_the_features_from_the_start(found):

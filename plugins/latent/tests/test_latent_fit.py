@@ -56,11 +56,10 @@ def test_a_seed_gives_the_same_heads():
 
 
 @pytest.mark.full
-def test_priors_that_are_energies_and_uniform_ones():
+def test_a_prior_may_be_an_energy():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(3,), name="ring")
-    for prior in (ring, torch.distributions.Uniform(-torch.ones(3), torch.ones(3))):
-        found = fit_attributes(base(prior), lambda x: {"up": x[:, 0] > 0}, count=1000, steps=200, seed=0)
-        assert found.report["up"].accuracy > 0.9
+    found = fit_attributes(base(ring), lambda x: {"up": x[:, 0] > 0}, count=300, steps=200, seed=0)
+    assert found.report["up"].accuracy > 0.9
 
 
 @pytest.mark.full
