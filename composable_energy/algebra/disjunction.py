@@ -28,6 +28,7 @@ from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.checks import has_levels
 from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError, ExpressionError, MixtureWarning, OptionError, warn_caller
 from composable_energy.events import Formula, disjoin
@@ -159,7 +160,8 @@ class Disjunction(Node):
         Raises:
             ContradictionError: All terms are unsatisfiable.
         """
-        branches = self._energies(self._each, x, conditions)
+        with evaluating():  # a network that branches share is evaluated once
+            branches = self._energies(self._each, x, conditions)
         like = next(energies for energies in branches if energies is not None)
         return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy.sampling import twin
-from composable_energy.sampling.noise import Noise
-from composable_energy_classification.calibration import check_labels
+from composable_energy.sampling import Noise, twin
+from composable_energy_classification.calibration import check_labels, check_points
 from composable_energy_classification.classifier import Classifier
 
 
@@ -77,8 +76,7 @@ def pgd(
     steps, restarts, draws = check_integer("steps", steps), check_integer("restarts", restarts), check_integer("draws", draws)
     size = 2.5 * radius / steps if step_size is None else check_number("step_size", step_size, above=0)
     check_choice("loss", loss, ("margin", "cross-entropy"))
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise DtypeError(f"Points are a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}.")
+    check_points(x)
     if bounds is not None and not bool(((x >= bounds[0]) & (x <= bounds[1])).all()):
         raise OptionError(f"Points are not within bounds={bounds}: they reach from {float(x.min()):g} to {float(x.max()):g}.")
     model = twin(model) if isinstance(model, nn.Module) and not isinstance(model, Classifier) else model
@@ -87,7 +85,8 @@ def pgd(
     for restart in range(restarts):
         point = _project(x, x + _start(x, radius, norm, noise.at(restart)), radius, norm, bounds)
         for step in range(steps + 1):
-            seeds = [noise.child(f"{restart} {step} {draw}").seed for draw in range(draws)] if _is_random(model) else [None]
+            random = isinstance(model, Classifier) and model.random
+            seeds = [noise.child(f"{restart} {step} {draw}").seed for draw in range(draws)] if random else [None]
             margins, gradient = _ascent(model, point, y, loss, seeds)
             better = margins > most
             best, most = torch.where(unsqueeze_to(better, x), point, best), torch.where(better, margins, most)
@@ -117,10 +116,6 @@ def _ascent(model: Any, point: Tensor, y: Tensor, loss: str, seeds: Sequence[int
             raise ExpressionError("The gradient of the model is not finite, so an attack by gradients would show nothing.")
         margins, gradient = margins + margin.detach() / len(seeds), gradient + found / len(seeds)
     return margins, gradient
-
-
-def _is_random(model: object) -> bool:
-    return isinstance(model, Classifier) and model.random
 
 
 def _start(x: Tensor, radius: float, norm: str, noise: Noise) -> Tensor:

@@ -15,7 +15,7 @@ _LEAST, _GREATEST = 1e-3, 1e3
 
 
 class CalibrationWarning(UserWarning):
-    """Held-out points do not determine the temperature: all of them are classified right, or none better than by chance."""
+    """Probabilities are not calibrated: held-out points do not determine the temperature, or the normalisers of classes are unknown."""
 
 
 def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float:
@@ -117,14 +117,18 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     return temperature, (shifts - shifts.mean()) * temperature if offsets else None
 
 
-def check_labels(y: Tensor, count: int, classes: int) -> Tensor:
-    """Returns classes as int64.
+def check_points(x: Tensor) -> Tensor:
+    """Returns points; raises if they are no floating batch."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise DtypeError(f"Points are a floating tensor, got {got}: use `torch.as_tensor`, and for images `x.float() / 255`.")
+    if x.ndim < 1 or not len(x):
+        raise ShapeError(f"Points have shape (B, *), got {tuple(x.shape)}; for one point write `x.unsqueeze(0)`.")
+    return x
 
-    Raises:
-        DtypeError: They are not whole numbers.
-        ShapeError: They do not have shape $(B,)$, or there are none.
-        OptionError: One is out of range.
-    """
+
+def check_labels(y: Tensor, count: int, classes: int) -> Tensor:
+    """Returns classes as int64; raises if they are not one whole number in range for each point."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise DtypeError(f"Classes are a tensor of whole numbers, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}.")
     if y.shape != (count,) or not count:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy import Energy
-from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy_classification.calibration import check_labels, fit_probabilities
+from composable_energy_classification.calibration import check_labels, check_points, fit_probabilities
 from composable_energy_classification.class_energies import ClassEnergies, Marginal, class_energies
 from composable_energy_classification.refinement import Refinement
 
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         ExpressionError: An energy has no value.
 
     Warns:
-        MixtureWarning: The classes are densities with unknown normalisers.
+        CalibrationWarning: The classes are densities with unknown normalisers.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -130,7 +130,7 @@ class Classifier(nn.Module):
             batch_size: The number of points that are evaluated together.
         """
         with torch.no_grad():
-            kept = torch.ones(len(_check(x)), dtype=torch.bool, device=x.device)
+            kept = torch.ones(len(check_points(x)), dtype=torch.bool, device=x.device)
             if self.threshold is not None:
                 kept = self.energy(x, batch_size=batch_size) <= self.threshold
             found = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
@@ -169,7 +169,7 @@ class Classifier(nn.Module):
         """
         if offsets and self.threshold is not None:
             raise OptionError("Offsets change the energies that the threshold is for: call `calibrated` first, then `abstaining`.")
-        y, parts = check_labels(y, len(_check(x)), len(self.labels)), []
+        y, parts = check_labels(y, len(check_points(x)), len(self.labels)), []
         with torch.no_grad():
             for part, rows in _parts(x, None, batch_size):
                 points = part if self.refinement is None else self.refinement(self.marginal, part, rows=rows)
@@ -248,31 +248,17 @@ def build_classifier(energy: Any, over: str = "y", classes: Iterable[Any] | int 
 
 def _offsets(offsets: Sequence[float] | Tensor, count: int) -> tuple[float, ...]:
     try:
-        found = torch.as_tensor(offsets, dtype=torch.float64).detach().clone()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise OptionError(f"offsets are {count} numbers, one for each class, got {offsets!r}.") from error
+        found = torch.as_tensor(offsets, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
     if found.shape != (count,) or not bool(found.isfinite().all()):
         raise OptionError(f"offsets are {count} finite numbers, one for each class, got {offsets!r}.")
     return tuple(found.tolist())
 
 
-def _check(x: Tensor) -> Tensor:
-    """Returns points.
-
-    Raises:
-        DtypeError: They are not a tensor.
-        ShapeError: There are none.
-    """
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"A classifier takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
-    if x.ndim < 1 or not len(x):
-        raise ShapeError(f"A classifier takes points of shape (B, *), got {tuple(x.shape)}; for one point write `x.unsqueeze(0)`.")
-    return x
-
-
 def _parts(x: Tensor, rows: Sequence[int] | None, batch_size: int | None) -> Iterator[tuple[Tensor, Sequence[int]]]:
     """Yields points in parts of `batch_size`, with the numbers of their rows."""
-    rows = range(len(_check(x))) if rows is None else rows
+    rows = range(len(check_points(x))) if rows is None else rows
     size = len(x) if batch_size is None else check_integer("batch_size", batch_size)
     for first in range(0, len(x), size):
         yield x[first : first + size], rows[first : first + size]

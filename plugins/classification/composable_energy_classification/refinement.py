@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.energies.checks import check_batch
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
+from composable_energy_classification.calibration import check_points
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Refinement:
             OptionError: The energy has a support and the refinement no `clamp`.
             ExpressionError: A refined point is not finite.
         """
-        check_batch(energy, x)
+        check_points(x)
         if energy.support is not None and self.clamp is None:
             raise OptionError(f"{energy} lives on {energy.support}, which Langevin steps may leave: give the refinement a `clamp` inside.")
         noise = Noise(self.seed if seed is None else seed, range(len(x)) if rows is None else tuple(rows))
@@ -95,22 +94,3 @@ class Refinement:
                 f"The refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}."
             )
         return point
-
-
-def refine(energy: Energy, x: Tensor, **options: object) -> Tensor:
-    r"""Returns points after some Langevin steps on an energy, with the shape of the points.
-
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-        **options: Those of `Refinement`: `steps`, `step_size`, `temperature`, `clamp` and `seed`.
-
-    Example:
-        >>> import torch, composable_energy as ce
-        >>> from composable_energy_classification import refine
-        >>> bowl = ce.as_energy(lambda x: 5 * x.square().sum(1))
-        >>> refine(bowl, torch.ones(1, 2), steps=50, step_size=0.1, temperature=0).round()
-        tensor([[0., 0.]])
-    """
-    with torch.no_grad():
-        return Refinement(**options)(energy, x)  # pyright: ignore[reportArgumentType]

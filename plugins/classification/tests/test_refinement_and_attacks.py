@@ -8,9 +8,13 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy_classification import Classifier, Refinement, pgd, refine
+from composable_energy_classification import Classifier, Refinement, pgd
 
 CHAINS = 20_000
+
+
+def refine(energy, x, **options):
+    return Refinement(**options)(energy, x)
 
 
 def bowl(width=1.0):
@@ -35,42 +39,25 @@ def test_refinement_has_the_moments_of_langevin():
     assert abs(found.var() - variance) < 4 * variance * math.sqrt(2 / CHAINS)
 
 
-def test_refinement_without_temperature_is_descent_with_the_derivative_of_it():
-    x = torch.tensor([[2.0, -1.0]], dtype=torch.float64, requires_grad=True)
-    found = Refinement(steps=3, step_size=0.5, temperature=0.0)(bowl(), x, graph=True)
-    assert torch.allclose(found, x * 0.75**3)
-    assert torch.allclose(torch.autograd.grad(found.sum(), x)[0], torch.full_like(x, 0.75**3))
-
-
 def test_refinement_can_be_differentiated_through_its_noise():
     energy = ce.as_energy(lambda x: x.pow(4).sum(1))
     refinement, x = Refinement(steps=4, step_size=0.05), torch.tensor([[0.7, -0.4]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda points: refinement(energy, points, graph=True), (x,))
 
 
-def test_refinement_stays_within_its_clamp_and_on_a_support():
+def test_refinement_stays_within_its_clamp_and_refuses_what_diverges():
     positive = ce.as_energy(lambda x: x.sum(1), support=torch.distributions.constraints.positive)
     with pytest.raises(OptionError, match="give the refinement a `clamp`"):
         refine(positive, torch.ones(2, 1))
     found = refine(positive, torch.ones(100, 1), steps=20, step_size=0.5, clamp=(0.1, 2.0))
     assert found.min() >= 0.1 and found.max() <= 2.0 and found.std() > 0.1
-
-
-def test_a_refinement_that_diverges_is_refused():
     with pytest.raises(ExpressionError, match="smaller step_size"):
         refine(bowl(0.01), torch.ones(2, 1), steps=200, step_size=10.0)
-
-
-@pytest.mark.parametrize("options", [{"steps": 0}, {"step_size": 0}, {"temperature": -1}, {"draws": 0}, {"clamp": (1, 0)}, {"seed": 0.5}])
-def test_bad_refinements_are_refused(options):
-    with pytest.raises(OptionError):
-        Refinement(**options)
-
-
-def test_points_that_are_no_batch_cannot_be_refined():
-    for bad, error in (([1.0], DtypeError), (torch.zeros(3, dtype=torch.int64), DtypeError), (torch.tensor(1.0), ShapeError)):
-        with pytest.raises(error):
-            refine(bowl(), bad)
+    with pytest.raises(DtypeError):
+        refine(bowl(), [1.0])
+    for options in ({"steps": 0}, {"temperature": -1}, {"clamp": (1, 0)}):
+        with pytest.raises(OptionError):
+            Refinement(**options)
 
 
 def test_a_classifier_without_a_base_has_no_density_to_refine_on():
@@ -80,9 +67,9 @@ def test_a_classifier_without_a_base_has_no_density_to_refine_on():
         refined.probabilities(torch.rand(3, 4))
 
 
-@pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
-@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("norm", "dual", "loss", "dtype"), [("linf", 1, "margin", torch.float32), ("l2", 2, "cross-entropy", torch.float64)]
+)
 def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype):
     """In a ball of radius r the margin of two classes grows by r times the dual norm of the difference of their weights."""
     net, radius = line().to(dtype), 0.3
@@ -112,24 +99,6 @@ def test_attacked_points_stay_within_bounds_and_the_ball(norm):
     assert (net(attacked).argmax(1) != net(x).argmax(1)).float().mean() > (net(x).argmax(1) != net(x).argmax(1)).float().mean()
 
 
-def test_more_restarts_and_steps_never_help_the_defender():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3))
-    x = torch.rand(100, 2)
-    y = net(x).argmax(1)
-
-    def margins(**options):
-        logits = net(pgd(net, x, y, 0.2, steps=5, **options))
-        return (logits.masked_fill(nn.functional.one_hot(y, 3).bool(), -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]).detach()
-
-    assert bool((margins(restarts=4) >= margins(restarts=1) - 1e-6).all())
-
-
-def test_an_attack_at_radius_0_changes_nothing():
-    net, x = line(), torch.rand(5, 4)
-    assert torch.equal(pgd(net, x, torch.zeros(5, dtype=torch.int64), 0.0), x)
-
-
 def test_a_module_is_attacked_in_eval_mode_and_keeps_its_own():
     net, x = nn.Sequential(line(), nn.Dropout(0.9)), torch.rand(20, 4)
     y = net.eval()(x).argmax(1)
@@ -152,29 +121,16 @@ def test_the_adaptive_attack_sees_what_the_refinement_does():
     assert torch.equal(refined.predict(x), y) and torch.equal(unaware, y) and torch.equal(adaptive, 1 - y)
 
 
-def test_attacks_are_reproducible():
-    refined = Classifier(ce.ClassifierEnergy(line(), base=bowl(), labels=2)).refined(steps=2, step_size=0.1)
-    x, y = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
-    first, again, other = (pgd(refined, x, y, 0.2, steps=3, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
 def test_bad_attacks_are_refused():
     net, x, y = line(), torch.rand(3, 4), torch.tensor([0, 1, 0])
     for options, error in (
-        ({"norm": "l1"}, OptionError),
         ({"x": [0.5]}, DtypeError),
-        ({"x": torch.zeros(3, 4, dtype=torch.int64)}, DtypeError),
         ({"radius": -1.0}, OptionError),
-        ({"steps": 0}, OptionError),
-        ({"loss": "hinge"}, OptionError),
         ({"bounds": (0.5, 1.0)}, OptionError),
         ({"y": torch.tensor([0, 1])}, ShapeError),
         ({"y": torch.tensor([0, 1, 2])}, OptionError),
-        ({"y": torch.tensor([0.0, 1.0, 0.0])}, DtypeError),
         ({"model": lambda x: x.sum(1)}, ShapeError),
         ({"model": lambda x: x.detach()}, ExpressionError),
-        ({"model": lambda x: (x - x).sqrt()}, ExpressionError),
     ):
         with pytest.raises(error):
             pgd(**{"model": net, "x": x, "y": y, "radius": 0.1, **options})

@@ -37,16 +37,10 @@ def drawn_labels(logits, seed=0):
     return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_of_drawn_labels_is_found(temperature):
+def test_temperature_and_offsets_of_drawn_labels_are_found():
     """The standard error of log T is at most 1 / sqrt(n I) with the information I of log T; here about .02."""
     energies = 3 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))
-    found, offsets = fit_probabilities(energies, drawn_labels(-energies / temperature))
-    assert offsets is None and found == pytest.approx(temperature, rel=0.08)
-
-
-def test_offsets_and_temperature_are_found_together():
+    assert fit_probabilities(energies, drawn_labels(-energies / 0.3))[0] == pytest.approx(0.3, rel=0.08)
     wanted, energies = torch.tensor([1.0, -2.0, 1.0]), 2 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(2))
     temperature, offsets = fit_probabilities(energies, drawn_labels((wanted - energies) / 1.5), offsets=True)
     assert temperature == pytest.approx(1.5, rel=0.08) and torch.allclose(offsets, wanted.double(), atol=0.2)
@@ -68,27 +62,20 @@ def test_calibration_mends_normalisers_and_lowers_the_error():
         first.abstaining(x).calibrated(x, y, offsets=True)
 
 
-def test_points_that_are_all_right_do_not_determine_a_temperature():
-    energies = torch.eye(3) * -5
-    with pytest.warns(CalibrationWarning, match="all of them are classified right"):
-        assert fit_probabilities(energies, torch.arange(3))[0] == 1.0
-
-
 @pytest.mark.parametrize(
     ("energies", "y", "offsets", "error"),
     [
-        (torch.zeros(3, 2), torch.tensor([0, 1]), False, ShapeError),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), False, OptionError),
         (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), False, DtypeError),
         (torch.zeros(3, 2), torch.tensor([0, 0, 0]), True, OptionError),
         (torch.tensor([[torch.inf, 0.0]]), torch.tensor([0]), False, ExpressionError),
         (torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), False, ExpressionError),
-        (torch.zeros(3), torch.tensor([0, 1, 1]), False, ShapeError),
     ],
 )
 def test_bad_held_out_points_are_refused(energies, y, offsets, error):
     with pytest.raises(error):
         fit_probabilities(energies, y, offsets=offsets)
+    with pytest.warns(CalibrationWarning, match="all of them are classified right"):
+        assert fit_probabilities(torch.eye(3) * -5, torch.arange(3))[0] == 1.0
 
 
 def test_the_calibration_error_is_the_mean_gap():
@@ -101,7 +88,7 @@ def test_the_calibration_error_is_the_mean_gap():
 
 
 @given(scores, scores)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_area_is_the_share_of_pairs_in_order(inside, outside):
     pairs = outside[:, None] - inside[None, :]
     assert auroc(inside, outside) == pytest.approx(float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2))
@@ -109,14 +96,14 @@ def test_the_area_is_the_share_of_pairs_in_order(inside, outside):
 
 
 @given(scores, scores)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_false_positives_are_those_below_the_least_threshold_that_keeps_the_data(inside, outside):
     kept = [t for t in inside.tolist() if (inside <= t).double().mean() >= 0.95 - 1e-9]
     assert fpr_at_95(inside, outside) == pytest.approx(float((outside <= min(kept)).double().mean()))
 
 
 @given(scores, scores, st.sampled_from([0.0, 0.1]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_histograms_count_every_score(inside, outside, trim):
     found = histogram(inside, outside, bins=5, trim=trim)
     assert float(found.inside.sum()) == pytest.approx(1) and float(found.outside.sum()) == pytest.approx(1)
@@ -146,19 +133,12 @@ def test_scores_of_gaussians_have_closed_forms():
     torch.testing.assert_close(relative_score(data, wide, x), torch.tensor([0.0, 12.0]) - 2 * math.log(5.0))
     reference = torch.tensor([[1.0, 1.0], [2.0, 2.0]])  # energies 1 and 4 above that of the origin
     torch.testing.assert_close(typicality_score(data, reference, x), torch.tensor([2.5, 10.0]))
-    score = ce.ScoreEnergy(lambda x: -x)
-    torch.testing.assert_close(gradient_score(score, x), torch.tensor([0.0, 5.0]))
-
-
-def test_scores_of_classifiers():
-    net = nn.Linear(2, 3)
-    classifier, x = Classifier(ce.ClassifierEnergy(net, base=gaussian(dimension=2), labels=3)), 30 * torch.randn(20, 2)
-    p = net.double()(x.double()).softmax(1)
-    others = p.sum(1) - p.amax(1)
-    net.float()
-    torch.testing.assert_close(uncertainty_score(classifier, x).double(), -torch.log1p(-others), rtol=1e-3, atol=1e-9)
-    torch.testing.assert_close(energy_score(classifier, x), energy_score(gaussian(dimension=2), x))
-    torch.testing.assert_close(gradient_score(classifier, x), x.norm(dim=1))
+    torch.testing.assert_close(gradient_score(ce.ScoreEnergy(lambda x: -x), x), torch.tensor([0.0, 5.0]))
+    net = nn.Linear(2, 3).double()
+    classifier, x = Classifier(ce.ClassifierEnergy(net, base=data.double(), labels=3)), 30 * torch.randn(20, 2).double()
+    p = net(x).softmax(1)
+    others = p.sum(1) - p.amax(1)  # count where the greatest is 1 up to rounding
+    torch.testing.assert_close(uncertainty_score(classifier.float(), x.float()).double(), -torch.log1p(-others), rtol=1e-3, atol=1e-9)
 
 
 def test_scores_that_are_not_numbers_are_refused():
@@ -169,5 +149,3 @@ def test_scores_that_are_not_numbers_are_refused():
         typicality_score(gaussian(), torch.zeros(0, 1), torch.zeros(2, 1))
     with pytest.raises(ExpressionError, match="reference points"):
         typicality_score(energy, torch.tensor([[-1.0]]), torch.ones(2, 1))
-    with pytest.raises(ExpressionError, match="no value"):
-        typicality_score(ce.ScoreEnergy(lambda x: -x), torch.zeros(2, 1), torch.ones(2, 1))

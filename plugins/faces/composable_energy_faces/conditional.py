@@ -25,11 +25,7 @@ _STEPS = 20_000
 
 
 def train_conditional(run: TrainingRun) -> CodeNetwork:
-    """Trains a conditional energy with the size, codes and steps of the base, or loads it if it is trained already.
-
-    Args:
-        run: The training run, for its folder and faces.
-    """
+    """Trains a conditional energy with the size, codes and steps of the base, or loads it if it is trained already."""
     codes, labels = _encode_faces(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -63,12 +59,7 @@ class OneAttributeMatching(Objective):
 
 
 def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
-    """Keeps one random attribute of each face, or none for a quarter of them, and sets the others to zero.
-
-    Args:
-        truth: Five columns of -1 or 1 and a one-hot hair color of four, with shape $(B, 9)$.
-        noise: Noise of the choice.
-    """
+    """Keeps one random attribute of each face, or none for a quarter of them, and sets the others to zero."""
     pick = (noise.child("attribute").uniform(truth) * 6).long().clamp(max=5)[:, None]
     column = torch.tensor([[0, 1, 2, 3, 4, 5, 5, 5, 5]], device=truth.device)
     keep = noise.child("told").uniform(truth)[:, None] < 0.75  # the label keys the random numbers

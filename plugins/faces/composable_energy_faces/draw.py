@@ -9,7 +9,8 @@ are drawn with it, and a new nuisance factor does not change the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from composable_energy_faces.canvas import HashedRandom
 from composable_energy_faces.portrait import paint_face
-from composable_energy_faces.threads import one_thread
 
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 """The binary attributes, in the order of the columns; each has probability 1/2, independently."""
@@ -40,6 +40,17 @@ class DrawnFaces(NamedTuple):
     images: Tensor
     attributes: Tensor
     hair: Tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sets the number of threads to one, and restores it on exit: with more, an operation of microseconds waits for a busy core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @one_thread()

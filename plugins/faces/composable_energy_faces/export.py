@@ -61,11 +61,7 @@ def _column(faces: DrawnFaces, name: str) -> list[Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m composable_energy_faces.export", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the pictures and the table")
     parser.add_argument("-n", type=int, default=1000, help="number of faces (default: %(default)s)")

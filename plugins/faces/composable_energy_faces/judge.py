@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, one_thread
 from composable_energy_faces.networks import SIZE, Judge
-from composable_energy_faces.threads import one_thread
 from composable_energy_faces.weights import read
 from composable_energy_image.metrics import frechet_distance
 

@@ -17,13 +17,7 @@ from composable_energy_latent import Generator, latent
 
 
 class FaceMapping(nn.Module):
-    """The mapping $w = m(z)$ of standard normal numbers to codes of faces: a residual network.
-
-    Args:
-        code: Numbers in a code.
-        width: Hidden units.
-        blocks: Residual blocks.
-    """
+    """The mapping $w = m(z)$ of standard normal numbers to codes of faces: a residual network."""
 
     def __init__(self, code: int = CODE, width: int = 320, blocks: int = 3) -> None:
         super().__init__()

@@ -15,14 +15,7 @@ _GREY = torch.tensor([[0.86, 0.86, 0.88]])
 
 
 def paint_face(numbers: HashedRandom, attributes: Tensor, hair: Tensor, size: int) -> Tensor:
-    """Returns pictures of faces, in [0, 1] with shape $(B, 3, size, size)$.
-
-    Args:
-        numbers: Random nuisance factors of each face.
-        attributes: Male, smiling, glasses, hat and old, each 0 or 1, with shape $(B, 5)$.
-        hair: Indices of hair colors, with shape $(B,)$.
-        size: Height and width in pixels.
-    """
+    """Returns pictures of faces, in [0, 1] with shape $(B, 3, size, size)$."""
     canvas = Canvas(numbers, size)
     portrait = _Portrait(canvas, numbers, attributes, hair)
     for layer in (

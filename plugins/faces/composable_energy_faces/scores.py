@@ -21,16 +21,10 @@ Literal = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Criterion:
-    """An expression, and the share of samples that must satisfy it.
-
-    Attributes:
-        text: The expression.
-        branches: Its disjunctive normal form: alternatives, each a conjunction of literals.
-        target: The required share of samples.
-    """
+    """An expression, and the share of samples that must satisfy it."""
 
     text: str
-    branches: tuple[tuple[Literal, ...], ...]
+    branches: tuple[tuple[Literal, ...], ...]  # alternatives, each a conjunction
     target: float
 
     @property
@@ -76,18 +70,9 @@ def build_expression(
 def score(
     energy: ce.Energy, criterion: Criterion, *, samples: int = 1000, seed: int = 0, network: Judge | None = None
 ) -> tuple[dict[str, Any], Tensor]:
-    """Samples an energy with its recommended sampler, and evaluates the pictures with the judge.
+    """Returns scores of samples by the recommended sampler, as plain data, and the pictures, with shape $(samples, 3, 64, 64)$.
 
-    Args:
-        energy: The energy of the expression.
-        criterion: The expression.
-        samples: Number of samples.
-        seed: Seed of the sampling.
-        network: The judge; that of the package if None.
-
-    Returns:
-        The score, as plain data, and the pictures, with shape $(samples, 3, 64, 64)$. The score has the share that satisfies the expression
-        (`joint`) and each alternative (`branches`), the share of each attribute outside the expression (`free`), and `seconds`.
+    A score has the share that satisfies the expression (`joint`) and each alternative (`branches`), and of each attribute that is `free`.
     """
     started = time.perf_counter()
     images = energy.sample(samples, seed=seed)

@@ -29,14 +29,7 @@ _HELD_OUT = 1000
 
 
 def pairs(count: int, *, levels: int = 15, seed: int = 1, progress: bool = False) -> tuple[Tensor, Tensor]:
-    """Returns standard normal numbers and their codes by the probability flow, each with shape $(N, 64)$.
-
-    Args:
-        count: The number of pairs.
-        levels: The number of noise levels of the flow.
-        seed: The seed of the first 5,000 numbers; the next ones have the next seed.
-        progress: Whether to show a progress bar.
-    """
+    """Returns standard normal numbers and their codes by the probability flow, each with shape $(N, 64)$."""
     base = Faces().base
     flow = ODE(levels=levels, sigma_max=SIGMA_MAX, sigma_min=SIGMA_MIN, mean=0.0)
     blocks = [
@@ -54,17 +47,7 @@ def pairs(count: int, *, levels: int = 15, seed: int = 1, progress: bool = False
 def train(
     z: Tensor, codes: Tensor, *, steps: int, batch_size: int = 256, rate: float = 3e-3, seed: int = 1, progress: bool = False
 ) -> tuple[FaceMapping, float]:
-    """Returns the mapping and its mean squared error on pairs that were held out.
-
-    Args:
-        z: Standard normal numbers, with shape $(N, 64)$.
-        codes: Their codes, with shape $(N, 64)$.
-        steps: Training steps.
-        batch_size: Pairs in a step.
-        rate: The highest learning rate; it falls to 0.
-        seed: The seed of weights and batches.
-        progress: Whether to show a progress bar.
-    """
+    """Returns the mapping and its mean squared error on pairs that were held out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mapping, average = FaceMapping(), FaceMapping()
@@ -88,11 +71,7 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command.
-
-    Args:
-        arguments: The arguments; those of the command line if None.
-    """
+    """Runs the command."""
     parser = argparse.ArgumentParser(
         prog="python -m composable_energy_faces.train_generator", description=(__doc__ or "").partition("\n")[0]
     )

@@ -29,12 +29,7 @@ _JUDGE_STEPS = 3_000
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run in a folder; it resumes after an interruption.
-
-    Attributes:
-        folder: The folder of drawn faces, checkpoints and weights.
-        effort: Factor of the steps of every stage and, below 1, of the number of faces.
-    """
+    """A training run in a folder; it resumes after an interruption."""
 
     folder: Path
     effort: float = 1.0

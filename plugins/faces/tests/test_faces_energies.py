@@ -10,7 +10,7 @@ from composable_energy.errors import FileFormatError, OptionError, PluginNotFoun
 from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
-from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import CRITERIA, build_expression, score
 from composable_energy_image import Autoencoder, CodeHeads
@@ -32,17 +32,9 @@ def drawn():
     return draw(400, seed=11)
 
 
-def test_listing_reads_no_weights(monkeypatch):
-    monkeypatch.setattr(weights, "read", None)
-    assert Faces().members() == (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
-
-
-def test_an_unknown_member_is_refused_with_those_there_are(faces):
+def test_members_share_base_heads_and_decoder(faces, energies):
     with pytest.raises(PluginNotFound, match="smiling"):
         faces.load("smilling")
-
-
-def test_members_share_base_heads_and_decoder(faces, energies):
     base = faces.load(None)
     assert all(energy.bases[0].energy is base for energy in energies.values())
     assert all(energy.decoder is base.decoder for energy in energies.values())
@@ -70,17 +62,12 @@ def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, fa
 
 
 @pytest.mark.slow
-def test_heads_read_the_attributes_of_pictures(faces, energies, drawn):
-    codes = faces.load(None).decoder.encode(drawn.images)
+def test_codes_have_unit_variance_decode_to_the_same_face_and_are_read_by_the_heads(faces, energies, drawn):
+    coder = faces.load(None).decoder
+    codes = coder.encode(drawn.images)
     for index, name in enumerate(ATTRIBUTES):
         said = energies[name].evidence(codes) < (~energies[name]).evidence(codes)
         assert (said == (drawn.attributes[:, index] > 0.5)).float().mean() > 0.98, name
-
-
-@pytest.mark.slow
-def test_codes_have_unit_variance_and_decode_to_the_same_face(faces, drawn):
-    coder = faces.load(None).decoder
-    codes = coder.encode(drawn.images)
     assert (codes.var(0) - 1).abs().max() < 0.6 and abs(codes.var(0).mean() - 1) < 0.1
     pictures = coder(codes)
     assert pictures.min() >= 0 and pictures.max() <= 1
@@ -113,7 +100,7 @@ def test_distances_tell_other_pictures_and_copies():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
+@pytest.mark.parametrize("text", ["(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""
     row = next(row for row in CRITERIA if row.text == text)
@@ -122,16 +109,6 @@ def test_samples_obey(text, energies):
     assert result["joint"] >= 0.88
     if len(row.branches) > 1:
         assert min(result["branches"]) >= 0.25
-
-
-def test_rows_say_what_they_ask():
-    row = next(row for row in CRITERIA if row.text.startswith("(male"))
-    assert row.variables == {"male", "smiling", "glasses"}
-    seen = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 1, 0, 0]]).bool()
-    verdict = Verdict(seen, torch.zeros(3, dtype=torch.long))
-    assert row.satisfied(verdict).tolist() == [True, True, False]
-    assert row.branch_satisfied(verdict, 1).tolist() == [False, True, False]
-    assert next(row for row in CRITERIA if row.text == "~(male | hat)").satisfied(verdict).tolist() == [False, True, False]
 
 
 def test_weights_are_small_and_read_back_alike(tmp_path):

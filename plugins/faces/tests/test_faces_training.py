@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composable_energy_faces import data, model_card, train, training_run, weights
+from composable_energy_faces import data, train, training_run, weights
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
@@ -51,8 +51,8 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
 def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Every stage at a thousandth of the effort; the second call finds all done."""
     monkeypatch.setattr(data, "PART", 60)
-    monkeypatch.setattr(model_card, "CRITERIA", model_card.CRITERIA[:1])
-    monkeypatch.setattr(model_card, "TEST_FACES", 20)
+    monkeypatch.setattr(train, "CRITERIA", train.CRITERIA[:1])
+    monkeypatch.setattr(train, "TEST_FACES", 20)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
     train_in_float32(monkeypatch, training_run, pipeline)
     command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]
@@ -70,7 +70,7 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
     assert "must be positive" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_conditional_energy_learns_from_what_it_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PART", 60)
     network = train_conditional(TrainingRun(tmp_path, 0.0005)).double()

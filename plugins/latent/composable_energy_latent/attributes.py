@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -82,9 +81,10 @@ def graded(event: ClassifierEnergy, width: float = 2.0) -> GaussianHead:
     return GaussianHead(FixedWidth(network, width / _LOG_ODDS_UNIT), event.base, dims=1, name=f"graded({event})")
 
 
-@dataclass(frozen=True)
-class Attributes(Mapping[str, Any]):
+class Attributes(dict[str, Any]):
     """Attributes by name: an event for each binary one and for each label of others (`hair=red`), a `GaussianHead` for each continuous one.
+
+    An unknown name raises `OptionError`.
 
     Args:
         base: The prior.
@@ -92,25 +92,9 @@ class Attributes(Mapping[str, Any]):
         report: What is known of their quality; None for attributes that were not fitted here.
     """
 
-    base: Energy
-    found: Mapping[str, ce.Energy | GaussianHead]
-    report: Any = field(default=None)
+    def __init__(self, base: Energy, found: Mapping[str, ce.Energy | GaussianHead], report: Any = None) -> None:
+        super().__init__(found)
+        self.base, self.report = base, report
 
-    def __getitem__(self, name: str) -> Any:
-        """Returns an attribute.
-
-        Raises:
-            OptionError: There is no such attribute.
-        """
-        if name not in self.found:
-            raise OptionError(f"There is no attribute {name!r}; known are {', '.join(self.found)}.{nearest(str(name), self.found)}")
-        return self.found[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.found)
-
-    def __len__(self) -> int:
-        return len(self.found)
+    def __missing__(self, name: str) -> Any:
+        raise OptionError(f"There is no attribute {name!r}; known are {', '.join(self)}.{nearest(str(name), self)}")

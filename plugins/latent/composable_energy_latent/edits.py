@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from composable_energy import Energy
 from composable_energy.errors import FileFormatError
-from composable_energy.files import replace_file
+from composable_energy.files import read_record, write_record
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
 from composable_energy_latent.errors import EditError
 
-_FORMAT = "composable-energy edits 1"
+_TENSORS = ("latents", "reached", "distance", "evaluations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +100,10 @@ class Edits:
         return torch.stack([self._decode(torch.lerp(before, self.last.latents, i / (count - 1))) for i in range(count)])
 
     def save(self, path: str | Path) -> None:
-        """Writes all edits to a file of safetensors, for `Edits.load`; the generator is not part of it."""
-        tensors = {"original": self.original}
-        texts = []
-        for i, step in enumerate(self.steps):
-            tensors |= {f"{i}.{name}": getattr(step, name) for name in ("latents", "reached", "distance", "evaluations")}
-            texts.append({"asked": step.asked, "kept": step.kept})
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        replace_file(Path(path), safetensors.torch.save(tensors, {"format": _FORMAT, "steps": json.dumps(texts)}))
+        """Writes all edits to a file, for `Edits.load`; the generator is not part of it."""
+        tensors = {f"{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in _TENSORS}
+        texts = [{"asked": step.asked, "kept": step.kept} for step in self.steps]
+        write_record(Path(path), "edits", 1, {"steps": texts}, {"original": self.original, **tensors})
 
     @classmethod
     def load(cls, path: str | Path, base: Energy) -> Self:
@@ -123,29 +116,18 @@ class Edits:
         Raises:
             FileFormatError: The file is missing, damaged, or not one of edits of such latent points.
         """
+        header, tensors = read_record(Path(path), "edits", 1)
         try:
-            with safetensors.safe_open(str(path), "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, expected {_FORMAT!r}")
-            parts = [
-                EditStep(
-                    asked=str(text["asked"]),
-                    kept=dict(text["kept"]),
-                    **{name: tensors[f"{i}.{name}"] for name in ("latents", "reached", "distance", "evaluations")},
-                )
-                for i, text in enumerate(json.loads(metadata["steps"]))
-            ]
-            if any(step.latents.shape != tensors["original"].shape for step in parts):
-                raise ValueError("its latent points have several shapes")
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-            raise FileFormatError(f"{path} cannot be read as edits: {error}.") from error
-        if tensors["original"].shape[1:] != base.event_shape:
-            raise FileFormatError(
-                f"{path} has latent points of shape {tuple(tensors['original'].shape[1:])}, {base} takes {base.event_shape}."
+            original = tensors["original"]
+            steps = tuple(
+                EditStep(asked=str(text["asked"]), kept=dict(text["kept"]), **{name: tensors[f"{i}.{name}"] for name in _TENSORS})
+                for i, text in enumerate(header["steps"])
             )
-        return cls(base, tensors["original"], tuple(parts))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{path} cannot be read as edits: {error!r}.") from error
+        if original.shape[1:] != base.event_shape or any(step.latents.shape != original.shape for step in steps):
+            raise FileFormatError(f"{path} has latent points of shape {tuple(original.shape[1:])}, {base} takes {base.event_shape}.")
+        return cls(base, original, steps)
 
     def _decode(self, z: Tensor) -> Tensor:
         with torch.no_grad():

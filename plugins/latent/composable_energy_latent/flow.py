@@ -1,15 +1,20 @@
-"""Integration of flows with a step size for each chain."""
+"""Integration of flows with a step size for each chain, and flows down a potential."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to, constraints
 
+import composable_energy as ce
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy_latent.errors import EditError
 
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
+_SPAN = 5.0  # the time of the paper's process
 _FIRST = 0.2  # the greatest change in the first step, relative to 1 + |x|
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -62,3 +67,35 @@ def integrate(
     arrived = torch.ones(len(x), dtype=torch.bool, device=x.device)
     arrived[active] = False
     return x, count, arrived
+
+
+def descend(
+    potential: Callable[[Tensor, Tensor], Tensor], support: Any, z: Tensor, *, tolerance: float, rounds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns where points flow down a potential, $du / d\tau = -\nabla_u U$, in unconstrained coordinates $u$ of their support.
+
+    Args:
+        potential: $U$, called with points of shape $(b, *)$ and the rows of the start that they belong to; its sum is differentiated.
+        support: The support.
+        z: The points at the start, with shape $(B, *)$.
+        tolerance: The error of a step; see `integrate`.
+        rounds: The largest number of tried steps of a point.
+
+    Returns:
+        The points, the number of evaluations of each, and whether it arrived; see `integrate`.
+
+    Raises:
+        EditError: The support has no coordinates.
+    """
+    try:
+        inside = biject_to(constraints.real if support is None or support is ce.supports.circle else support)
+    except NotImplementedError as error:
+        raise EditError(f"Latent points on {support} have no unconstrained coordinates, in which a flow could move them.") from error
+
+    def velocity(u: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            return -torch.autograd.grad(potential(inside(u), rows).sum(), u)[0]
+
+    u, evaluations, arrived = integrate(velocity, inside.inv(z), 0.0, _SPAN, tolerance=tolerance, first=_SPAN / 4, rounds=rounds)
+    return inside(u).detach(), evaluations, arrived

@@ -12,8 +12,6 @@ from typing_extensions import Self
 
 import composable_energy as ce
 from composable_energy import Energy
-from composable_energy.energies.checks import check_weights
-from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
 from composable_energy_latent.errors import GeneratorError
 
@@ -62,11 +60,11 @@ class Generator(nn.Module):
 
     def map(self, z: Tensor) -> Tensor:
         """Returns $w = m(z)$, or $z$ without a mapping."""
-        return z if self.mapping is None else evaluate_once(self.mapping, z, {}, always=True)
+        return z if self.mapping is None else ce.shared(self.mapping)(z)  # pyright: ignore[reportArgumentType]
 
     def pictures(self, z: Tensor) -> Tensor:
         """Returns $g(z)$, computed once in one evaluation of an expression."""
-        return evaluate_once(self, z, {}, always=True)
+        return ce.shared(self)(z)
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns the pictures $g(z)$, with shape $(B, *)$.
@@ -77,7 +75,6 @@ class Generator(nn.Module):
         """
         if z.shape[1:] != self.latent_shape:
             raise ShapeError(f"The generator takes latent points of shape (B, {_text(self.latent_shape)}), got {tuple(z.shape)}.")
-        check_weights("The generator", self, z)
         pictures = self.function(self.map(z))
         if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
             got = f"a tensor of {pictures.dtype}" if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"
@@ -94,11 +91,7 @@ class Generator(nn.Module):
         return pictures
 
     def _probe(self) -> None:
-        """Finds the shapes by a first call, and whether a picture depends on its own point alone.
-
-        Raises:
-            GeneratorError: It cannot be called, or gives other pictures for the same points.
-        """
+        """Finds the shapes by a first call, and whether a picture depends on its own point alone."""
         weight = next((part for part in self.parameters() if part.is_floating_point()), torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
         z = torch.rand(_PROBES, *self.latent_shape, generator=generator).to(weight)  # also inside of a unit cube

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
-from composable_energy.energies.identity import same
 from composable_energy.errors import OptionError
 from composable_energy_latent.attributes import Attributes
 from composable_energy_latent.errors import EditError
@@ -24,15 +23,10 @@ Keep = Attributes | Mapping[str, Energy | GaussianHead] | Iterable[Energy | Gaus
 
 @dataclass(frozen=True)
 class Kept:
-    """One attribute that is kept.
+    """One attribute that is kept."""
 
-    Args:
-        energy: An event, or the density of a value with the condition `c`.
-        opposite: The complement of an event; None for a value.
-    """
-
-    energy: Energy
-    opposite: Energy | None
+    energy: Energy  # an event, or the density of a value with the condition `c`
+    opposite: Energy | None  # None for a value
 
     def output(self, z: Tensor) -> Tensor:
         """Returns the log odds of an event, or the value, with shape $(B,)$."""
@@ -62,20 +56,16 @@ class Kept:
 
 
 def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
-    """Returns what is kept by name; of a mapping, what the expression does not speak of.
-
-    Raises:
-        OptionError: Something else is kept than an event of a classifier or a continuous attribute of this package.
-    """
-    named: dict[Any, Any] = dict(keep) if isinstance(keep, Mapping) else {str(_name(part)): part for part in _listed(keep)}
-    spoken, found = _sources(expression), {}
+    """Returns what is kept by name; of a mapping, what the expression does not speak of."""
+    listed: Any = [keep] if isinstance(keep, Energy | GaussianHead) else keep
+    named: dict[Any, Any] = dict(keep) if isinstance(keep, Mapping) else {str(getattr(part, "name", "") or part): part for part in listed}
+    spoken, found = _variables(expression), {}
     for name, part in named.items():
         energy = part() if isinstance(part, GaussianHead) and isinstance(part.network, FixedWidth) else part
         if not isinstance(energy, Energy) or not (isinstance(part, GaussianHead) or (isinstance(part, ClassifierEnergy) and part.formula)):
             raise OptionError(f"keep takes events of classifiers and continuous attributes of composable_energy_latent, got {part!r}.")
-        if isinstance(keep, Mapping) and any(_is_same(one, other) for one in _sources(energy) for other in spoken):
-            continue
-        found[name] = Kept(energy, None if isinstance(part, GaussianHead) else ~energy)
+        if not isinstance(keep, Mapping) or spoken.isdisjoint(_variables(energy)):
+            found[name] = Kept(energy, None if isinstance(part, GaussianHead) else ~energy)
     return found
 
 
@@ -85,17 +75,11 @@ def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
     If the events are all labels of one classifier, the most probable one holds, also where none has a probability above a half.
     """
     found = {name: part.labels(z) for name, part in kept.items()}
-    groups: list[tuple[Source, list[str]]] = []
+    groups: dict[Any, list[str]] = {}
     for name, part in kept.items():
-        if part.opposite is None:
-            continue
-        source = _sources(part.energy)[0]
-        same_source = next((names for other, names in groups if _is_same(source, other)), None)
-        if same_source is None:
-            groups.append((source, [name]))
-        else:
-            same_source.append(name)
-    for _, names in groups:
+        if part.opposite is not None:
+            groups.setdefault(frozenset(_variables(part.energy)), []).append(name)
+    for names in groups.values():
         odds = torch.stack([kept[name].output(z) for name in names], 1)
         if len(names) > 1 and bool(((odds.sigmoid().sum(1) - 1).abs() < _ALL).all()):
             found |= {name: (odds.argmax(1) == i).to(z) for i, name in enumerate(names)}
@@ -103,11 +87,7 @@ def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
 
 
 def check_contradictions(expression: Energy, kept: Mapping[str, Kept], labels: Mapping[str, Tensor]) -> None:
-    """Raises if no picture can fulfil an expression and keep its labels.
-
-    Raises:
-        EditError: None can.
-    """
+    """Raises if no picture can fulfil an expression and keep its labels."""
     events = {name: part for name, part in kept.items() if part.opposite is not None}
     if not events or expression.formula is None:
         return
@@ -121,37 +101,26 @@ def check_contradictions(expression: Energy, kept: Mapping[str, Kept], labels: M
             )
 
 
-def _listed(keep: Any) -> Iterable[Energy | GaussianHead]:
-    return [keep] if isinstance(keep, Energy | GaussianHead) else list(keep)
-
-
-def _name(part: object) -> str:
-    return getattr(part, "name", "") or str(part)
-
-
-Source = tuple[Callable[..., Any], slice | None]
-
-
-def _sources(energy: Energy) -> list[Source]:
-    """Returns the networks that an expression speaks of, with their columns."""
-    found: list[Source] = []
+def _variables(energy: Energy) -> set[Any]:
+    """Returns a variable of events for each network, with its columns, that an expression speaks of."""
+    found: set[Any] = set()
     todo = [energy]
     while todo:
         part = todo.pop()
         if part.formula is not None:
-            found += [_source(variable.source.network, variable.columns) for variable in part.formula.variables]
+            found |= {_variable(variable.source.network, variable.columns) for variable in part.formula.variables}
         elif not part.terms and "network" in dict(part.named_children()):
-            found.append(_source(part.get_submodule("network"), None))
+            found.add(_variable(part.get_submodule("network"), None))
         else:
             todo += part.terms
     return found
 
 
-def _source(network: Callable[..., Any], columns: slice | None) -> Source:
+def _variable(network: Callable[..., Any], columns: slice | None) -> Any:
+    """Returns a variable that is equal for equal networks and columns, whatever is made of their output."""
     if isinstance(network, FixedWidth):
-        return _source(network.network, slice(network.column, network.column + 1))
-    return (network.network, network.columns) if isinstance(network, LogOdds) else (network, columns)
-
-
-def _is_same(one: Source, other: Source) -> bool:
-    return one[1] == other[1] and same(one[0], other[0])
+        return _variable(network.network, slice(network.column, network.column + 1))
+    if isinstance(network, LogOdds):
+        return _variable(network.network, network.columns)
+    event: Any = ce.ClassifierEnergy(network, 0, columns=columns)
+    return event.formula.variables[0]

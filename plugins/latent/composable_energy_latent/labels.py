@@ -23,22 +23,13 @@ _MOST_LABELS = 100
 
 @dataclass(frozen=True)
 class Column:
-    """One attribute and its columns in the output of the heads.
-
-    Args:
-        name: The attribute.
-        target: Labels from 0 on, or values, with shape $(N,)$.
-        labels: The number of labels; 0 for a continuous attribute.
-        start: The first column.
-        centre: The mean of values, which a continuous head adds.
-        scale: Their standard deviation, by which a continuous head is multiplied.
-    """
+    """One attribute and its columns in the output of the heads."""
 
     name: str
-    target: Tensor
-    labels: int
+    target: Tensor  # labels from 0 on, or values, with shape (N,)
+    labels: int  # 0 for a continuous attribute
     start: int
-    centre: float = 0.0
+    centre: float = 0.0  # mean and standard deviation of values
     scale: float = 1.0
 
     @property
@@ -52,18 +43,7 @@ class Column:
 
 
 def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[str] | None, progress: bool) -> dict[str, Tensor]:
-    """Returns the labels of the pictures of latent points, by attribute.
-
-    Args:
-        base: The prior, with a generator as its decoder.
-        z: Latent points, with shape $(N, *)$.
-        labeller: Returns labels of a batch of pictures.
-        names: The names of columns, for a labeller that returns one tensor.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        LabelError: The labels have no names, another number of rows, or are not finite.
-    """
+    """Returns the labels of the pictures of latent points, by attribute."""
     decoder = base.decoder
     if not isinstance(decoder, Generator):
         raise LabelError(f"{base} has no Generator as its decoder, so it has no pictures: `composable_energy_latent.latent` makes a base.")
@@ -82,11 +62,7 @@ def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[
 
 
 def columns_of_labels(labels: Mapping[str, Tensor]) -> list[Column]:
-    """Returns the columns of the heads: bool and whole numbers are labels, other numbers are values.
-
-    Raises:
-        LabelError: A label is too rare, there are too many, or a value is not finite or constant.
-    """
+    """Returns the columns of the heads: bool and whole numbers are labels, other numbers are values."""
     columns: list[Column] = []
     for name, target in labels.items():
         start = columns[-1].columns.stop if columns else 0

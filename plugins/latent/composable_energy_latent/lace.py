@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -192,12 +191,9 @@ def _elapsed(t: float) -> float:
 
 
 def _normal_prior(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation of the normal prior of an expression, each with the shape of one point.
-
-    Raises:
-        ExpressionError: The expression has none.
-    """
-    for part in _parts(energy):
+    """Returns mean and standard deviation of the normal prior of an expression, each with the shape of one point."""
+    parts = [one for part in energy.modules() if isinstance(part, Energy) for one in (*(base.energy for base in part.bases), part)]
+    for part in parts:  # the bases of an expression come before its terms
         distribution = getattr(part, "distribution", None)
         while isinstance(distribution, Independent):
             distribution = distribution.base_dist
@@ -208,14 +204,3 @@ def _normal_prior(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
         f"The sampler lace follows the noise of a normal prior, and {energy} has none with independent coordinates of shape "
         f"{tuple(x.shape[1:])}: take `chees`, the default, which is exact for any prior."
     )
-
-
-def _parts(energy: Energy) -> Iterator[Energy]:
-    """Yields the bases of an expression, then its terms and their parts."""
-    todo, seen = [energy], {energy}
-    while todo:
-        part = todo.pop(0)
-        yield part
-        inner = [*(base.energy for base in part.bases), *part.terms]
-        todo += [one for one in inner if one not in seen]
-        seen.update(inner)

@@ -10,12 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energies.evaluation import evaluate_once
+import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.generator import Generator
 
 Space = Literal["z", "w", "x"]
+
+WIDTHS = math.exp(-5), math.exp(1)
+"""The least and the greatest width of a Gaussian head."""
 
 
 class LatentHeads(nn.Module):
@@ -50,49 +53,32 @@ class LatentHeads(nn.Module):
         return self.body((points - self.mean) / self.scale) / self.temperature
 
 
-class OnMapped(nn.Module):
-    """A network of $w = m(z)$ as one of latent points $z$; the mapping is evaluated once for all attributes."""
+class OnSpace(nn.Module):
+    """A network of $w = m(z)$ or of pictures $g(z)$ as one of latent points $z$; these are evaluated once for all attributes."""
 
-    def __init__(self, network: Callable[[Tensor], Any], generator: Generator) -> None:
+    def __init__(self, network: Callable[[Tensor], Any], generator: Generator, space: str) -> None:
         super().__init__()
-        self.network, self.generator = network, generator
+        self.network, self.generator, self.space = network, generator, space
 
     def forward(self, z: Tensor) -> Any:
-        return self.network(self.generator.map(z))
-
-
-class OnPictures(nn.Module):
-    """A network of pictures $g(z)$ as one of latent points $z$; the generator is evaluated once for all attributes."""
-
-    def __init__(self, network: Callable[[Tensor], Any], generator: Generator) -> None:
-        super().__init__()
-        self.network, self.generator = network, generator
-
-    def forward(self, z: Tensor) -> Any:
-        return self.network(self.generator.pictures(z))
+        return self.network(self.generator.map(z) if self.space == "w" else self.generator.pictures(z))
 
 
 class FixedWidth(nn.Module):
-    """A network of a value as a Gaussian head of one width: values with shape $(B, 1)$ and their log widths.
+    """A column of a network, times `scale` plus `centre`, as a Gaussian head of one width: values of shape $(B, 1)$ and log widths."""
 
-    Args:
-        network: The network; its output has shape $(B,)$ or $(B, K)$.
-        width: The width of the Gaussian.
-        column: The column of the output.
-        centre: A number that is added to the output.
-        scale: A number that the output is multiplied by before.
-    """
-
-    def __init__(self, network: Callable[[Tensor], Tensor], width: float, column: int = 0, centre: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(self, network: Any, width: float, column: int = 0, centre: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
         self.centre, self.scale = centre, scale
         self.network, self.column = network, column
         self.log_width = math.log(check_number("width", width, above=0))
-        if not -5 <= self.log_width <= 1:
-            raise OptionError(f"width must be between 0.0068 and 2.71, got {width}; scale the value to about unit spread.")
+        if not WIDTHS[0] <= width <= WIDTHS[1]:
+            raise OptionError(
+                f"width must be between {WIDTHS[0]:.2g} and {WIDTHS[1]:.3g}, got {width}; scale the value to about unit spread."
+            )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        output = evaluate_once(self.network, z, {}, always=True)
+        output = ce.shared(self.network)(z)
         value = output.unsqueeze(1) if output.ndim == 1 else output[:, self.column : self.column + 1]
         value = value * self.scale + self.centre
         return value, torch.full_like(value, self.log_width)
@@ -101,12 +87,12 @@ class FixedWidth(nn.Module):
 class LogOdds(nn.Module):
     """The log odds of a binary attribute, from logits of one column or of two, in units of `unit`."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], columns: slice | None, unit: float) -> None:
+    def __init__(self, network: Any, columns: slice | None, unit: float) -> None:
         super().__init__()
         self.network, self.columns, self.unit = network, columns, unit
 
     def forward(self, z: Tensor) -> Tensor:
-        logits = evaluate_once(self.network, z, {}, always=True)
+        logits = ce.shared(self.network)(z)
         logits = logits.unsqueeze(1) if logits.ndim == 1 else logits if self.columns is None else logits[:, self.columns]
         if logits.shape[1] > 2:
             raise ShapeError(f"A grade is that of two labels; the network returned logits of {logits.shape[1]}.")
@@ -114,19 +100,10 @@ class LogOdds(nn.Module):
 
 
 def network_on(space: str, network: Callable[[Tensor], Any], generator: nn.Module | None) -> Callable[[Tensor], Any]:
-    """Returns a network of points of a space as one of latent points.
-
-    Args:
-        space: What the network takes: `z`, `w = m(z)` or `x = g(z)`.
-        network: The network.
-        generator: The generator.
-
-    Raises:
-        OptionError: The space is unknown, or the base has no generator of this package.
-    """
+    """Returns a network of points of a space as one of latent points."""
     check_choice("on", space, ("z", "w", "x"))
     if space == "z":
         return network
     if not isinstance(generator, Generator):
         raise OptionError(f"A network on {space} needs a base whose decoder is a Generator: `composable_energy_latent.latent` makes one.")
-    return (OnMapped if space == "w" else OnPictures)(network, generator)
+    return OnSpace(network, generator, space)

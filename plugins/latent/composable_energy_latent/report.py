@@ -4,27 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-_BINS = 15
-
-
-def calibration_error(probabilities: Tensor, right: Tensor, bins: int = _BINS) -> float:
-    r"""Returns the expected calibration error, $\sum_b \tfrac{n_b}{n} \lvert \text{accuracy}_b - \text{confidence}_b \rvert$.
-
-    Args:
-        probabilities: The probability of the predicted label, with shape $(N,)$.
-        right: Whether the prediction is right, with shape $(N,)$.
-        bins: The number of bins of equal width.
-
-    References:
-        On calibration of modern neural networks (Guo et al., 2017), https://arxiv.org/abs/1706.04599
-    """
-    place = (probabilities * bins).long().clamp(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, (right.double() - probabilities.double()))
-    return float(gaps.abs().sum() / max(1, len(right)))
-
 
 @dataclass(frozen=True)
 class AttributeReport:

@@ -7,8 +7,6 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_latent import LACE, LabelError, fit_attributes, latent
-from composable_energy_latent.labels import columns_of_labels
-from composable_energy_latent.refine import driven
 
 
 def base(prior=3):
@@ -48,57 +46,36 @@ def test_draws_have_the_attributes_that_were_asked_for(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on", ["z", "w"])
-def test_a_seed_gives_the_same_heads(on):
+def test_a_seed_gives_the_same_heads():
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     state = torch.get_rng_state()
-    first, again, other = (fit_attributes(base(), labeller, on=on, count=300, steps=20, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (fit_attributes(base(), labeller, on="w", count=300, steps=20, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first["bright"](z), again["bright"](z))
     assert not torch.equal(first["bright"](z), other["bright"](z))
 
 
 @pytest.mark.full
-def test_priors_that_are_energies_and_uniform_ones():
+def test_a_prior_may_be_an_energy():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(3,), name="ring")
-    for prior in (ring, torch.distributions.Uniform(-torch.ones(3), torch.ones(3))):
-        found = fit_attributes(base(prior), lambda x: {"up": x[:, 0] > 0}, count=1000, steps=200, seed=0)
-        assert found.report["up"].accuracy > 0.9
+    found = fit_attributes(base(ring), lambda x: {"up": x[:, 0] > 0}, count=300, steps=200, seed=0)
+    assert found.report["up"].accuracy > 0.9
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("on", ["z", "w"])
-def test_rounds_label_the_pictures_that_a_flow_is_led_to(on):
+def test_rounds_label_the_pictures_that_a_flow_is_led_to():
     seen, box = [], torch.distributions.Uniform(-torch.ones(3), torch.ones(3))
 
     def labels(x):
         seen.append(x)
         return labeller(x)
 
-    found = fit_attributes(base(box), labels, on=on, count=2001, rounds=2, steps=300, seed=0)
+    found = fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0)
     x = torch.cat(seen)
     assert len(x) == found.report.pictures == 2001 and found.report.held_out == 100
     shares = [(labeller(part)["side"] == 1).double().mean() for part in (x[:1001], x[1001:])]
     assert x.abs().max() < 1 and abs(shares[0] - shares[1]) < 0.1  # labels as frequent as before, from other latent points
     assert found.report["side"].accuracy > 0.9
-
-
-@pytest.mark.slow
-def test_a_flow_leads_to_the_labels_that_are_asked():
-    z = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    columns = columns_of_labels({"right": torch.arange(40) % 2 == 0, "up": torch.linspace(-0.2, 0.2, 40)})
-    box = latent(nn.Identity(), torch.distributions.Uniform(-torch.ones(2), torch.ones(2)))
-    led = driven(box, lambda z: torch.stack([20 * z[:, 0], z[:, 1] / columns[1].scale], 1), columns, z, seed=0)
-    assert led.abs().max() <= 1
-    right = (led[:, 0] > 0).double().mean()
-    assert 0.2 < right < 0.8 and led[:, 0].abs().min() > 0.01
-    assert led[:, 1].abs().median() < 0.25 < z[:, 1].abs().median()
-
-
-def test_labels_keep_their_names_in_all_rounds():
-    calls = iter(range(10))
-    with pytest.raises(LabelError, match="gave a first and b later"):
-        fit_attributes(base(), lambda x: {"a" if next(calls) == 0 else "b": x[:, 0] > 0}, count=300, rounds=1, steps=1)
 
 
 def test_a_tensor_of_labels_has_names(capsys):
@@ -113,15 +90,11 @@ def test_a_tensor_of_labels_has_names(capsys):
     ("labels", "says"),
     [
         (lambda x: {"rare": x[:, 0] > 2}, "Of 200 pictures 0 show rare, too few"),
-        (lambda x: {"always": x[:, 0] < 2}, "a picture without always"),
-        (lambda x: {"few": torch.arange(len(x)) * 4 // len(x) * 2}, "few=1"),
         (lambda x: {"a": -(x[:, 0] > 0).long()}, "whole numbers from 0"),
         (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
         (lambda x: {"tone": x[:, 0] * 0 + 3}, "same value of tone, 3"),
         (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
         (lambda x: x > 0, "give one name for each column"),
-        (lambda x: [True] * len(x), "returned a list"),
-        (lambda x: {}, "no attribute"),
     ],
 )
 def test_labels_that_teach_nothing_are_refused(labels, says):
@@ -129,17 +102,20 @@ def test_labels_that_teach_nothing_are_refused(labels, says):
         fit_attributes(base(), labels, count=200, steps=1)
 
 
-def test_widths_stay_within_those_of_heads():
+def test_widths_stay_within_those_of_heads_and_labels_keep_their_names():
     fine, coarse = (lambda x: {"v": x[:, 0] * 1e-3}), (lambda x: {"v": torch.randn(len(x)) * 100})
     assert fit_attributes(base(), fine, count=300, steps=50).report["v"].width > 0.0067
     with torch.random.fork_rng(), pytest.raises(LabelError, match="divide them by"):
         fit_attributes(base(), coarse, count=300, steps=10)
+    calls = iter(range(10))
+    with pytest.raises(LabelError, match="gave a first and b later"):
+        fit_attributes(base(), lambda x: {"a" if next(calls) == 0 else "b": x[:, 0] > 0}, count=300, rounds=1, steps=1)
 
 
 def test_other_wrong_arguments():
     plain = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=nn.Linear(3, 4))
     with pytest.raises(LabelError, match="no Generator as its decoder"):
         fit_attributes(plain, labeller, count=200)
-    for wrong in ({"on": "x"}, {"count": 5}, {"rounds": -1}, {"rounds": 2}, {"steps": 0}, {"rate": 0.0}, {"width": 0}):
+    for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"width": 0}):
         with pytest.raises(OptionError):
             fit_attributes(base(), labeller, **{"count": 200, "steps": 1, **wrong})

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_latent import Generator, GeneratorError, LatentHeads, attribute, continuous, graded, latent
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -15,29 +15,28 @@ G = torch.Generator().manual_seed(0)
 FIRST, SECOND = torch.randn(6, 4, generator=G), torch.randn(12, 6, generator=G)
 
 
-class Counted(nn.Module):
-    """Counts its calls in a list that copies share."""
-
-    def __init__(self, weights: torch.Tensor, calls: list[int], shape: tuple[int, ...] = (-1,)) -> None:
-        super().__init__()
-        self.weights, self.shape = nn.Parameter(weights), shape
-        self.calls = Calls(calls)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.found.append(len(x))
-        return torch.tanh(x.flatten(1) @ self.weights.T).unflatten(1, self.shape)
+RING = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
 
 
-class Calls:
-    def __init__(self, found: list[int]) -> None:
-        self.found = found
-
+class Calls(list):
     def __deepcopy__(self, memo):
         return self
 
 
-def counted(prior=4) -> tuple[ce.Energy, list[int], list[int]]:
-    mapping, synthesis = [], []
+class Counted(nn.Module):
+    """Counts its calls in a list that copies share."""
+
+    def __init__(self, weights: torch.Tensor, calls: Calls, shape: tuple[int, ...] = (-1,)) -> None:
+        super().__init__()
+        self.weights, self.shape, self.calls = nn.Parameter(weights), shape, calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(x))
+        return torch.tanh(x.flatten(1) @ self.weights.T).unflatten(1, self.shape)
+
+
+def counted(prior=4) -> tuple[ce.Energy, Calls, Calls]:
+    mapping, synthesis = Calls(), Calls()
     base = latent(Counted(SECOND, synthesis, (3, 2, 2)), prior, mapping=Counted(FIRST, mapping))
     mapping.clear(), synthesis.clear()
     return base, mapping, synthesis
@@ -47,11 +46,10 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
     return 5 * images.mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("copies", [1, 2, 5])
-def test_one_gradient_evaluates_the_generator_once(copies):
+def test_one_gradient_evaluates_the_generator_once():
     base, mapping, synthesis = counted()
-    on_x = [attribute(base, lambda x, i=i: brightness(x) - i, f"x{i}", on="x") for i in range(copies)]
-    on_w = [attribute(base, lambda w, i=i: w[:, i] * 3, f"w{i}", on="w") for i in range(copies)]
+    on_x = [attribute(base, lambda x, i=i: brightness(x) - i, f"x{i}", on="x") for i in range(3)]
+    on_w = [attribute(base, lambda w, i=i: w[:, i] * 3, f"w{i}", on="w") for i in range(3)]
     plain = ce.as_energy(lambda x: x.square().sum((1, 2, 3)), event_shape=(3, 2, 2), name="dark")
     value = continuous(base, brightness, "value", on="x", width=0.5)
     E = ce.all_of(*on_x, *on_w, plain, value(0.2)) | ~(on_x[0] & on_w[0])
@@ -63,7 +61,7 @@ def test_one_gradient_evaluates_the_generator_once(copies):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("prior", [4, (4,), Normal(torch.zeros(4), 1.0), Uniform(-torch.ones(4), torch.ones(4))])
+@pytest.mark.parametrize("prior", [Uniform(-torch.ones(4), torch.ones(4)), RING])
 def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     base, _, _ = counted(prior)
     right = attribute(base, lambda z: 3 * z[:, 0], "right")
@@ -75,30 +73,14 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     torch.testing.assert_close((right | ~right).evidence(x), torch.zeros(5), atol=1e-5, rtol=0)
 
 
-@pytest.mark.full
-def test_an_energy_is_a_prior():
-    ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
-    base = latent(Counted(SECOND, [], (3, 2, 2)), ring, mapping=Counted(FIRST, []), name="ring")
-    z = base.latents.sample(200, seed=0)
-    assert abs(z.norm(dim=1).mean() - 2) < 0.4
-    torch.testing.assert_close(base(z), ring(z))
-    torch.testing.assert_close(ce.as_energy(ring, decoder=base.decoder)(z), ring(z))
-    assert base.sample(2, seed=0, steps=2).shape == (2, 3, 2, 2)
-    with pytest.raises(ExpressionError, match="already an energy of latent points"):
-        ce.as_energy(base, decoder=base.decoder)
-
-
 def test_a_prior_is_never_pulled_back():
     base, _, synthesis = counted()
     prior = ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide")
     E = base & prior
     E(torch.zeros(2, 4))
     assert not synthesis
-    for shape in ((5,), (), (3, 4, 4)):
-        with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
-            base & ce.as_energy(Normal(torch.zeros(shape), 1.0), name="wrong")
-    with pytest.raises(ExpressionError, match="of unknown shape"):
-        base & (lambda z: z.square().sum(1))
+    with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
+        base & ce.as_energy(Normal(torch.zeros(5), 1.0), name="wrong")
     square = latent(lambda z: z * 2, (3, 2, 2))
     with pytest.raises(ExpressionError, match="the shape of both"):
         square & ce.as_energy(Normal(torch.zeros(3, 2, 2), 1.0))
@@ -116,8 +98,6 @@ def test_attributes_agree_in_all_spaces():
     expected = (brightness(x) - 0.4).square() / (2 * 0.3**2)
     found = age(0.4).evidence(z)
     torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-4, rtol=1e-4)
-    near = age.near(0.4, 0.2)
-    torch.testing.assert_close((-near.evidence(z)).exp() + (-(~near).evidence(z)).exp(), torch.ones(6))
 
 
 def test_heads_are_saved_with_an_expression(tmp_path):
@@ -133,9 +113,7 @@ class TestBadGenerators:
     @pytest.mark.parametrize(
         ("function", "says"),
         [
-            (lambda z: z[0], "one picture each|one for each|expected"),
             (lambda z: [z], "returned a list"),
-            (lambda z: z.round().long(), "tensor of torch.int64"),
             (lambda z: z / 0 * 0, "NaN or infinite values for 2 of 2"),
             (lambda z: z + torch.rand(1), "random numbers of its own"),
             (lambda z: z - z.mean(0), "depends on the other points"),
@@ -146,29 +124,20 @@ class TestBadGenerators:
     def test_are_refused_when_they_are_made(self, function, says):
         with pytest.raises(GeneratorError, match=says):
             latent(function, 4)
-
-    def test_that_break_later_are_reported(self):
         base = latent(lambda z: torch.where(z > 3, torch.nan, z), 2)
-        with pytest.raises(GeneratorError, match="NaN or infinite values for 1 of 3"):
+        with pytest.raises(GeneratorError, match="NaN or infinite values for 1 of 3"):  # also later
             base.decoder(torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]))
 
-    def test_latents_of_a_wrong_shape(self):
+    def test_wrong_arguments(self):
         base = latent(nn.Linear(4, 3), 4)
         with pytest.raises(ShapeError, match=r"\(B, 4\), got \(2, 5\)"):
             base.decoder(torch.zeros(2, 5))
         with pytest.raises(ShapeError, match=r"\(B, 4\)"):
             attribute(base, lambda z: z[:, 0], "a")(torch.zeros(2, 5))
-        with pytest.raises(DtypeError, match="float64"):
-            base.decoder(torch.zeros(2, 4).double())
         with pytest.raises(GeneratorError, match=r"shape \(4\), the prior has \(3\)"):
             latent(Generator(nn.Linear(4, 3), (4,)), 3)
-
-    def test_other_wrong_arguments(self):
-        base = latent(nn.Linear(4, 3), 4)
         with pytest.raises(OptionError, match="A prior is"):
             latent(nn.Linear(4, 3), "normal")  # type: ignore[arg-type]
-        with pytest.raises(OptionError, match="not known"):
-            latent(nn.Linear(4, 3), ce.as_energy(lambda z: z.sum(1)))
         with pytest.raises(OptionError, match="on must be one of"):
             attribute(base, lambda z: z[:, 0], "a", on="y")  # type: ignore[arg-type]
         with pytest.raises(OptionError, match="whose decoder is a Generator"):
@@ -177,5 +146,3 @@ class TestBadGenerators:
             continuous(base, lambda z: z[:, 0], "a", width=1e-4)
         with pytest.raises(OptionError, match="two labels"):
             graded(ce.ClassifierEnergy(LatentHeads(4, 3), 2, base))
-        with pytest.raises(OptionError, match="decoder must be a Module"):
-            ce.as_energy(ce.as_energy(Normal(torch.zeros(4), 1.0)), decoder=lambda z: z)

@@ -65,9 +65,8 @@ class SideChainEnergy(Energy):
 
     def forward(self, chi: Tensor, *, context: Tensor) -> Tensor:
         check_context(context, chi.shape)
-        if chi.ndim == 2:
-            return self._energies(chi, context)
-        return self._energies(chi.flatten(0, 1), context.flatten(0, 1)).view(chi.shape[:2]).sum(1)
+        energies = self._combine(self._angle_features(chi, context), self._scales(context))
+        return energies if chi.ndim == 2 else energies.sum(1)
 
     def of_each(self, chi: Tensor, context: Tensor) -> Tensor:
         r"""Returns the energies of several points for each context, with shape $(B, K)$; the context is evaluated once.
@@ -78,9 +77,6 @@ class SideChainEnergy(Energy):
         """
         check_context(context, chi[:, 0].shape)
         return self._combine(self._angle_features(chi, context[:, None]), self._scales(context)[:, None])
-
-    def _energies(self, chi: Tensor, context: Tensor) -> Tensor:
-        return self._combine(self._angle_features(chi, context), self._scales(context))
 
     def _combine(self, features: Tensor, scales: Tensor) -> Tensor:
         first, shift, second, offset = scales.chunk(4, -1)

@@ -76,14 +76,11 @@ def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *,
     """
     check_integer("candidates", candidates)
     generator, found = torch.Generator().manual_seed(seed), []
-    with torch.no_grad():
-        for part in context.split(_CHUNK):
-            uniforms = torch.rand(len(part), candidates, ANGLES, generator=generator).to(part)
-            chi = library.draw(part, uniforms)
-            ratios = -energy.of_each(chi, part) - library.log_prob(chi, part)
-            chosen = torch.multinomial(ratios.softmax(1), 1, generator=generator)[:, 0]
-            rows = torch.arange(len(part))
-            found.append(torch.where(angle_mask(part), chi[rows, chosen], (2 * uniforms[rows, chosen] - 1) * math.pi))
+    for part in context.split(_CHUNK):
+        uniforms, chi, ratios = _weighed(energy, part, library, candidates, generator)
+        chosen = torch.multinomial(ratios.softmax(1), 1, generator=generator)[:, 0]
+        rows = torch.arange(len(part))
+        found.append(torch.where(angle_mask(part), chi[rows, chosen], (2 * uniforms[rows, chosen] - 1) * math.pi))
     return torch.cat(found)
 
 
@@ -106,12 +103,18 @@ def log_probs(
         OptionError: The number of draws is not positive.
     """
     check_integer("draws", draws)
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    parts = [_weighed(energy, part, library, draws, generator)[2] for part in context.split(_CHUNK)]
+    log_z = torch.cat([ratios.logsumexp(1) - math.log(draws) for ratios in parts])
     with torch.no_grad():
-        for part in context.split(_CHUNK):
-            drawn = library.draw(part, torch.rand(len(part), draws, ANGLES, generator=generator).to(part))
-            ratios = -energy.of_each(drawn, part) - library.log_prob(drawn, part)
-            found.append(ratios.logsumexp(1) - math.log(draws))
-        log_z = torch.cat(found)
-        known = torch.where(angle_mask(context), chi, 0.0)
-        return -energy(known, context=context) - log_z, log_z
+        return -energy(torch.where(angle_mask(context), chi, 0.0), context=context) - log_z, log_z
+
+
+@torch.no_grad()
+def _weighed(
+    energy: SideChainEnergy, context: Tensor, library: AngleLibrary, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns uniform numbers, the draws of the library that they give, and the log ratios of their densities to those of the library."""
+    uniforms = torch.rand(len(context), count, ANGLES, generator=generator).to(context)
+    chi = library.draw(context, uniforms)
+    return uniforms, chi, -energy.of_each(chi, context) - library.log_prob(chi, context)

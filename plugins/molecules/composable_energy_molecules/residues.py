@@ -1,4 +1,4 @@
-r"""Amino acids: their side-chain dihedrals, and the context of a residue as numbers.
+r"""Amino acids: their side-chain dihedrals, the context of a residue as numbers, and side chains as data.
 
 The *context* of a residue is a row of five numbers: the backbone angles $\phi$ and $\psi$ in radians (NaN at the end of a chain), the
 index of the amino acid in `RESIDUES`, and the groups of the residues before and after it, indices in `GROUPS`. The *angles* of a residue
@@ -79,11 +79,7 @@ _INDEX = {residue.name: index for index, residue in enumerate(RESIDUES)}
 
 
 def index_of(name: str) -> int:
-    """Returns the index of an amino acid in `RESIDUES`.
-
-    Raises:
-        OptionError: The name is unknown.
-    """
+    """Returns the index of an amino acid in `RESIDUES`."""
     if name not in _INDEX:
         raise OptionError(f"{name!r} is none of the 20 amino acids: {', '.join(_INDEX)}.")
     return _INDEX[name]
@@ -133,16 +129,7 @@ def context_of(
 
 
 def check_context(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$.
-
-    Args:
-        context: Contexts, with shape $(*, 5)$.
-        shape: The shape of their angles, $(*, 4)$.
-
-    Raises:
-        ShapeError: The shapes do not fit each other.
-        OptionError: An index is out of range.
-    """
+    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$."""
     if context.shape[-1:] != (CONTEXT,) or tuple(shape[-1:]) != (ANGLES,) or context.shape[:-1] != torch.Size(shape[:-1]):
         raise ShapeError(
             f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), and those of R residues, (B, R, {ANGLES}), one of "
@@ -172,3 +159,58 @@ def angle_periods(context: Tensor) -> Tensor:
         if residue.symmetric:
             table[index, residue.angles - 1] = math.pi
     return table[context[..., 2].long()]
+
+
+@dataclass(frozen=True)
+class SideChains:
+    r"""The side chains of $N$ residues.
+
+    Args:
+        chi: Angles in radians, with shape $(N, 4)$; NaN where atoms are missing, 0 beyond the angles of the amino acid.
+        context: Contexts, with shape $(N, 5)$; see `context_of`.
+        places: Where each residue is, such as `A/LEU 12`; empty for generated residues.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+    """
+
+    chi: Tensor
+    context: Tensor
+    places: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = len(self.chi)
+        if self.chi.shape != (rows, ANGLES) or self.context.shape != (rows, CONTEXT) or len(self.places) not in (0, rows):
+            raise ShapeError(
+                f"Side chains need angles of shape (N, {ANGLES}), contexts of (N, {CONTEXT}) and N places or none, got "
+                f"{tuple(self.chi.shape)}, {tuple(self.context.shape)} and {len(self.places)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.chi)
+
+    def __getitem__(self, rows: slice | Tensor) -> SideChains:
+        """Returns some rows: a slice, indices or truth values."""
+        index = torch.arange(len(self), device=self.chi.device)[rows]
+        return SideChains(self.chi[index], self.context[index], tuple(self.places[i] for i in index.tolist()) if self.places else ())
+
+    @property
+    def mask(self) -> Tensor:
+        """Which angles the amino acids have, with shape (N, 4)."""
+        return angle_mask(self.context)
+
+    @property
+    def names(self) -> list[str]:
+        """The amino acids."""
+        return [RESIDUES[index].name for index in self.context[:, 2].long().tolist()]
+
+    def complete(self) -> SideChains:
+        """Returns the residues that have angles, all of them known, as training needs them.
+
+        Raises:
+            OptionError: There are none.
+        """
+        keep = self.mask.any(1) & self.chi.isfinite().all(1)
+        if not bool(keep.any()):
+            raise OptionError(f"None of {len(self)} residues has a complete side chain with angles.")
+        return self[keep]

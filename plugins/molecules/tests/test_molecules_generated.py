@@ -20,13 +20,14 @@ def grid(points):
     return torch.cat([pairs, torch.zeros_like(pairs)], 1)
 
 
-@pytest.mark.parametrize("residue", ["SER", "VAL", "LEU", "PHE", "ASN"])
-@pytest.mark.parametrize(("phi", "psi"), [(-1.1, -0.8), (-2.1, 2.4), (math.nan, 1.0)])
+@pytest.mark.parametrize(("residue", "phi", "psi"), [("SER", -1.1, -0.8), ("LEU", -2.1, 2.4), ("PHE", math.nan, 1.0)])
 def test_the_density_integrates_to_one(residue, phi, psi):
     """The other two angles are uniform."""
     energy = GeneratedRotamers().double().given(context=context_of(residue, phi, psi, "GLY", "LEU").double())
     mass = (-energy(grid(72))).exp().sum() * (TWO_PI / 72) ** 2 * TWO_PI**2
     assert float(mass) == pytest.approx(1, abs=1e-5)
+    x = grid(1)
+    assert float(energy.log_prob(x)) == pytest.approx(-float(energy(x))) and (energy & energy / 2).support is ce.supports.circle
 
 
 def within(counts, probabilities):
@@ -39,7 +40,7 @@ def within(counts, probabilities):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("residue", ["VAL", "LEU", "GLU", "ARG"])
+@pytest.mark.parametrize("residue", ["LEU", "ARG"])
 def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     exact, rows = GeneratedRotamers(), 20_000
     context = context_of(residue, -1.1, -0.8, "ASP", "SER")
@@ -49,7 +50,7 @@ def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     # the share of a rotamer among points that are closest to it differs from its weight: compare with the expected shares of the density
     log_weights = exact.rotamer_log_probs(context)[0]
     found = torch.bincount(exact.rotamer_of(draws, context.expand(rows, 5)), minlength=len(log_weights))
-    overlap = 0.004 * rows if residue in ("GLU", "ARG") else 0  # components of broad wells overlap
+    overlap = 0.004 * rows if residue == "ARG" else 0  # components of broad wells overlap
     assert within(found, log_weights.exp()) < 4 + overlap / (rows**0.5)
 
 
@@ -60,8 +61,6 @@ def test_samplers_on_the_torus_have_the_shares_of_rotamers():
     draws = exact.given(context=context).sample(chains, steps=160, seed=0)
     weights = exact.rotamer_log_probs(context)[0].exp()
     assert within(torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=len(weights)), weights) < 4
-    unused = torch.stack([draws[:, 2:].cos(), draws[:, 2:].sin()]).mean(1)
-    assert unused.abs().max() < 4 * (0.5 / chains) ** 0.5  # uniform
 
 
 @pytest.mark.slow
@@ -76,18 +75,12 @@ def test_the_context_changes_the_rotamers():
     rows = torch.cat(
         [context_of("LEU", phi, -0.8, side, "GLY") for phi, side in ((-1.1, "GLY"), (-2.1, "GLY"), (-1.1, "TRP"))],
     )
+    assert torch.equal(generate(200, 3).chi, (one := generate(200, 3)).chi) and len(one.complete()) == 200
     weights = exact.rotamer_log_probs(rows).exp()
     assert (weights[0] - weights[1]).abs().max() > 0.05 and (weights[0] - weights[2]).abs().max() > 0.05
     x = generate(3, residues=("LEU",)).chi
     each = torch.stack([exact.given(context=row[None])(point[None])[0] for row, point in zip(rows, x, strict=True)])
     torch.testing.assert_close(exact.given(context=rows)(x), each)
-
-
-def test_generated_data_are_reproducible_and_complete():
-    one, other = generate(200, 3), generate(200, 3)
-    assert torch.equal(one.chi, other.chi) and torch.equal(one.context, other.context)
-    assert len(one.complete()) == 200 and set(one.names) == {"SER", "VAL", "LEU", "PHE", "ASN", "MET", "GLU", "LYS", "ARG"}
-    assert set(generate(20, residues=("LYS",)).names) == {"LYS"}
 
 
 def test_what_cannot_be_generated_is_refused():
@@ -99,9 +92,3 @@ def test_what_cannot_be_generated_is_refused():
         GeneratedRotamers()(torch.zeros(1, 4), context=torch.zeros(1, 4))
     with pytest.raises(OptionError, match="indices below 20"):
         GeneratedRotamers()(torch.zeros(1, 4), context=torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]]))
-
-
-def test_expressions_of_the_energy_live_on_the_torus():
-    base = GeneratedRotamers().given(context=context_of("VAL", -1.1, -0.8))
-    assert (base & base / 2).support is ce.supports.circle
-    assert float(base.log_prob(torch.zeros(1, 4))) == pytest.approx(-float(base(torch.zeros(1, 4))))

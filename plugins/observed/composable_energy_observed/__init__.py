@@ -3,8 +3,7 @@
 from composable_energy_observed.energy import ObservedEnergy
 from composable_energy_observed.interface import Function, Operator
 from composable_energy_observed.noises import Gaussian, Noise, Poisson, Quantised, noise_of
-from composable_energy_observed.operators import OPERATORS, Chain, Identity, Linear, Mask, operator_of
-from composable_energy_observed.pictures import Blur, Downsample, Radon
+from composable_energy_observed.operators import OPERATORS, Blur, Chain, Downsample, Identity, Linear, Mask, Radon, operator_of
 from composable_energy_observed.reward import RewardEnergy
 
 __all__ = [

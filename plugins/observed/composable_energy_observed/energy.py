@@ -10,7 +10,6 @@ from torch import Size, Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.checks import advise_output
 from composable_energy.energies.evaluation import denoised_level
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag, check_number
@@ -63,6 +62,7 @@ class ObservedEnergy(Energy):
 
     y: Tensor
     widens_itself = True
+    grounded = False
 
     def __init__(
         self,
@@ -111,10 +111,6 @@ class ObservedEnergy(Energy):
             "check": False,
         }
 
-    @property
-    def grounded(self) -> bool:
-        return False
-
     def known_level(self, quantile: float) -> float | None:
         return self.noise.level(self.y, quantile)
 
@@ -128,7 +124,7 @@ class ObservedEnergy(Energy):
         predicted: Any = self.operator(x)
         if not isinstance(predicted, Tensor) or not predicted.is_floating_point():
             got = predicted.dtype if isinstance(predicted, Tensor) else type(predicted).__name__
-            raise DtypeError(f"The operator of {self} must return a floating tensor, got {got}.{advise_output(predicted)}")
+            raise DtypeError(f"The operator of {self} must return a floating tensor, got {got}.")
         if predicted.shape != (len(x), *self.y.shape):
             raise ShapeError(
                 f"The operator of {self} gave shape {tuple(predicted.shape)} for points of shape {tuple(x.shape)}, and the measurement "
@@ -168,12 +164,7 @@ class ObservedEnergy(Energy):
 
 
 def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
-    """Tries the operator at one point of random numbers in $[0, 1)$.
-
-    Raises:
-        ExpressionError: It is not differentiable, random, or its result is not finite.
-        ShapeError: It does not fit the measurement.
-    """
+    """Tries the operator at one point of random numbers in $[0, 1)$."""
     x = torch.rand(1, *(energy.event_shape or ()), generator=generator, dtype=energy.y.dtype).to(energy.y.device)
     with torch.enable_grad():
         point = x.clone().requires_grad_()

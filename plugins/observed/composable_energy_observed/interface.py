@@ -1,27 +1,41 @@
-"""The interface of operators: what an instrument makes of a point, without its noise."""
+"""Operators and noise models: modules with a name, that are built from a description and describe themselves."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Size, Tensor, nn
 
-from composable_energy.errors import ExpressionError
+from composable_energy.errors import OptionError
+from composable_energy.options import check_choice
 
 
-class Operator(nn.Module, ABC):
-    """Abstract operator $A$. A subclass writes `forward`, `config` and, if a measurement has another shape than a point, `point_shape`.
+class Described(nn.Module, ABC):
+    """Abstract module whose attributes have the names of the constructor's arguments.
 
     Attributes:
-        name: The name in `OPERATORS`.
-        linear: Whether $A$ is linear; then it has an `adjoint`.
+        name: The name in descriptions.
     """
 
     name: ClassVar[str] = ""
-    linear: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, as numbers, texts and tensors."""
+        found = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return {name: value.item() if isinstance(value, Tensor) and not value.ndim else value for name, value in found.items()}
+
+
+class Operator(Described):
+    """Abstract operator $A$: what an instrument makes of a point, without its noise.
+
+    A subclass writes `forward` and, if a measurement has another shape than a point, `point_shape`.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -39,26 +53,6 @@ class Operator(nn.Module, ABC):
         """Returns a measurement as this operator gives it: a mask takes the measured numbers of a whole picture."""
         return y
 
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, as numbers, texts and tensors."""
-        return {}
-
-    def adjoint(self, y: Tensor, shape: Sequence[int]) -> Tensor:
-        r"""Returns $A^\top y$, with $\langle A x, y \rangle = \langle x, A^\top y \rangle$.
-
-        Args:
-            y: Measurements, with shape $(B, *)$.
-            shape: The shape of one point.
-
-        Raises:
-            ExpressionError: The operator is not linear.
-        """
-        if not self.linear:
-            raise ExpressionError(f"The operator {self} is not linear, so it has no adjoint.")
-        with torch.enable_grad():
-            x = y.new_zeros(len(y), *shape).requires_grad_()
-            return torch.autograd.grad(self(x), x, y)[0]
-
     def __str__(self) -> str:
         return self.name or type(self).__name__
 
@@ -69,8 +63,6 @@ class Function(Operator):
     Args:
         function: The function.
     """
-
-    linear = False
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -85,3 +77,19 @@ class Function(Operator):
     def __str__(self) -> str:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return "function" if name == "<lambda>" else name
+
+
+Kind = TypeVar("Kind", bound=Described)
+
+
+def build(what: str, classes: Mapping[str, type[Kind]], description: str | Mapping[str, Any]) -> Kind:
+    """Returns the operator or noise model of a name, or of a mapping with `name` and options."""
+    options = dict(description) if isinstance(description, Mapping) else {"name": description}
+    name = check_choice(what, options.pop("name", None), classes)
+    known = signature(classes[name]).parameters
+    missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
+    unknown = sorted(options.keys() - known.keys())
+    if missing or unknown:
+        found = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
+        raise OptionError(f"The {what} {name} takes {', '.join(known) or 'no options'}; {found}.")
+    return classes[name](**options)

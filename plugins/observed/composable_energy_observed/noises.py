@@ -3,28 +3,22 @@ r"""Noise models: the probability of a measurement $y$ given what the operator p
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from inspect import signature
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from composable_energy.errors import LiftError, OptionError, ShapeError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events import log_probability
-from composable_energy.options import check_number, nearest
+from composable_energy.options import check_number
+from composable_energy_observed.interface import Described, build
 
 
-class Noise(nn.Module, ABC):
-    """Abstract noise model.
-
-    Attributes:
-        name: The name in `NOISES`.
-    """
-
-    name: ClassVar[str]
+class Noise(Described):
+    """Abstract noise model."""
 
     @abstractmethod
     def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
@@ -35,14 +29,6 @@ class Noise(nn.Module, ABC):
             y: The measurement.
             variance: The variance of the predictions themselves, with shape $(B, 1, \dots)$, at a noise level; None if they are certain.
         """
-
-    @abstractmethod
-    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Returns a measurement, with the shape of the predictions."""
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
 
     def check(self, y: Tensor) -> None:
         """Raises if a measurement is impossible under this model.
@@ -86,9 +72,6 @@ class Gaussian(Noise):
         scale = _widened(self.scale.to(predicted), variance)
         return ((predicted - y) / scale).square() / 2 + (scale.log() + math.log(2 * math.pi) / 2)
 
-    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return predicted + self.scale.to(predicted) * _normal(predicted, generator)
-
     def check(self, y: Tensor) -> None:
         _check_broadcast("scale", self.scale, y)
 
@@ -96,9 +79,6 @@ class Gaussian(Noise):
         """Returns the quantile; the sum of the squares has a chi-squared distribution."""
         constant = self.energies(y[None].double(), y.double()).sum().item()
         return constant + _gamma_quantile(y.numel() / 2, quantile)
-
-    def config(self) -> dict[str, Any]:
-        return {"scale": self.scale if self.scale.ndim else self.scale.item()}
 
 
 class Poisson(Noise):
@@ -127,9 +107,6 @@ class Poisson(Noise):
             return torch.where((rate > 0) & (more < own), power, gaussian)
         return torch.where(possible | rate.isnan(), found, torch.inf)
 
-    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.poisson(self.gain * predicted + self.background, generator)
-
     def check(self, y: Tensor) -> None:
         wrong = (y < 0) | (y != y.round())
         if bool(wrong.any()):
@@ -137,9 +114,6 @@ class Poisson(Noise):
                 f"Poisson noise is for counts, and {int(wrong.sum())} of {y.numel()} numbers are negative or no whole numbers, such as "
                 f"{y[wrong][0]:g}. If y was scaled, give the counts themselves and `Poisson(gain=...)`."
             )
-
-    def config(self) -> dict[str, Any]:
-        return {"gain": self.gain, "background": self.background}
 
 
 class Quantised(Noise):
@@ -160,12 +134,6 @@ class Quantised(Noise):
         y, scale = y.expand_as(predicted), _widened(torch.full_like(predicted, self.scale), variance)
         return -log_probability(predicted, scale, y - self.step / 2, y + self.step / 2)
 
-    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return ((predicted + self.scale * _normal(predicted, generator)) / self.step).round() * self.step
-
-    def config(self) -> dict[str, Any]:
-        return {"step": self.step, "scale": self.scale}
-
 
 NOISES: Mapping[str, type[Noise]] = {cls.name: cls for cls in (Gaussian, Poisson, Quantised)}
 
@@ -174,8 +142,7 @@ def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> 
     """Returns a noise model: itself, the Gaussian of a standard deviation, or that of a name or a mapping with `name` and options.
 
     Raises:
-        OptionError: The name or an option is unknown, missing or out of range.
-        LiftError: It is none of these.
+        OptionError: It is none of these, or a name or option is unknown, missing or out of range.
     """
     if isinstance(noise, Noise):
         return noise
@@ -184,18 +151,8 @@ def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> 
     if isinstance(noise, Tensor) or (isinstance(noise, Real) and not isinstance(noise, bool)):
         return Gaussian(noise)  # pyright: ignore[reportArgumentType]
     if not isinstance(noise, str | Mapping):
-        raise LiftError(f"noise is a standard deviation, a `Noise`, or the name of one, got {noise!r}.")
-    options = dict(noise) if isinstance(noise, Mapping) else {"name": noise}
-    name = options.pop("name", None)
-    if not isinstance(name, str) or name not in NOISES:
-        raise OptionError(f"noise must be one of {', '.join(NOISES)}, got {name!r}.{nearest(str(name), NOISES)}")
-    known = signature(NOISES[name]).parameters
-    missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
-    unknown = sorted(options.keys() - known.keys())
-    if missing or unknown:
-        found = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
-        raise OptionError(f"The noise {name} takes {', '.join(known)}; {found}.")
-    return NOISES[name](**options)
+        raise OptionError(f"noise is a standard deviation, a `Noise`, or the name of one, got {noise!r}.")
+    return build("noise", NOISES, noise)
 
 
 def _widened(scale: Tensor, variance: Tensor | None) -> Tensor:
@@ -220,10 +177,6 @@ def _gamma_quantile(shape: float, quantile: float) -> float:
         below = torch.special.gammainc(a, torch.tensor(middle, dtype=torch.float64)).item() < quantile
         low, high = (middle, high) if below else (low, middle)
     return (low + high) / 2
-
-
-def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 def _format(value: Any) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+import composable_energy as ce
 from composable_energy import Energy, Recommendation
-from composable_energy.energies.conditions import parameters_of
-from composable_energy.errors import ExpressionError, LiftError, OptionError
+from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_number
 
 
@@ -31,7 +31,7 @@ class RewardEnergy(Energy):
         name: The name in expressions; that of the function if empty.
 
     Raises:
-        LiftError: The function is not callable.
+        LiftError: The reward is no function or module.
         OptionError: $\beta$ is no finite number.
 
     References:
@@ -46,6 +46,7 @@ class RewardEnergy(Energy):
     """
 
     stored_texts: ClassVar[tuple[str, ...]] = ("name",)
+    grounded = False
 
     def __init__(
         self,
@@ -57,14 +58,12 @@ class RewardEnergy(Energy):
         name: str = "",
     ) -> None:
         super().__init__()
-        if not callable(function) or isinstance(function, type):
-            raise LiftError(f"A reward is a function or module of points with shape (B, *), got {function!r}.")
         if differentiable not in (None, True, False):
             raise OptionError(f"differentiable must be True, False or None, got {differentiable!r}.")
         self.function, self.beta = function, check_number("beta", beta)
-        self._taken = parameters_of(function, 1)
-        own = type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "__name__", type(function).__name__)
-        self.name = name or ("reward" if own == "<lambda>" else f"reward({own})")
+        lifted = ce.as_energy(function)  # knows the conditions and the name of a function
+        self.conditions, self.required_conditions = lifted.conditions, lifted.required_conditions
+        self.name = name or ("reward" if lifted.name == "energy" else f"reward({lifted.name})")
         self.event_shape = event_shape
         self.has_gradient = self._tried() if differentiable is None else differentiable
         if not self.has_gradient:
@@ -78,18 +77,6 @@ class RewardEnergy(Energy):
             "event_shape": None if self.event_shape is None else tuple(self.event_shape),
             "name": self.name,
         }
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self._taken.names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self._taken.required
-
-    @property
-    def grounded(self) -> bool:
-        return False
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if not self.has_gradient:

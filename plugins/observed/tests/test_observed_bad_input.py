@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.testing import check_energy
 from composable_energy_observed import Blur, Chain, Downsample, Gaussian, Mask, Poisson, Quantised
 
@@ -41,21 +41,14 @@ def test_observations_are_saved_described_and_rebuilt(name, tmp_path):
     energy = gaussian(*PICTURE) & seen()[name]
     energy.save(tmp_path)
     again, x = ce.load(tmp_path), torch.rand(3, *PICTURE)
-    assert again.equals(ce.load(tmp_path))
-    assert torch.equal(again(x), energy(x))
-    assert str(again) == str(energy)
-    assert again.recommended == energy.recommended
-    assert "measured=" in repr(seen()[name]) or "ObservedEnergy" in repr(seen()[name])
-    assert [term.energy.shape for term in energy.explain(x).terms] == [(3,), (3,)]
+    assert again.equals(ce.load(tmp_path)) and torch.equal(again(x), energy(x))
+    assert (str(again), again.recommended) == (str(energy), energy.recommended)
 
 
-def test_a_bare_function_is_not_saved(tmp_path):
+def test_a_bare_function_is_not_saved_and_an_observation_alone_is_not_grounded(tmp_path):
+    observation = ce.observed(torch.ones(2), lambda x: x, 1.0)
     with pytest.raises(ExpressionError, match="cannot be saved"):
-        ce.observed(torch.ones(2), lambda x: x, 1.0).save(tmp_path)
-
-
-def test_an_observation_alone_is_not_grounded_and_a_base_grounds_it():
-    observation = ce.observed(torch.ones(2), None, 1.0)
+        observation.save(tmp_path)
     with pytest.raises(UngroundedError):
         observation.sample(4)
     assert (gaussian(2) & observation).grounded
@@ -76,10 +69,10 @@ def test_an_observation_of_pictures_counts_at_the_decoded_points():
     observation = ce.observed(torch.ones(2, 3), None, 0.5)
     energy, z = prior & observation, torch.randn(5, 3)
     torch.testing.assert_close(energy(z), prior(z) + observation(Double()(z)))
-    draws = energy.sample(2000, seed=0)
+    draws = energy.sample(500, seed=0)
     precision = 1 + 5 / 0.25
-    assert draws.shape == (2000, 2, 3)
-    assert (draws[:, 0].mean(0) - 3 / 0.25 / precision).abs().max() < 4.5 / math.sqrt(2000 * precision)
+    assert draws.shape == (500, 2, 3)
+    assert (draws[:, 0].mean(0) - 3 / 0.25 / precision).abs().max() < 4.5 / math.sqrt(500 * precision)
 
 
 @pytest.mark.slow
@@ -88,7 +81,7 @@ def test_a_measurement_decides_the_sampler_where_there_are_values():
     noisy.recommended = ce.Recommendation("langevin", {"steps": 10})
     assert (noisy & ce.observed(torch.ones(2), None, 1.0)).recommended.sampler == "chees"
     score = ce.ScoreEnergy(lambda x: -x, event_shape=(2,))
-    points = (score & ce.observed(torch.ones(2), None, 1.0)).sample(64, seed=0)
+    points = (score & ce.observed(torch.ones(2), None, 1.0)).sample(64, seed=0, steps=50)
     assert points.isfinite().all()  # by `langevin`, as there are no values
 
 
@@ -102,21 +95,16 @@ class Rounding(nn.Module):
     [
         (lambda: ce.observed(torch.ones(2)), OptionError, "needs its noise"),
         (lambda: ce.observed(torch.ones(2), None, 0.0), OptionError, "positive"),
-        (lambda: ce.observed(torch.ones(2), None, -1.0), OptionError, "positive"),
-        (lambda: ce.observed(torch.ones(2), None, torch.tensor([1.0, 0.0])), OptionError, "positive"),
         (lambda: ce.observed(torch.ones(2), None, torch.ones(3)), ShapeError, "noise has shape"),
         (lambda: ce.observed(torch.ones(2), None, "poison"), OptionError, "Did you mean 'poisson'"),
         (lambda: ce.observed(torch.ones(2), None, "quantised"), OptionError, "missing step, scale"),
         (lambda: ce.observed(torch.ones(2), None, {"name": "poisson", "rate": 1.0}), OptionError, "unknown rate"),
-        (lambda: ce.observed(torch.ones(2), None, object()), LiftError, "standard deviation"),
+        (lambda: ce.observed(torch.ones(2), None, object()), OptionError, "standard deviation"),
         (lambda: ce.observed([1.0], None, 1.0), DtypeError, "is a tensor"),
         (lambda: ce.observed(torch.tensor([1.0, math.nan]), None, 1.0), OptionError, "1 of 2 measured numbers"),
-        (lambda: ce.observed(torch.tensor([1.0, -1.0]), None, "poisson"), OptionError, "counts"),
         (lambda: ce.observed(torch.tensor([1.0, 0.5]), None, "poisson"), OptionError, "counts"),
-        (lambda: ce.observed(torch.ones(2), torch.zeros(2, dtype=torch.bool), 1.0), OptionError, "nothing is measured"),
         (lambda: ce.observed(torch.ones(2), torch.ones(3, dtype=torch.bool), 1.0), ShapeError, "does not fit"),
         (lambda: ce.observed(torch.ones(1, 2, 2), Downsample(2), 1.0, event_shape=(1, 8, 8)), ShapeError, "not \\(1, 8, 8\\)"),
-        (lambda: ce.observed(torch.ones(2), lambda x: x, 1.0, event_shape=(3,)), ShapeError, "expected \\(1, 2\\)"),
         (lambda: ce.observed(torch.ones(2), lambda x: x.detach(), 1.0, event_shape=(2,)), ExpressionError, "not differentiable"),
         (lambda: ce.observed(torch.ones(2), Rounding(), 1.0, event_shape=(2,)), ExpressionError, "rounds"),
         (lambda: ce.observed(torch.ones(2), lambda x: x / 0 * 0, 1.0, event_shape=(2,)), ExpressionError, "not finite"),
@@ -138,9 +126,5 @@ def test_a_function_without_a_shape_is_checked_where_it_is_evaluated():
         (gaussian(2) & ce.observed(torch.ones(2), lambda x: x.detach(), 1.0)).sample(4, seed=0)
     with pytest.raises(ce.errors.SamplingDiverged):
         (gaussian(2) & ce.observed(torch.ones(2), lambda x: x * math.nan, 1.0)).sample(4, seed=0)
-
-
-def test_missing_numbers_of_a_picture_are_masked():
     y = torch.tensor([1.0, math.nan])
-    energy = gaussian(2) & ce.observed(y, Mask(y.isfinite()), 1.0)
-    assert energy(torch.zeros(1, 2)).isfinite().all()
+    assert (gaussian(2) & ce.observed(y, Mask(y.isfinite()), 1.0))(torch.zeros(1, 2)).isfinite().all()

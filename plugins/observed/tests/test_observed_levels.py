@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy_observed import Blur, Downsample, Mask, Poisson, Quantised
+from composable_energy_observed import Blur, Downsample, Poisson, Quantised
 
 CHAINS = 1000
 SHAPE = (1, 4, 4)
@@ -29,7 +29,7 @@ def draw(energy, sampler="sde"):
 
 @pytest.mark.full
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
-@pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("noise", [0.05, 1.0])
 def test_the_posterior_of_some_pixels_is_that_of_the_closed_form(noise, sampler):
     mask = torch.zeros(SHAPE, dtype=torch.bool)
     mask[:, :2] = True
@@ -52,9 +52,8 @@ def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("noise", [0.02, 0.2])
-def test_a_precise_blur_does_not_run_away(noise):
-    operator, truth = Blur(1.0), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+def test_a_precise_blur_does_not_run_away():
+    noise, operator, truth = 0.02, Blur(1.0), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
     x = draw(diffusion() & ce.observed(operator(truth)[0], operator, noise))
     assert x.square().mean() < 1.5
     assert (operator(x) - operator(truth)).square().mean().sqrt() < 3 * noise
@@ -89,10 +88,3 @@ def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     deviation = (p * (grid[:, 0] - mean).square()).sum().sqrt()
     assert abs(x.mean() - mean) < 0.2 * deviation
     assert 0.7 < x.std() / deviation < 1.3
-
-
-@pytest.mark.slow
-def test_a_mask_of_everything_is_as_the_whole_point():
-    y, mask = torch.randn(SHAPE), torch.ones(SHAPE, dtype=torch.bool)
-    whole, masked = (draw(diffusion() & ce.observed(y, operator, 0.1)) for operator in (None, Mask(mask)))
-    torch.testing.assert_close(whole, masked, rtol=1e-4, atol=1e-4)

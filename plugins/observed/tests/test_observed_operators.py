@@ -1,17 +1,12 @@
-"""Operators: linearity and adjoints, shapes, descriptions, against direct computation."""
-
-import math
+"""Operators: shapes, descriptions and results, against direct computation."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
-from composable_energy_observed import OPERATORS, Blur, Chain, Downsample, Function, Identity, Linear, Mask, Radon, operator_of
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy_observed import OPERATORS, Blur, Chain, Downsample, Identity, Linear, Mask, Radon, operator_of
 
 SHAPE = (2, 6, 6)
-F64 = torch.float64
 
 
 def operators():
@@ -27,19 +22,6 @@ def operators():
         "linear": Linear(torch.randn(5, 72), SHAPE),
         "chain": Chain([Blur(0.6), Downsample(2)]),
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", operators())
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_a_linear_operator_and_its_adjoint_have_equal_products(name, seed):
-    operator = operators()[name].double()
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(3, *SHAPE, dtype=F64, generator=generator)
-    y = torch.randn(operator(x).shape, dtype=F64, generator=generator)
-    back = operator.adjoint(y, SHAPE)
-    torch.testing.assert_close((operator(x) * y).flatten(1).sum(1), (x * back).flatten(1).sum(1), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", operators())
@@ -69,14 +51,9 @@ def test_a_blur_is_the_convolution_with_its_kernel_and_keeps_a_constant():
     torch.testing.assert_close(Blur(1.5)(torch.ones(1, 3, 9, 9)), torch.ones(1, 3, 9, 9))
 
 
-def test_projections_at_right_angles_are_sums_of_rows_and_columns():
+def test_projections_are_sums_of_rows_and_columns_and_the_lengths_of_chords_of_a_disc():
     x = torch.rand(1, 1, 5, 5)
-    found = Radon([0.0, 90.0])(x)
-    torch.testing.assert_close(found[:, :, 0], x.sum(2))
-    torch.testing.assert_close(found[:, :, 1], x.sum(3))
-
-
-def test_the_projections_of_a_disc_have_the_lengths_of_its_chords():
+    torch.testing.assert_close(Radon([0.0, 90.0])(x), torch.stack([x.sum(2), x.sum(3)], 2))
     size, radius = 128, 40.0
     axis = torch.arange(size) - (size - 1) / 2
     disc = (axis[:, None] ** 2 + axis**2 <= radius**2).float()[None, None]
@@ -86,37 +63,25 @@ def test_the_projections_of_a_disc_have_the_lengths_of_its_chords():
     assert (found - expected)[:, inner].abs().max() < 0.05 * 2 * radius
 
 
-def test_a_function_has_no_adjoint():
-    with pytest.raises(ExpressionError, match="not linear"):
-        Function(torch.tanh).adjoint(torch.ones(1, 2), (2,))
-
-
 @pytest.mark.parametrize(
     ("build", "error", "match"),
     [
         (lambda: Mask(torch.zeros(3, dtype=torch.bool)), OptionError, "nothing is measured"),
         (lambda: Mask(torch.tensor([0.0, 0.5])), OptionError, "True where a number is measured"),
-        (lambda: Mask(torch.ones(3, dtype=torch.bool)).select(torch.ones(2, 4)), ShapeError, "does not fit"),
         (lambda: Mask(torch.ones(3, dtype=torch.bool))(torch.ones(1, 4)), ShapeError, "does not fit"),
-        (lambda: Blur(0.0), OptionError, "positive"),
         (lambda: Blur(torch.ones(2, 3)), OptionError, "odd length"),
-        (lambda: Blur(torch.full((3, 3), math.nan)), OptionError, "finite"),
         (lambda: Blur(1.0, "mirror"), OptionError, "reflect"),
         (lambda: Blur(3.0)(torch.ones(1, 1, 4, 4)), ShapeError, "too large"),
         (lambda: Blur(1.0)(torch.ones(1, 4, 4)), ShapeError, "B, C, H, W"),
-        (lambda: Downsample(1), OptionError, "at least 2"),
         (lambda: Downsample(4)(torch.ones(1, 1, 6, 6)), ShapeError, "whole squares"),
-        (lambda: Downsample(4).point_shape(torch.Size((6,))), ShapeError, "C, H, W"),
-        (lambda: Radon([]), OptionError, "angles"),
         (lambda: Radon([0.0])(torch.ones(1, 1, 4, 5)), ShapeError, "square"),
         (lambda: Radon([0.0, 1.0]).point_shape(torch.Size((1, 3, 5))), ShapeError, "2 angles"),
-        (lambda: Linear(torch.ones(3)), OptionError, "two axes"),
         (lambda: Linear(torch.ones(3, 4), (5,)), OptionError, "4 columns"),
         (lambda: Chain([]), OptionError, "at least one"),
         (lambda: operator_of("blurr"), OptionError, "Did you mean 'blur'"),
         (lambda: operator_of({"name": "blur", "width": 1.0}), OptionError, "takes kernel, padding"),
         (lambda: operator_of(torch.ones(3)), OptionError, "mask.bool"),
-        (lambda: operator_of(3), LiftError, "function"),
+        (lambda: operator_of(3), OptionError, "function"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(build, error, match):

@@ -68,7 +68,7 @@ def quadrature(energy, low, high):
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("y", "noise"),
-    [(2.0, Poisson()), (0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05)), (2.0, Quantised(1.0, 0.3))],
+    [(0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05))],
     ids=str,
 )
 def test_counts_and_rounded_numbers_give_the_posterior_of_quadrature(y, noise):
@@ -118,7 +118,6 @@ def test_not_a_measurement_excludes_the_points_that_fit_it():
     prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     seen = ce.observed(torch.tensor([1.0, 0.0]), torch.tensor([True, False]), 0.5)
     assert (~seen).level == pytest.approx(1.96**2 / 2 + math.log(0.5 * math.sqrt(2 * math.pi)), rel=1e-3)
-    draws = (prior & ~seen).sample(CHAINS, seed=0)
-    fits = (draws[:, 0] - 1).abs() < 1.96 * 0.5
-    assert fits.float().mean() < 0.05
-    assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * CHAINS)
+    draws = (prior & ~seen).sample(500, seed=0)
+    assert ((draws[:, 0] - 1).abs() < 1.96 * 0.5).float().mean() < 0.05
+    assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * 500)

@@ -33,8 +33,7 @@ def test_a_linear_reward_shifts_a_gaussian():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", [None, "chees"])
-@pytest.mark.parametrize("beta", [2.0, -2.0])
+@pytest.mark.parametrize(("sampler", "beta"), [(None, 2.0), ("chees", -2.0)])
 def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
     reward = ce.reward(above_one, beta, differentiable=False)
     share = 1 - torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(1.0))
@@ -70,43 +69,24 @@ def test_samplers_that_follow_gradients_alone_refuse_a_reward_without_one():
         ce.reward(above_one).with_gradient(torch.zeros(3, 2))
 
 
-def test_a_reward_composes_and_is_described():
-    reward = ce.reward(first, 2.0)
-    x = torch.randn(5, 2)
+def test_a_reward_composes_is_described_and_saved_with_a_network_of_a_plugin(tmp_path):
+    reward, x = ce.reward(first, 2.0), torch.randn(5, 2)
     torch.testing.assert_close((gaussian() & reward)(x), gaussian()(x) - 2 * x[:, 0])
     torch.testing.assert_close((0.5 * reward)(x), -x[:, 0])
     assert str(gaussian() & reward) == "prior & reward(first)"
     assert not reward.grounded
+    with ce.register("encoder", "preference", lambda: torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))):
+        reward = ce.reward(ce.get("encoder", "preference"), 2.0)
+        (gaussian() & reward).save(tmp_path)
+        torch.testing.assert_close(ce.load(tmp_path)(x), (gaussian() & reward)(x))
 
 
 def test_bad_rewards_are_refused():
-    with pytest.raises(LiftError, match="function or module"):
+    with pytest.raises(LiftError, match="callable"):
         ce.reward(3)
-    with pytest.raises(OptionError, match="beta"):
-        ce.reward(first, math.nan)
     with pytest.raises(OptionError, match="differentiable"):
         ce.reward(first, differentiable="no")
     with pytest.raises(ShapeError, match="expected"):
         ce.reward(lambda x: x)(torch.zeros(3, 2))
     with pytest.raises(ExpressionError, match="cannot be saved"):
         ce.reward(first).save("nowhere")
-
-
-class Preference(torch.nn.Module):
-    """A reward with weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Linear(2, 1)
-
-    def forward(self, x):
-        return self.net(x).squeeze(1)
-
-
-def test_a_reward_by_a_network_of_a_plugin_is_saved(tmp_path):
-    x = torch.randn(4, 2)
-    with ce.register("encoder", "preference", Preference):
-        reward = ce.reward(ce.get("encoder", "preference"), 2.0)
-        (gaussian() & reward).save(tmp_path)
-        again = ce.load(tmp_path)
-    torch.testing.assert_close(again(x), (gaussian() & reward)(x))
