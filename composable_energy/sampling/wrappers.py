@@ -153,15 +153,6 @@ def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
     return _RowSelection(energy, torch.arange(rows.start, rows.stop) if isinstance(rows, range) else rows)
 
 
-def chains_of(energy: Energy) -> dict[str, Tensor]:
-    """Returns the condition that says which rows of bound conditions belong to the points of an energy; empty if all do."""
-    while isinstance(energy, EnergyWrapper):
-        if isinstance(energy, _RowSelection):
-            return {CHAINS: energy.rows}
-        energy = energy.energy
-    return {}
-
-
 def repeated(energy: Energy, n: int, times: int) -> Energy:
     """Returns an energy for several points of each chain, for a sampler that gives its chains replicas.
 
@@ -235,14 +226,18 @@ class UnconstrainedEnergy(EnergyWrapper):
         return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
 
 
-def plain_energy(energy: Energy) -> Energy | None:
-    """Returns the expression inside of an energy that a sampler gets; None if chains move in other coordinates.
+def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
+    """Returns the expression inside of an energy that a sampler gets, and the condition that says which chains its points belong to.
 
+    The expression is None if chains move in other coordinates. The condition is empty if all chains have the same bound conditions.
     Compiled energies and guards against exceptions are left out.
     """
+    chains: dict[str, Tensor] = {}
     while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
+        if isinstance(energy, _RowSelection) and not chains:
+            chains = {CHAINS: energy.rows}
         energy = energy.energy
-    return None if isinstance(energy, UnconstrainedEnergy) else energy
+    return None if isinstance(energy, UnconstrainedEnergy) else energy, chains
 
 
 def visible_state(energy: Energy, state: State) -> State:

@@ -19,7 +19,7 @@ from composable_energy.sampling import (
     State,
     Traits,
 )
-from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient, warn_of_weak_evidence
+from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient
 from composable_energy_mcmc.noise_levels import find_start, levels_of
 
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 20.0
@@ -87,7 +87,6 @@ class LevelSampler(Sampler, ABC):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)
-        warn_of_weak_evidence(energy, type(self).__name__.lower())
         low, high, found = find_start(energy, x, noise.child("levels"), (self.sigma_min, self.sigma_max), (_SIGMA_MIN, _SIGMA_MAX))
         mean, scale = found.mean if self.mean is None else self.mean, found.scale if self.scale is None else self.scale
         return replace(self, sigma_min=low, sigma_max=high, mean=mean, scale=scale), x

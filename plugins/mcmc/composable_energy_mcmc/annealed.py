@@ -28,7 +28,7 @@ from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, 
 from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
-from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient, warn_of_weak_evidence
+from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient
 from composable_energy_mcmc.noise_levels import find_start, levels_between, levels_of
 from composable_energy_mcmc.tuning import try_step
 
@@ -145,7 +145,6 @@ class Annealed(Sampler):
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        warn_of_weak_evidence(energy, "annealed")
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
         if "sigma" not in energy.conditions:

@@ -13,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, Traits, emit_warnings
+from composable_energy.sampling import Info, Noise, Sampler, Traits
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
@@ -332,9 +332,9 @@ class FeynmanKac(Sampler):
         few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1
         if self.weighted is None and few:
             seen = f"Weights correct the draws of {energy} only among the chains of a call, and this one has {len(state.x)}."
-            emit_warnings([SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them.")])
+            SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them.").emit()
         if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
             seen = f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}"
             what = "." if state.weighted else ", and from there on the draws follow correctors alone."
             advice = "Draw more chains, take more `levels`, or less sharpened terms; `annealed` draws without weights."
-            emit_warnings([SamplingWarning("ess", seen + what, advice)])
+            SamplingWarning("ess", seen + what, advice).emit()

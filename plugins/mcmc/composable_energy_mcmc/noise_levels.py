@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Noise, emit_warnings, has_rows
+from composable_energy.sampling import Noise, has_rows
 from composable_energy_mcmc.level_gradient import level_gradient
 
 _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
@@ -179,7 +179,7 @@ def _warn_of_start(energy: Energy, found: LevelStart) -> None:
         "So the draws do not follow its density. If its terms count a base more than once, express concepts relative to one base: "
         "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
     )
-    emit_warnings([SamplingWarning("start", seen, advice)])
+    SamplingWarning("start", seen, advice).emit()
 
 
 def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
@@ -189,7 +189,7 @@ def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
     if len(known) and (least := known.min().item()) < low**2 / _LOST:
         seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
         seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."
-        emit_warnings([SamplingWarning("precise", seen, "Use models that know lower levels.")])
+        SamplingWarning("precise", seen, "Use models that know lower levels.").emit()
 
 
 def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[float], LevelStart]) -> None:
@@ -203,7 +203,7 @@ def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[floa
             says = f"At the noise level {wide.sigma:g} the data of {energy} have the standard deviation {math.sqrt(spread):.3g}, at "
             says += f"{found.sigma:g}, where the chains start, {math.sqrt(seen):.3g}: parts of them are too far to be seen there."
             advice = "Say the highest level that the model knows, by `sigma_max` or by its recommendation."
-            emit_warnings([SamplingWarning("start", says, advice)])
+            SamplingWarning("start", says, advice).emit()
             return
 
 

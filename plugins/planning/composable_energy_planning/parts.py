@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy import ClassifierEnergy, Energy, Negation
+from composable_energy import ClassifierEnergy, Energy
 from composable_energy.algebra import Conjunction, Weighted
 from composable_energy.errors import ExpressionError
 from composable_energy_planning.over_time import OverTime
@@ -180,7 +180,7 @@ def _weighted_terms(energy: Energy, weight: float = 1.0) -> list[tuple[Energy, f
 
 def _avoided(term: Energy) -> Entered | None:
     """Returns the zone that a term avoids; None for any other term."""
-    event = term.terms[0] if isinstance(term, Negation) and term.mode == "complement" else None
+    event = term.terms[0] if getattr(term, "mode", None) == "complement" else None
     if isinstance(event, ClassifierEnergy) and event.label == frozenset({1}) and isinstance(event.logits, Entered):
         return event.logits
     return None

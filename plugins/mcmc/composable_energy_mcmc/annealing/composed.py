@@ -10,7 +10,6 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
-from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
@@ -93,7 +92,7 @@ class ComposedDensity:
     def __init__(self, energy: Energy) -> None:
         if has_rows(energy):
             raise ExpressionError(f"All chains of feynman-kac have one density, and {energy} has a condition for each: bind one for all.")
-        plain = plain_energy(energy)
+        plain, _ = plain_energy(energy)
         if plain is None or plain.support is not None:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
         self.energy = plain
@@ -187,11 +186,7 @@ class ComposedDensity:
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
         given = dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))
         with evaluating(given=given, denoised=(x, z, sigma)):
-            return -self.energy(x, **self._at(self.energy, x, sigma)).double()
-
-    @staticmethod
-    def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:
-        return {"sigma": rows_for("sigma", sigma, x)}
+            return -self.energy(x, sigma=sigma).double()
 
 
 def combine(slopes: Tensor, scores: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
-from composable_energy.sampling import Noise, State, emit_warnings, has_rows
+from composable_energy.sampling import Noise, State, has_rows
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.path import evaluate
 from composable_energy_mcmc.batch import select
@@ -72,7 +72,7 @@ def warn_of_last_level(energy: Energy, state: State, rates: Tensor | None, log_w
     """
     if rates is not None and rates.mean() < _FROZEN:
         seen = f"The corrector accepts {rates.mean():.1%} of its steps at the last level, so the draws are those of a higher one."
-        emit_warnings([SamplingWarning("acceptance", seen, "Leave out its step size, so that it is tuned, or give a shorter one.")])
+        SamplingWarning("acceptance", seen, "Leave out its step size, so that it is tuned, or give a shorter one.").emit()
     if log_weight is None or len(log_weight) < _FEWEST or has_rows(energy):
         return
     weight = torch.softmax(log_weight, 0) * len(log_weight)
@@ -82,7 +82,7 @@ def warn_of_last_level(energy: Energy, state: State, rates: Tensor | None, log_w
             f"Chains of `annealed` are not weighed against each other, and by the weights of their paths draws of {energy} are "
             f"{correlation * spread:.2f} standard deviations off along a coordinate."
         )
-        emit_warnings([SamplingWarning("weak", seen, "Use `tempering` or `smc`, or take more `levels` and `corrector_steps`.")])
+        SamplingWarning("weak", seen, "Use `tempering` or `smc`, or take more `levels` and `corrector_steps`.").emit()
 
 
 def _dependence(state: State, weight: Tensor) -> Tensor:
