@@ -83,11 +83,9 @@ def check_gradients(energy: PipelineEnergy, pipeline: Any, call: Callable[..., T
 
 SCHEDULERS = {
     "linear, epsilon": ("DDPMScheduler", {}),
-    "scaled linear, v": ("DPMSolverMultistepScheduler", {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}),
     "cosine, clean": ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False}),
     "trained": ("EulerDiscreteScheduler", {"trained_betas": torch.linspace(1e-3, 0.03, 1000).tolist()}),
     "zero last": ("DDIMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
-    "fewer steps": ("UniPCMultistepScheduler", {"num_train_timesteps": 960, "beta_start": 0.001}),
 }
 
 
@@ -242,15 +240,6 @@ def test_pipelines_pass_the_checks_of_energies(classes):
     check_energy(classes.concept(class_label=1).at(0.5), points(classes))
 
 
-def test_concepts_are_guidance(text):
-    a, b, x = text.concept("a dog"), text.concept("a leash"), points(text)
-    base = text.with_gradient(x, sigma=2.0)[1]
-    one, two = (text.given(**text.encode(prompt)).with_gradient(x, sigma=2.0)[1] - base for prompt in ("a dog", "a leash"))
-    assert one.norm() > 0.01 * base.norm() < 100 * two.norm()
-    found = (a & ce.negate(b, mode="power", weight=1.0)).sharpened(4).with_gradient(x, sigma=2.0)[1]
-    torch.testing.assert_close(found, base + 4 * (one - two), rtol=1e-4, atol=1e-5)
-
-
 def test_two_calls_have_one_base(classes):
     location = classes.config()["location"]
     a, b = (ce.load(f"diffusers:{location}", class_label=label, unconditional=4) for label in (0, 1))
@@ -260,7 +249,7 @@ def test_two_calls_have_one_base(classes):
     torch.testing.assert_close(together.with_gradient(x, sigma=1.0)[1], expected)
 
 
-@pytest.mark.parametrize("sampler", ["ode", "sde", "annealed", "feynman-kac"])
+@pytest.mark.parametrize("sampler", ["sde", "feynman-kac"])
 def test_samplers_take_expressions_of_pipelines(sampler, classes):
     a, b = classes.concept(class_label=0), classes.concept(class_label=1)
     no_b = ~b if sampler == "feynman-kac" else ce.negate(b, mode="power", weight=1.0)

@@ -9,7 +9,6 @@ from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged
-from composable_energy.testing import Gaussian
 from composable_energy_mcmc import SMC
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -69,19 +68,6 @@ def test_points_have_equal_weights_at_the_end():
     assert trace.scalars["ess"][-1] == pytest.approx(n) and 0.3 * n < min(trace.scalars["ess"])
     assert len(trace.energies) == trace.sampler.total_steps and len(x.unique(dim=0)) > 0.95 * n
     assert abs(trace.scalars["log_z"][-1] - math.log(2 * math.pi * 0.09)) < 4 * trace.scalars["log_z_se"][-1]
-
-
-@pytest.mark.slow
-def test_chunks_and_a_stop_change_nothing():
-    energy = Gaussian(torch.ones(2, dtype=F64), 0.3)
-    options = {"sampler": SMC(levels=4, leapfrogs=3, mean=0.0, scale=2.0), "seed": 2, "trace": True}
-    whole, trace = energy.sample(60, **options)
-    parts, chunked = energy.sample(60, batch_size=17, **options)
-    assert min(trace.scalars["ess"]) < 30  # they were resampled on the way
-    torch.testing.assert_close(parts, whole)
-    assert chunked.scalars["log_z"] == pytest.approx(trace.scalars["log_z"])
-    _, begun = energy.sample(60, steps=4, **options)
-    assert torch.equal(energy.sample(60, resume=begun), whole)
 
 
 def test_points_without_a_density_have_no_weight():

@@ -103,11 +103,3 @@ def test_few_chains_warn_that_weights_correct_nothing():
     with pytest.warns(ce.SamplingWarning, match="only among the chains of a call, and this one has 2"):
         right.sharpened(0.3).sample((2, 1), seed=0, dtype=F64)
     BASE.sample((2, 1), sampler=FeynmanKac(levels=10), seed=0, dtype=F64)  # the density of one leaf needs no weights
-
-
-def test_a_run_with_a_plain_term_continues_as_if_it_had_not_stopped():
-    energy, options = BASE & wide, {"seed": 1, "dtype": F64, "trace": True}
-    whole, _ = energy.sample((20, 1), **options)
-    _, begun = energy.sample((20, 1), steps=7, **options)
-    assert torch.equal(energy.sample((20, 1), resume=begun), whole)
-    torch.testing.assert_close(energy.sample((20, 1), batch_size=6, **options)[0], whole)
