@@ -21,13 +21,6 @@ def batched_gradient(energy: Energy, x: Tensor, conditions: Conditions, check: C
     """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone.
 
     The expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched.
-
-    Args:
-        energy: The leaf.
-        x: The points, with shape $(B, *)$.
-        conditions: The checked conditions of this call, among them `sigma`.
-        check: Checks conditions and returns one row for each point.
-        gradient: Returns the gradients at points under conditions.
     """
     evaluation = current()
     if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():

@@ -16,8 +16,7 @@ from composable_energy.errors import ExpressionError, LiftError, OptionError, Sh
 from composable_energy.options import check_choice
 from composable_energy_diffusion.batching import batched_gradient
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, noise_of
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import schedule_of
+from composable_energy_diffusion.schedules import Schedule, schedule_of
 
 _VALUES = "energy"  # the parametrisation of a model that returns energies
 _READY: ContextVar[tuple[Energy, Tensor] | None] = ContextVar("ready", default=None)

@@ -11,22 +11,19 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.errors import ExpressionError
+from composable_energy.options import check_number
 from composable_energy.sampling import (
     Noise,
-    Sampler,
     State,
     Traits,
 )
 from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient
-from composable_energy_mcmc.noise_levels import find_start, levels_of
-
-_SIGMA_MIN, _SIGMA_MAX = 0.01, 20.0
+from composable_energy_mcmc.noise_levels import NoiseLevels
 
 
 @dataclass(frozen=True)
-class LevelSampler(Sampler, ABC):
+class LevelSampler(NoiseLevels, ABC):
     r"""Abstract sampler along noise levels $\sigma_1 > \dots > \sigma_N$, for energies with the condition `sigma`.
 
     The levels are $\sigma_i = \bigl(\sigma_\text{max}^{1/\rho} + \tfrac{i - 1}{N - 1} (\sigma_\text{min}^{1/\rho} -
@@ -34,7 +31,7 @@ class LevelSampler(Sampler, ABC):
     Chains start from a Gaussian that is fitted to denoised points at the highest level.
 
     Args:
-        levels: $N$, at least 2.
+        levels: $N$, at least 2; None takes 40.
         sigma_max: The highest level; None for the highest that all diffusion models in the expression know, at most 200 or what wide data
             need, else that of its recommendation, else 20 or the first higher one at which points are nearly Gaussian.
         sigma_min: The lowest level; None as above, else .01, or a hundredth of the narrowest coordinate.
@@ -43,51 +40,34 @@ class LevelSampler(Sampler, ABC):
         scale: Its standard deviation, a number or a tensor with the shape of one point.
     """
 
-    levels: int = 40
-    sigma_max: float | None = None
-    sigma_min: float | None = None
     rho: float = 7.0
     mean: Tensor | float | None = None
     scale: Tensor | float | None = None
 
+    usual: ClassVar[tuple[int, float, float]] = (40, 0.01, 20.0)
+
     def __post_init__(self) -> None:
-        check_integer("levels", self.levels, 2)
+        super().__post_init__()
         check_number("rho", self.rho, least=0.5, below=100)
-        for name in ("sigma_min", "sigma_max"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0)
         for name in ("mean", "scale"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), Tensor):
                 check_number(name, getattr(self, name))
-        low, high = self.sigma_range
-        if not low < high:
-            raise OptionError(f"sigma_min must be below sigma_max, got {low:g} and {high:g}.")
-
-    @property
-    def total_steps(self) -> int:
-        return self.levels
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The lowest and the highest level."""
-        low = _SIGMA_MIN if self.sigma_min is None else self.sigma_min
-        return low, _SIGMA_MAX if self.sigma_max is None else self.sigma_max
 
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
         low, high = (end ** (1 / self.rho) for end in self.sigma_range)
-        return (high + (step - 1) / (self.levels - 1) * (low - high)) ** self.rho
+        return (high + (step - 1) / (self.total_steps - 1) * (low - high)) ** self.rho
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         scale = math.sqrt(self.sigma_range[1] ** 2 + 1) if self.scale is None else torch.as_tensor(self.scale).to(like)
         x = noise.normal(like) * scale
         return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
-    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
+    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": NoiseLevels.levels_of}, start=start)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)
-        low, high, found = find_start(energy, x, noise.child("levels"), (self.sigma_min, self.sigma_max), (_SIGMA_MIN, _SIGMA_MAX))
+        low, high, found = self.find_start(energy, x, noise.child("levels"))
         mean, scale = found.mean if self.mean is None else self.mean, found.scale if self.scale is None else self.scale
         return replace(self, sigma_min=low, sigma_max=high, mean=mean, scale=scale), x
 
@@ -97,15 +77,15 @@ class LevelSampler(Sampler, ABC):
 
     def evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
         """Returns the state at points at the level of a step."""
-        return State(x, *level_gradient(energy, x, self.level(min(step, self.levels)))[:2])
+        return State(x, *level_gradient(energy, x, self.level(min(step, self.total_steps)))[:2])
 
     def finish(self, energy: Energy, x: Tensor) -> State:
         """Returns the state at the draws, and warns if a term is more precise than the last level."""
         scale = math.hypot(self.sigma_range[1], 1)
         if self.mean is not None:
             scale += torch.as_tensor(self.mean).abs().max().item()
-        x = check_precise_terms(energy, x, self.level(self.levels), scale, type(self).__name__.lower())
-        return self.evaluate(energy, x, self.levels)
+        x = check_precise_terms(energy, x, self.level(self.total_steps), scale, type(self).__name__.lower())
+        return self.evaluate(energy, x, self.total_steps)
 
     def _check(self, energy: Energy) -> None:
         if "sigma" not in energy.conditions:

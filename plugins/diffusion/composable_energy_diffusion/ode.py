@@ -30,7 +30,7 @@ class ODE(LevelSampler):
     its gradients, which is that of its density only approximately: noised products are not products of noised densities.
 
     Args:
-        levels: The number $N$ of noise levels, at least 2.
+        levels: The number $N$ of noise levels, at least 2; None takes 30.
         sigma_max: The highest level; None for that of the models.
         sigma_min: The lowest level; None for that of the models.
         rho: $\rho$; see `LevelSampler`.
@@ -40,11 +40,11 @@ class ODE(LevelSampler):
         Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
     """
 
-    levels: int = 30
+    usual: ClassVar[tuple[int, float, float]] = (30, 0.01, 20.0)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, s = noise.step, self.level(noise.step)
-        if step >= self.levels:
+        if step >= self.total_steps:
             return self.finish(energy, self._last(state, s)), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
         n = self.level(step + 1)
         guess = torch.add(state.x, state.grad, alpha=(n - s) * s)
@@ -53,7 +53,7 @@ class ODE(LevelSampler):
         return self.evaluate(energy, x, step + 1), Info(scalars={"sigma": s, "evaluations": 2.0 * step})
 
     def move(self, state: State, noise: Noise) -> Tensor | None:
-        return self._last(state, self.level(noise.step)) if noise.step >= self.levels else None
+        return self._last(state, self.level(noise.step)) if noise.step >= self.total_steps else None
 
     traits: ClassVar[Traits] = replace(LevelSampler.traits, gradients=2, move=move)
 

@@ -38,7 +38,7 @@ class SDE(LevelSampler):
     counts them.
 
     Args:
-        levels: The number $N$ of noise levels, at least 2.
+        levels: The number $N$ of noise levels, at least 2; None takes 60.
         sigma_max: The highest level; None for that of the models.
         sigma_min: The lowest level; None for that of the models.
         rho: $\rho$; see `LevelSampler`.
@@ -51,7 +51,7 @@ class SDE(LevelSampler):
         DPM-Solver++ (Lu et al., 2022), https://arxiv.org/abs/2211.01095
     """
 
-    levels: int = 60
+    usual: ClassVar[tuple[int, float, float]] = (60, 0.01, 20.0)
     eta: float = 1.0
     order: int = 2
 
@@ -68,14 +68,14 @@ class SDE(LevelSampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         s = self.level(noise.step)
         x = self.move(state, noise)
-        new = self.finish(energy, x) if noise.step >= self.levels else self.evaluate(energy, x, noise.step + 1)
+        new = self.finish(energy, x) if noise.step >= self.total_steps else self.evaluate(energy, x, noise.step + 1)
         denoised = torch.add(state.x, state.grad, alpha=-(s**2))
         return AncestralState(new.x, new.energy, new.grad, denoised), Info(scalars={"sigma": s, "evaluations": float(noise.step)})
 
     def move(self, state: State, noise: Noise) -> Tensor:
         s = self.level(noise.step)
         denoised = torch.add(state.x, state.grad, alpha=-(s**2))
-        if noise.step >= self.levels:
+        if noise.step >= self.total_steps:
             return denoised
         n = self.level(noise.step + 1)
         kept = (n / s) ** (1 + self.eta)

@@ -41,7 +41,7 @@ def test_models_and_parametrisations_that_do_not_fit():
     for wrong in (3, nn.Linear):
         with pytest.raises(LiftError, match="model must be a module or function of points and times"):
             DiffusionEnergy(wrong)
-    with pytest.raises(ExpressionError, match="The model takes no label"):
+    with pytest.raises(ExpressionError, match="takes no label"):
         DiffusionEnergy(labelled, unconditional={"label": 3})
 
 

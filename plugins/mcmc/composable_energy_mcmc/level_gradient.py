@@ -44,15 +44,7 @@ class _Mixed:
     def evaluate(
         self, x: Tensor, sigma: float, denoised: Tensor | None, *, leaves: bool = True, widened: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns energies, and gradients with respect to points with noise and to denoised points.
-
-        Args:
-            x: The points with noise, with shape $(B, *)$.
-            sigma: The noise level.
-            denoised: The denoised points, with the same shape; None leaves plain terms out.
-            leaves: Whether to evaluate the terms with noise levels; else they count as 0, if the others are added to them.
-            widened: Whether terms may allow for the spread of the data around the denoised points.
-        """
+        """Returns energies, and gradients with respect to points with noise and to denoised points, where plain terms are evaluated."""
         with torch.inference_mode(False), torch.enable_grad():
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
@@ -131,13 +123,6 @@ def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, s
 
     A term without noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values
     lower than at the data. NaN makes it a diverged chain. Other expressions are not checked.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-        x: The draws, with shape $(B, *)$.
-        sigma: The lowest noise level.
-        scale: The standard deviation of the points at the highest noise level.
-        sampler: The name of the sampler.
     """
     mixed = _mixed(energy)
     if mixed is None:
@@ -156,15 +141,7 @@ def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, s
 
 
 def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:
-    r"""Returns $(I - \sigma^2 H)\, g$ for the symmetric matrix $H$ of second derivatives of an energy, by a difference of its gradients.
-
-    Args:
-        x: The points, with shape $(B, *)$.
-        slope: $g$, with the same shape.
-        gradient: The gradients of the energy at the points.
-        sigma: $\sigma$.
-        gradient_at: The gradient as a function of points.
-    """
+    r"""Returns $(I - \sigma^2 H)\, g$ for the symmetric matrix $H$ of second derivatives of an energy, by a difference of its gradients."""
     lengths = slope.flatten(1).norm(dim=1) if slope.ndim > 1 else slope.abs()
     step = _STEP * sigma / lengths.clamp_min(torch.finfo(x.dtype).tiny)
     step = unsqueeze_to(torch.where(lengths > 0, step, 0.0), x)

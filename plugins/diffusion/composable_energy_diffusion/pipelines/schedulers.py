@@ -19,9 +19,7 @@ from typing import Any
 import torch
 
 from composable_energy.errors import OptionError
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import EDM, RectifiedFlow, VarianceExploding
-from composable_energy_diffusion.variance_preserving import DiscreteVP
+from composable_energy_diffusion.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule, VarianceExploding
 
 _OUTPUTS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")

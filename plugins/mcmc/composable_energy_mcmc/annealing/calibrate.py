@@ -78,14 +78,7 @@ class _Context:
 
 @dataclass
 class _Calibration:
-    """One call; it keeps results, so that a node that occurs several times stays one node and is estimated once.
-
-    Args:
-        options: The options of `log_z`.
-        excluded: The parts of bases, which stay as they are.
-        results: Energies with their bound conditions and what they became.
-        estimates: Densities with their $\\log Z$.
-    """
+    """One call; it keeps results, so that a node that occurs several times stays one node and is estimated once."""
 
     options: Mapping[str, Any]
     excluded: set[nn.Module]

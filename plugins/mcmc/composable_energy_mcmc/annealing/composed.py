@@ -118,14 +118,7 @@ class ComposedDensity:
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
 
     def derivatives(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Derivatives:
-        """Returns $F$ and its derivatives.
-
-        Args:
-            log_densities: $l$, with shape $(B, M)$.
-            x: The points, with shape $(B, *)$.
-            sigma: The noise level.
-            z: The denoised points, with the same shape; None leaves terms without noise levels out.
-        """
+        """Returns $F$ and its derivatives at log densities of shape $(B, M)$; without denoised points `z`, plain terms are left out."""
         with torch.inference_mode(False), torch.enable_grad():
             at, point = (one.detach().clone().requires_grad_() for one in (log_densities, x))
             points = point, None if z is None else z.detach().clone().requires_grad_()
@@ -150,17 +143,7 @@ class ComposedDensity:
             return self._evaluate(log_densities, x, sigma, z)
 
     def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Widened]:
-        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `level_gradient` does.
-
-        Args:
-            log_densities: $l$, with shape $(B, M)$.
-            scores: The scores of the leaves, with shape $(B, M, *)$.
-            x: The points, with shape $(B, *)$.
-            sigma: The noise level $\sigma$.
-
-        Returns:
-            The denoised points, the derivatives there, and the gradient of terms without noise levels, widened.
-        """
+        r"""Returns the denoised points of the other terms, the derivatives there, and the widened gradient of plain terms."""
 
         def others(densities: Tensor, s: Tensor, at: Tensor) -> Tensor:
             found = self.derivatives(densities, at, sigma, None)

@@ -2,6 +2,7 @@ r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed i
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,15 +17,15 @@ from composable_energy.errors import CalibrationError, ExpressionError, OptionEr
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
 from composable_energy_mcmc.annealing.ais import Path, tune_path
-from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
-from composable_energy_mcmc.annealing.resampling import effective_sample_size
+from composable_energy_mcmc.annealing.schedule import effective_sample_size
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
 _MIN_EFFECTIVE = 0.05
 _MIN_DRAWS = 20
 _PILOT_CHAINS = 1024
 _PILOT_STEPS = 60
+_RESAMPLES, _BISECTIONS, _MARGIN = 200, 60, 30.0  # of the bootstrap, and of Bennett's ratio
 _BASE_FACTOR = 1.2  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 
 
@@ -229,3 +230,49 @@ def event_of_integral(
     if len(set(shapes)) > 1:
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")
     return shapes[0]
+
+
+# Estimates from weights -------------------------------------------------------------------------------------------------------------------
+
+
+def log_mean(log_weights: Tensor) -> Tensor:
+    """Returns the logarithm of the mean of weights along the last axis."""
+    return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+
+
+def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
+    r"""Estimates $c = \log Z_1 - \log Z_0$ from the log weights of paths in both directions, by Bennett's acceptance ratio.
+
+    It solves $\sum_i \sigma(f_i - c - m) = \sum_j \sigma(r_j + c + m)$ with the logistic function $\sigma$ and $m = \log(n_f / n_r)$.
+
+    Args:
+        forward: $f$, with shape $(*, n_f)$: log weights of paths from draws of $p_0$, whose weights have the mean $Z_1 / Z_0$.
+        reverse: $r$, with shape $(*, n_r)$: log weights of paths from draws of $p_1$, whose weights have the mean $Z_0 / Z_1$.
+
+    Returns:
+        The estimates, with the shape of the leading axes.
+
+    References:
+        Efficient estimation of free energy differences from Monte Carlo data (Bennett, 1976), https://doi.org/10.1016/0021-9991(76)90078-4
+    """
+    shift = math.log(forward.shape[-1] / reverse.shape[-1])
+    both = torch.cat([forward, -reverse], -1)  # a path of weight 0 counts, but bounds nothing
+    low = both.where(both.isfinite(), torch.inf).amin(-1) - abs(shift) - _MARGIN
+    high = both.where(both.isfinite(), -torch.inf).amax(-1) + abs(shift) + _MARGIN
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        at = middle[..., None] + shift
+        too_low = torch.sigmoid(forward - at).sum(-1) > torch.sigmoid(reverse + at).sum(-1)
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    return (low + high) / 2
+
+
+def bootstrap_error(forward: Tensor, reverse: Tensor | None, seed: int) -> float:
+    """Returns the standard error of the estimate from log weights of paths, by its standard deviation over resampled paths."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+
+    def resample(weights: Tensor) -> Tensor:
+        return weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator)]
+
+    values = log_mean(resample(forward)) if reverse is None else bennett_acceptance_ratio(resample(forward), resample(reverse))
+    return values.std().item()

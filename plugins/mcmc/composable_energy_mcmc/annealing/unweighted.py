@@ -40,14 +40,6 @@ def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, lev
     """Returns points near the density of the first level: for each chain one of several draws of the Gaussian, taken by their weights.
 
     So few chains start where a steep energy would keep them.
-
-    Args:
-        energy: The energy.
-        like: Points with the shape of all chains, $(B, *)$.
-        noise: The noise of the chains.
-        base: The Gaussian.
-        level: The share of the energy at the first level.
-        temperature: The temperature of the last level.
     """
     states, weights, scores = [], [], []
     for number in range(1, _CANDIDATES + 1):
@@ -62,14 +54,7 @@ def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, lev
 
 
 def warn_of_last_level(energy: Energy, state: State, rates: Tensor | None, log_weight: Tensor | None) -> None:
-    """Warns if the corrector leaves chains where they are, or if the weights of paths depend on where the chains have ended.
-
-    Args:
-        energy: The energy.
-        state: The state at the last level.
-        rates: The mean acceptance of each chain there, with shape $(B,)$.
-        log_weight: The log weights of paths, with shape $(B,)$.
-    """
+    """Warns if the corrector leaves chains where they are, or if the weights of paths depend on where the chains have ended."""
     if rates is not None and rates.mean() < _FROZEN:
         seen = f"The corrector accepts {rates.mean():.1%} of its steps at the last level, so the draws are those of a higher one."
         SamplingWarning("acceptance", seen, "Leave out its step size, so that it is tuned, or give a shorter one.").emit()
