@@ -2,8 +2,8 @@
 
 from composable_energy_diffusion.energy import DiffusionEnergy
 from composable_energy_diffusion.likelihood import LogLikelihood, log_likelihood
-from composable_energy_diffusion.ode import ODE
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, clean_of, noise_of, output_of
+from composable_energy_diffusion.samplers import ODE, SDE
 from composable_energy_diffusion.schedules import (
     EDM,
     SCHEDULES,
@@ -15,7 +15,6 @@ from composable_energy_diffusion.schedules import (
     VarianceExploding,
     schedule_of,
 )
-from composable_energy_diffusion.sde import SDE
 
 __all__ = [
     "EDM",

@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import Noise, twin
-from composable_energy_diffusion.ode import ODE
+from composable_energy_diffusion.samplers import ODE
 from composable_energy_mcmc.level_gradient import level_gradient
 
 _STEP = {torch.float64: 1e-4, torch.float32: 3e-3}  # of finite differences, in units of the noise level
