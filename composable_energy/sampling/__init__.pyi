@@ -24,7 +24,6 @@ from composable_energy.sampling.sampler import start_points as start_points
 from composable_energy.sampling.selection import SamplerLike as SamplerLike
 from composable_energy.sampling.selection import resolve_sampler as resolve_sampler
 from composable_energy.sampling.trace import Trace as Trace
-from composable_energy.sampling.wrappers import energies_and_gradients as energies_and_gradients
 from composable_energy.sampling.wrappers import energy_and_gradient as energy_and_gradient
 from composable_energy.sampling.wrappers import has_rows as has_rows
 from composable_energy.sampling.wrappers import plain_energy as plain_energy

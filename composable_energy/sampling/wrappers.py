@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating
-from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning, warn_caller
+from composable_energy.errors import OptionError, ShapeError, SupportWarning, warn_caller
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, contains, format_support
 
@@ -38,46 +37,6 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
     if not conditions:
         return energy.with_gradient(x)
     return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
-
-
-def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: Any) -> list[tuple[Tensor, Tensor]]:
-    r"""Returns energies and $\nabla E$ of several energies at the same points, as `energy_and_gradient` of each.
-
-    Parts that they share, such as one network under several conditions, are evaluated once.
-
-    Args:
-        energies: The energies.
-        x: The points, with shape $(B, *)$.
-        **conditions: Numbers, or tensors with one row for each point; each energy takes those that it depends on.
-
-    Raises:
-        ExpressionError: An energy has no gradient.
-    """
-    rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
-        point = x.clone() if x.is_inference() else x.detach()
-        point.requires_grad_()
-        for energy in energies:
-            values = energy(point, **{name: row for name, row in rows.items() if name in energy.conditions})
-            if not values.requires_grad:
-                raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them.")
-            gradient = torch.autograd.grad(values.sum(), point, retain_graph=True)[0]
-            values = values.detach()
-            found.append((values if energy.has_value else torch.where(values.isfinite(), 0.0, values), gradient))
-    return found
-
-
-class _Together(Energy):
-    """Energies that are evaluated at the same points."""
-
-    has_value = False
-
-    def __init__(self, energies: Sequence[Energy]) -> None:
-        super().__init__()
-        self.terms = tuple(energies)
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise ExpressionError("Energies that are evaluated together have no common value.")
 
 
 # Wrappers ---------------------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
-from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
+from composable_energy.sampling import State, has_rows, plain_energy
 from composable_energy_mcmc.level_gradient import denoised_pull
 from composable_energy_mcmc.widening import Widened, widen
 
@@ -113,8 +114,16 @@ class ComposedDensity:
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
-        pairs = energies_and_gradients(self.leaves, x, sigma=sigma)
-        values, gradients = zip(*pairs, strict=True)
+        values, gradients = [], []
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(self.leaves)):
+            point = x.detach().clone().requires_grad_()
+            for leaf in self.leaves:
+                energies = leaf(point, sigma=sigma)
+                if not energies.requires_grad:
+                    raise ExpressionError(f"{leaf} has no gradient at its points: it is constant, or detaches them.")
+                gradients.append(torch.autograd.grad(energies.sum(), point, retain_graph=True)[0])
+                energies = energies.detach()
+                values.append(energies if leaf.has_value else torch.where(energies.isfinite(), 0.0, energies))
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
 
     def derivatives(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Derivatives:
@@ -170,6 +179,19 @@ class ComposedDensity:
         given = dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))
         with evaluating(given=given, denoised=(x, z, sigma)):
             return -self.energy(x, sigma=sigma).double()
+
+
+class _Together(Energy):
+    """Energies at the same points, so that parts which they share, such as one network under several conditions, are evaluated once."""
+
+    has_value = False
+
+    def __init__(self, energies: Sequence[Energy]) -> None:
+        super().__init__()
+        self.terms = tuple(energies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ExpressionError("Energies that are evaluated together have no common value.")
 
 
 def combine(slopes: Tensor, scores: Tensor) -> Tensor:
