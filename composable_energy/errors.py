@@ -177,6 +177,10 @@ class SamplingWarning(UserWarning):
         super().__init__(kind, seen, advice)
         self.kind, self.seen, self.advice = kind, seen, advice
 
+    def emit(self) -> None:
+        """Warns at the line that called the library. Samplers may call it."""
+        warn_caller(self)
+
     def __str__(self) -> str:
         return f"{self.kind}: {self.seen} {self.advice}"
 

@@ -155,9 +155,9 @@ class TestErrors:
         ("options", "error", "match"),
         [
             ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
-            ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"\(1, 3\)"),
-            ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"\(1, 3\)"),
-            ({"draws": torch.randn(100, 3)}, ShapeError, r"\(1, 3\)"),
+            ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"got \(3,\) and \(2,\)"),
+            ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"got \(3,\) and \(2,\)"),
+            ({"draws": torch.randn(100, 3)}, ShapeError, r"got \(3,\) and \(2,\)"),
             ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
             ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
             ({"draws": torch.ones(50, 2)}, OptionError, "all the same in a coordinate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -210,11 +210,18 @@ def lacks_level(module: nn.Module) -> bool:
     return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in module.modules())
 
 
-def with_levels(energy: Energy, x: Tensor) -> Energy:
-    """Returns an expression with the levels that are not known yet, as `fill_levels`; parts without them, and all weights, are shared."""
+def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
+    """Returns an expression with the levels that are not known yet, as `fill_levels`; parts without them, and all weights, are shared.
+
+    Args:
+        energy: The expression.
+        find_point: Returns a point with shape $(1, *)$; it is called if a level is missing.
+    """
+    if not lacks_level(energy):
+        return energy
     shared = (item for item in contents(energy) if isinstance(item, Tensor) or (isinstance(item, nn.Module) and not lacks_level(item)))
     filled = copy.deepcopy(energy, {id(item): item for item in shared})
-    fill_levels(filled, x)
+    fill_levels(filled, find_point())
     return filled
 
 

@@ -2,6 +2,7 @@ from composable_energy.arithmetic import unsqueeze_to as unsqueeze_to
 from composable_energy.energies.identity import twin as twin
 from composable_energy.sampling.chains import Observer as Observer
 from composable_energy.sampling.driver import Latents as Latents
+from composable_energy.sampling.driver import integration as integration
 from composable_energy.sampling.driver import sample as sample
 from composable_energy.sampling.kernels import Kernel as Kernel
 from composable_energy.sampling.kernels import StepCoefficients as StepCoefficients
@@ -13,7 +14,6 @@ from composable_energy.sampling.noise import Noise as Noise
 from composable_energy.sampling.observers import Checkpoint as Checkpoint
 from composable_energy.sampling.observers import Progress as Progress
 from composable_energy.sampling.observers import Stop as Stop
-from composable_energy.sampling.results import emit_warnings as emit_warnings
 from composable_energy.sampling.results import warn_of_spacing as warn_of_spacing
 from composable_energy.sampling.sampler import Info as Info
 from composable_energy.sampling.sampler import Sampler as Sampler
@@ -24,7 +24,6 @@ from composable_energy.sampling.sampler import start_points as start_points
 from composable_energy.sampling.selection import SamplerLike as SamplerLike
 from composable_energy.sampling.selection import resolve_sampler as resolve_sampler
 from composable_energy.sampling.trace import Trace as Trace
-from composable_energy.sampling.wrappers import energies_and_gradients as energies_and_gradients
 from composable_energy.sampling.wrappers import energy_and_gradient as energy_and_gradient
 from composable_energy.sampling.wrappers import has_rows as has_rows
 from composable_energy.sampling.wrappers import plain_energy as plain_energy

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import warn_of_shares
+from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
@@ -27,13 +28,13 @@ from composable_energy.sampling.results import (
     Convergence,
     check_far_chains,
     diverged_error,
-    emit_warnings,
     finish,
     warn_of_spacing,
 )
 from composable_energy.sampling.sampler import bound_conditions, changed_options
-from composable_energy.sampling.selection import SamplerLike, recommendations
+from composable_energy.sampling.selection import SamplerLike, recommendations, warn_of_weak_evidence
 from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.supports import format_support, is_full
 
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
 _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
@@ -164,8 +165,9 @@ def sample(
     others = (burn_in, batch_size, on_divergence, allow_improper, compile, first_chain, resume, dtype)
     call = Call(whole, shape, *chosen, *others, options=options, latents=isinstance(energy, Latents))
     points, record = _draw(call)
-    if record.observed:
-        emit_warnings(one for one in record.observed if not trace or one.kind != "diverged")  # `trace.diverged` shows it
+    for warning in record.observed:
+        if not trace or warning.kind != "diverged":  # `trace.diverged` shows it
+            warning.emit()
     return (points, record) if trace else points
 
 
@@ -178,6 +180,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         problem, file = _continue(resolve(call), held)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
         warn_of_shares(call.energy)
+        warn_of_weak_evidence(call.energy, problem.sampler)
         problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
         problem = tune_sampler(problem)
         last_step, noise, step = problem.last_step(), problem.noise, None
@@ -293,6 +296,35 @@ def evaluation_context(energy: Energy) -> Iterator[ExitStack]:
         if threads:
             stack.enter_context(_limited_threads(threads))
         yield stack
+
+
+@contextmanager
+def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = True, **arguments: Any) -> Iterator[Problem]:
+    r"""Resolves a call of `sample` whose density is integrated, not drawn; inside of the context energies are evaluated as by `sample`.
+
+    Args:
+        energy: The energy; that of a latent space is integrated over latent points.
+        shape: $(n, *)$ with the shape of one point.
+        unconstrained: Whether to integrate over the coordinates of a support; else over all of $\mathbb{R}^n$, where the energy is infinite
+            outside of the support.
+        **arguments: `sampler`, its `options` as a mapping, `init`, `seed`, `batch_size`, `dtype` and `device`, as for `sample`.
+
+    Raises:
+        UngroundedError: The energy has no lower bound, or grows too slowly for a finite integral.
+        OptionError: The support has no volume in $\mathbb{R}^n$, and `unconstrained` is False.
+        ComposableEnergyError: Any other error of `sample`.
+    """
+    with evaluation_context(energy):
+        problem = resolve(Call(energy, shape, latents=True, **arguments))
+        if not unconstrained:
+            if not is_full(energy.support):
+                raise OptionError(f"{energy} lives on {format_support(energy.support)}, which has no volume: give no `base`.")
+            problem = replace(problem, plain=problem.whole, points=replace(problem.points, coordinates=None))
+        if energy.log_normalizer is None:
+            zeros = problem.points.zeros()
+            start = zeros.new_full((16, *zeros.shape), torch.inf) if problem.init is None else problem.init
+            check_tails(problem.plain, start, {})
+        yield problem
 
 
 @contextmanager

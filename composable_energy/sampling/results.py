@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from composable_energy.diagnostics.warnings import (
 )
 from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import SamplingDiverged, SamplingWarning, warn_caller
+from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.events import Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged, Observer
 from composable_energy.sampling.observers import TraceRecorder
@@ -188,15 +188,6 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
     advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
     return [SamplingWarning("rounding", seen, advice)]
-
-
-def emit_warnings(found: Iterable[SamplingWarning]) -> None:
-    """Emits warnings at the line that called this package. Samplers may call it."""
-    for warning in found:
-        warn_caller(warning)
-
-
-# The points and the trace -----------------------------------------------------------------------------------------------------------------
 
 
 def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:

@@ -18,6 +18,7 @@ from composable_energy.errors import (
     ExpressionError,
     OptionError,
     PluginNotFound,
+    SamplingWarning,
     UngroundedError,
 )
 from composable_energy.options import Recommendation, nearest_names
@@ -121,6 +122,15 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
         "`'contrast'`); or insist with allow_improper=True."
     )
+
+
+def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
+    """Warns if a sampler without weights follows noise levels of an expression with powers below 1, whose density it does not draw."""
+    traits, name = sampler.traits, type(sampler).__name__.lower()
+    if "sigma" in traits.binds and "sigma" in energy.conditions and not traits.log_densities and weakens_evidence(energy):
+        seen = f"{energy} takes a power below 1 of a density, which {name} does not follow along noise levels: modes get wrong shares."
+        advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
+        SamplingWarning("weak", seen, advice).emit()
 
 
 # Recommendations --------------------------------------------------------------------------------------------------------------------------

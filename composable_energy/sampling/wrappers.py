@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import evaluating
-from composable_energy.errors import ExpressionError, OptionError, ShapeError, SupportWarning, warn_caller
+from composable_energy.errors import OptionError, ShapeError, SupportWarning, warn_caller
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, contains, format_support
 
@@ -38,46 +37,6 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
     if not conditions:
         return energy.with_gradient(x)
     return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
-
-
-def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: Any) -> list[tuple[Tensor, Tensor]]:
-    r"""Returns energies and $\nabla E$ of several energies at the same points, as `energy_and_gradient` of each.
-
-    Parts that they share, such as one network under several conditions, are evaluated once.
-
-    Args:
-        energies: The energies.
-        x: The points, with shape $(B, *)$.
-        **conditions: Numbers, or tensors with one row for each point; each energy takes those that it depends on.
-
-    Raises:
-        ExpressionError: An energy has no gradient.
-    """
-    rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(energies)):
-        point = x.clone() if x.is_inference() else x.detach()
-        point.requires_grad_()
-        for energy in energies:
-            values = energy(point, **{name: row for name, row in rows.items() if name in energy.conditions})
-            if not values.requires_grad:
-                raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them.")
-            gradient = torch.autograd.grad(values.sum(), point, retain_graph=True)[0]
-            values = values.detach()
-            found.append((values if energy.has_value else torch.where(values.isfinite(), 0.0, values), gradient))
-    return found
-
-
-class _Together(Energy):
-    """Energies that are evaluated at the same points."""
-
-    has_value = False
-
-    def __init__(self, energies: Sequence[Energy]) -> None:
-        super().__init__()
-        self.terms = tuple(energies)
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise ExpressionError("Energies that are evaluated together have no common value.")
 
 
 # Wrappers ---------------------------------------------------------------------------------------------------------------------------------
@@ -153,15 +112,6 @@ def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
     return _RowSelection(energy, torch.arange(rows.start, rows.stop) if isinstance(rows, range) else rows)
 
 
-def chains_of(energy: Energy) -> dict[str, Tensor]:
-    """Returns the condition that says which rows of bound conditions belong to the points of an energy; empty if all do."""
-    while isinstance(energy, EnergyWrapper):
-        if isinstance(energy, _RowSelection):
-            return {CHAINS: energy.rows}
-        energy = energy.energy
-    return {}
-
-
 def repeated(energy: Energy, n: int, times: int) -> Energy:
     """Returns an energy for several points of each chain, for a sampler that gives its chains replicas.
 
@@ -235,14 +185,18 @@ class UnconstrainedEnergy(EnergyWrapper):
         return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
 
 
-def plain_energy(energy: Energy) -> Energy | None:
-    """Returns the expression inside of an energy that a sampler gets; None if chains move in other coordinates.
+def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
+    """Returns the expression inside of an energy that a sampler gets, and the condition that says which chains its points belong to.
 
+    The expression is None if chains move in other coordinates. The condition is empty if all chains have the same bound conditions.
     Compiled energies and guards against exceptions are left out.
     """
+    chains: dict[str, Tensor] = {}
     while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
+        if isinstance(energy, _RowSelection) and not chains:
+            chains = {CHAINS: energy.rows}
         energy = energy.energy
-    return None if isinstance(energy, UnconstrainedEnergy) else energy
+    return None if isinstance(energy, UnconstrainedEnergy) else energy, chains
 
 
 def visible_state(energy: Energy, state: State) -> State:

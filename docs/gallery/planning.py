@@ -121,7 +121,7 @@ def animation() -> list[Image.Image]:
     plan, trail, frames = planner.plan(known.start), [known.start], []
     task = Task(known.start, known.goal, Disc(plan[30], 0.1))
     for time in range(1, world.horizon):
-        actions = world.towards(trail[-1][None], plan[1][None], plan[1][None])
+        actions = world.towards(trail[-1][None], plan[1][None])
         trail.append(world.step(trail[-1][None], actions)[0][0])
         if time == 8:
             planner.change(expression(world, energy, task))

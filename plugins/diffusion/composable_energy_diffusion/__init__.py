@@ -2,12 +2,19 @@
 
 from composable_energy_diffusion.energy import DiffusionEnergy
 from composable_energy_diffusion.likelihood import LogLikelihood, log_likelihood
-from composable_energy_diffusion.ode import ODE
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, clean_of, noise_of, output_of
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import EDM, SCHEDULES, RectifiedFlow, VarianceExploding, schedule_of
-from composable_energy_diffusion.sde import SDE
-from composable_energy_diffusion.variance_preserving import Cosine, DiscreteVP, LinearVP
+from composable_energy_diffusion.samplers import ODE, SDE
+from composable_energy_diffusion.schedules import (
+    EDM,
+    SCHEDULES,
+    Cosine,
+    DiscreteVP,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    VarianceExploding,
+    schedule_of,
+)
 
 __all__ = [
     "EDM",

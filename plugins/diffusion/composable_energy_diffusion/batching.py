@@ -10,28 +10,17 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import Conditioned
-from composable_energy.energies.evaluation import current, memoize
+from composable_energy.energies.evaluation import current
 
 Conditions = Mapping[str, Tensor]
+Check = Callable[[Tensor, dict[str, Any]], Conditions]
+Gradient = Callable[[Tensor, Conditions], Tensor]
 
 
-def batched_gradient(
-    energy: Energy,
-    x: Tensor,
-    conditions: Conditions,
-    check: Callable[[Tensor, dict[str, Any]], Conditions],
-    gradient: Callable[[Tensor, Conditions], Tensor],
-) -> Tensor | None:
+def batched_gradient(energy: Energy, x: Tensor, conditions: Conditions, check: Check, gradient: Gradient) -> Tensor | None:
     """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone.
 
     The expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched.
-
-    Args:
-        energy: The leaf.
-        x: The points, with shape $(B, *)$.
-        conditions: The checked conditions of this call, among them `sigma`.
-        check: Checks conditions and returns one row for each point.
-        gradient: Returns the gradients at points under conditions.
     """
     evaluation = current()
     if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():
@@ -41,21 +30,28 @@ def batched_gradient(
         return None
     sigma = conditions["sigma"]
 
-    def compute() -> list[tuple[Conditions, Tensor]]:
-        uses = [conditions]
-        for values in _bound_values(root, energy):
-            rows = check(x, {"sigma": sigma, **values})
-            if torch.equal(rows["sigma"], sigma) and _alike(rows, conditions) and not any(_same(rows, use) for use in uses):
-                uses.append(rows)
-        point = x.detach()
-        if len(uses) == 1:
-            return [(conditions, gradient(point, conditions))]
-        joined = {name: torch.cat([use[name] for use in uses]) for name in conditions}
-        return list(zip(uses, gradient(torch.cat([point] * len(uses)), joined).chunk(len(uses)), strict=True))
+    # `_version` counts writes to a tensor; the memo of the expression ends with its evaluation, and holds what the key names.
+    memo, key = evaluation.memo, ("batched", id(energy), id(x), x._version, id(sigma))
+    if memo is None:
+        return None
+    if key not in memo:
+        memo[key] = _gradients(root, energy, x, conditions, check, gradient), (energy, x, sigma)
+    return next((found for use, found in memo[key][0] if _same(use, conditions)), None)
 
-    # `_version` counts writes to a tensor; the memo of the expression ends with its evaluation.
-    results = memoize(("batched", id(energy), id(x), x._version, id(sigma)), (energy, x, sigma), compute)
-    return next((found for use, found in results if _same(use, conditions)), None)
+
+def _gradients(
+    root: Energy, energy: Energy, x: Tensor, conditions: Conditions, check: Check, gradient: Gradient
+) -> list[tuple[Conditions, Tensor]]:
+    """Returns all conditions under which an expression evaluates a leaf at these points, with the gradients."""
+    sigma, point, uses = conditions["sigma"], x.detach(), [conditions]
+    for values in _bound_values(root, energy):
+        rows = check(x, {"sigma": sigma, **values})
+        if torch.equal(rows["sigma"], sigma) and _alike(rows, conditions) and not any(_same(rows, use) for use in uses):
+            uses.append(rows)
+    if len(uses) == 1:
+        return [(conditions, gradient(point, conditions))]
+    joined = {name: torch.cat([use[name] for use in uses]) for name in conditions}
+    return list(zip(uses, gradient(torch.cat([point] * len(uses)), joined).chunk(len(uses)), strict=True))
 
 
 def _bound_values(root: Energy, energy: Energy) -> list[Mapping[str, Any]]:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.conditions import check_names, parameters_of
+from composable_energy.energies.conditions import parameters_of
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_choice
 from composable_energy_diffusion.batching import batched_gradient
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, noise_of
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import schedule_of
+from composable_energy_diffusion.schedules import Schedule, schedule_of
 
 _VALUES = "energy"  # the parametrisation of a model that returns energies
 _READY: ContextVar[tuple[Energy, Tensor] | None] = ContextVar("ready", default=None)
@@ -78,13 +77,14 @@ class DiffusionEnergy(Energy):
             PARAMETRISATIONS[parametrisation](self.schedule, torch.ones(1))  # whether it fits the schedule
         self.has_value = parametrisation == _VALUES
         self._taken = parameters_of(model, 2)
-        given = dict(unconditional or {})
-        self.unconditional = dict(check_names(name or "The model", given, self._names))
+        self.unconditional = dict(unconditional or {})
         self.name = name or (type(model).__name__ if isinstance(model, nn.Module) else "diffusion")
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
         if decoder is not None:
             self.decoder = decoder
+        if self.unconditional.keys() - self._names:
+            self.given(**self.unconditional)  # raises
 
     @property
     def _names(self) -> frozenset[str]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.energies.checks import check_points
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import Noise, twin
-from composable_energy_diffusion.ode import ODE
+from composable_energy_diffusion.samplers import ODE
 from composable_energy_mcmc.level_gradient import level_gradient
 
 _STEP = {torch.float64: 1e-4, torch.float32: 3e-3}  # of finite differences, in units of the noise level
@@ -82,7 +81,6 @@ def log_likelihood(
         >>> round(found.values.item(), 2)
         -1.84
     """
-    check_points(energy, x)
     probes, exact = check_integer("probes", probes), check_flag("exact", exact)
     path = ODE(check_integer("levels", levels, 2), sigma_max, sigma_min)
     if not len(x):

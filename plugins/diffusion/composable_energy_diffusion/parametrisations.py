@@ -27,12 +27,7 @@ from torch import Tensor
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_choice
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import EDM
-
-
-def _velocity(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    return schedule.rates(sigma)
+from composable_energy_diffusion.schedules import EDM, Schedule
 
 
 def _raw(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +41,7 @@ PARAMETRISATIONS: Mapping[str, Callable[[Schedule, Tensor], tuple[Tensor, Tensor
     "epsilon": lambda schedule, sigma: (torch.zeros_like(sigma), torch.ones_like(sigma)),
     "x0": lambda schedule, sigma: (torch.ones_like(sigma), torch.zeros_like(sigma)),
     "v": lambda schedule, sigma: (-sigma * schedule.scale(sigma), schedule.scale(sigma)),
-    "flow": _velocity,
+    "flow": lambda schedule, sigma: schedule.rates(sigma),
     "score": lambda schedule, sigma: (torch.zeros_like(sigma), -1 / (sigma * schedule.scale(sigma))),
     "edm": _raw,
 }

@@ -1,4 +1,7 @@
-r"""Noise schedules by name, and those that do not preserve the variance.
+r"""Noise schedules: how a diffusion model mixes data and noise, $x_t = a(t)\, x_0 + s(t)\, \epsilon$.
+
+All are described by the noise level $\sigma = s / a$ of the rescaled point $y = x_t / a = x_0 + \sigma \epsilon$, which is the condition
+`sigma` of energies. A schedule says which scale $a$ and which time $t$ belong to a noise level.
 
 References:
     Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
@@ -6,19 +9,200 @@ References:
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_number, nearest
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.variance_preserving import Cosine, DiscreteVP, LinearVP
 
-_FIRST = 1e-3  # the least time of the straight path
+_FIRST = 1e-3  # the least time of continuous schedules
+
+
+class Schedule(ABC):
+    r"""Abstract noise schedule, as functions of the noise level $\sigma$ with any shape, by operations of torch.
+
+    Attributes:
+        name: The name in `SCHEDULES`.
+        time_scale: The model takes `time_scale` times $t$.
+    """
+
+    name: ClassVar[str]
+    time_scale: float = 1.0
+
+    @property
+    @abstractmethod
+    def sigma_range(self) -> tuple[float, float]:
+        """The least and the greatest noise level that the model knows."""
+
+    @abstractmethod
+    def scale(self, sigma: Tensor) -> Tensor:
+        """Returns $a$, by which the model's points are scaled."""
+
+    @abstractmethod
+    def time(self, sigma: Tensor) -> Tensor:
+        """Returns the time that the model takes."""
+
+    def rates(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the derivatives $a'(t)$ and $s'(t)$, with $t$ in the schedule's own unit."""
+        with torch.inference_mode(False), torch.enable_grad():
+            level = sigma.detach().clone().requires_grad_()
+            a, t = self.scale(level) + 0 * level, self.time(level) / self.time_scale
+            (slope,), (pace,) = (torch.autograd.grad(values.sum(), level) for values in (a, t))
+        return slope / pace, (self.scale(sigma) + sigma * slope) / pace
+
+    def config(self) -> dict[str, Any]:
+        """Returns the name and the options, for `schedule_of`."""
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # pyright: ignore[reportArgumentType]
+
+
+# Variance preserving ----------------------------------------------------------------------------------------------------------------------
+
+
+class _VariancePreserving(Schedule):
+    """Schedules with $a^2 + s^2 = 1$."""
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return (1 + sigma.square()).rsqrt()
+
+
+@dataclass(frozen=True)
+class LinearVP(_VariancePreserving):
+    r"""The variance preserving process with a linear rate, $\beta(t) = \beta_0 + t (\beta_1 - \beta_0)$, and time from 0 to 1.
+
+    Args:
+        beta_min: $\beta_0$.
+        beta_max: $\beta_1$.
+        time_scale: The model takes `time_scale` times $t$.
+
+    References:
+        Score-based generative modeling through stochastic differential equations (Song et al., 2021), https://arxiv.org/abs/2011.13456
+    """
+
+    name = "vp"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("beta_min", self.beta_min, above=0)
+        check_number("beta_max", self.beta_max, above=0)
+        check_number("time_scale", self.time_scale, above=0)
+        if not self.beta_min < self.beta_max:
+            raise OptionError(f"beta_min must be below beta_max, got {self.beta_min} and {self.beta_max}.")
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        totals = (t * self.beta_min + t * t * (self.beta_max - self.beta_min) / 2 for t in (_FIRST, 1.0))
+        low, high = (math.sqrt(math.expm1(total)) for total in totals)
+        return low, high
+
+    def time(self, sigma: Tensor) -> Tensor:
+        total, growth = torch.log1p(sigma.square()), self.beta_max - self.beta_min
+        return 2 * self.time_scale * total / (self.beta_min + (self.beta_min**2 + 2 * growth * total).sqrt())
+
+
+@dataclass(frozen=True)
+class Cosine(_VariancePreserving):
+    r"""The variance preserving process with $a(t) \propto \cos\bigl(\tfrac\pi2 \tfrac{t + o}{1 + o}\bigr)$, and time from 0 to 1.
+
+    Args:
+        offset: $o$.
+        time_scale: The model takes `time_scale` times $t$.
+
+    References:
+        Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
+    """
+
+    name = "cosine"
+    offset: float = 0.008
+    time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("offset", self.offset, above=0)
+        check_number("time_scale", self.time_scale, above=0)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        def level(t: float) -> float:
+            return math.sqrt((math.cos(self._angle(0.0)) / math.cos(self._angle(t))) ** 2 - 1)
+
+        return level(_FIRST), level(0.9946)  # the last time of common samplers; at 1 the level is infinite
+
+    def time(self, sigma: Tensor) -> Tensor:
+        angle = torch.acos(math.cos(self._angle(0.0)) * self.scale(sigma))
+        return self.time_scale * (angle * 2 / math.pi * (1 + self.offset) - self.offset)
+
+    def _angle(self, t: float) -> float:
+        return math.pi / 2 * (t + self.offset) / (1 + self.offset)
+
+
+@dataclass(frozen=True)
+class DiscreteVP(_VariancePreserving):
+    r"""The variance preserving process of DDPM: $a_k^2 = \prod_{j \le k} (1 - \beta_j)$ at the steps $k = 0, 1, \dots$
+
+    Between two steps $\log \sigma$ is interpolated linearly, and the model takes the fraction.
+
+    Args:
+        betas: The numbers $\beta_k$, or `"linear"` (.0001 to .02), `"scaled-linear"` (.00085 to .012, linear in the root) or `"cosine"`,
+            with 1,000 steps.
+
+    References:
+        Denoising diffusion probabilistic models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
+    """
+
+    name = "vp-discrete"
+    betas: tuple[float, ...] | str = "linear"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.betas, str):
+            if self.betas not in _BETAS:
+                raise OptionError(f"betas must be numbers or one of {', '.join(_BETAS)}, got {self.betas!r}.{nearest(self.betas, _BETAS)}")
+            return
+        numbers = torch.as_tensor(self.betas, dtype=torch.float64).flatten()
+        if len(numbers) < 2 or not bool(((numbers > 0) & (numbers < 1)).all()):
+            raise OptionError(
+                "betas must be at least two numbers above 0 and below 1. A schedule whose last one is 1 (no signal at the last step) has "
+                "no finite noise level there: leave that step out."
+            )
+        object.__setattr__(self, "betas", tuple(numbers.tolist()))
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return math.exp(self._log_levels[0]), math.exp(self._log_levels[-1])
+
+    def time(self, sigma: Tensor) -> Tensor:
+        levels = torch.as_tensor(self._log_levels).to(sigma)
+        below = (torch.searchsorted(levels, sigma.log().contiguous()) - 1).clamp(0, len(levels) - 2)
+        return below + (sigma.log() - levels[below]) / (levels[below + 1] - levels[below])
+
+    @cached_property
+    def _log_levels(self) -> np.ndarray:
+        betas = _BETAS[self.betas]() if isinstance(self.betas, str) else np.array(self.betas)
+        log_signal = np.log1p(-betas).cumsum()
+        return np.log(np.expm1(-log_signal)) / 2
+
+
+def _cosine_betas() -> np.ndarray:
+    signal = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+
+
+_BETAS = {
+    "linear": lambda: np.linspace(1e-4, 0.02, 1000),
+    "scaled-linear": lambda: np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
+    "cosine": _cosine_betas,
+}
+
+
+# Others -----------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,14 +228,8 @@ class VarianceExploding(Schedule):
     def scale(self, sigma: Tensor) -> Tensor:
         return torch.ones_like(sigma)
 
-    def scale_slope(self, sigma: Tensor) -> Tensor:
-        return torch.zeros_like(sigma)
-
     def time(self, sigma: Tensor) -> Tensor:
         return sigma
-
-    def speed(self, sigma: Tensor) -> Tensor:
-        return torch.ones_like(sigma)
 
 
 @dataclass(frozen=True)
@@ -83,14 +261,8 @@ class EDM(Schedule):
     def scale(self, sigma: Tensor) -> Tensor:
         return (sigma.square() + self.data_std**2).rsqrt()
 
-    def scale_slope(self, sigma: Tensor) -> Tensor:
-        return -sigma * self.scale(sigma) ** 3
-
     def time(self, sigma: Tensor) -> Tensor:
         return sigma.log() / 4
-
-    def speed(self, sigma: Tensor) -> Tensor:
-        return 4 * sigma
 
 
 @dataclass(frozen=True)
@@ -121,14 +293,8 @@ class RectifiedFlow(Schedule):
     def scale(self, sigma: Tensor) -> Tensor:
         return 1 / (1 + sigma)
 
-    def scale_slope(self, sigma: Tensor) -> Tensor:
-        return -1 / (1 + sigma).square()
-
     def time(self, sigma: Tensor) -> Tensor:
         return self.time_scale * (1 if self.data_last else sigma) / (1 + sigma)
-
-    def speed(self, sigma: Tensor) -> Tensor:
-        return (1 + sigma).square() * (-1 if self.data_last else 1)
 
 
 def _check_range(least: float, greatest: float) -> None:

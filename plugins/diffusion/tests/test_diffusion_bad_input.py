@@ -21,17 +21,10 @@ def labelled(x, t, y):
     ("schedule", "message"),
     [
         ("vpp", r"must be one of .*, got 'vpp'\. .*vp"),
-        (3, "must be one of"),
-        ({"beta_min": 1}, "must be one of .*None"),
         ({"name": "vp", "beta": 1}, r"vp takes beta_min, beta_max, time_scale, got beta"),
-        ({"name": "vp", "beta_min": 30}, "beta_min must be below beta_max"),
-        ({"name": "cosine", "offset": 0}, "offset must be a positive number"),
         ({"name": "ve", "sigma_min": 3, "sigma_max": 2}, "sigma_min must be below sigma_max"),
-        ({"name": "edm", "data_std": -1}, "data_std must be a positive number"),
-        ({"name": "flow", "data_last": "yes"}, "data_last must be True or False"),
         ({"name": "vp-discrete", "betas": "lineer"}, r"one of linear, scaled-linear, cosine, got 'lineer'"),
         ({"name": "vp-discrete", "betas": [0.1, 1.0]}, "no signal at the last step.*leave that step out"),
-        ({"name": "vp-discrete", "betas": [0.1]}, "at least two numbers"),
     ],
     ids=str,
 )
@@ -48,7 +41,7 @@ def test_models_and_parametrisations_that_do_not_fit():
     for wrong in (3, nn.Linear):
         with pytest.raises(LiftError, match="model must be a module or function of points and times"):
             DiffusionEnergy(wrong)
-    with pytest.raises(ExpressionError, match="The model takes no label"):
+    with pytest.raises(ExpressionError, match="takes no label"):
         DiffusionEnergy(labelled, unconditional={"label": 3})
 
 

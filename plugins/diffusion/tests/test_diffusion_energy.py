@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError
-from composable_energy.sampling import energies_and_gradients
 from composable_energy.testing import check_energy
 from composable_energy_diffusion import PARAMETRISATIONS, DiffusionEnergy, clean_of, noise_of, output_of
 from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, network
@@ -146,17 +144,16 @@ def test_concepts_beside_other_terms_and_levels_are_batched_where_they_can_be():
     assert sum(net.calls) == 7 + 14
 
 
-def test_several_energies_of_one_network_are_evaluated_together():
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_weighted_particles_evaluate_the_network_once():
     net, E = concepts()
-    leaves = [E.given(y=0), E.given(y=1), E, ce.as_energy(lambda x: x.square().sum(1) / 2)]
-    found = energies_and_gradients(leaves, points(), sigma=2.0)
-    assert net.calls == [21]
-    for leaf, (energies, gradient) in zip(leaves, found, strict=True):
-        conditions = {"sigma": torch.full((7,), 2.0, dtype=F64)} if leaf.conditions else {}
-        alone = leaf.with_gradient(points(), **conditions)
-        torch.testing.assert_close((energies, gradient), alone)
-    with pytest.raises(ExpressionError, match="no gradient"):
-        energies_and_gradients([ce.as_energy(lambda x: x.detach().sum(1))], points())
+    calls: list[int] = []
+    net.register_forward_hook(lambda net, given, output: calls.append(len(output)))  # of copies too
+    options = {"sampler": "feynman-kac", "levels": 3, "sigma_max": 8.0, "sigma_min": 0.5, "seed": 0, "dtype": F64}
+    tuned = (E.concept(y=0) & E.concept(y=1)).sample(64, trace=True, **options)[1].sampler
+    calls.clear()
+    (E.concept(y=0) & E.concept(y=1)).sample(64, sampler=tuned, seed=0, dtype=F64)
+    assert set(calls) == {3 * 64}
 
 
 def test_training_mode_does_not_batch():

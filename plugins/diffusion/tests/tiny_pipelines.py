@@ -67,20 +67,15 @@ def transformer(folder: Path, scheduler: Any = None) -> Path:
 
 def text(folder: Path, scheduler: Any = None, **options: Any) -> Path:
     """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel
 
-    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
-    unet = seeded(UNet2DConditionModel, **common, **blocks, attention_head_dim=2, cross_attention_dim=16, **options)
+    tokens, config = _tokens_and_config(folder)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder(),
         text_encoder=seeded(CLIPTextModel, config=config),
         tokenizer=tokens,
-        unet=unet,
+        unet=_conditional_unet(cross_attention_dim=16, **options),
         scheduler=scheduler or DDIMScheduler(**STABLE),
         safety_checker=None,
         feature_extractor=None,
@@ -92,14 +87,10 @@ def text(folder: Path, scheduler: Any = None, **options: Any) -> Path:
 
 def text_with_sizes(folder: Path) -> Path:
     """Saves a pipeline like Stable Diffusion XL: two text encoders, and a UNet that takes sizes."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
-    config = CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
+    tokens, config = _tokens_and_config(folder)
     added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
     pipeline = StableDiffusionXLPipeline(
         vae=autoencoder(),
@@ -107,12 +98,28 @@ def text_with_sizes(folder: Path) -> Path:
         text_encoder_2=seeded(CLIPTextModelWithProjection, config=config),
         tokenizer=tokens,
         tokenizer_2=tokens,
-        unet=seeded(UNet2DConditionModel, **common, **blocks, **added, attention_head_dim=2, cross_attention_dim=32),
+        unet=_conditional_unet(cross_attention_dim=32, **added),
         scheduler=DDIMScheduler(**STABLE),
         add_watermarker=False,
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def _tokens_and_config(folder: Path) -> tuple[Any, Any]:
+    from transformers import CLIPTextConfig
+
+    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    return tokens, CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
+
+
+def _conditional_unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
+    return seeded(UNet2DConditionModel, **common, **blocks, **{"attention_head_dim": 2, **options})
 
 
 def tokenizer(folder: Path) -> Any:

@@ -9,10 +9,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from composable_energy import Energy, get
+from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
+from composable_energy.registry import get
 from composable_energy.sampling import (
     Info,
     Noise,
@@ -28,11 +29,10 @@ from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, 
 from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
-from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient, warn_of_weak_evidence
-from composable_energy_mcmc.noise_levels import find_start, levels_between, levels_of
+from composable_energy_mcmc.level_gradient import LevelGradient, check_precise_terms, level_gradient
+from composable_energy_mcmc.noise_levels import NoiseLevels
 from composable_energy_mcmc.tuning import try_step
 
-_SIGMA_MIN, _SIGMA_MAX, _LEVELS = 0.05, 4.0, 40
 _DELTA = 0.1  # in units of the square of the noise level
 _WIDER, _SETTLING, _LEAPFROGS, _ACCEPTANCE = 1.3, 200, 4, 0.8  # of tempered energies
 GUIDED_STEPS = 1
@@ -40,7 +40,7 @@ GUIDED_STEPS = 1
 
 
 @dataclass(frozen=True)
-class Annealed(Sampler):
+class Annealed(NoiseLevels):
     r"""Annealed Langevin: corrector steps at each noise level, and an ancestral step to the next.
 
     For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically from
@@ -88,9 +88,6 @@ class Annealed(Sampler):
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
     """
 
-    levels: int | None = None
-    sigma_max: float | None = None
-    sigma_min: float | None = None
     corrector_steps: int = 3
     delta: float | None = None
     temperature: float = 1.0
@@ -101,16 +98,10 @@ class Annealed(Sampler):
     units: tuple[float, ...] | None = None
 
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
+    usual: ClassVar[tuple[int, float, float]] = (40, 0.05, 4.0)
 
     def __post_init__(self) -> None:
-        if self.levels is not None:
-            check_integer("levels", self.levels, 2)
-        for name in ("sigma_min", "sigma_max"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0)
-        low, high = self.sigma_range
-        if self.sigma_min is not None and self.sigma_max is not None and not low < high:
-            raise OptionError(f"sigma_min must be below sigma_max, got {low} and {high}.")
+        super().__post_init__()
         check_gaussian_options(self.mean, self.scale)
         check_integer("corrector_steps", self.corrector_steps, 0)
         if self.delta is not None:
@@ -123,36 +114,20 @@ class Annealed(Sampler):
         if isinstance(self.corrector, Sampler) and self.corrector.traits.values:
             object.__setattr__(self, "traits", replace(self.traits, values=True))
 
-    @property
-    def total_steps(self) -> int:
-        return self.levels or _LEVELS
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The lowest and the highest level."""
-        return self.sigma_min or _SIGMA_MIN, self.sigma_max or _SIGMA_MAX
-
-    def level(self, step: int) -> float:
-        """Returns the noise level at a step, counted from 1."""
-        low, high = self.sigma_range
-        return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
-
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         if self.mean is None or self.scale is None:
             return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
         return Gaussian.from_options(self.mean, self.scale, like).from_standard(noise.normal(like))
 
-    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, start=start)
+    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": NoiseLevels.levels_of}, start=start)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        warn_of_weak_evidence(energy, "annealed")
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
         if "sigma" not in energy.conditions:
             return (self, x) if self.temperature == 0 else self._tune_tempered(energy, x, noise)
-        low, high, found = find_start(energy, x, noise.child("levels"), (self.sigma_min, self.sigma_max), (_SIGMA_MIN, _SIGMA_MAX))
-        levels = self.levels or levels_between(low, high, _LEVELS, _SIGMA_MAX / _SIGMA_MIN)
-        tuned = replace(self, sigma_min=low, sigma_max=high, levels=levels)
+        low, high, found = self.find_start(energy, x, noise.child("levels"))
+        tuned = replace(self, sigma_min=low, sigma_max=high, levels=self.count_between(low, high))
         if self.mean is None and not found.is_standard:
             tuned = replace(tuned, mean=found.mean, scale=found.scale)
         if not isinstance(self.corrector, Sampler):
@@ -306,16 +281,7 @@ class Annealed(Sampler):
         return LevelEnergy(energy, unit, factor * self.temperature, base, 1 - 1 / factor)
 
     def correct(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor | None]:
-        """Takes the steps of another corrector at one level.
-
-        Args:
-            energy: The energy.
-            state: The state; only its points count.
-            noise: The noise of the step, whose number selects the level.
-
-        Returns:
-            The state, and the mean acceptance of each chain, with shape $(B,)$; None if the corrector never rejects.
-        """
+        """Takes the steps of another corrector at a level; returns the state, and the mean acceptance of each chain, if it rejects."""
         level, corrector, rates = self.level_energy(energy, noise.step), cast(Sampler, self.corrector), []
         inner = corrector.init(level, state.x / level.unit, noise.child("corrector starts"))
         own = noise.child("corrector")

@@ -23,18 +23,8 @@ def approach(
     """Moves points to where their energies stop falling, by Metropolis-adjusted Langevin steps with a step size for each chain.
 
     Accepted steps lengthen the following ones, rejected steps shorten them. Noise and acceptance keep a chain from the narrow modes of a
-    density that carry no probability, which pure descent would find. At most 200 gradients are evaluated.
-
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-        noise: Their noise.
-        level: Chains arrive where their energy is at most this; None lets each stop when its energy falls no more.
-        metric: The units of steps.
-        step_size: The first step size, in units of whitened points.
-
-    Returns:
-        The state of the chains, and which of them reached the bulk of the density, with shape $(B,)$.
+    density that carry no probability, which pure descent would find. Chains arrive where their energy is at most `level`; without one each
+    stops where its energy falls no more. The first step size is in units of whitened points. At most 200 gradients are evaluated.
     """
     state = State(x, *energy_and_gradient(energy, x))
     lengths, lowest = torch.full_like(state.energy, step_size), state.energy
@@ -58,14 +48,9 @@ def redraw_outliers(energy: Energy, state: State, noise: Noise) -> State:
 
     With the lowest energy $E_0$ and the lower quartile $E_1$, energies above $E_1 + 5\, (E_1 - E_0) + 8$ are outlying. The lowest quarter
     decides, because any number of chains may be stuck.
-
-    Args:
-        energy: The energy. If chains have conditions of their own, whose energies do not compare, none moves.
-        state: The chains.
-        noise: Their noise.
     """
     here = finite_rows(state)
-    if has_rows(energy) or not here.any():
+    if has_rows(energy) or not here.any():  # energies of chains with conditions of their own do not compare
         return state
     low, quarter = state.energy[here].double().quantile(torch.tensor([0.0, 0.25], dtype=torch.float64, device=state.x.device))
     good = here & (state.energy <= quarter + _RANGES * (quarter - low) + _MARGIN)

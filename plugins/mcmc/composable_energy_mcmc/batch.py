@@ -30,10 +30,6 @@ def map_points(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Libraries use other kernels for few rows, and for those that remain beside whole blocks, which round differently. So the rows are
     filled up by zeros to a multiple of 16.
-
-    Args:
-        function: A function of rows with shape $(n, d)$.
-        x: The points, with shape $(B, *)$.
     """
     rows = flatten_points(x)
     if missing := -len(rows) % _BLOCK:
@@ -54,10 +50,6 @@ def bound_kicks(slopes: Tensor, step_size: float = 1.0) -> Tensor:
     On a wall that is thin beside the step, the kick of the whole gradient would throw each proposal far away, where no reverse proposal
     leads back, so a chain that begins there would never leave. The kick is a function of the point alone, so a leapfrog with it is
     reversible and preserves volume. It is that of the gradient, to the bit, where gradients are those of smooth energies.
-
-    Args:
-        slopes: The gradients, with shape $(B, *)$, or already multiplied by $\varepsilon$. NaN stays.
-        step_size: $\varepsilon$.
     """
     largest = torch.finfo(slopes.dtype).max
     rows = flatten_points(slopes).clamp(-largest, largest)

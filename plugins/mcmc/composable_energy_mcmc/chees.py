@@ -16,8 +16,7 @@ from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.trials import take_step
-from composable_energy_mcmc.tuning import mean_acceptance
+from composable_energy_mcmc.tuning import mean_acceptance, take_step
 from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
 
 _ROUNDING = 1e-6  # of a ratio: without it the last bit of a step size could add a leapfrog
@@ -108,13 +107,7 @@ class ChEES(Sampler):
         return state, replace(info, scalars={"leapfrogs": count})
 
     def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
-        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs.
-
-        Args:
-            energy: The energy.
-            state: Where the trajectory begins.
-            noise: The noise of the step.
-        """
+        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs."""
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet, or no trajectory: give both, or let `sample` tune what is missing.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)

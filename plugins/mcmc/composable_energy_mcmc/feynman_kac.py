@@ -13,16 +13,15 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, Traits, emit_warnings
+from composable_energy.sampling import Info, Noise, Sampler, Traits
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
-from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
+from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.level_gradient import check_precise_terms
-from composable_energy_mcmc.noise_levels import LevelStart, find_start, fit_start, known_range, levels_between, levels_of
+from composable_energy_mcmc.noise_levels import LevelStart, NoiseLevels, find_start, fit_start, known_range
 
-_LEVELS, _SIGMA_MIN, _SIGMA_MAX = 100, 0.02, 10.0
 _UNIT, _DOUBLINGS = (0.5, 2.0), 10
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
 _ENOUGH = 64
@@ -30,7 +29,7 @@ _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separ
 
 
 @dataclass(frozen=True)
-class FeynmanKac(Sampler):
+class FeynmanKac(NoiseLevels):
     r"""Feynman-Kac correctors: draws any expression over energies with noise levels, also if only their scores are known.
 
     The leaves of the expression are densities $p_{i,\sigma}$ of data with noise of level $\sigma$, with scores
@@ -88,9 +87,6 @@ class FeynmanKac(Sampler):
         Reduce, reuse, recycle (Du et al., 2023), https://arxiv.org/abs/2302.11552
     """
 
-    levels: int | None = None
-    sigma_max: float | None = None
-    sigma_min: float | None = None
     corrector_steps: int = 1
     delta: float = 0.1
     spread: float | None = None
@@ -99,14 +95,12 @@ class FeynmanKac(Sampler):
     gaussians: tuple[Gaussian, ...] | None = None
     first: Gaussian | None = None
 
+    usual: ClassVar[tuple[int, float, float]] = (100, 0.02, 10.0)
+
     def __post_init__(self) -> None:
-        if self.levels is not None:
-            check_integer("levels", self.levels, 2)
-        for name in ("sigma_min", "sigma_max", "spread"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0)
-        if self.sigma_min is not None and self.sigma_max is not None and not self.sigma_min < self.sigma_max:
-            raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
+        super().__post_init__()
+        if self.spread is not None:
+            check_number("spread", self.spread, above=0)
         check_integer("corrector_steps", self.corrector_steps, 0)
         check_number("delta", self.delta, above=0, below=1)
         check_number("resample_below", self.resample_below, least=0)
@@ -116,22 +110,8 @@ class FeynmanKac(Sampler):
         check_instance("weighted", self.weighted, bool)
 
     @property
-    def total_steps(self) -> int:
-        return self.levels or _LEVELS
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The lowest and the highest level."""
-        return self.sigma_min or _SIGMA_MIN, self.sigma_max or _SIGMA_MAX
-
-    @property
     def _spread(self) -> float:
         return self.spread or 1.0
-
-    def level(self, step: int) -> float:
-        """Returns the noise level at a step, counted from 1."""
-        low, high = self.sigma_range
-        return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         return self._first(like).to(like).from_standard(noise.normal(like))
@@ -139,8 +119,8 @@ class FeynmanKac(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.gaussians is not None:
             return self, x
-        density, known, default = ComposedDensity(energy), known_range(energy), (_SIGMA_MIN, _SIGMA_MAX)
-        leaves = [find_start(leaf, x, noise, (self.sigma_min, self.sigma_max), default) for leaf in density.leaves]
+        density, known = ComposedDensity(energy), known_range(energy)
+        leaves = [self.find_start(leaf, x, noise) for leaf in density.leaves]
         low = self.sigma_min or known[0] or min(leaf[0] for leaf in leaves)
         high = min(max(leaf[1] for leaf in leaves), known[1] or math.inf)
         tuned, found = first = self._fit(density, x, noise, low, high)
@@ -157,8 +137,7 @@ class FeynmanKac(Sampler):
         """Returns the sampler with levels and the Gaussians of the leaves at the highest, and that of the expression there."""
         starts = [find_start(leaf, x, noise, (low, high), (low, high), warn=False)[2] for leaf in density.leaves]
         gaussians = tuple(Gaussian(start.mean.double(), start.scale.double()) for start in starts)
-        levels = self.levels or levels_between(low, high, _LEVELS, _SIGMA_MAX / _SIGMA_MIN)
-        tuned = replace(self, levels=levels, sigma_min=low, sigma_max=high, gaussians=gaussians)
+        tuned = replace(self, levels=self.count_between(low, high), sigma_min=low, sigma_max=high, gaussians=gaussians)
         xi = noise.child("expression").normal(torch.zeros_like(x))
         return tuned, fit_start(lambda points: tuned._first_state(density, points, range(len(points))).grad, xi, high)
 
@@ -248,7 +227,7 @@ class FeynmanKac(Sampler):
         taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
         return replace(state, **{**taken, "log_weight": torch.full_like(log_weight, log_z)}), scalars
 
-    traits: ClassVar[Traits] = Traits(values=False, log_densities=True, binds={"sigma": levels_of}, start=start, couple=couple)
+    traits: ClassVar[Traits] = Traits(values=False, log_densities=True, binds={"sigma": NoiseLevels.levels_of}, start=start, couple=couple)
 
     @property
     def _weighs(self) -> bool:
@@ -288,15 +267,7 @@ class FeynmanKac(Sampler):
     def _move(
         self, density: ComposedDensity, state: WeightedParticles, x: Tensor, level: float, log_density: Tensor | None = None
     ) -> WeightedParticles:
-        """Returns the state at other points.
-
-        Args:
-            density: The expression.
-            state: The state.
-            x: The points.
-            level: Their noise level.
-            log_density: Their log densities, where these have no values; None for points at the level of the state.
-        """
+        """Returns the state at other points of a level, with their log densities; None for points at the level of the state."""
         values, scores = density.scores(x, level)
         if log_density is None:
             log_density = state.log_density + products(state.scores + scores, (x - state.x)[:, None]) / 2
@@ -332,9 +303,9 @@ class FeynmanKac(Sampler):
         few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1
         if self.weighted is None and few:
             seen = f"Weights correct the draws of {energy} only among the chains of a call, and this one has {len(state.x)}."
-            emit_warnings([SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them.")])
+            SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them.").emit()
         if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
             seen = f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}"
             what = "." if state.weighted else ", and from there on the draws follow correctors alone."
             advice = "Draw more chains, take more `levels`, or less sharpened terms; `annealed` draws without weights."
-            emit_warnings([SamplingWarning("ess", seen + what, advice)])
+            SamplingWarning("ess", seen + what, advice).emit()

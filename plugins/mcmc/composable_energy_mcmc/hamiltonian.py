@@ -82,19 +82,7 @@ class HMC(Sampler):
 def propose(
     energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
-    """Follows a trajectory, and returns its end with the acceptance ratio.
-
-    Args:
-        energy: The energy.
-        state: Where the trajectory begins.
-        momentum: The momentum there, with shape $(B, *)$.
-        step_size: The length of a step in time.
-        steps: The number of steps, at least 1.
-        metric: The units of the momentum.
-
-    Returns:
-        The end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$.
-    """
+    """Follows a trajectory; returns its end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$."""
     before = state.energy + sum_of_each(momentum.square()) / 2
     proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
     log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
@@ -105,19 +93,7 @@ def propose(
 def leapfrog(
     energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
-    """Integrates Hamilton's equations by the leapfrog scheme, which is reversible and preserves volume.
-
-    Args:
-        energy: The energy.
-        state: Where the trajectory begins.
-        momentum: The momentum there, with shape $(B, *)$; not changed in place.
-        step_size: The length of a step in time.
-        steps: The number of steps, at least 1.
-        metric: The units of the momentum.
-
-    Returns:
-        The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
-    """
+    """Integrates Hamilton's equations by the leapfrog scheme; returns the end, the momentum there, and the highest energy on the way."""
     length = torch.full((), step_size, dtype=torch.promote_types(state.x.dtype, torch.float32), device=state.x.device)
     kick = bound_kicks(metric.whiten_gradient(state.grad) * length)
     momentum = torch.sub(momentum, kick, alpha=0.5)

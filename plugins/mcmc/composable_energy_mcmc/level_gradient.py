@@ -3,18 +3,16 @@ r"""Gradients at noise levels of expressions that also have terms without noise 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
-from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
+from composable_energy.algebra import noise_leaves
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.evaluation import evaluating
-from composable_energy.sampling import emit_warnings, energy_and_gradient, plain_energy
-from composable_energy.sampling.wrappers import chains_of
+from composable_energy.sampling import energy_and_gradient, plain_energy
 from composable_energy_mcmc.widening import widen
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
@@ -37,33 +35,23 @@ class LevelGradient(NamedTuple):
     slope: Tensor | None = None
 
 
-class _Mixed(NamedTuple):
+class _Mixed:
     """An expression with terms without noise levels beside others, its parts, and the chains of its points."""
 
-    expression: Energy
-    parts: NoiseLeaves
-    chains: dict[str, Any]
+    def __init__(self, expression: Energy, chains: dict[str, Tensor]) -> None:
+        self.expression, self.chains, self.parts = expression, chains, noise_leaves(expression)
 
     def evaluate(
         self, x: Tensor, sigma: float, denoised: Tensor | None, *, leaves: bool = True, widened: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns energies, and gradients with respect to points with noise and to denoised points.
-
-        Args:
-            x: The points with noise, with shape $(B, *)$.
-            sigma: The noise level.
-            denoised: The denoised points, with the same shape; None leaves plain terms out.
-            leaves: Whether to evaluate the terms with noise levels; else they count as 0, if the others are added to them.
-            widened: Whether terms may allow for the spread of the data around the denoised points.
-        """
-        conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
+        """Returns energies, and gradients with respect to points with noise and to denoised points, where plain terms are evaluated."""
         with torch.inference_mode(False), torch.enable_grad():
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
             left_out = self.parts.leaves if self.parts.additive and not leaves else ()
             given = {leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}
             with evaluating(root=self.expression, given=given, denoised=(point, z, sigma if widened else None)):
-                energies = self.expression(point, **conditions)
+                energies = self.expression(point, sigma=sigma, **self.chains)
             found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
         direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)
         return energies.detach(), direct, rest[0] if rest else torch.zeros_like(x)
@@ -77,11 +65,11 @@ def _mixed(energy: Energy) -> _Mixed | None:
     """Returns an expression whose terms without noise levels stand beside others with them; None for any other energy."""
     if "sigma" not in energy.conditions:
         return None
-    expression = plain_energy(energy)
+    expression, chains = plain_energy(energy)
     if expression is None or not (expression.terms or expression.bases):
         return None
-    parts = noise_leaves(expression)
-    return _Mixed(expression, parts, chains_of(energy)) if parts.leaves and parts.plain else None
+    mixed = _Mixed(expression, chains)
+    return mixed if mixed.parts.leaves and mixed.parts.plain else None
 
 
 def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient | None = None) -> LevelGradient:
@@ -130,31 +118,11 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     return LevelGradient(energies, direct + pulled, *((plain, slope) if mixed.parts.additive else ()))
 
 
-def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
-    """Warns that a sampler without weights does not draw the density of an expression with powers below 1.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-        sampler: The name of the sampler.
-    """
-    if "sigma" in energy.conditions and weakens_evidence(energy):
-        seen = f"{energy} takes a power below 1 of a density, which {sampler} does not follow along noise levels: modes get wrong shares."
-        advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
-        emit_warnings([SamplingWarning("weak", seen, advice)])
-
-
 def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, sampler: str) -> Tensor:
     """Returns draws, NaN for chains that ran away, and warns of terms that are more precise than the lowest noise level.
 
     A term without noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values
     lower than at the data. NaN makes it a diverged chain. Other expressions are not checked.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-        x: The draws, with shape $(B, *)$.
-        sigma: The lowest noise level.
-        scale: The standard deviation of the points at the highest noise level.
-        sampler: The name of the sampler.
     """
     mixed = _mixed(energy)
     if mixed is None:
@@ -168,20 +136,12 @@ def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, s
     if len(kept) and kept.median() < _PRECISE:
         seen = f"A term of {energy} is more precise than the lowest noise level of {sampler}, {sigma:g}, so deviations along it are wrong."
         advice = "Take a lower `sigma_min`, a third of the deviation or less, and more levels; or `chees`, where all terms have values."
-        emit_warnings([SamplingWarning("precise", seen, advice)])
+        SamplingWarning("precise", seen, advice).emit()
     return x
 
 
 def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:
-    r"""Returns $(I - \sigma^2 H)\, g$ for the symmetric matrix $H$ of second derivatives of an energy, by a difference of its gradients.
-
-    Args:
-        x: The points, with shape $(B, *)$.
-        slope: $g$, with the same shape.
-        gradient: The gradients of the energy at the points.
-        sigma: $\sigma$.
-        gradient_at: The gradient as a function of points.
-    """
+    r"""Returns $(I - \sigma^2 H)\, g$ for the symmetric matrix $H$ of second derivatives of an energy, by a difference of its gradients."""
     lengths = slope.flatten(1).norm(dim=1) if slope.ndim > 1 else slope.abs()
     step = _STEP * sigma / lengths.clamp_min(torch.finfo(x.dtype).tiny)
     step = unsqueeze_to(torch.where(lengths > 0, step, 0.0), x)

@@ -31,13 +31,6 @@ def check_precision(state: State) -> None:
 def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
     r"""Accepts proposals with probability $\min(1, e^r)$; see `judge`.
 
-    Args:
-        state: The current points.
-        proposal: The proposed points.
-        log_ratio: $r$, with shape $(B,)$.
-        noise: The noise of the step.
-        stream: The stream of the uniform numbers.
-
     Raises:
         DtypeError: Points or energies have less than 32 bits.
     """
@@ -52,11 +45,6 @@ def judge(energies: Tensor, log_ratio: Tensor, log_uniform: Tensor) -> tuple[Ten
     Proposals whose energy is infinite or not a number have density 0 and are rejected; the probability of the latter is NaN, by which the
     driver counts them, unless the ratio is known. Where the ratio alone is not a number the gradient is broken, and the proposal is
     accepted, so that the driver finds it in the state and reports it.
-
-    Args:
-        energies: The energies of the proposals.
-        log_ratio: The logarithms of their acceptance ratios.
-        log_uniform: Logarithms of uniform numbers.
     """
     ratio = torch.where(energies < torch.inf, log_ratio, -torch.inf)
     rates = ratio.clamp(max=0).exp().nan_to_num_(0.0).masked_fill_(energies.isnan() & log_ratio.isnan(), torch.nan)

@@ -8,16 +8,18 @@ start from.
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Noise, emit_warnings, has_rows
+from composable_energy.options import check_integer, check_number
+from composable_energy.sampling import Noise, Sampler, has_rows
 from composable_energy_mcmc.level_gradient import level_gradient
 
 _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
@@ -91,23 +93,60 @@ def known_range(energy: Energy) -> tuple[float | None, float | None]:
     return low, high
 
 
-def levels_of(sampler: Any, energy: Energy) -> tuple[float, float]:
-    """Returns the last noise level of a sampler with `sigma_min`, `sigma_max` and `sigma_range` for an energy, and one in the middle."""
-    known, own = known_range(energy), sampler.sigma_range
-    low, high = sampler.sigma_min or known[0] or own[0], sampler.sigma_max or known[1] or own[1]
-    return low, math.sqrt(math.prod((low, high)))
-
-
-def levels_between(low: float, high: float, count: int, ratio: float) -> int:
-    """Returns the number of geometric levels as dense as `count` between ends with a ratio; at least as many.
+@dataclass(frozen=True)
+class NoiseLevels(Sampler, ABC):
+    """Abstract sampler along falling noise levels, one at each step, geometric unless a subclass says others.
 
     Args:
-        low: The lowest level.
-        high: The highest level.
-        count: The number of levels for ends with the ratio.
-        ratio: The highest over the lowest level.
+        levels: The number of levels, at least 2; None takes the usual one, or more for a wider range.
+        sigma_max: The highest level; None finds it, see `find_start`.
+        sigma_min: The lowest level; None finds it.
     """
-    return max(count, 1 + math.ceil((count - 1) * math.log(high / low) / math.log(ratio) - 1e-6))
+
+    levels: int | None = None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+
+    usual: ClassVar[tuple[int, float, float]]
+    """The number of levels, the lowest and the highest, where nothing says others."""
+
+    def __post_init__(self) -> None:
+        if self.levels is not None:
+            check_integer("levels", self.levels, 2)
+        for name in ("sigma_min", "sigma_max"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
+        if self.sigma_min is not None and self.sigma_max is not None and not self.sigma_min < self.sigma_max:
+            raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
+
+    @property
+    def total_steps(self) -> int:
+        return self.levels or self.usual[0]
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        return self.sigma_min or self.usual[1], self.sigma_max or self.usual[2]
+
+    def level(self, step: int) -> float:
+        """Returns the noise level at a step, counted from 1."""
+        low, high = self.sigma_range
+        return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
+
+    def find_start(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[float, float, LevelStart]:
+        """Returns the lowest and the highest level for an energy, and the Gaussian at the highest; see `find_start`."""
+        return find_start(energy, x, noise, (self.sigma_min, self.sigma_max), self.usual[1:])
+
+    def count_between(self, low: float, high: float) -> int:
+        """Returns the number of levels between two: that of the user, else as dense as the usual ones, and no fewer."""
+        count, least, most = self.usual
+        return self.levels or max(count, 1 + math.ceil((count - 1) * math.log(high / low) / math.log(most / least) - 1e-6))
+
+    def levels_of(self, energy: Energy) -> tuple[float, float]:
+        """Returns the last noise level for an energy, and one in the middle; for `Traits.binds`."""
+        known, own = known_range(energy), self.sigma_range
+        low, high = self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
+        return low, math.sqrt(math.prod((low, high)))
 
 
 def find_start(
@@ -179,7 +218,7 @@ def _warn_of_start(energy: Energy, found: LevelStart) -> None:
         "So the draws do not follow its density. If its terms count a base more than once, express concepts relative to one base: "
         "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
     )
-    emit_warnings([SamplingWarning("start", seen, advice)])
+    SamplingWarning("start", seen, advice).emit()
 
 
 def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
@@ -189,7 +228,7 @@ def _warn_of_lost_spread(energy: Energy, low: float, found: LevelStart) -> None:
     if len(known) and (least := known.min().item()) < low**2 / _LOST:
         seen = f"The data of {energy} have the standard deviation {math.sqrt(least):.3g} along a coordinate, and the lowest noise level is "
         seen += f"{low:.3g}: the last step takes away {1 - math.sqrt(least / (least + low**2)):.0%} of it."
-        emit_warnings([SamplingWarning("precise", seen, "Use models that know lower levels.")])
+        SamplingWarning("precise", seen, "Use models that know lower levels.").emit()
 
 
 def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[float], LevelStart]) -> None:
@@ -203,7 +242,7 @@ def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[floa
             says = f"At the noise level {wide.sigma:g} the data of {energy} have the standard deviation {math.sqrt(spread):.3g}, at "
             says += f"{found.sigma:g}, where the chains start, {math.sqrt(seen):.3g}: parts of them are too far to be seen there."
             advice = "Say the highest level that the model knows, by `sigma_max` or by its recommendation."
-            emit_warnings([SamplingWarning("start", says, advice)])
+            SamplingWarning("start", says, advice).emit()
             return
 
 

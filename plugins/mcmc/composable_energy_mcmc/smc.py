@@ -12,13 +12,11 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.options import check_instance, check_integer, check_number
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows
-from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import tune_schedule
-from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
-from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
+from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import flatten_points
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
@@ -42,7 +40,7 @@ class Particles(State):
 
 
 @dataclass(frozen=True)
-class SMC(Sampler):
+class SMC(Scheduled):
     r"""Tempered sequential Monte Carlo (Neal, 2001; Del Moral, Doucet & Jasra, 2006): draws, and $\log Z$ with its standard error.
 
     Chains start at exact draws of a Gaussian $E_0$, not at `init`, and go through the levels $0 = b_0 < \dots < b_J = 1$ of
@@ -71,24 +69,15 @@ class SMC(Sampler):
         Variance estimation in the particle filter (Lee & Whiteley, 2018), https://doi.org/10.1093/biomet/asy028
     """
 
-    levels: int | None = None
     kept: float = 0.95
     moves: int = 1
-    leapfrogs: int = 8
-    mean: float | Tensor | None = None
-    scale: float | Tensor | None = None
-    acceptance: float = 0.8
-    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.levels is not None:
             check_integer("levels", self.levels)
         check_number("kept", self.kept, above=0, below=1)
         check_integer("moves", self.moves)
-        check_integer("leapfrogs", self.leapfrogs)
-        check_number("acceptance", self.acceptance, above=0, below=1)
-        check_gaussian_options(self.mean, self.scale)
-        check_instance("schedule", self.schedule, Schedule)
 
     @property
     def total_steps(self) -> int | None:
@@ -106,7 +95,7 @@ class SMC(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Particles:
         if has_rows(energy):
             raise ExpressionError(f"SMC draws all chains from one density, and {energy} has a condition for each: bind one value for all.")
-        schedule = self._tuned_schedule
+        schedule = self.tuned_schedule
         schedule.check(x)
         base = schedule.base.to(x)
         state = evaluate(energy, base.from_standard(noise.normal(x)))
@@ -116,7 +105,7 @@ class SMC(Sampler):
         return Particles(state.x, energies, state.grad, log_weight, torch.tensor(list(noise.chains), device=x.device))
 
     def step(self, energy: Energy, state: Particles, noise: Noise) -> tuple[Particles, Info]:
-        schedule = self._tuned_schedule
+        schedule = self.tuned_schedule
         last, base = len(schedule.levels) - 1, schedule.base.to(state.x)
         before, b = (schedule.levels[min(step, last)] for step in (noise.step - 1, noise.step))
         log_weight = state.log_weight + (b - before) * (base.energy(state.x).double() - state.energy.double())
@@ -138,7 +127,7 @@ class SMC(Sampler):
             raise OptionError(f"No chain has reached a point where {energy} has a density: give `mean` and `scale` of a nearer Gaussian.")
         ess = effective_sample_size(state.log_weight)
         scalars = {"ess": ess, "log_z": log_z, "log_z_se": _standard_error(state)}
-        if noise.step != len(self._tuned_schedule.levels) - 1 and ess >= count / 2:
+        if noise.step != len(self.tuned_schedule.levels) - 1 and ess >= count / 2:
             return state, scalars
         rows = systematic_resample(state.log_weight, noise.uniform(state.x, stream=2)[0])
         equal = torch.full_like(state.log_weight, log_z)
@@ -158,12 +147,6 @@ class SMC(Sampler):
         return [SamplingWarning("families", seen, ways)]
 
     traits: ClassVar[Traits] = Traits(refused=REFUSED, couple=couple, warn=warn)
-
-    @property
-    def _tuned_schedule(self) -> Schedule:
-        if self.schedule is None:
-            raise OptionError("SMC has no schedule yet: let `sample` tune it.")
-        return self.schedule
 
 
 def _family_factor(state: Particles) -> float:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import OptionError
-from composable_energy.options import check_instance, check_integer, check_number
+from composable_energy.options import check_integer
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
-from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
+from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import tune_schedule
+from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
 from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
@@ -48,7 +47,7 @@ class Replicas(State):
 
 
 @dataclass(frozen=True)
-class Tempering(Sampler):
+class Tempering(Scheduled):
     r"""Replica exchange (Swendsen & Wang, 1986; Geyer, 1991): for modes too far apart for a chain to move between them.
 
     Each chain has $K$ replicas at levels $0 = b_1 < \dots < b_K = 1$ of $E_b = (1 - b)\, E_0 + b\, E$; its draws are those of the last
@@ -74,20 +73,10 @@ class Tempering(Sampler):
         Non-reversible parallel tempering (Syed et al., 2022), https://doi.org/10.1111/rssb.12464
     """
 
-    levels: int | None = None
-    leapfrogs: int = 8
-    mean: float | Tensor | None = None
-    scale: float | Tensor | None = None
-    acceptance: float = 0.8
-    schedule: Schedule | None = None
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.levels is not None:
             check_integer("levels", self.levels, 2)
-        check_integer("leapfrogs", self.leapfrogs)
-        check_number("acceptance", self.acceptance, above=0, below=1)
-        check_gaussian_options(self.mean, self.scale)
-        check_instance("schedule", self.schedule, Schedule)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.schedule is not None:
@@ -99,7 +88,7 @@ class Tempering(Sampler):
         return replace(self, schedule=schedule), points
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Replicas:
-        schedule = self._tuned_schedule
+        schedule = self.tuned_schedule
         schedule.check(x)
         state, count = evaluate(energy, x), len(schedule.levels)
         points, grads = (values[:, None].expand(-1, count, *x.shape[1:]).contiguous() for values in (x, state.grad))
@@ -107,9 +96,9 @@ class Tempering(Sampler):
         return Replicas(x, state.energy, state.grad, points, energies, grads, torch.zeros_like(energies, dtype=torch.int64))
 
     def step(self, energy: Energy, state: Replicas, noise: Noise) -> tuple[Replicas, Info]:
-        base = self._tuned_schedule.base.to(state.x)
-        b = torch.tensor(self._tuned_schedule.levels, dtype=state.energy.dtype, device=state.x.device)
-        state, rates = self._move_replicas(energy, self._tuned_schedule.step_sizes, base, b, state, noise)
+        base = self.tuned_schedule.base.to(state.x)
+        b = torch.tensor(self.tuned_schedule.levels, dtype=state.energy.dtype, device=state.x.device)
+        state, rates = self._move_replicas(energy, self.tuned_schedule.step_sizes, base, b, state, noise)
         state, swaps = swap_replicas(state, base, b, noise)
         broken = (state.energies.isnan() | (state.energies == -torch.inf)).any(1)
         scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
@@ -126,20 +115,10 @@ class Tempering(Sampler):
 
     traits: ClassVar[Traits] = Traits(steps=300, refused=REFUSED, warn=warn)
 
-    @property
-    def _tuned_schedule(self) -> Schedule:
-        if self.schedule is None:
-            raise OptionError("Tempering has no schedule yet: let `sample` tune it.")
-        return self.schedule
-
     def _move_replicas(
         self, energy: Energy, step_sizes: Sequence[float], base: Gaussian, b: Tensor, state: Replicas, noise: Noise
     ) -> tuple[Replicas, Tensor]:
-        """Draws the first replica of each chain from the base and moves the others at their levels.
-
-        Returns:
-            The replicas, and the acceptance probability of each but the first, with shape $(B, K - 1)$.
-        """
+        """Draws first replicas from the base and moves the others at their levels; returns acceptances with shape $(B, K - 1)$ too."""
         chains, count = state.energies.shape
         z = noise.normal(state.points)
         first = evaluate(energy, base.from_standard(z[:, 0]))
@@ -163,15 +142,7 @@ class Tempering(Sampler):
         return Replicas(rest.x, rest.energy, rest.grad, points, energies, grads, born), rates.view(chains, count - 1)
 
     def _equalize_levels(self, schedule: Schedule, energy: Energy, x: Tensor, noise: Noise, *, final: bool) -> Schedule:
-        """Runs pilot chains, and returns a schedule with equal swap rates by their figures, and with better step sizes.
-
-        Args:
-            schedule: The schedule so far.
-            energy: The energy.
-            x: Where the pilot chains start, with shape $(B, *)$.
-            noise: Their noise.
-            final: Whether this is the last round, which leaves the number of levels as it is.
-        """
+        """Runs pilot chains, and returns a schedule with equal swap rates by their figures, and with better step sizes."""
         trial = replace(self, schedule=schedule)
         base, b = schedule.base.to(x), torch.tensor(schedule.levels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         state, step_sizes = trial.init(energy, x, noise), list(schedule.step_sizes)
@@ -192,17 +163,7 @@ class Tempering(Sampler):
 
 
 def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> tuple[Replicas, Tensor]:
-    """Swaps neighbouring replicas of each chain, the even pairs and then the odd ones.
-
-    Args:
-        state: The replicas.
-        base: The Gaussian at the first level.
-        b: The levels, with shape $(K,)$.
-        noise: The noise of the step.
-
-    Returns:
-        The replicas, and the swap probability of each pair, with shape $(B, K - 1)$.
-    """
+    """Swaps neighbouring replicas, the even pairs and then the odd ones; returns them, and swap probabilities with shape $(B, K - 1)$."""
     chains, count = state.energies.shape
     differences = state.energies.to(b) - base.energy(state.points.flatten(0, 1)).view(chains, count).to(b)
     order = torch.arange(count, device=b.device).repeat(chains, 1)

@@ -1,9 +1,11 @@
-"""Tunes a step size on pilot chains, by dual averaging."""
+"""Tunes a step size on pilot chains, by dual averaging of the acceptance of trial steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +14,17 @@ from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, select
+from composable_energy_mcmc.metropolis import choose
+
+if TYPE_CHECKING:
+    from composable_energy_mcmc.chees import ChEES
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
 _GRID = 1024  # lengths in a factor of e
+_FINER, _LONG = 16, 15  # times as many leapfrogs; and a step whose trajectory has nearly its full length
+_SMALL = 0.02  # a loss by jumps that does not shorten steps
+_JUMPS = 1 / 8  # of the loss by coarse steps: errors where a gradient jumps fall to 1/16, errors of smooth energies to 1/256
 _LEAST = 0.05  # the smallest acceptance in a harmonic mean, or one bad trajectory would decide
 
 
@@ -26,14 +35,6 @@ def tune_step_size(
 
     The chains leave the tails first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman &
     Gelman (2014), with the mean acceptance over all pilot chains as its signal, so that a short run will do.
-
-    Args:
-        make: Returns a sampler with a length.
-        energy: The energy.
-        x: Where the pilot chains start, with shape $(B, *)$.
-        noise: Their noise.
-        acceptance: The target.
-        steps: The number of steps.
     """
     state, _ = approach(energy, x, noise.child("approach"))
     state = redraw_outliers(energy, state, noise.child("redraw"))
@@ -110,12 +111,46 @@ def mean_acceptance(rates: Tensor) -> Tensor:
     \Phi(-s / 2)$ and the harmonic mean $h_0 = 1 / (a / 2 + e^{s^2} \Phi(3 s / 2))$. The result is $a \min(1, h / h_0)^2$ with the harmonic
     mean $h$ of the rates. So it is $a$ for energies that are as smooth everywhere, however many coordinates they have, and less in the
     narrow parts of curved energies, where steps that suit most chains keep others in place.
-
-    Args:
-        rates: The acceptances; below .05 they count as .05 in the harmonic mean.
     """
     rates = rates.double()
     mean, harmonic = rates.nanmean(-1), 1 / (1 / rates.clamp_min(_LEAST)).nanmean(-1)
     s = -2 * torch.special.ndtri(mean.clamp_min(0.1) / 2)
     normal = 1 / (mean / 2 + s.square().exp() * torch.special.ndtr(1.5 * s))
     return mean * (harmonic / normal).clamp_max(1).square()
+
+
+# Trial steps of `chees` -------------------------------------------------------------------------------------------------------------------
+
+
+def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
+    """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
+
+    Chains that would become non-finite stay, as if rejected.
+    """
+    proposal, _, log_ratio, count = sampler.propose(energy, state, noise)
+    log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
+    state, info = choose(state, proposal, log_ratio, noise, stream=1)
+    rates = log_ratio.clamp(max=0).exp() if info.acceptance is None else info.acceptance
+    return state, torch.where(proposal.energy.isfinite(), rates, torch.nan), count
+
+
+def mean_rate(rates: Tensor, jumps: bool) -> float:
+    """Returns the mean acceptance to tune for.
+
+    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower. So do
+    all trajectories of an energy that jumps: few of them are rejected for any step, and steps that avoid this would be far too short.
+    """
+    if rates.isnan().all():
+        return 0.0
+    arithmetic = rates.nan_to_num(0.0).mean().item()
+    return arithmetic if jumps else min(mean_acceptance(rates).item(), arithmetic)
+
+
+def lost_to_jumps(coarse: ChEES, energy: Energy, state: State, noise: Noise) -> float:
+    """Returns the mean acceptance that trajectories lose for any step size, because the energy jumps; 0 if short steps lose much less.
+
+    Trajectories that end outside the support do not count.
+    """
+    here, fine = finite_rows(state), replace(coarse, step_size=(coarse.step_size or 0.0) / _FINER)
+    loss, rest = (1 - take_step(some, energy, state, noise.at(_LONG))[1][here].nanmean().item() for some in (coarse, fine))
+    return rest if rest > max(_JUMPS * loss, _SMALL) else 0.0

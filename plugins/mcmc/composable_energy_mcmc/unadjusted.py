@@ -28,14 +28,6 @@ def tune_unadjusted(
     With the gradients $g$ of $E / T$ at whitened points, $\langle g_i^2 \rangle$ is the mean curvature along coordinate $i$, and
     $\lambda \langle g_i^2 \rangle / 4$ the relative excess of the variance along it on a Gaussian.
 
-    Args:
-        energy: The energy.
-        x: Where the pilot chains start, with shape $(B, *)$.
-        noise: Their noise.
-        max_bias: $b$.
-        temperature: $T > 0$.
-        metric: The units of steps.
-
     Raises:
         OptionError: All gradients are zero, so that no step size follows.
     """

@@ -107,13 +107,6 @@ def _lengthen(near: Tensor, far: Tensor, variance: Tensor, step: Tensor, reach: 
     r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end.
 
     Along $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord.
-
-    Args:
-        near: $s$ at the first point, with shape $(B,)$.
-        far: $s$ at the second point.
-        variance: $v$.
-        step: $t$ of the first point.
-        reach: $t$ of the second point.
     """
     chord = (near - far) / (reach - step)
     found = (near + chord * step) / (1 / variance + chord)

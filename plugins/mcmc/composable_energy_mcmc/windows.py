@@ -14,9 +14,7 @@ from composable_energy.sampling import Noise, State
 from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.mixing import measure_mixing
-from composable_energy_mcmc.trials import lost_to_jumps, mean_rate, take_step
-from composable_energy_mcmc.tuning import DualAveraging, find_first_length
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, lost_to_jumps, mean_rate, take_step
 
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
@@ -31,21 +29,12 @@ _SLOW, _LONG_TRIAL = 6.0, 32  # steps: a short trial is sure of correlation time
 _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
 _TRIALS = 2  # the search by powers of two ends after two that cost more
 _BETWEEN = (0.75, 1.5)  # of the best power of two, tried at last
+_TRIAL, _LAGS = 8, 3  # steps, a cycle of trajectory lengths; and the lags of their correlations
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 
 
 def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State, Tensor]:
-    """Tunes the step size and the metric, in windows, until energies and scales stay the same.
-
-    Args:
-        sampler: The sampler.
-        energy: The energy.
-        state: The pilot chains.
-        noise: Their noise.
-
-    Returns:
-        The sampler, the pilot chains after that, and the directions of whitened points in which they move slowly, with shape $(d, k)$.
-    """
+    """Tunes step size and metric in windows, until energies and scales stay the same; returns slow directions, $(d, k)$, too."""
     kind = None if isinstance(sampler.metric, Metric) or sampler.metric == "identity" or sampler.step_size is not None else sampler.metric
     sampler, stable, left, number = replace(sampler, metric=sampler.whitening), False, sampler.tuning_steps, 0
     points = None if kind is None else CovarianceEstimator(kind, state.x)
@@ -71,16 +60,6 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
     A trajectory that was given is tried alone. Else it tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the
     best. Slow chains get a longer trial. There it takes the longer one of two trajectories with nearly equal costs: a trial sees less of
     the slow motion of short ones.
-
-    Args:
-        sampler: The sampler with its step size and metric.
-        energy: The energy.
-        state: The pilot chains.
-        noise: Their noise.
-        directions: Directions of whitened points that count beside coordinates, with shape $(d, k)$.
-
-    Returns:
-        The sampler, and the pilot chains after that.
     """
     step_size, found, least = sampler.step_size or 0.0, None, math.inf
     best = sampler if sampler.trajectory else replace(sampler, trajectory=_TRAJECTORY)
@@ -189,3 +168,70 @@ def _scale_ratio(metric: Metric, before: Metric) -> float:
     axes = scale if metric.kind == "dense" else torch.diag(scale.flatten())
     sd = flatten_points(before.whiten(axes.T.reshape(-1, *(metric.event or ())))).double().norm(dim=0)
     return max(sd.max().item(), 1 / max(sd.min().item(), 1e-300))
+
+
+# How fast pilot chains mix ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mixing:
+    r"""How fast chains mix.
+
+    Args:
+        cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
+        longest: The longest correlation time $\tau$, in steps.
+        state: The chains after the trial.
+    """
+
+    cost: float
+    longest: float
+    state: State
+
+
+def measure_mixing(
+    sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL, directions: Tensor | None = None
+) -> Mixing:
+    r"""Returns how fast chains mix.
+
+    The correlation times $\tau_j$ of the coordinates of whitened points and of their squared distances to the median are estimated over
+    all chains, by the correlations up to lag 3 and a geometric tail. In a heavy tail few chains decide about those of squares. Those of
+    the normal scores of ranks (Vehtari et al., 2021, https://doi.org/10.1214/20-BA1221) do not depend on them, but see little of
+    the tail. So $\tau$ is the geometric mean of the longest ones of both, and the cost is $\bar L\, \tau$.
+    """
+    points, gradients = [state.x], 0
+    for step in range(1, steps + 1):
+        state, _, count = take_step(sampler, energy, state, noise.at(step))
+        points.append(state.x)
+        gradients += count
+    x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
+    x = x[:, x.isfinite().all(2).all(0)]
+    x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
+    values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
+    longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))
+    return Mixing(gradients / steps * longest, longest, state)
+
+
+def _longest_correlation_time(values: Tensor) -> float:
+    """Returns the longest correlation time of numbers with shape (steps, chains, k), in steps; infinite if they say nothing.
+
+    Correlations come from mean square differences, which are precise where they are near 1, up to the first that is not positive.
+    """
+    values = values - values.mean((0, 1))
+    variances = values.square().mean((0, 1))
+    times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)
+    lag, correlation = 0, times
+    for lag in range(1, min(_LAGS, len(values) // 2) + 1):
+        change = (values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)
+        correlation = 1 - change.clamp_min(1e-6)
+        positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
+        times = times + torch.where(positive, 2 * correlation, 0.0)
+    ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
+    times = times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
+    return times.max().item() if len(times) and times.isfinite().all() else math.inf
+
+
+def _rank_normalize(values: Tensor) -> Tensor:
+    """Returns the normal scores of numbers with shape (steps, chains, k) among all steps and chains, which outliers do not dominate."""
+    flat = values.flatten(0, 1)
+    ranks = flat.argsort(0).argsort(0) + 1.0
+    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy.sampling import Noise, State, energy_and_gradient
-from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Langevin, Underdamped
+from composable_energy.sampling import Noise, State
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Langevin
 
 F64 = torch.float64
 SPREAD = torch.tensor([0.2, 1.0, 3.0], dtype=F64)
@@ -46,7 +46,7 @@ def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_00
     return max(found)
 
 
-CORRECTORS = [HMC(0.3, leapfrogs=6), MALA(0.08), ChEES(0.3, 1.5), HMC(0.25, leapfrogs=4, jitter=False)]
+CORRECTORS = [HMC(0.3, leapfrogs=6), MALA(0.08), ChEES(0.3, 1.5)]
 
 
 @pytest.mark.slow
@@ -55,34 +55,6 @@ CORRECTORS = [HMC(0.3, leapfrogs=6), MALA(0.08), ChEES(0.3, 1.5), HMC(0.25, leap
 def test_exact_draws_of_a_level_stay_exact(corrector, energy):
     """Levels from 4 down to .05; the narrowest width is .2."""
     assert worst(Annealed(levels=9, corrector=corrector), energy, [1, 4, 7, 9]) < 4.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("energy", [Noisy(), Plain()], ids=str)
-def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
-    noise = Noise(0, range(50)).at(3)
-    x = noise.normal(torch.zeros(50, 3, dtype=F64))
-    sampler = Annealed(levels=9, corrector=HMC(0.1), temperature=0.7)
-    with torch.no_grad():
-        state, _ = sampler.correct(energy, State(x, x[:, 0], x), noise)
-    known = {"sigma": sampler.level(3)} if isinstance(energy, Noisy) else {}
-    energies, grad = energy_and_gradient(energy, state.x, **known)
-    torch.testing.assert_close(state.energy, energies)
-    torch.testing.assert_close(state.grad, grad)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("corrector", ["hmc", "mala", HMC(leapfrogs=6, acceptance=0.9), Underdamped(0.5), Langevin(0.1)], ids=str)
-def test_draws_of_a_whole_run_have_the_variance_that_the_last_level_leaves(corrector):
-    r"""The last step takes the expected point without noise, so a width $w$ becomes $w^2 / \sqrt{w^2 + \sigma^2}$."""
-    n, last = 4000, 0.5
-    sampler = Annealed(levels=12, sigma_min=last, corrector=corrector, corrector_steps=4)
-    x, trace = Noisy().sample((n, 3), sampler=sampler, seed=0, dtype=F64, trace=True)
-    expected = SPREAD**4 / (SPREAD**2 + last**2)
-    error = 5 * math.sqrt(2 / n) + (0.03 if isinstance(corrector, Langevin) else 0)  # its own bias
-    wide = torch.tensor([0, 0, 0.12], dtype=F64)  # the width 3 is 6 levels wide at the last; a few steps forget the start's 4 in part
-    assert ((x.var(0) / expected - 1).abs() < error + wide).all()
-    assert (trace.acceptance is not None) == (not isinstance(corrector, (Underdamped, Langevin)))
 
 
 def test_a_temperature_reaches_the_corrector():
@@ -100,25 +72,10 @@ def test_a_corrector_is_tuned_once_in_units_of_the_level_and_kept():
     assert again.sampler.corrector is tuned or again.sampler.corrector == tuned
 
 
-def test_gradients_are_counted():
-    calls = []
-    energy = ce.as_energy(lambda x, sigma: calls.append(len(x)) or (x.square() / (2 * (1 + sigma[:, None] ** 2))).sum(1))
-    energy.sample((10, 2), sampler=Annealed(levels=5, corrector=HMC(0.5, leapfrogs=2, jitter=False), corrector_steps=3), seed=0)
-    assert calls.count(10) == 1 + 5 * (1 + 3 * 2 + 1)  # the pilots are 64
-
-
-def test_a_broken_energy_is_reported():
-    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 3, -torch.inf, 1.0) * x.square().sum(1) / 2)
-    with pytest.raises(OptionError, match="lower bound"):
-        broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Annealed(corrector=3), "corrector must be a sampler or the name of one, got 3"),
-        (lambda: Annealed(corrector="nothing"), "nothing"),
-        (lambda: Annealed(corrector=Annealed()), "a corrector must be able to stop after any step"),
         (lambda: Annealed(corrector=SMC()), "a corrector must be able to stop after any step"),
         (lambda: Annealed(corrector=Langevin(0.1, clamp=(0, 1))), "another box at each"),
         (lambda: Annealed(corrector=HMC(), corrector_steps=0), "needs corrector_steps"),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import ShapeError
 from composable_energy_mcmc import ChEES
 
 F64 = torch.float64
@@ -87,14 +87,6 @@ def test_a_tuned_metric_may_be_kept_for_another_energy():
         Gaussian(rotated(5, 40.0)).sample(2, sampler=sampler)
 
 
-def test_trajectories_have_at_most_as_many_leapfrogs_as_they_may():
-    sampler = ChEES(0.01, 50.0, max_leapfrogs=8)
-    _, trace = Gaussian(torch.eye(2, dtype=F64)).sample(3, sampler=sampler, steps=32, seed=0, trace=True)
-    assert sorted(set(trace.scalars["leapfrogs"])) == list(range(1, 9))
-    _, trace = Gaussian(torch.eye(2, dtype=F64)).sample(3, sampler=ChEES(0.5, 0.01), steps=8, seed=0, trace=True)
-    assert set(trace.scalars["leapfrogs"]) == {1}
-
-
 @pytest.mark.slow
 def test_draws_with_all_that_is_tuned_have_the_moments():
     """A product of Gaussians, one narrow and slanted, from a start far away; chains are independent."""
@@ -110,23 +102,12 @@ def test_draws_with_all_that_is_tuned_have_the_moments():
     assert (z @ z.T / n - torch.eye(2, dtype=F64)).abs().max() < 4 * math.sqrt(2 / n)
 
 
-def test_other_options_of_a_tuned_sampler_can_be_changed():
-    sampler = ChEES(0.3, 1.5)
-    assert Gaussian(torch.eye(2)).sample(2, sampler=sampler, max_leapfrogs=2, steps=4, trace=True)[1].sampler == ChEES(
-        0.3, 1.5, max_leapfrogs=2
-    )
-    with pytest.raises(OptionError, match="ChEES has no option jitter"):
-        Gaussian(torch.eye(2)).sample(2, sampler=sampler, jitter=False)
-
-
 def gaussian_and(function, dimension=2):
     return ce.as_energy(lambda x: x.square().sum(1) / 2 + function(x), event_shape=(dimension,))
 
 
 JUMPS = {
-    "a step": (lambda x: 3 * (x[:, 0] > 1).float(), 2),
     "a high step in 20-D": (lambda x: 10 * (x[:, 0] > 1).float(), 20),
-    "quadrants": (lambda x: 2 * ((x[:, 0] > 0) != (x[:, 1] > 0)).float(), 2),
     "stairs": (lambda x: (2 * x).round().square().sum(1) / 16, 2),
 }
 

@@ -1,7 +1,6 @@
 """Samplers against densities that are known: moments by integration, invariance from exact draws, biases as derived."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
-from benchmarks import closed_forms
-from benchmarks.closed_forms import Effort, effective, measure
+from benchmarks.closed_forms import effective
 from composable_energy.sampling import Noise
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
 
@@ -43,9 +41,7 @@ TARGETS = {
         )
     ),
     "not, by level": A & ~B,
-    "not, by a soft level": A & ce.negate(B, "level", temperature=0.25),
     "not, by power": A & ce.negate(B, mode="power"),
-    "not, by a stronger power": A & ce.negate(B, mode="power", weight=0.1),
     "not, by contrast": A & ~B.relative_to(A),
     "not, by complement": A & ~EVENT,
     "not, by complement, of two": ~(EVENT & ce.ClassifierEnergy(lambda x: x[:, 0] * 4, 1, base=A)),
@@ -67,12 +63,12 @@ CHEES = ChEES(tuning_steps=100, max_leapfrogs=16)
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("sampler", [MALA, HMC, CHEES], ids=["MALA", "HMC", "ChEES"])
+@pytest.mark.parametrize("sampler", [MALA, HMC, CHEES, Underdamped(0.1)], ids=["MALA", "HMC", "ChEES", "underdamped"])
 def test_moments_are_those_of_the_integral(name, sampler):
-    """Chains are independent, so standard errors are exact; 4 of them."""
+    """Chains are independent, so standard errors are exact; 4 of them. The bias of `underdamped` is far below one at this step."""
     n = 4000
     energy = TARGETS[name]
-    x = energy.sample((n, 2), sampler=sampler, steps=200 if sampler is MALA else 40, seed=1, dtype=F64)
+    x = energy.sample((n, 2), sampler=sampler, steps=40 if sampler in (HMC, CHEES) else 200, seed=1, dtype=F64)
     mean, covariance = integrated(energy)
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
     products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
@@ -94,27 +90,6 @@ def test_a_flat_density_ends_at_its_borders(slope, sampler):
     assert x.min() >= 0 and x.max() <= high
     assert (x.mean() - mean).abs() < 4 * (variance / n).sqrt()
     assert (x.var() - variance).abs() < 4 * (x - mean).square().std() / math.sqrt(n)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 6), ChEES(0.3, 1.5)], ids=["mala", "hmc", "chees"])
-@pytest.mark.parametrize("name", ["product", "mixture"])
-def test_exact_draws_of_an_expression_stay_exact(name, sampler):
-    """Of A & B, which is a Gaussian, and of A | B, half of each; by what 20 steps change."""
-    n, parts = 20_000, [A.distribution, B.distribution]
-    z = Noise(7, range(n)).normal(torch.zeros(n, 2, dtype=F64))
-    if name == "product":
-        precision = parts[0].precision_matrix + parts[1].precision_matrix
-        covariance = torch.linalg.inv(precision)
-        mean = covariance @ sum(part.precision_matrix @ part.mean for part in parts)
-        energy, x = A & B, mean + z @ torch.linalg.cholesky(covariance).T
-    else:
-        drawn = [part.mean + z @ part.scale_tril.T for part in parts]
-        energy, x = A | B, torch.where((torch.arange(n) % 2 > 0)[:, None], drawn[0], drawn[1])
-    after = energy.sample((n, 2), sampler=sampler, steps=20, seed=1, init=x)
-    before, after = (torch.cat([some, some.square(), some[:, :1] * some[:, 1:]], 1) for some in (x, after))
-    change = after - before
-    assert (change.std(0) > 0.1).all() and (change.mean(0).abs() < 4.5 * change.std(0) / math.sqrt(n)).all()
 
 
 @pytest.mark.slow
@@ -150,18 +125,6 @@ def test_underdamped_is_biased_as_derived(step_size, friction, temperature, vari
     assert max(z_of_underdamped(Underdamped(step_size, friction, temperature), variance)) < 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["product", "mixture", "not, by power", "not, by complement"])
-def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
-    """At this step the bias, of second order, is far below a standard error."""
-    n = 4000
-    x = TARGETS[name].sample((n, 2), sampler=Underdamped(0.1), steps=150, seed=1, dtype=F64)  # slow chains
-    mean, covariance = integrated(TARGETS[name])
-    assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
-    products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
-    assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
-
-
 class NoisyMixture(ce.Energy):
     r"""A mixture of narrow Gaussians with noise of level $\sigma$ added: what a noise-conditional network learns."""
 
@@ -195,15 +158,6 @@ def test_annealed_without_noise_levels_lowers_the_temperature():
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
     assert (x.var(0) - 1).abs().max() < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["mean", "variance"])
-def test_the_benchmark_fails_for_a_wrong_truth(fault):
-    target, effort = closed_forms.mixture(), Effort(400, 40, 40)
-    wrong = replace(target, **{fault: getattr(target, fault) * 1.1})
-    assert not measure(HMC(0.3, 6), wrong, effort, seeds=1)["passed"]
-    assert measure(HMC(0.3, 6), target, effort, seeds=1)["passed"]
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])

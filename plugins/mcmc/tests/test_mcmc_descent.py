@@ -46,27 +46,12 @@ def test_every_chain_of_an_expression_ends_in_a_mode():
     assert 50 < (x[:, 0] < 0).sum() < 150
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_points_of_any_shape_and_dtype(shape, dtype):
-    energy = ce.as_energy(lambda x: (x - 1).square().reshape(len(x), -1).sum(1) / 2)
-    x = energy.sample(shape, sampler="descent", seed=0, dtype=dtype)
-    assert x.shape == shape and x.dtype == dtype and (x - 1).abs().max() < 1e-6
-
-
 def test_one_gradient_a_step_and_none_once_all_chains_rest():
     sizes = []
     energy = ce.as_energy(lambda x: sizes.append(len(x)) or (x - 2).square().flatten(1).sum(1) / 2)
     x, trace = energy.sample((8, 3, 4, 4), sampler="descent", steps=100, seed=0, trace=True)
     torch.testing.assert_close(x, torch.full_like(x, 2.0))
     assert len(sizes) < 10 and set(sizes) == {8} and trace.energies.shape == (100, 8)
-
-
-def test_a_chain_that_rests_stays_while_others_go_on():
-    init = torch.tensor([[0.0], [5.0]])
-    x = ce.as_energy(lambda x: x.square().sum(1) / 2).sample((2, 1), sampler="descent", init=init, steps=1)
-    assert x[0] == 0 and 0 < x[1] < 5
 
 
 def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_reported():

@@ -150,13 +150,6 @@ def test_a_node_of_a_third_party_has_the_energy_and_gradient_of_its_formula():
         assert mixes_values(own)
 
 
-def test_a_node_of_a_third_party_needs_values_unless_it_sums():
-    with pytest.raises(ExpressionError, match="SoftMin needs values"):
-        SoftMin(ce.ScoreEnergy(lambda x: -x, event_shape=(2,)), bowl)
-    carried = SoftMin(score, wide)
-    assert carried.needs_log_densities and not carried.evidence_has_value
-
-
 def test_a_held_slope_saves_the_plain_term_and_keeps_what_depends_on_noise():
     calls = []
     counted = ce.as_energy(lambda x: calls.append(len(x)) or x @ SLOPE, event_shape=(2,))

@@ -1,15 +1,14 @@
 """Options and shapes: every sampler takes images, refuses wrong options by name, and sets those that are left out."""
 
 import math
-from dataclasses import replace
+import re
 
 import pytest
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy import SamplingWarning
-from composable_energy.errors import DtypeError, OptionError
+from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
@@ -27,8 +26,7 @@ class Bowl(ce.Energy):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "dtype"), [((3,), torch.float64), ((3, 2, 4, 4), torch.float32), ((3, 1), torch.bfloat16)])
 def test_points_of_any_shape_and_dtype(sampler, shape, dtype):
     if dtype == torch.bfloat16 and isinstance(sampler, MALA | HMC | ChEES | Tempering | SMC):
         with pytest.raises(DtypeError, match=r"which torch.bfloat16 rounds away: draw with dtype=torch.float32"):
@@ -43,9 +41,8 @@ def test_points_of_any_shape_and_dtype(sampler, shape, dtype):
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
-@pytest.mark.parametrize("metric", ["identity", "diagonal", "dense"])
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 1, 1), (3, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["diagonal", "dense"])
+@pytest.mark.parametrize(("shape", "dtype"), [((3,), torch.float64), ((3, 1), torch.float32), ((3, 2, 4, 4), torch.float64)])
 def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
     sampler = ChEES(metric=metric, tuning_steps=20)
     x, trace = Bowl().sample(shape, sampler=sampler, steps=4, seed=0, dtype=dtype, trace=True)
@@ -53,15 +50,7 @@ def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
     assert trace.sampler.metric.event in (None, shape[1:]) and trace.energies.unique(dim=0).shape[0] > 1
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES(tuning_steps=60, max_leapfrogs=16)], ids=["mala", "hmc", "chees"])
-def test_momenta_and_proposals_run_over_all_axes_of_an_image(sampler):
-    x = Bowl().sample((500, 3, 4, 4), sampler=sampler, steps=60, seed=0)
-    norms = x.flatten(1).square().sum(1)
-    assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
-    assert abs(norms.var() - 96) < 4 * 96 * math.sqrt(2 / 500 + 12 / 48 / 500)
-
-
-@pytest.mark.parametrize(("sampler", "target"), [(MALA(), 0.574), (HMC(), 0.8), (MALA(acceptance=0.9), 0.9), (HMC(acceptance=0.6), 0.6)])
+@pytest.mark.parametrize(("sampler", "target"), [(MALA(), 0.574), (HMC(acceptance=0.6), 0.6)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     energy, shape = ce.as_energy(lambda x: (x / scale).square().flatten(1).sum(1) / 2), (64, 10)
@@ -78,15 +67,6 @@ def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks(sampler
         for n, size in ((1, None), (5, 2), (100, None))
     )
     assert one.step_size is not None and all(other == one for other in others)
-
-
-def test_a_huge_step_is_rejected_and_a_tiny_one_accepted():
-    for sampler, small in ((MALA(1e8), 1e-4), (HMC(1e4, leapfrogs=3), 1e-3)):
-        with pytest.warns(SamplingWarning, match="All 200 chains did not move"):
-            _, trace = Bowl().sample((200, 4), sampler=sampler, steps=5, seed=0, trace=True)
-        assert trace.acceptance.mean() < 0.01
-        _, trace = Bowl().sample((200, 4), sampler=replace(sampler, step_size=small), steps=5, seed=0, trace=True)
-        assert trace.acceptance.mean() > 0.99
 
 
 def test_step_and_noise_of_papers():
@@ -147,26 +127,12 @@ def test_annealed_keeps_a_level_that_is_bound():
     [
         (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
         (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
-        (lambda: Langevin(0.1, clamp=3), r"clamp must be \(lowest, highest\), got 3"),
-        (lambda: Langevin.from_step_and_noise(0.1, -1), "noise must be a number of at least 0"),
         (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
-        (lambda: MALA(tuning_steps=0), "tuning_steps must be a whole number of at least 1, got 0"),
-        (lambda: HMC(leapfrogs=0), "leapfrogs must be a whole number of at least 1, got 0"),
-        (lambda: HMC(leapfrogs=2.5), "leapfrogs must be a whole number of at least 1, got 2.5"),
         (lambda: HMC(jitter=1), "jitter must be True or False, got 1"),
-        (lambda: ChEES(0.1, -1), "trajectory must be a positive number, got -1"),
         (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
         (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
-        (lambda: ChEES(acceptance=0), "acceptance must be a number between 0 and 1, got 0"),
-        (lambda: ChEES(max_leapfrogs=0), "max_leapfrogs must be a whole number of at least 1, got 0"),
-        (lambda: ChEES(tuning_steps=1), "tuning_steps must be a whole number of at least 2, got 1"),
         (lambda: Underdamped(0.1, friction=0), "friction must be a positive number, got 0"),
-        (lambda: Underdamped(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
-        (lambda: Descent(tolerance=-1), "tolerance must be a number of at least 0, got -1"),
-        (lambda: Annealed(levels=1), "levels must be a whole number of at least 2, got 1"),
         (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
-        (lambda: Annealed(corrector_steps=-1), "corrector_steps must be a whole number of at least 0, got -1"),
-        (lambda: Annealed(delta=0), "delta must be a positive number, got 0"),
     ],
 )
 def test_options_out_of_range_are_reported(make, message):
@@ -174,19 +140,12 @@ def test_options_out_of_range_are_reported(make, message):
         make()
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES])
-def test_clamping_is_refused_with_the_reason(sampler):
-    with pytest.raises(OptionError, match="refuses clamp: a clamped proposal has no density"):
+@pytest.mark.parametrize(
+    ("sampler", "reason"), [(MALA, "a clamped proposal has no density"), (Underdamped, "a point that is clamped keeps")]
+)
+def test_clamping_is_refused_with_the_reason(sampler, reason):
+    with pytest.raises(OptionError, match=f"refuses clamp: {reason}"):
         Bowl().sample((2, 2), sampler=sampler, clamp=(0, 1))
-
-
-def test_clamping_a_point_that_moves_is_refused_with_the_reason():
-    with pytest.raises(OptionError, match="refuses clamp: a point that is clamped keeps a momentum"):
-        Bowl().sample((2, 2), sampler=Underdamped, step_size=0.1, clamp=(0, 1))
-
-
-def test_underdamped_without_temperature_rolls_to_the_mode():
-    assert Bowl().sample((4, 3), sampler=Underdamped(0.5, temperature=0), steps=200, seed=0).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES()])
@@ -194,3 +153,76 @@ def test_a_step_that_was_never_settled_is_reported(sampler):
     state = sampler.init(Bowl(), torch.zeros(2, 2), Noise(0, range(2)))
     with pytest.raises(OptionError, match="no step_size yet"):
         sampler.step(Bowl(), state, Noise(0, range(2), step=1))
+
+
+COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]
+
+
+@pytest.mark.parametrize("sampler", COUNTED, ids=repr)
+def test_a_step_takes_one_gradient_and_a_trajectory_one_for_each_leapfrog(sampler):
+    """And one at the start, with a trace, a callback and chunks as well; two energies beside it compare a point with copies of itself."""
+    sizes = []
+    energy = ce.as_energy(lambda x: sizes.append(len(x)) or x.square().sum(1) / 2)
+    _, trace = energy.sample((6, 2), sampler=sampler, steps=32, seed=0, trace=1, observers=[ce.sampling.Stop(lambda *_: None)])
+    leapfrogs = trace.scalars.get("leapfrogs", [1] * 32)
+    assert sizes == [6] * (2 + 1 + sum(leapfrogs))
+    if isinstance(sampler, HMC):
+        assert max(leapfrogs) == 7 and sum(leapfrogs) <= 32 * 7
+    sizes.clear()
+    energy.sample((6, 2), sampler=sampler, steps=32, seed=0, batch_size=2)
+    assert sizes == [2] * (2 + 3 * (1 + sum(leapfrogs)))
+
+
+# Bad input
+
+
+ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
+BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
+HALF = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, x[:, 0], torch.inf), event_shape=(1,))  # without a support: points may be outside
+
+
+@pytest.mark.parametrize("sampler", ADJUSTED.values(), ids=ADJUSTED)
+def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
+    """Half of all starts are; were they counted as rejected, no step would be short enough."""
+    draws = [
+        HALF.sample((200, 1), sampler=sampler, steps=40, seed=0, on_divergence="keep", init=init, dtype=torch.float64, trace=True)
+        for init in (None, torch.ones(200, 1, dtype=torch.float64))
+    ]
+    steps = [trace.sampler.step_size for _, trace in draws]
+    assert 1 / 3 < steps[0] / steps[1] < 3
+    for x, trace in draws:
+        x = x[~trace.diverged]
+        assert len(x) > 60 and x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(len(x))
+
+
+@pytest.mark.parametrize("sampler", [*ADJUSTED.values(), ChEES(tuning_steps=4, metric="dense")], ids=[*ADJUSTED, "chees, dense"])
+def test_a_start_outside_the_support_is_reported(sampler):
+    with pytest.raises(SamplingDiverged, match=r"5 of 5 .* is infinite at 5 of 5.*give other points in `init`"):
+        HALF.sample((5, 1), sampler=sampler, seed=0, init=torch.full((5, 1), -1.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sampler", ["mala", "hmc", "chees"])
+def test_a_temperature_is_refused_with_the_way_to_it(sampler):
+    with pytest.raises(OptionError, match=r"refuses temperature: .* that of `energy / T`: sample that. At 0 there is none; `descent`"):
+        BOWL.sample((4, 2), sampler=sampler, temperature=0.5)
+    cooled = (BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0)
+    assert abs(cooled.var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sampler", [*ADJUSTED.values(), MALA(0.1), HMC(0.1), ChEES(0.1, 0.5)], ids=repr)
+def test_energies_too_coarse_to_accept_by_are_refused(sampler, dtype):
+    """Points of that dtype, and an energy alone that returns it."""
+    with pytest.raises(DtypeError, match=rf"which {dtype} rounds away: draw with dtype=torch.float32 .*`energy.float\(\)`.* langevin"):
+        BOWL.sample((4, 2), sampler=sampler, seed=0, dtype=dtype)
+    coarse = ce.as_energy(lambda x: (x.square().sum(1) / 2).to(dtype))
+    with pytest.raises(DtypeError, match=f"which {dtype} rounds away"):
+        coarse.sample((4, 2), sampler=sampler, seed=0)
+    assert coarse.sample((4, 2), sampler=Langevin(0.1), steps=3, seed=0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, 0, "0.1", True])
+@pytest.mark.parametrize("make", [Langevin, MALA, HMC, Underdamped, Descent, lambda value: ChEES(value, 1.0)])
+def test_step_sizes_that_are_none_are_reported_with_their_value(make, value):
+    with pytest.raises(OptionError, match=re.escape(f"got {value!r}")):
+        make(value)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation, as_energy
 from composable_energy.algebra import Transformed
-from composable_energy.energies.bases import value_of
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
@@ -76,7 +75,7 @@ class OverTime(Transformed):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         count = x.shape[1] - self.window + 1
         repeated = {name: _repeat(value, len(x), count) for name, value in conditions.items()}
-        return value_of(self.terms[0], self.windows(x), repeated).unflatten(0, (len(x), count)).sum(1)
+        return self.terms[0](self.windows(x), **repeated).unflatten(0, (len(x), count)).sum(1)
 
     def __str__(self) -> str:
         which = "" if self.axes is None else f", axes={list(self.axes)}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from composable_energy import ClassifierEnergy, Energy, Negation
+from composable_energy import ClassifierEnergy, Energy
 from composable_energy.algebra import Conjunction, Weighted
 from composable_energy.errors import ExpressionError
 from composable_energy_planning.over_time import OverTime
@@ -24,13 +24,21 @@ _ENTERED = 8.0  # nats of a trajectory along a zone, which is avoided with proba
 _MISSED = 8.0  # nats above the least energy of a waypoint, four standard deviations
 
 
+class Motion(NamedTuple):
+    """A term over transitions: the energy of a pair of states, the numbers of a state that it sees, and its weight."""
+
+    pair: Any  # a `TransitionEnergy`, where it can draw moves
+    axes: list[int]
+    weight: float
+
+
 @dataclass(frozen=True)
 class Parts:
     """An expression over trajectories, apart.
 
     Args:
-        motion: The terms over transitions that can draw moves, with their weights; together they see all numbers of a state.
-        others: Other lifted energies of pairs, with their weights.
+        motion: The terms over transitions that can draw moves; together they see all numbers of a state.
+        others: Other lifted energies of pairs.
         waypoints: Terms over one state, by the index of that state.
         zones: The zones that are avoided.
         efforts: Costs of speed, with their weights.
@@ -39,8 +47,8 @@ class Parts:
         size: The numbers of a state.
     """
 
-    motion: tuple[tuple[OverTime, float], ...]
-    others: tuple[tuple[OverTime, float], ...]
+    motion: tuple[Motion, ...]
+    others: tuple[Motion, ...]
     waypoints: dict[int, tuple[Waypoint, ...]]
     zones: tuple[Entered, ...]
     efforts: tuple[tuple[Effort, float], ...]
@@ -59,9 +67,8 @@ class Parts:
         """Returns the energies, with shape $(B,)$, of moves between states of shape $(B, d)$; zones weigh `firm` times as much."""
         pairs = torch.stack([states, ends], 1)
         total = states.new_zeros(len(states))
-        for term, weight in (*self.motion, *self.others):
-            seen = pairs if term.axes is None else pairs[:, :, list(term.axes)]
-            total = total + weight * term.terms[0](seen)
+        for pair, axes, weight in (*self.motion, *self.others):
+            total = total + weight * pair(pairs[:, :, axes])
         for effort, weight in self.efforts:
             total = total + weight * effort(pairs)
         for entered in self.zones:
@@ -71,9 +78,7 @@ class Parts:
     def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
         """Returns draws of the states after, or before, given ones."""
         ends = states.clone()
-        for term, _ in self.motion:
-            axes = slice(None) if term.axes is None else list(term.axes)
-            pair: Any = term.terms[0]
+        for pair, axes, _ in self.motion:
             ends[:, axes] = pair.propose(states[:, axes], generator, backwards=backwards, width=width)
         return ends
 
@@ -81,9 +86,7 @@ class Parts:
     def cyclic(self) -> Tensor:
         """Which numbers of a state are angles that go all the way around, with shape $(d,)$; joints with limits do not."""
         found = torch.zeros(self.size, dtype=torch.bool)
-        for term, _ in self.motion:
-            axes = tuple(range(self.size)) if term.axes is None else term.axes
-            pair: Any = term.terms[0]
+        for pair, axes, _ in self.motion:
             span = pair.visited.amax(0) - pair.visited.amin(0)
             found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
         return found
@@ -128,12 +131,9 @@ class Parts:
     def visited(self, count: int, generator: torch.Generator) -> Tensor:
         """Returns states that training visited, with shape $(n, d)$; those of several agents are independent."""
         states = torch.empty(count, self.size)
-        for term, _ in self.motion:
-            axes = slice(None) if term.axes is None else list(term.axes)
-            pair: Any = term.terms[0]
-            kept = pair.visited
-            states = states.to(kept)
-            states[:, axes] = kept[torch.randint(len(kept), (count,), generator=generator)]
+        for pair, axes, _ in self.motion:
+            states = states.to(pair.visited)
+            states[:, axes] = pair.visited[torch.randint(len(pair.visited), (count,), generator=generator)]
         return states
 
 
@@ -148,10 +148,9 @@ def parts_of(energy: Energy) -> Parts:
     lifted = [term for term, _ in _weighted_terms(energy) if isinstance(term, OverTime)]
     horizon, size = lifted[0].event_shape if lifted else (0, 0)  # pyright: ignore[reportGeneralTypeIssues]
     for term, weight in _weighted_terms(energy):
-        if isinstance(term, OverTime) and isinstance(term.terms[0], TransitionEnergy):
-            motion.append((term, weight))
-        elif isinstance(term, OverTime) and term.window == 2:
-            others.append((term, weight))
+        if isinstance(term, OverTime) and term.window == 2:
+            found = motion if isinstance(term.terms[0], TransitionEnergy) else others
+            found.append(Motion(term.terms[0], list(range(size) if term.axes is None else term.axes), weight))
         elif isinstance(term, Waypoint) and weight == 1:
             time = term.time % horizon if horizon else term.time
             waypoints[time] = (*waypoints.get(time, ()), term)
@@ -161,7 +160,7 @@ def parts_of(energy: Energy) -> Parts:
             zones.append(avoided)
         else:
             rest.append(term if weight == 1 else weight * term)
-    moved = {axis for term, _ in motion for axis in (range(size) if term.axes is None else term.axes)}
+    moved = {axis for term in motion for axis in term.axes}
     if not motion or not waypoints or len(moved) < size:
         raise ExpressionError(
             f"{energy} is no conjunction that a search takes apart: it needs `over_time` of a TransitionEnergy that moves all numbers of a "
@@ -180,7 +179,7 @@ def _weighted_terms(energy: Energy, weight: float = 1.0) -> list[tuple[Energy, f
 
 def _avoided(term: Energy) -> Entered | None:
     """Returns the zone that a term avoids; None for any other term."""
-    event = term.terms[0] if isinstance(term, Negation) and term.mode == "complement" else None
+    event = term.terms[0] if getattr(term, "mode", None) == "complement" else None
     if isinstance(event, ClassifierEnergy) and event.label == frozenset({1}) and isinstance(event.logits, Entered):
         return event.logits
     return None

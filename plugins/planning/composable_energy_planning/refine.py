@@ -2,8 +2,6 @@ r"""Descent of trajectories with the curvature of their transitions, and the met
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -72,13 +70,11 @@ def _residuals(parts: Parts, pairs: Tensor) -> Tensor:
     """Returns numbers whose squares add up to twice the energy of moves, but for odds of learned energies, with shape $(n, K)$."""
     states, ends = pairs[:, 0], pairs[:, 1]
     found = []
-    for term, weight in parts.motion:
-        axes: Any = slice(None) if term.axes is None else list(term.axes)
-        pair: Any = term.terms[0]
+    for pair, axes, weight in parts.motion:
         found.append(weight**0.5 * pair.ahead.whiten(states[:, axes], ends[:, axes])[0])
     for effort, weight in parts.efforts:
-        axes = slice(None) if effort.axes is None else list(effort.axes)
-        found.append((weight * effort.weight) ** 0.5 * (ends - states)[:, axes])
+        moves = ends - states if effort.axes is None else (ends - states)[:, list(effort.axes)]
+        found.append((weight * effort.weight) ** 0.5 * moves)
     for entered in parts.zones:
         found.append((2 * -entered.log_clear(states, ends) + 1e-6).sqrt().unsqueeze(1))
     return torch.cat(found, 1)

@@ -68,7 +68,7 @@ class Trajectories(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.step_size is not None:
             return self, x
-        plain = plain_energy(energy)
+        plain, _ = plain_energy(energy)
         if plain is None:
             raise ExpressionError(f"{energy} has a support, and trajectories are found in all of R^n: use `chees` with `init`.")
         parts = parts_of(plain)

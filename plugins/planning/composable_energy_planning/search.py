@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,14 +68,7 @@ class Search:
 
     @torch.no_grad()
     def paths(self, parts: Parts, count: int, generator: torch.Generator, passed: Tensor | None = None) -> Tensor:
-        """Returns trajectories, with shape $(n, T, d)$.
-
-        Args:
-            parts: The expression, taken apart.
-            count: $n$.
-            generator: The source of randomness.
-            passed: The first states, with shape $(t, d)$, if the world has passed them; a waypoint is at the last of them.
-        """
+        """Returns trajectories, with shape $(n, T, d)$."""
         if passed is not None and len(passed) > 1:
             rest = self._paths(parts.after(len(passed) - 1), 4 * count if parts.rest else count, generator)
             return _chosen(parts, torch.cat([passed[:-1].expand(len(rest), -1, -1), rest], 1), count, generator)
@@ -147,9 +139,7 @@ class Search:
     def _links(self, parts: Parts, pool: Tensor, winding: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns for each state candidates for the next one, with shape $(m, k)$, and the energies of these moves."""
         begins, unit = pool.clone(), torch.ones(pool.shape[1]).to(pool)
-        for term, _ in parts.motion:
-            axes = slice(None) if term.axes is None else list(term.axes)
-            pair: Any = term.terms[0]
+        for pair, axes, _ in parts.motion:
             mean, factor = pair.ahead.moments(pool[:, axes])
             begins[:, axes] += mean
             unit[axes] = factor.square().sum(2).sqrt().mean(0)

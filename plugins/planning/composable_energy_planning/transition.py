@@ -19,14 +19,7 @@ _WIDE = (1.0, 3.0)  # how much wider than the moves the contrastive noise is, in
 
 
 def features(states: Tensor, angles: Sequence[int], scale: Tensor, waves: int = 0) -> Tensor:
-    r"""Returns states in units of their spread, angles as cosine and sine, and waves that show thin walls, with shape $(B, n)$.
-
-    Args:
-        states: The states, with shape $(B, d)$.
-        angles: The axes that are angles.
-        scale: The standard deviations of states.
-        waves: The number $m$ of waves along each axis, $\cos(2^k u), \sin(2^k u)$ for $k < m$ and a scaled coordinate $u$.
-    """
+    r"""Returns states in units of their spread, angles as cosine and sine, and waves that show thin walls, with shape $(B, n)$."""
     cyclic = torch.zeros(states.shape[1], dtype=torch.bool)
     cyclic[list(angles)] = True
     phases = states[:, cyclic]

@@ -43,13 +43,13 @@ class World(ABC):
     def clearance(self, states: Tensor) -> Tensor:
         """Returns the distance from the nearest obstacle or limit, negative beyond it, with shape $(B,)$, for states of shape $(B, d)$."""
 
-    @abstractmethod
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Returns the states after actions, with shape $(B, d)$, as if nothing was in the way."""
+        """Returns the states after actions, with shape $(B, d)$, as if nothing was in the way; by default actions are displacements."""
+        return states + actions
 
-    @abstractmethod
-    def towards(self, states: Tensor, targets: Tensor, then: Tensor) -> Tensor:
-        """Returns the actions that lead to target states, within `reach`; `then` are the targets after these."""
+    def towards(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Returns the actions that lead to target states, within `reach`."""
+        return targets - states
 
     def position(self, states: Tensor) -> Tensor:
         """Returns where a state is, with shape $(B, 2)$: goals and obstacles are in the plane."""
@@ -84,9 +84,9 @@ class World(ABC):
 
     def random_states(self, count: int, generator: torch.Generator, margin: float = 0.0) -> Tensor:
         """Returns states that touch nothing, evenly spread, with shape $(n, d)$."""
-        found = self.low.new_empty(0, len(self.low))
+        found, low, high = self.low.new_empty(0, len(self.low)), self.low.clamp_min(-math.pi), self.high.clamp_max(math.pi)  # of angles
         while len(found) < count:
-            states = self.low + (self.high - self.low) * torch.rand(4 * count, len(self.low), generator=generator)
+            states = low + (high - low) * torch.rand(4 * count, len(self.low), generator=generator)
             found = torch.cat([found, states[self.clearance(states) > margin]])
         return found[:count]
 
@@ -111,8 +111,7 @@ class World(ABC):
         """Returns the states of the world as it follows a plan of shape $(T, d)$, and whether a move was blocked."""
         states, hit = [plan[:1]], False
         for time in range(1, len(plan)):
-            actions = self.towards(states[-1], plan[time : time + 1], plan[min(time + 1, len(plan) - 1)][None])
-            state, blocked = self.step(states[-1], actions, generator)
+            state, blocked = self.step(states[-1], self.towards(states[-1], plan[time : time + 1]), generator)
             states.append(state)
             hit |= bool(blocked)
         return torch.cat(states), hit
@@ -135,12 +134,6 @@ class Maze(World):
 
     def clearance(self, states: Tensor) -> Tensor:
         return torch.stack([*(wall(states) for wall in self.walls), self.within(states)]).amin(0)
-
-    def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return states + actions
-
-    def towards(self, states: Tensor, targets: Tensor, then: Tensor) -> Tensor:
-        return targets - states
 
 
 class Arm(World):
@@ -178,12 +171,6 @@ class Arm(World):
         points = self.outline(states)
         return torch.stack([*(disc(points).amin(-1) for disc in self.discs), self.within(states)]).amin(0)
 
-    def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return states + actions
-
-    def towards(self, states: Tensor, targets: Tensor, then: Tensor) -> Tensor:
-        return targets - states
-
 
 class Car(World):
     r"""A car $(x, y, \theta, v)$ with inertia: an action turns it and changes its speed, and it slips a little sideways and along.
@@ -218,7 +205,7 @@ class Car(World):
         faster = (speed + actions[:, 1:]).clamp(self.low[3], self.high[3])
         return torch.cat([place, theta + actions[:, :1], faster], 1)
 
-    def towards(self, states: Tensor, targets: Tensor, then: Tensor) -> Tensor:
+    def towards(self, states: Tensor, targets: Tensor) -> Tensor:
         theta, speed = states[:, 2], states[:, 3]
         arrived = states[:, :2] + speed[:, None] * torch.stack([theta.cos(), theta.sin()], 1)
         ahead = torch.stack([targets[:, 2].cos(), targets[:, 2].sin()], 1)
@@ -237,15 +224,6 @@ class Car(World):
 
     def stopped(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, :3], torch.zeros_like(states[:, 3:])], 1)
-
-    def random_states(self, count: int, generator: torch.Generator, margin: float = 0.0) -> Tensor:
-        found = self.low.new_empty(0, 4)
-        low, high = self.low.clone(), self.high.clone()
-        low[2], high[2] = -math.pi, math.pi
-        while len(found) < count:
-            states = low + (high - low) * torch.rand(4 * count, 4, generator=generator)
-            found = torch.cat([found, states[self.clearance(states) > margin]])
-        return found[:count]
 
 
 WORLDS: dict[str, type[World]] = {world.name: world for world in (Maze, Arm, Car)}

@@ -54,20 +54,6 @@ def test_a_bridge_of_equal_increments_has_a_straight_mean():
     assert ((draws.mean(0) - expected).abs() < 5 * 2 * error).all()  # pilots are 64, so draws are worth less than independent ones
 
 
-@pytest.mark.full
-def test_the_default_sampler_is_that_of_trajectories():
-    _, trace = bridge(planning.start([-1.5, 1.0])).sample(4, seed=0, steps=2, trace=True)
-    assert isinstance(trace.sampler, planning.Trajectories)
-
-
-@pytest.mark.full
-def test_plans_start_and_end_where_they_should_and_repeat_with_the_seed():
-    plan = Planner(bridge(planning.effort(10.0)), seed=3).plan([-1.5, 1.0])
-    assert (plan[0] - torch.tensor([-1.5, 1.0])).norm() < 0.05
-    assert (plan[-1] - torch.tensor([1.5, 0.0])).norm() < 0.2
-    torch.testing.assert_close(plan, Planner(bridge(planning.effort(10.0)), seed=3).plan([-1.5, 1.0]))
-
-
 @pytest.mark.slow
 def test_a_plan_goes_around_a_zone():
     wet = planning.disc((0.0, 0.5), 0.4, margin=0.05)
@@ -82,13 +68,6 @@ def test_both_ways_around_a_zone_are_drawn():
     draws = task.sample(64, seed=1, steps=5)
     above = draws[:, HORIZON // 2, 1] > 0
     assert 0.15 < above.float().mean() < 0.85  # one half by symmetry, up to the search
-
-
-@pytest.mark.slow
-def test_a_plan_passes_a_zone_that_is_not_negated():
-    shop = planning.disc((0.0, -0.6), 0.4)
-    plan = Planner(bridge(planning.effort(10.0), shop)).plan([-1.5, 1.0])
-    assert distance_along(plan, (0.0, -0.6)) < 0.45
 
 
 @pytest.mark.slow

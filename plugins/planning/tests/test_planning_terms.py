@@ -28,14 +28,6 @@ def paths(rows: int, horizon: int, seed: int, size: int = 2) -> Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 999))
-def test_a_lifted_energy_is_the_sum_over_transitions(horizon: int, rows: int, seed: int):
-    x = paths(rows, horizon, seed)
-    expected = sum(pair(x[:, t : t + 2]) for t in range(horizon - 1))
-    torch.testing.assert_close(lifted(horizon)(x), expected)
-
-
-@settings(max_examples=20, deadline=None)
 @given(st.integers(2, 7), st.integers(1, 6), st.integers(0, 999))
 def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: int):
     x = paths(3, one + other, seed)
@@ -54,12 +46,6 @@ def test_one_evaluation_serves_all_transitions():
     assert calls == [50]
 
 
-def test_windows_of_three_states_see_accelerations():
-    bend = ce.energies.CallableEnergy(lambda x: x.diff(n=2, dim=1).square().flatten(1).sum(1) / 2, event_shape=(3, 2))
-    x = paths(4, 9, 1)
-    torch.testing.assert_close(ce.over_time(bend, 9)(x), planning.effort(order=2)(x))
-
-
 def test_axes_move_one_agent_of_two():
     x = paths(3, 6, 2, 4)
     one = ce.energies.CallableEnergy(pair, event_shape=(2, 2))
@@ -71,13 +57,6 @@ def test_a_noise_level_for_each_trajectory_reaches_its_transitions():
     scaled = ce.energies.CallableEnergy(lambda x, sigma: sigma * pair(x), event_shape=(2, 2))
     x, sigma = paths(3, 5, 3), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     torch.testing.assert_close(ce.over_time(scaled, 5)(x, sigma=sigma), sigma * lifted(5)(x))
-
-
-def test_the_gradient_is_that_of_the_sum():
-    x = paths(2, 5, 4).requires_grad_()
-    expression = lifted(5) & planning.start([0.0, 1.0]).double() & planning.effort(2.0)
-    _, gradient = expression.with_gradient(x.detach())
-    torch.testing.assert_close(gradient, torch.autograd.grad(expression(x).sum(), x)[0])
 
 
 @settings(max_examples=20, deadline=None)
@@ -97,26 +76,10 @@ def test_a_zone_is_seen_between_states():
     assert (~planning.disc((0.0, 0.0), 0.5, between=0))(x)[0] < 1e-4  # only the states
 
 
-def test_zones_are_a_boolean_algebra():
-    x = paths(16, 5, 5)
-    a, b = planning.disc((0.0, 0.0), 0.5, width=0.3).double(), planning.box((1.0, 0.0), (0.3, 0.2), width=0.3).double()
-    torch.testing.assert_close((~(a | b))(x), (~a & ~b)(x))
-    torch.testing.assert_close((~(a & b))(x), (~a | ~b)(x))
-    torch.testing.assert_close((a >> b)(x), (~a | b)(x))
-    assert (a & ~a).unsatisfiable
-
-
 def test_the_complement_is_finite_deep_inside():
     x = torch.zeros(1, 100, 2)
     deep = (~planning.disc((0.0, 0.0), 100.0))(x)
     assert deep.isfinite().all() and deep > 1e5
-
-
-def test_agents_that_meet_are_reported_from_those_that_do_not():
-    meeting = torch.tensor([[[-1.0, 0.0, 1.0, 0.0], [1.0, 0.0, -1.0, 0.0]]])
-    passing = torch.tensor([[[-1.0, 0.0, 1.0, 1.0], [1.0, 0.0, -1.0, 1.0]]])
-    keep = planning.apart((0, 1), (2, 3), 0.3, between=3)
-    assert keep(meeting) > 10 and keep(passing) < 1e-4
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.95])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from composable_energy_planning import WORLDS, Box, Car, Disc, Maze
+from composable_energy_planning import WORLDS, Box, Car, Disc
 
 
 @pytest.mark.parametrize("name", sorted(WORLDS))
@@ -38,13 +38,6 @@ def test_a_car_with_inertia_moves_one_step_after_its_action():
     torch.testing.assert_close(faster, torch.tensor([[0.0, 0.0, 0.0, 0.03]]))
     moved, _ = world.step(faster, torch.tensor([[0.0, 0.0]]))
     torch.testing.assert_close(moved, torch.tensor([[0.03, 0.0, 0.0, 0.03]]))
-
-
-def test_a_wall_blocks_a_point():
-    world = Maze([(0.0, 0.0, 0.05, 0.5)])
-    state, blocked = world.step(torch.tensor([[-0.08, 0.0], [-0.08, 0.9]]), torch.tensor([[0.1, 0.0], [0.1, 0.0]]))
-    assert blocked.tolist() == [True, False]
-    torch.testing.assert_close(state, torch.tensor([[-0.08, 0.0], [0.02, 0.9]]))
 
 
 def test_distances_of_shapes():

@@ -123,16 +123,7 @@ class PipelineEnergy(DiffusionEnergy):
         return {**super().__getstate__(), "_pipeline": None}  # tokenizers are slow to copy, and samplers need none
 
 
-def load_pipeline(
-    location: str,
-    *,
-    prompt: str | None = None,
-    class_label: int | str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    dtype: str = "float32",
-    unconditional: int | str | None = None,
-) -> Energy:
+def load_pipeline(location: str, *, prompt: str | None = None, class_label: int | str | None = None, **options: Any) -> Energy:
     """Returns a pipeline of diffusers as an energy, or one of its concepts: `ce.load("diffusers:LOCATION", prompt="a dog")`.
 
     Concepts of two calls have equal bases, so an expression counts the base once. Take all from one energy,
@@ -142,21 +133,15 @@ def load_pipeline(
         location: A folder that `save_pretrained` wrote, or `owner/name` of the hub.
         prompt: A prompt; None for the energy of the pipeline.
         class_label: The number or name of a class; None for the energy of the pipeline.
-        revision: See `PipelineEnergy`.
-        variant: See `PipelineEnergy`.
-        dtype: See `PipelineEnergy`.
-        unconditional: See `PipelineEnergy`.
+        **options: `revision`, `variant`, `dtype` and `unconditional` of `PipelineEnergy`, which lists the errors too.
 
     Raises:
-        ExtraNotInstalled: diffusers is not installed.
-        FileFormatError: The location holds no pipeline that can be read.
         ExpressionError: The pipeline does not take a prompt, or a class.
-        OptionError: The pipeline, its network or its scheduler has a class or field that is not known, or there is no such class.
+        OptionError: An option is unknown, or there is no such class.
     """
     folder = expanded(location)
     location = str(folder.resolve()) if is_directory(folder) else location  # a saved expression loads in any working directory
-    options = {"location": location, "revision": revision, "variant": variant, "dtype": dtype, "unconditional": unconditional}
-    energy: Any = get("energy", "diffusers", **{name: value for name, value in options.items() if value is not None})
+    energy: Any = get("energy", "diffusers", location=location, **options)
     conditions = {name: value for name, value in (("prompt", prompt), ("class_label", class_label)) if value is not None}
     return energy.concept(**conditions) if conditions else energy
 

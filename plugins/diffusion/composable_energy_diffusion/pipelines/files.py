@@ -78,6 +78,14 @@ def _read_index(diffusers: Any, place: str, revision: str | None) -> Mapping[str
     return index
 
 
+def check_fields(part: Any, **expected: Any) -> None:
+    """Raises `OptionError` if a field of the configuration of a part has another value than the one that is known."""
+    for field, value in expected.items():
+        found = part.config.get(field, value)
+        if found != value:
+            raise OptionError(f"{type(part).__name__} cannot be mapped: its field {field} is {found!r}; known: {value!r}.")
+
+
 def _first_lines(error: Exception) -> str:
     text = " ".join(str(error).split())[:400].rstrip(".")
     return f"{type(error).__name__}: {text}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
+from composable_energy_diffusion.pipelines.files import check_fields
 
 
-class Network(nn.Module, ABC):
-    """Abstract network of a pipeline, called as `model(x_t, t, **conditions)`; its output has the shape of the points.
+class Network(nn.Module):
+    """A network of a pipeline without conditions; subclasses are called as `model(x_t, t, **conditions)`.
 
     Args:
         model: The network of diffusers.
@@ -27,21 +27,14 @@ class Network(nn.Module, ABC):
         sides = (side, side) if isinstance(side, int) else tuple(side)
         self.event_shape = torch.Size((config["in_channels"], *sides))
 
-    @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the output of the network, with shape $(B, *)$."""
+        """Returns the output of the network, with the shape of the points."""
+        return self.predict(x, t)
 
     def predict(self, x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
         """Calls the network. A second half of its channels, the variances that it learnt, is left out."""
         output = self.model(x, t, **conditions, return_dict=False)[0]
         return output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
-
-
-class PlainNetwork(Network):
-    """A network without conditions."""
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.predict(x, t)
 
 
 class ClassNetwork(Network):
@@ -150,17 +143,17 @@ def _unet(pipeline: Any, model: Any) -> Network:
     config = model.config
     if config["num_class_embeds"] is not None and config["class_embed_type"] is None:
         return ClassNetwork(model, config["num_class_embeds"], None)
-    _check(model, {"class_embed_type": None})
-    return PlainNetwork(model)
+    check_fields(model, class_embed_type=None)
+    return Network(model)
 
 
 def _conditional_unet(pipeline: Any, model: Any) -> Network:
-    _check(model, dict.fromkeys(("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")))
+    check_fields(model, class_embed_type=None, num_class_embeds=None, encoder_hid_dim_type=None, time_cond_proj_dim=None)
     if model.config["addition_embed_type"] != "text_time":
-        _check(model, {"addition_embed_type": None})
+        check_fields(model, addition_embed_type=None)
         return PromptNetwork(model)
     summary = pipeline.text_encoder_2.config.projection_dim
-    _check(model, {"projection_class_embeddings_input_dim": 6 * model.config["addition_time_embed_dim"] + summary})
+    check_fields(model, projection_class_embeddings_input_dim=6 * model.config["addition_time_embed_dim"] + summary)
     side = model.config["sample_size"] * pipeline.vae_scale_factor
     return SizedPromptNetwork(model, (side, side, 0, 0, side, side))
 
@@ -228,13 +221,5 @@ def decoder_of(pipeline: Any, network: Network) -> nn.Module:
         return Pixels(network.event_shape)
     if type(vae).__name__ != "AutoencoderKL":
         raise OptionError(f"The autoencoder of {type(pipeline).__name__} is a {type(vae).__name__}; known is AutoencoderKL.")
-    _check(vae, {"latents_mean": None, "latents_std": None, "latent_channels": network.event_shape[0]})
+    check_fields(vae, latents_mean=None, latents_std=None, latent_channels=network.event_shape[0])
     return Latents(vae, network.event_shape)
-
-
-def _check(model: Any, expected: Mapping[str, Any]) -> None:
-    for field, value in expected.items():
-        if model.config.get(field, value) != value:
-            raise OptionError(
-                f"{type(model).__name__} cannot be mapped: its field {field} is {model.config[field]!r}, and only {value!r} is known."
-            )

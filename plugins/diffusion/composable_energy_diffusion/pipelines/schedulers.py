@@ -13,15 +13,13 @@ A scheduler is a process of training together with a sampler. Only the process c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from composable_energy.errors import OptionError
-from composable_energy_diffusion.schedule import Schedule
-from composable_energy_diffusion.schedules import EDM, RectifiedFlow, VarianceExploding
-from composable_energy_diffusion.variance_preserving import DiscreteVP
+from composable_energy_diffusion.pipelines.files import check_fields
+from composable_energy_diffusion.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule, VarianceExploding
 
 _OUTPUTS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -40,10 +38,10 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
     """
     name, config = type(scheduler).__name__, scheduler.config
     if name in _FLOWS:
-        _check(name, config, {"invert_sigmas": False, "stochastic_sampling": False})
+        check_fields(scheduler, invert_sigmas=False, stochastic_sampling=False)
         return RectifiedFlow(time_scale=float(config["num_train_timesteps"])), "flow"
     if name in _EDM:
-        _check(name, config, {"prediction_type": "epsilon"})
+        check_fields(scheduler, prediction_type="epsilon")
         return EDM(config["sigma_data"], config["sigma_min"], config["sigma_max"]), "edm"
     if name in _EXPLODING:
         return VarianceExploding(config["sigma_min"], config["sigma_max"]), "score"
@@ -53,12 +51,12 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
             f"{', '.join((*_FLOWS, *_EDM, *_EXPLODING))}. For another process, pass the network to ce.get('energy', 'diffusion', ...)."
         )
     if config.get("use_flow_sigmas"):
-        _check(name, config, {"prediction_type": "flow_prediction"})
+        check_fields(scheduler, prediction_type="flow_prediction")
         return RectifiedFlow(time_scale=float(config["num_train_timesteps"])), "flow"
-    _check(name, config, {"timestep_type": "discrete"})
+    check_fields(scheduler, timestep_type="discrete")
     output = config.get("prediction_type", "epsilon")
     if output not in _OUTPUTS:
-        raise _unknown(name, "prediction_type", output, _OUTPUTS)
+        raise OptionError(f"{name} cannot be mapped: its field prediction_type is {output!r}; known: {', '.join(_OUTPUTS)}.")
     return DiscreteVP(_betas(name, scheduler.alphas_cumprod)), _OUTPUTS[output]
 
 
@@ -71,13 +69,3 @@ def _betas(name: str, signal: torch.Tensor) -> tuple[float, ...]:
     if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
         raise OptionError(f"The scheduler {name} cannot be mapped: its `alphas_cumprod` do not fall from step to step.")
     return tuple(betas.tolist())
-
-
-def _check(name: str, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise _unknown(name, field, config[field], (value,))
-
-
-def _unknown(name: str, field: str, value: Any, known: Any) -> OptionError:
-    return OptionError(f"The scheduler {name} cannot be mapped: its field {field} is {value!r}; known: {', '.join(map(repr, known))}.")

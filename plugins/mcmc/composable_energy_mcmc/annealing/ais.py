@@ -69,17 +69,7 @@ class Path:
         return log_ratio
 
     def move(self, z: Tensor, level: float, step_size: float, noise: Noise, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Takes steps of the sampler at one level.
-
-        Args:
-            z: The points, with shape $(B, *)$.
-            level: The level.
-            step_size: The sampler's step size.
-            noise: The noise of the points.
-            steps: The numbers of the steps.
-
-        Returns:
-            The points, and the mean acceptance of each, with shape $(B,)$.
+        """Takes the numbered steps of the sampler at a level; returns the points, and the mean acceptance of each, with shape $(B,)$.
 
         Raises:
             OptionError: The sampler does not reject.
@@ -104,12 +94,6 @@ class Path:
 
         Both directions take the same steps at the same levels, in the opposite order.
 
-        Args:
-            z: Points of the Gaussian; of the density for the reverse direction.
-            schedule: The levels and step sizes.
-            noise: The noise of the paths.
-            reverse: Whether the paths lead from the density to the Gaussian.
-
         Raises:
             OptionError: Points where the reverse direction starts have density 0.
             SamplingDiverged: An energy is not a number.
@@ -132,13 +116,7 @@ class Path:
 
 
 def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Schedule:
-    """Returns a schedule for a path, found by pilot points.
-
-    Args:
-        path: The path.
-        like: Zeros with the shape of one point.
-        noise: Noise of its own.
-        levels: The number of levels after the first; None takes four for each that the pilots needed, and 16 at least.
+    """Returns a schedule for a path, found by pilot points; by default with four levels for each that they needed, and at least 16.
 
     Raises:
         CalibrationError: The pilots do not reach the density.
@@ -167,8 +145,6 @@ class _Level(Energy):
 
 class _PathPilots(Pilots):
     """Pilot points of a path; they tune the step size unless the sampler has one."""
-
-    keep_of_support, min_rise, max_levels, gain, max_step_size = False, 1e-4, 500, 0.3, torch.inf
 
     def __init__(self, path: Path, points: Tensor, noise: Noise) -> None:
         self.path, self.points, self.noise = path, points, noise

@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from composable_energy import Disjunction, Energy, as_energy
-from composable_energy.algebra import Conditioned, PulledBack, lacks_level, with_levels
+from composable_energy.algebra import Conditioned, PulledBack, with_levels
 from composable_energy.arithmetic import Estimate
-from composable_energy.energies.identity import equal, same
+from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError
-from composable_energy.events import Formula
-from composable_energy_mcmc.annealing.log_z import estimate_log_z, points_of_integral
+from composable_energy.sampling.problem import resolve_points
+from composable_energy_mcmc.annealing.log_z import estimate_log_z, event_of_integral
 
 
 def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: Any) -> Energy:
@@ -50,9 +52,7 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
         [0.8, 3.2]
     """
     expression = as_energy(expression)
-    if lacks_level(expression):
-        points = points_of_integral(expression, *(options.get(name) for name in ("base", "draws", "init", "event_shape", "dtype")))
-        expression = with_levels(expression, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device))
+    expression = with_levels(expression, lambda: _point_of(expression, **options))
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
@@ -78,14 +78,7 @@ class _Context:
 
 @dataclass
 class _Calibration:
-    """One call; it keeps results, so that a node that occurs several times stays one node and is estimated once.
-
-    Args:
-        options: The options of `log_z`.
-        excluded: The parts of bases, which stay as they are.
-        results: Energies with their bound conditions and what they became.
-        estimates: Densities with their $\\log Z$.
-    """
+    """One call; it keeps results, so that a node that occurs several times stays one node and is estimated once."""
 
     options: Mapping[str, Any]
     excluded: set[nn.Module]
@@ -97,7 +90,7 @@ class _Calibration:
         if energy in self.excluded or not any(map(_is_mixture, energy.modules())):
             return energy
         for old, bound, new in self.results:
-            if old is energy and equal(bound, context.bound):
+            if old is energy and same(bound, context.bound):
                 return new
         inside = context.enter(energy)
         terms = [self.calibrate(term, inside) for term in energy.terms]
@@ -113,9 +106,7 @@ class _Calibration:
         branches = list(terms) if node.weighted else _group_events(terms)
         found = [self._estimate(branch, context) for branch in branches]
         values, errors = ([getattr(estimate, name) for estimate in found] for name in ("value", "standard_error"))
-        mixture = Disjunction(*branches, weights=node.weights, log_z=values, log_z_errors=errors)
-        mixture.name, mixture.recommended, mixture.training = node.name, node.recommended, node.training
-        return mixture
+        return node.rebuild(*branches, log_z=values, log_z_errors=errors)
 
     def _estimate(self, branch: Energy, context: _Context) -> Estimate:
         if branch.log_normalizer is not None:  # a closed form, or a calibrated mixture
@@ -140,10 +131,18 @@ def _is_mixture(part: object) -> bool:
 
 def _group_events(terms: Sequence[Energy]) -> list[Energy]:
     """Returns the densities that an unweighted mixture adds: events over one base together as one, and all others."""
-    groups: list[tuple[Formula, list[Energy]]] = []
+    groups: list[list[Energy]] = []
     for term in terms:
-        if term.formula is not None:
-            group = next((some for formula, some in groups if formula.same_base(term.formula)), None)
-            groups.append((term.formula, [term])) if group is None else group.append(term)
-    joined = [some[0] if len(some) == 1 else Disjunction(*some) for _, some in groups]
-    return [*joined, *(term for term in terms if term.formula is None)]
+        events = [group for group in groups if group[0].formula is not None and term.formula is not None]
+        group = next((group for group in events if group[0].formula.same_base(term.formula)), None)
+        groups.append([term]) if group is None else group.append(term)
+    return sorted((reduce(or_, group) for group in groups), key=lambda term: term.formula is None)
+
+
+def _point_of(
+    energy: Energy, *, base: Any = None, draws: Any = None, init: Any = None, event_shape: Any = None, dtype: Any = None, **_: Any
+) -> Tensor:
+    """Returns a point of zeros for options of `estimate_log_z`, with shape $(1, *)$."""
+    event, start = event_of_integral(energy, base, draws, init, event_shape), draws if draws is not None else init
+    points = resolve_points(energy, (1, *event), latents=True, start=start, dtype=dtype)
+    return torch.zeros((1, *event), dtype=points.dtype, device=points.device)

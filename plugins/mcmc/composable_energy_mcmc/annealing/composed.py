@@ -2,6 +2,7 @@ r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,10 +11,9 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
-from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
-from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
+from composable_energy.sampling import State, has_rows, plain_energy
 from composable_energy_mcmc.level_gradient import denoised_pull
 from composable_energy_mcmc.widening import Widened, widen
 
@@ -93,7 +93,7 @@ class ComposedDensity:
     def __init__(self, energy: Energy) -> None:
         if has_rows(energy):
             raise ExpressionError(f"All chains of feynman-kac have one density, and {energy} has a condition for each: bind one for all.")
-        plain = plain_energy(energy)
+        plain, _ = plain_energy(energy)
         if plain is None or plain.support is not None:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
         self.energy = plain
@@ -114,19 +114,20 @@ class ComposedDensity:
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
-        pairs = energies_and_gradients(self.leaves, x, sigma=sigma)
-        values, gradients = zip(*pairs, strict=True)
+        values, gradients = [], []
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(self.leaves)):
+            point = x.detach().clone().requires_grad_()
+            for leaf in self.leaves:
+                energies = leaf(point, sigma=sigma)
+                if not energies.requires_grad:
+                    raise ExpressionError(f"{leaf} has no gradient at its points: it is constant, or detaches them.")
+                gradients.append(torch.autograd.grad(energies.sum(), point, retain_graph=True)[0])
+                energies = energies.detach()
+                values.append(energies if leaf.has_value else torch.where(energies.isfinite(), 0.0, energies))
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
 
     def derivatives(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Derivatives:
-        """Returns $F$ and its derivatives.
-
-        Args:
-            log_densities: $l$, with shape $(B, M)$.
-            x: The points, with shape $(B, *)$.
-            sigma: The noise level.
-            z: The denoised points, with the same shape; None leaves terms without noise levels out.
-        """
+        """Returns $F$ and its derivatives at log densities of shape $(B, M)$; without denoised points `z`, plain terms are left out."""
         with torch.inference_mode(False), torch.enable_grad():
             at, point = (one.detach().clone().requires_grad_() for one in (log_densities, x))
             points = point, None if z is None else z.detach().clone().requires_grad_()
@@ -151,17 +152,7 @@ class ComposedDensity:
             return self._evaluate(log_densities, x, sigma, z)
 
     def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Widened]:
-        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `level_gradient` does.
-
-        Args:
-            log_densities: $l$, with shape $(B, M)$.
-            scores: The scores of the leaves, with shape $(B, M, *)$.
-            x: The points, with shape $(B, *)$.
-            sigma: The noise level $\sigma$.
-
-        Returns:
-            The denoised points, the derivatives there, and the gradient of terms without noise levels, widened.
-        """
+        r"""Returns the denoised points of the other terms, the derivatives there, and the widened gradient of plain terms."""
 
         def others(densities: Tensor, s: Tensor, at: Tensor) -> Tensor:
             found = self.derivatives(densities, at, sigma, None)
@@ -187,11 +178,20 @@ class ComposedDensity:
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
         given = dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))
         with evaluating(given=given, denoised=(x, z, sigma)):
-            return -self.energy(x, **self._at(self.energy, x, sigma)).double()
+            return -self.energy(x, sigma=sigma).double()
 
-    @staticmethod
-    def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:
-        return {"sigma": rows_for("sigma", sigma, x)}
+
+class _Together(Energy):
+    """Energies at the same points, so that parts which they share, such as one network under several conditions, are evaluated once."""
+
+    has_value = False
+
+    def __init__(self, energies: Sequence[Energy]) -> None:
+        super().__init__()
+        self.terms = tuple(energies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ExpressionError("Energies that are evaluated together have no common value.")
 
 
 def combine(slopes: Tensor, scores: Tensor) -> Tensor:

@@ -104,13 +104,7 @@ def normal_energy(z: Tensor, log_volume: float = 0.0) -> Tensor:
 
 
 def fit_gaussian(points: Tensor, factor: float, *, covariance: bool = False) -> Gaussian:
-    """Returns the Gaussian with the mean of some points and a multiple of their spread; a coordinate that does not vary counts as 1.
-
-    Args:
-        points: With shape $(B, *)$.
-        factor: The multiple.
-        covariance: Whether to fit the covariance where there are enough points, in place of the variances alone.
-    """
+    """Returns the Gaussian with the mean of some points and a multiple of their spread; a coordinate that does not vary counts as 1."""
     rows = points.reshape(len(points), -1).double()
     mean, spread = rows.mean(0), rows.std(0)
     scale = torch.where(spread > 0, spread, 1.0).view(points.shape[1:])

@@ -2,10 +2,10 @@ r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed i
 
 from __future__ import annotations
 
-import secrets
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,26 +13,19 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from composable_energy import Energy, SamplingWarning, as_energy
-from composable_energy.algebra import Conditioned
-from composable_energy.energies.checks import check_tails, check_value
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
-from composable_energy.sampling import Noise, Sampler, SamplerLike, emit_warnings, resolve_sampler, sample, twin, warn_of_spacing
-from composable_energy.sampling.driver import evaluation_context
-from composable_energy.sampling.problem import PointSpec, resolve_points
-from composable_energy.sampling.selection import check_density
-from composable_energy.sampling.wrappers import UnconstrainedEnergy, coordinates_of_start
-from composable_energy.supports import format_support, is_full
+from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
 from composable_energy_mcmc.annealing.ais import Path, tune_path
-from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, bootstrap_error, log_mean
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
-from composable_energy_mcmc.annealing.resampling import effective_sample_size
+from composable_energy_mcmc.annealing.schedule import effective_sample_size
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
 _MIN_EFFECTIVE = 0.05
 _MIN_DRAWS = 20
 _PILOT_CHAINS = 1024
 _PILOT_STEPS = 60
+_RESAMPLES, _BISECTIONS, _MARGIN = 200, 60, 30.0  # of the bootstrap, and of Bennett's ratio
 _BASE_FACTOR = 1.2  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 
 
@@ -133,34 +126,32 @@ def estimate_log_z(
         Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
     """
     energy = as_energy(energy)
-    check_value(energy, "`log_z`")
     particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves)
     levels = None if levels is None else check_integer("levels", levels)
-    size = particles if batch_size is None else check_integer("batch_size", batch_size)
-    seed = secrets.randbits(63) if seed is None else check_integer("seed", seed, least=-(2**63)) % 2**64
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init is the start of a pilot run, which `base` and `draws` replace: leave it out.")
-    chosen = resolve_sampler(energy, sampler, {"leapfrogs": _LEAPFROGS, **options} if sampler == "hmc" else options)
-    with evaluation_context(energy):
-        check_density(energy, chosen, allow_improper=False)
-        if "step_size" not in {field.name for field in (fields(chosen) if is_dataclass(chosen) else ())}:
-            raise OptionError(f"{chosen} has no option step_size that could be set for each level; take 'hmc' or 'mala'.")
-        known, energy = energy.log_normalizer, twin(energy)
-        _check_rows(energy)
-        points = points_of_integral(energy, base, draws, init, event_shape, dtype)
-        energy, draws, init = _unconstrained(energy, points, base, draws, init)
-        like = points.zeros()
-        if known is None:
-            start = draws if draws is not None else init
-            check_tails(energy, like.new_full((16, *like.shape), torch.inf) if start is None else start, {})
-        noise = Noise(seed, range(particles), kind="numpy" if like.is_cpu else "philox")
-        start, ends = None if base is None else Gaussian.from_distribution(base), None
+    if has_rows(energy):
+        raise ExpressionError(f"{energy} has rows of conditions, each with an integral of its own: bind one value for all.")
+    event = event_of_integral(energy, base, draws, init, event_shape)
+    settings: dict[str, Any] = {"sampler": sampler, "seed": seed, "batch_size": batch_size, "dtype": dtype}
+    settings["options"] = {"leapfrogs": _LEAPFROGS, **options} if sampler == "hmc" else options
+    start, count = draws if draws is not None else init, particles
+    if start is not None and base is None:
+        settings["init"], count = start, len(start)
+    elif start is not None:
+        settings |= {"dtype": start.dtype, "device": start.device}
+    with integration(energy, (count, *event), unconstrained=base is None, **settings) as problem:
+        density, like = problem.plain, problem.points.zeros()
+        if "step_size" not in {field.name for field in (fields(problem.sampler) if is_dataclass(problem.sampler) else ())}:
+            raise OptionError(f"{problem.sampler} has no option step_size that could be set for each level; take 'hmc' or 'mala'.")
+        noise, size = problem.noise.for_chains(range(particles)), particles if batch_size is None else problem.batch_size
+        gaussian, ends = None if base is None else Gaussian.from_distribution(base), None
         if draws is not None:
-            draws = _check_points("draws", draws, like)
-            start, ends = (start, draws) if start is not None else (_fit_base(draws[::2]), draws[1::2])
-        elif start is None:
-            start = _fit_base(_run_pilots(energy, like, init, chosen, noise, size))
-        return _estimate(energy, like, Path(energy, start.to(like), chosen, size, moves), noise, ends, levels)
+            ends = _check_points("draws", draws if problem.init is None else problem.init, like)
+            gaussian, ends = (gaussian, ends) if gaussian is not None else (_fit_base(ends[::2]), ends[1::2])
+        elif gaussian is None:
+            gaussian = _fit_base(_run_pilots(density, like, problem.init, problem.sampler, noise, size))
+        return _estimate(density, like, Path(density, gaussian.to(like), problem.sampler, size, moves), noise, ends, levels)
 
 
 def _estimate(energy: Energy, like: Tensor, path: Path, noise: Noise, ends: Tensor | None, levels: int | None) -> LogZ:
@@ -171,7 +162,8 @@ def _estimate(energy: Energy, like: Tensor, path: Path, noise: Noise, ends: Tens
     forward, reverse = path.log_weights(z, schedule, noise.child("forward")).cpu(), None
     effective = effective_sample_size(forward) / particles
     _check_effective(energy, effective, particles, count, ends is not None)
-    emit_warnings(warn_of_spacing(forward, like.dtype, "log Z"))  # weights are as large as the energies
+    for warning in warn_of_spacing(forward, like.dtype, "log Z"):  # weights are as large as the energies
+        warning.emit()
     if ends is not None:
         back = noise.child("reverse").for_chains(range(len(ends)))
         reverse = path.log_weights(path.base.standardize(ends), schedule, back, reverse=True).cpu()
@@ -200,18 +192,10 @@ def _check_points(name: str, points: Tensor, like: Tensor) -> Tensor:
 def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Sampler, noise: Noise, batch_size: int) -> Tensor:
     """Returns the last points of a pilot run of the sampler."""
     count = _PILOT_CHAINS if init is None else len(_check_points("init", init, like))
+    options: dict[str, Any] = {"sampler": sampler, "steps": _PILOT_STEPS, "init": init, "batch_size": min(batch_size, count)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)  # the estimate has a standard error of its own
-        return sample(
-            energy.latents,
-            (count, *like.shape),
-            sampler=sampler,
-            steps=_PILOT_STEPS,
-            init=init,
-            seed=noise.child("fit").seed,
-            batch_size=min(batch_size, count),
-            dtype=like.dtype,
-        )
+        return energy.latents.sample((count, *like.shape), seed=noise.child("fit").seed, dtype=like.dtype, **options)
 
 
 def _fit_base(points: Tensor) -> Gaussian:
@@ -231,48 +215,64 @@ def _check_effective(energy: Energy, effective: float, paths: int, levels: int, 
         )
 
 
-def points_of_integral(
-    energy: Energy,
-    base: Distribution | None,
-    draws: Tensor | None,
-    init: Tensor | None,
-    event_shape: Sequence[int] | None,
-    dtype: torch.dtype | None,
-) -> PointSpec:
-    """Returns the shape, dtype and device of the points, from all that have a shape."""
+def event_of_integral(
+    energy: Energy, base: Distribution | None, draws: Tensor | None, init: Tensor | None, event_shape: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Returns the shape of a point, from all that have a shape; raises if there is none, or if they differ."""
     if base is not None and not isinstance(base, Distribution):
         raise OptionError(f"base is a Normal or one MultivariateNormal of torch.distributions, got {type(base).__name__}.")
-    start = draws if draws is not None else init
     shapes = [tuple(event_shape)] if event_shape is not None else []
     shapes += [(*base.batch_shape, *base.event_shape)] if base is not None else []
-    shapes += [tuple(start.shape[1:])] if isinstance(start, Tensor) else []
+    shapes += [tuple(start.shape[1:]) for start in (draws, init) if isinstance(start, Tensor)]
     shapes += [tuple(energy.event_shape)] if energy.event_shape is not None else []
     if not shapes:
         raise ShapeError(f"The shape of the points of {energy} is unknown: give event_shape, base, draws or init.")
-    request = resolve_points(energy, (1, *shapes[0]), latents=True, start=start, dtype=dtype)
-    if any(shape != tuple(request.event) for shape in shapes):
+    if len(set(shapes)) > 1:
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")
-    if base is not None and is_full(energy.support):  # a Gaussian over points: the energy is infinite outside of its support
-        return replace(request, coordinates=None)
-    return request
+    return shapes[0]
 
 
-def _unconstrained(
-    energy: Energy, points: PointSpec, base: Distribution | None, draws: Tensor | None, init: Tensor | None
-) -> tuple[Energy, Tensor | None, Tensor | None]:
-    """Returns the energy in the coordinates of its support, where the integral is the same, with draws and start points in them."""
-    coordinates = points.coordinates
-    if coordinates is None:
-        return energy, draws, init
-    if base is not None:
-        raise OptionError(f"base is a Gaussian over points, and {energy} lives on {format_support(energy.support)}: leave it out.")
-    draws, init = (None if x is None else coordinates_of_start(energy, coordinates, x) for x in (draws, init))
-    return UnconstrainedEnergy(energy, coordinates), draws, init
+# Estimates from weights -------------------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(energy: Energy) -> None:
-    """Raises if a condition has several rows: each row has an integral of its own."""
-    for part in energy.modules():
-        for name, value in part.values.items() if isinstance(part, Conditioned) else ():
-            if isinstance(value, Tensor) and value.ndim and len(value) > 1:
-                raise ExpressionError(f"{part} has {len(value)} rows of {name}, each with an integral of its own: bind one value for all.")
+def log_mean(log_weights: Tensor) -> Tensor:
+    """Returns the logarithm of the mean of weights along the last axis."""
+    return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+
+
+def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
+    r"""Estimates $c = \log Z_1 - \log Z_0$ from the log weights of paths in both directions, by Bennett's acceptance ratio.
+
+    It solves $\sum_i \sigma(f_i - c - m) = \sum_j \sigma(r_j + c + m)$ with the logistic function $\sigma$ and $m = \log(n_f / n_r)$.
+
+    Args:
+        forward: $f$, with shape $(*, n_f)$: log weights of paths from draws of $p_0$, whose weights have the mean $Z_1 / Z_0$.
+        reverse: $r$, with shape $(*, n_r)$: log weights of paths from draws of $p_1$, whose weights have the mean $Z_0 / Z_1$.
+
+    Returns:
+        The estimates, with the shape of the leading axes.
+
+    References:
+        Efficient estimation of free energy differences from Monte Carlo data (Bennett, 1976), https://doi.org/10.1016/0021-9991(76)90078-4
+    """
+    shift = math.log(forward.shape[-1] / reverse.shape[-1])
+    both = torch.cat([forward, -reverse], -1)  # a path of weight 0 counts, but bounds nothing
+    low = both.where(both.isfinite(), torch.inf).amin(-1) - abs(shift) - _MARGIN
+    high = both.where(both.isfinite(), -torch.inf).amax(-1) + abs(shift) + _MARGIN
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        at = middle[..., None] + shift
+        too_low = torch.sigmoid(forward - at).sum(-1) > torch.sigmoid(reverse + at).sum(-1)
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    return (low + high) / 2
+
+
+def bootstrap_error(forward: Tensor, reverse: Tensor | None, seed: int) -> float:
+    """Returns the standard error of the estimate from log weights of paths, by its standard deviation over resampled paths."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+
+    def resample(weights: Tensor) -> Tensor:
+        return weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator)]
+
+    values = log_mean(resample(forward)) if reverse is None else bennett_acceptance_ratio(resample(forward), resample(reverse))
+    return values.std().item()

@@ -15,13 +15,7 @@ from composable_energy_mcmc.metropolis import check_precision, judge
 
 
 def geometric_energy(level: float | Tensor, at_base: Tensor, energies: Tensor) -> Tensor:
-    """Returns $(1 - b) E_0 + b E$, with shape $(B,)$; at either end the other energy has no influence, even if it is infinite.
-
-    Args:
-        level: $b$, one for all points or one for each.
-        at_base: $E_0$, with shape $(B,)$.
-        energies: $E$, with shape $(B,)$.
-    """
+    """Returns $(1 - b) E_0 + b E$, with shape $(B,)$; at either end the other energy has no influence, even if it is infinite."""
     if not isinstance(level, Tensor):
         return energies if level == 1 else at_base if level == 0 else (1 - level) * at_base + level * energies
     return torch.where(level == 1, energies, torch.where(level == 0, at_base, (1 - level) * at_base + level * energies))
@@ -43,22 +37,9 @@ def evaluate(energy: Energy, x: Tensor) -> State:
 def hamiltonian_step(
     energy: Energy, base: Gaussian, state: State, levels: Tensor, step_sizes: Tensor, momentum: Tensor, leapfrogs: int, log_uniform: Tensor
 ) -> tuple[State, Tensor]:
-    r"""Takes a step of Hamiltonian Monte Carlo with each point at a level of its own; each leapfrog step costs one gradient of $E$.
+    r"""Takes a step of Hamiltonian Monte Carlo with each point at its own level $b$, and step sizes in units of the base's scale.
 
     Proposals are accepted as `judge` says, and runaway trajectories are rejected.
-
-    Args:
-        energy: $E$.
-        base: $E_0$, with a diagonal scale.
-        state: The points, with shape $(N, *)$, and their $E$ and $\nabla E$.
-        levels: $b$, with shape $(N,)$.
-        step_sizes: With shape $(N,)$, in units of the base's scale.
-        momentum: Standard normal numbers, with shape $(N, *)$.
-        leapfrogs: How many leapfrog steps.
-        log_uniform: Logarithms of uniform numbers, with shape $(N,)$.
-
-    Returns:
-        The next points with their $E$ and $\nabla E$, and the acceptance probabilities of `judge`.
     """
     b, units = unsqueeze_to(levels, state.x), unsqueeze_to(step_sizes, state.x) * base.scale
 

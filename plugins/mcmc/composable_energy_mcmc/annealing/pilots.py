@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Noise, State, has_rows, normal
-from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
+from composable_energy.options import check_instance, check_integer, check_number
+from composable_energy.sampling import Noise, Sampler, State, has_rows, normal
+from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_gaussian
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 from composable_energy_mcmc.batch import finite_rows, select
@@ -23,6 +26,31 @@ _FIRST_POINTS, _FIRST_NUMBERS = 512, 2**16  # of 64 points, the resampling loses
 _FACTOR = 1.3, 1.5  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 
 
+@dataclass(frozen=True)
+class Scheduled(Sampler, ABC):
+    """Abstract sampler along the levels of a schedule from a Gaussian to the energy; see `Tempering` for its options."""
+
+    levels: int | None = None
+    leapfrogs: int = 8
+    mean: float | Tensor | None = None
+    scale: float | Tensor | None = None
+    acceptance: float = 0.8
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("leapfrogs", self.leapfrogs)
+        check_number("acceptance", self.acceptance, above=0, below=1)
+        check_gaussian_options(self.mean, self.scale)
+        check_instance("schedule", self.schedule, Schedule)
+
+    @property
+    def tuned_schedule(self) -> Schedule:
+        """The schedule; raises `OptionError` as long as there is none."""
+        if self.schedule is None:
+            raise OptionError(f"{type(self).__name__} has no schedule yet: let `sample` tune it.")
+        return self.schedule
+
+
 def tune_schedule(
     energy: Energy,
     x: Tensor,
@@ -33,20 +61,7 @@ def tune_schedule(
     acceptance: float,
     keep: float = 0.9,
 ) -> tuple[Schedule, Tensor]:
-    """Finds a schedule for points of an energy.
-
-    Args:
-        energy: The energy.
-        x: Where pilot chains start, with shape $(B, *)$.
-        noise: Their noise.
-        mean: The mean of the base, a number or a tensor with the shape of a point; None fits it together with the scale.
-        scale: The standard deviation of the base, a number or a tensor with the shape of a point.
-        leapfrogs: The length of the longest trajectory.
-        acceptance: The mean acceptance that step sizes are tuned for.
-        keep: The share of the effective sample size that survives from one level to the next.
-
-    Returns:
-        The schedule, and the pilot points at its end, with shape $(B, *)$.
+    """Returns a schedule for points of an energy, and the pilot points at its end, with shape $(B, *)$; without `mean` the base is fitted.
 
     Raises:
         OptionError: The pilot points do not reach the density.

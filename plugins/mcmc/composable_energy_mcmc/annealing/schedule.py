@@ -1,4 +1,4 @@
-r"""Annealing schedules: levels $0 = b_0 < \dots < b_J = 1$ of a path, the step size at each, and the search for both by pilot points."""
+r"""Annealing schedules: levels $0 = b_0 < \dots < b_J = 1$ of a path, the step size at each, their search, and resampling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from torch import Tensor
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import Noise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
-from composable_energy_mcmc.annealing.resampling import systematic_resample
 
 _MOVES = 3  # steps of the pilots at each level, during which their step size adapts
 _BISECTIONS = 40
-_MIN_RISE = 1e-6
+_MIN_RISE, _MAX_LEVELS = 1e-6, 300  # after which the search fails
+_GAIN, _LONGEST = 0.5, 4.0  # of the logarithm of the step size, by the acceptance; and the largest step size
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,13 @@ class Pilots(ABC):
 
     Attributes:
         points: With shape $(B, *)$.
-        keep: The share of the effective sample size that survives from one level to the next.
-        keep_of_support: Whether `keep` is a share of the points that have a density, not of all points.
-        min_rise: The smallest rise to the next level, as a share of what is left to 1.
-        max_levels: The number of levels after which the search fails.
+        keep: The share of the effective sample size of points with a density that survives from one level to the next.
         acceptance: The mean acceptance that step sizes are tuned for; None keeps the first step size.
-        gain: How fast the logarithm of the step size follows the acceptance.
-        max_step_size: The largest step size.
     """
 
     points: Tensor
     keep: float = 0.9
-    keep_of_support: ClassVar[bool] = True
-    min_rise: ClassVar[float] = 0.0
-    max_levels: ClassVar[int] = 300
     acceptance: float | None = 0.8
-    gain: ClassVar[float] = 0.5
-    max_step_size: ClassVar[float] = 4.0
 
     @abstractmethod
     def log_density_ratio(self) -> Tensor:
@@ -112,45 +101,32 @@ def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float
 
     At each level the points are resampled, then move, while the step size follows their acceptance.
 
-    Args:
-        pilots: Points of the base.
-        base: The base.
-        noise: The noise of the resampling.
-        step_size: The first step size; None takes $d^{-1/4} / 2$ for points with $d$ coordinates.
-
     Raises:
         Exception: That of `pilots.failure`, if they do not reach the density.
     """
     size = 0.5 * max(1, pilots.points[0].numel()) ** -0.25 if step_size is None else step_size
     levels, sizes = [0.0], [size]
     while levels[-1] < 1:
-        if len(levels) > pilots.max_levels:
-            raise pilots.failure(f"after {pilots.max_levels} levels the pilot points have come to {levels[-1]:.3g} of 1")
+        if len(levels) > _MAX_LEVELS:
+            raise pilots.failure(f"after {_MAX_LEVELS} levels the pilot points have come to {levels[-1]:.3g} of 1")
         log_ratio = pilots.log_density_ratio()
         if log_ratio.max() == -torch.inf:
             raise pilots.failure(f"no pilot point at level {levels[-1]:.3g} has a density there")
-        support = (log_ratio > -torch.inf).double().mean().item() if pilots.keep_of_support else 1.0
-        level = next_level(levels[-1], log_ratio, pilots.keep * support, max(pilots.min_rise * (1 - levels[-1]), _MIN_RISE))
+        support = (log_ratio > -torch.inf).double().mean().item()
+        level = next_level(levels[-1], log_ratio, pilots.keep * support)
         offset = noise.at(len(levels)).uniform(pilots.points, stream=2)[0]
         pilots.resample(systematic_resample((level - levels[-1]) * log_ratio, offset))
         for move in range(_MOVES):
             rate = pilots.move(level, size, (len(levels) - 1) * _MOVES + move)
             if pilots.acceptance is not None:
-                size = min(size * math.exp(pilots.gain * (rate - pilots.acceptance)), pilots.max_step_size)
+                size = min(size * math.exp(_GAIN * (rate - pilots.acceptance)), _LONGEST)
         levels.append(level)
         sizes.append(size)
     return Schedule(base, tuple(levels), tuple(sizes))
 
 
-def next_level(level: float, log_ratio: Tensor, keep: float, min_rise: float) -> float:
-    """Returns the highest level at which the weights keep a share of their effective sample size, by bisection.
-
-    Args:
-        level: The level where the points are.
-        log_ratio: $E_0 - E$ at the points, with shape $(B,)$.
-        keep: The share.
-        min_rise: The smallest rise.
-    """
+def next_level(level: float, log_ratio: Tensor, keep: float) -> float:
+    """Returns the highest level at which the weights, by $E_0 - E$ of shape $(B,)$, keep a share of their effective sample size."""
     log_ratio = log_ratio - log_ratio.max()
 
     def share(rise: float) -> float:
@@ -163,7 +139,7 @@ def next_level(level: float, log_ratio: Tensor, keep: float, min_rise: float) ->
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) >= keep else (low, middle)
-    return min(1.0, level + max(low, min_rise))
+    return min(1.0, level + max(low, _MIN_RISE))
 
 
 def _interpolate(positions: Sequence[float], values: Sequence[float], at: float) -> float:
@@ -171,3 +147,28 @@ def _interpolate(positions: Sequence[float], values: Sequence[float], at: float)
     low = min(max(bisect_right(positions, at) - 1, 0), len(positions) - 2)
     share = (at - positions[low]) / (positions[low + 1] - positions[low])
     return values[low] + min(share, 1.0) * (values[low + 1] - values[low])
+
+
+# Weighted points --------------------------------------------------------------------------------------------------------------------------
+
+
+def effective_sample_size(log_weights: Tensor) -> float:
+    r"""Returns $(\sum_i w_i)^2 / \sum_i w_i^2$ of weights with shape $(B,)$; 0 if all of them are 0."""
+    if log_weights.max() == -torch.inf:
+        return 0.0
+    return 1 / torch.softmax(log_weights, 0).square().sum().item()
+
+
+def systematic_resample(log_weights: Tensor, offset: Tensor) -> Tensor:
+    r"""Draws rows by their weights at evenly spaced quantiles: row $i$ of $B$ is drawn $B w_i / \sum_j w_j$ times, up to rounding.
+
+    Args:
+        log_weights: With shape $(B,)$.
+        offset: A uniform number in (0, 1).
+
+    Returns:
+        The indices of the rows, in rising order, with shape $(B,)$.
+    """
+    cumulative = torch.softmax(log_weights.double(), 0).cumsum(0)
+    quantiles = (torch.arange(len(cumulative), device=cumulative.device) + offset.double()) / len(cumulative) * cumulative[-1]
+    return torch.searchsorted(cumulative, quantiles).clamp_(max=len(cumulative) - 1)

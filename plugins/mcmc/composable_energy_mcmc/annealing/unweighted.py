@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
-from composable_energy.sampling import Noise, State, emit_warnings, has_rows
+from composable_energy.sampling import Noise, State, has_rows
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.path import evaluate
 from composable_energy_mcmc.batch import select
@@ -40,14 +40,6 @@ def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, lev
     """Returns points near the density of the first level: for each chain one of several draws of the Gaussian, taken by their weights.
 
     So few chains start where a steep energy would keep them.
-
-    Args:
-        energy: The energy.
-        like: Points with the shape of all chains, $(B, *)$.
-        noise: The noise of the chains.
-        base: The Gaussian.
-        level: The share of the energy at the first level.
-        temperature: The temperature of the last level.
     """
     states, weights, scores = [], [], []
     for number in range(1, _CANDIDATES + 1):
@@ -62,17 +54,10 @@ def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, lev
 
 
 def warn_of_last_level(energy: Energy, state: State, rates: Tensor | None, log_weight: Tensor | None) -> None:
-    """Warns if the corrector leaves chains where they are, or if the weights of paths depend on where the chains have ended.
-
-    Args:
-        energy: The energy.
-        state: The state at the last level.
-        rates: The mean acceptance of each chain there, with shape $(B,)$.
-        log_weight: The log weights of paths, with shape $(B,)$.
-    """
+    """Warns if the corrector leaves chains where they are, or if the weights of paths depend on where the chains have ended."""
     if rates is not None and rates.mean() < _FROZEN:
         seen = f"The corrector accepts {rates.mean():.1%} of its steps at the last level, so the draws are those of a higher one."
-        emit_warnings([SamplingWarning("acceptance", seen, "Leave out its step size, so that it is tuned, or give a shorter one.")])
+        SamplingWarning("acceptance", seen, "Leave out its step size, so that it is tuned, or give a shorter one.").emit()
     if log_weight is None or len(log_weight) < _FEWEST or has_rows(energy):
         return
     weight = torch.softmax(log_weight, 0) * len(log_weight)
@@ -82,7 +67,7 @@ def warn_of_last_level(energy: Energy, state: State, rates: Tensor | None, log_w
             f"Chains of `annealed` are not weighed against each other, and by the weights of their paths draws of {energy} are "
             f"{correlation * spread:.2f} standard deviations off along a coordinate."
         )
-        emit_warnings([SamplingWarning("weak", seen, "Use `tempering` or `smc`, or take more `levels` and `corrector_steps`.")])
+        SamplingWarning("weak", seen, "Use `tempering` or `smc`, or take more `levels` and `corrector_steps`.").emit()
 
 
 def _dependence(state: State, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: log Z within its standard errors, which are right themselves; draws equally weighted, whatever the chunks."""
+"""Annealing from a Gaussian: `tempering` and `smc` give modes their weights from one start, and log Z is within its standard errors."""
 
 import math
 
@@ -8,20 +8,106 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged
+from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged, ShapeError
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import SMC
+from composable_energy_mcmc import SMC, Tempering
 
-pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")]
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
 MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)
+QUICK = Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0)
 
 
 class Four(ce.Energy):
+    """Modes that no local chain leaves: the barrier between two is 25."""
+
+    count = 0
+
     def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x) * x.requires_grad
         return -torch.logsumexp(WEIGHTS.log() - (x[:, None] - MEANS).square().sum(2) / (2 * 0.3**2), 1)
+
+
+def shares(points: Tensor) -> Tensor:
+    nearest = torch.cdist(points.reshape(-1, 2), MEANS).argmin(1)
+    return torch.bincount(nearest, minlength=4) / len(nearest)
+
+
+def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget():
+    start, found = MEANS[:1].expand(32, 2).clone(), []
+    for seed in (0, 1):  # the shares of one run are off by .013 in the mean of many
+        energy = Four()
+        _, trace = energy.sample((32, 2), sampler="tempering", init=start, steps=240, seed=seed, trace=1, burn_in=40)
+        assert energy.count < 500_000
+        pairs = [values[40:] for name, values in trace.scalars.items() if name.startswith("swaps[")]
+        assert len(pairs) == len(trace.sampler.schedule.levels) - 1 and min(sum(values) / len(values) for values in pairs) > 0.3
+        assert shares(energy.sample((32, 2), sampler="hmc", init=start, steps=100, seed=seed))[0] == 1
+        found.append(trace.points)
+    assert (shares(torch.cat(found)) - WEIGHTS).square().mean().sqrt() <= 0.02
+
+
+class Labelled(ce.Energy):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y[:, None]).square().sum(1) * 2
+
+
+def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
+    y = torch.arange(400, dtype=F64) % 5
+    energy = Labelled().given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
+    x = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0)
+    parts = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150)
+    torch.testing.assert_close(parts, x)
+    variance = 1 / (4 + 1 / 25)
+    white = (x - (4 * variance * y)[:, None]) / math.sqrt(variance)
+    assert white.mean().abs() < 4 / math.sqrt(800)
+    assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
+
+
+def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, -torch.inf, 1.0) * x.square().sum(1) * 5)
+    assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
+    with pytest.raises(SamplingDiverged):
+        broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
+    x, _ = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep", trace=True)
+    assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
+
+
+def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
+    energy = Gaussian(torch.zeros(2))
+    tuned = [
+        energy.sample(n, sampler=Tempering(leapfrogs=3), steps=1, seed=0, batch_size=size, trace=True)[1].sampler
+        for n, size in ((1, None), (70, 20))
+    ]
+    assert tuned[0].schedule.levels == tuned[1].schedule.levels and tuned[0].schedule.step_sizes == tuned[1].schedule.step_sizes
+    again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
+    assert again.schedule is tuned[0].schedule
+    with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
+        Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Tempering(mean=0.0), "mean and scale of the base belong together"),
+        (lambda: Tempering(mean=0.0, scale=0.0), "scale must be positive, got 0"),
+    ],
+)
+def test_options_that_make_no_sense(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_a_base_that_does_not_fit_is_reported():
+    with pytest.raises(ShapeError, match="mean and scale have shapes"):
+        Gaussian(torch.zeros(2)).sample(4, sampler=Tempering(mean=torch.zeros(3), scale=1.0))
+    far = ce.as_energy(lambda x: torch.where(x > 0, x, torch.inf).sum(1), event_shape=(1,))  # its support is not known
+    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
+        far.sample((4, 1), sampler=Tempering(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
+
+
+# Sequential Monte Carlo
 
 
 def rotated(axes: int) -> ce.Energy:
@@ -41,7 +127,6 @@ def tuned(energy: ce.Energy, axes: int, sampler: SMC) -> SMC:
     return energy.sample((1, axes), sampler=sampler, steps=1, seed=1000, dtype=F64, trace=True)[1].sampler
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     """Over independent runs z has mean 0 and standard deviation 1; the bounds are some of its own standard errors away."""
@@ -57,7 +142,6 @@ def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     assert torch.tensor(errors).square().mean().sqrt() < {"mixture": 0.12, "rotated": 0.4}[name]
 
 
-@pytest.mark.slow
 def test_points_have_equal_weights_at_the_end():
     n, energy = 4000, Four()
     x, trace = energy.sample((n, 2), sampler="smc", seed=0, dtype=F64, trace=True)
@@ -69,19 +153,6 @@ def test_points_have_equal_weights_at_the_end():
     assert trace.scalars["ess"][-1] == pytest.approx(n) and 0.3 * n < min(trace.scalars["ess"])
     assert len(trace.energies) == trace.sampler.total_steps and len(x.unique(dim=0)) > 0.95 * n
     assert abs(trace.scalars["log_z"][-1] - math.log(2 * math.pi * 0.09)) < 4 * trace.scalars["log_z_se"][-1]
-
-
-@pytest.mark.slow
-def test_chunks_and_a_stop_change_nothing():
-    energy = Gaussian(torch.ones(2, dtype=F64), 0.3)
-    options = {"sampler": SMC(levels=4, leapfrogs=3, mean=0.0, scale=2.0), "seed": 2, "trace": True}
-    whole, trace = energy.sample(60, **options)
-    parts, chunked = energy.sample(60, batch_size=17, **options)
-    assert min(trace.scalars["ess"]) < 30  # they were resampled on the way
-    torch.testing.assert_close(parts, whole)
-    assert chunked.scalars["log_z"] == pytest.approx(trace.scalars["log_z"])
-    _, begun = energy.sample(60, steps=4, **options)
-    assert torch.equal(energy.sample(60, resume=begun), whole)
 
 
 def test_points_without_a_density_have_no_weight():
@@ -107,12 +178,6 @@ def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
     assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2)) < 5 * trace.scalars["log_z_se"][-1]
 
 
-class Labelled(ce.Energy):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return (x - y[:, None]).square().sum(1) * 2
-
-
-@pytest.mark.slow
 def test_chains_with_conditions_of_their_own_are_refused():
     base = ce.as_energy(Normal(torch.zeros(2), 1.0))
     with pytest.raises(ExpressionError, match="bind one value for all"):
