@@ -11,7 +11,7 @@ from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
 from composable_energy_comet.descent import SPREAD
 from composable_energy_comet.targets import joint_minimum
-from composable_energy_training import Batch, Optimizer, Trainer
+from composable_energy_training import Batch, Monitor, Optimizer, Trainer
 
 SIZE, ROWS = 16, 3
 
@@ -151,7 +151,7 @@ def test_training_lowers_the_error(head):
     objective, seen = Decomposition(2, iterates="last"), Batch(images, {}, Noise(9, range(len(images)), 1))
     before = objective.loss(comet, seen).scalars["error"]
     optimizer = Optimizer(rate=5e-3, betas=(0.9, 0.999), clip=1.0)
-    Trainer(comet, Decomposition(2), images, steps=60, batch_size=8, optimizer=optimizer, monitor=None).fit()
+    Trainer(comet, Decomposition(2), images, steps=60, batch_size=8, optimizer=optimizer, callbacks=[Monitor(None)]).fit()
     assert objective.loss(comet, seen).scalars["error"] < 0.8 * before
 
 

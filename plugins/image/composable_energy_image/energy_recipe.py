@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from composable_energy_image.sampler_settings import sampler_options, sampler_pa
 from composable_energy_training import (
     Augmentation,
     Callback,
+    Checkpoints,
     ContrastiveDivergence,
     CSVLog,
     DenoisingScoreMatching,
@@ -37,6 +38,8 @@ from composable_energy_training import (
     NoiseDistribution,
     Objective,
     Optimizer,
+    Prepared,
+    ProgressBar,
     Recipe,
     SampleSheet,
     Trainer,
@@ -56,7 +59,8 @@ _OBJECTIVES: Mapping[str, type[Objective]] = {
     "noise-contrastive": NoiseContrastive,
 }
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
-_NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
+_NOT_SETTINGS = frozenset({"model", "objective", "data", "optimizer", "callbacks"})
+_OF_STEPS = ("ema", "accumulate", "precision")  # settings of an optimizer in the table of the training
 _OPTIONAL_TABLES = frozenset({"augmentation", "sampling", "sheets"})
 _PLAIN = (bool, int, float, str, list, tuple, type(None))
 
@@ -73,8 +77,8 @@ class EnergyRecipe(Recipe):
     | `[objective]` | an objective by `name`, such as `"contrastive-divergence"` |
     | `[chains]` | its negative samples: the `steps` for each training step, a `sampler` by name and its options |
     | `[augmentation]` | `Augmentation` of chains of the buffer; optional |
-    | `[training]` | `Trainer` |
-    | `[optimizer]` | `Optimizer` |
+    | `[training]` | `Trainer`; `ema`, `accumulate`, `precision` of `Optimizer`; `keep`, `checkpoint_every` of `Checkpoints`; a `device` |
+    | `[optimizer]` | `Optimizer`, the others |
     | `[monitor]` | `Monitor` |
     | `[log]` | `CSVLog` |
     | `[sheets]` | `SampleSheet`: its `every` and `n`; optional |
@@ -101,14 +105,16 @@ class EnergyRecipe(Recipe):
     def _parameters(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Parameter]]:
         """Returns the parameters of each table; settings determine the model, the objective and the samplers."""
         model, objective = _energy_factory(self._name(settings, "model")), _objective_class(self._name(settings, "objective"))
-        own = get_parameters(objective)
+        own, optimizer, store = get_parameters(objective), get_parameters(Optimizer), get_parameters(Checkpoints)
+        device = setting("device", Optional[str]).replace(default=None)  # noqa: UP045  (a value)
+        files = {"checkpoint_every": store["every"], "keep": store["keep"], "device": device}
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
             "model": {"name": setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
             "objective": {"name": setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
-            "training": get_parameters(Trainer, _NOT_SETTINGS),
-            "optimizer": get_parameters(Optimizer),
+            "training": {**get_parameters(Trainer, _NOT_SETTINGS), **{name: optimizer.pop(name) for name in _OF_STEPS}, **files},
+            "optimizer": optimizer,
             "monitor": get_parameters(Monitor),
             "log": get_parameters(CSVLog),
             "sheets": {name: parameter for name, parameter in get_parameters(SampleSheet).items() if name in ("every", "n")},
@@ -160,22 +166,23 @@ class EnergyRecipe(Recipe):
         energy, device = self.energy(), join().device
         self._check_fits(energy, pictures)
         training, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
-        device = torch.device(training.get("device") or device)
+        device = torch.device(training.pop("device", None) or device)
+        names = {"checkpoint_every": "every", "keep": "keep"}
+        store = {own: training.pop(name) for name, own in names.items() if name in training}
+        steps = {name: training.pop(name) for name in _OF_STEPS if name in training}
+        checkpoints = _call("training", Checkpoints, {"folder": out, **store})
+        monitor = _call("monitor", Monitor, self._table("monitor"))
+        own = [] if out is None else self._callbacks()
         return _call(
             "training",
             Trainer,
             {
                 **training,
-                "device": device,
-                "model": energy,
+                "model": energy.to(device),
                 "objective": self._build_objective(partial(fit_noise, pictures, preparation, training.get("seed", 0), device)),
-                "data": pictures,
-                "out": out,
-                "optimizer": _call("optimizer", Optimizer, self._table("optimizer")),
-                "preparation": preparation,
-                "monitor": _call("monitor", Monitor, self._table("monitor")),
-                "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
-                "progress": progress,
+                "data": Prepared(pictures, preparation),
+                "optimizer": _call("optimizer", Optimizer, {**self._table("optimizer"), **steps}),
+                "callbacks": [*callbacks, *own, checkpoints, monitor, *[ProgressBar()] * progress],
             },
         )
 

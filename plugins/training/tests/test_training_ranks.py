@@ -15,11 +15,13 @@ import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, SamplingDiverged
 from composable_energy_training import (
     Callback,
+    Checkpoints,
     ContrastiveDivergence,
     DenoisingScoreMatching,
     Loss,
     Monitor,
     Objective,
+    Optimizer,
     Ranks,
     Trainer,
     join,
@@ -76,8 +78,9 @@ class At(Callback):
 
 
 def train(out, kind="cd", width=16, **options):
-    options = {"steps": 20, "batch_size": 8, "ema": 0.9, "checkpoint_every": 5, **options}
-    return Trainer(Net(width), OBJECTIVES[kind](), DATA, out=out, **options).fit()
+    callbacks = [Checkpoints(out, every=5), *options.pop("callbacks", ())]
+    options = {"steps": 20, "batch_size": 8, "optimizer": Optimizer(ema=0.9), **options}
+    return Trainer(Net(width), OBJECTIVES[kind](), DATA, callbacks=callbacks, **options).fit()
 
 
 def start(folder, size, call, *args, **options):
@@ -160,8 +163,8 @@ def train_in_parts(accumulate, out):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
     objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
-    options = {"steps": 8, "batch_size": 8, "accumulate": accumulate}
-    Trainer(ce.as_energy(net), objective, DATA, out=out, **options).fit()
+    options = {"steps": 8, "batch_size": 8, "optimizer": Optimizer(accumulate=accumulate), "callbacks": [Checkpoints(out)]}
+    Trainer(ce.as_energy(net), objective, DATA, **options).fit()
 
 
 @pytest.mark.slow
@@ -173,7 +176,7 @@ def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
 
 
 def stray(out):
-    report = Trainer(Net(16), Unstable(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
+    report = Trainer(Net(16), Unstable(), DATA, steps=20, batch_size=8, callbacks=[Monitor(window=3), Checkpoints(out, every=5)]).fit()
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 

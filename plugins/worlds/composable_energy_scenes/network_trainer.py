@@ -26,10 +26,14 @@ from composable_energy_scenes.renderer import KINDS
 from composable_energy_training import (
     AttributeHeads,
     Batch,
+    Checkpoints,
     DenoisingScoreMatching,
     Loss,
+    Monitor,
     Objective,
     Optimizer,
+    Prepared,
+    ProgressBar,
     Trainer,
     ValueHeads,
 )
@@ -184,20 +188,21 @@ class NetworkTrainer:
         Trainer(
             model,
             objective,
-            data,
+            Prepared(data, preparation),
             steps=steps,
             batch_size=batch,
-            out=self.folder / name,
             seed=self.seed,
-            optimizer=Optimizer(rate=rate, betas=(0.9, 0.999), weight_decay=decay, warm_up=min(200, steps // 10), decay=0.7, clip=1.0),
-            ema=ema,
-            precision=precision,
-            checkpoint_every=500,
-            keep=1,
-            preparation=preparation,
-            monitor=None,
-            callbacks=[CostLog()],
-            progress=self.progress,
+            optimizer=Optimizer(
+                rate=rate,
+                betas=(0.9, 0.999),
+                weight_decay=decay,
+                warm_up=min(200, steps // 10),
+                decay=0.7,
+                clip=1.0,
+                ema=ema,
+                precision=precision,
+            ),
+            callbacks=[Checkpoints(self.folder / name, keep=1), Monitor(None), CostLog(), *[ProgressBar()] * self.progress],
         ).fit()
 
 
