@@ -14,7 +14,7 @@ def improved_once(model, x, step=50, **settings):
     """Returns the loss of a step, the points before the last step of chains, its noise, their nearest others, and those kept."""
     objective = ImprovedContrastiveDivergence(**{**IMPROVED, "buffer": 30, "entropy_after": 0, **settings})
     objective.begin(model, context(6, (2,)))
-    batch, buffer = batch_of(x, step), objective.negatives.buffer
+    batch, buffer = batch_of(x, step), objective.replay
     assert buffer is not None
     before = buffer.state()["slots"].clone()
     slots, chains = buffer.draw(batch.noise)
