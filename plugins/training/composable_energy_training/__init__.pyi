@@ -15,6 +15,7 @@ from composable_energy_training.heads import ValueHeads as ValueHeads
 from composable_energy_training.improved_contrastive_divergence import ImprovedContrastiveDivergence as ImprovedContrastiveDivergence
 from composable_energy_training.joint_classifier import JointEnergyClassifier as JointEnergyClassifier
 from composable_energy_training.label_contrast import LabelContrast as LabelContrast
+from composable_energy_training.mlp_energy import MLPEnergy as MLPEnergy
 from composable_energy_training.monitor import Alert as Alert
 from composable_energy_training.monitor import Monitor as Monitor
 from composable_energy_training.monitor import TrainingDiverged as TrainingDiverged
@@ -38,3 +39,5 @@ from composable_energy_training.score_matching import DenoisingScoreMatching as 
 from composable_energy_training.second_derivatives import differentiable_gradient as differentiable_gradient
 from composable_energy_training.trainer import Report as Report
 from composable_energy_training.trainer import Trainer as Trainer
+
+from . import toys as toys
