@@ -26,7 +26,7 @@ def train(name):
     objective = cet.NoiseContrastive(cet.GaussianNoise.fit(points, widen=1.5))
     adam = cet.Optimizer(rate=1e-2, betas=(0.9, 0.99), decay=0.7)
     cet.Trainer(
-        energy, objective, points, steps=500, batch_size=512, optimizer=adam
+        energy, objective, points, steps=1500, batch_size=512, optimizer=adam
     ).fit()
     return energy
 

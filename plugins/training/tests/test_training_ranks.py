@@ -138,23 +138,11 @@ def trained(tmp_path_factory):
 
 @pytest.mark.full
 @needs_forkserver
-@pytest.mark.parametrize("kind", ["cd", "dsm"])
-def test_two_processes_train_the_weights_of_one(trained, kind):
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_processes_train_the_weights_and_chains_of_one_and_the_first_writes(trained, kind):
     equal(trained / f"one {kind}", trained / f"two {kind}")
-
-
-@pytest.mark.full
-@needs_forkserver
-def test_chains_of_all_processes_are_in_one_checkpoint(trained):
-    one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
-    assert len(two) == 32
-    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
-
-
-@pytest.mark.full
-@needs_forkserver
-def test_only_the_first_writes(trained):
-    names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
+    assert kind != "cd" or len(last(trained / "two cd")["objective.slots"]) == 32
+    names = [path.name for path in (trained / f"two {kind}" / "checkpoints").iterdir()]
     assert sorted(names) == [f"step-{step:08d}.safetensors" for step in (10, 15, 20)]
 
 
@@ -237,18 +225,13 @@ def test_an_error_in_the_first_process_is_raised_in_all(trained):
     run(trained / "output", 2, refuse, trained)
 
 
-@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1), (2, 4, 1)])
+@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1)])
 def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
-    with pytest.raises(
-        OptionError, match=f"multiple of the number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"
-    ):
+    with pytest.raises(OptionError, match=f"number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"):
         Ranks(0, size).select_rows(batch_size, accumulate)
 
 
-def test_each_process_has_its_rows():
+def test_each_process_has_its_rows_and_one_alone_joins_nobody(monkeypatch):
     assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
-
-
-def test_a_process_alone_joins_nobody(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()
