@@ -27,10 +27,12 @@ from composable_energy_image.data import Pictures, Preparation
 from composable_energy_training import (
     Augmentation,
     Callback,
+    Checkpoints,
     ContrastiveDivergence,
     ImprovedContrastiveDivergence,
     Monitor,
     Optimizer,
+    Prepared,
     Trainer,
 )
 from composable_energy_viz.files import write_grid
@@ -136,17 +138,11 @@ def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) 
         trainer = Trainer(
             model,
             objective(run),
-            data,
+            Prepared(data, Preparation(dequantize="uniform")),
             steps=steps,
             batch_size=64,
-            out=folder,
-            optimizer=Optimizer(rate=3e-4 if careful(run) else 1e-2, betas=(0.0, 0.999)),
-            ema=0.999,
-            precision="bfloat16",
-            checkpoint_every=every,
-            preparation=Preparation(dequantize="uniform"),
-            monitor=None if run == "careless-unmonitored" else Monitor(),
-            callbacks=[curve],
+            optimizer=Optimizer(rate=3e-4 if careful(run) else 1e-2, betas=(0.0, 0.999), ema=0.999, precision="bfloat16"),
+            callbacks=[Checkpoints(folder, every), Monitor(None) if run == "careless-unmonitored" else Monitor(), curve],
         )
         trainer.fit()
         row = curve.rows[-1]

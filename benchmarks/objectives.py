@@ -32,6 +32,7 @@ from composable_energy_faces import ATTRIBUTES, draw
 from composable_energy_image.metrics import frechet_distance
 from composable_energy_training import (
     Callback,
+    Checkpoints,
     ContrastiveDivergence,
     DenoisingScoreMatching,
     DiffusionRecoveryLikelihood,
@@ -40,9 +41,11 @@ from composable_energy_training import (
     FlowNoise,
     GaussianNoise,
     ImprovedContrastiveDivergence,
+    Monitor,
     NoiseContrastive,
     Objective,
     Optimizer,
+    Prepared,
     Trainer,
 )
 
@@ -159,9 +162,9 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
     levels = name in WITH_LEVELS
     model, clock = Network(clean) if levels else Plain(clean), Clock(seconds)
     objective = objectives(add_noise(clean, Noise(seed, range(len(clean)))), seed)[name]()
-    options: dict[str, Any] = {"optimizer": Optimizer(rate=1e-3, betas=(0.9, 0.99), clip=10.0), "ema": 0.99, "monitor": None}
-    options |= {"preparation": None if levels else add_noise, "callbacks": [clock], "checkpoint_every": 10**7}
-    report = Trainer(model, objective, clean, steps=10**6, batch_size=128, seed=seed, **options).fit()
+    optimizer = Optimizer(rate=1e-3, betas=(0.9, 0.99), clip=10.0, ema=0.99)
+    data, callbacks = Prepared(clean, None if levels else add_noise), [clock, Monitor(None), Checkpoints(every=10**7)]
+    report = Trainer(model, objective, data, steps=10**6, seed=seed, optimizer=optimizer, callbacks=callbacks).fit()
     figures: dict[str, float] = {"steps": report.steps, "skipped": report.skipped, "outlying losses": outlying(clock.losses)}
     figures["seconds"] = time.process_time() - clock.end + seconds
     judge, energy = train_judge(pictures.train, pictures.train_labels), model.at(NOISE) if levels else model

@@ -68,10 +68,10 @@ def network(seed: int, data: SideChains) -> tuple[SideChainEnergy, AngleLibrary]
 def train(data: SideChains, library: AngleLibrary, seed: int, steps: int = STEPS) -> SideChainEnergy:
     torch.manual_seed(seed)
     energy = SideChainEnergy()
-    optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.99), decay=0.5, clip=1.0)
+    optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.99), decay=0.5, clip=1.0, ema=0.99)
     points = (data.chi, {"context": data.context})
     objective = SideChainContrast(library, NEGATIVES)
-    Trainer(energy, objective, points, steps=steps, batch_size=BATCH, optimizer=optimizer, ema=0.99, seed=seed).fit()
+    Trainer(energy, objective, points, steps=steps, batch_size=BATCH, optimizer=optimizer, seed=seed).fit()
     return energy
 
 

@@ -71,7 +71,7 @@ def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[
         between: Called after each step.
     """
     import composable_energy as ce
-    from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
+    from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Monitor, Optimizer, Trainer
 
     class Clock(Callback):
         def __init__(self) -> None:
@@ -93,7 +93,7 @@ def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[
         objective = ContrastiveDivergence(steps=K, sampler="langevin", options=options, buffer=BUFFER, l2=1.0)
     clock = Clock()
     data = torch.rand(2_000, 3, size, size)
-    settings = {"optimizer": Optimizer(rate=1e-4), "callbacks": [clock], "monitor": None}  # the others monitor nothing
+    settings = {"optimizer": Optimizer(rate=1e-4), "callbacks": [clock, Monitor(None)]}  # the others monitor nothing
     Trainer(energy, objective, data, steps=steps, batch_size=BATCH, **settings).fit()
     return clock.seconds
 

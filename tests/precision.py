@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,7 @@ def train_in_float32(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
     """
 
     def trainer(*arguments: Any, **options: Any) -> Trainer:
-        return Trainer(*arguments, **{**options, "precision": "float32"})
+        return Trainer(*arguments, **{**options, "optimizer": replace(options["optimizer"], precision="float32")})
 
     for module in modules:
         patch.setattr(module, "Trainer", trainer)

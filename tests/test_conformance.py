@@ -89,6 +89,7 @@ ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "molecules/tests/test_molecules_generated.py": ("generated-rotamers",),
         "molecules/tests/test_molecules_terms.py": ("side-chain-clash",),
         "observed/tests/test_observed_bad_input.py": ("observed",),
+        "training/tests/test_training_toys.py": ("mlp",),
         "worlds/tests/test_scenes_contract.py": ("scenes",),
         "worlds/tests/test_scenes_multi_object.py": ("code-conditional",),
     },

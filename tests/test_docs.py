@@ -40,6 +40,7 @@ PUBLIC_MODULES = [
     "composable_energy_image.testing",
     "composable_energy_training",
     "composable_energy_training.testing",
+    "composable_energy_training.toys",
 ]
 
 

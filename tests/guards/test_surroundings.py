@@ -11,7 +11,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DeviceError, FileFormatError, MemoryShortage, StorageError
 from composable_energy_cli import main
-from composable_energy_training import Trainer
+from composable_energy_training import Checkpoints, ProgressBar, Trainer
 from plugins.training.tests.run_helpers import DATA, Scripted, network
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes."
@@ -74,7 +74,7 @@ def deleted(tmp_path, monkeypatch):
     [
         lambda: ce.load("plane/ring").save("folder"),
         lambda: NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Checkpoint("chains")]),
-        lambda: Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, out="run").fit(),
+        lambda: Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, callbacks=[Checkpoints("run")]).fit(),
     ],
     ids=["save", "checkpoint", "training"],
 )
@@ -101,7 +101,7 @@ def test_the_command_line_without_a_working_directory(deleted, capsys):
 def test_bars_are_left_out_where_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Progress()]).shape == (3, 2)
-    assert Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, progress=True).fit().steps == 2
+    assert Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8, callbacks=[ProgressBar()]).fit().steps == 2
 
 
 @pytest.mark.full

@@ -40,7 +40,7 @@ from composable_energy_scenes import COLORS, KINDS, OneObject
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
-from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, Trainer
 
 CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets
@@ -154,10 +154,10 @@ class Learner:
         images, label = pictures(concept)
         with NetworkTrainer(self.folder).seeded("onlooker"):
             network = OutlineNetwork(2 if concept == "position" else len(KINDS))
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-2, warm_up=50, decay=0.7, clip=1.0)
-        options = {"out": self.folder / f"onlooker-{concept}", "optimizer": optimizer, "ema": 0.99, "keep": 1, "monitor": None}
+        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-2, warm_up=50, decay=0.7, clip=1.0, ema=0.99)
+        callbacks = [Checkpoints(self.folder / f"onlooker-{concept}", keep=1), Monitor(None)]
         data = outlines(images), {concept: label}
-        Trainer(network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, **options).fit()
+        Trainer(network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, optimizer=optimizer, callbacks=callbacks).fit()
         with torch.no_grad():
             outputs = torch.cat([network.eval()(part) for part in self.pool[1].split(500)])
         return outputs if concept == "position" else outputs.argmax(1)

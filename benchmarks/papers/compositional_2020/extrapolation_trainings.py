@@ -20,7 +20,7 @@ from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Pictures, Scenes
 from composable_energy_scenes import SIZES
-from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer, ValueHeads
+from composable_energy_training import Batch, Checkpoints, DenoisingScoreMatching, Loss, Monitor, Objective, Optimizer, Trainer, ValueHeads
 
 LEVELS = (0.02, 4.0)  # of noise
 CACHE = COMPOSITIONAL.cache / "extrapolation"
@@ -182,10 +182,9 @@ class Trainings:
             return make(*options)
 
     def _fit(self, name: str, model: Any, objective: Objective, data: Any, steps: int, batch: int = 256, decay: float = 1e-4) -> Any:
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=decay, warm_up=100, decay=0.7, clip=1.0)
-        folder = CACHE / f"{self.ratio}-{self.seed}" / name
-        options = {"out": folder, "seed": self.seed, "optimizer": optimizer, "ema": 0.995, "keep": 1, "monitor": None}
-        Trainer(model, objective, data, steps=steps, batch_size=batch, **options).fit()
+        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=decay, warm_up=100, decay=0.7, clip=1.0, ema=0.995)
+        callbacks = [Checkpoints(CACHE / f"{self.ratio}-{self.seed}" / name, keep=1), Monitor(None)]
+        Trainer(model, objective, data, steps=steps, batch_size=batch, seed=self.seed, optimizer=optimizer, callbacks=callbacks).fit()
         return model.eval().requires_grad_(False)
 
 

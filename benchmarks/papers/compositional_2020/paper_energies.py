@@ -21,7 +21,7 @@ import composable_energy as ce
 from composable_energy_image.cost_log import CostLog
 from composable_energy_image.data import Scenes, open_scenes, render_to
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
-from composable_energy_training import ContrastiveDivergence, Optimizer, Trainer
+from composable_energy_training import Checkpoints, ContrastiveDivergence, Optimizer, ProgressBar, Trainer
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONCEPTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
@@ -100,14 +100,8 @@ def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS,
             (images, {concept: values}),
             steps=count,
             batch_size=BATCH,
-            out=folder / concept,
-            optimizer=Optimizer(rate=RATE, betas=(0.0, 0.999), warm_up=50, clip="adam"),
-            ema=EMA,
-            precision="bfloat16",
-            checkpoint_every=250,
-            keep=1,
-            callbacks=[CostLog()],
-            progress=progress,
+            optimizer=Optimizer(rate=RATE, betas=(0.0, 0.999), warm_up=50, clip="adam", ema=EMA, precision="bfloat16"),
+            callbacks=[Checkpoints(folder / concept, every=250, keep=1), CostLog(), *[ProgressBar()] * progress],
         ).fit()
         weights.write(energy, f"paper-{concept}", to)
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from benchmarks.papers.implicit_2019.continual_networks import CLASSES, HIDDEN, LATENT, VAE, ClassHeads, Classifier, ConditionalEnergy
 from composable_energy_training import (
     Batch,
+    Checkpoints,
     CombinedObjective,
     ContrastiveDivergence,
     GaussianNoise,
     LabelContrast,
     Loss,
+    Monitor,
     NoiseContrastive,
     Objective,
     Optimizer,
@@ -91,7 +93,7 @@ class Learner(ABC):
         """Trains on the data of a task, or on a stream of batches."""
         self.seen |= set(classes or range(CLASSES))
         optimizer = Optimizer(rate=self.rate, betas=(0.9, 0.99), clip=10.0)
-        options = {"batch_size": 32, "seed": self.seed, "optimizer": optimizer, "monitor": None, "checkpoint_every": 10**6}
+        options = {"batch_size": 32, "seed": self.seed, "optimizer": optimizer, "callbacks": [Monitor(None), Checkpoints(every=10**6)]}
         Trainer(self.model, self.objective(classes), data, steps=steps, **options).fit()
 
     @torch.no_grad()

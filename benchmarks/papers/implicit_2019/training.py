@@ -14,7 +14,7 @@ from benchmarks.papers.implicit_2019.networks import DenoisingEnergy, DigitEnerg
 from composable_energy import Energy
 from composable_energy.sampling.noise import Noise
 from composable_energy_classification import pgd
-from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Optimizer, Trainer
+from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Monitor, Optimizer, Prepared, Trainer
 
 BATCH, RATE = 64, 1e-3
 
@@ -89,13 +89,12 @@ def joint(data: tuple[Tensor, Tensor], seed: int, settings: Joint) -> DigitEnerg
     Trainer(
         model,
         objective,
-        (data[0], {"class": data[1]}),
+        Prepared((data[0], {"class": data[1]}), add_noise),
         steps=settings.steps,
         batch_size=BATCH,
         seed=seed,
         optimizer=Optimizer(rate=RATE, warm_up=50, decay=0.5),
-        preparation=add_noise,
-        monitor=None,
+        callbacks=[Monitor(None)],
     ).fit()
     return model.eval()
 
@@ -105,5 +104,5 @@ def denoising(x: Tensor, seed: int, level: float, steps: int = 2500) -> Energy:
     torch.manual_seed(seed)
     model, optimizer = DenoisingEnergy(), Optimizer(rate=2 * RATE, betas=(0.9, 0.999), warm_up=50, decay=0.5)
     objective = DenoisingScoreMatching(level, level)
-    Trainer(model, objective, x, steps=steps, batch_size=BATCH, seed=seed, optimizer=optimizer, monitor=None).fit()
+    Trainer(model, objective, x, steps=steps, batch_size=BATCH, seed=seed, optimizer=optimizer, callbacks=[Monitor(None)]).fit()
     return model.eval().at(level)

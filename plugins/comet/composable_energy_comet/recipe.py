@@ -24,7 +24,7 @@ from composable_energy_comet.objective import Decomposition, charbonnier, edge_e
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
+from composable_energy_training import Checkpoints, CSVLog, Monitor, Optimizer, ProgressBar, Ranks, Recipe, Trainer, join
 
 _STAGES = ("quadratic", "conv", "window")
 _OBJECTIVE = ("iterates", "truncate", "cover")
@@ -100,13 +100,14 @@ class CometRecipe(Recipe):
         comet = self._model(name, pictures, table)
         known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
         device = torch.device(training["device"] or ranks.device)
+        store = Checkpoints(out / "stages" / name, every=training["checkpoint_every"], keep=2)
+        monitor = Monitor(None)  # its limits are for energy gaps, which this objective does not have
         Trainer(
-            comet if before is None else _take_encoder(comet, before),
+            (comet if before is None else _take_encoder(comet, before)).to(device),
             objective,
             pictures,
             steps=options["steps"],
             batch_size=options["batch_size"],
-            out=out / "stages" / name,
             seed=training["seed"],
             optimizer=Optimizer(
                 rate=options["rate"],
@@ -115,15 +116,10 @@ class CometRecipe(Recipe):
                 decay=training["decay"],
                 slow=() if before is None or share == 1 else ((known, share),),
                 clip=training["clip"],
+                ema=training["ema"],
+                precision=training["precision"],
             ),
-            ema=training["ema"],
-            precision=training["precision"],
-            checkpoint_every=training["checkpoint_every"],
-            keep=2,
-            monitor=None,  # its limits are for energy gaps, which this objective does not have
-            callbacks=[CSVLog()],
-            progress=progress,
-            device=device,
+            callbacks=[store, monitor, CSVLog(), *[ProgressBar()] * progress],
         ).fit()
         ranks.call_on_first(lambda: save_comet(comet, out / name))
         return comet

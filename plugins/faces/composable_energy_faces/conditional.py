@@ -18,7 +18,17 @@ from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
 from composable_energy_faces.training_run import TRAINING_FACES, TrainingRun
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.cost_log import CostLog
-from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import (
+    Batch,
+    Checkpoints,
+    DenoisingScoreMatching,
+    Loss,
+    Monitor,
+    Objective,
+    Optimizer,
+    ProgressBar,
+    Trainer,
+)
 
 _WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000
@@ -36,12 +46,8 @@ def train_conditional(run: TrainingRun) -> CodeNetwork:
         (codes, labels),
         steps=max(5, round(_STEPS * run.effort)),
         batch_size=256,
-        out=run.folder / "conditional",
-        optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0),
-        ema=0.999,
-        monitor=None,
-        callbacks=[CostLog()],
-        progress=True,
+        optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0, ema=0.999),
+        callbacks=[Checkpoints(run.folder / "conditional"), Monitor(None), CostLog(), ProgressBar()],
     ).fit()
     return network
 

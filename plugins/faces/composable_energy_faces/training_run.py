@@ -19,7 +19,7 @@ from composable_energy_image.base_and_attributes import BaseAndAttributes, base_
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.label_columns import label_loss
-from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, Prepared, ProgressBar, Trainer
 
 TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 
@@ -56,17 +56,20 @@ class TrainingRun:
         Trainer(
             judge,
             _AttributeLoss(),
-            faces,
+            Prepared(faces, Preparation(padding=2, dequantize=0.03)),
             steps=self._scale_steps(_JUDGE_STEPS),
             batch_size=96,
-            out=self.folder / "judge",
-            optimizer=Optimizer(rate=3e-3, betas=(0.9, 0.999), weight_decay=1e-3, warm_up=self._scale_steps(200), decay=0.7, clip=1.0),
-            ema=0.998,
-            precision="auto",
-            preparation=Preparation(padding=2, dequantize=0.03),
-            monitor=None,
-            callbacks=[CostLog()],
-            progress=True,
+            optimizer=Optimizer(
+                rate=3e-3,
+                betas=(0.9, 0.999),
+                weight_decay=1e-3,
+                warm_up=self._scale_steps(200),
+                decay=0.7,
+                clip=1.0,
+                ema=0.998,
+                precision="auto",
+            ),
+            callbacks=[Checkpoints(self.folder / "judge"), Monitor(None), CostLog(), ProgressBar()],
         ).fit()
         weights.write(judge, "judge", self.weights)
 

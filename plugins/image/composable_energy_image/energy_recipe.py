@@ -35,7 +35,8 @@ _OBJECTIVES: Mapping[str, type[training.Objective]] = {
     "noise-contrastive": training.NoiseContrastive,
 }
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
-_NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
+_NOT_SETTINGS = frozenset({"model", "objective", "data", "optimizer", "callbacks"})
+_OF_STEPS = ("ema", "accumulate", "precision")  # settings of an optimizer in the table of the training
 _OPTIONAL_TABLES = frozenset({"augmentation", "sampling", "sheets"})
 _NOISES = Literal["gaussian", "flow"]
 _NOISE_PICTURES = 5000  # are enough for the noise, which need not be close to the data
@@ -54,8 +55,8 @@ class EnergyRecipe(Recipe):
     | `[objective]` | an objective by `name`, such as `"contrastive-divergence"` |
     | `[chains]` | its negative samples: the `steps` for each training step, a `sampler` by name and its options |
     | `[augmentation]` | `Augmentation` of chains of the buffer; optional |
-    | `[training]` | `Trainer` |
-    | `[optimizer]` | `Optimizer` |
+    | `[training]` | `Trainer`; `ema`, `accumulate`, `precision` of `Optimizer`; `keep`, `checkpoint_every` of `Checkpoints`; a `device` |
+    | `[optimizer]` | `Optimizer`, the others |
     | `[monitor]` | `Monitor` |
     | `[log]` | `CSVLog` |
     | `[sheets]` | `SampleSheet`: its `every` and `n`; optional |
@@ -83,14 +84,16 @@ class EnergyRecipe(Recipe):
         """Returns the parameters of each table; settings determine the model, the objective and the samplers."""
         model = get_factory("energy", self._name(settings, "model").partition("/")[0])
         objective = _objective_class(self._name(settings, "objective"))
-        own = get_parameters(objective)
+        own, optimizer, store = get_parameters(objective), get_parameters(training.Optimizer), get_parameters(training.Checkpoints)
+        device = _setting("device", Optional[str]).replace(default=None)  # noqa: UP045  (a value)
+        files = {"checkpoint_every": store["every"], "keep": store["keep"], "device": device}
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
             "model": {"name": _setting("name", str), **get_parameters(model, get_parameters(model).keys() - stored_options(model).keys())},
             "objective": {"name": _setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
-            "training": get_parameters(Trainer, _NOT_SETTINGS),
-            "optimizer": get_parameters(training.Optimizer),
+            "training": {**get_parameters(Trainer, _NOT_SETTINGS), **{name: optimizer.pop(name) for name in _OF_STEPS}, **files},
+            "optimizer": optimizer,
             "monitor": get_parameters(training.Monitor),
             "log": get_parameters(training.CSVLog),
             "sheets": {name: parameter for name, parameter in get_parameters(training.SampleSheet).items() if name in ("every", "n")},
@@ -142,22 +145,23 @@ class EnergyRecipe(Recipe):
         energy, device = self.energy(), join().device
         self._check_fits(energy, pictures)
         own, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
-        device = torch.device(own.get("device") or device)
+        device = torch.device(own.pop("device", None) or device)
+        names = {"checkpoint_every": "every", "keep": "keep"}
+        store = {new: own.pop(name) for name, new in names.items() if name in own}
+        steps = {name: own.pop(name) for name in _OF_STEPS if name in own}
+        checkpoints = _call("training", training.Checkpoints, {"folder": out, **store})
+        monitor = _call("monitor", training.Monitor, self._table("monitor"))
+        files = [] if out is None else self._callbacks()
         return _call(
             "training",
             Trainer,
             {
                 **own,
-                "device": device,
-                "model": energy,
+                "model": energy.to(device),
                 "objective": self._build_objective(partial(_fit_noise, pictures, preparation, own.get("seed", 0), device)),
-                "data": pictures,
-                "out": out,
-                "optimizer": _call("optimizer", training.Optimizer, self._table("optimizer")),
-                "preparation": preparation,
-                "monitor": _call("monitor", training.Monitor, self._table("monitor")),
-                "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
-                "progress": progress,
+                "data": training.Prepared(pictures, preparation),
+                "optimizer": _call("optimizer", training.Optimizer, {**self._table("optimizer"), **steps}),
+                "callbacks": [*callbacks, *files, checkpoints, monitor, *[training.ProgressBar()] * progress],
             },
         )
 

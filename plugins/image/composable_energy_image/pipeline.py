@@ -22,7 +22,19 @@ from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.distortion import Distortion
 from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
-from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
+from composable_energy_training import (
+    AttributeHeads,
+    Checkpoints,
+    DenoisingScoreMatching,
+    Monitor,
+    Objective,
+    Optimizer,
+    Prepared,
+    ProgressBar,
+    Ranks,
+    Trainer,
+    join,
+)
 
 _CHUNK = 500
 _CLIP, _WARM_UP = 1.0, 200
@@ -158,13 +170,14 @@ class AttributePipeline:
     def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
         table, training = self.settings[name], self.settings["training"]
         pictures = isinstance(data, Pictures)
+        store = Checkpoints(self.folder / name, every=training["checkpoint_every"], keep=2)
+        monitor = Monitor(gap=None, magnitude=None, acceptance=None)  # these energies are of codes, and large
         Trainer(
-            model,
+            model.to(self.device),
             objective,
-            data,
+            Prepared(data, self._preparation()) if pictures else data,
             steps=table["steps"],
             batch_size=max(1, round(table["batch_size"] * self.settings["small"]["batch"])) if self.small else table["batch_size"],
-            out=self.folder / name,
             seed=training["seed"],
             optimizer=Optimizer(
                 rate=table["rate"],
@@ -173,16 +186,10 @@ class AttributePipeline:
                 warm_up=min(_WARM_UP, table["steps"] // 10),
                 decay=table["decay"],
                 clip=_CLIP,
+                ema=table["ema"],
+                precision=training["precision"] if pictures else "float32",
             ),
-            ema=table["ema"],
-            precision=training["precision"] if pictures else "float32",
-            checkpoint_every=training["checkpoint_every"],
-            keep=2,
-            preparation=self._preparation() if pictures else None,
-            monitor=Monitor(gap=None, magnitude=None, acceptance=None),  # these energies are of codes, and large
-            callbacks=[CostLog()],
-            progress=self.progress,
-            device=self.device,
+            callbacks=[store, monitor, CostLog(), *[ProgressBar()] * self.progress],
         ).fit()
 
     @torch.no_grad()

@@ -1,6 +1,9 @@
 from composable_energy_training.augmentation import Augmentation as Augmentation
+from composable_energy_training.batches import Prepared as Prepared
 from composable_energy_training.callbacks import Callback as Callback
+from composable_energy_training.callbacks import Checkpoints as Checkpoints
 from composable_energy_training.callbacks import CSVLog as CSVLog
+from composable_energy_training.callbacks import ProgressBar as ProgressBar
 from composable_energy_training.callbacks import SampleSheet as SampleSheet
 from composable_energy_training.callbacks import TensorBoard as TensorBoard
 from composable_energy_training.combined import CombinedObjective as CombinedObjective
@@ -12,6 +15,7 @@ from composable_energy_training.heads import ValueHeads as ValueHeads
 from composable_energy_training.improved_contrastive_divergence import ImprovedContrastiveDivergence as ImprovedContrastiveDivergence
 from composable_energy_training.joint_classifier import JointEnergyClassifier as JointEnergyClassifier
 from composable_energy_training.label_contrast import LabelContrast as LabelContrast
+from composable_energy_training.mlp_energy import MLPEnergy as MLPEnergy
 from composable_energy_training.monitor import Alert as Alert
 from composable_energy_training.monitor import Monitor as Monitor
 from composable_energy_training.monitor import TrainingDiverged as TrainingDiverged
@@ -31,7 +35,9 @@ from composable_energy_training.recipe import Recipe as Recipe
 from composable_energy_training.recipe import open_recipe as open_recipe
 from composable_energy_training.recovery_likelihood import DiffusionRecoveryLikelihood as DiffusionRecoveryLikelihood
 from composable_energy_training.replay_buffer import ReplayBuffer as ReplayBuffer
-from composable_energy_training.report import Report as Report
 from composable_energy_training.score_matching import DenoisingScoreMatching as DenoisingScoreMatching
 from composable_energy_training.second_derivatives import differentiable_gradient as differentiable_gradient
+from composable_energy_training.trainer import Report as Report
 from composable_energy_training.trainer import Trainer as Trainer
+
+from . import toys as toys

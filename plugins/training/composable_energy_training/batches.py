@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,29 @@ from composable_energy_training.objective import Batch
 Raw = tuple[Tensor, Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Data whose batches are changed before the model gets them.
+
+    Args:
+        data: Data in any form that `Trainer` takes.
+        preparation: A function of (points, noise) that returns points, such as `composable_energy_image.data.Preparation`; None changes
+            nothing.
+
+    Raises:
+        OptionError: The preparation is no function.
+    """
+
+    data: Any
+    preparation: Callable[[Tensor, Noise], Tensor] | None
+
+    def __post_init__(self) -> None:
+        if self.preparation is not None and not callable(self.preparation):
+            raise OptionError(f"preparation must be a function of points and noise, or None, got {self.preparation!r}.")
+
+
 class BatchSource(ABC):
-    """Abstract source of the raw rows of each step.
+    """The raw rows of each step.
 
     Attributes:
         advice: How to resume if the data have changed, for an error.
@@ -33,14 +55,7 @@ class BatchSource(ABC):
 
     @abstractmethod
     def rows_at(self, seed: int, step: int, batch_size: int, rows: range) -> Raw:
-        """Returns points and labels of some rows of a step.
-
-        Args:
-            seed: The seed of the order.
-            step: The step, from 1 on.
-            batch_size: Rows of a batch, over all processes.
-            rows: The rows of this process.
-        """
+        """Returns the points and labels of some rows of a step, from 1 on; the seed is that of the order."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -48,37 +63,27 @@ class BatchSource(ABC):
 
     @abstractmethod
     def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
-        """Returns a fingerprint of the data.
-
-        Args:
-            step: The step up to which an iterable is read.
-            batch_size: Rows of a batch, over all processes.
-        """
+        """Returns a fingerprint of the data, of an iterable up to a step."""
 
 
 class BatchLoader:
     """Loads the prepared batches of one process.
 
     Args:
-        source: The source of the rows.
+        data: The data of a `Trainer`.
         batch_size: Rows of a batch, over all processes.
         rows: The rows of this process.
-        preparation: A function of (points, noise) that prepares points; None leaves them as they are.
         device: The device of the batches.
         dtype: The dtype of the points.
+
+    Raises:
+        OptionError: The data have another form, or are empty.
+        ShapeError: The numbers of points and labels differ.
     """
 
-    def __init__(
-        self,
-        source: BatchSource,
-        batch_size: int,
-        rows: range,
-        preparation: Callable[[Tensor, Noise], Tensor] | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.source, self.batch_size, self.rows = source, batch_size, rows
-        self.preparation, self.device, self.dtype = preparation, device, dtype
+    def __init__(self, data: Any, batch_size: int, rows: range, device: torch.device, dtype: torch.dtype) -> None:
+        data, self.preparation = (data.data, data.preparation) if isinstance(data, Prepared) else (data, None)
+        self.source, self.batch_size, self.rows, self.device, self.dtype = _as_source(data), batch_size, rows, device, dtype
 
     def load(self, seed: int, step: int) -> Batch:
         """Returns this process's rows of a step.
@@ -95,7 +100,7 @@ class BatchLoader:
         if not x.is_floating_point():
             raise DtypeError(
                 f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float() / 255`, "
-                "`Pictures` of composable_energy_image.data, or a `preparation` that converts them."
+                "`Pictures` of composable_energy_image.data, or `Prepared` data that converts them."
             )
         labels = {
             name: values.to(self.device, self.dtype if values.is_floating_point() else torch.int64) for name, values in labels.items()
@@ -112,50 +117,22 @@ def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.x[part], labels, batch.noise.for_chains(batch.noise.chains[part]))
 
 
-def as_source(data: Any) -> BatchSource:
-    """Converts training data to a source of batches.
-
-    Args:
-        data: An object with a length, `images(index)` and `labels`, such as `Pictures` of the image package; points with shape $(N, *)$; a
-            pair of points and labels by name; or an iterable of batches of either form that can be iterated repeatedly.
-
-    Raises:
-        OptionError: The data have another form, or are empty.
-        ShapeError: The numbers of points and labels differ.
-    """
+def _as_source(data: Any) -> BatchSource:
+    """Converts training data to a source of batches."""
     if hasattr(data, "images") and hasattr(data, "labels"):
-        return IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
+        return _IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _check_item(data)
-        return IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
+        return _IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data) and data[0].ndim != data[1].ndim:
         raise OptionError("A pair of points and labels has the labels by name, as `(x, {'y': y})`, got a pair of tensors.")
     if isinstance(data, Iterable) and not isinstance(data, str) and not hasattr(data, "__array__"):
-        return IterableSource(data)
+        return _IterableSource(data)
     raise _unknown_form("Training takes Pictures, a tensor, a pair of a tensor and labels by name, or an iterable of these", data)
 
 
-def _unknown_form(rule: str, data: Any) -> OptionError:
-    """Returns an error with the way to convert the data, where there is one."""
-    ways = {
-        "__array__": "convert arrays by `torch.as_tensor(...)`",
-        "casefold": "open pictures by `open_pictures` of composable_energy_image.data",
-        "append": "stack numbers by `torch.tensor(...)`",
-        "__getitem__": "give `DataLoader(dataset, batch_size=...)`",
-    }
-    way = next((f"; {way}" for name, way in ways.items() if hasattr(data, name)), "")
-    return OptionError(f"{rule}, got {type(data).__name__}{way}.")
-
-
-class IndexedSource(BatchSource):
-    """Rows with an index, shuffled again in each epoch.
-
-    Args:
-        count: The number of rows.
-        points: A function from indices to points.
-        labels: One value for each row, by name.
-        rounded: Whether points may differ by rounding between runs.
-    """
+class _IndexedSource(BatchSource):
+    """Rows with an index, shuffled again in each epoch; `rounded` points may differ by rounding between runs."""
 
     advice = "a value has changed. Restore the data, give another folder, or delete this one to start again."
 
@@ -197,14 +174,11 @@ class IndexedSource(BatchSource):
         return self._orders[seed, epoch]
 
 
-class IterableSource(BatchSource):
+class _IterableSource(BatchSource):
     """Rows of an iterable, in its own order, which does not depend on the seed of the run.
 
     Before each item torch's global generator is seeded by the epoch and the number of the item. So a `DataLoader` shuffles and augments
     reproducibly if it draws from that generator or in worker processes. The fingerprint covers all batches up to a step.
-
-    Args:
-        data: An iterable of batches that can be iterated repeatedly.
     """
 
     advice = (
@@ -284,3 +258,15 @@ def _check_item(item: Any) -> Raw:
         if len(values) != len(x):
             raise ShapeError(f"There are {len(x)} points and {len(values)} labels {name!r}; give one label for each point.")
     return x, labels
+
+
+def _unknown_form(rule: str, data: Any) -> OptionError:
+    """Returns an error with the way to convert the data, where there is one."""
+    ways = {
+        "__array__": "convert arrays by `torch.as_tensor(...)`",
+        "casefold": "open pictures by `open_pictures` of composable_energy_image.data",
+        "append": "stack numbers by `torch.tensor(...)`",
+        "__getitem__": "give `DataLoader(dataset, batch_size=...)`",
+    }
+    way = next((f"; {way}" for name, way in ways.items() if hasattr(data, name)), "")
+    return OptionError(f"{rule}, got {type(data).__name__}{way}.")

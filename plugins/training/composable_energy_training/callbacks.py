@@ -1,14 +1,16 @@
-"""Callbacks of the trainer: a CSV log, TensorBoard curves, sheets of samples, a progress bar."""
+"""Callbacks of the trainer: checkpoints, a CSV log, TensorBoard curves, sheets of samples, progress."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import sys
 import time
 from abc import ABC
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,15 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, StorageError
-from composable_energy.files import replace_file
-from composable_energy.options import check_integer
-from composable_energy_training.monitor import Alert
+from composable_energy.files import expanded, replace_file
+from composable_energy.options import check_integer, check_number
 from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:
-    from composable_energy_training.report import Report
+    from composable_energy_training.monitor import Alert
     from composable_energy_training.trainer import Trainer
+
+_LOG = logging.getLogger("composable_energy_training")
 
 
 class Callback(ABC):  # noqa: B024  (every hook is optional)
@@ -46,11 +49,38 @@ class Callback(ABC):  # noqa: B024  (every hook is optional)
     def on_alert(self, trainer: Trainer, alert: Alert) -> None:  # noqa: B027
         """Called after an alert of the monitor, before its action."""
 
-    def on_end(self, trainer: Trainer, report: Report) -> None:  # noqa: B027
-        """Called at the end of the run; the model has its final weights."""
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:  # noqa: B027
+        """Called last on every exit of `fit`; releases resources of `on_start`.
 
-    def on_exit(self, trainer: Trainer) -> None:  # noqa: B027
-        """Called last on every exit of `fit`, also after an error; releases resources of `on_start`."""
+        Args:
+            trainer: The trainer. After a run without an error its model has the final weights.
+            error: The error that ended the run, if any.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoints(Callback):
+    """Where a run saves its state, from which it resumes. Without it the trainer keeps the last state in memory.
+
+    Args:
+        folder: The folder of the run, with the files in `checkpoints`; other callbacks write there as well. None keeps memory alone.
+        every: Steps between checkpoints; the last step has one as well.
+        keep: The number of files to keep.
+
+    Raises:
+        OptionError: A number is below 1, or the folder is no path.
+    """
+
+    folder: str | Path | None = None
+    every: int = 500
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        check_integer("every", self.every)
+        check_integer("keep", self.keep)
+        if not isinstance(self.folder, str | Path | None):
+            raise OptionError(f"folder must be the path of a folder, or None, got {self.folder!r}.")
+        object.__setattr__(self, "folder", None if self.folder is None else expanded(self.folder))
 
 
 class CSVLog(Callback):
@@ -95,7 +125,7 @@ class CSVLog(Callback):
         self._scalars = scalars
         if trainer.step % self.every == 0 or trainer.step == trainer.steps:
             self._add(trainer, {"rate": trainer.rate, **scalars})
-        if (trainer.step % trainer.checkpoint_every == 0 or trainer.step == trainer.steps) and self._path.exists():
+        if (trainer.step % trainer.checkpoints.every == 0 or trainer.step == trainer.steps) and self._path.exists():
             self._append("", sync=True)  # the rows reach the disk before the checkpoint that follows
 
     def on_alert(self, trainer: Trainer, alert: Alert) -> None:
@@ -162,7 +192,7 @@ class TensorBoard(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         self._writer.flush()
 
-    def on_exit(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self._writer is not None:
             self._writer.close()
 
@@ -258,16 +288,63 @@ class ProgressBar(Callback):
         self._bar.set_postfix({**shown, "rate": f"{trainer.rate:.2g}"}, refresh=False)
         self._bar.update(trainer.step - self._bar.n)
 
-    def on_exit(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
+class ProgressLog(Callback):
+    """Logs stage, step, loss and time left to the logger `composable_energy_training`, at level INFO.
+
+    The stage is the name of the folder of the run, or the class of the model. Every trainer has this callback. The command `train` shows
+    the lines if its output is no terminal.
+
+    Args:
+        every: Seconds between lines.
+
+    Raises:
+        OptionError: `every` is negative.
+    """
+
+    def __init__(self, every: float = 60.0) -> None:
+        self.every = check_number("every", every, least=0)
+        self._began, self._first, self._last = 0.0, 0, 0.0
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._began = self._last = time.monotonic()
+        self._first = trainer.step
+
+    def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._last < self.every:
+            return
+        self._last = now
+        done = trainer.step - self._first
+        left = f", {_duration((now - self._began) / done * (trainer.steps - trainer.step))} left" if done > 0 else ""
+        _LOG.info("%s: step %d of %d, loss %.4g%s", _stage(trainer), trainer.step, trainer.steps, scalars["loss"], left)
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        seconds = time.monotonic() - self._began
+        if error is None and seconds >= self.every:
+            _LOG.info("%s: %d steps finished in %s", _stage(trainer), trainer.step, _duration(seconds))
+
+
+def _stage(trainer: Trainer) -> str:
+    return type(trainer.model).__name__ if trainer.out is None else trainer.out.name
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
 def _folder(trainer: Trainer, content: str) -> Path:
     if trainer.out is None:
-        raise OptionError(f"The run has no folder to write {content} to: give the trainer `out`.")
+        raise OptionError(f"The run has no folder to write {content} to: add `Checkpoints(folder)` to the callbacks.")
     try:
         trainer.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{trainer.out} cannot be made ({error.strerror or error}): give another folder as `out`.") from error
+        raise StorageError(f"{trainer.out} cannot be made ({error.strerror or error}): give another folder.") from error
     return trainer.out

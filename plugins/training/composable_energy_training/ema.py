@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from composable_energy.options import check_number
-
 
 class EMA:
     r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.
@@ -21,13 +19,10 @@ class EMA:
     Args:
         model: The model to average.
         decay: The limit of $k = \min(\text{decay}, (1 + t) / (10 + t))$ at step $t$; the first weights are forgotten soon.
-
-    Raises:
-        OptionError: The decay is not in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = check_number("ema", decay, least=0, below=1)
+        self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import twin
 from composable_energy.sampling.noise import Noise
-from composable_energy_training.contrastive_divergence import contrast
-from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
-from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
+from composable_energy_training.contrastive_divergence import ContrastiveDivergence, NegativeSamples, contrast
+from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start
 from composable_energy_training.second_derivatives import differentiable_gradient
 
 
-class ImprovedContrastiveDivergence(Objective):
+class ImprovedContrastiveDivergence(ContrastiveDivergence):
     r"""Contrastive divergence with the term that it neglects: chains depend on the parameters as well (Du et al., 2021).
 
     The last of $K$ Langevin steps keeps its graph,
@@ -74,26 +73,15 @@ class ImprovedContrastiveDivergence(Objective):
         among: int = 100,
         entropy_after: int = 1000,
     ) -> None:
-        self.negatives = NegativeSampler(
-            steps=steps,
-            sampler="langevin",
-            options=options,
-            buffer=buffer,
-            fresh=fresh,
-            start=start,
-            augment=augment,
-            persistent=True,
-        )
-        for name, weight in {"l2": l2, "kl": kl, "entropy": entropy}.items():
-            if not weight >= 0:
-                raise OptionError(f"{name} must be at least 0, got {weight}.")
-        self.l2, self.condition, self.kl, self.entropy = l2, condition, kl, entropy
+        chains = {"buffer": buffer, "fresh": fresh, "start": start, "augment": augment}
+        super().__init__(steps=steps, options=options, l2=l2, condition=condition, **chains)
+        self.kl, self.entropy = check_number("kl", kl, least=0), check_number("entropy", entropy, least=0)
         self.among, self.entropy_after = check_integer("among", among), check_integer("entropy_after", entropy_after, least=0)
         self._batch_size = 0
 
     def begin(self, model: nn.Module, context: RankContext) -> None:
-        self.negatives.begin(model, context)
-        if getattr(self.negatives.sampler, "metric", None) is not None:
+        super().begin(model, context)
+        if getattr(self.chosen, "metric", None) is not None:
             raise OptionError("Improved contrastive divergence supports no metric: omit it from the options.")
         self._batch_size = context.batch_size
 
@@ -105,38 +93,32 @@ class ImprovedContrastiveDivergence(Objective):
             OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
-        samples = self.negatives.draw(model, batch, conditions, self.negatives.steps - 1)
+        samples = self.draw(model, batch, conditions, self.steps - 1)
         energy = require_energy(model).given(**conditions) if conditions else require_energy(model)
         last = self._take_last_step(energy, samples)
         kl = as_float32(twin(energy)(last)).mean()
         distance = self._log_distance(last, samples, batch)
-        self.negatives.keep(samples, last)
+        self.keep(samples, last)
         value, scalars = contrast(model, batch.x, last.detach(), conditions, self.l2)
         value = value + self.kl * kl
         if batch.step * self._batch_size > self.entropy_after:
             value = value - self.entropy * distance
         return Loss(value, {**scalars, **samples.scalars, "kl": kl.detach(), "log_distance": distance.detach()})
 
-    def state(self) -> Mapping[str, Tensor]:
-        return self.negatives.state()
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.negatives.restore(state)
-
     def _take_last_step(self, energy: Energy, samples: NegativeSamples) -> Tensor:
         """Takes the next Langevin step of the chains, with a graph."""
-        sampler: Any = self.negatives.sampler
+        sampler: Any = self.chosen
         with _eval_mode(energy):
             gradient = differentiable_gradient(energy, samples.x)[1]
         if sampler.max_gradient is not None:
             gradient = gradient.clamp(-sampler.max_gradient, sampler.max_gradient)
-        xi = samples.noise.at(self.negatives.steps).normal(samples.x)
+        xi = samples.noise.at(self.steps).normal(samples.x)
         x = samples.x - sampler.step_size / 2 * gradient + math.sqrt(sampler.step_size * sampler.temperature) * xi
         return x if sampler.clamp is None else x.clamp(*sampler.clamp)
 
     def _log_distance(self, x: Tensor, samples: NegativeSamples, batch: Batch) -> Tensor:
         """Returns the mean log distance of chains to their nearest neighbors; 0 without the entropy term."""
-        buffer = self.negatives.buffer
+        buffer = self.replay
         if buffer is None or samples.slots is None or not self.entropy:
             return x.new_zeros(())
         squared = (x - buffer.nearest(x, samples.slots, batch.noise, self.among)).flatten(1).square().sum(1)

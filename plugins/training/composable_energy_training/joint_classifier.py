@@ -8,15 +8,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_number
 from composable_energy.sampling import SamplerLike
 from composable_energy.sampling.noise import Noise
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence
 from composable_energy_training.heads import cross_entropy
-from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_labels
+from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_labels
 from composable_energy_training.replay_buffer import Start
 
 
-class JointEnergyClassifier(Objective):
+class JointEnergyClassifier(ContrastiveDivergence):
     r"""Contrastive divergence of an energy plus the cross entropy of a classifier (Grathwohl et al., 2020):
 
     $$\langle E(x) - E(x') \rangle + \alpha \langle E(x)^2 + E(x')^2 \rangle - \beta \langle \log p(y \mid x) \rangle$$
@@ -61,25 +62,14 @@ class JointEnergyClassifier(Objective):
         label: str = "class",
         weight: float = 1.0,
     ) -> None:
-        if not weight >= 0:
-            raise OptionError(f"weight must be at least 0, got {weight}.")
-        self.marginal = ContrastiveDivergence(
-            steps=steps,
-            sampler=sampler,
-            options=options,
-            buffer=buffer,
-            fresh=fresh,
-            start=start,
-            l2=l2,
-            augment=augment,
-            persistent=persistent,
-        )
-        self.label, self.weight = label, weight
+        chains = {"buffer": buffer, "fresh": fresh, "start": start, "augment": augment, "persistent": persistent}
+        super().__init__(steps=steps, sampler=sampler, options=options, l2=l2, **chains)
+        self.label, self.weight = label, check_number("weight", weight, least=0)
 
     def begin(self, model: nn.Module, context: RankContext) -> None:
         if not callable(getattr(model, "logits", None)):
             raise OptionError(f"The model needs a method `logits(x)` with shape (B, K); {type(model).__name__} has none.")
-        self.marginal.begin(model, context)
+        super().begin(model, context)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
@@ -89,7 +79,7 @@ class JointEnergyClassifier(Objective):
             OptionError: The model is not an energy, the data lack the attribute, or a label is out of range.
             ShapeError: The logits have another shape than $(B, K)$.
         """
-        labels, divergence = get_labels(batch, self.label), self.marginal.loss(model, batch)
+        labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
         logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]
         if logits.ndim != 2 or len(logits) != len(batch.x):
             raise ShapeError(f"logits must have shape ({len(batch.x)}, K), got {tuple(logits.shape)}.")
@@ -97,9 +87,3 @@ class JointEnergyClassifier(Objective):
         mean = total / len(labels)
         scalars = {"cross_entropy": mean.detach(), "accuracy": correct / known.clamp_min(1)}
         return Loss(divergence.value + self.weight * mean, {**divergence.scalars, **scalars})
-
-    def state(self) -> Mapping[str, Tensor]:
-        return self.marginal.state()
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.marginal.restore(state)

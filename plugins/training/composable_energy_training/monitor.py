@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.options import check_integer, check_number
+from composable_energy_training.callbacks import Callback
 
 Action = Literal["lower", "rollback", "stop"]
 
@@ -59,12 +60,14 @@ class Alert:
 
 
 @dataclass(frozen=True)
-class Monitor:
+class Monitor(Callback):
     r"""Thresholds for running means, and the action when one is exceeded. A threshold of None is ignored.
+
+    A trainer without a monitor among its callbacks has the default one.
 
     Args:
         action: `"lower"` multiplies the learning rate by `factor`; `"rollback"` also restores the last good checkpoint and continues with
-            other random numbers; `"stop"` raises `TrainingDiverged`. Checkpoints are kept in all cases.
+            other random numbers; `"stop"` raises `TrainingDiverged`; None watches nothing. Checkpoints are kept in all cases.
         gap: The largest absolute mean of the gap $E(x') - E(x)$. Far above zero the chains do not reach regions of low energy (Du et al.,
             2020, stop there); far below zero they have found spurious ones, and networks may not recover from the correction. A gap counts
             only beyond three times the spread of the energies: the draws of a plain Gaussian have a spread of $\sqrt{d/2}$.
@@ -87,7 +90,7 @@ class Monitor:
         Your classifier is secretly an energy based model (Grathwohl et al., 2020), https://arxiv.org/abs/1912.03263
     """
 
-    action: Action = "rollback"
+    action: Action | None = "rollback"
     gap: float | None = 0.5
     magnitude: float | None = 10.0
     loss: float | None = 1e8
@@ -99,8 +102,8 @@ class Monitor:
     limit: int = 5
 
     def __post_init__(self) -> None:
-        if self.action not in ("lower", "rollback", "stop"):
-            raise OptionError(f"action must be 'lower', 'rollback' or 'stop', got {self.action!r}.")
+        if self.action not in ("lower", "rollback", "stop", None):
+            raise OptionError(f"action must be 'lower', 'rollback' or 'stop', or None to watch nothing, got {self.action!r}.")
         for name in ("gap", "magnitude", "loss", "diverged", "nonfinite"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
@@ -121,7 +124,7 @@ class MonitorState:
     """The state of a monitor during a run; a checkpoint stores it.
 
     Args:
-        monitor: The thresholds; None only counts skipped steps.
+        monitor: The thresholds; with no action it only counts skipped steps.
         means: The running means by name.
         steps: The number of steps in the means.
         factor: The present factor of the learning rate.
@@ -132,7 +135,7 @@ class MonitorState:
         alerts: All alerts.
     """
 
-    monitor: Monitor | None
+    monitor: Monitor
     means: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     factor: float = 1.0
@@ -152,7 +155,7 @@ class MonitorState:
         """
         self.skipped += not finite
         self.in_a_row = 0 if finite else self.in_a_row + 1
-        if self.monitor is None:
+        if self.monitor.action is None:
             return None
         if finite:
             self.steps += 1
@@ -163,7 +166,7 @@ class MonitorState:
         found = self._find_cause(self.monitor)
         if found is None:
             return None
-        action = "stop" if self.acted >= self.monitor.limit else self.monitor.action
+        action: Action = "stop" if self.acted >= self.monitor.limit else self.monitor.action
         alert = Alert(step, *found, action)
         self.alerts.append(alert)
         if action != "stop":
@@ -201,7 +204,7 @@ class MonitorState:
         return {**state, "means": dict(self.means), "events": alerts}
 
     @classmethod
-    def from_dict(cls, monitor: Monitor | None, data: Mapping[str, Any]) -> MonitorState:
+    def from_dict(cls, monitor: Monitor, data: Mapping[str, Any]) -> MonitorState:
         """Returns the state that `to_dict` described."""
         state = dict(data)
         alerts = [Alert(*alert) for alert in state.pop("events")]
@@ -219,9 +222,9 @@ def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:
     where = "" if path is None else f" The last good checkpoint is {path}."
     after = f" after {acted} actions" if acted else ""
     return TrainingDiverged(
-        f"The trainer's `monitor` stopped the training at step {alert.step}{after}: {alert.message}.{where} Try a lower rate, more "
-        f"steps of the sampler, or a stronger penalty on energies. If the run is healthy, give `monitor=Monitor({alert.cause}=...)` "
-        f"another threshold, `Monitor({alert.cause}=None)` to ignore this one, or `monitor=None`.",
+        f"The `Monitor` stopped the training at step {alert.step}{after}: {alert.message}.{where} Try a lower rate, more "
+        f"steps of the sampler, or a stronger penalty on energies. If the run is healthy, add `Monitor({alert.cause}=...)` with "
+        f"another threshold to the callbacks, `Monitor({alert.cause}=None)` to ignore this one, or `Monitor(None)`.",
         step=alert.step,
         checkpoint=path,
     )

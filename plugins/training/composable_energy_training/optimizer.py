@@ -1,4 +1,4 @@
-"""Adam with a learning-rate schedule and gradient clipping."""
+"""Adam with a learning-rate schedule, gradient clipping, an average of weights, and the precision of its gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
+from composable_energy.options import check_integer, check_number
+from composable_energy_training.precision import Precision, check_precision
 
 _LOWEST = 0.01
 
@@ -30,6 +31,10 @@ class Optimizer:
             the first counts. For parts that were trained before.
         clip: The largest total norm of the gradients; or `"adam"`, which clips each element to $\pm(3 \sqrt{v} + 0.1)$ with Adam's
             second-moment estimate $v$ (Du & Mordatch, 2019); None does not clip.
+        ema: The decay of averaged weights, such as 0.999; None for no average.
+        accumulate: The number of parts that a batch is split into, to save memory.
+        precision: The precision of the networks: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; `"auto"` is bfloat16 where the device
+            has instructions for it and float32 elsewhere. Weights stay in their dtype. A resumed run keeps its precision.
 
     Raises:
         OptionError: A value is out of range.
@@ -43,11 +48,18 @@ class Optimizer:
     milestones: Sequence[tuple[int, float]] = ()
     slow: Sequence[tuple[str, float]] = ()
     clip: float | Literal["adam"] | None = None
+    ema: float | None = None
+    accumulate: int = 1
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         check_number("rate", self.rate, above=0)
         check_number("weight_decay", self.weight_decay, least=0)
         check_number("warm_up", self.warm_up, least=0)
+        check_integer("accumulate", self.accumulate)
+        check_precision(self.precision)
+        if self.ema is not None:
+            check_number("ema", self.ema, least=0, below=1)
         if check_number("decay", self.decay, least=0) > 1:
             raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
         if self.clip is not None and self.clip != "adam" and (not isinstance(self.clip, int | float) or not self.clip > 0):
@@ -103,8 +115,9 @@ class Optimizer:
         return rate
 
     def describe(self) -> dict[str, Any]:
-        """Returns the settings as plain data, for checkpoints; without `slow` if it is empty, because older runs had none."""
-        return {key: value for key, value in asdict(self).items() if key != "slow" or value}
+        """Returns the settings of the steps as plain data, for checkpoints; without `slow` if it is empty, because older runs had none."""
+        apart = {"ema", "accumulate", "precision", *([] if self.slow else ["slow"])}
+        return {key: value for key, value in asdict(self).items() if key not in apart}
 
     def clip_(self, optimizer: torch.optim.Adam) -> Tensor:
         """Clips gradients in place and returns their total norm before clipping, with shape $()$.

@@ -61,11 +61,11 @@ def resolve_precision(requested: Precision, device: torch.device, previous: Prec
     return precision
 
 
-def check_precision(precision: str, device: torch.device) -> None:
+def check_precision(precision: str, device: torch.device | None = None) -> None:
     """Raises OptionError if a precision is unknown, or a device does not support it."""
     if precision not in (*DTYPES, "auto"):
         raise OptionError(f"precision must be 'auto' or one of {', '.join(DTYPES)}, got {precision!r}.")
-    if precision == "float16" and device.type != "cuda":
+    if precision == "float16" and device is not None and device.type != "cuda":
         raise OptionError(f"float16 needs a CUDA device, since its gradients are scaled; on {device.type} use bfloat16 or float32.")
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from composable_energy.distributed import detect_loss, gather_rows
+from composable_energy.distributed import detect_loss
 from composable_energy.errors import ComposableEnergyError, OptionError
 
 T = TypeVar("T")
@@ -109,11 +109,13 @@ class Ranks:
             return total / self.size
 
     def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns tensors whose rows are those of all processes, concatenated in order."""
+        """Returns tensors on the CPU whose rows are those of all processes, concatenated in order."""
         if self.size == 1:
             return dict(tensors)
+        parts: list[Any] = [None] * self.size
         with detect_loss():
-            return {name: gather_rows(_to_backend(tensor)) for name, tensor in tensors.items()}
+            distributed.all_gather_object(parts, {name: tensor.cpu() for name, tensor in tensors.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in tensors}
 
     def call_on_first(self, function: Callable[[], T]) -> T:
         """Calls a function in the first process; returns its result, or raises its error, in all processes."""

@@ -13,7 +13,7 @@ from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy_training.batches import split_batch
 from composable_energy_training.objective import Batch, Objective
 from composable_energy_training.optimizer import Optimizer
-from composable_energy_training.precision import DTYPES, Precision, check_precision
+from composable_energy_training.precision import DTYPES, Precision
 from composable_energy_training.ranks import Ranks
 
 
@@ -25,29 +25,20 @@ class TrainStep:
         objective: The objective to minimize.
         optimizer: The settings of the optimizer.
         precision: The precision of the networks, not `"auto"`; weights keep their dtype.
-        accumulate: The number of parts that a batch is split into, to save memory.
         ranks: The processes that share a batch.
         device: The device of the model.
 
     Raises:
-        OptionError: The precision is unknown or the device does not support it, or no parameter requires gradients.
+        OptionError: No parameter requires gradients.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        optimizer: Optimizer,
-        precision: Precision,
-        accumulate: int,
-        ranks: Ranks,
-        device: torch.device,
+        self, model: nn.Module, objective: Objective, optimizer: Optimizer, precision: Precision, ranks: Ranks, device: torch.device
     ) -> None:
-        check_precision(precision, device)
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not self.parameters:
             raise OptionError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
-        self.settings, self.accumulate, self.ranks, self.device = optimizer, accumulate, ranks, device
+        self.settings, self.accumulate, self.ranks, self.device = optimizer, optimizer.accumulate, ranks, device
         self.optimizer = optimizer.build(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))

@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
-from composable_energy.files import expanded
-from composable_energy.options import check_integer, check_number, ran_out
+from composable_energy.options import check_integer, ran_out
 from composable_energy.sampling.noise import Noise
-from composable_energy_training.batches import BatchLoader, as_source
-from composable_energy_training.callbacks import Callback, ProgressBar
-from composable_energy_training.checkpoint import Checkpoint
-from composable_energy_training.checkpoint_store import CheckpointStore
+from composable_energy_training.batches import BatchLoader
+from composable_energy_training.callbacks import Callback, Checkpoints, ProgressLog
+from composable_energy_training.checkpoints import Checkpoint, CheckpointStore
 from composable_energy_training.description import describe, describe_modules
 from composable_energy_training.ema import EMA, copy_tensors
 from composable_energy_training.fingerprint import Fingerprint
@@ -33,9 +32,7 @@ from composable_energy_training.monitor import Alert, Monitor, MonitorState, Tra
 from composable_energy_training.objective import Objective, RankContext
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
-from composable_energy_training.progress_log import ProgressLog
 from composable_energy_training.ranks import Ranks
-from composable_energy_training.report import Report
 from composable_energy_training.termination import Termination
 from composable_energy_training.train_step import TrainStep
 
@@ -44,33 +41,49 @@ __all__ = ["Report", "Trainer"]
 _LOG = logging.getLogger("composable_energy_training")
 
 
+@dataclass(frozen=True)
+class Report:
+    """The result of a run, which `Trainer.fit` returns.
+
+    Args:
+        steps: The number of steps, over all calls.
+        scalars: The loss, the gradient norm and the objective's scalars at the last step.
+        skipped: The number of steps that were skipped since loss or gradient was not finite.
+        alerts: The alerts of the monitor.
+        seconds: The duration of this call.
+        rows_per_second: The speed of this call, over all processes.
+        checkpoint: The last checkpoint; None without a folder.
+        precision: The precision of the networks.
+    """
+
+    steps: int
+    scalars: Mapping[str, float]
+    skipped: int
+    alerts: tuple[Alert, ...]
+    seconds: float
+    rows_per_second: float
+    checkpoint: Path | None
+    precision: Precision
+
+
 class Trainer:
-    r"""Trains a model.
+    r"""Trains a model, on its own device and in its own dtype.
 
     Args:
         model: Any module that the objective accepts. On a CPU the weights of its convolutions are channels last during `fit`, which is
             faster; afterwards they have their memory format and storage of before.
         objective: The objective to minimize.
-        data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, or an iterable of batches of these.
+        data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, an iterable of batches of these, or one of them as
+            `Prepared(data, function)`.
         steps: The total number of steps.
         batch_size: Rows of a batch, over all processes.
-        out: The folder of the run, with checkpoints in `out/checkpoints`; None writes no files.
         seed: The seed of the run.
-        optimizer: The optimizer.
-        ema: The decay of averaged weights, such as 0.999; None for no average.
-        precision: The precision of the networks: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; `"auto"` is bfloat16 where the device
-            has instructions for it and float32 elsewhere. A resumed run keeps its precision.
-        accumulate: The number of parts that a batch is split into, to save memory.
-        checkpoint_every: Steps between checkpoints.
-        keep: The number of checkpoints to keep.
-        preparation: A function of (points, noise) that prepares points for the model, such as `composable_energy_image.data.Preparation`.
-        monitor: Detects instability; None for no monitor.
-        callbacks: Callbacks of the run.
-        progress: Whether to show a progress bar.
-        device: The device of the training; None for the model's own.
-        dtype: The dtype of the points; None for the model's own.
+        optimizer: How weights change in a step: rate, clipping, average, precision.
+        callbacks: What looks at the run after each step: `Checkpoints(folder)`, `Monitor(...)`, `CSVLog()`, `ProgressBar()` and own
+            subclasses of `Callback`. Without a `Monitor` there is the default one.
 
     Attributes:
+        out: The folder of the run, that of `Checkpoints`; None if there is none.
         step: The number of steps taken.
         rate: The learning rate of the last step.
         attempt: The number of rollbacks before that step.
@@ -99,41 +112,25 @@ class Trainer:
         data: Any,
         *,
         steps: int,
-        batch_size: int,
-        out: str | Path | None = None,
+        batch_size: int = 128,
         seed: int = 0,
         optimizer: Optimizer = Optimizer(),  # noqa: B008  (frozen)
-        ema: float | None = None,
-        precision: Precision = "float32",
-        accumulate: int = 1,
-        checkpoint_every: int = 500,
-        keep: int = 3,
-        preparation: Callable[[Tensor, Noise], Tensor] | None = None,
-        monitor: Monitor | None = Monitor(),  # noqa: B008  (frozen)
         callbacks: Sequence[Callback] = (),
-        progress: bool = False,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         _check_arguments(dict(locals()))
         first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
-        self.device = first.device if device is None else torch.device(device)
-        self.dtype = first.dtype if dtype is None else dtype
-        check_precision(precision, self.device)
-        if ema is not None:
-            check_number("ema", ema, least=0, below=1)
-        self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
-        self.optimizer, self.ema, self.accumulate, self.monitor = optimizer, ema, accumulate, monitor
-        self.precision: Precision = precision
-        self._requested_precision: Precision = precision
-        self.checkpoint_every, self.callbacks = checkpoint_every, (*callbacks, ProgressLog(), *([ProgressBar()] if progress else []))
-        self.out = None if out is None else expanded(out)
+        self.device = first.device
+        check_precision(optimizer.precision, self.device)
+        self.model, self.objective, self.steps, self.seed, self.optimizer = model, objective, steps, seed, optimizer
+        self.checkpoints, self.monitor = _only(callbacks, Checkpoints()), _only(callbacks, Monitor())
+        self.callbacks: Sequence[Callback] = (*callbacks, ProgressLog())
+        self.precision: Precision = optimizer.precision
+        self.out = None if self.checkpoints.folder is None else Path(self.checkpoints.folder)
         self.ranks = Ranks.current()
-        self.checkpoints = CheckpointStore(None if self.out is None else self.out / "checkpoints", keep, self.ranks)
-        source = as_source(data)
-        rows = self.ranks.select_rows(batch_size, accumulate)
-        self._loader = BatchLoader(source, batch_size, rows, preparation, self.device, self.dtype)
-        self._monitor_state = MonitorState(monitor)
+        self._store = CheckpointStore(None if self.out is None else self.out / "checkpoints", self.checkpoints.keep, self.ranks)
+        rows = self.ranks.select_rows(batch_size, optimizer.accumulate)
+        self._loader = BatchLoader(data, batch_size, rows, self.device, first.dtype)
+        self._monitor_state = MonitorState(self.monitor)
         self._ema: EMA | None = None
         self._termination = Termination()
         self._model_settings = describe_modules(self.model)
@@ -171,20 +168,18 @@ class Trainer:
                 the step, and the next `fit` continues from it. A second Ctrl-C does not wait for the end of the step.
         """
         with ExitStack() as stack:
-            stack.enter_context(self.checkpoints.locked())
+            stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
-                stack.callback(callback.on_exit, self)
+                stack.push(partial(_end, callback, self))
             devices = [self.device] * (self.device.type == "cuda")
             try:
                 with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
-                    report = self._run()
+                    return self._run()
             except (RuntimeError, MemoryError) as error:
                 if isinstance(error, ComposableEnergyError | torch.cuda.OutOfMemoryError) or not ran_out(error):
                     raise
-                ways = "split each batch by `accumulate`, or take a smaller one, or a smaller buffer of the objective"
+                ways = "split each batch by `Optimizer(accumulate=...)`, take a smaller one, or a smaller buffer of the objective"
                 raise MemoryShortage(f"Memory ran out after {self.step} training steps: {ways}.") from error
-            self._notify("on_end", report)
-        return report
 
     def _run(self) -> Report:
         resumed = self._begin()
@@ -198,7 +193,7 @@ class Trainer:
             if self._termination.requested:
                 self._save()
                 self._interrupted = False
-                path = self.checkpoints.path(self.step) or "in memory"
+                path = self._store.path(self.step) or "in memory"
                 self._termination.exit(f"after step {self.step} of {self.steps}; `fit()` continues from its checkpoint, {path}")
         self._interrupted = False
         if self._ema is not None:
@@ -206,7 +201,7 @@ class Trainer:
         self.model.train(False)  # last, since layers may compute from the final weights here
         seconds = time.monotonic() - start
         speed = (self.step - first) * self._loader.batch_size / max(seconds, 1e-9)
-        monitor, path = self._monitor_state, self.checkpoints.path(self.step)
+        monitor, path = self._monitor_state, self._store.path(self.step)
         return Report(self.step, scalars, monitor.skipped, tuple(monitor.alerts), seconds, speed, path, self.precision)
 
     def _begin(self) -> bool:
@@ -214,10 +209,10 @@ class Trainer:
         self.step, self.rate, self.attempt, self._monitor_state = 0, 0.0, 0, MonitorState(self.monitor)
         example, rows = self._loader.load(self.seed, 1).x, self._loader.rows
         self.model.train()
-        self.context = RankContext(self._loader.batch_size, rows, example.shape[1:], self.device, self.dtype, self.seed)
-        checkpoint = self.checkpoints.load()
+        self.context = RankContext(self._loader.batch_size, rows, example.shape[1:], self.device, self._loader.dtype, self.seed)
+        checkpoint = self._store.load()
         previous = None if checkpoint is None else checkpoint.metadata["settings"]["precision"]
-        self.precision = self.ranks.call_on_first(lambda: resolve_precision(self._requested_precision, self.device, previous))
+        self.precision = self.ranks.call_on_first(lambda: resolve_precision(self.optimizer.precision, self.device, previous))
         if self.ranks.is_first:
             _LOG.info("%r", self)
         self._settings = self._describe_settings()
@@ -225,19 +220,19 @@ class Trainer:
             if self._interrupted and self._shared and checkpoint.part("objective"):
                 raise OptionError(
                     f"The run was interrupted, and the state of {type(self.objective).__name__}, such as a replay buffer, is ahead of its "
-                    f"last checkpoint, of step {checkpoint.step}. Give the trainer `out` or a monitor to resume such runs; to start again, "
-                    "make a new trainer."
+                    f"last checkpoint, of step {checkpoint.step}. Add `Checkpoints(folder)` or a `Monitor` to the callbacks to resume such "
+                    "runs; to start again, make a new trainer."
                 )
-            self.checkpoints.check_run(checkpoint, self.model, self._settings, self.steps)
+            self._store.check_run(checkpoint, self.model, self._settings, self.steps)
             self.step = checkpoint.step
             if self.out is not None:
-                self.checkpoints.check_data(checkpoint, self._fingerprint, self._loader.source.advice)
-        self._shared = ("objective",) if self.out is None and self.monitor is None else ()  # a buffer may be most of the memory
+                self._store.check_data(checkpoint, self._fingerprint, self._loader.source.advice)
+        self._shared = ("objective",) if self.out is None and self.monitor.action is None else ()  # a buffer may be most of the memory
         self.objective.begin(self.model, self.context)
-        self._train_step = TrainStep(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
-        self._ema = None if self.ema is None else EMA(self.model, self.ema)
+        self._train_step = TrainStep(self.model, self.objective, self.optimizer, self.precision, self.ranks, self.device)
+        self._ema = None if self.optimizer.ema is None else EMA(self.model, self.optimizer.ema)
         if checkpoint is not None:
-            with self.checkpoints.restoring(checkpoint):
+            with self._store.restoring(checkpoint):
                 self._restore(checkpoint)
                 self._monitor_state = MonitorState.from_dict(self.monitor, checkpoint.metadata["watch"])
             self.attempt = self._monitor_state.attempt
@@ -254,7 +249,7 @@ class Trainer:
             self._ema.update(self.model, step)
         alert = self._monitor_state.update(step, scalars, finite)
         self._notify("on_step", scalars)
-        due = step % self.checkpoint_every == 0 or step == self.steps
+        due = step % self.checkpoints.every == 0 or step == self.steps
         if alert is not None:
             self._act(alert, due)
         elif due:
@@ -269,12 +264,12 @@ class Trainer:
         if alert.action == "lower" and due:
             self._save()
         elif alert.action == "rollback":
-            checkpoint = self.checkpoints.roll_back()
+            checkpoint = self._store.roll_back()
             if checkpoint is None:
                 raise TrainingDiverged(f"There is no checkpoint to roll back to from step {self.step}: removed?", step=self.step)
             self._restore(checkpoint)
         elif alert.action == "stop":
-            raise stop_error(alert, self._monitor_state.acted, self.checkpoints.last_path())
+            raise stop_error(alert, self._monitor_state.acted, self._store.last_path())
 
     def _save(self) -> None:
         """Saves a checkpoint. The names of its parts and metadata belong to the file format."""
@@ -287,7 +282,7 @@ class Trainer:
         data = None if self.out is None else self.ranks.call_on_first(lambda: asdict(self._fingerprint()))
         scaler = self._train_step.scaler.state_dict()
         metadata = {"settings": self._settings, "data": data, "watch": self._monitor_state.to_dict(), "scaler": scaler}
-        self._notify("on_checkpoint", self.checkpoints.save(self.step, metadata, parts, self._shared))
+        self._notify("on_checkpoint", self._store.save(self.step, metadata, parts, self._shared))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         copy_tensors(checkpoint.part("model"), self.model)
@@ -311,7 +306,7 @@ class Trainer:
             "batch_size": self._loader.batch_size,
             "optimizer": self.optimizer.describe(),
             "steps": self.steps if self.optimizer.decay else None,
-            "ema": self.ema,
+            "ema": self.optimizer.ema,
             "precision": self.precision,
             "data": self._loader.source.settings(),
         }
@@ -327,21 +322,14 @@ _PARTS: Mapping[str, tuple[Any, str]] = {
     "model": (nn.Module, "a module of torch, such as `ce.as_energy(network)`"),
     "objective": (Objective, "an objective, such as `ContrastiveDivergence(steps=20)`"),
     "optimizer": (Optimizer, "the settings of Adam, as `Optimizer(rate=1e-3)` of composable_energy_training"),
-    "monitor": (Monitor | None, "a `Monitor()`, or None for no monitor"),
     "callbacks": (Sequence, "a list of callbacks"),
-    "preparation": ((Callable, type(None)), "a function of points and noise, or None"),
-    "out": (str | Path | None, "the path of a folder, or None"),
-    "dtype": (torch.dtype | None, "a dtype of torch, such as torch.float32"),
 }
+C = TypeVar("C", bound=Callback)
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:
-    """Raises OptionError if an argument of the trainer has another type.
-
-    Raises:
-        DeviceError: torch's default device has no values.
-    """
-    for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
+    """Raises OptionError if an argument of the trainer has another type, and DeviceError if torch's default device has no values."""
+    for name in ("steps", "batch_size"):
         check_integer(name, given[name])
     check_integer("seed", given["seed"], least=-(2**63))
     for name, (kind, wanted) in _PARTS.items():
@@ -350,10 +338,6 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
     if torch.get_default_device().type == "meta":
         raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
-    try:
-        torch.device(given["device"] or "cpu")
-    except (RuntimeError, TypeError) as error:
-        raise OptionError(f"device must be one that torch has here, such as 'cpu', got {given['device']!r}.") from error
 
 
 def _check_part(name: str, value: object, kind: Any, wanted: str) -> None:
@@ -362,3 +346,15 @@ def _check_part(name: str, value: object, kind: Any, wanted: str) -> None:
         plain = value is None or isinstance(value, str | int | float)
         got = f"the class {value.__name__}" if isinstance(value, type) else repr(value) if plain else f"an object {type(value).__name__}"
         raise OptionError(f"{name} must be {wanted}; got {got}.", [name])
+
+
+def _only(callbacks: Sequence[Callback], default: C) -> C:
+    """Returns the callback of the class of a default one, or that."""
+    found = [callback for callback in callbacks if isinstance(callback, type(default))]
+    if len(found) > 1:
+        raise OptionError(f"callbacks must have one {type(default).__name__} at most, got {len(found)}.", ["callbacks"])
+    return found[0] if found else default
+
+
+def _end(callback: Callback, trainer: Trainer, kind: object, error: BaseException | None, trace: object) -> None:
+    callback.on_end(trainer, error)

@@ -5,7 +5,7 @@ import csv
 import torch
 from torch import nn
 
-from composable_energy_training import Callback, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import Callback, Checkpoints, Loss, Monitor, Objective, Optimizer, Trainer
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 
@@ -90,6 +90,12 @@ def network():
     return nn.Linear(3, 3)
 
 
-def trainer(objective, monitor, **options):
-    options = {"steps": 20, "batch_size": 8, "checkpoint_every": 5, "optimizer": Optimizer(rate=0.01), **options}
-    return Trainer(network(), objective, DATA, monitor=monitor, **options)
+def trainer(objective, monitor=None, *, out=None, checkpoint_every=5, callbacks=(), steps=20, **optimizer):
+    callbacks = [Checkpoints(out, checkpoint_every), monitor or Monitor(None), *callbacks]
+    return Trainer(network(), objective, DATA, steps=steps, batch_size=8, optimizer=Optimizer(rate=0.01, **optimizer), callbacks=callbacks)
+
+
+def same(one, other, **tolerance):
+    """Checks that two models have the same weights, to the bit by default."""
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name, **(tolerance or {"rtol": 0, "atol": 0}))

@@ -1,18 +1,21 @@
-"""The trainer: the effect of a step on the weights, by closed forms and by equal runs."""
+"""The trainer: the effect of a step on the weights, by closed forms and by equal runs, and what it refuses."""
 
+import functools
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from composable_energy_training import Callback, Loss, Objective, Optimizer, Trainer
-from composable_energy_training.batches import BatchLoader, as_source
+from composable_energy_training import Callback, Checkpoints, ContrastiveDivergence, Loss, Monitor, Objective, Optimizer, Prepared, Trainer
+from composable_energy_training.batches import BatchLoader
 from composable_energy_training.ema import EMA
+from plugins.training.tests.run_helpers import DATA, same
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+BATCH = torch.device("cpu"), torch.float32
 
 
 class Fit(Objective):
@@ -26,12 +29,12 @@ class Fit(Objective):
 
 class Recorded(Callback):
     def __init__(self):
-        self.seen, self.rates, self.steps = [], [], []
+        self.seen, self.rates, self.weights = [], [], []
 
     def on_step(self, trainer, scalars):
         self.seen.append(scalars)
         self.rates.append(trainer.rate)
-        self.steps.append(trainer.step)
+        self.weights.append(trainer.model[0].weight.detach().clone())
 
 
 def network(dropout=0.0):
@@ -46,29 +49,22 @@ def train(model=None, data=DATA, objective=None, **options):
     return model, report
 
 
-def same(one, other, **tolerance):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, msg=name, **(tolerance or {"rtol": 0, "atol": 0}))
-
-
-def test_a_run_is_a_function_of_its_seed():
-    same(train(network(0.5))[0], train(network(0.5))[0])
-    assert not torch.equal(train(seed=1)[0][0].weight, train()[0][0].weight)
-
-
-def test_the_random_state_of_torch_stays_as_it_was():
-    trainer = Trainer(network(0.5), Fit(), DATA, steps=2, batch_size=8)
+def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
     torch.manual_seed(5)
     expected = torch.rand(1)
+    models = network(0.5), network(0.5), network(0.5)
     torch.manual_seed(5)
-    trainer.fit()
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        train(model, seed=seed)
     assert torch.equal(torch.rand(1), expected)
+    same(*models[:2])
+    assert not torch.equal(models[0][0].weight, models[2][0].weight)
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     whole, parts = Recorded(), Recorded()
     one = train(callbacks=[whole])[0]
-    other = train(callbacks=[parts], accumulate=4)[0]
+    other = train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0]
     same(one, other, rtol=0, atol=1e-5)
     for a, b in zip(whole.seen, parts.seen, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
@@ -76,15 +72,10 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 def test_the_model_ends_with_averaged_weights_in_eval_mode():
     """The average by its recursion, from weights seen at each step."""
-    model, history = network(), []
-
-    class Weights(Callback):
-        def on_step(self, trainer, scalars):
-            history.append(trainer.model[0].weight.detach().clone())
-
+    model, seen = network(), Recorded()
     expected = model[0].weight.detach().clone()
-    train(model, ema=0.9, callbacks=[Weights()])
-    for step, weight in enumerate(history, 1):
+    train(model, optimizer=Optimizer(ema=0.9), callbacks=[seen])
+    for step, weight in enumerate(seen.weights, 1):
         keep = min(0.9, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * weight
     torch.testing.assert_close(model[0].weight.detach(), expected)
@@ -114,30 +105,27 @@ def test_the_rate_follows_its_schedule(settings, expected):
     assert seen.rates == pytest.approx([2 * value for value in expected])
 
 
-def test_slow_parameters_take_shorter_steps():
+def test_slow_parameters_take_shorter_steps_and_frozen_ones_none():
     first = network().state_dict()
-    plain, _ = train(model=network(), steps=1, optimizer=Optimizer(rate=1e-2))
-    slow, _ = train(model=network(), steps=1, optimizer=Optimizer(rate=1e-2, slow=[("0.", 0.1)]))
+    plain, _ = train(steps=1, optimizer=Optimizer(rate=1e-2))
+    slow, _ = train(steps=1, optimizer=Optimizer(rate=1e-2, slow=[("0.", 0.1)]))
+    frozen = network()
+    frozen[0].requires_grad_(False)
+    train(frozen, steps=1, optimizer=Optimizer(rate=1e-2))
     for name, value in first.items():
         share = 0.1 if name.startswith("0.") else 1.0
         torch.testing.assert_close(slow.state_dict()[name] - value, share * (plain.state_dict()[name] - value), rtol=1e-3, atol=1e-7)
-    with pytest.raises(OptionError, match="slow names 'encoder', but no trained parameter"):
-        train(model=network(), steps=1, optimizer=Optimizer(slow=[("encoder", 0.1)]))
+        assert torch.equal(frozen.state_dict()[name], value) == name.startswith("0.")
 
 
 def test_a_clip_by_norm_is_that_of_torch():
-    model = network()
+    model, settings = network(), Optimizer(clip=0.3)
     (model(DATA * 10).square().sum()).backward()
     grads = [parameter.grad.clone() for parameter in model.parameters()]
-    settings = Optimizer(clip=0.3)
     norm = settings.clip_(settings.build(list(model.parameters())))
     torch.testing.assert_close(norm, torch.stack([grad.norm() for grad in grads]).norm())
-    ours = [parameter.grad.clone() for parameter in model.parameters()]
-    for parameter, grad in zip(model.parameters(), grads, strict=True):
-        parameter.grad = grad
-    nn.utils.clip_grad_norm_(model.parameters(), 0.3)
-    for mine, parameter in zip(ours, model.parameters(), strict=True):
-        torch.testing.assert_close(mine, parameter.grad)
+    for grad, parameter in zip(grads, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, grad * 0.3 / norm)
 
 
 def test_a_clip_by_adam_is_three_deviations_and_a_tenth():
@@ -155,23 +143,13 @@ def test_a_clip_by_adam_is_three_deviations_and_a_tenth():
 
 
 def test_weights_decay_as_in_adamw():
-    model = network()
-
     class Still(Objective):
         def loss(self, model, batch):
             return Loss(sum(parameter.sum() for parameter in model.parameters()) * 0.0)
 
-    before = model[0].weight.detach().clone()
-    Trainer(model, Still(), DATA, steps=3, batch_size=8, optimizer=Optimizer(rate=0.1, weight_decay=0.5)).fit()
+    before = network()[0].weight.detach()
+    model, _ = train(objective=Still(), steps=3, optimizer=Optimizer(rate=0.1, weight_decay=0.5))
     torch.testing.assert_close(model[0].weight.detach(), before * (1 - 0.05) ** 3)
-
-
-def test_frozen_parameters_stay():
-    model = network()
-    model[0].requires_grad_(False)
-    before = model[0].weight.clone()
-    train(model)
-    assert torch.equal(model[0].weight, before) and not model[0].weight.requires_grad
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32():
@@ -182,13 +160,13 @@ def test_bfloat16_computes_in_it_and_keeps_weights_in_float32():
             dtypes.add(model(batch.x).dtype)
             return super().loss(model, batch)
 
-    model, _ = train(objective=Watching(), precision="bfloat16", steps=30)
+    model, _ = train(objective=Watching(), optimizer=Optimizer(precision="bfloat16"), steps=30)
     assert dtypes == {torch.bfloat16} and model[0].weight.dtype == torch.float32
     same(model, train(steps=30)[0], rtol=0, atol=0.02)
 
 
 def test_every_row_comes_once_an_epoch_in_another_order():
-    batches = BatchLoader(as_source(torch.arange(40.0)[:, None]), 16, range(16), None, torch.device("cpu"), torch.float32)
+    batches = BatchLoader(torch.arange(40.0)[:, None], 16, range(16), *BATCH)
     dealt = torch.cat([batches.load(3, step).x[:, 0] for step in range(1, 6)])
     first, second = dealt[:40], dealt[40:]
     assert sorted(first.tolist()) == list(range(40)) and sorted(second.tolist()) == list(range(40))
@@ -198,17 +176,12 @@ def test_every_row_comes_once_an_epoch_in_another_order():
 
 
 def test_an_iterable_is_read_again_and_advanced():
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA), batch_size=7, shuffle=True)
-    options = (None, torch.device("cpu"), torch.float32)
-    through = [BatchLoader(as_source(loader), 8, range(8), *options).load(0, step).x for step in (9,)]
-    walked = BatchLoader(as_source(loader), 8, range(8), *options)
+    loader = DataLoader(TensorDataset(DATA), batch_size=7, shuffle=True)
+    through = BatchLoader(loader, 8, range(8), *BATCH).load(0, 9).x
+    walked = BatchLoader(loader, 8, range(8), *BATCH)
     steps = [walked.load(0, step).x for step in range(1, 10)]
-    assert torch.equal(steps[8], through[0]) and torch.equal(walked.load(0, 2).x, steps[1])
+    assert torch.equal(steps[8], through) and torch.equal(walked.load(0, 2).x, steps[1])
     assert sorted(map(tuple, torch.cat(steps[:5]).tolist())) == sorted(map(tuple, DATA.tolist()))
-    same(train(data=loader)[0], train(data=loader)[0])
-
-
-def test_an_iterable_that_cannot_start_again_is_reported():
     with pytest.raises(OptionError, match="did not start again"):
         train(data=iter([DATA]))
 
@@ -217,28 +190,51 @@ def test_preparation_is_keyed_by_rows():
     def prepare(images, noise):
         return images + noise.uniform(images)[:, None]
 
-    x = BatchLoader(as_source(DATA), 8, range(4, 8), prepare, torch.device("cpu"), torch.float32).load(0, 2).x
-    whole = BatchLoader(as_source(DATA), 8, range(8), prepare, torch.device("cpu"), torch.float32).load(0, 2).x
+    x = BatchLoader(Prepared(DATA, prepare), 8, range(4, 8), *BATCH).load(0, 2).x
+    whole, raw = (BatchLoader(data, 8, range(8), *BATCH).load(0, 2).x for data in (Prepared(DATA, prepare), DATA))
     assert torch.equal(whole[4:], x)
-    raw = BatchLoader(as_source(DATA), 8, range(8), None, torch.device("cpu"), torch.float32).load(0, 2).x
     assert (whole - raw).min() > 0 and not torch.equal(whole[0] - raw[0], whole[1] - raw[1])
     assert Noise(0, range(8), 2).child("data").uniform(raw).allclose((whole - raw)[:, 0], atol=1e-6)
+
+
+def test_the_report_has_steps_losses_and_speed():
+    _, report = train(steps=5)
+    assert report.steps == 5 and report.skipped == 0 and report.alerts == () and report.checkpoint is None
+    assert math.isfinite(report.scalars["loss"]) and report.rows_per_second > 0
+
+
+ADAM = r"optimizer must be the settings of Adam, as `Optimizer\(rate=1e-3\)`"
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"steps": 0}, OptionError, "steps"),
-        ({"batch_size": 9, "accumulate": 2}, OptionError, "multiple"),
-        ({"precision": "float16"}, OptionError, "CUDA"),
-        ({"precision": "half"}, OptionError, "bfloat16"),
-        ({"ema": 1.0}, OptionError, "ema"),
+        ({"seed": "a"}, OptionError, "seed"),
+        ({"batch_size": 8.0}, OptionError, "batch_size"),
+        ({"batch_size": 9, "optimizer": Optimizer(accumulate=2)}, OptionError, "multiple"),
+        ({"optimizer": Optimizer(precision="float16")}, OptionError, "CUDA"),
+        ({"optimizer": torch.optim.Adam}, OptionError, ADAM),
+        ({"optimizer": functools.partial(torch.optim.Adam, lr=1e-3)}, OptionError, ADAM),
+        ({"optimizer": 1e-3}, OptionError, ADAM),
+        ({"objective": ContrastiveDivergence}, OptionError, "objective"),
+        ({"objective": nn.MSELoss()}, OptionError, "objective"),
+        ({"model": lambda x: x.sum(1)}, OptionError, "model"),
+        ({"model": nn.Flatten()}, OptionError, "nothing to train"),
+        ({"callbacks": Callback()}, OptionError, "callbacks must be a list"),
+        ({"callbacks": [Monitor]}, OptionError, "callbacks must be callbacks, instances .* the class Monitor"),
+        ({"callbacks": [Monitor(), Monitor()]}, OptionError, "one Monitor at most, got 2"),
         ({"data": torch.zeros(4, 3, dtype=torch.uint8)}, DtypeError, "Pictures"),
         ({"data": torch.zeros(0, 3)}, OptionError, "no data"),
         ({"data": (DATA, {"kind": torch.zeros(3)})}, ShapeError, "kind"),
         ({"data": 3}, OptionError, "int"),
         ({"data": [{"x": DATA}]}, OptionError, "dict"),
-        ({"model": nn.Flatten()}, OptionError, "nothing to train"),
+        ({"data": DATA.numpy()}, OptionError, "torch.as_tensor"),
+        ({"data": [DATA.numpy()]}, OptionError, "torch.as_tensor"),
+        ({"data": DATA.tolist()}, OptionError, "torch.tensor"),
+        ({"data": TensorDataset(DATA)}, OptionError, "DataLoader"),
+        ({"data": (DATA, torch.zeros(40))}, OptionError, r"\(x, \{'y': y\}\)"),
+        ({"data": "pictures"}, OptionError, "open_pictures"),
     ],
 )
 def test_bad_calls_say_what_to_do(options, error, message):
@@ -247,24 +243,21 @@ def test_bad_calls_say_what_to_do(options, error, message):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("make", "options"),
     [
-        {"rate": 0},
-        {"betas": (0.0, 1.0)},
-        {"decay": 2},
-        {"clip": "norm"},
-        {"clip": -1.0},
-        {"warm_up": -1},
-        {"milestones": [(0, 1.0)]},
-        {"slow": [("0.", 0.0)]},
+        *((Optimizer, {name: value}) for name, value in [("rate", 0), ("rate", "fast"), ("betas", (0.0, 1.0)), ("betas", 0.9)]),
+        *((Optimizer, {name: value}) for name, value in [("decay", 2), ("clip", "norm"), ("clip", -1.0), ("warm_up", -1)]),
+        *((Optimizer, {name: value}) for name, value in [("milestones", [(0, 1.0)]), ("milestones", 3), ("slow", [("0.", 0.0)])]),
+        *((Optimizer, {name: value}) for name, value in [("ema", 1.0), ("accumulate", 0), ("precision", "half")]),
+        *((Checkpoints, {name: value}) for name, value in [("folder", 3), ("every", 0), ("keep", 0)]),
+        (functools.partial(Prepared, DATA), {"preparation": 3}),
     ],
 )
-def test_bad_settings_of_the_optimizer(options):
+def test_settings_out_of_range_or_of_another_type_are_refused(make, options):
     with pytest.raises(OptionError, match=next(iter(options))):
-        Optimizer(**options)
+        make(**options)
 
 
-def test_the_report_has_steps_losses_and_speed():
-    _, report = train(steps=5)
-    assert report.steps == 5 and report.skipped == 0 and report.alerts == () and report.checkpoint is None
-    assert math.isfinite(report.scalars["loss"]) and report.rows_per_second > 0
+def test_a_slow_parameter_that_does_not_exist_is_refused():
+    with pytest.raises(OptionError, match="slow names 'encoder', but no trained parameter"):
+        train(steps=1, optimizer=Optimizer(slow=[("encoder", 0.1)]))

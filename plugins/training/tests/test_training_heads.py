@@ -1,4 +1,4 @@
-"""Attribute heads and the joint classifier: cross entropy against a hand-written loop."""
+"""Heads of classes and of numbers and the joint classifier: against a hand-written loop and the posterior of a linear Gaussian model."""
 
 import math
 from typing import Any
@@ -6,10 +6,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from composable_energy_training import AttributeHeads, ContrastiveDivergence, JointEnergyClassifier
+import composable_energy as ce
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling.noise import Noise
+from composable_energy_training import (
+    AttributeHeads,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    JointEnergyClassifier,
+    Optimizer,
+    Trainer,
+    ValueHeads,
+)
 from plugins.training.tests.objective_helpers import LANGEVIN, Heads, Joint, batch_of, context, data
+
+SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
 
 
 def test_heads_take_the_cross_entropy_of_known_labels():
@@ -69,3 +82,138 @@ def test_a_joint_loss_is_the_divergence_and_the_cross_entropy():
     assert loss.scalars["accuracy"] == (model.logits(x).argmax(1) == labels)[known].double().mean()
     assert torch.equal(joint.state()["slots"], plain.state()["slots"])
     joint.restore(plain.state())
+
+
+def points(rows: int, dims: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns points and their numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(rows, dims, generator=generator, dtype=torch.float64)
+    return SLOPE * v + SPREAD * torch.randn(rows, dims, generator=generator, dtype=torch.float64), v
+
+
+class Line(nn.Module):
+    """Means `gain * x` and log widths `log_width`, at all levels alike."""
+
+    def __init__(self, gain: float = 0.0, log_width: float = 0.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+        self.log_width = nn.Parameter(torch.tensor(log_width, dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.cat([self.gain * x, self.log_width.expand_as(x)], 1)
+
+
+def test_heads_become_the_posterior_of_a_linear_gaussian():
+    r"""With $x = a v + s \eta$ and a level $\sigma$, $v$ given $x$ has mean $a x / (a^2 + s^2 + \sigma^2)$."""
+    sigma, rows = 0.7, 20_000
+    x, v = points(rows)
+    model, objective = Line(), ValueHeads("v", 2, sigma, sigma)
+    solver = torch.optim.LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = objective.loss(model, batch_of(x, v=v)).value
+        value.backward()
+        return value
+
+    solver.step(closure)  # pyright: ignore[reportArgumentType]
+    variance = SLOPE**2 + SPREAD**2 + sigma**2
+    width = math.sqrt((SPREAD**2 + sigma**2) / variance)
+    assert abs(model.gain.item() - SLOPE / variance) < 5 * width / math.sqrt(variance * 2 * rows)
+    assert abs(model.log_width.item() - math.log(width)) < 5 / math.sqrt(2 * 2 * rows)
+    scalars = objective.loss(model, batch_of(x, v=v)).scalars
+    assert abs(scalars["error"] - width) < 5 * width / math.sqrt(2 * 2 * rows)
+
+
+def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
+    sigma, (x, v) = 0.3, points(50)
+    model = Line(0.4, -0.5)
+    loss = ValueHeads("v", 2, sigma, sigma).loss(model, batch_of(x, v=v))
+    noisy = x + sigma * Noise(3, range(50), 1).child("noise").normal(x)
+    head = ce.GaussianHead(lambda x: model(x, torch.full((len(x),), sigma)), dims=2)
+    assert torch.allclose(loss.value, head(v).evidence(noisy).mean() - math.log(2 * math.pi))
+    assert loss.scalars["likelihood"] == loss.value
+
+
+def test_rows_without_numbers_add_nothing():
+    x, v = points(40)
+    model, objective = Line(0.3, -0.2), ValueHeads("v", 2, 0.5, 0.5)
+    known = objective.loss(model, batch_of(x[:20], v=v[:20]))
+    lacking = v.clone()
+    lacking[20:, 0] = math.nan
+    some = objective.loss(model, batch_of(x, v=lacking))
+    assert torch.allclose(some.value, known.value / 2)
+    assert torch.allclose(some.scalars["error"], known.scalars["error"])
+    of_some, of_known = (torch.autograd.grad(loss.value, list(model.parameters())) for loss in (some, known))
+    assert torch.allclose(torch.stack(of_some), torch.stack(of_known) / 2)
+    none = objective.loss(model, batch_of(x, v=torch.full_like(v, math.nan)))
+    assert none.value == 0 and none.scalars["error"] == 0
+    single = ValueHeads("v", 1, 0.5, 1.0)  # one number needs no axis
+    assert single.loss(model, batch_of(x[:, :1], v=v[:, 0])).value == single.loss(model, batch_of(x[:, :1], v=v[:, :1])).value
+
+
+@pytest.mark.parametrize(
+    ("dims", "labels", "columns", "error", "message"),
+    [
+        (2, {"v": torch.zeros(4, 3)}, 4, ShapeError, r"v has shape \(4, 3\); expected \(4, 2\) for 2 numbers"),
+        (2, {"v": torch.zeros(4)}, 4, ShapeError, r"v has shape \(4, 1\); expected \(4, 2\)"),
+        (2, {"v": torch.zeros(4, 2)}, 2, ShapeError, r"The model returned shape \(4, 2\); expected \(4, 4\)"),
+        (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_reported(dims, labels, columns, error, message):
+    with pytest.raises(error, match=message):
+        ValueHeads("v", dims, 0.1, 1.0).loss(Heads(columns), batch_of(torch.zeros(4, 2).double(), **labels))
+
+
+@pytest.mark.parametrize(("dims", "levels", "message"), [(0, (0.1, 1.0), "dims must be"), (1, (1.0, 0.1), "sigma_min <= sigma_max")])
+def test_bad_options_are_reported(dims, levels, message):
+    with pytest.raises(OptionError, match=message):
+        ValueHeads("v", dims, *levels)
+
+
+class Around(ce.Energy):
+    """Points around a learnable multiple of their condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+        self.slope = nn.Parameter(torch.zeros(2))
+        self.seen: set[tuple[torch.dtype, int]] = set()
+
+    def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        self.seen.add((y.dtype, y.ndim))
+        level = torch.as_tensor(sigma, dtype=x.dtype)
+        y = y[:, None] if y.ndim == 1 else y
+        return (x - self.slope * y).square().sum(1) / (2 * (SPREAD**2 + level**2))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("numbers", [1, 2])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda: DenoisingScoreMatching(0.1, 1.0, condition="v"),
+        lambda: ContrastiveDivergence(steps=10, options={"step_size": 0.1}, persistent=False, condition="v", l2=0.0),
+    ],
+    ids=["denoising", "contrastive"],
+)
+def test_a_trained_energy_follows_numbers(objective, numbers):
+    """The trainer finds the slope of the data over one number, or over each of two."""
+    x, v = points(4_000)
+    x, v = x.float(), v.float()
+    if numbers == 1:
+        x = SLOPE * v[:, :1] + (x - SLOPE * v)
+    label = v[:, 0] if numbers == 1 else v
+    energy = Around()
+    rate = Optimizer(rate=0.05, decay=1.0)
+    Trainer(energy, objective(), (x, {"v": label}), steps=150, batch_size=200, optimizer=rate).fit()
+    assert energy.seen == {(torch.float32, numbers)}
+    assert (energy.slope - SLOPE).abs().max() < 0.1
+
+
+def test_an_unknown_number_is_reported():
+    x, v = points(4)
+    v[2, 1] = math.nan
+    with pytest.raises(OptionError, match=r"Attribute v is unknown \(NaN\) for some rows"):
+        DenoisingScoreMatching(0.1, 1.0, condition="v").loss(Around().double(), batch_of(x, v=v))

@@ -1,15 +1,27 @@
-"""The monitor: runs that become unstable on purpose, and its actions."""
+"""The monitor: healthy runs pass, runs that become unstable are rolled back or stopped, and the error says how to go on."""
 
 import math
 
 import pytest
 import torch
+from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy_training import CSVLog, Monitor, Trainer
-from composable_energy_training.monitor import MonitorState, TrainingDiverged
-from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, trainer
+from composable_energy_training import (
+    ContrastiveDivergence,
+    CSVLog,
+    EnergyDiscrepancy,
+    GaussianNoise,
+    LabelContrast,
+    Monitor,
+    NoiseContrastive,
+    Optimizer,
+    Trainer,
+    TrainingDiverged,
+)
+from composable_energy_training.monitor import MonitorState
+from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, same, trainer
 
 SOON = {"window": 3, "limit": 3}
 
@@ -20,7 +32,8 @@ SOON = {"window": 3, "limit": 3}
         ({"gap": 0.6}, "gap"),
         ({"gap": -0.6}, "gap"),
         ({"gap": -0.4}, None),
-        ({"gap": 0.4}, None),
+        ({"gap": 2.0, "spread": 0.1}, "gap"),
+        ({"gap": 2.0, "spread": 1.0}, None),  # a gap counts beyond three spreads of the energies
         ({"magnitude": 10.5, "gap": 0.0}, "magnitude"),
         ({"magnitude": 1000.0}, None),
         ({"loss": -2e8}, "loss"),
@@ -47,7 +60,8 @@ def test_the_rate_is_lowered_until_the_limit(tmp_path):
     assert str(caught.value.checkpoint) in str(caught.value)
 
 
-def test_a_rollback_takes_other_random_numbers(tmp_path):
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_rollback_takes_other_random_numbers(tmp_path, stored):
     """The gap is large from step 8 on with the seed of the first attempt, and small with any other."""
     first, noted = [], Noted()
 
@@ -55,24 +69,13 @@ def test_a_rollback_takes_other_random_numbers(tmp_path):
         first.append(seed)
         return 2 * (step >= 8 and seed == first[0])
 
-    going = trainer(Scripted({"gap": gap}), Monitor(**SOON), out=tmp_path, callbacks=[noted])
+    going = trainer(Scripted({"gap": gap}), Monitor(**SOON), out=tmp_path if stored else None, callbacks=[noted])
     report = going.fit()
     assert [alert.cause for alert in report.alerts] == ["gap"] and report.steps == 20
     back = noted.steps.index((1, 6))
     assert noted.steps == [(0, step) for step in range(1, back + 1)] + [(1, step) for step in range(6, 21)]
     assert noted.rates[back - 1 : back + 1] == pytest.approx([0.01, 0.005])
     assert going.objective.count == 20  # the state was rolled back as well
-
-
-def test_a_run_without_a_folder_rolls_back_too():
-    noted, first = Noted(), []
-
-    def gap(step, seed):
-        first.append(seed)
-        return 2 * (step >= 8 and seed == first[0])
-
-    assert trainer(Scripted({"gap": gap}), Monitor(**SOON), callbacks=[noted]).fit().steps == 20
-    assert (1, 6) in noted.steps
 
 
 def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
@@ -90,19 +93,14 @@ def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
 
 @pytest.mark.parametrize("what", [math.nan, math.inf, SamplingDiverged("chains")])
 def test_steps_that_are_not_finite_do_not_change_the_weights(what):
-    noted = Noted()
-    model = network()
+    model, bad = network(), Scripted({}, lambda step, seed: what if step <= 4 else None)
     before = model.weight.detach().clone()
-    bad = Scripted({}, lambda step, seed: what if step <= 4 else None)
-    report = Trainer(model, bad, DATA, steps=4, batch_size=8, monitor=Monitor(nonfinite=5), callbacks=[noted]).fit()
+    report = Trainer(model, bad, DATA, steps=4, batch_size=8, callbacks=[Monitor(nonfinite=5)]).fit()
     assert report.skipped == 4 and torch.equal(model.weight, before) and report.alerts == ()
-    report = Trainer(model, bad, DATA, steps=6, batch_size=8, monitor=None).fit()
+    report = Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[Monitor(None)]).fit()
     assert report.skipped == 4 and model.weight.isfinite().all() and not torch.equal(model.weight, before)
-
-
-def test_too_many_skipped_steps_in_a_row_raise_an_alert():
     with pytest.raises(TrainingDiverged, match="not finite 3 times in a row"):
-        trainer(Scripted({}, lambda step, seed: math.nan if step > 5 else None), Monitor("stop", nonfinite=3)).fit()
+        Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[Monitor("stop", nonfinite=3)]).fit()
 
 
 @pytest.mark.slow
@@ -122,26 +120,97 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
         return (folder / "checkpoints" / "step-00000020.safetensors").read_bytes(), [{**row, "seconds": ""} for row in read_log(folder)]
 
     whole = run(tmp_path / "whole")
-    for count in (7, 9, 11, 14, 19):
+    for count in (7, 9, 14):
         with pytest.raises(Stop):
             run(tmp_path / str(count), [StopAfter(count)])
         assert run(tmp_path / str(count)) == whole
     assert [row["step"] for row in whole[1] if row["event"]] == ["8"]
 
 
+def test_a_monitor_without_alerts_changes_nothing():
+    watched, free = (trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor) for monitor in (Monitor(**SOON), None))
+    assert watched.fit().alerts == free.fit().alerts == ()
+    same(watched.model, free.model)
+
+
+class Bumps(ce.Energy):
+    """A small network plus a quadratic, whose zero is where the last bias puts it."""
+
+    def __init__(self, size: int = 2, level: float = 0.0, classes: int = 1) -> None:
+        super().__init__()
+        self.event_shape, self.classes = (size,), classes
+        self.net = nn.Sequential(nn.Linear(size, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, classes))
+        torch.nn.init.constant_(self.net[4].bias, level)
+
+    def forward(self, x, y=None):
+        energies = self.net(x) + x.square().sum(1, keepdim=True) / 2
+        return energies[:, 0] if y is None else energies.gather(1, y[:, None])[:, 0]
+
+
+def ring(count=2000):
+    angle = 2 * torch.pi * torch.rand(count)
+    return 1.5 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(count, 2)
+
+
+def labelled_ring():
+    x = ring()
+    return x, {"y": (x[:, 0] > 0).long()}
+
+
+def chains(step_size, steps):
+    return ContrastiveDivergence(steps=steps, options={"step_size": step_size}, start="normal", l2=0.0, buffer=1000)
+
+
+def fit(objective, data, steps, rate=3e-3, seed=0, **model):
+    torch.manual_seed(seed)
+    data = data()
+    return Trainer(
+        Bumps(**model), objective, data, steps=steps, seed=seed, optimizer=Optimizer(rate=rate), callbacks=[Monitor("stop")]
+    ).fit()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("objective", "data", "options"),
+    [
+        (chains(0.005, 20), ring, {"steps": 120}),  # the gap passes .6 at step 81, half of the spread of the energies
+        (chains(0.02, 2), lambda: torch.randn(1000, 100), {"steps": 60, "size": 100, "rate": 1e-3}),  # energies of 50, with a spread of 7
+        (chains(0.02, 2), ring, {"steps": 60, "level": 30.0, "rate": 1e-4}),  # the zero of an energy is arbitrary
+    ],
+)
+def test_healthy_runs_are_trained_to_their_end(objective, data, options):
+    assert fit(objective, data, **options).alerts == ()
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "classes"),
+    [
+        (NoiseContrastive(GaussianNoise(torch.zeros(2), 8 * torch.eye(2))), ring, 1),
+        (EnergyDiscrepancy(variance=4.0), ring, 1),
+        (LabelContrast(condition="y", l2=0.0), labelled_ring, 2),
+    ],
+)
+def test_the_margin_of_an_objective_without_chains_is_what_it_learns(objective, data, classes):
+    """The energies of data and of other points or classes differ by more than 0.5, which is no instability."""
+    report = fit(objective, data, 70, rate=1e-2, classes=classes)
+    assert report.alerts == () and report.scalars["margin"] > 0.6
+
+
+@pytest.mark.slow
+def test_a_diverging_run_stops_with_an_error_that_names_the_monitor():
+    """Chains of two tiny steps do not follow the energy, which grows without bound."""
+    with pytest.raises(TrainingDiverged, match=r"The `Monitor` stopped .*Monitor\((gap|magnitude)=None\)") as caught:
+        fit(chains(0.0002, 2), ring, 200, seed=1)
+    assert caught.value.step < 150
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"action": "wait"}, {"gap": -1}, {"acceptance": 2.0}, {"window": 0}, {"factor": 1.0}, {"limit": -1}, {"nonfinite": 0}],
+    [
+        *({name: value} for name, value in [("action", "wait"), ("gap", -1), ("gap", "large"), ("acceptance", 2.0), ("nonfinite", 0)]),
+        *({name: value} for name, value in [("window", 2.5), ("factor", 1.0), ("factor", None), ("limit", -1)]),
+    ],
 )
 def test_bad_monitors(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         Monitor(**options)
-
-
-def test_a_monitor_without_alerts_changes_nothing(tmp_path):
-    weights = []
-    for monitor in (Monitor(**SOON), None):
-        going = trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor)
-        assert going.fit().alerts == ()
-        weights.append(torch.cat([tensor.flatten() for tensor in going.model.state_dict().values()]))
-    assert torch.equal(*weights)

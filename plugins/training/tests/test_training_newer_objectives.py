@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy_training import (
-    ContrastiveDivergence,
     DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     EnergyMatching,
@@ -149,26 +148,6 @@ def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
 
 
 @pytest.mark.full
-def test_noise_contrast_with_a_flow_learns_a_gaussian():
-    x = gaussian_points().expand(-1, 2) + data(ROWS, 2, seed=1)
-    flow = FlowNoise.fit(x, layers=2, hidden=16, steps=100)
-
-    class Plane(ce.Energy):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mean, self.factor = nn.Parameter(x.new_zeros(2)), nn.Parameter(torch.eye(2, dtype=x.dtype))
-
-        def forward(self, points: Tensor) -> Tensor:
-            z = (points - self.mean) @ self.factor.T
-            return z.square().sum(1) / 2 - self.factor.det().abs().log() + math.log(2 * math.pi)
-
-    found = learn(Plane(), NoiseContrastive(flow, ratio=2), x, steps=300)
-    precision = found["factor"].T @ found["factor"]
-    assert (found["mean"] - x.mean(0)).abs().max() < 4 * 1.2 / math.sqrt(ROWS)
-    assert (precision.inverse() - torch.cov(x.T)).abs().max() < 4 * 1.4 * math.sqrt(2 / ROWS) * 1.5
-
-
-@pytest.mark.full
 def test_recovery_likelihood_learns_a_gaussian_at_all_levels():
     """The step is exact for the Gaussian of the noisier point, so that a few large steps suffice."""
     x = gaussian_points()
@@ -218,11 +197,3 @@ def test_a_loss_is_the_mean_over_the_rows_of_all_processes(objective):
     ]
     torch.testing.assert_close(sum(losses), whole.value, rtol=1e-10, atol=1e-10)
     assert any(gradient.abs().sum() > 0 for gradient in gradients(model, whole))
-
-
-def test_contrastive_divergence_and_recovery_have_the_same_scalars():
-    model = NoisyBell()
-    loss = DiffusionRecoveryLikelihood(0.1, 1.0, steps=2).loss(model, batch_of(data(8, 1)))
-    plain = ContrastiveDivergence(steps=2, options={"step_size": 0.1}, buffer=8, start="normal")
-    plain.begin(Bell(), context(8))
-    assert set(loss.scalars) == set(plain.loss(Bell(), batch_of(data(8, 1))).scalars)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
 from composable_energy_training import (
     AttributeHeads,
     ContrastiveDivergence,
@@ -39,13 +38,15 @@ from plugins.training.tests.objective_helpers import (
     scattered,
 )
 
+MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
+NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
-        (lambda: ContrastiveDivergence(steps=cast(2.5)), "steps must be a whole number of at least 1, got 2.5"),
-        (lambda: ContrastiveDivergence(steps=1, l2=-1), "l2 must be at least 0, got -1"),
+        (lambda: ContrastiveDivergence(steps=1, l2=-1), "l2 must be a number of at least 0, got -1"),
         (lambda: ContrastiveDivergence(steps=1, start=cast("gaussian")), "got 'gaussian'"),
         (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
         (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
@@ -59,32 +60,15 @@ from plugins.training.tests.objective_helpers import (
         ),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
-    ],
-)
-def test_bad_input_is_reported(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
-
-
-def test_an_unknown_sampler_is_reported():
-    with pytest.raises(ce.errors.PluginNotFound, match="langvin"):
-        prepare(ContrastiveDivergence(steps=1, sampler="langvin"))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+        (lambda: prepare(ContrastiveDivergence(steps=1, sampler="langvin")), "langvin"),
         (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
-        (lambda: AttributeHeads({"male": 2}, 2.0, 1.0), "got 2.0 and 1.0"),
         (lambda: AttributeHeads({}, 0.1, 1.0), "at least one variable"),
         (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
-        (lambda: AttributeHeads({"hair": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "no attribute hair; they have kind"),
         (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
         (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
-        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(nn.Linear(2, 1), labelled(0)), "trains an energy, got Linear"),
         (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
-        (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be at least 0, got -1"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be a number of at least 0, got -1"),
         (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be a whole number of at least 1, got 0"),
         (
             lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
@@ -92,27 +76,10 @@ def test_an_unknown_sampler_is_reported():
         ),
         (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
-        (lambda: prepare(JointEnergyClassifier(**LANGEVIN), Joint()).loss(Joint(), labelled(0)), "no attribute class; they have kind"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
-        (lambda: JointEnergyClassifier(steps=1, weight=-1), "weight must be at least 0"),
-    ],
-)
-def test_bad_input_of_the_other_objectives_is_reported(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
-
-
-MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
-NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+        (lambda: JointEnergyClassifier(steps=1, weight=-1), "weight must be a number of at least 0"),
         (lambda: EnergyDiscrepancy(0.0), "variance must be a positive number, got 0.0"),
         (lambda: EnergyDiscrepancy(1.0, particles=0), "particles must be a whole number of at least 1, got 0"),
-        (lambda: EnergyDiscrepancy(1.0, condition="kind").loss(Bell(), labelled(0)), "Bell does not depend on y"),
-        (lambda: EnergyDiscrepancy(1.0).loss(nn.Linear(2, 1), labelled(0)), "trains an energy, got Linear"),
         (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
         (lambda: NoiseContrastive(NOISE, ratio=0), "ratio must be a whole number of at least 1, got 0"),
         (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
@@ -120,34 +87,25 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
         (lambda: FlowNoise.fit(data(50, 2), held_out=1.5), "held_out must be a number between 0 and 1, got 1.5"),
         (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
-        (lambda: DiffusionRecoveryLikelihood(1.0, 0.1), "got 1.0 and 0.1"),
         (lambda: DiffusionRecoveryLikelihood(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
         (lambda: EnergyMatching(temperature=0.0, warm_up=0), "temperature must be a positive number, got 0.0"),
         (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
         (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
         (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
         (lambda: LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
-        (lambda: LabelContrast("kind").loss(Net(3), labelled(-1)), "kind is unknown"),
-        (lambda: LabelContrast("kind").loss(Bell(), labelled(0)), "Bell does not depend on y"),
         (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
         (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
+        (lambda: NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
+        (lambda: GaussianNoise(torch.zeros(2), torch.eye(3)), r"scale must have shape \(2, 2\)"),
+        (
+            lambda: AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
+            r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)",
+        ),
     ],
 )
-def test_bad_input_of_the_newer_objectives_is_reported(make, message):
-    with pytest.raises(OptionError, match=message):
+def test_bad_input_is_reported(make, message):
+    with pytest.raises(ce.errors.ComposableEnergyError, match=message):
         make()
-
-
-def test_noise_of_another_shape_is_reported():
-    with pytest.raises(ce.errors.ShapeError, match=r"The noise has points of shape \(2,\), got points of shape \(3,\)"):
-        NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3)))
-    with pytest.raises(ce.errors.ShapeError, match=r"scale must have shape \(2, 2\)"):
-        GaussianNoise(torch.zeros(2), torch.eye(3))
-
-
-def test_logits_of_another_shape_are_reported():
-    with pytest.raises(ce.errors.ShapeError, match=r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"):
-        AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0))
 
 
 class Single(Net):

@@ -27,10 +27,14 @@ from composable_energy_scenes.renderer import KINDS
 from composable_energy_training import (
     AttributeHeads,
     Batch,
+    Checkpoints,
     DenoisingScoreMatching,
     Loss,
+    Monitor,
     Objective,
     Optimizer,
+    Prepared,
+    ProgressBar,
     Trainer,
     ValueHeads,
 )
@@ -135,25 +139,21 @@ class NetworkTrainer:
         rate: float,
         *,
         decay: float = 1e-4,
+        preparation: Preparation | None = None,
         **options: Any,
     ) -> None:
-        """Trains a model in the folder of a name, or resumes its training, with the options of `Trainer`."""
+        """Trains a model in the folder of a name, or resumes its training, with further options of `Optimizer`."""
         steps = max(5, round(steps * self.effort))
+        rates: dict[str, Any] = {"rate": rate, "betas": (0.9, 0.999), "weight_decay": decay, "warm_up": min(200, steps // 10), "decay": 0.7}
         Trainer(
             model,
             objective,
-            data,
+            Prepared(data, preparation),
             steps=steps,
             batch_size=batch,
-            out=self.folder / name,
             seed=self.seed,
-            optimizer=Optimizer(rate=rate, betas=(0.9, 0.999), weight_decay=decay, warm_up=min(200, steps // 10), decay=0.7, clip=1.0),
-            checkpoint_every=500,
-            keep=1,
-            monitor=None,
-            callbacks=[CostLog()],
-            progress=self.progress,
-            **{"precision": "float32", **options},
+            optimizer=Optimizer(**rates, clip=1.0, **{"precision": "float32", **options}),
+            callbacks=[Checkpoints(self.folder / name, keep=1), Monitor(None), CostLog(), *[ProgressBar()] * self.progress],
         ).fit()
 
 

@@ -32,7 +32,7 @@ from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
 from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
-from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, ProgressBar, Trainer
 
 _FACES, _JUDGE_FACES = 40_000, 16_000
 _STEPS, _JUDGE_STEPS = 5_000, 800
@@ -108,10 +108,11 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
     judge = Judge()
     judge.load_state_dict(load_judge().state_dict())
     faces = draw_small(folder, "judge", max(1, round(_JUDGE_FACES * min(1.0, effort))))
-    rate = Optimizer(rate=1e-3, betas=(0.9, 0.999), weight_decay=1e-3, warm_up=20, decay=0.7, clip=1.0)
-    options: dict[str, Any] = {"optimizer": rate, "ema": 0.99, "precision": "auto", "monitor": None, "callbacks": [CostLog()]}
+    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-3, "warm_up": 20, "decay": 0.7, "clip": 1.0}
+    optimizer = Optimizer(**rates, ema=0.99, precision="auto")
+    callbacks = [Checkpoints(folder / "judge-small"), Monitor(None), CostLog()]
     steps = max(5, round(_JUDGE_STEPS * effort))
-    Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, out=folder / "judge-small", **options).fit()
+    Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, optimizer=optimizer, callbacks=callbacks).fit()
     write_weights(judge, "judge-small", folder / "weights")
     return judge.eval()
 
@@ -126,11 +127,11 @@ def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] =
         torch.manual_seed(SEEDS["train"])
         unet = small_unet()
     faces = draw_small(folder, "train", max(1, round(_FACES * min(1.0, effort))))
-    rate = Optimizer(rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0)
-    options: dict[str, Any] = {"optimizer": rate, "ema": 0.998, "precision": "auto", "monitor": None, "checkpoint_every": 250}
+    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-4, "warm_up": 200, "decay": 0.7, "clip": 1.0}
+    optimizer = Optimizer(**rates, ema=0.998, precision="auto")
     steps = max(5, round(_STEPS * effort))
-    out, logs = folder / "small-faces", [CostLog(), *callbacks]
-    Trainer(unet, ClassDiffusion(), faces, steps=steps, batch_size=32, out=out, callbacks=logs, progress=True, **options).fit()
+    watching = [Checkpoints(folder / "small-faces", every=250), Monitor(None), ProgressBar(), CostLog(), *callbacks]
+    Trainer(unet, ClassDiffusion(), faces, steps=steps, batch_size=32, optimizer=optimizer, callbacks=watching).fit()
     return save_pipeline(unet, folder / "weights" / PIPELINE.name)
 
 

@@ -7,20 +7,40 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
-from composable_energy.files import DamagedFileError, exclusive
-from composable_energy_training.checkpoint import Checkpoint, check_tensors, read_checkpoint, write_checkpoint
+from composable_energy.files import DamagedFileError, exclusive, read_record, write_record
 from composable_energy_training.description import list_differences
 from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
 
+_VERSION = 2
 _TEMPORARY = re.compile(r"\.step-\d{8,}\.safetensors\.\d+-[0-9a-f]{8}\.new")
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint.
+
+    Args:
+        step: The number of steps taken.
+        metadata: Plain data: the settings of the run, and the states of its monitor and of the gradient scaler.
+        tensors: Tensors by name, such as `model.weight`.
+    """
+
+    step: int
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Returns the tensors of a part, such as `model`, by their names within it."""
+        return {key[len(name) + 1 :]: tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")}
 
 
 class CheckpointStore:
@@ -42,8 +62,7 @@ class CheckpointStore:
         """Holds the lock of the folder, so that no other run writes there.
 
         Raises:
-            StorageError: Another run, here or in another process, has the folder.
-            StorageError: The folder cannot be written.
+            StorageError: Another run, here or in another process, has the folder, or it cannot be written.
         """
         with ExitStack() as stack:
             if self.folder is not None:
@@ -119,15 +138,22 @@ class CheckpointStore:
             OptionError: The settings differ; the message has the old and the new values.
         """
         name = self.path(checkpoint.step) or "The last checkpoint"
-        check_tensors(checkpoint.part("model"), model.state_dict(), str(name))
+        saved, expected = (
+            {
+                key: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                for key, tensor in some.items()
+                if isinstance(tensor, Tensor)
+            }
+            for some in (checkpoint.part("model"), model.state_dict())
+        )
+        if wrong := list(list_differences(saved, expected)):
+            raise FileFormatError(f"{name} is of another model: {_joined(wrong)}. Train the same model, or give another folder.")
         wrong = list(list_differences(checkpoint.metadata["settings"], settings))
         if checkpoint.step > steps:
             wrong.append(f"{checkpoint.step} steps were taken, {steps} are requested")
         if wrong:
-            more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
             raise OptionError(
-                f"{name} belongs to a run with other settings ({'; '.join(wrong[:6])}{more}): give another folder, or delete this one to "
-                "start again."
+                f"{name} belongs to a run with other settings ({_joined(wrong)}): give another folder, or delete this one to start again."
             )
 
     def check_data(self, checkpoint: Checkpoint, fingerprint: Callable[[], Fingerprint], advice: str) -> None:
@@ -180,7 +206,8 @@ class CheckpointStore:
             return None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(path, checkpoint)
+            header = {"step": checkpoint.step, "metadata": checkpoint.metadata}
+            write_record(path, "training", _VERSION, header, checkpoint.tensors)
         except OSError as error:
             steps = self._steps()
             intact = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no other checkpoint yet"
@@ -216,11 +243,7 @@ class CheckpointStore:
         for step in reversed(steps):
             path = self.folder / f"step-{step:08d}.safetensors"
             try:
-                checkpoint = read_checkpoint(path)
-                settings = checkpoint.metadata.get("settings")
-                if not isinstance(settings, dict) or "precision" not in settings:
-                    raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")
-                return checkpoint
+                return _read_checkpoint(path)
             except DamagedFileError as error:
                 if step == steps[0]:
                     raise FileFormatError(f"{error.args[0]} No checkpoint is left: delete {self.folder} to start again.") from error
@@ -232,3 +255,21 @@ class CheckpointStore:
         path = self.path(step)
         if path is not None:
             path.unlink(missing_ok=True)
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and checks its digest and its header."""
+    header, tensors = read_record(path, "training", _VERSION)
+    step, metadata = header.get("step"), header.get("metadata")
+    if type(step) is not int or step < 0 or not isinstance(metadata, dict):
+        raise DamagedFileError(f"{path} has no number of steps or no settings.")
+    settings = metadata.get("settings")
+    if not isinstance(settings, dict) or "precision" not in settings:
+        raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")
+    return Checkpoint(step, metadata, tensors)
+
+
+def _joined(differences: list[str]) -> str:
+    """Returns the first differences as one text."""
+    more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
+    return "; ".join(differences[:6]) + more
