@@ -35,20 +35,7 @@ _DEPENDENT = ("smc",)  # particles share ancestors
 
 @dataclass(frozen=True)
 class Run:
-    """The draws of an expression by a sampler, compared.
-
-    Args:
-        number: The number of the expression.
-        expression: Its text.
-        sampler: The sampler.
-        p: The smallest p-value; 1 if there are no draws.
-        tests: The number of p-values.
-        where: Where the smallest one is.
-        warned: The warnings of the call.
-        refused: The error of the library that the call raised.
-        crashed: Any other error.
-        seconds: The time.
-    """
+    """The draws of an expression by a sampler: the smallest of so many p-values, and the warnings or the error of the call."""
 
     number: int
     expression: str
@@ -111,23 +98,18 @@ def run_plant(name: str, seed: int, count: int) -> list[Run]:
     return runs
 
 
-def limit(runs: Sequence[Run], tests: int | None = None) -> float:
+def limit(runs: Sequence[Run]) -> float:
     """Returns the p-value below which a run is wrong."""
-    count = sum(run.tests for run in runs) if tests is None else tests
-    return min(2 * stats.norm.sf(_ERRORS), _FAMILY / max(1, count))
+    return min(2 * stats.norm.sf(_ERRORS), _FAMILY / max(1, sum(run.tests for run in runs)))
 
 
-def judge(runs: Sequence[Run], tests: int | None = None) -> dict[str, list[Run]]:
+def judge(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Returns the runs that are silently wrong, wrong with a warning, right, right with a warning, refused and crashed."""
-    least, kinds = limit(runs, tests), ("silent", "wrong and warned", "right", "right and warned", "refused", "crashed")
-    found: dict[str, list[Run]] = {kind: [] for kind in kinds}
+    least = limit(runs)
+    found: dict[str, list[Run]] = {k: [] for k in ("silent", "wrong and warned", "right", "right and warned", "refused", "crashed")}
     for run in runs:
-        if run.crashed or run.refused:
-            found["crashed" if run.crashed else "refused"].append(run)
-        elif run.p < least:
-            found["wrong and warned" if run.warned else "silent"].append(run)
-        else:
-            found["right and warned" if run.warned else "right"].append(run)
+        judged = ("silent", "wrong and warned") if run.p < least else ("right", "right and warned")
+        found["crashed" if run.crashed else "refused" if run.refused else judged[bool(run.warned)]].append(run)
     return found
 
 
