@@ -190,16 +190,33 @@ def test_bad_heads_are_typed_errors(x, make, error, message):
         make(x)
 
 
-def test_equal_labels_of_chains_are_one_atom_whatever_tensor_holds_them(x):
+def test_equal_labels_and_ends_are_one_atom_whatever_tensor_holds_them(x):
     free, labels = ClassifierEnergy(Counting(5), None, Bowl(), name="digit"), torch.tensor([0, 1, 2, 3, 4, 0])
     one = free.given(y=labels)
     for again in (labels.clone(), labels.int(), labels.double(), labels.to(torch.uint8)):
         both = one & free.given(y=again)
-        assert len(both.formula.nodes) == 1
-        assert torch.equal(both(x), one(x))
-    for copied in (copy.deepcopy(ChainValues(labels)), pickle.loads(pickle.dumps(ChainValues(labels.short())))):
-        assert copied == ChainValues(labels) and hash(copied) == hash(ChainValues(labels))
+        assert len(both.formula.nodes) == 1 and torch.equal(both(x), one(x))
+    head, low = GaussianHead(Counting(4), Bowl(), dims=2, name="where"), torch.tensor([[-0.5, 0.25]]).repeat(6, 1)
+    one = head.between(low, low + 1)
+    for again in (low.clone(), low.double(), low.bfloat16()):
+        both = one & head.between(again, again + 1)
+        assert len(both.formula.nodes) == len(one.formula.nodes) and torch.equal(both(x), one(x))
+    assert head.between(torch.tensor([[0.1, 0.1]]), 1.0).formula.nodes[0] != head.between(0.1, 1.0).formula.nodes[0]  # which float32 rounds
+
+
+def test_values_of_chains_are_equal_by_their_numbers():
+    labels, ends = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0.0, 0.5])
+    interval = Interval(ChainValues(ends), 1.0)
+    for one, copied in (
+        (ChainValues(labels), copy.deepcopy(ChainValues(labels))),
+        (ChainValues(labels), pickle.loads(pickle.dumps(ChainValues(labels.short())))),
+        (interval, pickle.loads(pickle.dumps(interval))),
+        (interval, Interval(ChainValues(-ends.double().neg()), 1.0)),
+        (ChainValues(-ends * 0), ChainValues(ends * 0)),  # -0 and 0
+    ):
+        assert copied == one and hash(copied) == hash(one)
     assert len({ChainValues(labels), ChainValues(labels + 1), ChainValues(labels[:5])}) == 3
+    assert Interval(ChainValues(ends + 1), 1.0) != interval != Interval(0.0, 1.0)
 
 
 def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
@@ -274,18 +291,14 @@ def test_a_head_has_densities_and_events(x):
 
 
 def test_points_for_each_chain(x):
-    network = Counting(4)
-    head = GaussianHead(network, dims=2)
-    points = torch.randn(6, 2, dtype=torch.double)
-    for energy, alone in ((head(points), head), (head.near(points, 0.3), lambda c: head.near(c, 0.3))):
-        assert CHAINS in energy.conditions and CHAINS not in energy.required_conditions
-        expected = torch.cat([alone(points[i])(x[i : i + 1]) for i in range(6)])
-        torch.testing.assert_close(energy(x), expected)
-        torch.testing.assert_close(energy(x[2:5], chains=slice(2, 5)), expected[2:5])
+    head, points = GaussianHead(Counting(4), dims=2), torch.randn(6, 2, dtype=torch.double)
+    energy, expected = head(points), torch.cat([head(points[i])(x[i : i + 1]) for i in range(6)])
+    assert CHAINS in energy.conditions and CHAINS not in energy.required_conditions | head(points[0]).conditions
+    torch.testing.assert_close(energy(x), expected)
+    torch.testing.assert_close(energy(x[2:5], chains=slice(2, 5)), expected[2:5])
+    for each in (energy, head.near(points, 0.3)):
         with pytest.raises(ShapeError, match="6 rows"):
-            energy(x[:4])
-    torch.testing.assert_close((~head.near(points, 0.3))(x[2:5], chains=slice(2, 5)), (~head.near(points[2:5], 0.3))(x[2:5]))
-    assert CHAINS not in head(points[0]).conditions
+            each(x[:4])
 
 
 @pytest.mark.parametrize(
@@ -317,21 +330,3 @@ def test_what_is_written():
     }
     assert [str(energy) for energy in written.values()] == list(written)
     assert repr(head.between(0.0, 1.0).formula).startswith("Formula(IntervalEnergy(low=(0, 0), high=(1, 1))[0] & ")
-
-
-def test_equal_ends_are_one_atom_whatever_tensor_holds_them(x):
-    head = GaussianHead(Counting(4), Bowl(), dims=2, name="where")
-    low = torch.tensor([[-0.5, 0.25]]).repeat(6, 1)
-    one = head.between(low, low + 1)
-    for again in (low.clone(), low.double(), low.bfloat16()):
-        both = one & head.between(again, again + 1)
-        assert len(both.formula.nodes) == len(one.formula.nodes)
-        assert torch.equal(both(x), one(x))
-    ends = torch.tensor([0.0, 0.5])
-    interval = Interval(ChainValues(ends), 1.0)
-    again = Interval(ChainValues(-ends.double().neg()), 1.0)
-    for copied in (copy.deepcopy(interval), pickle.loads(pickle.dumps(interval)), again):
-        assert copied == interval and hash(copied) == hash(interval)
-    assert Interval(ChainValues(ends + 1), 1.0) != interval != Interval(0.0, 1.0)
-    assert ChainValues(-ends * 0) == ChainValues(ends * 0)  # -0 and 0
-    assert head.between(torch.tensor([[0.1, 0.1]]), 1.0).formula.nodes[0] != head.between(0.1, 1.0).formula.nodes[0]  # which float32 rounds

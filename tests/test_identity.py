@@ -202,7 +202,7 @@ WAYS = {
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trees(LEAVES), st.sampled_from(sorted(WAYS)))
 def test_a_copy_is_the_same_energy(tree, way):
     energy = build(tree)
@@ -211,7 +211,7 @@ def test_a_copy_is_the_same_energy(tree, way):
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(trees(SAVED))
 def test_what_is_saved_and_loaded_is_the_same_energy(tmp_path_factory, tree):
     energy = build(tree)
@@ -220,7 +220,7 @@ def test_what_is_saved_and_loaded_is_the_same_energy(tmp_path_factory, tree):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(trees(LEAVES), st.data())
 def test_a_change_of_one_number_is_another_energy(tree, data):
     energy = build(tree)

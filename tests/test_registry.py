@@ -16,6 +16,7 @@ from composable_energy.sampling import Kernel, Sampler
 from composable_energy_cli import main
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
+DRAW = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0}
 OTHER = ({"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
 
 
@@ -33,12 +34,13 @@ def test_a_third_party_energy_and_sampler_have_names(acme):
 
 
 def test_loading_imports_only_what_is_named_also_what_was_installed_meanwhile(acme):
-    assert row("bowl").state == "not-loaded"
     install(acme, "acme-other", *OTHER)
-    assert row("other").state == "not-loaded" and "third_party_a" not in sys.modules
-    ce.get("energy", "bowl")
-    assert (row("bowl").state, row("other").state) == ("ok", "not-loaded")
+    assert row("bowl").state == row("other").state == "not-loaded" and "third_party_a" not in sys.modules
+    install(acme, "acme-late", {"energies": {"late": "third_party_a:Bowl"}})
+    assert ce.get("energy", "late")(torch.zeros(1, 1)).item() == 0.0
+    assert (row("late").state, row("other").state) == ("ok", "not-loaded")
     assert "third_party_b" not in sys.modules
+    ce.get("energy", "bowl")
     assert {r.state for r in ce.plugins(load=True) if r.distribution in ("acme-energies", "acme-other")} == {"ok"}
 
 
@@ -147,12 +149,12 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
 
 def test_conflicts_name_the_forms_that_resolve(acme):
     install(acme, "beta-energies", {"energies": {"bowl": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
+    install(acme, "acme-again", {"energies": {"ring": "third_party_a:ring"}})
     with pytest.raises(PluginConflictError, match="'acme-energies:bowl' or 'beta-energies:bowl'"):
         ce.get("energy", "bowl")
     assert ce.get("energy", "beta-energies:bowl").origin.distribution == "beta-energies"
     assert row("acme-energies:bowl").state == "not-loaded" and row("beta-energies:bowl").state == "ok"
     assert "acme-energies:bowl" in names("energy") and "bowl" not in names("energy")
-    install(acme, "acme-again", {"energies": {"ring": "third_party_a:ring"}})
     assert ce.get("energy", "ring").origin.entry == "ring"  # one value is no conflict
     assert row("ring").distribution == "acme-again" and row("acme-energies:ring").value == row("ring").value
 
@@ -210,11 +212,11 @@ def test_what_is_loaded_in_inference_mode_can_be_sampled_there_and_elsewhere(sit
     with ce.register("energy", "linears", Linears):
         with torch.inference_mode():
             energy = ce.get("energy", "linears/left")
-            draws = energy.sample(3, seed=0, steps=2)
+            draws = energy.sample(3, **DRAW)
             energy.save(tmp_path / "saved")
             saved = ce.load(tmp_path / "saved")
-        assert torch.equal(draws, ce.get("energy", "linears/left").sample(3, seed=0, steps=2))
-        assert torch.equal(draws, saved.sample(3, seed=0, steps=2))
+        assert torch.equal(draws, ce.get("energy", "linears/left").sample(3, **DRAW))
+        assert torch.equal(draws, saved.sample(3, **DRAW))
 
 
 def test_threads_get_equal_bases(site):

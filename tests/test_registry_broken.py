@@ -153,7 +153,7 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
 
 @pytest.mark.slow
 def test_a_package_with_the_names_of_defaults_changes_no_result(site):
-    wanted = NORMAL.sample((8, 2), seed=0)
+    wanted = NORMAL.sample((4, 2), seed=0)
     groups = {
         "samplers": {"chees": "third_party_s:Walk"},
         "estimators": {"log-z": "third_party_z:f"},
@@ -161,11 +161,10 @@ def test_a_package_with_the_names_of_defaults_changes_no_result(site):
     }
     modules = {"third_party_s": GOOD_SAMPLER, "third_party_z": "def f(*args, **options): return 0.0", "third_party_a": GOOD_ENERGY}
     install(site, "evil", groups, modules)
-    for options in ({}, {"sampler": "chees"}):
-        assert torch.equal(NORMAL.sample((8, 2), seed=0, **options), wanted)
-    assert ce.get("sampler", "evil:chees").__name__ == "Walk"
+    assert torch.equal(NORMAL.sample((4, 2), seed=0), wanted)
+    assert (ce.get("sampler", "chees"), ce.get("sampler", "evil:chees").__name__) == (ce.samplers.ChEES, "Walk")
     assert row("chees").distribution == "composable-energy" and row("evil:chees").state == "ok"
-    assert ce.log_z(NORMAL, seed=0).value == pytest.approx(0.0, abs=0.3)
+    assert ce.log_z(NORMAL, seed=0, particles=64).value == pytest.approx(0.0, abs=0.3)
     (leaf,) = parse("male").names
     assert Names().locate(leaf) == "faces/male"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -46,7 +45,6 @@ class Run:
     warned: tuple[str, ...] = ()
     refused: str = ""
     crashed: str = ""
-    seconds: float = 0.0
 
 
 def _draw(case: Case, energy: ce.Energy, sampler: str | ce.samplers.Sampler, seed: int) -> Comparison:
@@ -65,19 +63,16 @@ def run_case(seed: int, number: int, samplers: Sequence[str] = SAMPLERS) -> list
 
 
 def _run(case: Case, energy: ce.Energy, number: int, sampler: str | ce.samplers.Sampler, seed: int) -> Run:
-    began, name = time.perf_counter(), sampler if isinstance(sampler, str) else type(sampler).__name__
-    run = partial(Run, number, str(case), name)
+    run = partial(Run, number, str(case), sampler if isinstance(sampler, str) else type(sampler).__name__)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             found = _draw(case, energy, sampler, seed)
-        except ComposableEnergyError as error:
-            return run(refused=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
         except Exception as error:
-            return run(crashed=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
+            return run(**{"refused" if isinstance(error, ComposableEnergyError) else "crashed": f"{type(error).__name__}: {error}"})
     about_draws = (ce.SamplingWarning, SupportWarning)
-    said = tuple(sorted({str(w.message) for w in caught if issubclass(w.category, about_draws) and not _of_the_expression(w.message)}))
-    return run(found.p, found.count, found.where, said, seconds=time.perf_counter() - began)
+    said = {str(w.message) for w in caught if issubclass(w.category, about_draws) and not _of_the_expression(w.message)}
+    return run(found.p, found.count, found.where, tuple(sorted(said)))
 
 
 def _of_the_expression(warning: Warning | str) -> bool:
@@ -115,8 +110,8 @@ def judge(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def report(runs: Sequence[Run]) -> bool:
     """Prints what was found, and returns whether no run is silently wrong and few warnings are false."""
-    found, seconds = judge(runs), sum(run.seconds for run in runs)
-    print(f"{len(runs)} runs, {sum(run.tests for run in runs):,} tests, limit p = {limit(runs):.2g}, {seconds:.0f} s")
+    found = judge(runs)
+    print(f"{len(runs)} runs, {sum(run.tests for run in runs):,} tests, limit p = {limit(runs):.2g}")
     for kind, some in found.items():
         by_sampler = ", ".join(f"{name} {count}" for name, count in sorted(Counter(run.sampler for run in some).items()))
         print(f"{kind:>18}: {len(some):4}  {by_sampler}")
