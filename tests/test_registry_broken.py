@@ -204,10 +204,10 @@ def test_a_plugin_that_never_ends_is_named_and_the_others_are_tried(acme):
     )
     rows = [found for found in ce.plugins() if found.distribution in ("slow", "acme-energies")]
     began = time.monotonic()
-    trials = {found.name: trial for found, trial in zip(rows, try_plugins(rows, limit=8.0), strict=True)}
+    trials = {found.name: trial for found, trial in zip(rows, try_plugins(rows, limit=20.0), strict=True)}
     assert time.monotonic() - began < 120
     assert {name for name, trial in trials.items() if trial.error} == {"slow"}
-    assert "did not end within 8 s" in (trials["slow"].error or "")
+    assert "did not end within 20 s" in (trials["slow"].error or "")
 
 
 def test_names_and_errors_of_plugins_are_printed_with_escapes(site, capsys):
