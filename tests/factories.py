@@ -118,38 +118,30 @@ def complement(a: ce.Energy) -> ce.Energy:
     return found
 
 
-def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy]:
-    def apply(operation: str, a: ce.Energy, b: ce.Energy, weight: float) -> ce.Energy:
-        match operation:
-            case "and":
-                return a & b
-            case "or":
-                return a | b
-            case "implies":
-                return complement(a) | b
-            case "minus":
-                return a - b
-            case "not":
-                return complement(a)
-            case "weigh":
-                return weight * a
-            case "sharpen":
-                return a.sharpened(weight)
-            case _:
-                return ce.any_of(a, b, weights=[1.0, weight])
-
-    operations = st.sampled_from(["and", "or", "implies", "minus", "not", "weigh", "sharpen", "weighted or"])
-    return st.builds(lambda *parts: _built(apply, *parts), operations, children, children, st.floats(0.3, 2.0))
+_OPERATIONS = {
+    "and": lambda a, b, weight: a & b,
+    "or": lambda a, b, weight: a | b,
+    "implies": lambda a, b, weight: complement(a) | b,
+    "minus": lambda a, b, weight: a - b,
+    "not": lambda a, b, weight: complement(a),
+    "weigh": lambda a, b, weight: weight * a,
+    "sharpen": lambda a, b, weight: a.sharpened(weight),
+    "weighted or": lambda a, b, weight: ce.any_of(a, b, weights=[1.0, weight]),
+}
 
 
-def _built(apply, *parts) -> ce.Energy:
+def _built(operation: str, a: ce.Energy, b: ce.Energy, weight: float) -> ce.Energy:
     try:
-        energy = apply(*parts)
+        energy = _OPERATIONS[operation](a, b, weight)
         return LEAVES["distribution"] if energy.unsatisfiable else energy
     except ce.errors.ExpressionError as error:  # a point of a density has no complement
         if "complement" in str(error) or "near" in str(error):
             return LEAVES["ring"]
         raise
+
+
+def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy]:
+    return st.builds(_built, st.sampled_from(list(_OPERATIONS)), children, children, st.floats(0.3, 2.0))
 
 
 def expressions(max_leaves: int = 5) -> st.SearchStrategy[ce.Energy]:
@@ -159,6 +151,10 @@ def expressions(max_leaves: int = 5) -> st.SearchStrategy[ce.Energy]:
 
 def points(count: int = 5, seed: int = 0) -> Tensor:
     return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def t(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=DTYPE)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from composable_energy_training import open_recipe
 from tests.campaign.files import ODD, damage, edit, places
 from tests.campaign.pictures import KINDS
 from tests.campaign.runner import Counts, run_area
-from tests.campaign.trial import Area, Defect, Trial, check, typed
+from tests.campaign.trial import Area, Defect, check, typed
 from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
 
 CANARY = "hostile_canary"
@@ -48,15 +48,7 @@ LIMIT = 10.0
 """Seconds in which a case ends; the runner waits six times as long for one that no signal reaches."""
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen")
 _CHANGES = (
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.mkdir",
-    "os.truncate",
-    "os.chmod",
-    "os.chown",
-    "os.link",
-    "os.symlink",
+    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.link", "os.symlink"),
     "shutil.rmtree",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -80,11 +72,7 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def tried(self, call: Callable[[], Any], place: Path) -> tuple[Any, str]:
-        """Returns the result of a call and "", or None and the name of its typed error; it may change files in `place` alone.
-
-        Raises:
-            Defect: It raised an error of another type, or did what no file may cause.
-        """
+        """Returns the result of a call and "", or None and the name of its typed error; it may change files in `place` alone."""
         self.seen, self.place = [], Path(os.path.realpath(place))
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, LIMIT)
@@ -155,38 +143,36 @@ def bait(folder: Path) -> list[str]:
     return [*(str(path) for path in folder.iterdir()), str(folder), f"{folder}/../{CANARY}", f"__import__('{CANARY}')"]
 
 
-def prepare(folder: Path) -> Trial:
-    """Writes expressions, a recipe and baits; a case mutates one of them."""
-    sys.dont_write_bytecode = True
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for name, obj in (("people", Attributes), ("tempered", Tempered), ("picture", Picture), ("mean", Mean)):
-        ce.register("energy", name, obj)
-    ce.register("encoder", "linear", nn.Linear)
-    folder.mkdir(parents=True, exist_ok=True)
-    prior = ce.as_energy(
-        torch.distributions.Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "linear", in_features=2, out_features=3)
-    )
-    prior.recommended = ce.Recommendation("annealed", {"levels": 4, "corrector_steps": 1}, threads=1)
-    learnt = nn.Parameter(torch.tensor(2.0)) * ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-    mixed = [prior, ce.any_of(learnt, 2 * learnt & prior, weights=[0.2, 0.8]), ce.load("plane/ring") & ~ce.load("plane/right")]
-    saved = [folder / str(i) for i in range(len(mixed) + 3)]
-    for energy, place in zip([*expressions(), *mixed], saved, strict=True):
-        energy.save(place)
-    baits, samplers, recipes = bait(folder), names("sampler"), [open_recipe(name).toml() for name in ("cd-small", "attribute")]
-    references = [
-        {"kind": "encoder", "entry": "generator", "options": lambda path: {"path": path, "trust": True}},
-        {"kind": "encoder", "entry": "comet", "options": lambda path: {"weights": path}},
-        {"kind": "energy", "entry": "faces", "options": lambda path: {"folder": path}},
-        {"kind": "energy", "entry": "diffusers", "options": lambda path: {"location": path}},
-        {"kind": "encoder", "entry": "linear", "options": lambda path: {"in_features": 2, "out_features": 3, "device": path}},
-    ]
-    watch = Watch()
+class Cases:
+    """Expressions, a recipe and baits in a folder; a case mutates one of them."""
 
-    def odd(chance: random.Random) -> Any:
-        return chance.choice(baits) if chance.random() < 0.4 else deepcopy(chance.choice(ODD))
+    def __init__(self, folder: Path) -> None:
+        sys.dont_write_bytecode = True
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        for name, obj in (("people", Attributes), ("tempered", Tempered), ("picture", Picture), ("mean", Mean)):
+            ce.register("energy", name, obj)
+        ce.register("encoder", "linear", nn.Linear)
+        folder.mkdir(parents=True, exist_ok=True)
+        normal = torch.distributions.Normal(torch.zeros(2), 1.0)
+        prior = ce.as_energy(normal, decoder=ce.get("encoder", "linear", in_features=2, out_features=3))
+        prior.recommended = ce.Recommendation("annealed", {"levels": 4, "corrector_steps": 1}, threads=1)
+        learnt = nn.Parameter(torch.tensor(2.0)) * ce.as_energy(normal)
+        mixed = [prior, ce.any_of(learnt, 2 * learnt & prior, weights=[0.2, 0.8]), ce.load("plane/ring") & ~ce.load("plane/right")]
+        self.saved = [folder / str(i) for i in range(len(mixed) + 3)]
+        for energy, place in zip([*expressions(), *mixed], self.saved, strict=True):
+            energy.save(place)
+        self.baits, self.watch = bait(folder), Watch()
+        self.recipes = [open_recipe(name).toml() for name in ("cd-small", "attribute")]
 
-    def change(config: Any, chance: random.Random) -> None:
+    def __call__(self, chance: random.Random, place: Path) -> str:
+        case = chance.choices([self.a_folder, self.a_recommendation, self.a_recipe, self.a_picture], [50, 20, 15, 15])[0]
+        return f"{case.__name__.removeprefix('a_')}: {case(chance, place)}"
+
+    def odd(self, chance: random.Random) -> Any:
+        return chance.choice(self.baits) if chance.random() < 0.4 else deepcopy(chance.choice(ODD))
+
+    def change(self, config: Any, chance: random.Random) -> None:
         """Edits one value, or lets one be a path, a deep value or another plug-in."""
         if chance.random() < 0.5:
             edit(config, chance)
@@ -194,130 +180,104 @@ def prepare(folder: Path) -> Trial:
         nodes = config.get("nodes")
         built = [node for node in nodes if isinstance(node, dict) and node.get("class") == "built"] if isinstance(nodes, list) else []
         if built and chance.random() < 0.5:
-            target, attack = chance.choice(built), chance.choice(references)
-            target |= {"kind": attack["kind"], "entry": attack["entry"], "distribution": chance.choice([None, "composable-energy"])}
-            target["options"] = attack["options"](chance.choice(baits))
+            kind, entry, options = chance.choice(REFERENCES)
+            chosen = {"kind": kind, "entry": entry, "distribution": chance.choice([None, "composable-energy"])}
+            chance.choice(built).update(chosen, options=options(chance.choice(self.baits)))
             return
         *path, last = chance.choice(list(places(config)))
         holder = config
         for key in path:
             holder = holder[key]
-        holder[last] = odd(chance)
+        holder[last] = self.odd(chance)
         if chance.random() < 0.1:
             for _ in range(chance.choice([5, 30, 400])):
                 holder[last] = [holder[last]]
 
-    def write(target: Path, header: Any, tensors: Any, chance: random.Random) -> None:
-        path = target / ENERGY_FILE
-        try:
-            write_record(path, "energy", VERSION, header, tensors)
-        except RecursionError:
-            path.write_bytes(_deep("[" * 10_000))
-        if chance.random() < 0.1:
-            path.write_bytes(damage(path.read_bytes(), chance))
-
-    def use(target: Path) -> str:
-        found, error = watch.tried(lambda: ce.load(target), target.parent)
+    def used(self, call: Callable[[Any], Any], found: Any, error: str, place: Path) -> str:
+        """Returns what became of an object that was read and is used."""
         if error:
             return error
-        for step in (lambda: str(found), lambda: repr(found), lambda: found(X), lambda: found.with_gradient(X)):
-            _, error = watch.tried(step, target)
-            if error:
-                return f"{error} at use"
-        _, error = watch.tried(lambda: found.save(target.parent / "again"), target.parent)
-        return (error and f"{error} at save") or "used"
+        _, error = self.watch.tried(lambda: call(found), place)
+        return (error and f"{error} at use") or "used"
 
-    def a_folder(chance: random.Random, place: Path) -> str:
+    def a_folder(self, chance: random.Random, place: Path) -> str:
         target = place / "saved"
-        shutil.copytree(chance.choice(saved), target)
+        shutil.copytree(chance.choice(self.saved), target)
         path = target / ENERGY_FILE
         header, tensors = read_record(path, "energy", VERSION)
         match chance.randrange(8):
             case 0:
                 path.write_bytes(damage(path.read_bytes(), chance))
             case 1:  # a file that is two, or another one
-                data, other = path.read_bytes(), Path(chance.choice(baits[:5])).read_bytes()
+                data, other = path.read_bytes(), Path(chance.choice(self.baits[:5])).read_bytes()
                 path.write_bytes(chance.choice([data + other, other, other + data]))
             case 2:
                 path.unlink()
                 path.symlink_to(chance.choice(["/dev/zero", "/dev/stdin", path, place]))
             case _:
                 for _ in range(chance.choice([1, 1, 2, 4])):
-                    change(header, chance)
+                    self.change(header, chance)
                 if chance.random() < 0.1:
-                    tensors["x"] = torch.frombuffer(bytearray(Path(chance.choice(baits[:3])).read_bytes()), dtype=torch.uint8)
+                    tensors["x"] = torch.frombuffer(bytearray(Path(chance.choice(self.baits[:3])).read_bytes()), dtype=torch.uint8)
                 write(target, header, tensors, chance)
-        return f"folder: {use(target)}"
+        found = self.watch.tried(lambda: ce.load(target), place)
+        return self.used(lambda E: (str(E), repr(E), E(X), E.with_gradient(X), E.save(place / "again")), *found, place)
 
-    def a_recommendation(chance: random.Random, place: Path) -> str:
+    def a_recommendation(self, chance: random.Random, place: Path) -> str:
         target = place / "saved"
-        shutil.copytree(saved[3], target)
+        shutil.copytree(self.saved[3], target)
         header, tensors = read_record(target / ENERGY_FILE, "energy", VERSION)
-        sampler = chance.choice(samplers)
-        options = {}
+        sampler = chance.choice(names("sampler"))
         known = [name for name in stored_options(get("sampler", sampler)) if chance.random() < 0.9]
-        for name in chance.sample([*known, *_OTHERS], chance.choice([0, 1, 1, 2])):
-            options[name] = chance.choice([odd(chance), *_NUMBERS])
+        chosen = chance.sample([*known, *_OTHERS], chance.choice([0, 1, 1, 2]))
         advice = {
-            "sampler": chance.choice([sampler] * 9 + [odd(chance)]),
-            "options": options,
-            "threads": chance.choice([1, None, odd(chance)]),
+            "sampler": chance.choice([sampler] * 9 + [self.odd(chance)]),
+            "options": {name: chance.choice([self.odd(chance), *_NUMBERS]) for name in chosen},
+            "threads": chance.choice([1, None, self.odd(chance)]),
         }
         if chance.random() < 0.3:
-            advice["precedence"] = odd(chance)
-        header["nodes"][-1]["recommended"] = chance.choice([advice] * 9 + [odd(chance)])
+            advice["precedence"] = self.odd(chance)
+        header["nodes"][-1]["recommended"] = chance.choice([advice] * 9 + [self.odd(chance)])
         write(target, header, tensors, chance)
-        found, error = watch.tried(lambda: ce.load(target), target.parent)
-        if error:
-            return f"recommendation: {error}"
-        few = (
-            {}
-            if found.recommended is None or found.recommended.sampler in ("annealed", "feynman-kac", "ode", "sde", "lace")
-            else {"steps": 2}
-        )
-        _, error = watch.tried(lambda: found.sample(2, seed=0, **few), place)
-        return f"recommendation: {(error and error + ' at use') or 'used'}"
 
-    def a_recipe(chance: random.Random, place: Path) -> str:
-        lines = chance.choice(recipes).splitlines()
+        def draw(energy: ce.Energy) -> None:
+            own = energy.recommended is None or energy.recommended.sampler in ("annealed", "feynman-kac", "ode", "sde", "lace")
+            energy.sample(2, seed=0, **({} if own else {"steps": 2}))
+
+        return self.used(draw, *self.watch.tried(lambda: ce.load(target), place), place)
+
+    def a_recipe(self, chance: random.Random, place: Path) -> str:
+        lines = chance.choice(self.recipes).splitlines()
         for _ in range(chance.choice([1, 1, 2, 4])):
             row = chance.randrange(len(lines))
-            key = lines[row].partition("=")[0]
-            value = chance.choice(
-                [json.dumps(odd(chance)), "[" * chance.choice([3, 3000]), "{a=" * 3000, "1" * 5000, "1979-05-27", "inf", "nan"]
-            )
+            deep = ["[" * chance.choice([3, 3000]), "{a=" * 3000, "1" * 5000, "1979-05-27", "inf", "nan"]
+            value = chance.choice([json.dumps(self.odd(chance)), *deep])
+            new = [f"x = {value}", f"[{'a.' * chance.choice([1, 3000])}a]", f"extends = {json.dumps(chance.choice(self.baits))}"]
             match chance.randrange(5):
                 case 0:
-                    lines[row] = f"{key} = {value}"
+                    lines[row] = f"{lines[row].partition('=')[0]} = {value}"
                 case 1:
-                    lines.insert(
-                        row,
-                        chance.choice(
-                            [f"x = {value}", f"[{'a.' * chance.choice([1, 3000])}a]", f"extends = {json.dumps(chance.choice(baits))}"]
-                        ),
-                    )
+                    lines.insert(row, chance.choice(new))
                 case 2:
                     del lines[row]
                 case 3:
-                    lines[row] = f"name = {json.dumps(chance.choice(['generator', 'faces', 'diffusers', 'jem', *baits]))}"
+                    lines[row] = f"name = {json.dumps(chance.choice(['generator', 'faces', 'diffusers', 'jem', *self.baits]))}"
                 case _:
                     lines.insert(row, chance.choice(lines))
             lines = lines or ["x = 1"]
         data = "\n".join(lines).encode("utf-8", "replace")
         path = place / "recipe.toml"
         path.write_bytes(damage(data, chance) if chance.random() < 0.3 else data)
-        found, error = watch.tried(lambda: open_recipe(path), place)
-        if error:
-            return f"recipe: {error}"
-        _, error = watch.tried(lambda: found.resolved_settings() and found.toml(), place)
-        return f"recipe: {error or 'read'}"
+        return self.used(
+            lambda recipe: recipe.resolved_settings() and recipe.toml(), *self.watch.tried(lambda: open_recipe(path), place), place
+        )
 
-    def a_picture(chance: random.Random, place: Path) -> str:
+    def a_picture(self, chance: random.Random, place: Path) -> str:
         kind = chance.choice([*KINDS, "other"])
         if kind == "other":
             file = io.BytesIO()
             Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(file, chance.choice(["GIF", "TIFF", "PPM", "ICO", "TGA", "PDF"]))
-            content = chance.choice([_POSTSCRIPT, file.getvalue(), bytes(26) + _POSTSCRIPT, Path(baits[0]).read_bytes()])
+            content = chance.choice([_POSTSCRIPT, file.getvalue(), bytes(26) + _POSTSCRIPT, Path(self.baits[0]).read_bytes()])
             content = damage(content, chance) if chance.random() < 0.3 else content
             (place / f"1{chance.choice(['.png', '.jpg', '.bmp', '.webp'])}").write_bytes(content)
         else:
@@ -328,26 +288,37 @@ def prepare(folder: Path) -> Trial:
                 np.save(file, np.array(Evil() if chance.random() < 0.5 else [Evil()], dtype=object), allow_pickle=True)
                 archive.writestr(chance.choice(["images.npy", "metadata.npy", "y.npy"]), file.getvalue())
         target = place / "a.npz" if kind == "array" else place
-        _, error = watch.tried(lambda: open_pictures(target, cache=None, size=3), place)
+        _, error = self.watch.tried(lambda: open_pictures(target, cache=None, size=3), place)
         if kind in ("pictures", "other"):
             path = max(path for path in place.iterdir() if path.is_file())
-            _, error = watch.tried(lambda: read_points(path, [(3, 3, 3)], (0.0, 1.0)), place)
-        return f"picture: {error or 'read'}"
-
-    def trial(chance: random.Random, place: Path) -> str:
-        return chance.choices([a_folder, a_recommendation, a_recipe, a_picture], [50, 20, 15, 15])[0](chance, place)
-
-    return trial
+            _, error = self.watch.tried(lambda: read_points(path, [(3, 3, 3)], (0.0, 1.0)), place)
+        return error or "read"
 
 
-def _deep(text: str) -> bytes:
-    """Returns a record whose header is a text."""
-    return safetensors.torch.save({}, {"composable_energy": text})
+REFERENCES: list[tuple[str, str, Callable[[str], dict[str, Any]]]] = [
+    ("encoder", "generator", lambda path: {"path": path, "trust": True}),
+    ("encoder", "comet", lambda path: {"weights": path}),
+    ("energy", "faces", lambda path: {"folder": path}),
+    ("energy", "diffusers", lambda path: {"location": path}),
+    ("encoder", "linear", lambda path: {"in_features": 2, "out_features": 3, "device": path}),
+]
+"""Plug-ins of this kind and name, and their options with a path, to which a file may refer."""
+
+
+def write(target: Path, header: Any, tensors: Any, chance: random.Random) -> None:
+    """Writes a record, which may be damaged; one that is too deep to be written is deeper than any reader takes."""
+    path = target / ENERGY_FILE
+    try:
+        write_record(path, "energy", VERSION, header, tensors)
+    except RecursionError:
+        path.write_bytes(safetensors.torch.save({}, {"composable_energy": "[" * 10_000}))
+    if chance.random() < 0.1:
+        path.write_bytes(damage(path.read_bytes(), chance))
 
 
 _OTHERS = ["levels", "path", "checkpoint", "callback"]
 _NUMBERS = [0, 1, 2, 3, 10_001, 10**9, -1, 0.5, 1e300, 1e-300, 1.0, True, [0.0, 1.0], {"$tensor": "x"}, "mala", "diagonal"]
-AREA = Area("hostile", prepare, 6 * LIMIT)
+AREA = Area("hostile", Cases, 6 * LIMIT)
 
 
 def run(cases: int, seed: int, *, until: Callable[[Counts], bool] = lambda counts: False) -> Counts:
@@ -367,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for kind, count in sorted(counts.outcomes.items()):
         print(f"{count:6,} {kind}")
     print(
-        f"{counts.trials:,} cases in {counts.seconds:.0f} s, seed {options.seed}: {sum(counts.defects.values())} defects",
+        f"{counts.trials:,} cases in {counts.processor:.0f} s of a processor, seed {options.seed}: {sum(counts.defects.values())} defects",
         counts.defects or "",
     )
     for number, text in counts.examples:

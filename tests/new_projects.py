@@ -62,19 +62,7 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
 
 
 def run_together(python: Path, calls: Mapping[str, Call], folder: Path) -> dict[str, str]:
-    """Runs calls one after another, each in a process that is forked off one of `python -I` with torch imported, which takes longest.
-
-    Args:
-        python: The Python.
-        calls: The calls by name.
-        folder: A folder for their outputs.
-
-    Returns:
-        The outputs by name.
-
-    Raises:
-        AssertionError: Some calls fail; the message has their outputs.
-    """
+    """Runs calls, each in a process that is forked off one of `python -I` with torch imported, which takes longest; returns the outputs."""
     run(python, "-I", "-c", _FORKS, json.dumps([(*call, str(folder / name)) for name, call in calls.items()]), cwd=folder)
     outputs = {name: (folder / name).read_text(encoding="utf-8") for name in calls}
     failed = [f"{name}:\n{output}" for name, output in outputs.items() if not output.endswith("\nexit code 0\n")]

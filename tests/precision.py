@@ -12,12 +12,7 @@ from composable_energy_training import Trainer
 
 
 def train_in_float32(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
-    """Makes the trainers that some modules set up compute in float32, whatever these ask for.
-
-    Args:
-        patch: What is undone when the test or the fixture ends.
-        modules: Those that import `Trainer`.
-    """
+    """Makes the trainers that some modules set up compute in float32, whatever these ask for."""
 
     def trainer(*arguments: Any, **options: Any) -> Trainer:
         return Trainer(*arguments, **{**options, "optimizer": replace(options["optimizer"], precision="float32")})

@@ -1,4 +1,4 @@
-"""Laws of expressions, over every leaf and over random trees of the factories."""
+"""Laws of expressions, over random trees of the factories."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError
 from tests.factories import LEAVES, complement, expressions, points
 
-law = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+law = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 1000)
 
 
@@ -32,41 +32,27 @@ def built(build):
 
 @pytest.mark.slow
 @law
-@given(expressions(), expressions(), seeds)
-def test_conjunction_and_disjunction_commute(a, b, seed):
+@given(expressions(3), expressions(3), expressions(3), seeds)
+def test_conjunction_and_disjunction_commute_and_associate(a, b, c, seed):
     x = points(seed=seed)
     same(built(lambda: a & b)(x), (b & a)(x))
     same((a | b)(x), (b | a)(x))
-
-
-@pytest.mark.slow
-@law
-@given(expressions(3), expressions(3), expressions(3), seeds)
-def test_conjunction_and_disjunction_associate(a, b, c, seed):
-    x = points(seed=seed)
     same(built(lambda: (a & b) & c)(x), built(lambda: a & (b & c))(x))
     same(((a | b) | c)(x), (a | (b | c))(x))
 
 
 @pytest.mark.slow
 @law
-@given(expressions(), seeds)
-def test_double_negation_gives_the_energy_back(a, seed):
-    x = points(seed=seed)
-    assume(not (isinstance(a, ce.Negation) and a.mode == "level"))  # ~ of it is its operand, without the given level
-    same((~built(lambda: complement(a)))(x), a(x))
-
-
-@pytest.mark.slow
-@law
 @given(expressions(3), expressions(3), seeds)
-def test_de_morgan(a, b, seed):
+def test_double_negation_and_de_morgan(a, b, seed):
     x = points(seed=seed)
     assert built(lambda: ~(a | b)).equals(built(lambda: ~a & ~b))
     parts = [part for energy in (built(lambda: ~(a & b)), ~a, ~b) for part in energy.modules()]
     if not any(isinstance(part, ce.Negation) and part.mode == "level" for part in parts):
         same((~(a & b))(x), built(lambda: ~a | ~b)(x))
         same((~(a | b))(x), built(lambda: ~a & ~b)(x))
+    if not (isinstance(a, ce.Negation) and a.mode == "level"):  # ~ of it is its operand, without the given level
+        same((~built(lambda: complement(a)))(x), a(x))
 
 
 @pytest.mark.slow
@@ -83,23 +69,16 @@ def test_a_weight_is_a_power_of_the_density(a, weight, seed):
 @pytest.mark.slow
 @law
 @given(expressions(), seeds)
-def test_evidence_and_bases_make_the_energy(a, seed):
+def test_an_energy_is_its_evidence_and_bases_at_its_own_point_in_any_dtype_and_in_copies(a, seed):
     x = points(seed=seed)
     bases = sum((base.weight * base.energy(x) for base in a.bases), torch.zeros(len(x), dtype=x.dtype))
     same(a.evidence(x) + bases, a(x))
-
-
-@pytest.mark.slow
-@law
-@given(expressions(), seeds)
-def test_an_energy_depends_on_its_own_point_alone(a, seed):
-    x = points(seed=seed)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    same(a(x[order]), a(x)[order])
     same(torch.cat([a(point.unsqueeze(0)) for point in x]), a(x))
-    jacobian = torch.autograd.functional.jacobian(a, x)
-    off_diagonal = jacobian[~torch.eye(len(x), dtype=torch.bool)]
-    assert not off_diagonal.any()
+    for copied in (copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
+        assert torch.equal(copied(x), a(x))
+        single = copied.to(torch.float32)(x.float())
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), a(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -108,32 +87,10 @@ def test_an_energy_depends_on_its_own_point_alone(a, seed):
 def test_gradients_are_those_of_finite_differences(a, seed):
     x = points(3, seed=seed).requires_grad_()
     (gradient,) = torch.autograd.grad(a(x).sum(), x)
-    for axis in range(2):
-        step = torch.zeros(2, dtype=x.dtype)
-        step[axis] = 1e-5
+    for axis, step in enumerate(1e-5 * torch.eye(2, dtype=x.dtype)):
         with torch.no_grad():
             difference = (8 * (a(x + step) - a(x - step)) - (a(x + 2 * step) - a(x - 2 * step))) / 12e-5
         torch.testing.assert_close(gradient[:, axis], difference, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.slow
-@law
-@given(expressions(), seeds)
-def test_copies_keep_values_to_the_bit(a, seed):
-    x = points(seed=seed)
-    assert torch.equal(copy.deepcopy(a)(x), a(x))
-    assert torch.equal(pickle.loads(pickle.dumps(a))(x), a(x))
-
-
-@pytest.mark.slow
-@law
-@given(expressions(), st.floats(0.1, 3.0), seeds)
-def test_a_dtype_passes_down_the_tree(a, scale, seed):
-    x = points(seed=seed)
-    single = copy.deepcopy(a).to(torch.float32)
-    values = single(x.float())
-    assert values.dtype == torch.float32
-    torch.testing.assert_close(values.double(), a(x), rtol=1e-3, atol=1e-3)
 
 
 class Levels(ce.Energy):

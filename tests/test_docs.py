@@ -16,15 +16,9 @@ import pytest
 import torch
 
 import composable_energy
-from composable_energy.registry import get, get_factory, registry
+from composable_energy.registry import Command, get, get_factory, names, registry
 from composable_energy.sampling import Trace
 from composable_energy_cli import main
-from composable_energy_cli.doctor import Doctor
-from composable_energy_cli.energies import Energies
-from composable_energy_cli.explain import Explain
-from composable_energy_cli.new_plugin import NewPlugin
-from composable_energy_cli.plugins import Plugins
-from composable_energy_cli.sample import Sample
 from tests.factories import COMPILES
 
 ROOT = Path(__file__).parent.parent
@@ -108,8 +102,8 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    others = (get("command", name) for name in ("recipes", "render", "train", "ui"))
-    for command in (Sample, Explain, Energies, NewPlugin, Plugins, Doctor, *others):
+    assert all(get("command", name) for name in names("command"))  # which imports those of plug-ins
+    for command in Command.__subclasses__():
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
     if words == ["--version"]:
@@ -120,49 +114,43 @@ def test_the_command_line_takes_what_pages_show(line, monkeypatch):
         assert main(words) == 0
 
 
-class TestBlocks:
-    def blocks(self, tmp_path, text):
-        page = tmp_path / "page.md"
-        page.write_text(text)
-        return run_blocks.blocks(page)
+def blocks(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    return page, run_blocks.blocks(page)
 
-    def test_only_python_counts_indented_or_not(self, tmp_path):
-        text = "```python\na = 1\n```\n```bash\nls\n```\n=== tab\n\n    ```py\n    for b in (2,):\n        a += b\n    ```\n"
-        found = self.blocks(tmp_path, text)
-        assert [block.code for block in found] == ["a = 1\n", "for b in (2,):\n    a += b\n"]
-        assert run_blocks.run(tmp_path / "page.md", found)["a"] == 3
 
-    def test_a_block_is_left_out_only_with_a_reason(self, tmp_path):
-        (block,) = self.blocks(tmp_path, "<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n")
-        assert block.reason == "needs a GPU"
-        run_blocks.run(tmp_path / "page.md", [block])
-        with pytest.raises(ValueError, match="says why"):
-            self.blocks(tmp_path, "<!-- not run: -->\n```python\n1 / 0\n```\n")
+def test_python_of_a_page_runs_indented_or_not_unless_it_says_why_not(tmp_path):
+    text = "```python\na = 1\n```\n```bash\nls\n```\n=== tab\n\n    ```py\n    for b in (2,):\n        a += b\n    ```\n"
+    page, found = blocks(tmp_path, text + "<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n")
+    assert [(block.code, block.reason) for block in found[:2]] == [("a = 1\n", None), ("for b in (2,):\n    a += b\n", None)]
+    assert found[2].reason == "needs a GPU"
+    assert run_blocks.run(page, found)["a"] == 3
+    with pytest.raises(ValueError, match="says why"):
+        blocks(tmp_path, "<!-- not run: -->\n```python\n1 / 0\n```\n")
 
-    def test_what_a_page_shows_is_what_comes_out(self, tmp_path):
-        text = "```python\nprint('share', 0.501, [1.0, -2e-5])\n```\n\n```text\nshare {} [1.0, -2e-5]\n```\n"
-        run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format("0.5")))
-        for wrong in ("0.6", "", "x0.5"):
-            with pytest.raises(AssertionError, match=r"page\.md:2: the block prints"):
-                run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format(wrong)))
 
-    def test_blocks_run_alone_unless_the_page_says_in_order(self, tmp_path):
-        page = tmp_path / "page.md"
-        code = "```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n\n```python\nprint(a)\n```\n"
-        page.write_text(code)
-        alone = run_blocks.sessions(page)
-        assert [[block.line for block in session] for session in alone] == [[2], [11]]
-        with pytest.raises(NameError):
-            run_blocks.run(page, alone[1])
-        page.write_text(f"Run the blocks of this\npage in order.\n\n{code}")
-        (together,) = run_blocks.sessions(page)
-        assert run_blocks.run(page, together)["a"] == 1
+def test_what_a_page_shows_is_what_comes_out(tmp_path):
+    text = "```python\nprint('share', 0.501, [1.0, -2e-5])\n```\n\n```text\nshare {} [1.0, -2e-5]\n```\n"
+    run_blocks.run(*blocks(tmp_path, text.format("0.5")))
+    for wrong in ("0.6", "", "x0.5"):
+        with pytest.raises(AssertionError, match=r"page\.md:2: the block prints"):
+            run_blocks.run(*blocks(tmp_path, text.format(wrong)))
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_blocks.run(*blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n"))
+    assert caught.traceback[-1].lineno + 1 == 6  # of the page
 
-    def test_an_error_has_the_line_of_the_page(self, tmp_path):
-        found = self.blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n")
-        with pytest.raises(ZeroDivisionError) as caught:
-            run_blocks.run(tmp_path / "page.md", found)
-        assert caught.traceback[-1].lineno + 1 == 6
+
+def test_blocks_run_alone_unless_the_page_says_in_order(tmp_path):
+    page, code = tmp_path / "page.md", "```python\na = 1\n```\n\n```python\nprint(a)\n```\n"
+    page.write_text(code)
+    alone = run_blocks.sessions(page)
+    assert [[block.line for block in session] for session in alone] == [[2], [6]]
+    with pytest.raises(NameError):
+        run_blocks.run(page, alone[1])
+    page.write_text(f"Run the blocks of this\npage in order.\n\n{code}")
+    (together,) = run_blocks.sessions(page)
+    assert run_blocks.run(page, together)["a"] == 1
 
 
 def _documented() -> set[int]:
@@ -203,14 +191,10 @@ def test_a_notebook_has_the_text_of_its_tutorial_and_outputs(page):
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error" or output.get("name") == "stderr"]
 
 
-def test_the_page_of_errors_lists_every_error():
-    page = (DOCS / "errors.md").read_text()
-    errors = importlib.import_module("composable_energy.errors")
-    assert [name for name in _public(errors) if f"`{name}`" not in page] == []
-
-
-def test_the_note_of_every_error_names_a_place_that_exists():
+def test_the_page_of_errors_lists_every_error_whose_note_names_a_place_that_exists():
     """Third parties inherit the place of their base, or name their own."""
+    page = (DOCS / "errors.md").read_text()
+    assert [name for name in _public(composable_energy.errors) if f"`{name}`" not in page] == []
     found, todo = [], [composable_energy.errors.ComposableEnergyError]
     for module in _modules():
         importlib.import_module(module)
@@ -237,10 +221,3 @@ def test_every_picture_is_shown_and_drawn_by_a_script():
         written = any(f'"{picture.stem}"' in script.read_text() for script in experiments)
         assert f'"{picture.name}"' in scripts or named or written, f"{place} has no script"
         assert place in pages, f"{place} is on no page"
-
-
-def test_pages_ask_nothing_of_other_hosts():
-    for page in PAGES:
-        assert not re.search(r"!\[[^\]]*\]\(https?:|<(img|script|iframe)[^>]+https?:", page.read_text()), (
-            f"{page.name} loads from elsewhere"
-        )

@@ -1,17 +1,42 @@
-"""Classifier events: evidence, shared networks, and labels bound as conditions."""
+"""Classifiers and Gaussian heads: events, densities, and labels and points that are bound as conditions."""
 
 import copy
+import math
 import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import ChainValues, ClassifierEnergy, Formula, GaussianHead, Interval, conjoin, disjoin
-from tests.heads import Bowl, Counting
+from composable_energy.events import ChainValues, ClassifierEnergy, Formula, GaussianHead, Interval
+from composable_energy.options import Recommendation
+
+
+class Counting(nn.Module):
+    """A network that counts its calls and may depend on a noise level."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, outputs).double()
+        self.calls = 0
+
+    def forward(self, x, sigma=None):
+        self.calls += 1
+        return self.linear(x) if sigma is None else self.linear(x) / (1 + sigma[:, None])
+
+
+class Bowl(ce.Energy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([3])
+        self.recommended = Recommendation("langevin", {"steps": 10})
+
+    def forward(self, x, sigma=None):
+        return x.square().sum(1) / 2 if sigma is None else x.square().sum(1) / (1 + sigma)
 
 
 @pytest.fixture
@@ -32,31 +57,6 @@ def test_evidence_is_the_log_probability_of_the_label(x):
     torch.testing.assert_close(ClassifierEnergy(lambda x: network(x)[:, 2], 0).evidence(x), nn.functional.softplus(network(x)[:, 2]))
 
 
-def test_a_leaf_takes_after_its_base(x):
-    base = Bowl()
-    leaf = ClassifierEnergy(Counting(5), 3, base)
-    assert (leaf.event_shape, leaf.recommended, leaf.grounded) == (base.event_shape, base.recommended, True)
-    assert [b.energy for b in leaf.bases] == [base] and leaf.decoder is None
-    alone = ClassifierEnergy(Counting(5), 3)
-    assert not alone.grounded and alone.bases == () and alone.event_shape is None
-    torch.testing.assert_close(alone(x), alone.evidence(x))
-
-
-def test_networks_are_evaluated_once(x):
-    network, base = Counting(9), Bowl()
-    leaves = [ClassifierEnergy(network, i, base, columns=slice(5)) for i in range(3)] + [ClassifierEnergy(network, 1, base, columns=5)]
-    box = GaussianHead(network, base, dims=1, columns=slice(7, 9)).near(0.0, 0.5)
-    formula = disjoin([conjoin([leaves[0].formula, leaves[3].formula]), conjoin([leaves[1].formula, box.formula]), leaves[2].formula])
-    formula.energy(x)
-    assert network.calls == 1
-    assert len(formula.variables) == 3
-    alone = [ClassifierEnergy(network, i, columns=slice(5)).formula for i in range(3)]
-    bound = disjoin([alone[0].given({"sigma": 0.5}), alone[1].given({"sigma": torch.tensor(0.5)}), alone[2]])
-    assert len(bound.variables) == 2
-    bound.energy(x)
-    assert network.calls == 3  # equal conditions once, and once without
-
-
 def test_conditions_reach_networks_and_base(x):
     network, base = Counting(5), Bowl()
     leaf = ClassifierEnergy(network, 3, base)
@@ -72,13 +72,6 @@ def test_conditions_reach_networks_and_base(x):
     assert bound.base.equals(base.at(rows)) and not bound.same_base(leaf.formula)
     with pytest.raises(ExpressionError, match="depends on sigma, which is not bound"):
         ClassifierEnergy(lambda x, sigma: x, 0).formula.energy(x)
-
-
-def test_binding_that_makes_variables_equal_finds_a_contradiction():
-    network = Counting(5)
-    one = ClassifierEnergy(network, 0).formula
-    formula = conjoin([one.given({"sigma": 1.0}), ClassifierEnergy(network, 1).formula])
-    assert formula.constant is None and formula.given({"sigma": 1.0}).constant is False
 
 
 def test_an_expression_whose_variables_become_one_by_binding_is_that_of_bound_terms(x):
@@ -171,73 +164,73 @@ def test_labels_of_chains_that_make_no_formula():
             ClassifierEnergy(network, each=bad)
 
 
-@pytest.mark.parametrize("label", [-1, 0.5, "3", [0, 1.5], "x", None])
-def test_labels_are_whole_numbers(label):
-    with pytest.raises(OptionError, match="whole number"):
-        ClassifierEnergy(Counting(5), [label] if label is None else label)
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        *(
+            (lambda x, label=label: ClassifierEnergy(Counting(5), label), OptionError, "whole number")
+            for label in (-1, 0.5, "3", [0, None])
+        ),
+        (lambda x: ClassifierEnergy(Counting(5), [])(x), ContradictionError, r"No point fulfils ClassifierEnergy\(label=\{\}\)"),
+        (lambda x: ClassifierEnergy(Counting(5), 5)(x), OptionError, "Label 5 is out of range: there are 5 labels"),
+        (lambda x: ClassifierEnergy(Counting(5), 2, columns=slice(3, 4)), OptionError, "there are 2 labels"),
+        (lambda x: ClassifierEnergy(Counting(5), 2, lambda x: x.sum(1)), OptionError, "as_energy"),
+        (lambda x: ClassifierEnergy(torch.zeros(3), 2), OptionError, "logits must be"),
+        (lambda x: ClassifierEnergy(Counting(5), 2, columns=slice(7, None))(x), ShapeError, "no columns"),
+        (lambda x: ClassifierEnergy(lambda x: x[..., None], 2)(x), ShapeError, r"returned shape \(6, 3, 1\) for 6 points"),
+        (lambda x: ClassifierEnergy(lambda x: x.long(), 2)(x), DtypeError, r"floating tensor, got torch\.int64"),
+        (lambda x: GaussianHead(lambda x: (torch.zeros(6, 5),) * 2, dims=2).near(0.0, 1.0)(x), ShapeError, "5 means"),
+        (lambda x: GaussianHead(Counting(3), dims=2)((0.0, 0.0))(x), ShapeError, "2 means and 1 log widths"),
+        (lambda x: GaussianHead(Counting(3), dims=0), OptionError, "dims"),
+        (lambda x: GaussianHead(None, dims=1), OptionError, "network must be"),
+    ],
+)
+def test_bad_heads_are_typed_errors(x, make, error, message):
+    with pytest.raises(error, match=message):
+        make(x)
 
 
-def test_bad_heads_are_typed_errors(x):
-    with pytest.raises(ContradictionError, match=r"No point fulfils ClassifierEnergy\(label=\{\}\)"):
-        ClassifierEnergy(Counting(5), [])(x)
-    with pytest.raises(OptionError, match="Label 5 is out of range: there are 5 labels"):
-        ClassifierEnergy(Counting(5), 5)(x)
-    with pytest.raises(OptionError, match="there are 2 labels"):
-        ClassifierEnergy(Counting(5), 2, columns=slice(3, 4))
-    with pytest.raises(OptionError, match="as_energy"):
-        ClassifierEnergy(Counting(5), 2, lambda x: x.sum(1))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(OptionError, match="logits must be"):
-        ClassifierEnergy(torch.zeros(3), 2)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ShapeError, match="no columns"):
-        ClassifierEnergy(Counting(5), 2, columns=slice(7, None))(x)
-    with pytest.raises(ShapeError, match=r"returned shape \(6, 3, 1\) for 6 points"):
-        ClassifierEnergy(lambda x: x[..., None], 2)(x)
-    with pytest.raises(DtypeError, match=r"floating tensor, got torch\.int64"):
-        ClassifierEnergy(lambda x: x.long(), 2)(x)
-    with pytest.raises(ShapeError, match="5 means"):
-        GaussianHead(lambda x: (torch.zeros(6, 5), torch.zeros(6, 5)), dims=2).near(0.0, 1.0)(x)
-    with pytest.raises(ShapeError, match="2 means and 1 log widths"):
-        GaussianHead(Counting(3), dims=2)((0.0, 0.0))(x)
-    with pytest.raises(OptionError, match="dims"):
-        GaussianHead(Counting(3), dims=0)
-    with pytest.raises(OptionError, match="network must be"):
-        GaussianHead(None, dims=1)  # pyright: ignore[reportArgumentType]
-
-
-def test_equal_labels_of_chains_are_one_atom_whatever_tensor_holds_them(x):
+def test_equal_labels_and_ends_are_one_atom_whatever_tensor_holds_them(x):
     free, labels = ClassifierEnergy(Counting(5), None, Bowl(), name="digit"), torch.tensor([0, 1, 2, 3, 4, 0])
     one = free.given(y=labels)
     for again in (labels.clone(), labels.int(), labels.double(), labels.to(torch.uint8)):
         both = one & free.given(y=again)
-        assert len(both.formula.nodes) == 1
-        assert torch.equal(both(x), one(x))
-    for copied in (copy.deepcopy(ChainValues(labels)), pickle.loads(pickle.dumps(ChainValues(labels.short())))):
-        assert copied == ChainValues(labels) and hash(copied) == hash(ChainValues(labels))
+        assert len(both.formula.nodes) == 1 and torch.equal(both(x), one(x))
+    head, low = GaussianHead(Counting(4), Bowl(), dims=2, name="where"), torch.tensor([[-0.5, 0.25]]).repeat(6, 1)
+    one = head.between(low, low + 1)
+    for again in (low.clone(), low.double(), low.bfloat16()):
+        both = one & head.between(again, again + 1)
+        assert len(both.formula.nodes) == len(one.formula.nodes) and torch.equal(both(x), one(x))
+    assert head.between(torch.tensor([[0.1, 0.1]]), 1.0).formula.nodes[0] != head.between(0.1, 1.0).formula.nodes[0]  # which float32 rounds
+
+
+def test_values_of_chains_are_equal_by_their_numbers():
+    labels, ends = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0.0, 0.5])
+    interval = Interval(ChainValues(ends), 1.0)
+    for one, copied in (
+        (ChainValues(labels), copy.deepcopy(ChainValues(labels))),
+        (ChainValues(labels), pickle.loads(pickle.dumps(ChainValues(labels.short())))),
+        (interval, pickle.loads(pickle.dumps(interval))),
+        (interval, Interval(ChainValues(-ends.double().neg()), 1.0)),
+        (ChainValues(-ends * 0), ChainValues(ends * 0)),  # -0 and 0
+    ):
+        assert copied == one and hash(copied) == hash(one)
     assert len({ChainValues(labels), ChainValues(labels + 1), ChainValues(labels[:5])}) == 3
+    assert Interval(ChainValues(ends + 1), 1.0) != interval != Interval(0.0, 1.0)
 
 
 def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
-    network = Counting(5)
-    free, where = ClassifierEnergy(network, None, Bowl(), labels=5), GaussianHead(Counting(4), Bowl(), dims=2)
+    network, where = Counting(5), GaussianHead(Counting(4), Bowl(), dims=2)
     labels, points = torch.tensor([0, 1, 2, 3, 4, 0]), torch.linspace(-1, 1, 12, dtype=torch.double).view(6, 2)
     low, high, ends = points - 0.5, points + 0.5, torch.linspace(-1, 1, 6, dtype=torch.double)
-    cut = Interval(ChainValues(ends), ChainValues(ends + 1))
-    energies = [
-        free.given(y=labels),
-        ~free.given(y=labels) & where.between(low, high),
-        where.between(low, high),
-        where.near(points, 0.5),
-        where(points),
-        ClassifierEnergy(network, each=labels),
-    ]
-    before, kept = [energy(x) for energy in energies], Formula.atom(where.near(0.0, 1.0).formula.variables[0], cut)
-    expected = kept.energy(x)
+    each = ClassifierEnergy(network, each=labels)
+    energies = [each, where.between(low, high), where.near(points, 0.5), where(points), ~each & where.between(low, high)]
+    cut = Formula.atom(where.near(0.0, 1.0).formula.variables[0], Interval(ChainValues(ends), ChainValues(ends + 1)))
+    before, expected = [energy(x) for energy in energies], cut.energy(x)
     labels.zero_(), points.zero_(), low.sub_(3), high.add_(3), ends.zero_()
-    for energy, value in zip(energies, before, strict=True):
-        assert torch.equal(energy(x), value)
-    assert torch.equal(kept.energy(x), expected)
-    assert energies[0].config()["each"].tolist() == [0, 1, 2, 3, 4, 0]
-    assert not torch.equal(energies[2].config()["low"], low)
+    assert all(torch.equal(energy(x), value) for energy, value in zip(energies, before, strict=True))
+    assert torch.equal(cut.energy(x), expected)
+    assert each.config()["each"].tolist() == [0, 1, 2, 3, 4, 0] and not torch.equal(energies[1].config()["low"], low)
 
 
 def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
@@ -247,3 +240,93 @@ def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
     torch.testing.assert_close(found.probabilities, torch.tensor([[0.0, 1.0]] * 6).double())
     with pytest.raises(ContradictionError, match="for any candidate"):
         (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, torch.tensor(1.0)]})
+
+
+# Gaussian heads ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_point_as_a_condition(x):
+    network, base = Counting(4), Bowl()
+    where = GaussianHead(network, base, dims=2, name="where")
+    free, points = where(), torch.randn(6, 2, dtype=torch.double)
+    assert free.required_conditions == {"c"} and CHAINS not in free.conditions and str(free) == "where"
+    torch.testing.assert_close(free(x, c=points), where(points)(x))
+    torch.testing.assert_close(free.given(c=points)(x[1:3], chains=slice(1, 3)), where(points)(x)[1:3])
+    torch.testing.assert_close(free.given(c=points[:1])(x), where(points[0])(x))
+    single = GaussianHead(Counting(2), base, dims=1)
+    torch.testing.assert_close(single().given(c=0.3)(x), single(0.3)(x))
+    with pytest.raises(ExpressionError, match="depends on c"):
+        free(x)
+    with pytest.raises(ExpressionError, match="no complement"):
+        _ = ~free
+    with pytest.raises(ShapeError, match=r"c has shape \(6, 1\) for 6 points; expected \(6, 2\)"):
+        free(x, c=torch.zeros(6))
+
+
+def gaussian(network: Counting, x: torch.Tensor) -> Normal:
+    output = network.linear(x)
+    return Normal(output[:, :2], output[:, 2:].clamp(-5, 1).exp())
+
+
+def test_a_head_has_densities_and_events(x):
+    network, base = Counting(4), Bowl()
+    head, normal = GaussianHead(network, base, dims=2, name="position"), gaussian(network, x)
+    point = torch.tensor([0.2, -0.4], dtype=torch.double)
+    torch.testing.assert_close(head(point).evidence(x), -normal.log_prob(point).sum(1))
+    near = head.near(point, 0.3)
+    expected = (normal.cdf(point + 0.3) - normal.cdf(point - 0.3)).prod(1)
+    torch.testing.assert_close(near.evidence(x), -expected.log())
+    torch.testing.assert_close((~near).evidence(x), -(1 - expected).log())
+    torch.testing.assert_close(near(x), base(x) - expected.log())
+    half = head.between(-math.inf, (0.1, 0.5))
+    torch.testing.assert_close(half.evidence(x), -normal.cdf(torch.tensor([0.1, 0.5])).double().log().sum(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        (head(point) | head(-point)).evidence(x), -normal.log_prob(torch.stack([point, -point])[:, None]).sum(2).logsumexp(0)
+    )
+    with pytest.raises(ExpressionError, match=r"near\(c, r\)"):
+        _ = ~head(point)
+    pair = GaussianHead(lambda x: network(x).chunk(2, 1), dims=2)
+    assert torch.equal(pair.near(point, 0.3).evidence(x), near.evidence(x))
+    assert str(head(point)) == "position(0.2, -0.4)" and str(head.near(0.5, 0.1)) == "position.near(0.5, 0.1)"
+
+
+def test_points_for_each_chain(x):
+    head, points = GaussianHead(Counting(4), dims=2), torch.randn(6, 2, dtype=torch.double)
+    energy, expected = head(points), torch.cat([head(points[i])(x[i : i + 1]) for i in range(6)])
+    assert CHAINS in energy.conditions and CHAINS not in energy.required_conditions | head(points[0]).conditions
+    torch.testing.assert_close(energy(x), expected)
+    torch.testing.assert_close(energy(x[2:5], chains=slice(2, 5)), expected[2:5])
+    for each in (energy, head.near(points, 0.3)):
+        with pytest.raises(ShapeError, match="6 rows"):
+            each(x[:4])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda h: h.near((0.0, 0.0), 0.0), OptionError, "r must be positive"),
+        (lambda h: h.near((0.0, 0.0), float("inf")), OptionError, "r must be positive and finite"),
+        (lambda h: h.near((0.0, 0.0, 0.0), 1.0), ShapeError, r"c has shape \(3,\); expected \(2,\)"),
+        (lambda h: h.near((0.0, math.nan), 1.0), OptionError, "c is NaN"),
+        (lambda h: h.between(1.0, 1.0), OptionError, "must be above"),
+        (lambda h: h.between(torch.zeros(3, 2), torch.ones(4, 2)), ShapeError, "3 chains and high for 4"),
+        (lambda h: h.between(torch.full((3, 2), -math.inf), 0.0), OptionError, "must be finite"),
+        (lambda h: h(torch.zeros(3, 2, 2)), ShapeError, r"c has shape \(3, 2, 2\)"),
+    ],
+)
+def test_bad_intervals_are_typed_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make(GaussianHead(Counting(4), dims=2))
+
+
+def test_what_is_written():
+    head, network = GaussianHead(Counting(4), dims=2), Counting(4)
+    written = {
+        "ClassifierEnergy(label={0, 1})": ClassifierEnergy(network, {1, 0}),
+        "ClassifierEnergy(label=None)": ClassifierEnergy(network),
+        "male": ClassifierEnergy(network, 3, name="male"),
+        "DensityEnergy(c=(0, 1))": head((0.0, 1.0)),
+        "IntervalEnergy(low=<3 chains>, high=<3 chains>)": head.near(torch.zeros(3, 2), 1.0),
+    }
+    assert [str(energy) for energy in written.values()] == list(written)
+    assert repr(head.between(0.0, 1.0).formula).startswith("Formula(IntervalEnergy(low=(0, 0), high=(1, 1))[0] & ")

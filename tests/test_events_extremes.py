@@ -28,7 +28,8 @@ LOGITS = (-1e4, -100.0, -1.0, 0.0, 20.0, 1e4)
 ENDS = (-math.inf, -0.7, 0.1, 0.1001, 0.6, math.inf)
 IDENTITY = nn.Identity()  # the points are the outputs, so gradients in points are gradients in outputs
 HEADS = [
-    Categorical(Source(IDENTITY), columns=slice(*ends), labels=labels) for *ends, labels in ((0, 1, 2), (1, 3, 2), (3, 6, 3), (6, 14, 8))
+    Categorical(Source(IDENTITY), columns=slice(*ends), labels=labels)
+    for *ends, labels in ((0, 1, 2), (1, 2, 2), (2, 3, 2), (1, 3, 2), (3, 6, 3), (6, 14, 8))
 ]
 LINE = Continuous(Source(IDENTITY), columns=slice(14, 16))
 
@@ -56,7 +57,7 @@ def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
 
 
 @pytest.mark.full
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_formulas_stay_finite(seed):
     rng = random.Random(seed)
@@ -69,12 +70,9 @@ def test_formulas_stay_finite(seed):
     assert gradient[:, :14].abs().max() <= 1 + 1e-5
 
 
-@pytest.mark.parametrize("label", [None, 0, {1, 2}])
-def test_leaves_stay_finite(label):
-    rng = random.Random(0)
-    x = extremes(rng, 200)
-    conditions = {"y": torch.arange(200) % 8} if label is None else {}
-    energy = ClassifierEnergy(IDENTITY, label, columns=slice(6, 14))(x, **conditions)
+def test_leaves_stay_finite():
+    x = extremes(random.Random(0), 200)
+    energy = ClassifierEnergy(IDENTITY, None, columns=slice(6, 14))(x, y=torch.arange(200) % 8)
     gradient = torch.autograd.grad(energy.sum(), x)[0]
     assert energy.isfinite().all() and gradient.isfinite().all() and gradient.abs().max() <= 1 + 1e-6
     density = DensityEnergy(IDENTITY, dims=8, c=torch.zeros(1, 8))(x)

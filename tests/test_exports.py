@@ -1,85 +1,158 @@
-"""Names where people look: samplers by class, and the signature of `E.sample`."""
+"""What the package offers: names, samplers by class, the signature of `E.sample`, what an import loads, and `installed()`."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy.errors import PluginNotFound
 from composable_energy.registry import get, names
 from composable_energy.sampling import Sampler, sample
-from tests.test_import import loaded_by
 from tests.third_party import GOOD_SAMPLER, install
+from tests.toys import Noisy, Toys
+
+NORMAL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+HEAVY = {"matplotlib", "triton", "tqdm", "scipy", "pandas", "PIL", "einops", "safetensors", "mujoco", "arviz_stats", "xarray", "sklearn"}
+
+
+@functools.cache
+def loaded_by(statement: str) -> frozenset[str]:
+    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
+    path = ":".join(part for part in sys.path if part)
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    return frozenset(json.loads(done.stdout))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import composable_energy as ce; [getattr(ce, name) for name in ce.__all__]",
+        "import composable_energy as ce; (ce.as_energy(lambda x: x.sum(1)) & (lambda x: x.sum(1))); ce.plugins()",
+    ],
+)
+def test_importing_loads_nothing_that_is_not_needed(statement):
+    loaded = loaded_by(statement) - loaded_by("import torch")  # torch itself takes tqdm where it is
+    assert {name.split(".")[0] for name in loaded} & HEAVY == set()
+    assert not [name for name in loaded if name.startswith("composable_energy_")]
+
+
+def test_listing_imports_no_plugin_and_no_torch(site):
+    install(site, "acme", {"samplers": {"walk": "third_party_s:Walk"}}, {"third_party_s": GOOD_SAMPLER})
+    loaded = loaded_by(
+        "import composable_energy as ce; assert 'entrypoints' not in sys.modules; ce.plugins(); dir(ce.samplers); dir(ce.viz)"
+    )
+    assert not [name for name in loaded if name.startswith(("third_party", "composable_energy_", "torch"))]
+
+
+def test_every_public_name_is_there():
+    assert len(set(ce.__all__)) == len(ce.__all__)
+    assert [name for name in ce.__all__ if not hasattr(ce, name)] == []
+    assert set(ce.__all__) <= set(dir(ce))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ce.nothing  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_sampler_is_there_by_the_name_of_its_class():
+    classes = [get("sampler", name) for name in names("sampler")]
+    assert dir(ce.samplers) == sorted(cls.__name__ for cls in classes)
+    assert [getattr(ce.samplers, cls.__name__) for cls in classes] == classes
+    assert all(issubclass(cls, Sampler) for cls in classes)
+    by_name = NORMAL.sample(20, sampler="mala", step_size=0.5, steps=5, seed=0)
+    assert torch.equal(NORMAL.sample(20, sampler=ce.samplers.MALA(step_size=0.5), steps=5, seed=0), by_name)
+    with pytest.raises(AttributeError, match=r"Known: Annealed, ChEES, "):
+        ce.samplers.Zzz  # noqa: B018
+    assert inspect.signature(ce.log_z) == inspect.signature(get("estimator", "log-z"))
+    assert "HMC" in dir(copy.deepcopy(ce.samplers)) and copy.deepcopy(ce.log_z)
 
 
 class Walk(ce.samplers.MALA):
     """A sampler of this session."""
 
 
-def gaussian() -> ce.Energy:
-    return ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+def test_a_sampler_of_this_session_is_there_while_it_is_registered():
+    with ce.register("sampler", "walk", Walk):
+        assert ce.samplers.Walk is Walk and "Walk" in dir(ce.samplers)
+    assert not hasattr(ce.samplers, "Walk")
 
 
-class TestSamplers:
-    def test_every_sampler_is_there_by_the_name_of_its_class(self):
-        classes = [get("sampler", name) for name in names("sampler")]
-        assert dir(ce.samplers) == sorted(cls.__name__ for cls in classes)
-        assert [getattr(ce.samplers, cls.__name__) for cls in classes] == classes
-        assert all(issubclass(cls, Sampler) for cls in classes)
-
-    def test_an_instance_is_a_sampler_of_sample(self):
-        by_name = gaussian().sample(20, sampler="mala", step_size=0.5, steps=5, seed=0)
-        assert torch.equal(gaussian().sample(20, sampler=ce.samplers.MALA(step_size=0.5), steps=5, seed=0), by_name)
-
-    def test_a_strange_name_lists_all(self):
-        with pytest.raises(AttributeError, match=r"Known: Annealed, ChEES, "):
-            ce.samplers.Zzz  # noqa: B018
-
-    def test_one_of_this_session_is_there_while_it_is_registered(self):
-        with ce.register("sampler", "walk", Walk):
-            assert ce.samplers.Walk is Walk and "Walk" in dir(ce.samplers)
-        assert not hasattr(ce.samplers, "Walk")
-
-    def test_two_packages_with_one_name_are_refused_with_the_ways_out(self, site):
-        for package in ("acme", "apex"):
-            install(site, package, {"samplers": {"walk": f"third_party_{package}:Walk"}}, {f"third_party_{package}": GOOD_SAMPLER})
-        with pytest.raises(AttributeError, match=r"composable_energy\.get\('sampler', 'acme:walk'\) or .*'apex:walk'"):
-            ce.samplers.Walk  # noqa: B018
-        assert ce.get("sampler", "acme:walk").__name__ == "Walk"
-
-    def test_listing_imports_no_plugin_and_no_torch(self):
-        loaded = loaded_by("import composable_energy as ce; dir(ce.samplers); dir(ce.viz)")
-        assert "torch" not in loaded and not [name for name in loaded if name.startswith("composable_energy_")]
+def test_samplers_of_two_packages_with_one_name_are_refused_with_the_ways_out(site):
+    for package in ("acme", "apex"):
+        install(site, package, {"samplers": {"walk": f"third_party_{package}:Walk"}}, {f"third_party_{package}": GOOD_SAMPLER})
+    with pytest.raises(AttributeError, match=r"composable_energy\.get\('sampler', 'acme:walk'\) or .*'apex:walk'"):
+        ce.samplers.Walk  # noqa: B018
+    assert ce.get("sampler", "acme:walk").__name__ == "Walk"
 
 
-def test_a_function_of_a_plugin_has_its_signature_and_is_copied():
-    assert inspect.signature(ce.log_z) == inspect.signature(get("estimator", "log-z"))
-    assert "HMC" in dir(copy.deepcopy(ce.samplers)) and copy.deepcopy(ce.log_z)
+@pytest.mark.full
+def test_sample_is_a_method_with_the_signature_and_the_text_of_the_function():
+    function, method = inspect.signature(sample), inspect.signature(NORMAL.sample)
+    assert list(method.parameters.values()) == list(function.parameters.values())[1:]
+    assert {"shape", "sampler", "steps", "seed", "trace", "observers", "options"} <= method.parameters.keys()
+    assert NORMAL.sample.__doc__ == sample.__doc__
+    code = (
+        "import inspect, torch, composable_energy as ce; E = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)); "
+        "assert 'composable_energy.sampling' not in sys.modules; first = inspect.signature(E.sample); "
+        "assert inspect.signature(E.sample) == first and 'self' not in first.parameters"
+    )
+    assert "composable_energy.sampling" in loaded_by(code)
+    draw = {"sampler": "mala", "step_size": 0.5, "steps": 2, "seed": 0}
+    points = NORMAL.sample(3, **draw)
+    for other in (copy.deepcopy(NORMAL), pickle.loads(pickle.dumps(NORMAL))):
+        assert torch.equal(other.sample(3, **draw), points)
+    assert torch.equal(ce.Energy.sample(NORMAL, 3, **draw), points)
 
 
-class TestSample:
-    def test_the_method_has_the_signature_and_the_text_of_the_function(self):
-        function, method = inspect.signature(sample), inspect.signature(gaussian().sample)
-        assert list(method.parameters.values()) == list(function.parameters.values())[1:]
-        assert {"shape", "sampler", "steps", "seed", "trace", "observers", "options"} <= method.parameters.keys()
-        assert gaussian().sample.__doc__ == sample.__doc__
+# installed() ------------------------------------------------------------------------------------------------------------------------------
 
-    @pytest.mark.full
-    def test_it_is_a_method_before_and_after_its_first_use(self):
-        code = (
-            "import inspect, torch, composable_energy as ce; E = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)); "
-            "assert 'composable_energy.sampling' not in sys.modules; first = inspect.signature(E.sample); "
-            "assert inspect.signature(E.sample) == first and 'self' not in first.parameters"
-        )
-        assert "composable_energy.sampling" in loaded_by(code)
 
-    @pytest.mark.slow
-    def test_subclasses_copies_and_pickles_have_it(self):
-        energy, points = gaussian(), gaussian().sample(3, steps=2, seed=0)
-        for other in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
-            assert torch.equal(other.sample(3, steps=2, seed=0), points)
-        assert torch.equal(ce.Energy.sample(energy, 3, steps=2, seed=0), points)
+class Trained(ce.Energy):
+    """A network of <b>toys</b>, $f(x)$: with weights."""
+
+    comes_trained = True
+
+    def __init__(self, size: int, *, depth: int = 1, **options) -> None:
+        super().__init__()
+
+    def forward(self, x):
+        return x.flatten(1).sum(1)
+
+
+def build_trained(folder: str = "") -> Trained:
+    return Trained(1)
+
+
+def test_each_energy_of_the_library_has_a_line_that_says_what_is_trained():
+    table = ce.installed()
+    assert [row.name for row in table if row.error or not row.summary or "$" in row.summary or len(row.summary) > 80] == []
+    states = {"faces": "trained", "igebm-mnist": "untrained", "observed": "needs y", "transition": "untrained, needs size", "effort": ""}
+    assert {name: table[name].state for name in states} == states
+    assert f"{len(table['faces'].members)} members, such as faces/male" in table["faces"].line
+
+
+def test_what_a_plugin_says_is_shown_in_a_table_and_nothing_is_built():
+    before = list(Toys.loaded)
+    with (
+        ce.register("energy", "mine", Trained),
+        ce.register("energy", "made", build_trained),
+        ce.register("energy", "bowl", lambda: Noisy()),
+        ce.register("energy", "toys", Toys),
+    ):
+        table = ce.installed()
+    assert (table["mine"].summary, table["mine"].state) == ("A network of <b>toys</b>", "trained, needs size")
+    assert (table["made"].trained, table["made"].needs) == (True, ())
+    assert (table["bowl"].state, table["bowl"].summary) == ("", "")
+    assert table["toys"].members == Toys().members() and Toys.loaded == before
+    assert len(str(table).splitlines()) == len(table) + 1 and repr(table) == str(table)
+    with pytest.raises(PluginNotFound, match="Did you mean 'faces'"):
+        table["face"]
+    assert "No energies are installed" in str(ce.registry.EnergyTable([]))

@@ -1,30 +1,27 @@
-"""Custom gradients inside expressions: they compose as autograd does and must match the values."""
+"""Energies with gradients of their own, with and without a value: they compose as autograd does, fit their values, or are refused."""
 
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.sampling import energy_and_gradient
 from composable_energy_mcmc import HMC, MALA
-from tests.gradient_energies import BROAD, DRAWS, OwnRelative, Score, points
 
-
-class Silent(Score):
-    """The same, which does not say that it has no value."""
-
-    has_value = True
+DRAWS = {"sampler": "langevin", "step_size": 0.05, "steps": 400, "seed": 0}
+BROAD = ce.as_energy(Normal(torch.zeros(1), 3.0), name="broad")
 
 
 class Own(ce.Energy):
     """N(mean, 1) with right values, which autograd cannot follow, and a gradient of its own, which counts its uses."""
 
-    def __init__(self, mean: float = 1.0) -> None:
+    def __init__(self, mean: float | nn.Parameter = 1.0) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
-        self.uses = 0
+        self.mean, self.uses = mean, 0
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.detach() - self.mean).square().flatten(1).sum(1) / 2
@@ -32,6 +29,21 @@ class Own(ce.Energy):
     def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.uses += 1
         return self.forward(x).detach(), (x - self.mean).detach()
+
+
+class Silent(Own):
+    """The same with values that do not fit."""
+
+    def __init__(self, mean: float = 3.0) -> None:
+        super().__init__(mean)
+        self.event_shape = (1,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x))
+
+
+class Score(Silent):
+    has_value = False
 
 
 class Plain(Own):
@@ -43,11 +55,29 @@ class Plain(Own):
         return (x - self.mean).square().flatten(1).sum(1) / 2
 
 
+class OwnRelative(ce.energies.RelativeEnergy):
+    """A relative energy whose gradient is that of the whole."""
+
+    def __init__(self, base: ce.Energy) -> None:
+        super().__init__()
+        self.base, self.bases = base, (ce.energies.WeightedBase(base),)
+
+    def forward_evidence(self, x: Tensor) -> Tensor:
+        return x.detach().flatten(1).sum(1).sin()
+
+    def with_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energies, gradient = self.base.with_gradient(x)
+        return energies + self.forward_evidence(x), gradient + x.flatten(1).sum(1).cos().view(-1, *[1] * (x.ndim - 1)).detach()
+
+
 class PlainRelative(OwnRelative):
     with_gradient = ce.Energy.with_gradient
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return x.flatten(1).sum(1).sin()
+
+
+X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @pytest.mark.slow
@@ -58,6 +88,7 @@ def test_values_that_do_not_fit_the_own_gradient_are_refused():
                 expression.sample(50, sampler=sampler, steps=2, seed=0)
     with pytest.raises(ExpressionError, match=r"do not fit its `with_gradient`.*has_value = False"):
         Silent().sample(50, steps=2, seed=0)
+    assert (Own(1.0) & Own(3.0)).sample((50, 1), sampler="hmc", steps=2, seed=0, dtype=torch.float64).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -73,12 +104,6 @@ def test_a_mixture_whose_values_do_not_fit_is_refused_by_samplers_of_gradients(m
     """The gradient of a mixture depends on the values of its branches."""
     with pytest.raises(ExpressionError, match="do not fit its `with_gradient`"):
         mixture().sample(50, **{**DRAWS, "steps": 1})
-
-
-@pytest.mark.slow
-def test_right_values_of_an_own_gradient_are_accepted():
-    draws = (Own(1.0) & Own(3.0)).sample((2000, 1), sampler="hmc", steps=60, seed=0, dtype=torch.float64)
-    assert abs(draws.mean().item() - 2) < 5 * math.sqrt(0.5 / 2000)
 
 
 def expressions(leaf, relative) -> dict[str, ce.Energy]:
@@ -118,8 +143,8 @@ OWN, PLAIN = expressions(Own, OwnRelative), expressions(Plain, PlainRelative)
 
 @pytest.mark.parametrize("name", OWN)
 def test_own_gradients_compose_as_autograd_does(name):
-    energies, gradient = OWN[name].with_gradient(points())
-    expected_energies, expected = PLAIN[name].with_gradient(points())
+    energies, gradient = OWN[name].with_gradient(X)
+    expected_energies, expected = PLAIN[name].with_gradient(X)
     torch.testing.assert_close(energies, expected_energies)
     torch.testing.assert_close(gradient, expected)
 
@@ -128,9 +153,9 @@ def test_the_own_gradient_is_used_once_for_a_shared_base():
     base = Own()
     left, right = OwnRelative(base), ce.as_energy(lambda x: x.sum(1).cos()).relative_to(base)
     base.uses = 0
-    (right & right.sharpened(2.0)).eval().with_gradient(points())
+    (right & right.sharpened(2.0)).eval().with_gradient(X)
     assert base.uses == 1
-    (left & right).eval().with_gradient(points())
+    (left & right).eval().with_gradient(X)
     assert base.uses == 3  # and once in `with_gradient` of the relative energy
 
 
@@ -140,15 +165,15 @@ def test_a_wrapper_may_call_the_gradient_of_its_own_class():
             energies, gradient = ce.Energy.with_gradient(self, x)
             return energies, gradient + 1
 
-    x = points()
-    torch.testing.assert_close((Shifted() & Shifted()).with_gradient(x)[1], 2 * (x - 1) + 2)
+    torch.testing.assert_close((Shifted() & Shifted()).with_gradient(X)[1], 2 * (X - 1) + 2)
 
 
 def test_training_uses_forward_and_reaches_the_parameters():
-    own, x = Own(), points()
-    (own & own)(x).sum().backward()
+    mean = nn.Parameter(torch.ones((), dtype=torch.float64))
+    own = Own(mean)
+    (own & own)(X).sum().backward()
     assert own.uses == 0
-    torch.testing.assert_close(own.mean.grad, 2 * (1 - x).sum())
+    torch.testing.assert_close(mean.grad, 2 * (1 - X).sum())
 
 
 def test_a_gradient_of_another_shape_is_refused():
@@ -157,17 +182,17 @@ def test_a_gradient_of_another_shape_is_refused():
             return self.forward(x).detach(), (x - self.mean).detach().sum(1)
 
     with pytest.raises(ShapeError, match="gradient of shape"):
-        (Flat() & Own()).with_gradient(points())
+        (Flat() & Own()).with_gradient(X)
     with pytest.raises(ShapeError, match="score"):
-        (ce.ScoreEnergy(lambda x: x.sum(1)) & Own()).with_gradient(points())
+        (ce.ScoreEnergy(lambda x: x.sum(1)) & Own()).with_gradient(X)
 
 
-@pytest.mark.slow
 def test_rows_of_conditions_reach_an_own_gradient():
-    score = ce.ScoreEnergy(lambda x, mean: mean.view(-1, 1) - x, name="score")
     means = torch.tensor([-4.0, 0.0, 4.0])
-    draws = (score.given(mean=means) & BROAD).sample((3, 1), batch_size=2, **{**DRAWS, "step_size": 0.02, "steps": 300})
-    assert draws[0] < -0.5 < 0.5 < draws[2]
+    score = ce.ScoreEnergy(lambda x, mean: mean.view(-1, 1) - x, name="score").given(mean=means)
+    value = ce.as_energy(lambda x, mean: (x - mean.view(-1, 1)).square().sum(1) / 2).given(mean=means)
+    draw = {**DRAWS, "steps": 5, "batch_size": 2}
+    torch.testing.assert_close((score & BROAD).sample((3, 1), **draw), (value & BROAD).sample((3, 1), **draw))
 
 
 def test_points_of_inference_mode_have_gradients_inside_and_outside():
@@ -193,3 +218,128 @@ def test_a_constant_energy_with_weights_has_no_gradient():
     for energy in (Constant(), Constant() & Constant(), ce.as_energy(lambda x: x.detach().sum(1))):
         with pytest.raises(ExpressionError, match="no gradient at its points"):
             energy.with_gradient(torch.ones(2, 2))
+
+
+# Without a value --------------------------------------------------------------------------------------------------------------------------
+
+SCORE = ce.ScoreEnergy(lambda x: 3 - x, name="score", event_shape=(1,))
+
+
+def events_over(base: ce.Energy) -> ce.Energy:
+    """Two events of one classifier, as a mixture of densities over their base."""
+
+    def logits(x):
+        return torch.cat([-x, x], 1) * 5
+
+    return ce.any_of(*(ce.ClassifierEnergy(logits, k, base, labels=2) for k in range(2)), weights=[1.0, 1.0])
+
+
+@pytest.mark.parametrize("score", [SCORE, Score()], ids=["ScoreEnergy", "class"])
+def test_evaluation_without_value_names_the_term_and_the_way_out(score):
+    x = torch.zeros(2, 1)
+    for expression in (score, score & BROAD, 2 * score, BROAD - score, score.relative_to(BROAD), ce.negate(score, "power")):
+        assert not expression.has_value
+        with pytest.raises(ExpressionError, match=r"(score|Score) has a gradient and no value.*with_gradient"):
+            expression(x)
+    energies, gradient = energy_and_gradient(score & BROAD, x)
+    assert torch.equal(energies, torch.zeros(2))
+    torch.testing.assert_close(gradient, torch.full((2, 1), -3.0))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        *(
+            lambda sampler=sampler: (SCORE & BROAD).sample(4, sampler=sampler, seed=0)
+            for sampler in ("hmc", "mala", "chees", "descent", "smc", "tempering")
+        ),
+        lambda: SCORE.sample(4, sampler="annealed", corrector="hmc", seed=0),
+        lambda: SCORE | Score(-3.0),
+        lambda: ce.any_of(BROAD, SCORE, weights=[1.0, 2.0]),
+        lambda: ce.log_z(SCORE & BROAD, seed=0),
+        lambda: (SCORE & BROAD).explain(torch.zeros(2, 1)),
+        lambda: ce.calibrate(events_over(SCORE), seed=0),
+        lambda: ce.ScoreEnergy(lambda x, y: x * y, event_shape=(1,)).infer(torch.zeros(2, 1), over={"y": [1.0]}),
+        lambda: ~SCORE.relative_to(BROAD),
+        lambda: ~SCORE,
+        lambda: BROAD.relative_to(SCORE) | BROAD,
+    ],
+)
+def test_what_needs_values_refuses_a_score(refused):
+    with pytest.raises(ExpressionError, match="needs values"):
+        refused()
+
+
+@pytest.mark.slow
+def test_the_default_sampler_of_a_score_tunes_its_step():
+    """The variance is at most 5 % too large, and 2,000 draws have a standard error of .022."""
+    x, trace = SCORE.sample(2000, seed=0, trace=True)
+    assert "step_size" in trace.tuned
+    assert abs(x.mean().item() - 3) < 4 * 0.0224 and -4 * 0.032 < x.var().item() - 1 < 0.05 + 4 * 0.032
+    assert SCORE.sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
+    mixture = events_over(ce.ScoreEnergy(lambda x: -x, name="base", event_shape=(1,)))
+    left, right = mixture.terms
+    E = left | right
+    assert E.evidence_has_value and not E.has_value
+    assert right.sample(1000, **DRAWS).mean() > 0.5
+    points, trace = mixture.sample(1000, trace=True, **DRAWS)
+    assert abs(points.var().item() - 1) < 0.2 and trace.branch_shares.sum().item() == pytest.approx(1)
+    assert torch.allclose(E.evidence(points), torch.zeros(1000), atol=1e-5)
+
+
+def test_records_and_callbacks_of_a_score_have_no_energies():
+    energies = []
+    seen = ce.sampling.Stop(lambda step, state, info: energies.append(state.energy))
+    _, trace = SCORE.sample(8, trace=1, observers=[seen], **{**DRAWS, "steps": 60})
+    assert trace.energies.isnan().all() and torch.stack(energies).isnan().all()
+    assert "energy" not in [row.name for row in trace.summary().rows]
+
+
+def test_an_energy_that_hides_a_score_is_refused():
+    class Hiding(ce.Energy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Score()
+
+        def forward(self, x):
+            return self.inner(x).exp()
+
+    with pytest.raises(ExpressionError, match=r"uses Score.*has_value = False"):
+        Hiding().with_gradient(torch.zeros(2, 1))
+
+
+def test_a_relative_energy_may_have_no_value():
+    class Guided(OwnRelative):
+        has_value = False  # pyright: ignore[reportAssignmentType]
+
+        def with_gradient(self, x):
+            return x.new_zeros(len(x)), x.detach() - 3
+
+    guided = Guided(BROAD)
+    assert not guided.has_value and not guided.evidence_has_value
+    for call in (guided, guided.evidence):
+        with pytest.raises(ExpressionError, match="no value"):
+            call(torch.zeros(2, 1))
+    torch.testing.assert_close((guided & BROAD).with_gradient(torch.zeros(2, 1))[1], torch.full((2, 1), -3.0))
+
+
+def test_a_score_outside_the_support_of_another_term_is_not_hidden():
+    box = ce.as_energy(lambda x: torch.where(x.abs().sum(1) < 1, 0 * x.sum(1), torch.inf))
+    energies, gradient = (Score() & box).with_gradient(torch.tensor([[0.0], [2.0]]))
+    assert energies.tolist() == [0, math.inf]
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "underdamped", "annealed"])
+def test_samplers_that_need_no_values_draw_the_same_without_them(sampler):
+    options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.3}, "annealed": {"levels": 10, "delta": 0.1}}[sampler]
+    assert not ce.get("sampler", sampler)(**options).traits.values
+    with_values, without = (
+        energy.sample((20, 1), sampler=sampler, seed=0, steps=10, **options)
+        for energy in (ce.as_energy(lambda x: (x - 3).square().sum(1) / 2), ce.ScoreEnergy(lambda x: 3 - x))
+    )
+    assert torch.equal(with_values, without)

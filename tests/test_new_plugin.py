@@ -3,7 +3,6 @@
 import re
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -53,10 +52,8 @@ def environment(tmp_path_factory):
 def test_new_projects_pass_their_own_tests(environment, tmp_path):
     _, python, projects = environment
     words = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    shown = run_together(python, {kind: (words, str(projects[kind]), {}) for kind in KINDS}, tmp_path)
-    assert {kind: bool(re.fullmatch(r"\d+ passed in .*", text.strip().splitlines()[-1])) for kind, text in shown.items()} == dict.fromkeys(
-        KINDS, True
-    )
+    for kind, shown in run_together(python, {kind: (words, str(projects[kind]), {}) for kind in KINDS}, tmp_path).items():
+        assert re.fullmatch(r"\d+ passed in .*", shown.strip().splitlines()[-1]), kind
 
 
 @pytest.mark.full
@@ -89,17 +86,11 @@ def test_the_code_of_the_readmes_runs(environment, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_project_has_its_name_everywhere(tmp_path, kind, capsys):
-    folder = tmp_path / "here"
-    assert main(["new-plugin", "big-blue-thing", "--kind", kind, "--directory", str(folder)]) == 0
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.relative_to(folder).as_posix() for path in files} >= {
-        *("pyproject.toml", "README.md", "big_blue_thing/__init__.py", "big_blue_thing/py.typed", "tests/test_big_blue_thing.py")
-    }
-    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert main(["new-plugin", "big-blue-thing", "--kind", kind, "--directory", str(tmp_path / "here")]) == 0
+    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "here").rglob("*") if path.is_file())
     assert not re.search(r"(?i:my.?plugin)|\b(A_KIND|KIND|GROUP|OBJECT|USAGE)\b", text)
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (entries,) = project["entry-points"].values()
-    assert project["name"] == "big-blue-thing" and list(entries) == ["big-blue-thing"]
+    project = tomllib.loads((tmp_path / "here" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == "big-blue-thing" and [*map(list, project["entry-points"].values())] == [["big-blue-thing"]]
     assert "pip install -e" in capsys.readouterr().out
 
 
@@ -108,9 +99,7 @@ def test_a_project_has_its_name_everywhere(tmp_path, kind, capsys):
     [
         ("Soft Ring", "energy", "Perhaps soft-ring?"),
         ("1st", "energy", "must begin with a letter"),
-        ("soft_ring", "energy", "Perhaps soft-ring?"),
         ("random", "energy", "a module of Python"),
-        ("class", "energy", "a word or a module of Python"),
         ("torch", "energy", "can be imported here"),
         ("faces", "energy", "offers the energy 'faces'"),
         ("hmc", "sampler", "offers the sampler 'hmc'"),
@@ -129,14 +118,10 @@ def test_the_page_of_plugins_has_the_entry_point_of_every_kind():
     assert groups <= set(re.findall(r'^\[project\.entry-points\."(.*)"\]\n[\w-]+ = "[\w.]+:\w+"  # ', page, re.M))
 
 
-def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
+def test_a_folder_that_exists_or_cannot_be_written_is_left_alone(tmp_path, capsys):
     (tmp_path / "ring").mkdir()
-    assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / "ring")]) == 2
-    assert "exists; give another NAME, or --directory" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    for folder, message in (("ring", "exists; give another NAME, or --directory"), ("file/ring", "cannot be written: Not a directory")):
+        assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / folder)]) == 2
+        assert message in capsys.readouterr().err
     assert not list((tmp_path / "ring").iterdir())
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
-    Path(tmp_path / "file").write_text("")
-    assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / "file" / "ring")]) == 2
-    assert "cannot be written: Not a directory" in capsys.readouterr().err

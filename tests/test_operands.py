@@ -1,5 +1,6 @@
-"""Operands of expressions: what can be lifted, and the shapes that they accept and return."""
+"""Operands of expressions: what can be lifted, the shapes and dtypes that they accept, and sparse tensors."""
 
+import copy
 import gc
 import weakref
 
@@ -9,11 +10,11 @@ from torch import nn
 from torch.distributions import Normal
 
 import composable_energy as ce
-from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
-from tests.factories import LEAVES, Affine, normal, points, quadratic
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError
+from tests.factories import LEAVES, Affine, needs_compiler, normal, points, quadratic
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
     x, module = points(), LEAVES["network"].function
     for tree in (base & quadratic, quadratic & base):
@@ -22,35 +23,40 @@ def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
     torch.testing.assert_close((base & normal(1.0, 1.0))(x), base(x) - normal(1.0, 1.0).log_prob(x))
     torch.testing.assert_close((quadratic | base)(x), -torch.logsumexp(torch.stack([-quadratic(x), -base(x)]), 0))
     torch.testing.assert_close((quadratic - base)(x), quadratic(x) - base(x))
-    assert str(quadratic >> base) == str(~ce.as_energy(quadratic) | base)
-
-
-@pytest.mark.parametrize("operand", [3, "male", None, torch.nn.Linear])
-def test_python_itself_refuses_what_cannot_be_lifted(base, operand):
-    with pytest.raises(TypeError):
-        base & operand
-    with pytest.raises(TypeError):
-        operand | base
-
-
-def test_functions_that_take_an_energy_lift_or_say_why_not(base):
-    x = points()
     torch.testing.assert_close(ce.negate(quadratic, "power")(x), -0.01 * quadratic(x))
-    with pytest.raises(OptionError, match=r"base must be an energy, got function; lift it once"):
-        base.relative_to(quadratic)
-
-
-def test_as_energy_says_what_it_takes(base):
+    assert str(quadratic >> base) == str(~ce.as_energy(quadratic) | base)
+    script = torch.jit.trace(nn.Sequential(Affine(1, 0), nn.Flatten(0)), x)
+    torch.testing.assert_close((base & script)(x), base(x) + script(x))
     assert ce.as_energy(base) is base
-    with pytest.raises(OptionError, match="base is already an energy and takes no options, got name"):
-        ce.as_energy(base, name="another")
-    with pytest.raises(TypeError, match="the class Linear; make an instance"):
-        ce.as_energy(nn.Linear)
-    with pytest.raises(TypeError, match="got int"):
-        ce.as_energy(3)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "error", "message"),
+    [
+        *((lambda base, operand=operand: base & operand, TypeError, None) for operand in (3, "male", None, nn.Linear)),
+        *((lambda base, operand=operand: operand | base, TypeError, None) for operand in (3, "male", None, nn.Linear)),
+        (lambda base: base.relative_to(quadratic), OptionError, "base must be an energy, got function; lift it once"),
+        (lambda base: ce.as_energy(base, name="another"), OptionError, "base is already an energy and takes no options, got name"),
+        (lambda base: ce.as_energy(nn.Linear), TypeError, "the class Linear; make an instance"),
+        (lambda base: ce.as_energy(3), TypeError, "got int"),
+        (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), ShapeError, r"\(2,\).*\(3,\)"),
+        (lambda base: base(torch.zeros(5, 3).double()), ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
+        (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), ShapeError, "batch of points"),
+        (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
+        (lambda base: LEAVES["network"](torch.zeros(5, 2)), DtypeError, r"float64 weights, the points are torch\.float32"),
+        (lambda base: LEAVES["network"](points().to("meta")), DeviceError, "is on cpu, the points are on meta"),
+        (lambda base: base([[0.0, 1.0]]), DtypeError, "got list"),
+        (lambda base: ce.as_energy(lambda x: 1.0)(points()), DtypeError, "floating tensor of energies, got float"),
+        (lambda base: (base | (lambda x: x.sum(1, keepdim=True)))(points()), ShapeError, r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
+        (lambda base: (base & (lambda x: x.sum()))(points()), ShapeError, r"shape \(\).*not over the batch"),
+        (lambda base: (~ce.as_energy(lambda x: x))(points()), ShapeError, r"shape \(5, 2\).*expected \(5,\)"),
+    ],
+)
+def test_what_cannot_be_lifted_or_does_not_fit_is_refused(base, write, error, message):
+    with pytest.raises(error, match=message):
+        write(base)
+
+
 @pytest.mark.parametrize("lift", [ce.as_energy, lambda function: ce.ClassifierEnergy(function, 0)])
 def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
     def function(x):
@@ -63,37 +69,6 @@ def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
     assert known() is None
 
 
-@pytest.mark.parametrize(
-    ("energy", "message"),
-    [
-        (lambda x: x.sum(1, keepdim=True), r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
-        (lambda x: x.sum(), r"shape \(\).*not over the batch"),
-        (lambda x: x, r"shape \(5, 2\).*expected \(5,\)"),
-    ],
-)
-def test_a_term_of_a_wrong_shape_is_named_with_both_shapes(base, energy, message):
-    for tree in (base & energy, base | energy, ~ce.as_energy(energy), base - energy):
-        with pytest.raises(ShapeError, match=message):
-            tree(points())
-
-
-def test_points_must_fit(base):
-    with pytest.raises(ShapeError, match=r"shape \(B, 2\), got \(5, 3\)"):
-        base(torch.zeros(5, 3, dtype=torch.float64))
-    with pytest.raises(ShapeError, match="batch of points"):
-        ce.as_energy(quadratic)(torch.tensor(1.0))
-    with pytest.raises(DtypeError, match=r"torch.uint8; for images write `x.float\(\) / 255`"):
-        base(torch.zeros(5, 2, dtype=torch.uint8))
-    with pytest.raises(DtypeError, match=r"float64 weights, the points are torch\.float32"):
-        LEAVES["network"](torch.zeros(5, 2))
-    with pytest.raises(DeviceError, match="is on cpu, the points are on meta"):
-        LEAVES["network"](torch.zeros(5, 2, dtype=torch.float64, device="meta"))
-    with pytest.raises(DtypeError, match="got list"):
-        base([[0.0, 1.0]])
-    with pytest.raises(DtypeError, match="floating tensor of energies, got float"):
-        ce.as_energy(lambda x: 1.0)(points())
-
-
 def test_a_shape_is_any_sequence_of_numbers():
     ring = LEAVES["ring"].__class__(1.0)
     ring.event_shape = [2]
@@ -102,12 +77,48 @@ def test_a_shape_is_any_sequence_of_numbers():
     assert ring(torch.zeros(1, 7)).shape == (1,)
 
 
-def test_terms_of_different_shapes_are_refused_where_they_meet(base):
-    with pytest.raises(ShapeError, match=r"\(2,\).*\(3,\)"):
-        base & Normal(torch.zeros(3), torch.ones(3))
+# Sparse tensors, such as the precision of a Gaussian Markov random field ------------------------------------------------------------------
+
+LAYOUTS = [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc]
+PRECISION = torch.diag_embed(torch.full((6,), 2.0)) - torch.diag_embed(torch.ones(5), 1) - torch.diag_embed(torch.ones(5), -1)
+OPTIONS = {"sampler": "langevin", "step_size": 0.05, "steps": 10, "seed": 0}
+sparse = pytest.mark.filterwarnings("ignore:Sparse C:UserWarning")  # that compressed layouts are new
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_modules_of_torchscript_are_energies(base):
-    module, x = nn.Sequential(Affine(1, 0), nn.Flatten(0)), points()
-    torch.testing.assert_close((base & torch.jit.trace(module, x))(x), base(x) + module(x))
+class Field(nn.Module):
+    def __init__(self, layout=torch.strided):
+        super().__init__()
+        precision = PRECISION if layout is torch.strided else PRECISION.to_sparse(layout=layout)
+        self.register_buffer("precision", precision.coalesce() if layout is torch.sparse_coo else precision)
+
+    def forward(self, x):
+        return (x * (self.precision @ x.T).T).sum(1) / 2
+
+
+@sparse
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_draws_of_a_sparse_matrix_are_those_of_the_dense_one(layout):
+    thin, dense = (ce.as_energy(Field(each)) for each in (layout, torch.strided))
+    torch.testing.assert_close((thin & thin).sample((4, 6), **OPTIONS), (dense & dense).sample((4, 6), **OPTIONS))
+
+
+@sparse
+def test_copies_of_sparse_tensors_count_once_until_a_value_changes():
+    energy, x = ce.as_energy(Field(torch.sparse_coo)), torch.ones(1, 6)  # torch does not copy other sparse layouts
+    copied = copy.deepcopy(energy)
+    both = energy | copied
+    assert torch.equal(both(x), (energy | energy)(x))
+    next(copied.buffers()).values().mul_(2)
+    with pytest.raises(ExpressionError, match="their numbers differ now"):
+        both(x)
+    assert not torch.equal((energy | copied)(x), (energy | energy)(x))
+
+
+@sparse
+@pytest.mark.slow
+@needs_compiler
+def test_what_torch_does_not_compile_runs_without():
+    energy = ce.as_energy(Field(torch.sparse_csr))
+    with pytest.warns(RuntimeWarning, match=r"without torch\.compile"):
+        draws = energy.sample((4, 6), compile=True, **OPTIONS)
+    assert torch.equal(draws, energy.sample((4, 6), **OPTIONS))

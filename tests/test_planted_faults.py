@@ -15,18 +15,10 @@ from tests.faulty_plugins import SETTINGS, TEXTS
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]])
 
 
-def energy(cls: type[ce.Energy], **options) -> Callable[[], None]:
+def energy(cls: type[ce.Energy], build: Callable[[], ce.Energy]) -> Callable[[], None]:
     def check() -> None:
         with ce.register("energy", "planted", cls):
-            check_energy(lambda: ce.load("planted", **options), POINTS)
-
-    return check
-
-
-def instance(cls: type[ce.Energy]) -> Callable[[], None]:
-    def check() -> None:
-        with ce.register("energy", "planted", cls):
-            check_energy(lambda: cls(4.0), POINTS)
+            check_energy(build, POINTS)
 
     return check
 
@@ -47,8 +39,18 @@ WITHOUT_SEED = {"data": SETTINGS["data"], "training": {"steps": 10, "device": "n
 
 # The faulty plug-in, its correct twin, the check that catches it, and words of its message.
 FAULTS = {
-    "energy: config misses an option": (instance(faulty.ForgetsAnOption), instance(faulty.Bowl), "save", "other energies"),
-    "energy: an option is misspelt": (energy(faulty.Bowl, powr=4.0), energy(faulty.Bowl, power=4.0), "build", "'planted' takes .*power"),
+    "energy: config misses an option": (
+        energy(faulty.ForgetsAnOption, lambda: faulty.ForgetsAnOption(4.0)),
+        energy(faulty.Bowl, lambda: faulty.Bowl(4.0)),
+        "save",
+        "other energies",
+    ),
+    "energy: an option is misspelt": (
+        energy(faulty.Bowl, lambda: ce.load("planted", powr=4.0)),
+        energy(faulty.Bowl, lambda: ce.load("planted", power=4.0)),
+        "build",
+        "'planted' takes .*power",
+    ),
     "encoder: the batch is centred": (encoder(faulty.CentresTheBatch), encoder(faulty.Encoder), "rows", "alone and in a batch"),
     "encoder: dropout is never off": (encoder(faulty.AlwaysDropsOut), encoder(faulty.Encoder), "randomness", "random numbers from torch"),
     "encoder: no gradient": (encoder(faulty.WithoutGradient), encoder(faulty.Encoder), "gradient", "detached from the inputs"),
@@ -72,14 +74,8 @@ FAULTS = {
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_caught_and_named_once(name):
-    fault, _, check, words = FAULTS[name]
+def test_a_planted_fault_is_caught_and_named_once_and_its_correct_twin_passes(name):
+    fault, twin, check, words = FAULTS[name]
     with pytest.raises(AssertionError, match=rf"  {check}: .*{words}"):
         fault()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", FAULTS)
-def test_its_correct_twin_passes(name):
-    _, twin, _, _ = FAULTS[name]
     twin()

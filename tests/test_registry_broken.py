@@ -1,14 +1,23 @@
-"""A broken plug-in is reported with its error; everything else keeps working."""
+"""Broken and hostile plug-ins: each is reported with its error, and everything else keeps working."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import PluginLoadError
+from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.parsing import parse
 from composable_energy.registry import entries
-from tests.third_party import GOOD_ENERGY, install, row
+from composable_energy_cli import main
+from composable_energy_cli.names import Names
+from composable_energy_cli.trial import try_plugins
+from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 BROKEN = {
     "raises": ("third_party_raises:Bowl", "raise RuntimeError('no such driver')", "importing it raised RuntimeError: no such driver"),
@@ -28,9 +37,45 @@ BROKEN = {
         GOOD_ENERGY + "\n    Bowl.api_version = 2",
         "needs plug-in contract 2, this composable-energy supports 1",
     ),
-    "nonsense": ("third_party_nonsense:Bowl", GOOD_ENERGY + "\n    Bowl.api_version = '1'", "needs plug-in contract '1'"),
     "UpperCase": ("third_party_upper:Bowl", GOOD_ENERGY, "characters other than a-z"),
+    "base": ("third_party_base:Bowl", "class Odd(BaseException): pass\nraise Odd('no')", ""),
+    "text": ("third_party_text:Bowl", "class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd", ""),
+    "meta": (
+        "third_party_meta:Bowl",
+        "class Meta(type):\n    def __getattr__(cls, name): raise RuntimeError('meta')\n"
+        "    def __subclasscheck__(cls, other): raise RuntimeError('meta')\nclass Bowl(metaclass=Meta): pass",
+        "",
+    ),
+    "recursion": ("third_party_recursion:Bowl", "def f(): f()\nf()", ""),
 }
+FAMILY = """
+    import sys
+    import composable_energy as ce
+
+    class Bowl(ce.EnergyFamily):
+        def __init__(self):
+            {init}
+        def members(self):
+            {members}
+        def load(self, member):
+            return None
+"""
+FAMILIES = {
+    "exits": ("sys.exit(0)", "return ('a',)"),
+    "base": ("raise BaseException('x')", "return ('a',)"),
+    "members-exit": ("pass", "sys.exit(0)"),
+    "members-number": ("pass", "return 3"),
+}
+
+
+NORMAL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+
+
+def check_the_others_work() -> None:
+    rows = ce.plugins(load=True)
+    assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
+    assert {r.state for r in rows if r.name in ("hmc", "mala", "langevin")} == {"ok"}
+    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
 @pytest.mark.full
@@ -39,16 +84,12 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     value, source, reason = BROKEN[name]
     install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0].split(".")[0]: source}, version="0.3")
     assert row(name).state == "not-loaded"
-    with pytest.raises(PluginLoadError, match=re.escape(reason)) as caught:
+    with pytest.raises(PluginLoadError, match=re.escape(reason or name)) as caught:
         ce.get("energy", name)
-    for part in (repr(name), value, f"broken-{name.lower()} 0.3", "uninstall", "COMPOSABLE_ENERGY_PLUGINS"):
+    for part in (repr(name), value, f"broken-{name.lower()} 0.3", "uninstall", "COMPOSABLE_ENERGY_PLUGINS", "cannot be used"):
         assert part in str(caught.value)
-    assert row(name).state == "failed"
-    assert reason in (row(name).error or "")
-    rows = ce.plugins(load=True)
-    assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
-    assert {r.state for r in rows if r.name in ("hmc", "mala", "langevin")} == {"ok"}
-    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert row(name).state == "failed" and reason in (row(name).error or "")
+    check_the_others_work()
 
 
 def test_a_failed_import_is_reported_again_and_not_tried_again(site):
@@ -75,22 +116,19 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
 )
 def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, reason):
     install(acme, "unrelated", {}, raw=raw)
-    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
     rows = ce.plugins(load=True)
     (bad,) = (r for r in rows if r.distribution == "unrelated")
     assert (bad.state, bad.version, bad.group) == ("failed", "1.0", "")
     assert reason in (bad.error or "")
-    assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
-    assert issubclass(ce.get("sampler", "hmc"), ce.sampling.Sampler)
+    check_the_others_work()
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
-def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
-    install(acme, "odd", {"energies": {"odd": value}})
-    rows = ce.plugins(load=True)
-    assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
-    assert ce.get("energy", "bowl")(torch.zeros(1, 1)).item() == 0.0
+def test_a_value_that_cannot_be_parsed_is_a_row(acme):
+    values = ("not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s")
+    install(acme, "odd", {"energies": {f"odd{i}": value for i, value in enumerate(values)}})
+    assert [r.state for r in ce.plugins(load=True) if r.name.startswith("odd")] == ["failed"] * 3
+    check_the_others_work()
 
 
 @pytest.mark.full
@@ -100,3 +138,88 @@ def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     by_package = [entries.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
     assert by_package == [entries.scan(group) for group in groups]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
+    init, members = FAMILIES[name]
+    install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": FAMILY.format(init=init, members=members)})
+    with pytest.raises(ComposableEnergyError):
+        ce.get("energy", "bad/b")
+    assert main(["energies"]) == 0
+    assert "failed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_package_with_the_names_of_defaults_changes_no_result(site):
+    wanted = NORMAL.sample((4, 2), seed=0)
+    groups = {
+        "samplers": {"chees": "third_party_s:Walk"},
+        "estimators": {"log-z": "third_party_z:f"},
+        "energies": {"faces": "third_party_a:Bowl"},
+    }
+    modules = {"third_party_s": GOOD_SAMPLER, "third_party_z": "def f(*args, **options): return 0.0", "third_party_a": GOOD_ENERGY}
+    install(site, "evil", groups, modules)
+    assert torch.equal(NORMAL.sample((4, 2), seed=0), wanted)
+    assert (ce.get("sampler", "chees"), ce.get("sampler", "evil:chees").__name__) == (ce.samplers.ChEES, "Walk")
+    assert row("chees").distribution == "composable-energy" and row("evil:chees").state == "ok"
+    assert ce.log_z(NORMAL, seed=0, particles=64).value == pytest.approx(0.0, abs=0.3)
+    (leaf,) = parse("male").names
+    assert Names().locate(leaf) == "faces/male"
+
+
+@pytest.mark.full
+def test_commands_name_a_plugin_that_exits_or_prints(site):
+    kernel = """
+        import sys
+        from composable_energy.sampling import Kernel
+        class Fast(Kernel):
+            def available(self): sys.exit(0)
+            def refusal(self, x): return ""
+            def step(self, *args, **options): return None
+    """
+    bad, loud = FAMILY.format(init="sys.exit(0)", members="return ()"), "print('hello')\n" + GOOD_ENERGY.lstrip()
+    install(
+        site,
+        "bad",
+        {"energies": {"bad": "third_party_bad:Bowl", "loud": "third_party_loud:Bowl"}, "kernels": {"fast": "third_party_kernel:Fast"}},
+        {"third_party_bad": bad, "third_party_kernel": kernel, "third_party_loud": loud},
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    for command, code, named in (("doctor", 1, "SystemExit"), ("plugins --load", 0, "loud"), ("energies", 0, "loud")):
+        words = [sys.executable, "-m", "composable_energy", *command.split(), "--json"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == code, done.stderr
+        assert named in json.dumps(json.loads(done.stdout))
+
+
+@pytest.mark.full
+def test_a_plugin_that_never_ends_is_named_and_the_others_are_tried(acme):
+    install(
+        acme,
+        "slow",
+        {"energies": {"again": "third_party_a:Bowl", "slow": "third_party_slow:Bowl", "then": "third_party_a:ring"}},
+        {"third_party_slow": "while True: pass"},
+    )
+    rows = [found for found in ce.plugins() if found.distribution in ("slow", "acme-energies")]
+    began = time.monotonic()
+    trials = {found.name: trial for found, trial in zip(rows, try_plugins(rows, limit=20.0), strict=True)}
+    assert time.monotonic() - began < 120
+    assert {name for name, trial in trials.items() if trial.error} == {"slow"}
+    assert "did not end within 20 s" in (trials["slow"].error or "")
+
+
+def test_names_and_errors_of_plugins_are_printed_with_escapes(site, capsys):
+    escape = "\x1b[2J"
+    install(
+        site,
+        "bad",
+        {"energies": {"bad": "third_party_bad:Bowl", f"odd{escape}": "third_party_bad:Bowl"}},
+        {"third_party_bad": "raise RuntimeError('\\x1b]0;title\\x07 \\u202e')"},
+    )
+    for command in (["energies"], ["plugins", "--load"], ["plugins", "--load", "--json"], ["energies", "--json"]):
+        main(command)
+        shown = capsys.readouterr()
+        assert "\x1b" not in shown.out + shown.err and "\u202e" not in shown.out + shown.err
+        assert "third_party_bad" in shown.out or "title" in shown.out

@@ -12,10 +12,8 @@ from docs.scripts.browser import find_chromium
 from docs.scripts.check_site import broken_links, errors_without_network, foreign_loads
 
 ROOT = Path(__file__).parent.parent
-needs_browser = [
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium"),
-    pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="needs websockets: pip install websockets"),
-]
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium")
+needs_websockets = pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="needs websockets: pip install websockets")
 
 
 @pytest.fixture(scope="module")
@@ -31,54 +29,37 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_every_link_leads_somewhere(site):
+def test_every_link_leads_somewhere_and_no_page_loads_anything_from_another_host(site):
     assert len(list(site.rglob("*.html"))) > 100
-    assert broken_links(site) == []
+    assert broken_links(site) == [] == foreign_loads(site)
 
 
+@needs_chromium
+@needs_websockets
 @pytest.mark.full
-def test_no_page_loads_anything_from_another_host(site):
-    assert foreign_loads(site) == []
+def test_every_page_works_with_the_network_cut(site, tmp_path):
+    assert errors_without_network(site) == []
+    (tmp_path / "index.html").write_text('<link rel="icon" href="data:,"><img src="https://example.org/a.png"><img src="missing.png">')
+    errors = "\n".join(errors_without_network(tmp_path))
+    assert "https://example.org/a.png" in errors and "missing.png" in errors
 
 
-@pytest.mark.full
-class TestBrowser:
-    pytestmark = needs_browser
-
-    def test_every_page_works_with_the_network_cut(self, site):
-        assert errors_without_network(site) == []
-
-    def test_what_comes_from_elsewhere_or_is_missing_is_an_error(self, tmp_path):
-        (tmp_path / "index.html").write_text('<link rel="icon" href="data:,"><img src="https://example.org/a.png"><img src="missing.png">')
-        errors = "\n".join(errors_without_network(tmp_path))
-        assert "https://example.org/a.png" in errors and "missing.png" in errors
-
-
-class TestLinks:
-    PAGE = '<h1 id="top">a</h1><a href="b/#there">b</a><a href="https://example.org">paper</a><a href="#top">up</a>'
-
-    def site(self, folder, page):
-        (folder / "b").mkdir()
-        (folder / "b" / "index.html").write_text('<p id="there">b</p>')
-        (folder / "index.html").write_text(page)
-        return folder
-
-    def test_links_that_lead_somewhere_are_no_problem(self, tmp_path):
-        site = self.site(tmp_path, self.PAGE)
-        assert [line for line in broken_links(site) if line.startswith("index.html")] == [] == foreign_loads(site)
-
-    @pytest.mark.parametrize("wrong", ['<a href="c/">', '<a href="b/#nowhere">', '<a href="#nowhere">', '<img src="img/a.png">'])
-    def test_links_that_lead_nowhere_are_listed(self, tmp_path, wrong):
-        assert f"index.html: {wrong.split(chr(34))[1]}" in broken_links(self.site(tmp_path, self.PAGE + wrong))
-
-    @pytest.mark.parametrize(
-        "load",
-        [
-            '<script src="https://example.org/a.js"></script>',
-            '<link rel="stylesheet" href="//example.org/a.css">',
-            '<style>@import "https://example.org/a.css"</style>',
-            '<p style="background: url(https://example.org/a.png)">',
-        ],
-    )
-    def test_what_is_loaded_from_elsewhere_is_listed(self, tmp_path, load):
-        assert len(foreign_loads(self.site(tmp_path, self.PAGE + load))) == 1
+@pytest.mark.parametrize(
+    ("wrong", "loads"),
+    [
+        ("", 0),
+        *((f'<{wrong}">', 0) for wrong in ('a href="c/', 'a href="b/#nowhere', 'a href="#nowhere', 'img src="img/a.png')),
+        ('<script src="https://example.org/a.js"></script>', 1),
+        ('<link rel="stylesheet" href="//example.org/a.css">', 1),
+        ('<style>@import "https://example.org/a.css"</style>', 1),
+        ('<p style="background: url(https://example.org/a.png)">', 1),
+    ],
+)
+def test_links_that_lead_nowhere_and_loads_from_elsewhere_are_listed(tmp_path, wrong, loads):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "index.html").write_text('<p id="there">b</p>')
+    page = '<h1 id="top">a</h1><a href="b/#there">b</a><a href="https://example.org">paper</a><a href="#top">up</a>'
+    (tmp_path / "index.html").write_text(page + wrong)
+    broken = [line for line in broken_links(tmp_path) if line.startswith("index.html")]
+    assert broken == ([f"index.html: {wrong.split(chr(34))[1]}"] if wrong and not loads else [])
+    assert len(foreign_loads(tmp_path)) == loads

@@ -38,32 +38,19 @@ WALL = ce.inside(constraints.interval(0, 1), (2,))
 EVENT = ce.ClassifierEnergy(lambda x: x, 1, NORMAL, labels=2, name="event")
 
 # What a property is where a row does not say otherwise: the default of `Node`, for terms of two numbers.
-DEFAULTS = {
-    "grounded": True,
-    "has_value": True,
-    "evidence_has_value": True,
-    "needs_log_densities": False,
-    "unsatisfiable": False,
-    "conditions": set(),
-    "required_conditions": set(),
-    "event_shape": (2,),
-    "decoded_shape": None,
-    "decoder": None,
-    "support": None,
-    "bases": 0,
-    "formula": False,
-    "log_normalizer": None,
-    "sums": True,
-}
+YES = dict.fromkeys(("grounded", "has_value", "evidence_has_value", "sums"), True)
+NO = dict.fromkeys(("needs_log_densities", "unsatisfiable", "formula"), False)
+NONE = dict.fromkeys(("decoded_shape", "decoder", "support", "log_normalizer"))
+DEFAULTS = {**YES, **NO, **NONE, "conditions": set(), "required_conditions": set(), "event_shape": (2,), "bases": 0}
 SIGMA = {"conditions": {"sigma"}, "required_conditions": {"sigma"}}
+SILENT = {"has_value": False, "evidence_has_value": False}
+SEEN = {"conditions": {"sigma"}, "event_shape": None, "decoded_shape": (3,), "decoder": Decoder}
+FALLING = algebra.Weighted(PLAIN, -1.0)
 ROWS = [
     (algebra.Conjunction(NOISY, WALL), {**SIGMA, "support": "interval"}),
     (algebra.Conjunction(EVENT, EVENT), {"bases": 1, "formula": True}),
     (algebra.Disjunction(NOISY, NORMAL), {**SIGMA, "sums": False}),
-    (
-        algebra.Disjunction(SCORE, NOISY),
-        {**SIGMA, "sums": False, "has_value": False, "evidence_has_value": False, "needs_log_densities": True},
-    ),
+    (algebra.Disjunction(SCORE, NOISY), {**SIGMA, **SILENT, "sums": False, "needs_log_densities": True}),
     (algebra.Disjunction(NORMAL, NORMAL, weights=[1, 3]), {"sums": False, "log_normalizer": 1.386}),
     (algebra.Negation(NORMAL), {"grounded": False, "sums": False}),
     (algebra.Negation(EVENT), {"bases": 1, "formula": True, "sums": False}),
@@ -74,15 +61,14 @@ ROWS = [
     (algebra.Relative(NOISY, NORMAL), {**SIGMA, "bases": 1}),
     (algebra.Relative(NORMAL, NOISY), {**SIGMA, "bases": 1, "log_normalizer": 0.0}),
     (algebra.Conditioned(NOISY, {"sigma": 1.0}), {}),
-    (algebra.Conditioned(SCORE, {"sigma": 1.0}), {"has_value": False, "evidence_has_value": False}),
-    (
-        algebra.PulledBack(PICTURE, Decoder()),
-        {"conditions": SIGMA["conditions"], "event_shape": None, "decoded_shape": (3,), "decoder": Decoder},
-    ),
+    (algebra.Conditioned(SCORE, {"sigma": 1.0}), SILENT),
+    (algebra.PulledBack(PICTURE, Decoder()), SEEN),
     (algebra.Decoded(NORMAL, Decoder()), {"decoded_shape": (3,), "decoder": Decoder, "log_normalizer": 0.0}),
     (algebra.Restricted(NOISY, constraints.positive), {**SIGMA, "support": "positive"}),
-    (algebra.Restricted(algebra.Weighted(PLAIN, -1.0), constraints.positive), {"grounded": False, "support": "positive"}),
-    (algebra.Restricted(algebra.Weighted(PLAIN, -1.0), constraints.interval(0, 1)), {"support": "interval"}),
+    (algebra.Restricted(FALLING, constraints.positive), {"grounded": False, "support": "positive"}),
+    (algebra.Restricted(FALLING, constraints.interval(0, 1)), {"support": "interval"}),
+    (algebra.Conjunction(NORMAL, FALLING), {}),
+    (algebra.Disjunction(NORMAL, FALLING), {"grounded": False, "sums": False}),
 ]
 
 
@@ -118,7 +104,7 @@ class Probe(Sampler):
 def test_a_wrapped_energy_keeps_what_it_is():
     rows = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), event_shape=(2,)).given(y=torch.arange(4.0))
     falling = (-1.0 * rows).on(constraints.positive)
-    for energy, grounded in ((-1.0 * PLAIN, False), (PLAIN, True), (falling, False), (PLAIN.on(constraints.positive), True)):
+    for energy, grounded in ((-1.0 * PLAIN, False), (PLAIN, True), (falling, False)):
         Probe.seen.clear()
         energy.sample((4, 2), sampler=Probe(), steps=1, seed=0, batch_size=2, allow_improper=True)
         assert Probe.seen

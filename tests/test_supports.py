@@ -1,4 +1,4 @@
-"""Energies on a support, and the ways that they are kept; supports of expressions."""
+"""Energies on a support: values, draws against quadrature and closed forms, files, and supports of expressions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from torch.distributions import constraints
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, SupportWarning
-from composable_energy.supports import circle, contains, same_support
-from tests.distribution_values import F64, t
-from tests.support_values import EVERY, SHORT
+from composable_energy.supports import circle, contains, same_support, sphere
+from tests.factories import DTYPE as F64
+from tests.factories import t
+
+BOX = constraints.interval(t(-1.0, -math.inf, 2.0, -math.inf), t(1.0, 0.0, math.inf, math.inf))
+MIXED = constraints.cat([constraints.simplex, constraints.positive, circle, constraints.real], dim=0, lengths=[3, 1, 2, 1])
+STACK = constraints.stack([constraints.positive, constraints.unit_interval], dim=-1)
+SHORT = {"sampler": "hmc", "step_size": 0.4, "leapfrogs": 5, "steps": 30}
+DRAWS = 4000
+unconverged = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
 
 @pytest.mark.parametrize(
@@ -33,16 +40,6 @@ def test_the_energy_is_infinite_outside_with_zero_gradient_and_nan_at_nan(build)
     torch.testing.assert_close(energies[:3], t(0.5 - math.log(0.5), math.inf, 2 - math.log(2)))
     torch.testing.assert_close(gradients[:3, 0], t(-1.0, 0.0, 0.5))
     assert energies[3].isnan()
-
-
-@pytest.mark.slow
-def test_a_score_with_a_support_is_sampled_in_its_coordinates():
-    score = ce.ScoreEnergy(lambda x: 2 / x - 1, event_shape=(1,), support=constraints.positive)  # Gamma(3, 1)
-    energies, gradients = score.with_gradient(t(-1.0, 4.0)[:, None])
-    assert torch.equal(energies, t(math.inf, 0.0))
-    torch.testing.assert_close(gradients[:, 0], t(0.0, 0.5))
-    drawn = score.sample(2000, sampler="langevin", step_size=0.05, steps=400, seed=0, dtype=F64, init=torch.full((2000, 1), 3.0, dtype=F64))
-    assert drawn.mean().item() == pytest.approx(3, abs=0.03 * 3 + 4 * math.sqrt(3 / 2000))  # the bias of this step is below 3 %
 
 
 @pytest.mark.parametrize(
@@ -69,6 +66,22 @@ def test_a_start_outside_of_the_support_is_refused():
         energy.sample(3, seed=0, init=t(1.0, -1.0, 0.0)[:, None])
 
 
+def test_a_score_with_a_support_is_sampled_in_its_coordinates():
+    score = ce.ScoreEnergy(lambda x: 2 / x - 1, event_shape=(1,), support=constraints.positive)  # Gamma(3, 1)
+    energies, gradients = score.with_gradient(t(-1.0, 4.0)[:, None])
+    assert torch.equal(energies, t(math.inf, 0.0))
+    torch.testing.assert_close(gradients[:, 0], t(0.0, 0.5))
+    draw = {"sampler": "langevin", "step_size": 0.05, "steps": 10, "seed": 0, "init": torch.full((9, 1), 3.0, dtype=F64)}
+    torch.testing.assert_close(score.sample(9, **draw), ce.as_energy(td.Gamma(t(3.0), t(1.0))).sample(9, **draw))
+
+
+def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
+    energy = ce.as_energy(td.Gamma(t(3.0), t(1.0)))
+    x, trace = energy.sample(3, sampler="descent", seed=0, trace=True)
+    torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(trace.energies[-1], energy(x))
+
+
 @pytest.mark.slow
 def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
     options = {"sampler": "hmc", "step_size": 4.0, "leapfrogs": 5, "steps": 60}
@@ -83,7 +96,14 @@ def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
     assert not contains(constraints.simplex, 1.001 * points).any()
 
 
-@pytest.mark.parametrize("support", [support for support, _ in EVERY.values()], ids=EVERY)
+@pytest.mark.parametrize(
+    "support",
+    [
+        *(constraints.positive, constraints.interval(2.0, 5.0), BOX, constraints.simplex, constraints.lower_triangular),
+        *(constraints.lower_cholesky, constraints.positive_definite, constraints.corr_cholesky, STACK, circle, sphere, MIXED),
+    ],
+    ids=str,
+)
 def test_every_support_is_saved(support, tmp_path):
     ce.inside(support).save(tmp_path / "wall")
     loaded = ce.load(tmp_path / "wall")
@@ -103,13 +123,6 @@ def test_a_support_of_another_package_is_not_saved(tmp_path):
     assert (wall.sample(5, seed=0, **SHORT) > 0).all()
     with pytest.raises(ExpressionError, match="Odd"):
         wall.save(tmp_path / "wall")
-
-
-def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
-    energy = ce.as_energy(td.Gamma(t(3.0), t(1.0)))
-    x, trace = energy.sample(3, sampler="descent", seed=0, trace=True)
-    torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-5)
-    torch.testing.assert_close(trace.energies[-1], energy(x))
 
 
 @pytest.mark.slow
@@ -178,3 +191,56 @@ def test_a_product_of_disjoint_supports_is_a_contradiction():
 def test_bounds_follow_moves():
     walls = ce.inside(constraints.interval(t(0.0), t(1.0))).to(torch.float32)
     assert walls.support.lower_bound.dtype == torch.float32
+
+
+# Draws ------------------------------------------------------------------------------------------------------------------------------------
+
+
+@unconverged
+@pytest.mark.full
+def test_a_mixed_support_has_the_moments_of_its_independent_parts():
+    shares, size = td.Dirichlet(t(2.0, 1.0, 0.5)), td.Gamma(t(2.0), t(1.0))
+    angles, shift = td.VonMises(t(3.0, 0.0), t(2.0, 1.0)), td.Normal(t(1.0), t(2.0))
+
+    def function(x):
+        parts = zip((shares, size, angles, shift), x.split([3, 1, 2, 1], 1), strict=True)
+        return -sum(part.log_prob(some).reshape(len(x), -1).sum(1) for part, some in parts)
+
+    energy = ce.as_energy(function, support=MIXED, event_shape=(7,))
+    n = DRAWS
+    drawn, trace = energy.sample(
+        n, seed=0, dtype=F64, init=torch.cat([t(0.3, 0.3, 0.4, 2, 3, 0, 1)[None]] * n), trace=50, **{**SHORT, "steps": 100}
+    )
+    assert contains(MIXED, drawn).all()
+    assert (drawn[:, 4:6].abs() <= math.pi).all()
+    assert torch.equal(trace.points[-1], drawn)
+    torch.testing.assert_close(trace.energies[-1], energy(drawn))
+    turned = torch.cat([drawn[:, :4], drawn[:, 4:6].cos(), drawn[:, 4:6].sin(), drawn[:, 6:]], 1)
+    concentration = [(torch.special.i1(k) / torch.special.i0(k)).item() for k in t(2.0, 1.0)]
+    means = [*shares.mean.tolist(), 2.0, math.cos(3) * concentration[0], concentration[1], math.sin(3) * concentration[0], 0.0, 1.0]
+    errors = turned.std(0) / math.sqrt(n)
+    assert ((turned.mean(0) - t(*means)).abs() < 4 * errors).all()
+
+
+@unconverged
+@pytest.mark.slow
+def test_directions_on_a_sphere_have_the_mean_of_their_density():
+    n, kappa = DRAWS, 2.0
+    energy = ce.as_energy(lambda x: -kappa * x[:, 2], support=sphere, event_shape=(3,))  # von Mises-Fisher
+    drawn = energy.sample(n, seed=0, dtype=F64, sampler="hmc", step_size=0.5, leapfrogs=5, steps=40)
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(n, dtype=F64))
+    expected = t(0.0, 0.0, 1 / math.tanh(kappa) - 1 / kappa)
+    assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / math.sqrt(n)).all()
+
+
+@unconverged
+@pytest.mark.full
+def test_log_z_integrates_over_the_support():
+    for energy, expected in (
+        (ce.as_energy(td.VonMises(t(0.0, 1.0), t(2.0, 1.0))), 0.0),
+        (ce.as_energy(td.Dirichlet(t(2.0, 3.0, 1.0))), 0.0),
+        (ce.as_energy(lambda x: -2.0 * x[:, 2], support=sphere, event_shape=(3,)), math.log(4 * math.pi * math.sinh(2) / 2)),
+        (ce.as_energy(td.Gamma(t(3.0), t(1.0))) & ce.inside(constraints.less_than(3.0)), math.log(td.Gamma(3.0, 1.0).cdf(t(3.0)).item())),
+    ):
+        found = ce.log_z(energy, seed=0, dtype=F64, particles=512)
+        assert abs(found.value - expected) < 4 * found.standard_error + 1e-3

@@ -55,16 +55,7 @@ def install(
     version: str = "1.0",
     raw: str | bytes | None = None,
 ) -> None:
-    """Writes the metadata and modules of a distribution.
-
-    Args:
-        folder: A folder on the path.
-        name: Name of the distribution.
-        groups: Entry points by group, the group without `composable_energy.`.
-        modules: Source by module name.
-        version: Version of the distribution.
-        raw: Content of `entry_points.txt`, in place of `groups`.
-    """
+    """Writes a distribution to a folder: entry points by group, without `composable_energy.`, or raw; and modules by name."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

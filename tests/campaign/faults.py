@@ -7,7 +7,6 @@ audit hook cannot be removed, so each trial runs in a forked child.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -23,13 +22,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 
 
 class Faults:
-    """Lets one system call that writes fail.
-
-    Args:
-        at: Its number, counted from 0; None lets none fail.
-        root: Only files below this folder count.
-        error: The number of the error it raises, such as `errno.ENOSPC`; None ends the process.
-    """
+    """Lets the system call number `at` that writes below the folder `root` raise an error, such as `errno.ENOSPC`, or end the process."""
 
     def __init__(self, at: int | None, root: Path, error: int | None = None) -> None:
         self.at, self.root, self.error = at, str(root), error
@@ -92,11 +85,8 @@ class Faults:
         os._exit(KILLED)
 
 
-def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, str]:
-    """Runs a function in a forked child; returns its exit code and its text: the number of calls that write, or the traceback.
-
-    Exit codes: 0, 1 for an exception, 137 for an end by `faults`.
-    """
+def begin(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, int]:
+    """Runs a function in a forked child; returns its id and the pipe that its text comes through."""
     here, there = os.pipe()
     child = os.fork()
     if child == 0:
@@ -105,8 +95,8 @@ def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[
             os.close(here)
             if faults is not None:
                 faults.install()
-            call()
-            code, text = 0, str(len(faults.calls)) if faults else ""
+            found = call()
+            code, text = 0, str(len(faults.calls) if faults else found)
         except BaseException as error:
             text = f"{type(error).__module__}.{type(error).__name__}\n{traceback.format_exc()}"
         finally:
@@ -115,9 +105,19 @@ def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[
             os.write(there, text.encode()[-60_000:])
             os._exit(code)
     os.close(there)
-    with os.fdopen(here, "rb") as pipe:
-        text = pipe.read().decode()
+    return child, here
+
+
+def end(child: int, pipe: int) -> tuple[int, str]:
+    """Waits for a child; returns its exit code and its text."""
+    with os.fdopen(pipe, "rb") as file:
+        text = file.read().decode()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
-DISK_FULL = errno.ENOSPC
+def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, str]:
+    """Runs a function in a forked child; returns its exit code and its text: the number of calls that write, the result, or the traceback.
+
+    Exit codes: 0, 1 for an exception, 137 for an end by `faults`.
+    """
+    return end(*begin(call, faults))

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,42 +16,17 @@ from composable_energy.errors import StorageError
 from composable_energy_training import Callback, Trainer
 from plugins.training.tests.run_helpers import Scripted, trainer
 from tests.campaign.crashes import CALL, names_in, normal
-from tests.campaign.trial import Area, Trial, check
+from tests.campaign.faults import begin, end
+from tests.campaign.trial import Area, check
 from tests.checkpoint_runs import BOWL
 
 _STEPS = 6
 
 
-def at_once(calls: Sequence[Callable[[], int | None]]) -> list[int]:
-    """Runs each call in a forked process; returns their numbers.
-
-    Raises:
-        Defect: One of them raised an error.
-    """
-    pipes, children = [], []
-    for call in calls:
-        here, there = os.pipe()
-        child = os.fork()
-        if child == 0:
-            text = "error: it ended without an answer"
-            try:
-                text = str(call() or 0)
-            except BaseException as error:
-                text = f"error: {type(error).__name__}: {error}"
-            finally:
-                os.write(there, text.encode()[:4000])
-                os._exit(0)
-        os.close(there)
-        pipes.append(here)
-        children.append(child)
-    answers = []
-    for here, child in zip(pipes, children, strict=True):
-        with os.fdopen(here, "rb") as pipe:
-            answers.append(pipe.read().decode())
-        os.waitpid(child, 0)
-    failed = [answer for answer in answers if not answer.isdigit()]
-    check(not failed, "race", failed[:2])
-    return [int(answer) for answer in answers]
+def at_once(calls: Sequence[Callable[[], int | None]]) -> None:
+    """Runs each call in a forked process; one that raises is a defect."""
+    failed = [text for code, text in [end(*child) for child in [begin(call) for call in calls]] if code]
+    check(not failed, "race", [text[-400:] for text in failed[:2]])
 
 
 def alone(place: Path, last: bool) -> None:
@@ -64,26 +40,26 @@ def alone(place: Path, last: bool) -> None:
         own.unlink()
 
 
-def write(folder: Path, mean: float, until: Callable[[int], bool]) -> int:
-    """Saves until a function of the number of saves returns True; returns that number."""
-    count = 0
-    while not until(count):
+def write(folder: Path, mean: float) -> None:
+    """Saves four times."""
+    for _ in range(4):
         normal(mean).save(folder)
-        count += 1
-    return count
 
 
-def read(folder: Path, until: Callable[[int], bool]) -> int:
-    """Loads until a function of the number of loads returns True, and checks each; returns that number."""
-    count = 0
-    while not until(count):
+def read(folder: Path) -> None:
+    """Loads twelve times, and checks each."""
+    for _ in range(12):
         found = ce.load(folder).config()["distribution"].mean
         check(found[0] == found[1] and found[0].item() in (0.0, 1.0, 2.0), "silent wrong answer", found)
-        count += 1
-    return count
 
 
-def sample(place: Path, wanted: torch.Tensor) -> int:
+@cache
+def wanted() -> torch.Tensor:
+    """Returns the draws of an undisturbed run."""
+    return BOWL.sample((4, 3), **{**CALL, "steps": _STEPS})
+
+
+def sample(place: Path) -> int:
     """Samples with a checkpoint that others use too; returns whether it was free."""
     observe = lambda step, state, info: alone(place / "busy", step == _STEPS)
     try:
@@ -92,7 +68,7 @@ def sample(place: Path, wanted: torch.Tensor) -> int:
         )
     except StorageError:
         return 0
-    check(torch.equal(found, wanted), "silent wrong answer", "two processes with a checkpoint")
+    check(torch.equal(found, wanted()), "silent wrong answer", "two processes with a checkpoint")
     return 1
 
 
@@ -115,31 +91,26 @@ def train(place: Path) -> int:
     return 1
 
 
-def prepare_races(folder: Path) -> Trial:
-    wanted = BOWL.sample((4, 3), **{**CALL, "steps": _STEPS})
-
-    def trial(chance: random.Random, place: Path) -> str:
-        (place / "busy").mkdir()
-        match chance.randrange(6):
-            case 0 | 1:
-                saved = place / "saved"
-                normal(0.0).save(saved)
-                writers = [lambda mean=mean: write(saved, mean, lambda count: count == 4) for mean in (1.0, 2.0)]
-                at_once([*writers, *[lambda: read(saved, lambda count: count == 12)] * chance.choice([1, 2, 6])])
-                check(len(names_in(saved)) == 1 and names_in(place) == ["busy", "saved"], "left behind", names_in(saved))
-                return "readers and writers"
-            case 2 | 3 | 4:
-                at_once([lambda: sample(place, wanted)] * chance.choice([2, 3, 4]))
-                check(sample(place, wanted) == 1, "race", "a lock is held after all ended")
-                check(names_in(place / "run") == ["c"], "left behind", names_in(place / "run"))
-                return "several processes with a checkpoint"
-            case _:
-                at_once([lambda: train(place)] * 2)
-                check(train(place) == 1, "race", "a lock is held after all ended")
-                check(not [name for name in names_in(place / "run") if name.startswith(".")], "left behind", names_in(place / "run"))
-                return "several processes that train in a folder"
-
-    return trial
+def race(chance: random.Random, place: Path) -> str:
+    (place / "busy").mkdir()
+    match chance.randrange(6):
+        case 0 | 1:
+            saved = place / "saved"
+            normal(0.0).save(saved)
+            writers = [lambda mean=mean: write(saved, mean) for mean in (1.0, 2.0)]
+            at_once([*writers, *[lambda: read(saved)] * chance.choice([1, 2, 6])])
+            check(len(names_in(saved)) == 1 and names_in(place) == ["busy", "saved"], "left behind", names_in(saved))
+            return "readers and writers"
+        case 2 | 3 | 4:
+            at_once([lambda: sample(place)] * chance.choice([2, 3, 4]))
+            check(sample(place) == 1, "race", "a lock is held after all ended")
+            check(names_in(place / "run") == ["c"], "left behind", names_in(place / "run"))
+            return "several processes with a checkpoint"
+        case _:
+            at_once([lambda: train(place)] * 2)
+            check(train(place) == 1, "race", "a lock is held after all ended")
+            check(not [name for name in names_in(place / "run") if name.startswith(".")], "left behind", names_in(place / "run"))
+            return "several processes that train in a folder"
 
 
-RACES = Area("races", prepare_races, 180)
+RACES = Area("races", lambda folder: race, 180)

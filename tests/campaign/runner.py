@@ -18,52 +18,31 @@ from pathlib import Path
 from tests.campaign.trial import Area, Defect, Outcome
 
 _EVERY = 10.0  # seconds between two writings of the counts
-_ENDED = "process ended"
 _KEPT = 50  # defects described in the file; all are counted
 _MEMORY = Path("/dev/shm")  # a file system in memory: a trial syncs many files, and the fault layer itself loses what is not synced
 
 
 @dataclass
 class Counts:
-    """The counts of an area.
-
-    Args:
-        area: The name.
-        seed: The seed; trial `i` is a function of the area, the seed and `i`.
-        trials: The number of trials; the next one has this number.
-        seconds: The time they took.
-        processor: The time of a processor that they took, of all their processes together.
-        outcomes: Their outcomes.
-        defects: The number of defects by kind.
-        examples: The first defects: the number of the trial, and what happened.
-    """
+    """The counts of an area, whose trial `i` is a function of the area, the seed and `i`; `processor` is the time of all its processes."""
 
     area: str
     seed: int
     trials: int = 0
-    seconds: float = 0.0
     processor: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
     defects: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    @property
-    def found(self) -> list[str]:
-        """The kinds of defects, without a process that ended, such as one that the system killed."""
-        return [kind for kind in self.defects if kind != _ENDED]
-
     def add(self, outcome: Outcome) -> None:
         """Counts the trial with the next number."""
+        if isinstance(outcome, str) and outcome.startswith("defect: "):
+            text = outcome.removeprefix("defect: ")
+            self.examples = [*self.examples, (self.trials, text)][:_KEPT]
+            self.defects = _sum(self.defects, {text.partition(":")[0].partition("\n")[0]: 1})
+        else:
+            self.outcomes = _sum(self.outcomes, outcome if isinstance(outcome, dict) else {outcome: 1})
         self.trials += 1
-        if isinstance(outcome, dict):
-            self.outcomes = _sum(self.outcomes, outcome)
-            return
-        text, kinds = outcome, self.outcomes
-        if text.startswith("defect: "):
-            text = text.removeprefix("defect: ")
-            kinds, self.examples = self.defects, [*self.examples, (self.trials - 1, text)][:_KEPT]
-            text = text.partition(":")[0].partition("\n")[0]
-        kinds[text] = kinds.get(text, 0) + 1
 
 
 def load_counts(folder: Path, area: str, seed: int) -> Counts:
@@ -83,18 +62,9 @@ def save_counts(folder: Path, counts: Counts) -> None:
 def run_area(
     area: Area, seed: int, seconds: float, out: Path, most: int | None = None, until: Callable[[Counts], bool] = lambda counts: False
 ) -> Counts:
-    """Runs trials of an area until the time is over.
-
-    Args:
-        area: The area.
-        seed: The seed of the campaign.
-        seconds: The time.
-        out: The folder of the counts.
-        most: The largest number of trials in this call; None for no limit.
-        until: Returns whether the counts suffice.
-    """
+    """Runs at most so many trials of an area until the time is over or the counts suffice; `out` is the folder of the counts."""
     counts = load_counts(out, area.name, seed)
-    first, began, written, worked = counts.trials, time.monotonic(), time.monotonic(), _processor()
+    first, began, worked = counts.trials, time.monotonic(), _processor()
 
     def is_over() -> bool:
         return time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most) or until(counts)
@@ -107,36 +77,40 @@ def run_area(
             os.close(here)
             _serve(area, seed, counts.trials, there, folder)
         os.close(there)
-        os.set_blocking(here, False)
-        buffer, last, over = b"", time.monotonic(), False
         try:
-            while not over:
-                ready, _, _ = select.select([here], [], [], 0.2)
-                data = os.read(here, 65536) if ready else None
-                if data:
-                    *lines, buffer = (buffer + data).split(b"\n")
-                    last = time.monotonic() if lines else last
-                    for line in lines:
-                        if not is_over():
-                            counts.add(json.loads(line))
-                elif data == b"":
-                    counts.add(f"defect: {_ENDED}: the process of the trials ended without an answer")
-                    break
-                elif time.monotonic() - last > area.limit:
-                    counts.add(f"defect: hang: no answer within {area.limit:g} s")
-                    break
-                over = is_over()
-                if time.monotonic() - written > _EVERY:
-                    written = time.monotonic()
-                    save_counts(out, counts)
+            _listen(here, counts, area.limit, is_over, out)
         finally:
             os.close(here)
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             shutil.rmtree(folder, ignore_errors=True)
-    counts.seconds, counts.processor = counts.seconds + time.monotonic() - began, counts.processor + _processor() - worked
+    counts.processor += _processor() - worked
     save_counts(out, counts)
     return counts
+
+
+def _listen(pipe: int, counts: Counts, limit: float, is_over: Callable[[], bool], out: Path) -> None:
+    """Counts the answers of a process until it ends or hangs, or all is over."""
+    os.set_blocking(pipe, False)
+    buffer, last, written = b"", time.monotonic(), time.monotonic()
+    while not is_over():
+        ready, _, _ = select.select([pipe], [], [], 0.2)
+        data = os.read(pipe, 65536) if ready else None
+        if data:
+            *lines, buffer = (buffer + data).split(b"\n")
+            last = time.monotonic() if lines else last
+            for line in lines:
+                if not is_over():
+                    counts.add(json.loads(line))
+        elif data == b"":
+            counts.add("defect: process ended: the process of the trials ended without an answer")
+            return
+        elif time.monotonic() - last > limit:
+            counts.add(f"defect: hang: no answer within {limit:g} s")
+            return
+        if time.monotonic() - written > _EVERY:
+            written = time.monotonic()
+            save_counts(out, counts)
 
 
 def merge(folder: Path) -> dict[str, Counts]:
@@ -145,10 +119,8 @@ def merge(folder: Path) -> dict[str, Counts]:
     for path in sorted(folder.glob("*.json")):
         counts = Counts(**json.loads(path.read_text()))
         whole = total.setdefault(counts.area, Counts(counts.area, counts.seed))
-        whole.trials, whole.seconds = whole.trials + counts.trials, whole.seconds + counts.seconds
-        whole.processor += counts.processor
-        whole.outcomes = _sum(whole.outcomes, counts.outcomes)
-        whole.defects = _sum(whole.defects, counts.defects)
+        whole.trials, whole.processor = whole.trials + counts.trials, whole.processor + counts.processor
+        whole.outcomes, whole.defects = _sum(whole.outcomes, counts.outcomes), _sum(whole.defects, counts.defects)
         whole.examples += [(number, f"seed {counts.seed}: {text}") for number, text in counts.examples]
     return total
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from tests.campaign.trial import Area, Trial, check, typed
+from tests.campaign.trial import Area, check, typed
 
 
 class Mine(Exception):  # noqa: N818
@@ -91,35 +91,30 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
 _OWN = (Mine, ValueError, MemoryError, TypeError, torch.linalg.LinAlgError)
 
 
-def prepare_numerics(folder: Path) -> Trial:
-    torch.set_num_threads(1)
-
-    def trial(chance: random.Random, place: Path) -> str:
-        name = chance.choice(list(FAILING))
-        sampler, options = chance.choices(SAMPLERS, [6, 6, 6, 6, 1, 1])[0]  # the last two tune themselves, which takes long
-        policy = chance.choice(["raise", "keep"])
-        energy: ce.Energy = ce.as_energy(FAILING[name], name="odd", event_shape=(2,))
-        match chance.randrange(5):
-            case 0:
-                energy = energy & ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-            case 1:
-                energy = 0.5 * energy
-            case 2:
-                energy = energy | ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
-        before = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
-        request = {"sampler": sampler, "steps": chance.randrange(1, 8), "seed": 0, "on_divergence": policy, **options}
-        if sampler == "smc":
-            del request["steps"]
-        found, error = typed(lambda: energy.sample((6, 2), allow_improper=True, **request), _OWN)
-        check(torch.equal(before[0], torch.get_rng_state()) or name == "noise", "surroundings changed", "the random state")
-        check(before[1:] == (torch.is_grad_enabled(), torch.get_default_dtype()), "surroundings changed", "gradients or dtype")
-        if error:
-            return error
-        check(bool(found.isfinite().all()), "silent wrong answer", f"{name} by {sampler} returned points that are not finite")
-        check(found.shape == (6, 2), "silent wrong answer", f"shape {tuple(found.shape)}")
-        return "finite points"
-
-    return trial
+def sample_odd_energies(chance: random.Random, place: Path) -> str:
+    name = chance.choice(list(FAILING))
+    sampler, options = chance.choices(SAMPLERS, [6, 6, 6, 6, 1, 1])[0]  # the last two tune themselves, which takes long
+    policy = chance.choice(["raise", "keep"])
+    energy: ce.Energy = ce.as_energy(FAILING[name], name="odd", event_shape=(2,))
+    match chance.randrange(5):
+        case 0:
+            energy = energy & ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        case 1:
+            energy = 0.5 * energy
+        case 2:
+            energy = energy | ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    before = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
+    request = {"sampler": sampler, "steps": chance.randrange(1, 8), "seed": 0, "on_divergence": policy, **options}
+    if sampler == "smc":
+        del request["steps"]
+    found, error = typed(lambda: energy.sample((6, 2), allow_improper=True, **request), _OWN)
+    check(torch.equal(before[0], torch.get_rng_state()) or name == "noise", "surroundings changed", "the random state")
+    check(before[1:] == (torch.is_grad_enabled(), torch.get_default_dtype()), "surroundings changed", "gradients or dtype")
+    if error:
+        return error
+    check(bool(found.isfinite().all()), "silent wrong answer", f"{name} by {sampler} returned points that are not finite")
+    check(found.shape == (6, 2), "silent wrong answer", f"shape {tuple(found.shape)}")
+    return "finite points"
 
 
-NUMERICS = Area("numerics", prepare_numerics)
+NUMERICS = Area("numerics", lambda folder: sample_odd_energies)

@@ -23,13 +23,7 @@ class Defect(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Area:
-    """An area of the campaign.
-
-    Args:
-        name: Its name.
-        prepare: Returns the trial; called once in each process.
-        limit: Seconds after which a trial counts as a hang.
-    """
+    """An area of the campaign: `prepare` returns the trial, once in each process; a trial of more than `limit` seconds hangs."""
 
     name: str
     prepare: Callable[[Path], Trial]
@@ -37,15 +31,7 @@ class Area:
 
 
 def typed(call: Callable[[], Any], allowed: tuple[type[BaseException], ...] = ()) -> tuple[Any, str]:
-    """Returns the result of a call and "", or None and the name of the typed error that it raised.
-
-    Args:
-        call: The call.
-        allowed: Errors without a type of the library that the caller caused on purpose.
-
-    Raises:
-        Defect: It raised an error of another type.
-    """
+    """Returns the result of a call and "", or None and the name of its error, which is of the library or one that is allowed."""
     try:
         return call(), ""
     except (ComposableEnergyError, *allowed) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -35,20 +34,7 @@ _DEPENDENT = ("smc",)  # particles share ancestors
 
 @dataclass(frozen=True)
 class Run:
-    """The draws of an expression by a sampler, compared.
-
-    Args:
-        number: The number of the expression.
-        expression: Its text.
-        sampler: The sampler.
-        p: The smallest p-value; 1 if there are no draws.
-        tests: The number of p-values.
-        where: Where the smallest one is.
-        warned: The warnings of the call.
-        refused: The error of the library that the call raised.
-        crashed: Any other error.
-        seconds: The time.
-    """
+    """The draws of an expression by a sampler: the smallest of so many p-values, and the warnings or the error of the call."""
 
     number: int
     expression: str
@@ -59,7 +45,6 @@ class Run:
     warned: tuple[str, ...] = ()
     refused: str = ""
     crashed: str = ""
-    seconds: float = 0.0
 
 
 def _draw(case: Case, energy: ce.Energy, sampler: str | ce.samplers.Sampler, seed: int) -> Comparison:
@@ -78,19 +63,16 @@ def run_case(seed: int, number: int, samplers: Sequence[str] = SAMPLERS) -> list
 
 
 def _run(case: Case, energy: ce.Energy, number: int, sampler: str | ce.samplers.Sampler, seed: int) -> Run:
-    began, name = time.perf_counter(), sampler if isinstance(sampler, str) else type(sampler).__name__
-    run = partial(Run, number, str(case), name)
+    run = partial(Run, number, str(case), sampler if isinstance(sampler, str) else type(sampler).__name__)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             found = _draw(case, energy, sampler, seed)
-        except ComposableEnergyError as error:
-            return run(refused=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
         except Exception as error:
-            return run(crashed=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - began)
+            return run(**{"refused" if isinstance(error, ComposableEnergyError) else "crashed": f"{type(error).__name__}: {error}"})
     about_draws = (ce.SamplingWarning, SupportWarning)
-    said = tuple(sorted({str(w.message) for w in caught if issubclass(w.category, about_draws) and not _of_the_expression(w.message)}))
-    return run(found.p, found.count, found.where, said, seconds=time.perf_counter() - began)
+    said = {str(w.message) for w in caught if issubclass(w.category, about_draws) and not _of_the_expression(w.message)}
+    return run(found.p, found.count, found.where, tuple(sorted(said)))
 
 
 def _of_the_expression(warning: Warning | str) -> bool:
@@ -111,30 +93,25 @@ def run_plant(name: str, seed: int, count: int) -> list[Run]:
     return runs
 
 
-def limit(runs: Sequence[Run], tests: int | None = None) -> float:
+def limit(runs: Sequence[Run]) -> float:
     """Returns the p-value below which a run is wrong."""
-    count = sum(run.tests for run in runs) if tests is None else tests
-    return min(2 * stats.norm.sf(_ERRORS), _FAMILY / max(1, count))
+    return min(2 * stats.norm.sf(_ERRORS), _FAMILY / max(1, sum(run.tests for run in runs)))
 
 
-def judge(runs: Sequence[Run], tests: int | None = None) -> dict[str, list[Run]]:
+def judge(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Returns the runs that are silently wrong, wrong with a warning, right, right with a warning, refused and crashed."""
-    least, kinds = limit(runs, tests), ("silent", "wrong and warned", "right", "right and warned", "refused", "crashed")
-    found: dict[str, list[Run]] = {kind: [] for kind in kinds}
+    least = limit(runs)
+    found: dict[str, list[Run]] = {k: [] for k in ("silent", "wrong and warned", "right", "right and warned", "refused", "crashed")}
     for run in runs:
-        if run.crashed or run.refused:
-            found["crashed" if run.crashed else "refused"].append(run)
-        elif run.p < least:
-            found["wrong and warned" if run.warned else "silent"].append(run)
-        else:
-            found["right and warned" if run.warned else "right"].append(run)
+        judged = ("silent", "wrong and warned") if run.p < least else ("right", "right and warned")
+        found["crashed" if run.crashed else "refused" if run.refused else judged[bool(run.warned)]].append(run)
     return found
 
 
 def report(runs: Sequence[Run]) -> bool:
     """Prints what was found, and returns whether no run is silently wrong and few warnings are false."""
-    found, seconds = judge(runs), sum(run.seconds for run in runs)
-    print(f"{len(runs)} runs, {sum(run.tests for run in runs):,} tests, limit p = {limit(runs):.2g}, {seconds:.0f} s")
+    found = judge(runs)
+    print(f"{len(runs)} runs, {sum(run.tests for run in runs):,} tests, limit p = {limit(runs):.2g}")
     for kind, some in found.items():
         by_sampler = ", ".join(f"{name} {count}" for name, count in sorted(Counter(run.sampler for run in some).items()))
         print(f"{kind:>18}: {len(some):4}  {by_sampler}")

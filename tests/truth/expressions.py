@@ -16,14 +16,7 @@ _BEYOND = 1e-7  # the share of the outermost cells, above which a density is tak
 
 @dataclass(frozen=True)
 class Case:
-    """An expression and its density on a grid.
-
-    Args:
-        space: The space of its points.
-        energy: The expression.
-        energies: Its energies in the cells.
-        shares: The probabilities of the cells.
-    """
+    """An expression, its energies in the cells of a grid, and the probabilities of these cells."""
 
     space: Space
     energy: ce.Energy

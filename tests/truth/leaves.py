@@ -13,9 +13,11 @@ from torch.distributions import (
     Beta,
     Categorical,
     Dirichlet,
+    Distribution,
     Exponential,
     Gamma,
     HalfNormal,
+    Independent,
     Laplace,
     LogNormal,
     MixtureSameFamily,
@@ -29,18 +31,14 @@ import composable_energy as ce
 from tests.truth.spaces import Array, Space
 
 Function = Callable[[Array], Array]
+Leaf = Callable[[np.random.Generator, Space], "Known"]
 
 
 @dataclass(frozen=True)
 class Known:
-    """An expression with its energy by the table of operators: the bases, each once, and the evidence.
+    """An expression with its energy by the table of operators: evidence, and bases by name, each once.
 
-    Args:
-        energy: The expression.
-        evidence: Its evidence; the energy itself where there is no base.
-        bases: The energies of its bases, by name.
-        is_leaf: Whether the expression is a leaf, so that the rule for its complement is one line.
-        draws_known: Whether the leaf is a distribution, whose level is known without sampling.
+    The complement of a leaf has a rule of one line; a leaf that is a distribution has a level that is known without sampling.
     """
 
     energy: ce.Energy
@@ -52,18 +50,6 @@ class Known:
     def total(self, points: Array) -> Array:
         with np.errstate(all="ignore"):
             return sum((base(points) for base in self.bases.values()), self.evidence(points))
-
-
-class Bowl(nn.Module):
-    """A network: waves in a quadratic bowl."""
-
-    def __init__(self, weights: Array, phases: Array, scale: float) -> None:
-        super().__init__()
-        self.weights, self.phases = nn.Parameter(torch.tensor(weights).float()), nn.Parameter(torch.tensor(phases).float())
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x @ self.weights + self.phases).sum(1) + x.square().sum(1) / (2 * self.scale**2)
 
 
 class Ring(ce.Energy):
@@ -82,23 +68,39 @@ class Head(nn.Module):
 
     def __init__(self, weights: Array, phases: Array) -> None:
         super().__init__()
-        self.weights, self.phases = nn.Parameter(torch.tensor(weights).float()), nn.Parameter(torch.tensor(phases).float())
+        self.weights, self.phases = nn.Parameter(_numbers(weights)), nn.Parameter(_numbers(phases))
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weights + self.phases
 
 
-def _of(distribution: torch.distributions.Distribution, energy: Function) -> Known:
-    return Known(ce.as_energy(distribution), energy, is_leaf=True, draws_known=True)
+class Bowl(Head):
+    """A network: waves in a quadratic bowl."""
+
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(super().forward(x)).sum(1) + x.square().sum(1) / (2 * self.scale**2)
+
+
+def _numbers(values: Array) -> Tensor:
+    return torch.tensor(values).float()
+
+
+def _law(build: Callable[..., Distribution], logpdf: Callable[..., Array], *ranges: tuple[float, float]) -> Leaf:
+    """Returns a leaf of independent coordinates, whose parameters are drawn from ranges."""
+
+    def leaf(rng: np.random.Generator, space: Space) -> Known:
+        values = [rng.uniform(*ends, space.event) for ends in ranges]
+        energy = ce.as_energy(build(*map(_numbers, values)))
+        return Known(energy, lambda x: -logpdf(x, *values).sum(1), is_leaf=True, draws_known=True)
+
+    return leaf
 
 
 def _function(space: Space, f: Callable[[Tensor], Tensor], energy: Function) -> Known:
     lifted = ce.as_energy(f, event_shape=(space.event,))
     return Known(lifted if space.support is None else lifted.on(space.support), energy, is_leaf=True)
-
-
-def _numbers(values: Array) -> Tensor:
-    return torch.tensor(values).float()
 
 
 def gaussian(rng: np.random.Generator, space: Space) -> Known:
@@ -109,38 +111,30 @@ def gaussian(rng: np.random.Generator, space: Space) -> Known:
     )
 
 
-def normal(rng: np.random.Generator, space: Space) -> Known:
-    mean, scale = rng.uniform(-2, 2, space.event), rng.uniform(0.4, 2.0, space.event)
-    return _of(Normal(_numbers(mean), _numbers(scale)), lambda x: -stats.norm.logpdf(x, mean, scale).sum(1))
-
-
-def laplace(rng: np.random.Generator, space: Space) -> Known:
-    mean, scale = rng.uniform(-2, 2, space.event), rng.uniform(0.4, 1.5, space.event)
-    return _of(Laplace(_numbers(mean), _numbers(scale)), lambda x: -stats.laplace.logpdf(x, mean, scale).sum(1))
-
-
 def student(rng: np.random.Generator, space: Space) -> Known:
     df, mean = rng.uniform(3, 8), rng.uniform(-2, 2, space.event)
-    return _of(StudentT(_numbers(np.full(space.event, df)), _numbers(mean)), lambda x: -stats.t.logpdf(x, df, mean).sum(1))
+    energy = ce.as_energy(StudentT(_numbers(np.full(space.event, df)), _numbers(mean)))
+    return Known(energy, lambda x: -stats.t.logpdf(x, df, mean).sum(1), is_leaf=True, draws_known=True)
 
 
 def mixture(rng: np.random.Generator, space: Space) -> Known:
     share, means, scales = rng.uniform(0.2, 0.8), rng.uniform(-3, 3, (2, space.event)), rng.uniform(0.4, 1.2, (2, space.event))
     weights = np.array([share, 1 - share])
-    parts = torch.distributions.Independent(Normal(_numbers(means), _numbers(scales)), 1)
+    parts = Independent(Normal(_numbers(means), _numbers(scales)), 1)
 
     def energy(x: Array) -> Array:
         logs = [np.log(w) + stats.norm.logpdf(x, m, s).sum(1) for w, m, s in zip(weights, means, scales, strict=True)]
         return -np.logaddexp(*logs)
 
-    return _of(MixtureSameFamily(Categorical(_numbers(weights)), parts), energy)
+    lifted = ce.as_energy(MixtureSameFamily(Categorical(_numbers(weights)), parts))
+    return Known(lifted, energy, is_leaf=True, draws_known=True)
 
 
 def network(rng: np.random.Generator, space: Space) -> Known:
     weights, phases, scale = rng.normal(size=(space.event, 4)), rng.normal(size=4), rng.uniform(1, 2)
-    module = ce.as_energy(Bowl(weights, phases, scale), event_shape=(space.event,))
-    energy = module if space.support is None else module.on(space.support)
-    return Known(energy, lambda x: np.tanh(x @ weights + phases).sum(1) + (x**2).sum(1) / (2 * scale**2), is_leaf=True)
+    bowl = Bowl(weights, phases)
+    bowl.scale = scale
+    return _function(space, bowl, lambda x: np.tanh(x @ weights + phases).sum(1) + (x**2).sum(1) / (2 * scale**2))
 
 
 def ring(rng: np.random.Generator, space: Space) -> Known:
@@ -148,39 +142,9 @@ def ring(rng: np.random.Generator, space: Space) -> Known:
     return Known(Ring(radius, space.event), lambda x: 2 * (np.sqrt((x**2).sum(1) + 0.1) - radius) ** 2, is_leaf=True)
 
 
-def gamma(rng: np.random.Generator, space: Space) -> Known:
-    a, b = rng.uniform(0.6, 4, space.event), rng.uniform(0.5, 2, space.event)
-    return _of(Gamma(_numbers(a), _numbers(b)), lambda x: -stats.gamma.logpdf(x, a, scale=1 / b).sum(1))
-
-
-def log_normal(rng: np.random.Generator, space: Space) -> Known:
-    m, s = rng.uniform(-1, 1, space.event), rng.uniform(0.3, 1, space.event)
-    return _of(LogNormal(_numbers(m), _numbers(s)), lambda x: -stats.lognorm.logpdf(x, s, scale=np.exp(m)).sum(1))
-
-
-def half_normal(rng: np.random.Generator, space: Space) -> Known:
-    scale = rng.uniform(0.5, 2, space.event)
-    return _of(HalfNormal(_numbers(scale)), lambda x: -stats.halfnorm.logpdf(x, scale=scale).sum(1))
-
-
-def exponential(rng: np.random.Generator, space: Space) -> Known:
-    rate = rng.uniform(0.5, 2, space.event)
-    return _of(Exponential(_numbers(rate)), lambda x: -stats.expon.logpdf(x, scale=1 / rate).sum(1))
-
-
-def beta(rng: np.random.Generator, space: Space) -> Known:
-    a, b = rng.uniform(0.6, 4, space.event), rng.uniform(0.6, 4, space.event)
-    return _of(Beta(_numbers(a), _numbers(b)), lambda x: -stats.beta.logpdf(x, a, b).sum(1))
-
-
 def uniform(rng: np.random.Generator, space: Space) -> Known:
-    ends = torch.full((space.event,), -1.0), torch.full((space.event,), 2.0)
-    return _of(Uniform(*ends), lambda x: np.full(len(x), space.event * np.log(3.0)))
-
-
-def von_mises(rng: np.random.Generator, space: Space) -> Known:
-    mean, k = rng.uniform(-3, 3), rng.uniform(0.3, 4)
-    return _of(VonMises(torch.tensor([mean]).float(), torch.tensor([k]).float()), lambda x: -stats.vonmises.logpdf(x, k, mean).sum(1))
+    energy = ce.as_energy(Uniform(torch.full((space.event,), -1.0), torch.full((space.event,), 2.0)))
+    return Known(energy, lambda x: np.full(len(x), space.event * np.log(3.0)), is_leaf=True, draws_known=True)
 
 
 def cosine(rng: np.random.Generator, space: Space) -> Known:
@@ -197,15 +161,23 @@ def linear(rng: np.random.Generator, space: Space) -> Known:
 def dirichlet(rng: np.random.Generator, space: Space) -> Known:
     a = rng.uniform(0.7, 4, 3)
     constant = special.gammaln(a.sum()) - special.gammaln(a).sum()
-    return _of(Dirichlet(_numbers(a)), lambda x: -constant - ((a - 1) * np.log(np.maximum(x, 1e-300))).sum(1))
+    energy = ce.as_energy(Dirichlet(_numbers(a)))
+    return Known(energy, lambda x: -constant - ((a - 1) * np.log(np.maximum(x, 1e-300))).sum(1), is_leaf=True, draws_known=True)
 
 
+normal = _law(Normal, stats.norm.logpdf, (-2, 2), (0.4, 2.0))
+laplace = _law(Laplace, stats.laplace.logpdf, (-2, 2), (0.4, 1.5))
+gamma = _law(Gamma, lambda x, a, b: stats.gamma.logpdf(x, a, scale=1 / b), (0.6, 4), (0.5, 2))
+log_normal = _law(LogNormal, lambda x, m, s: stats.lognorm.logpdf(x, s, scale=np.exp(m)), (-1, 1), (0.3, 1))
+half_normal = _law(HalfNormal, lambda x, s: stats.halfnorm.logpdf(x, scale=s), (0.5, 2))
+exponential = _law(Exponential, lambda x, r: stats.expon.logpdf(x, scale=1 / r), (0.5, 2))
+beta = _law(Beta, stats.beta.logpdf, (0.6, 4), (0.6, 4))
+von_mises = _law(VonMises, lambda x, m, k: stats.vonmises.logpdf(x, k, m), (-3, 3), (0.3, 4))
 _REAL = (gaussian, normal, laplace, student, mixture, network, ring)
-LEAVES: Mapping[str, tuple[Callable[[np.random.Generator, Space], Known], ...]] = {
-    "line": _REAL,
-    "plane": _REAL,
-    "half-line": (gamma, log_normal, half_normal, exponential, gaussian, network),
-    "quadrant": (gamma, log_normal, half_normal, exponential, gaussian, network),
+_POSITIVE = (gamma, log_normal, half_normal, exponential, gaussian, network)
+LEAVES: Mapping[str, tuple[Leaf, ...]] = {
+    **dict.fromkeys(("line", "plane"), _REAL),
+    **dict.fromkeys(("half-line", "quadrant"), _POSITIVE),
     "unit": (beta, gaussian, network),
     "box": (uniform, gaussian, network),
     "circle": (von_mises, cosine),

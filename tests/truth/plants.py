@@ -21,13 +21,14 @@ class Unadjusted(Sampler):
     """Langevin steps of a length for which their bias is large, without the correction that would remove it."""
 
     step_size: float = 0.8
+    noise: float = 1.0
     traits = Traits(steps=300)
 
     def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = state.x - self.step_size / 2 * state.grad + math.sqrt(self.step_size) * noise.normal(state.x)
+        x = state.x - self.step_size / 2 * state.grad + self.noise * math.sqrt(self.step_size) * noise.normal(state.x)
         return State(x, *energy_and_gradient(energy, x)), Info()
 
 
@@ -36,11 +37,8 @@ class LoudNoise(Unadjusted):
     """Short Langevin steps whose noise is a fifth too large."""
 
     step_size: float = 0.05
+    noise: float = 1.2
     traits = Traits(steps=1500)
-
-    def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = state.x - self.step_size / 2 * state.grad + 1.2 * math.sqrt(self.step_size) * noise.normal(state.x)
-        return State(x, *energy_and_gradient(energy, x)), Info()
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,6 @@ class Standing(Unadjusted):
 
     step_size: float = 1e-4
     traits = Traits(steps=20)
-
-
-def _heat(case: Case) -> tuple[ce.Energy, Sampler | None]:
-    """Evaluates the expression at another temperature."""
-    return case.energy / 1.5, None
 
 
 def _count_twice(case: Case) -> tuple[ce.Energy, Sampler | None]:
@@ -77,7 +70,7 @@ def _stand(case: Case) -> tuple[ce.Energy, Sampler | None]:
 
 
 PLANTS: Mapping[str, tuple[tuple[str, ...], Plant]] = {
-    "temperature": (("line", "plane", "half-line", "simplex"), _heat),
+    "temperature": (("line", "plane", "half-line", "simplex"), lambda case: (case.energy / 1.5, None)),
     "base twice": (("line", "plane", "box"), _count_twice),
     "volume": (("half-line", "quadrant"), _leave_out_the_volume),
     "correction": (("line", "plane"), lambda case: (case.energy, Unadjusted())),

@@ -30,17 +30,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Space:
-    """Points with a support.
-
-    Args:
-        name: The name.
-        event: The number of coordinates of a point.
-        support: The constraint; None for all of $\\mathbb{R}^n$.
-        axes: The axes of the chart.
-        points: Points for the coordinates of the axes, with shape (N, axes), if they differ.
-        coordinates: The way back.
-        log_volume: The logarithm of the volume that `points` adds.
-    """
+    """Points with `event` coordinates and a support; `points` maps the coordinates of the axes to them, and `coordinates` back."""
 
     name: str
     event: int
