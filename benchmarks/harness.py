@@ -9,8 +9,7 @@ import argparse
 import json
 import platform
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,32 +98,6 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[s
     new = {tuple(row[key] for key in keys) for row in rows}
     before = read_json(path)["rows"] if path.exists() else []
     return [*(row for row in before if tuple(row[key] for key in keys) not in new), *rows]
-
-
-def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
-    """Returns the least processor time of a repetition of each function, measured in turns.
-
-    Other programs on the machine change the least time little.
-
-    Args:
-        works: The functions by name. Each runs once before it is measured.
-        rounds: The number of turns.
-        seconds: The time that one turn of one function takes, approximately.
-    """
-    counts = {}
-    for name, work in works.items():
-        work()
-        begin = time.process_time()
-        work()
-        counts[name] = max(1, int(seconds / max(time.process_time() - begin, 1e-6)))
-    least = dict.fromkeys(works, float("inf"))
-    for _ in range(rounds):
-        for name, work in works.items():
-            begin = time.process_time()
-            for _ in range(counts[name]):
-                work()
-            least[name] = min(least[name], (time.process_time() - begin) / counts[name])
-    return least
 
 
 def peak_memory() -> float:

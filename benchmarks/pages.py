@@ -13,7 +13,7 @@ from typing import Any
 Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
 
-_BLOCK = re.compile(r"<!-- (?!end -->)(.+?) -->.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (?!end -->|not run)(.+?) -->.*?<!-- end -->", re.DOTALL)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
