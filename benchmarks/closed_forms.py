@@ -43,21 +43,13 @@ POOLED, SINGLE = 4.0, 5.0  # standard errors
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a sampler runs.
-
-    Args:
-        chains: Number of chains.
-        burn_in: Steps that are discarded.
-        steps: Steps that are recorded.
-        every: Steps between two points that are kept.
-        options: Options of the sampler.
-    """
+    """How long a sampler runs."""
 
     chains: int
-    burn_in: int
-    steps: int
-    every: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
+    burn_in: int  # steps that are discarded
+    steps: int  # steps that are recorded
+    every: int = 1  # steps between two points that are kept
+    options: dict[str, Any] = field(default_factory=dict)  # options of the sampler
 
 
 # Long enough to forget the start, and for some hundred effective draws of each seed. Steps are shorter than by default where a chain can
@@ -138,13 +130,7 @@ def measure(sampler: Sampler, target: Target, effort: Effort, seeds: int) -> dic
 
 
 def scores(errors: Tensor, widths: Tensor, target: Target) -> dict[str, Any]:
-    """Returns the largest errors in standard errors, pooled and of single seeds, and whether they pass.
-
-    Args:
-        errors: Errors of means and variances, with shape (seeds, k).
-        widths: Their standard errors.
-        target: The target.
-    """
+    """Returns the largest errors in standard errors, pooled and of single seeds, and whether they pass."""
     z, width = errors / widths, widths.square().sum(0).sqrt() / len(errors)
     pooled = errors.mean(0) / width
     worst, single = pooled.abs().max().item(), z.abs().max().item()

@@ -87,13 +87,6 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
     """Returns for each expression the share of samples that satisfy it, the number of samples of each digit, and the share of real digits.
 
     The share of best is that of the better of two samples, by the evidence of the expression.
-
-    Args:
-        run: The folder of the run.
-        names: The names of its energies.
-        judge: The classifier.
-        samples: Samples of an expression.
-        real: What the judge reads from real pictures of each digit.
     """
     energies, found = {name: ce.load(run / name) for name in names}, {}
     for text, allowed in EXPRESSIONS.items():

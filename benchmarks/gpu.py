@@ -49,31 +49,18 @@ Works = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the measurements.
-
-    Args:
-        device: The device.
-        exponents: The sizes of a step are these powers of two.
-        slow: The largest exponent for the reference with Philox noise.
-        big: The shape of points for the check of large offsets.
-        rounds: Number of rounds.
-        seconds: How long one round of one function takes, approximately.
-        steps: Steps of a loop.
-        mixture: The chains of the loops on the plane.
-        images: The chains of the loops on images.
-        terms: The chains of the composition.
-    """
+    """Sizes of the measurements."""
 
     device: str
-    exponents: tuple[int, ...]
-    slow: int
-    big: tuple[int, int]
+    exponents: tuple[int, ...]  # sizes of a step are these powers of two
+    slow: int  # largest exponent for the reference with Philox noise
+    big: tuple[int, int]  # shape of points for the check of large offsets
     rounds: int
-    seconds: float
-    steps: int
-    mixture: tuple[int, ...]
-    images: tuple[int, ...]
-    terms: tuple[int, ...]
+    seconds: float  # how long one round of one function takes, approximately
+    steps: int  # steps of a loop
+    mixture: tuple[int, ...]  # chains of the loops on the plane
+    images: tuple[int, ...]  # chains of the loops on images
+    terms: tuple[int, ...]  # chains of the composition
 
 
 FULL = Plan("cuda", tuple(range(16, 29, 2)), 24, (131_073, 16_385), 7, 0.03, 200, (4096, 2**20), (16, 256), (64, 4096))

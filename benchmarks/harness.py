@@ -23,13 +23,7 @@ _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,
 
 
 def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
-    """Returns a parser whose description is a module's docstring.
-
-    Args:
-        doc: The docstring.
-        path: The file of results; if given, the parser has the option `--write`.
-        whole: Whether `--help` shows the whole docstring; else its first line.
-    """
+    """Returns a parser whose description is a module's docstring."""
     text = doc or ""
     parser = argparse.ArgumentParser(
         description=text if whole else text.partition("\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,12 +53,7 @@ def better_of_two(energy: Any, n: int, **options: Any) -> torch.Tensor:
 
 
 def environment(*packages: str, **settings: Any) -> dict[str, Any]:
-    """Returns settings together with versions and machine, which the figures depend on too.
-
-    Args:
-        packages: Packages whose versions are added; None for a package that is not installed.
-        settings: Settings of the benchmark.
-    """
+    """Returns settings together with versions and machine, which the figures depend on too."""
     versions = {name: _version(name) for name in packages}
     about = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     return {**settings, **about, **versions, "machine": platform.machine()}
@@ -88,13 +77,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Returns the rows of a file of results with some of them measured again.
-
-    Args:
-        path: The file of results; its rows are a list under `rows`.
-        rows: The new rows.
-        keys: The columns that identify a row.
-    """
+    """Returns the rows of a file of results with some of them measured again."""
     new = {tuple(row[key] for key in keys) for row in rows}
     before = read_json(path)["rows"] if path.exists() else []
     return [*(row for row in before if tuple(row[key] for key in keys) not in new), *rows]

@@ -56,11 +56,7 @@ LANGEVIN = {"step_size": 0.01, "clamp": (-1.5, 1.5)}
 
 
 class Network(ce.Energy):
-    """A perceptron of points and their noise level, plus the energy of the Gaussian that fits the data at this level.
-
-    Args:
-        clean: The data without noise.
-    """
+    """A perceptron of points and their noise level, plus the energy of the Gaussian that fits the data at this level."""
 
     mean: Tensor
     axes: Tensor

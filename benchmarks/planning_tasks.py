@@ -24,29 +24,16 @@ _MOVES = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if np.gcd(i, j) == 
 
 @dataclass(frozen=True)
 class Task:
-    """A start, a goal in the plane, and maybe a later obstacle.
+    """A start, a goal in the plane, and maybe a later obstacle."""
 
-    Args:
-        start: The state at the start, with shape $(d,)$.
-        goal: Where to go, with shape $(2,)$.
-        obstacle: The later obstacle; None without one.
-        steps: The moves at full speed along the shortest path on the grid.
-    """
-
-    start: Tensor
-    goal: Tensor
-    obstacle: Disc | None = None
-    steps: float = 0.0
+    start: Tensor  # state at the start, with shape $(d,)$
+    goal: Tensor  # where to go, with shape $(2,)$
+    obstacle: Disc | None = None  # later obstacle; None without one
+    steps: float = 0.0  # moves at full speed along the shortest path on the grid
 
 
 class Grid:
-    """Shortest paths on a grid of the first two numbers of a state, which knows the obstacles.
-
-    Args:
-        world: The world.
-        obstacle: A later obstacle.
-        margin: The least clearance.
-    """
+    """Shortest paths on a grid of the first two numbers of a state, which knows the obstacles."""
 
     def __init__(self, world: World, obstacle: Disc | None = None, margin: float = 0.0) -> None:
         self.world, self.obstacle, self.margin = world, obstacle, margin
@@ -127,13 +114,7 @@ def random_tasks(world: World, count: int, seed: int, *, later: bool = False) ->
 
 
 def draw_tasks(world: World, seed: int, *, later: bool = False) -> Iterator[Task]:
-    """Yields tasks whose shortest path exists and fits the horizon.
-
-    Args:
-        world: The world.
-        seed: The seed.
-        later: Whether there is an obstacle on the shortest path without it, so that another way has to be found.
-    """
+    """Yields tasks whose shortest path exists and fits the horizon."""
     generator = torch.Generator().manual_seed(seed)
     grid = Grid(world)
     while True:

@@ -47,23 +47,14 @@ class Banana(nn.Module):
 
 @dataclass(frozen=True)
 class Target:
-    """A target, and the effort of the comparison on it.
+    """A target, and the effort of the comparison on it."""
 
-    Args:
-        name: Its name.
-        formula: The energy in plain torch.
-        size: The number of coordinates.
-        draws: Recorded draws of each chain; MALA takes twice as many.
-        steps: The step sizes on the grid of the samplers that do not tune themselves.
-        leapfrogs: Its numbers of leapfrogs.
-    """
-
-    name: str
-    formula: nn.Module
-    size: int
-    draws: int
-    steps: tuple[float, ...]
-    leapfrogs: tuple[int, ...]
+    name: str  # its name
+    formula: nn.Module  # energy in plain torch
+    size: int  # number of coordinates
+    draws: int  # recorded draws of each chain; MALA takes twice as many
+    steps: tuple[float, ...]  # step sizes on the grid of the samplers that do not tune themselves
+    leapfrogs: tuple[int, ...]  # its numbers of leapfrogs
 
 
 def targets() -> list[Target]:

@@ -62,14 +62,7 @@ class Leveled(nn.Module):
 
 
 def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
-    """Returns the seconds of each step of this library's trainer.
-
-    Args:
-        task: `contrastive divergence` or `denoising`.
-        size: Height and width of the pictures.
-        steps: Number of steps.
-        between: Called after each step.
-    """
+    """Returns the seconds of each step of this library's trainer."""
     import composable_energy as ce
     from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
 

@@ -36,12 +36,6 @@ def decoder(codes: int = CODES, channels: int = 3) -> nn.Sequential:
 class Autoencoder(nn.Module):
     r"""An autoencoder, or a beta-VAE (Higgins et al., 2017), whose loss is the squared error summed over pixels and
     $\beta \operatorname{KL}(q(z \mid x) \,\Vert\, \mathcal N(0, 1))$.
-
-    Args:
-        beta: $\beta$; None for a plain autoencoder without noise.
-        reconstruction: The error of an autoencoder, a function of its pictures and the true ones with values of shape $(B,)$; the squared
-            error summed over pixels if None.
-        codes: Numbers in a code, $D$.
     """
 
     def __init__(
@@ -92,12 +86,7 @@ def codes_of(encode: Callable[[Tensor], Tensor], images: Tensor, size: int = 256
 
 
 def fit_principal_components(codes: Tensor, most: int = CODES) -> Callable[[Tensor], Tensor]:
-    """Returns the map to the principal components of some codes: they are centred and turned, but not scaled.
-
-    Args:
-        codes: With shape $(N, D)$.
-        most: Number of components; $D$ if $D$ is less, and then the map is a rotation.
-    """
+    """Returns the map to the principal components of some codes: they are centred and turned, but not scaled."""
     mean = codes.double().mean(0)
     values, axes = torch.linalg.eigh(torch.cov((codes.double() - mean).T))
     chosen = axes[:, values.argsort(descending=True)[:most]]

@@ -43,15 +43,7 @@ ROWS: Mapping[str, tuple[int, ...]] = {
 
 
 def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 1.0) -> tuple[Any, dict[str, Any]]:
-    """Returns the model of a row, trained or loaded, and the figures of its training.
-
-    Args:
-        name: One of `ROWS`.
-        seed: Seed of weights, batches and noise.
-        images: Training pictures, with shape $(N, 3, 32, 32)$.
-        parts: The folder of weights.
-        share: Share of the steps.
-    """
+    """Returns the model of a row, trained or loaded, and the figures of its training."""
     model, steps = _create(name, seed), scaled_steps(name, share)
     if not steps:
         return model, {"steps": 0}

@@ -33,13 +33,7 @@ NUMBERS = {2: "two", 4: "four", 8: "eight"}
 
 
 def separate_pairs(labels: Mapping[str, np.ndarray], n: int, others: Mapping[str, np.ndarray] | None = None) -> Tensor:
-    """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most.
-
-    Args:
-        labels: Labels of pictures of the world `objects`.
-        n: The largest number of pairs.
-        others: Labels of the second pictures of pairs; those of the first if None.
-    """
+    """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most."""
     (place, reach), (place_b, reach_b) = (_circles(some) for some in (labels, others or labels))
     found, free = [], set(range(len(place_b)))
     for a in range(len(place)):
@@ -71,14 +65,7 @@ def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
 
 
 def train_detector(parts: Path, seconds: float, name: str = "detector", options: Mapping[str, Any] = DETECTOR) -> Detector:
-    """Returns the detector of up to eight objects; trains it if it does not exist.
-
-    Args:
-        parts: Folder of the detector.
-        seconds: Length of its training.
-        name: Name of its file.
-        options: Options of the world of its training, `objects`.
-    """
+    """Returns the detector of up to eight objects; trains it if it does not exist."""
     path, detector = parts / f"{name}.pt", Detector()
     if not path.exists():
         scenes = ce.get("world", "objects", **{"size": 64, **options}).draw(8_000, seed=6)

@@ -53,21 +53,13 @@ THRESHOLDS = (None, 0.5, 0.6, 0.7, 0.8)
 
 @dataclass(frozen=True)
 class Stage:
-    """The last training of a plan; the encoder is new or comes from another plan.
+    """The last training of a plan; the encoder is new or comes from another plan."""
 
-    Attributes:
-        world: The training world.
-        steps: The number of steps; their time depends on the machine and on what else it does.
-        after: The plan of the first encoder; a new encoder if empty.
-        options: Options of the model.
-        iterates: Iterates that the loss compares.
-    """
-
-    world: str
-    steps: int
-    after: str
-    options: Mapping[str, Any]
-    iterates: str = "random"
+    world: str  # training world
+    steps: int  # number of steps; their time depends on the machine and on what else it does
+    after: str  # plan of the first encoder; a new encoder if empty
+    options: Mapping[str, Any]  # options of the model
+    iterates: str = "random"  # iterates that the loss compares
 
 
 _QUADRATIC = {"head": "quadratic", "components": 4}

@@ -13,12 +13,7 @@ SEEDS = (5, 6, 7)
 
 
 def experiment_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """Returns a parser with the options of all experiments.
-
-    Args:
-        name: Name of the file of results.
-        doc: The text of `--help`.
-    """
+    """Returns a parser with the options of all experiments."""
     parser = argument_parser(doc, COMET.results / f"{name}.json", whole=True)
     parser.add_argument("--data", type=Path, default=COMET.cache, help="where renders are kept")
     parser.add_argument("--parts", type=Path, default=COMET.cache, help="where models and figures of parts are kept, each kind in a folder")

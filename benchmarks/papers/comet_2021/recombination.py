@@ -88,14 +88,7 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
 
 
 def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
-    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$.
-
-    Args:
-        comet: The model.
-        scenes: The pictures.
-        pairs: The pairs of pictures and their objects.
-        merge: The cosine above which components belong to one object.
-    """
+    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$."""
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
     mixed = [

@@ -19,16 +19,7 @@ WIDTH, HIDDEN, SMALL = 48, 96, 8
 
 
 class SlotAttention(nn.Module):
-    """Pictures to slots, and slots to pictures with masks.
-
-    Args:
-        slots: Number of slots, $K$.
-        size: Height and width of the pictures, 16 or 32.
-        iterations: Iterations of attention.
-
-    Raises:
-        OptionError: Pictures have another size.
-    """
+    """Pictures to slots, and slots to pictures with masks."""
 
     fine: Tensor
     coarse: Tensor
@@ -58,12 +49,7 @@ class SlotAttention(nn.Module):
         self.register_buffer("coarse", edges(SMALL), persistent=False)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Returns slots, with shape $(B, K, 48)$.
-
-        Args:
-            x: Pictures in [0, 1].
-            noise: First slots, standard normal, with the shape of the slots; drawn by torch if None.
-        """
+        """Returns slots, with shape $(B, K, 48)$."""
         tokens = self.tokens((self.features(x) + self.where(self.fine)).flatten(2).transpose(1, 2))
         keys, values = self.key(tokens), self.value(tokens)
         noise = torch.randn(len(x), self.slots, WIDTH, device=x.device, dtype=x.dtype) if noise is None else noise
@@ -96,14 +82,7 @@ class SlotAttention(nn.Module):
 
 
 def train_slots(images: Tensor, slots: int, seed: int, steps: int) -> tuple[SlotAttention, dict[str, float]]:
-    """Trains slot attention with the paper's rate, 4e-4, on batches of 16, and returns the model and the figures of `fit`.
-
-    Args:
-        images: In [0, 1], with shape $(N, 3, S, S)$.
-        slots: Number of slots, with one for the background.
-        seed: Seed of weights, batches and noise.
-        steps: The number of steps.
-    """
+    """Trains slot attention with the paper's rate, 4e-4, on batches of 16, and returns the model and the figures of `fit`."""
     torch.manual_seed(seed)
     model = SlotAttention(slots, images.shape[-1])
     budget = Budget(steps=steps, rate=4e-4, precision="auto")

@@ -46,35 +46,19 @@ FIELDS = ("present", "position", "size", "shape", "color")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures of solids and of toys, and renders of all their objects.
+    """Pictures of solids and of toys, and renders of all their objects."""
 
-    Attributes:
-        solids: Pictures of $k$ solids, with shape $(P, 3, S, S)$.
-        toys: Pictures of as many toys.
-        rendered: Renders of all, under the light and on the floor of the solids.
-        places: Places on the floor, with shape $(P, 2 k, 2)$, the solids first.
-        pixels: Rows and columns of the middles of objects, with the same shape; -1 for hidden objects.
-        shape: Shapes, with shape $(P, 2 k)$.
-        color: Colors.
-    """
-
-    solids: Tensor
+    solids: Tensor  # pictures of $k$ solids, with shape $(P, 3, S, S)$
     toys: Tensor
-    rendered: Tensor
-    places: Tensor
-    pixels: Tensor
+    rendered: Tensor  # renders of all, under the light and on the floor of the solids
+    places: Tensor  # places on the floor, with shape $(P, 2 k, 2)$, the solids first
+    pixels: Tensor  # rows and columns of the middles of objects, with the same shape; -1 for hidden objects
     shape: Tensor
     color: Tensor
 
 
 def render_pairs(solids: LabelledScenes, toys: LabelledScenes, n: int) -> Pairs:
-    """Returns pairs of pictures whose objects stand apart, and renders of all objects of each.
-
-    Args:
-        solids: Pictures of solids, with equally many objects each.
-        toys: Pictures of toys.
-        n: The largest number of pairs.
-    """
+    """Returns pairs of pictures whose objects stand apart, and renders of all objects of each."""
     a, b = separate_pairs(solids.labels, n, toys.labels).unbind(1)
     both = {name: np.concatenate([solids.labels[name][a], toys.labels[name][b]], 1) for name in FIELDS}
     count = both["present"].shape[1]
@@ -92,14 +76,7 @@ def render_pairs(solids: LabelledScenes, toys: LabelledScenes, n: int) -> Pairs:
 
 
 def join_worlds(solids: Comet, toys: Comet, x: Tensor, y: Tensor) -> Tensor:
-    """Returns the ground and the objects of x with the objects of y, with shape $(B, 3, S, S)$.
-
-    Args:
-        solids: The model of x.
-        toys: The model of y.
-        x: Pictures, with shape $(B, 3, S, S)$.
-        y: As many others.
-    """
+    """Returns the ground and the objects of x with the objects of y, with shape $(B, 3, S, S)$."""
     return solids.recombine([*solids.decompose(x), *toys.decompose(y)[1:]])
 
 

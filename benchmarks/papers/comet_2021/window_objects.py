@@ -41,15 +41,7 @@ SHOWN, PICTURE = 6, "window-eight"
 
 
 def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str, Any] | None = None) -> tuple[Comet, dict[str, Any]]:
-    """Returns a model of `comet-window` and the report of its training; trains it if it does not exist.
-
-    Args:
-        world: One of `WORLDS`.
-        seed: Seed of the training.
-        folder: Folder of the run.
-        data: The folder of all renders.
-        changes: Settings of the recipe that differ.
-    """
+    """Returns a model of `comet-window` and the report of its training; trains it if it does not exist."""
     if not (folder / "report.json").exists():
         pictures = Pictures(render_objects(world, TRAIN, "train", data).images.mul(255).round().byte().numpy(), {}, folder.name)
         comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)

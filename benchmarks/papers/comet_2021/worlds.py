@@ -53,23 +53,14 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Room:
-    """The world `room` in 32 pixels: pictures in [0, 1] with their seven factors.
+    """The world `room` in 32 pixels: pictures in [0, 1] with their seven factors."""
 
-    Args:
-        train: Training pictures with random factors.
-        train_factors: Their factors in [0, 1], with shape $(N, 7)$.
-        test: Test pictures.
-        test_factors: Their factors.
-        grid: Every combination of four values of each factor, 0, 1/3, 2/3 and 1: 16,384 pictures, the last factor fastest.
-        levels: The index of the value of each factor of the grid, with shape $(16384, 7)$.
-    """
-
-    train: Tensor
-    train_factors: Tensor
-    test: Tensor
-    test_factors: Tensor
-    grid: Tensor
-    levels: Tensor
+    train: Tensor  # training pictures with random factors
+    train_factors: Tensor  # their factors in [0, 1], with shape $(N, 7)$
+    test: Tensor  # test pictures
+    test_factors: Tensor  # their factors
+    grid: Tensor  # every combination of four values of each factor, 0, 1/3, 2/3 and 1: 16,384 pictures, the last factor fastest
+    levels: Tensor  # index of the value of each factor of the grid, with shape $(16384, 7)$
 
 
 def render_room(data: Path = COMET.cache) -> Room:
@@ -87,14 +78,7 @@ def render_room(data: Path = COMET.cache) -> Room:
 
 
 def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.cache) -> Scenes:
-    """Renders the first pictures of a world with masks, or reads them.
-
-    Args:
-        name: One of `WORLDS`.
-        n: Number of pictures.
-        split: `train`, `validation` or `test`; it sets the seed.
-        data: The folder of all renders.
-    """
+    """Renders the first pictures of a world with masks, or reads them."""
     world, options, shrink = WORLDS[name]
     folder = data / f"{folder_of(name)}-{split}-{n}"
     scenes = render_to(folder, ce.get("world", world, **options), n, SEEDS[split], masks=True)

@@ -43,12 +43,7 @@ def random_conditions(n: int, seed: int) -> dict[str, Tensor]:
 
 
 class Heads:
-    """The evidence of the concepts over a base; the value of a color or a shape may differ between chains.
-
-    Args:
-        concepts: The energies of the concepts.
-        base: The base; that of the concepts if None.
-    """
+    """The evidence of the concepts over a base; the value of a color or a shape may differ between chains."""
 
     def __init__(self, concepts: Concepts, base: ce.Energy | None = None) -> None:
         base = concepts.base if base is None else base
@@ -72,19 +67,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Claim:
-    """An energy and its meaning; `&`, `|`, `~` and `>>` act on both.
-
-    Args:
-        energy: The energy.
-        holds: Returns which pictures it holds for, from their attributes.
-        text: The expression as text.
-        depth: The depth of nested operators.
-    """
+    """An energy and its meaning; `&`, `|`, `~` and `>>` act on both."""
 
     energy: ce.Energy
-    holds: Callable[[Attributes], Tensor]
-    text: str
-    depth: int = 0
+    holds: Callable[[Attributes], Tensor]  # returns which pictures it holds for, from their attributes
+    text: str  # expression as text
+    depth: int = 0  # depth of nested operators
 
     def __and__(self, other: Claim) -> Claim:
         return self._join("&", other, self.energy & other.energy, lambda found: self.holds(found) & other.holds(found))
@@ -102,16 +90,7 @@ class Claim:
         return Claim(energy, holds, f"({self.text} {sign} {other.text})", 1 + max(self.depth, other.depth))
 
     def draw(self, options: Options, weight: float = WEIGHT, **changes: Any) -> tuple[float, Tensor, Attributes]:
-        """Draws pictures and evaluates them.
-
-        Args:
-            options: Number of pictures, seed, and evaluator.
-            weight: Weight of the evidence.
-            **changes: Other options of the sampler.
-
-        Returns:
-            The share of pictures that it holds for, the pictures, and their attributes.
-        """
+        """Draws pictures and evaluates them."""
         images = draw(self.energy.sharpened(weight), options.samples, options.seed, **changes)
         found = options.evaluate(images)
         return share(self.holds(found)), images, found

@@ -93,15 +93,10 @@ def scaled(size: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Trainings:
-    """All trainings at a ratio.
+    """All trainings at a ratio."""
 
-    Attributes:
-        ratio: Share of the positions with all sizes.
-        seed: Seed of the trainings.
-    """
-
-    ratio: float
-    seed: int = 0
+    ratio: float  # share of the positions with all sizes
+    seed: int = 0  # seed of the trainings
 
     @cached_property
     def scenes(self) -> dict[str, Scenes]:

@@ -21,17 +21,11 @@ from composable_energy_scenes.weights import FOLDER
 
 @dataclass(frozen=True)
 class Options:
-    """Options of an experiment.
+    """Options of an experiment."""
 
-    Args:
-        samples: Pictures of each row.
-        seed: Seed of conditions and samples; settings were chosen on other seeds.
-        weights: The folder of weights.
-    """
-
-    samples: int = 1000
-    seed: int = 11
-    weights: Path = FOLDER
+    samples: int = 1000  # pictures of each row
+    seed: int = 11  # seed of conditions and samples; settings were chosen on other seeds
+    weights: Path = FOLDER  # folder of weights
 
     @cached_property
     def concepts(self) -> Concepts:
@@ -49,14 +43,7 @@ class Options:
 
 
 def run_experiment(name: str, doc: str | None, run: Callable[[Options], dict[str, Any]], **defaults: Any) -> None:
-    """Runs an experiment from the command line.
-
-    Args:
-        name: Name of its files.
-        doc: The text of `--help`.
-        run: Prints tables and returns the figures; a picture with shape $(3, H, W)$ may be under `picture`.
-        **defaults: Other defaults of `Options`.
-    """
+    """Runs an experiment from the command line."""
     default = Options(**defaults)
     parser = argument_parser(doc, COMPOSITIONAL.results / f"{name}.json", whole=True)
     parser.add_argument("--samples", type=int, default=default.samples, help=f"pictures of each row (default {default.samples})")

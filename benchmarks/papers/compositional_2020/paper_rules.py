@@ -29,32 +29,19 @@ def bounded_not(energy: Any, at: float, scale: float) -> ce.Energy:
 
 
 def energy_classifier(of: Callable[[Tensor], ce.Energy], classes: int, scale: float) -> ce.ClassifierEnergy:
-    r"""Returns the classifier of conditional energies, $p(k \mid x) \propto e^{-s E(x \mid k)}$; `~` of its events is exact.
-
-    Args:
-        of: Returns the energy of a class, given with shape $(1,)$.
-        classes: Number of classes.
-        scale: $s$.
-    """
+    r"""Returns the classifier of conditional energies, $p(k \mid x) \propto e^{-s E(x \mid k)}$; `~` of its events is exact."""
     energies = [of(torch.tensor([k])) for k in range(classes)]
     return ce.ClassifierEnergy(lambda x: -scale * torch.stack([energy(x) for energy in energies], 1), labels=classes)
 
 
 @dataclass(frozen=True)
 class Method:
-    """Conditional energies with a sampler.
-
-    Attributes:
-        of: For each concept, a function from values to the energies of pictures with these values.
-        draw: A function from an energy, a number of pictures and a seed to pictures of 64 pixels.
-        alpha: The factor of NOT.
-        scale: The factor of energies under OR.
-    """
+    """Conditional energies with a sampler."""
 
     of: Mapping[str, Callable[[Tensor], ce.Energy]]
-    draw: Callable[[ce.Energy, int, int], Tensor]
-    alpha: float
-    scale: float
+    draw: Callable[[ce.Energy, int, int], Tensor]  # function from an energy, a number of pictures and a seed to pictures of 64 pixels
+    alpha: float  # factor of NOT
+    scale: float  # factor of energies under OR
 
 
 def of_pixels(chain: int, alpha: float, scale: float) -> Method:
@@ -75,12 +62,7 @@ def of_pixels(chain: int, alpha: float, scale: float) -> Method:
 
 
 def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]:
-    """Returns the rows of `table1` by the paper's rules.
-
-    Args:
-        method: The energies, and the factors of NOT and OR.
-        c: The conditions of `table1`.
-    """
+    """Returns the rows of `table1` by the paper's rules."""
     place, color = method.of["position"](c["position"]), method.of["color"](c["color"])
     here, there = (method.of["position"](c[name]) for name in ("position1", "position2"))
     other = method.of["color"](c["color2"])

@@ -83,16 +83,7 @@ def scores(found: list[Tensor], places: Tensor) -> dict[str, float]:
 
 
 def match_objects(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Matches objects with places, as many as possible within the tolerance, the others as near as possible.
-
-    Args:
-        found: Places of the objects, with shape $(m, 2)$.
-        wanted: Requested places, with shape $(k, 2)$.
-
-    Returns:
-        Which places have an object within .4 on both axes, and the error of each place's object, the mean of both axes; each with shape
-        $(k,)$.
-    """
+    """Matches objects with places, as many as possible within the tolerance, the others as near as possible."""
     apart = (wanted[:, None] - found[None]).abs()
     far = apart.amax(2)
     places, objects = linear_sum_assignment((far + 100.0 * (far >= TOLERANCE)).numpy())

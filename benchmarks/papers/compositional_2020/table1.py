@@ -40,23 +40,14 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        text: The expression.
-        build: Returns the energy from heads and conditions.
-        right: Returns which pictures have each part of the expression.
-        paper: The paper's figures for each part; None where it has none.
-        ground: Returns the conditional energy that replaces the base.
-        branches: Whether the parts are alternatives.
-    """
-
-    text: str
-    build: Callable[[Heads, Conditions], ce.Energy]
-    right: Callable[[Attributes, Conditions], Scores]
-    paper: tuple[float | None, ...]
-    ground: Callable[[Concepts, Conditions], ce.Energy]
-    branches: bool = False
+    text: str  # expression
+    build: Callable[[Heads, Conditions], ce.Energy]  # returns the energy from heads and conditions
+    right: Callable[[Attributes, Conditions], Scores]  # returns which pictures have each part of the expression
+    paper: tuple[float | None, ...]  # paper's figures for each part; None where it has none
+    ground: Callable[[Concepts, Conditions], ce.Energy]  # returns the conditional energy that replaces the base
+    branches: bool = False  # whether the parts are alternatives
 
     def scores(self, found: Attributes, c: Conditions) -> dict[str, float]:
         """Returns the share of pictures with each part, and with all, or with any if they are alternatives."""

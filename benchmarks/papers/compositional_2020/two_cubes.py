@@ -43,10 +43,6 @@ def peaks(energy: Tensor, k: int) -> Tensor:
     """Returns the k lowest local minima of an energy on the grid, with shape $(k, 2)$, the lowest first; NaN where there are fewer.
 
     A minimum is no higher than its eight neighbors.
-
-    Args:
-        energy: Energies at `PLACES`, with shape $(P,)$.
-        k: Number of minima.
     """
     floor = -energy.view(1, 1, STEPS, STEPS)
     high = floor.masked_fill(floor < F.max_pool2d(floor, 3, 1, 1), -torch.inf).flatten()

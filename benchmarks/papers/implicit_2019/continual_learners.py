@@ -34,13 +34,7 @@ FISHER = 500  # pictures of a task for the Fisher information; a task of scikit-
 
 
 class CrossEntropy(Objective):
-    r"""Cross entropy plus the quadratic penalty of elastic weight consolidation, $\tfrac\lambda2 \sum_i F_i (\theta_i - \theta^*_i)^2$.
-
-    Args:
-        penalty: $\\lambda$.
-        fisher: The Fisher information of earlier tasks by parameter.
-        anchor: The parameters after the last task.
-    """
+    r"""Cross entropy plus the quadratic penalty of elastic weight consolidation, $\tfrac\lambda2 \sum_i F_i (\theta_i - \theta^*_i)^2$."""
 
     def __init__(self, penalty: float = 0.0, fisher: dict[str, Tensor] | None = None, anchor: dict[str, Tensor] | None = None) -> None:
         self.penalty, self.fisher, self.anchor = penalty, fisher or {}, anchor or {}
@@ -62,12 +56,7 @@ class NegativeBound(Objective):
 
 
 class Learner(ABC):
-    """A learner of classes that come one after the other.
-
-    Args:
-        size: The number of pixels.
-        seed: The seed of weights and batches.
-    """
+    """A learner of classes that come one after the other."""
 
     rate = 1e-3
 

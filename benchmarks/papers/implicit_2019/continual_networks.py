@@ -50,11 +50,7 @@ class ConditionalEnergy(ce.Energy):
 
 
 class ClassHeads(ce.Energy):
-    r"""A normalized energy for each class over the codes of a frozen base: a quadratic form of its own, and a level.
-
-    Args:
-        noise: The noise of their training, at which the heads begin.
-    """
+    r"""A normalized energy for each class over the codes of a frozen base: a quadratic form of its own, and a level."""
 
     def __init__(self, noise: GaussianNoise) -> None:
         super().__init__()

@@ -16,13 +16,7 @@ SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
 
 
 def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], dict[str, Any]]) -> None:
-    """Runs an experiment from the command line.
-
-    Args:
-        name: Name of its file of results.
-        doc: The text of `--help`.
-        run: Prints tables and returns the figures, for some seeds.
-    """
+    """Runs an experiment from the command line."""
     parser = argument_parser(doc, IMPLICIT.results / f"{name}.json", whole=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of split, training and attacks (default 0 1 2)")
     args = parser.parse_args()

@@ -86,13 +86,7 @@ SETS: tuple[str, ...] = ("printed digits", "printed letters", "textures", "noise
 
 
 def unusual_sets(x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor]:
-    """Returns as many pictures of each of seven kinds as there are test pictures.
-
-    Args:
-        x: Test pictures, with shape $(n, 1, 8, 8)$.
-        y: Their digits, with shape $(n,)$.
-        seed: The seed.
-    """
+    """Returns as many pictures of each of seven kinds as there are test pictures."""
     count, generator = len(x), torch.Generator().manual_seed(seed)
     makers: dict[str, Callable[[], Tensor]] = {
         "printed digits": lambda: drawn("0123456789", count, generator),

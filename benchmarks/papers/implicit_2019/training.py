@@ -21,21 +21,13 @@ BATCH, RATE = 64, 1e-3
 
 @dataclass(frozen=True)
 class Joint:
-    """Settings of a joint energy-based model.
+    """Settings of a joint energy-based model."""
 
-    Args:
-        noise: The standard deviation of the noise on the pictures.
-        step_size: Of Langevin at temperature 1.
-        weight: Of the cross entropy.
-        steps: Training steps.
-        chain: Steps of each chain for each training step.
-    """
-
-    noise: float
-    step_size: float
-    weight: float = 3.0
-    steps: int = 1000
-    chain: int = 10
+    noise: float  # standard deviation of the noise on the pictures
+    step_size: float  # of Langevin at temperature 1
+    weight: float = 3.0  # of the cross entropy
+    steps: int = 1000  # training steps
+    chain: int = 10  # steps of each chain for each training step
 
 
 def minimise(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: tuple[Tensor, Tensor], steps: int, seed: int) -> None:
