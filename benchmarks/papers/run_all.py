@@ -33,7 +33,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     "comet_2021": (
         (  # the longest first; two_worlds as soon as it has the models that it needs
             *("objects", "window_objects", "factors", "two_worlds", "window_sprites"),
-            *("slot_objects", "four_objects", "light", "recombination"),
+            *("light", "recombination"),
         ),
     ),
     "implicit_2019": (
@@ -53,7 +53,6 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
 
 NEEDS: Mapping[str, str] = {
     "two_worlds": "window_objects",
-    "four_objects": "window_objects",
     "light": "window_objects",
     "recombination": "objects",
 }

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import Autoencoder, encoder, pixels, train_autoencoder
-from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import average_pixels
 from composable_energy.sampling import Noise
@@ -26,7 +25,7 @@ from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charb
 from composable_energy_training import Batch
 
 COMPONENTS, LATENT, COARSE, RATE = 2, 32, 16, 2e-3
-SLOTS, NUMBERS = 4, 64
+NUMBERS = 64
 
 ROWS: Mapping[str, tuple[int, ...]] = {
     "comet-coarse": (3600, 340),
@@ -35,7 +34,6 @@ ROWS: Mapping[str, tuple[int, ...]] = {
     "beta-1": (5000,),
     "beta-0.25": (5000,),
     "beta-0.25-10": (5000,),
-    "slots": (850,),
     "pixels": (),
     "untrained": (),
 }
@@ -58,21 +56,8 @@ def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 
 
 
 def codes_of_row(name: str, model: Any) -> Callable[[Tensor], Tensor]:
-    """Returns the function from pictures to codes. Slots begin with the same noise for each picture, so that they keep their order."""
-    if name == "slots":
-        first = torch.randn(1, model.slots, 48, generator=torch.Generator().manual_seed(0))
-        return lambda x: model.encode(x, first.expand(len(x), -1, -1))
+    """Returns the function from pictures to codes."""
     return pixels if name == "pixels" else getattr(model, "encode", model)
-
-
-def reconstruct_row(model: Any, images: Tensor) -> Tensor | None:
-    """Returns the reconstructions of pictures; None for a model that has none."""
-    if not hasattr(model, "decode"):
-        return None
-    torch.manual_seed(0)  # of the first slots
-    rebuild = (lambda x: model(x)[0]) if isinstance(model, SlotAttention) else (lambda x: model.decode(model.encode(x)))
-    with torch.no_grad():
-        return torch.cat([rebuild(some).detach() for some in images.split(64)])
 
 
 def scaled_steps(name: str, share: float = 1.0) -> tuple[int, ...]:
@@ -85,8 +70,6 @@ def _create(name: str, seed: int) -> Any:
         torch.manual_seed(seed)
         return ce.get("encoder", "comet-global", size=32, components=COMPONENTS, latent=LATENT, head="quadratic", coordinates="absolute")
     torch.manual_seed(seed)
-    if name == "slots":
-        return SlotAttention(SLOTS, 32)
     if name == "autoencoder-charbonnier":
         return Autoencoder(reconstruction=charbonnier)
     if name.startswith("beta"):
@@ -100,10 +83,6 @@ def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, .
         model.energy.set_image(images)
         stages = [_train_coarse(model, seed, images, steps[0]), _descend(model, images, steps[1], seed, model.encoder.parameters())]
         model.eval()
-    elif name == "slots":
-        trained, figures = train_slots(images, SLOTS, seed, steps[0])
-        model.load_state_dict(trained.state_dict())
-        stages = [figures]
     else:
         stages = [train_autoencoder(model, images, steps[0], seed)]
     times = [stage["seconds"] for stage in stages]

@@ -29,9 +29,7 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "tetris-16": ("tetris", {"size": 32, "cells": 8}, 2),
     "objects-16": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 4),
     "objects-32": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 2),
-    "objects-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 1),
     "solids-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.16, 0.38)}, 1),
-    "two-64": ("objects", {"size": 64, "count": (1, 2), "sizes": (0.16, 0.38)}, 1),
     "three-64": ("objects", {"size": 64, "count": (3, 3), "sizes": (0.16, 0.26)}, 1),
     "toys-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.22, 0.40), "shapes": TOYS}, 1),
     "three-toys-64": ("objects", {"size": 64, "count": (3, 3), "sizes": (0.22, 0.32), "shapes": TOYS}, 1),
@@ -39,7 +37,7 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
 }
 """Worlds with masks: name, options, and the side of the squares of pixels that are averaged. Objects are rendered at 64 pixels."""
 
-_FOLDERS = {name: name for name in ("solids-64", "two-64", "three-64", "toys-64", "three-toys-64", "solids-toys-64")}
+_FOLDERS = {name: name for name in ("solids-64", "three-64", "toys-64", "three-toys-64", "solids-toys-64")}
 """Folders of renders of worlds with options of their own; others are named by world and size."""
 
 
