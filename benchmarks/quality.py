@@ -102,7 +102,6 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
     """Yields the samplers of this library by name, as functions of a seed."""
     for name, sampler, draws in (
-        ("chees, metric='identity'", ChEES(metric="identity"), target.draws),
         ("chees", ChEES(), target.draws),
         ("hmc", HMC(), target.draws),
         ("mala", MALA(), 2 * target.draws),
