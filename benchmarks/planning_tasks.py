@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -147,25 +146,11 @@ def _blocked(world: World, task: Task, path: Tensor, generator: torch.Generator)
     return None if found is None or found[1] > _SHARE * (world.horizon - 1) else replace(blocked, steps=found[1])
 
 
-def judge(world: World, task: Task, plan: Tensor, seed: int) -> dict[str, Any]:
-    """Returns what comes of following a plan of shape $(T, d)$."""
+def succeeds(world: World, task: Task, plan: Tensor, seed: int) -> bool:
+    """Returns whether following a plan of shape $(T, d)$ arrives without touching anything, also between states."""
     states, hit = world.follow(plan, torch.Generator().manual_seed(seed))
-    return verdict(world, task, states, hit)
-
-
-def verdict(world: World, task: Task, states: Tensor, hit: bool) -> dict[str, Any]:
-    """Returns whether the states of the world arrive without touching anything, their length and their roughness."""
     if task.obstacle is not None:
         shares = torch.linspace(0, 1, 9)[:, None, None]
         between = (states[:-1] + shares * states.diff(dim=0)).flatten(0, 1)
         hit |= bool(clearance_of(world, task.obstacle, between).min() <= 0)
-    places = world.position(states)
-    distance = float((places[-1] - task.goal).norm())
-    moves = states[:, :2].diff(dim=0)
-    return {
-        "success": not hit and distance <= world.tolerance,
-        "hit": hit,
-        "distance": round(distance, 4),
-        "length": round(float(moves.norm(dim=1).sum()), 4),
-        "roughness": round(float(moves.diff(dim=0).square().sum()), 6),
-    }
+    return not hit and float((world.position(states)[-1] - task.goal).norm()) <= world.tolerance

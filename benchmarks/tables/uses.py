@@ -14,9 +14,7 @@ PLANNERS = {
     "energies": "energies",
     "reference": "reference (true map and dynamics)",
     "grid": "shortest path on a grid (true map)",
-    "rrt*": "RRT* (true map)",
     "cem": "forward model, cross-entropy method",
-    "gradient": "forward model, gradient on actions",
 }
 
 
