@@ -98,19 +98,16 @@ def continual() -> Blocks:
 
 
 def learners() -> str:
-    """Returns the accuracies after tasks that come one after the other, and in the stream without boundaries."""
+    """Returns the accuracies after tasks that come one after the other."""
     found = _read("continual", IMPLICIT.results)
-    rows = [
-        {"name": name, **row, "stream": found["stream"].get(name, {}).get("mean")}
-        for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))
-    ]
+    rows = [{"name": name, **row} for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))]
     rows += [{"name": PAPERS[name], "mean": share} for name, (share, _) in found["paper"].items()]
     cells: dict[str, Callable[[Any], str]] = {
         "learner": lambda row: row["name"],
         "five tasks": number("mean"),
         "deviation": number("deviation"),
     }
-    cells |= {"drifting classes": number("stream"), "parameters": lambda row: f"{row['parameters']:,}" if "parameters" in row else ""}
+    cells |= {"parameters": lambda row: f"{row['parameters']:,}" if "parameters" in row else ""}
     return columns(rows, cells)
 
 

@@ -20,8 +20,7 @@ import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
 from benchmarks.harness import argument_parser
 from benchmarks.papers.experiment import IMPLICIT, arrange_rows, print_table
-from benchmarks.papers.implicit_2019.continual_learners import Divergence
-from benchmarks.papers.implicit_2019.continual_networks import CLASSES
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, Divergence
 
 SEEDS, TRAINING, STEPS, SIDE = (0, 1), 400, (5, 10, 20, 50, 100), 8
 FROM, TO = (1, 3, 4, 7, 9, 0), (7, 8, 9, 2, 4, 6)  # the classes of the picture

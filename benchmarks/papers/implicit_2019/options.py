@@ -23,7 +23,7 @@ def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], di
     torch.set_num_threads(1)
     wall, processor = time.perf_counter(), time.process_time()
     figures = run(args.seeds)
-    seconds = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+    seconds: dict[str, Any] = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
     print(f"\n{seconds['seconds']:.0f} s, of which {seconds['processor_seconds']:.0f} s of the processor")
     if args.write:
         IMPLICIT.write(name, figures, seeds=list(args.seeds), **seconds)
