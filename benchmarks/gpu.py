@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
     ready, reason = ce.get("kernel", "triton").available()
     if not ready:
         print(f"The Triton kernel cannot run here: {reason}. Rows that need it have its error.", file=sys.stderr)
-    some = chosen(parser, dict(rows(FULL if args.device == "cuda" else TINY)), args.only)
+    some = chosen(dict(rows(FULL if args.device == "cuda" else TINY)), args.only)
     hardware = torch.cuda.get_device_name() if args.device == "cuda" else "the CPU, by an interpreter"
     out = args.out or (RESULTS / "gpu.json" if args.device == "cuda" else ROOT / ".benchmarks" / "gpu.json")
     failed = run(some, out, {**environment(), "hardware": hardware, "cuda": torch.version.cuda})

@@ -33,14 +33,36 @@ def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = 
     return parser
 
 
-def chosen(parser: argparse.ArgumentParser, known: Mapping[str, T], texts: Sequence[str]) -> dict[str, T]:
+def read_options(doc: str | None, path: Path | None = None, arguments: Sequence[str] | None = None, **defaults: Any) -> argparse.Namespace:
+    """Returns the options of the command line, and limits this process to one thread.
+
+    Each default is an option of its type: False a switch, a sequence any number of values; one of texts takes some of them alone, unless it
+    is empty.
+    """
+    parser = argument_parser(doc, path, whole=True)
+    for name, default in defaults.items():
+        settings: dict[str, Any] = {"default": default, "help": f"(default {default})"}
+        if isinstance(default, bool):
+            settings = {"action": "store_true"}
+        elif isinstance(default, Sequence) and not isinstance(default, str):
+            first = default[0] if default else ""
+            settings |= {"nargs": "+", "type": type(first)}
+            settings |= {"choices": list(default), "metavar": name.upper()} if first and isinstance(first, str) else {}
+        else:
+            settings |= {"type": type(default)}
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    torch.set_num_threads(1)
+    return parser.parse_args(arguments)
+
+
+def chosen(known: Mapping[str, T], texts: Sequence[str]) -> dict[str, T]:
     """Returns the entries whose names have one of some texts, or all entries if there is no text.
 
     A text that no name has ends the program with the list of names, since a run that measures nothing looks like one that did.
     """
     for text in texts:
         if not any(text in name for name in known):
-            parser.error(f"no row has {text!r} in its name; there are: {'; '.join(known)}")
+            argparse.ArgumentParser().error(f"no row has {text!r} in its name; there are: {'; '.join(known)}")
     return {name: entry for name, entry in known.items() if not texts or any(text in name for text in texts)}
 
 

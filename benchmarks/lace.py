@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
 from composable_energy.sampling import Sampler
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
@@ -210,11 +210,7 @@ def closed() -> list[dict[str, Any]]:
 
 def main() -> None:
     names = ("closed", "faces", "edits")
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="sections to measure")
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="samplers of the section faces")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, only=names, samplers=list(SAMPLERS))
     sections: dict[str, Callable[[], Any]] = {"closed": closed} if "closed" in args.only else {}
     if {"faces", "edits"} & set(args.only):
         found = attributes()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
 from composable_energy_mcmc import HMC, SMC, Annealed, ChEES, Tempering
 
 PATH = RESULTS / "multimodal.json"
@@ -74,12 +74,9 @@ def measure(name: str, seeds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="samplers whose names have one of these")
-    args = parser.parse_args()
+    args = read_options(__doc__, PATH, seeds=20, only=[])
     rows = []
-    for name in chosen(parser, SAMPLERS, args.only):
+    for name in chosen(SAMPLERS, args.only):
         rows.append(measure(name, args.seeds))
         print(rows[-1], flush=True)
     if args.write:

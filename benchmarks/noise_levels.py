@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 from composable_energy.sampling import Sampler
 from composable_energy_diffusion import ODE, SDE, DiffusionEnergy, VarianceExploding
 from composable_energy_mcmc import Annealed
@@ -87,8 +87,7 @@ def measure(sampler: Sampler) -> dict[str, float]:
 
 
 def main() -> None:
-    args = argument_parser(__doc__, PATH).parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH)
     rows = [{"sampler": name, "evaluations": n, **measure(build(n))} for name, build in SAMPLERS.items() for n in BUDGETS]
     expressions = [{"sampler": name, "expressions": measure_expressions(sampler)} for name, sampler in FOLLOWERS.items()]
     print(*rows, *expressions, sep="\n")

@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d
 
 import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
-from benchmarks.harness import RESULTS, argument_parser, chosen, environment, read_json, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_json, read_options, write_json
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.noise import Noise
 from composable_energy_faces import ATTRIBUTES, draw
@@ -224,13 +224,8 @@ def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a training")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="objectives whose names have one of these")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    names = chosen(parser, objectives(torch.randn(100, 2), 0), args.only or ())
+    args = read_options(__doc__, PATH, seeds=SEEDS, seconds=SECONDS, only=())
+    names = chosen(objectives(torch.randn(100, 2), 0), args.only or ())
     sets: dict[str, dict[str, Any]] = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
     for kind, load in SETS.items():

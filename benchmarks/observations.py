@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
 from composable_energy_faces import judge
 from composable_energy_observed import Blur, Downsample, Mask, Operator
 
@@ -188,11 +188,7 @@ def _shown(operator: Operator, y: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--truths", type=int, default=12)
-    parser.add_argument("--composed", type=int, default=4)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, truths=12, composed=4)
     kept = read_json(PATH) if PATH.exists() else {}
     results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
     results |= {key: kept[key] for key in results if key in kept}

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, ROOT, environment, read_json, read_options, write_json
 from benchmarks.planning_baselines import ForwardModel, cross_entropy, grid_plan
 from benchmarks.planning_reference import Solvable, reference_plan
 from benchmarks.planning_tasks import Grid, Task, succeeds
@@ -178,14 +178,7 @@ def _write(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--tasks", type=int, default=200)
-    parser.add_argument("--others", type=int, default=50, help="the number of tasks for the other planners")
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, tasks=200, others=50, worlds=list(WORLDS), methods=list(METHODS), resume=False)
     torch.manual_seed(0)
     results: dict[str, Any] = _read() if args.resume and PATH.exists() else {"rows": {}, "solvable": {}}
     if not args.resume:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.effective import least_effective
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
@@ -135,11 +135,7 @@ def one_processor() -> None:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="rows whose target and sampler have one of these")
-    parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
-    args = parser.parse_args()
+    args = read_options(__doc__, PATH, seeds=3, only=[], peers=False)
     one_processor()
     print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     known = {
@@ -147,7 +143,7 @@ def main() -> None:
         for target in targets()
         for name, run in (*ours(target), *(theirs(target) if args.peers else ()))
     }
-    some = list(chosen(parser, known, args.only).values())
+    some = list(chosen(known, args.only).values())
     for target in dict.fromkeys(target for target, _, _ in some):
         mine = [(name, run) for of, name, run in some if of == target]
         runs: dict[str, list[Figures]] = {name: [] for name, _ in mine}

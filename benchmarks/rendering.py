@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
 
 PATH = RESULTS / "rendering.json"
 RENDERED = dict.fromkeys(("one-object", "objects", "room"), (64, 128))
@@ -39,9 +39,7 @@ def measure(name: str, size: int, n: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("-n", type=int, default=200, help="pictures of each row, drawn three times")
-    args = parser.parse_args()
+    args = read_options(__doc__, PATH, n=200)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rows = [row for name, sizes in (RENDERED | FLAT).items() for size in sizes for row in measure(name, size, args.n)]

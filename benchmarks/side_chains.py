@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, ROOT, environment, read_json, read_options, write_json
 from composable_energy_molecules import (
     AngleLibrary,
     ClashEnergy,
@@ -198,11 +198,7 @@ def measure_expression(energy: SideChainEnergy, library: AngleLibrary) -> dict[s
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, seeds=3, resume=False)
     kept = read_json(PATH) if args.resume and PATH.exists() else {}
     results: dict[str, Any] = {"rows": [], "draws": [], "expression": {}, **kept}
     if not args.resume:

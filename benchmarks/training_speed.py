@@ -11,7 +11,6 @@ trainer was created.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from benchmarks.harness import RESULTS, argument_parser, environment, peak_memory, write_json
+from benchmarks.harness import RESULTS, environment, peak_memory, read_options, write_json
 
 PATH = RESULTS / "training_speed.json"
 BATCH, K, BUFFER, STEP, NOISE = 32, 20, 10_000, 10.0, 0.005
@@ -197,11 +196,7 @@ def peak(who: str, task: str, size: int) -> float:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--memory", nargs=3, metavar=("WHO", "TASK", "SIZE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, turns=15, memory=())
     if args.memory:
         who, task, size = args.memory
         print(peak(who, task, int(size)))

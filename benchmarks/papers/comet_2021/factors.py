@@ -37,7 +37,7 @@ from torch import Tensor
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.baselines import codes_of, fit_principal_components
 from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, scaled_steps, train_row
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 
@@ -108,12 +108,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("factors", __doc__)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS, help="of training, and of the table")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the steps of each model")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("factors", __doc__, arguments, only=list(ROWS), seed=SEEDS, share=1.0)
     parts, data, results = args.parts / "factors", render_room(args.data), []
     for name, seed in ((name, seed) for seed in args.seed for name in args.only):
         results.append(train_and_score(name, seed, data, parts, args.share))

@@ -34,7 +34,7 @@ from benchmarks.papers.comet_2021.crop_classifier import (
     render_labelled,
 )
 from benchmarks.papers.comet_2021.objects import TRAIN
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import read_experiment
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
 from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
@@ -107,11 +107,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("light", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[6, 7])
-    parser.add_argument("--judges", type=float, default=150.0, help="seconds of training of each network that evaluates pictures")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("light", __doc__, arguments, seed=[6, 7], judges=150.0)
     parts, fits, rows = args.parts / "objects", [], []
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
     classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
 from benchmarks.papers.experiment import COMET, print_table
@@ -135,12 +135,7 @@ def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("objects", __doc__)
-    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), metavar="PLAN", help=", ".join(PLANS))
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("objects", __doc__, arguments, only=list(PLANS), seed=SEEDS, gather=False)
     parts = args.parts / "objects"
     if not args.gather:
         for plan in args.only:

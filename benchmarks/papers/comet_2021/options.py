@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import COMET
 
 SEEDS = (5, 6, 7)
 """Seeds of the trainings in the tables; settings were chosen on others."""
 
 
-def experiment_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """Returns a parser with the options of all experiments."""
-    parser = argument_parser(doc, COMET.results / f"{name}.json", whole=True)
-    parser.add_argument("--data", type=Path, default=COMET.cache, help="where renders are kept")
-    parser.add_argument("--parts", type=Path, default=COMET.cache, help="where models and figures of parts are kept, each kind in a folder")
-    return parser
+def read_experiment(name: str, doc: str | None, arguments: Sequence[str] | None, **defaults: Any) -> argparse.Namespace:
+    """Returns the options of an experiment; all have a folder of renders, and one of models and figures of parts."""
+    return read_options(doc, COMET.results / f"{name}.json", arguments, data=COMET.cache, parts=COMET.cache, **defaults)

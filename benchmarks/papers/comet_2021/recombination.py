@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, centers, classify, load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_comet import Comet
 
@@ -106,13 +106,7 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("recombination", __doc__)
-    parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=list(SCORED), help="of objects.py")
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--merge", type=float, default=0.6, help="the cosine above which components belong to one object")
-    parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("recombination", __doc__, arguments, plan=list(SCORED), seed=SEEDS, merge=0.6, classifier=60.0)
     parts, results = args.parts / "objects", []
     for plan in args.plan:
         world = PLANS[plan].world

@@ -24,7 +24,7 @@ import composable_energy as ce
 from benchmarks.papers.comet_2021.crop_classifier import LabelledScenes, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import Joined, separate_pairs, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import read_experiment
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, spent, train
 from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
 from benchmarks.papers.compositional_2020.several_objects import scores
@@ -60,11 +60,7 @@ def measure(solids: Comet, toys: Comet, detector: Detector, pairs: Joined) -> tu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("two-worlds", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[5])
-    parser.add_argument("--judges", type=float, default=150.0, help="seconds of training of the detector")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("two-worlds", __doc__, arguments, seed=[5], judges=150.0)
     parts, masks, joins = args.parts / "objects", [], []
     models = {seed: _train(seed, parts, args.data) for seed in args.seed}
     detector = train_detector(parts, args.judges, "detector-toys", WORLDS[BOTH][1])

@@ -23,7 +23,7 @@ from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score, segmentation_baselines
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
 from benchmarks.papers.comet_2021.worlds import render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
@@ -59,11 +59,7 @@ def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("window-objects", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--classifier", type=float, default=150.0, help="seconds of training of the classifier, and of the detector")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("window-objects", __doc__, arguments, seed=SEEDS, classifier=150.0)
     parts = args.parts / "objects"
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     labelled = render_labelled(WORLD, 2 * PAIRS, 3, args.data)

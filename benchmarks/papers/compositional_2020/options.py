@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.compositional_2020.evaluation import Attributes, Evaluator, evaluate, load_evaluator
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_scenes import Concepts, load_concepts
@@ -45,12 +44,7 @@ class Options:
 def run_experiment(name: str, doc: str | None, run: Callable[[Options], dict[str, Any]], **defaults: Any) -> None:
     """Runs an experiment from the command line."""
     default = Options(**defaults)
-    parser = argument_parser(doc, COMPOSITIONAL.results / f"{name}.json", whole=True)
-    parser.add_argument("--samples", type=int, default=default.samples, help=f"pictures of each row (default {default.samples})")
-    parser.add_argument("--seed", type=int, default=default.seed, help=f"of conditions and samples (default {default.seed})")
-    parser.add_argument("--weights", type=Path, default=default.weights, help="a folder of other weights than the package's")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(doc, COMPOSITIONAL.results / f"{name}.json", samples=default.samples, seed=default.seed, weights=default.weights)
     started = time.perf_counter()
     figures = run(Options(args.samples, args.seed, args.weights))
     picture, seconds = figures.pop("picture", None), time.perf_counter() - started

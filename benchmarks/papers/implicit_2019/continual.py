@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import IMPLICIT, print_table
 from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, Heads, Learner, Softmax, fit_base
 
@@ -87,13 +87,8 @@ def run(folder: Path | None, seeds: list[int], steps: int, write: bool) -> dict[
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, IMPLICIT.results / "continual.json", whole=True)
-    parser.add_argument("--idx", type=Path, metavar="FOLDER", help="a folder with MNIST's IDX files instead of scikit-learn's digits")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a task")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    run(args.idx, args.seeds, args.steps, args.write)
+    args = read_options(__doc__, IMPLICIT.results / "continual.json", idx=Path(), seeds=SEEDS, steps=STEPS)
+    run(None if args.idx == Path() else args.idx, args.seeds, args.steps, args.write)
 
 
 if __name__ == "__main__":

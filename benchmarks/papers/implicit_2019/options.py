@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-import torch
-
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import IMPLICIT
 
 SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
@@ -17,10 +15,7 @@ SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
 
 def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], dict[str, Any]]) -> None:
     """Runs an experiment from the command line."""
-    parser = argument_parser(doc, IMPLICIT.results / f"{name}.json", whole=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of split, training and attacks (default 0 1 2)")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(doc, IMPLICIT.results / f"{name}.json", seeds=SEEDS)
     wall, processor = time.perf_counter(), time.process_time()
     figures = run(args.seeds)
     seconds: dict[str, Any] = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
