@@ -121,7 +121,6 @@ def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int,
     """Returns the figures of one problem, and pictures."""
     truth, y, seen = measure(base, operator, z, index)
     start, draws, seconds = sampler.draw(base & seen, name, index)
-    above = (base & seen)(draws) - (base & seen)(z[index : index + 1])
     pictures, first = decode(base, draws), decode(base, start)
     guided, projected = dps(base, operator, y, scale), project(base, operator, y)
 
@@ -132,16 +131,12 @@ def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int,
         "operator": name,
         "truth": index,
         "coverage": _coverage(pictures, truth),
-        "coverage of codes": _coverage(draws, z[index]),
         "coverage before": _coverage(first, truth),
         "psnr of the mean": psnr(pictures.mean(0), truth),
-        "psnr of the mean before": psnr(first.mean(0), truth),
         "psnr of a draw": sum(psnr(picture, truth) for picture in pictures) / DRAWS,
         "psnr of dps": sum(psnr(picture, truth) for picture in guided) / len(guided),
         "psnr of projection": psnr(projected, truth),
         "misfit": misfit(pictures),
-        "misfit of dps": misfit(guided),
-        "energy above that of the truth": [float(f"{value:.4g}") for value in above.detach().tolist()],
         "seconds": seconds,
     }
     shown = {"truth": truth, "y": _shown(operator, y), "mean": pictures.mean(0), "spread": (4 * pictures.std(0)).clamp(max=1)}

@@ -137,7 +137,6 @@ def one_processor() -> None:
 def main() -> None:
     args = read_options(__doc__, PATH, seeds=3, only=[], peers=False)
     one_processor()
-    print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     known = {
         f"{target.name} {name}": (target.name, name, run)
         for target in targets()
@@ -152,7 +151,7 @@ def main() -> None:
                 runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
         rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
-            print(line(row), flush=True)
+            print({key: value for key, value in row.items() if key != "runs"}, flush=True)
         if args.write:
             write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
 
@@ -164,13 +163,6 @@ def summary(runs: list[Figures]) -> Figures:
         values = [run[key] for run in runs]
         found |= {f"least{name}": min(values), f"most{name}": max(values)}
     return found
-
-
-def line(row: Figures) -> str:
-    cost = f"{row['gradients_per_effective_sample']:9.1f}{row['least']:9.1f}{row['most']:9.1f}"
-    speed = f"{row['effective_samples_per_second']:10.0f}{row['least_per_second']:10.0f}{row['most_per_second']:10.0f}"
-    rest = f"{row['gradients_per_draw']:8.1f}{row.get('tuning_gradients_per_chain', float('nan')):8.0f}"
-    return f"{row['target']:14}{row['sampler']:28}{cost}{speed}{rest}"
 
 
 if __name__ == "__main__":

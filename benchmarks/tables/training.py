@@ -67,8 +67,8 @@ def speed() -> str:
     for task, found in ((task, found) for task, found in _read("training_speed").items() if task != "about"):
         for name, row in found.items():
             faster = f"{row['ours_is_faster_by']:.2f}" if "ours_is_faster_by" in row else ""
-            lines.append([task, name, f"{row['images_per_second']:.0f}", faster, f"{row['memory_mb']:.0f}"])
-    return markdown_table(["step, pictures", "library", "pictures a second", "this library is faster by", "MB"], lines)
+            lines.append([task, name, f"{row['images_per_second']:.0f}", faster])
+    return markdown_table(["step, pictures", "library", "pictures a second", "this library is faster by"], lines)
 
 
 def objectives() -> Blocks:

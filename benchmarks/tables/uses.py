@@ -102,13 +102,7 @@ def side_chains() -> Blocks:
         cells |= {"largest, s.e.": number("largest", 1), "seconds": number("seconds", 0)}
         return columns(found["draws"], cells)
 
-    def expression() -> str:
-        first, second = found["expression"]["residues"]
-        rows = found["expression"]["shares"].items()
-        lines = [[name, *(format_number(share) for share in (*a, *b, clash))] for name, (a, b, clash, _) in rows]
-        return markdown_table(["", *(f"{name} {well}" for name in (first, second) for well in ("g+", "t", "g-")), "clash"], lines)
-
-    return {"recovery": recovery, "draws": draws, "expression": expression}
+    return {"recovery": recovery, "draws": draws}
 
 
 def observations() -> Blocks:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020.claims import SAMPLER, WEIGHT, Heads, draw, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import TOLERANCE, Attributes, accuracy, evaluate, free_attributes, near, render, share
+from benchmarks.papers.compositional_2020.evaluation import Attributes, accuracy, evaluate, free_attributes, near, render, share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import Concepts
@@ -162,10 +162,6 @@ def measure(row: Row, rule: str, c: Conditions, options: Options, **changes: Any
     images = draw(energy, options.samples, options.seed, **changes)
     attributes = options.evaluate(images)
     found = {"text": row.text, "scores": row.scores(attributes, c), "free": free_attributes(attributes)}
-    if "position" in row.right(attributes, c):
-        wanted = c["position1"] if "position1" in row.text else c["position"]
-        found["position error"] = float((attributes.position - wanted).abs().mean())
-        found["position within .4, Euclidean"] = share((attributes.position - wanted).norm(dim=1) < TOLERANCE)
     return found, images
 
 
