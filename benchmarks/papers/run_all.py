@@ -27,7 +27,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     "compositional_2020": (
         (  # the longest first, so that no long one runs alone at the end
             *("extrapolation", "continual", "paper_method", "table1", "several_objects"),
-            *("inference", "two_cubes", "implication", "recursion", "partition"),
+            *("inference", "implication", "recursion", "partition"),
         ),
     ),
     "comet_2021": (

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.papers.compositional_2020 import continual, extrapolation
-from benchmarks.papers.compositional_2020.evaluation import Attributes
+from benchmarks.papers.compositional_2020.claims import Attributes
 from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, WhereAndWhat, silhouettes
 from composable_energy_scenes import COLORS, KINDS
 

@@ -5,11 +5,9 @@ import math
 import pytest
 import torch
 
-from benchmarks.papers.implicit_2019.networks import Autoencoder, Autoregressive, DenoisingEnergy, DigitEnergy, weights
-from benchmarks.papers.implicit_2019.options import summary
 from benchmarks.papers.implicit_2019.picture_sets import LEVELS, SETS, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.robustness import right
-from benchmarks.papers.implicit_2019.training import minimise
+from benchmarks.papers.implicit_2019.training import Autoencoder, Autoregressive, DenoisingEnergy, DigitEnergy, minimise, summary, weights
 
 
 def test_a_split_divides_the_digits():

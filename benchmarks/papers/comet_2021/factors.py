@@ -35,10 +35,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import read_json
-from benchmarks.papers.comet_2021.baselines import codes_of, fit_principal_components
-from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, scaled_steps, train_row
-from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
-from benchmarks.papers.comet_2021.worlds import Room, render_room
+from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of, codes_of_row, fit_principal_components, scaled_steps, train_row
+from benchmarks.papers.comet_2021.worlds import SEEDS, Room, read_experiment, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 
 PAIRS, FITTED = 64, 5000

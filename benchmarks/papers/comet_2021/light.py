@@ -34,10 +34,9 @@ from benchmarks.papers.comet_2021.crop_classifier import (
     render_labelled,
 )
 from benchmarks.papers.comet_2021.objects import TRAIN
-from benchmarks.papers.comet_2021.options import read_experiment
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
+from benchmarks.papers.comet_2021.worlds import WORLDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.judge import Judge, judge_images

@@ -29,9 +29,8 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
-from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, print_table
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet

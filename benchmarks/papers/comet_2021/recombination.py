@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, centers, classify, load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment
 from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_comet import Comet
 

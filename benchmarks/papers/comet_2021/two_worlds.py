@@ -24,9 +24,8 @@ import composable_energy as ce
 from benchmarks.papers.comet_2021.crop_classifier import LabelledScenes, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import Joined, separate_pairs, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import read_experiment
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, spent, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
+from benchmarks.papers.comet_2021.worlds import WORLDS, read_experiment, render_objects
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet

@@ -23,9 +23,8 @@ from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score, segmentation_baselines
-from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
-from benchmarks.papers.comet_2021.worlds import render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe

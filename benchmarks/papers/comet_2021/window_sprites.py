@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import SEEDS, read_experiment
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spent, train
-from benchmarks.papers.comet_2021.worlds import render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 
 WORLD, MODEL = "sprites", "sprites-window"

@@ -6,7 +6,8 @@ and seed 3 for scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,9 +18,19 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS, TOYS
+
+SEEDS = (5, 6, 7)
+"""Seeds of the trainings in the tables; settings were chosen on others."""
+
+
+def read_experiment(name: str, doc: str | None, arguments: Sequence[str] | None, **defaults: Any) -> argparse.Namespace:
+    """Returns the options of an experiment; all have a folder of renders, and one of models and figures of parts."""
+    return read_options(doc, COMET.results / f"{name}.json", arguments, data=COMET.cache, parts=COMET.cache, **defaults)
+
 
 SEEDS = {"train": 1, "validation": 2, "test": 3}
 

@@ -31,9 +31,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.harness import better_of_two
-from benchmarks.papers.compositional_2020.claims import SAMPLER, draw, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import SAMPLER, Attributes, Options, draw, near, random_conditions, run_experiment, share
 from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.evaluation import Evaluator, evaluate
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, run_experiment
 from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, Painting, WhereAndWhat, silhouettes
 from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_image import CodeHeads

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.evaluation import accuracy, compare, near, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import Options, accuracy, compare, near, render, run_experiment, share
 from benchmarks.papers.compositional_2020.paper_energies import NOISE, SETTINGS, SIZE, STEP, condition_of, enlarge, load, reduce, train
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from benchmarks.papers.experiment import print_table

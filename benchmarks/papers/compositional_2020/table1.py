@@ -25,9 +25,22 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import SAMPLER, WEIGHT, Heads, draw, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import Attributes, accuracy, evaluate, free_attributes, near, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import (
+    SAMPLER,
+    WEIGHT,
+    Attributes,
+    Heads,
+    Options,
+    accuracy,
+    draw,
+    evaluate,
+    free_attributes,
+    near,
+    random_conditions,
+    render,
+    run_experiment,
+    share,
+)
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import Concepts
 

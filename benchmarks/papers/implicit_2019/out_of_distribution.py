@@ -21,10 +21,19 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.networks import Autoencoder, Autoregressive, DigitEnergy
-from benchmarks.papers.implicit_2019.options import run_experiment, summary
 from benchmarks.papers.implicit_2019.picture_sets import Split, corrupted, split, unusual_sets
-from benchmarks.papers.implicit_2019.training import Joint, denoising, joint, minimise, softmax
+from benchmarks.papers.implicit_2019.training import (
+    Autoencoder,
+    Autoregressive,
+    DigitEnergy,
+    Joint,
+    denoising,
+    joint,
+    minimise,
+    run_experiment,
+    softmax,
+    summary,
+)
 from composable_energy_classification import (
     auroc,
     energy_score,

@@ -19,10 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.networks import DigitEnergy
-from benchmarks.papers.implicit_2019.options import run_experiment, summary
 from benchmarks.papers.implicit_2019.picture_sets import Split, split
-from benchmarks.papers.implicit_2019.training import Joint, adversarial, joint, softmax
+from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, adversarial, joint, run_experiment, softmax, summary
 from composable_energy_classification import Classifier, Refinement, calibration_error, pgd
 
 PICTURES, NOISE, RADIUS = 200, 0.25, 0.15

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.several_objects import conjunction, match_objects, requested_places, scores
-from benchmarks.papers.compositional_2020.two_cubes import PLACES, STEPS, peaks
+from benchmarks.papers.compositional_2020.several_objects import PLACES, STEPS, conjunction, match_objects, peaks, requested_places, scores
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_scenes import network_trainer, train_multi_object
