@@ -78,17 +78,11 @@ def run(options: Options) -> dict[str, Any]:
         for weight in WEIGHTS:
             images = energy.sharpened(weight).sample(options.samples, seed=options.seed)
             found = detect_objects(images, detector)
-            figures = scores(found, places)
-            rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | figures)
-            rows.append({"objects": k, "pictures": "chance: places of another picture"} | scores(found, places.roll(1, 0)))
+            rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | scores(found, places))
+        rows.append({"objects": k, "pictures": "chance: places of another picture"} | scores(found, places.roll(1, 0)))
         pictures.append(_add_maps(images[:32], places[:32]))
     print_table("Conjunctions of positions: all found within .4 on each axis, after matching", rows)
-    return {
-        "rows": rows,
-        "two cubes": two_cubes(options, several),
-        "base": {"counts": shares},
-        "picture": arrange_grid(torch.cat(pictures)),
-    } | result
+    return {"rows": rows, "two cubes": two_cubes(options, several), "picture": arrange_grid(torch.cat(pictures))}
 
 
 def conjunction(presence: Presence, places: Tensor) -> ce.Energy:
