@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_image import CodeHeads
 
@@ -60,10 +60,7 @@ def measure(energies: dict[str, ce.Energy], points: int, rounds: int) -> dict[st
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--rounds", type=int, default=40)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, rounds=40)
     rows: dict[str, dict[str, Any]] = {}
     for family, energies in expressions().items():
         rows[family] = {str(points): measure(energies, points, args.rounds) for points in POINTS}

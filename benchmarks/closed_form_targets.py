@@ -18,23 +18,14 @@ F64 = torch.float64
 
 @dataclass(frozen=True)
 class Target:
-    """An energy with the mean and the variance of its coordinates.
-
-    Args:
-        energy: The energy.
-        mean: Means of the coordinates, or of the first of them.
-        variance: Their variances.
-        start: Draws points inside the support from a shape; `sample` chooses them if None.
-        size: Number of coordinates, if more than `mean` has.
-        required: Whether samplers have to pass.
-    """
+    """An energy with the mean and the variance of its coordinates."""
 
     energy: ce.Energy
-    mean: Tensor
-    variance: Tensor
-    start: Callable[..., Tensor] | None = None
-    size: int = 0
-    required: bool = True
+    mean: Tensor  # means of the coordinates, or of the first of them
+    variance: Tensor  # their variances
+    start: Callable[..., Tensor] | None = None  # draws points inside the support from a shape; `sample` chooses them if None
+    size: int = 0  # number of coordinates, if more than `mean` has
+    required: bool = True  # whether samplers have to pass
 
 
 def gaussian(size: int, condition: float = 1000.0, rotated: bool = True) -> Target:

@@ -31,7 +31,7 @@ import composable_energy as ce
 from benchmarks.closed_form_targets import F64, TARGETS, Target, gaussian, mixture
 from benchmarks.effective import effective
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
 from composable_energy.errors import ExpressionError, OptionError, PluginLoadError
 from composable_energy.sampling import Sampler
 
@@ -43,21 +43,13 @@ POOLED, SINGLE = 4.0, 5.0  # standard errors
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a sampler runs.
-
-    Args:
-        chains: Number of chains.
-        burn_in: Steps that are discarded.
-        steps: Steps that are recorded.
-        every: Steps between two points that are kept.
-        options: Options of the sampler.
-    """
+    """How long a sampler runs."""
 
     chains: int
-    burn_in: int
-    steps: int
-    every: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
+    burn_in: int  # steps that are discarded
+    steps: int  # steps that are recorded
+    every: int = 1  # steps between two points that are kept
+    options: dict[str, Any] = field(default_factory=dict)  # options of the sampler
 
 
 # Long enough to forget the start, and for some hundred effective draws of each seed. Steps are shorter than by default where a chain can
@@ -138,13 +130,7 @@ def measure(sampler: Sampler, target: Target, effort: Effort, seeds: int) -> dic
 
 
 def scores(errors: Tensor, widths: Tensor, target: Target) -> dict[str, Any]:
-    """Returns the largest errors in standard errors, pooled and of single seeds, and whether they pass.
-
-    Args:
-        errors: Errors of means and variances, with shape (seeds, k).
-        widths: Their standard errors.
-        target: The target.
-    """
+    """Returns the largest errors in standard errors, pooled and of single seeds, and whether they pass."""
     z, width = errors / widths, widths.square().sum(0).sqrt() / len(errors)
     pooled = errors.mean(0) / width
     worst, single = pooled.abs().max().item(), z.abs().max().item()
@@ -196,33 +182,19 @@ def rows(seeds: int, only: str) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--only", default="", help="rows whose `sampler: target` matches this pattern")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"{'sampler':13}{'target':30}{'pooled':>14}{'single':>14}{'sd':>6}{'se':>8}{'ESS':>8}{'gradients':>11}{'g/ESS':>8}{'s':>6}")
+    args = read_options(__doc__, PATH, seeds=20, only="")
     done = []
     for row in rows(args.seeds, args.only):
         done.append(row)
-        note = "" if row["passed"] else "  FAILS"
-        if not row["required"]:
-            note = f"  reported: v has mean {row['means'][0]:.2f} (0), variance {row['variances'][0]:.2f} (9)"
-        print(
-            f"{row['name']:13}{row['target']:30}{row['pooled']:7.2f} ({row['pooled_expected']:.1f})"
-            f"{row['single']:8.2f} ({row['single_expected']:.1f}){row['sd']:6.2f}{row['se']:8.4f}{row['least_effective']:8.0f}"
-            f"{row['gradients']:11.0f}{row['gradients_per_effective']:8.1f}{row['seconds']:6.0f}{note}",
-            flush=True,
-        )
+        shown = ("name", "target", "pooled", "single", "sd", "se", "least_effective", "gradients_per_effective", "passed", "required")
+        print({key: round(row[key], 4) if isinstance(row[key], float) else row[key] for key in shown}, flush=True)
     if not done:
-        parser.error(f"no row matches {args.only!r}; rows are `sampler: target`, with the targets {', '.join(TARGETS)}")
+        raise SystemExit(f"no row matches {args.only!r}; rows are `sampler: target`, with the targets {', '.join(TARGETS)}")
     required = [row for row in done if row["required"]]
     failed = [row for row in required if not row["passed"]]
-    seconds = sum(row["seconds"] for row in done)
-    print(f"{len(required) - len(failed)} of {len(required)} within {POOLED} pooled and {SINGLE} single; {seconds:.0f} s.")
+    print(f"{len(required) - len(failed)} of {len(required)} within {POOLED} pooled and {SINGLE} single.")
     if args.write:
-        kept = replace_rows(PATH, done, ("name", "target"))
-        table = sorted(kept, key=lambda row: (row["name"], row["target"]))
+        table = sorted(replace_rows(PATH, done, ("name", "target")), key=lambda row: (row["name"], row["target"]))
         write_json(PATH, {**environment(), "command": "python -m benchmarks.closed_forms --write", "rows": table})
     raise SystemExit(bool(failed))
 

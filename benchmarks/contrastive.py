@@ -69,13 +69,7 @@ def enlarged(images: Tensor) -> Tensor:
 
 
 class Curve(Callback):
-    """Evaluates the chains at checkpoints and records the curve.
-
-    Args:
-        run: The name of the run.
-        path: The file of the curve.
-        reference: Features of drawn faces.
-    """
+    """Evaluates the chains at checkpoints and records the curve."""
 
     def __init__(self, run: str, path: Path, reference: Tensor) -> None:
         self.run, self.path, self.reference = run, path, reference

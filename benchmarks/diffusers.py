@@ -14,7 +14,6 @@ doubled in size for it. All rules of the pipeline get the same network, in chann
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import Criterion
@@ -148,12 +147,7 @@ def judge_accuracy(count: int = 2000) -> float:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="the others keep their figures")
-    parser.add_argument("--rows", nargs="+", type=int, choices=range(len(ROWS)), default=range(len(ROWS)), help="the others keep theirs")
-    args: argparse.Namespace = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, samples=500, rules=list(RULES), rows=range(len(ROWS)))
     accuracy = judge_accuracy()
     for rule in args.rules:
         for row in (ROWS[index] for index in args.rows):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, better_of_two, environment, write_json
+from benchmarks.harness import RESULTS, better_of_two, environment, read_options, write_json
 from benchmarks.own_pictures import train
 from composable_energy.parsing import parse
 from composable_energy.sampling.noise import Noise
@@ -87,13 +87,6 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
     """Returns for each expression the share of samples that satisfy it, the number of samples of each digit, and the share of real digits.
 
     The share of best is that of the better of two samples, by the evidence of the expression.
-
-    Args:
-        run: The folder of the run.
-        names: The names of its energies.
-        judge: The classifier.
-        samples: Samples of an expression.
-        real: What the judge reads from real pictures of each digit.
     """
     energies, found = {name: ce.load(run / name) for name in names}, {}
     for text, allowed in EXPRESSIONS.items():
@@ -148,19 +141,13 @@ def nearest(pictures: Tensor, others: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--work", type=Path, default=Path(".cache/digits"), help="where pictures and runs are kept")
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--split", type=int, default=0, help="seed of the division into digits for training and for the judge")
-    parser.add_argument("--steps", type=int, help="steps of all stages together, if not the recipe's own")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, work=Path(".cache/digits"), samples=500, split=0, steps=0)
     data, others = split_digits(args.split, args.work)
     run = args.work / f"run-{args.split}"
     report: dict[str, Any] = {**environment("scikit-learn"), "pictures": TRAINING, "targets": TARGETS}
     report |= {"samples": args.samples, "split": args.split, "steps": args.steps}
     settings = [f"data.size={SIZE}", "data.channels=1"]
-    report["training"] = train("base-and-attributes", data, run, settings, args.steps)
+    report["training"] = train("base-and-attributes", data, run, settings, args.steps or None)
     print("{cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report["training"]))
     training, other = open_digits(data), open_digits(others)
     judge = train_judge(*other)

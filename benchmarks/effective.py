@@ -10,11 +10,7 @@ from torch import Tensor
 
 
 def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the effective sample sizes and the variances of k numbers, each with shape $(k,)$.
-
-    Args:
-        draws: The draws, with shape (draws, chains, k).
-    """
+    """Returns the effective sample sizes and the variances of k numbers, each with shape $(k,)$."""
     n, chains, _ = draws.shape
     means = draws.mean(0)
     spectrum = torch.fft.rfft(draws - means, 1 << (2 * n - 1).bit_length(), dim=0)
@@ -29,11 +25,7 @@ def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def least_effective(points: np.ndarray) -> float:
-    """Returns the least effective sample size over coordinates, and over $x$ and its squared distance from the mean.
-
-    Args:
-        points: The draws, with shape (chains, draws, d).
-    """
+    """Returns the least effective sample size over coordinates, and over $x$ and its squared distance from the mean."""
     x = torch.from_numpy(points.astype(np.float64)).transpose(0, 1)
     squares = (x - x.mean((0, 1))).square()
     return min(float(effective(values)[0].min()) for values in (x, squares))

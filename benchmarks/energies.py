@@ -42,12 +42,7 @@ class Mixture(ce.Energy):
 
 
 class Convolutions(ce.Energy):
-    r"""Three convolutions and $\lVert x \rVert^2 / 2$.
-
-    Args:
-        width: Channels of each layer.
-        size: Height and width of the pictures; any size if None.
-    """
+    r"""Three convolutions and $\lVert x \rVert^2 / 2$."""
 
     def __init__(self, width: int = 32, size: int | None = None) -> None:
         super().__init__()
@@ -74,10 +69,6 @@ class CountingEnergy(ce.Energy):
     """An energy that counts the points at which a gradient was taken.
 
     The count is a tensor, because sampling evaluates a twin, which shares the energy's tensors but not its other attributes.
-
-    Args:
-        energy: The energy, or a module that returns energies.
-        size: Number of coordinates.
     """
 
     counter: Tensor

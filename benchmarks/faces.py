@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
@@ -215,13 +215,7 @@ def compare_rows(found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, whole=True)
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples; the settings of the sampler were chosen at 0")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
-    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
-    parser.add_argument("--skip-timing", action="store_true")
-    args = parser.parse_args()
+    args = read_options(__doc__, samples=1000, seed=0, cache=Path(".cache/faces"), skip_plain=False, skip_timing=False)
     found = rules(None if args.skip_plain else args.cache)
     report: dict[str, Any] = {**environment(), "samples": args.samples, "seed": args.seed, "classifier": classifier_accuracy()}
     for name, right in report["classifier"].items():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
 from composable_energy.sampling import Trace
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import judge
@@ -178,15 +178,9 @@ def measure(name: str, row: Row, samples: int, seeds: list[int], only: list[str]
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
-    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="rows whose names have one of these")
-    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, samples=500, seeds=[10, 11, 12], rows=(), samplers=list(SAMPLERS))
     known = rows()
-    some = chosen(parser, known, args.rows or ())
+    some = chosen(known, args.rows or ())
     figures = [measure(name, row, args.samples, args.seeds, args.samplers) for name, row in some.items()]
     if args.write:
         about = environment(samples=args.samples, seeds=args.seeds)

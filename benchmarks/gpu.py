@@ -49,31 +49,18 @@ Works = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the measurements.
-
-    Args:
-        device: The device.
-        exponents: The sizes of a step are these powers of two.
-        slow: The largest exponent for the reference with Philox noise.
-        big: The shape of points for the check of large offsets.
-        rounds: Number of rounds.
-        seconds: How long one round of one function takes, approximately.
-        steps: Steps of a loop.
-        mixture: The chains of the loops on the plane.
-        images: The chains of the loops on images.
-        terms: The chains of the composition.
-    """
+    """Sizes of the measurements."""
 
     device: str
-    exponents: tuple[int, ...]
-    slow: int
-    big: tuple[int, int]
+    exponents: tuple[int, ...]  # sizes of a step are these powers of two
+    slow: int  # largest exponent for the reference with Philox noise
+    big: tuple[int, int]  # shape of points for the check of large offsets
     rounds: int
-    seconds: float
-    steps: int
-    mixture: tuple[int, ...]
-    images: tuple[int, ...]
-    terms: tuple[int, ...]
+    seconds: float  # how long one round of one function takes, approximately
+    steps: int  # steps of a loop
+    mixture: tuple[int, ...]  # chains of the loops on the plane
+    images: tuple[int, ...]  # chains of the loops on images
+    terms: tuple[int, ...]  # chains of the composition
 
 
 FULL = Plan("cuda", tuple(range(16, 29, 2)), 24, (131_073, 16_385), 7, 0.03, 200, (4096, 2**20), (16, 256), (64, 4096))
@@ -317,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
     ready, reason = ce.get("kernel", "triton").available()
     if not ready:
         print(f"The Triton kernel cannot run here: {reason}. Rows that need it have its error.", file=sys.stderr)
-    some = chosen(parser, dict(rows(FULL if args.device == "cuda" else TINY)), args.only)
+    some = chosen(dict(rows(FULL if args.device == "cuda" else TINY)), args.only)
     hardware = torch.cuda.get_device_name() if args.device == "cuda" else "the CPU, by an interpreter"
     out = args.out or (RESULTS / "gpu.json" if args.device == "cuda" else ROOT / ".benchmarks" / "gpu.json")
     failed = run(some, out, {**environment(), "hardware": hardware, "cuda": torch.version.cuda})

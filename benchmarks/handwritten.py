@@ -17,21 +17,13 @@ from composable_energy_image.data import open_pictures
 
 @dataclass(frozen=True)
 class LabelledPixels:
-    """Small pictures and their labels, in two parts.
+    """Small pictures and their labels, in two parts."""
 
-    Attributes:
-        train: Pixels in [0, 1], with shape $(N, D)$.
-        train_labels: With shape $(N,)$.
-        test: Other pictures.
-        test_labels: Their labels.
-        step: The distance of two grey values.
-    """
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    step: float
+    train: Tensor  # pixels in [0, 1], with shape $(N, D)$
+    train_labels: Tensor  # with shape $(N,)$
+    test: Tensor  # other pictures
+    test_labels: Tensor  # their labels
+    step: float  # distance of two grey values
 
     @property
     def size(self) -> int:

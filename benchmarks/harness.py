@@ -9,8 +9,7 @@ import argparse
 import json
 import platform
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +23,7 @@ _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,
 
 
 def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
-    """Returns a parser whose description is a module's docstring.
-
-    Args:
-        doc: The docstring.
-        path: The file of results; if given, the parser has the option `--write`.
-        whole: Whether `--help` shows the whole docstring; else its first line.
-    """
+    """Returns a parser whose description is a module's docstring."""
     text = doc or ""
     parser = argparse.ArgumentParser(
         description=text if whole else text.partition("\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
@@ -40,14 +33,36 @@ def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = 
     return parser
 
 
-def chosen(parser: argparse.ArgumentParser, known: Mapping[str, T], texts: Sequence[str]) -> dict[str, T]:
+def read_options(doc: str | None, path: Path | None = None, arguments: Sequence[str] | None = None, **defaults: Any) -> argparse.Namespace:
+    """Returns the options of the command line, and limits this process to one thread.
+
+    Each default is an option of its type: False a switch, a sequence any number of values; one of texts takes some of them alone, unless it
+    is empty.
+    """
+    parser = argument_parser(doc, path, whole=True)
+    for name, default in defaults.items():
+        settings: dict[str, Any] = {"default": default, "help": f"(default {default})"}
+        if isinstance(default, bool):
+            settings = {"action": "store_true"}
+        elif isinstance(default, Sequence) and not isinstance(default, str):
+            first = default[0] if default else ""
+            settings |= {"nargs": "+", "type": type(first)}
+            settings |= {"choices": list(default), "metavar": name.upper()} if first and isinstance(first, str) else {}
+        else:
+            settings |= {"type": type(default)}
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    torch.set_num_threads(1)
+    return parser.parse_args(arguments)
+
+
+def chosen(known: Mapping[str, T], texts: Sequence[str]) -> dict[str, T]:
     """Returns the entries whose names have one of some texts, or all entries if there is no text.
 
     A text that no name has ends the program with the list of names, since a run that measures nothing looks like one that did.
     """
     for text in texts:
         if not any(text in name for name in known):
-            parser.error(f"no row has {text!r} in its name; there are: {'; '.join(known)}")
+            argparse.ArgumentParser().error(f"no row has {text!r} in its name; there are: {'; '.join(known)}")
     return {name: entry for name, entry in known.items() if not texts or any(text in name for text in texts)}
 
 
@@ -60,12 +75,7 @@ def better_of_two(energy: Any, n: int, **options: Any) -> torch.Tensor:
 
 
 def environment(*packages: str, **settings: Any) -> dict[str, Any]:
-    """Returns settings together with versions and machine, which the figures depend on too.
-
-    Args:
-        packages: Packages whose versions are added; None for a package that is not installed.
-        settings: Settings of the benchmark.
-    """
+    """Returns settings together with versions and machine, which the figures depend on too."""
     versions = {name: _version(name) for name in packages}
     about = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     return {**settings, **about, **versions, "machine": platform.machine()}
@@ -89,42 +99,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Returns the rows of a file of results with some of them measured again.
-
-    Args:
-        path: The file of results; its rows are a list under `rows`.
-        rows: The new rows.
-        keys: The columns that identify a row.
-    """
+    """Returns the rows of a file of results with some of them measured again."""
     new = {tuple(row[key] for key in keys) for row in rows}
     before = read_json(path)["rows"] if path.exists() else []
     return [*(row for row in before if tuple(row[key] for key in keys) not in new), *rows]
-
-
-def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
-    """Returns the least processor time of a repetition of each function, measured in turns.
-
-    Other programs on the machine change the least time little.
-
-    Args:
-        works: The functions by name. Each runs once before it is measured.
-        rounds: The number of turns.
-        seconds: The time that one turn of one function takes, approximately.
-    """
-    counts = {}
-    for name, work in works.items():
-        work()
-        begin = time.process_time()
-        work()
-        counts[name] = max(1, int(seconds / max(time.process_time() - begin, 1e-6)))
-    least = dict.fromkeys(works, float("inf"))
-    for _ in range(rounds):
-        for name, work in works.items():
-            begin = time.process_time()
-            for _ in range(counts[name]):
-                work()
-            least[name] = min(least[name], (time.process_time() - begin) / counts[name])
-    return least
 
 
 def peak_memory() -> float:

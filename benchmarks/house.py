@@ -32,7 +32,7 @@ LIMITS = {
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 38_287,
     "plug-ins: core names they import": 165,
-    "benchmarks: lines": 14_850,
+    "benchmarks: lines": 12_190,
     "tests: lines": 39_477,
     "docs: words": 57_900,
     "sample(): keywords": 14,

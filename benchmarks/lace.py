@@ -4,7 +4,7 @@ Sections, each of which can be run alone (`--only closed faces edits`):
 
 - closed: a Gaussian prior and a logistic attribute in 1 to 32 dimensions, moments against quadrature;
 - faces: expressions over the generator of drawn faces, 1,000 pictures each, seen by a judge that is not used in sampling;
-- edits: four edits one after another, beside conditioning afresh.
+- edits: four edits one after another.
 
 One thread. Attributes of faces are fitted by the labels of the judge on 40,000 pictures, half of them in two rounds.
 Latent points of seeds 1 to 17 are those of the training of the generator, and are not used.
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
 from composable_energy.sampling import Sampler
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
-from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.judge import Verdict, features, frechet_distance, judge
 from composable_energy_faces.mapping import GeneratedFaces
 from composable_energy_faces.scores import CRITERIA, Criterion, build_expression
 from composable_energy_latent import LACE, Attributes, Edits, attribute, edit, fit_attributes, latent
@@ -112,18 +112,14 @@ def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
         rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, row, z, seen)})
         print(rows[-1], flush=True)
         for name in samplers:
-            points, evaluations, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
+            points, _, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
             pictures = decode(found.base, points)
             verdict = judge(pictures)
             result = {
                 "expression": text,
                 "sampler": name,
                 "accuracy": row.satisfied(verdict).float().mean().item(),
-                "branches": [row.branch_satisfied(verdict, i).float().mean().item() for i in range(len(row.branches))],
                 "seconds": seconds,
-                "evaluations": evaluations,
-                "nearest": nearest_distances(pictures).mean().item(),
-                "spread": points.std(0).mean().item(),
                 "frechet": frechet_distance(features(pictures), real),
             }
             rows.append(result)
@@ -139,14 +135,13 @@ def joined(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dic
 
 
 def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
-    """Returns figures of four edits one after another, and of draws of all four attributes."""
+    """Returns figures of four edits one after another."""
     generator = torch.Generator().manual_seed(1007)  # the weights were chosen at another seed
     z = torch.randn(n, *(found.base.event_shape or ()), generator=generator)
     session, rows, before = Edits(found.base, z), [], judge(decode(found.base, z)).attributes
     for name in EDITS:
-        began = time.process_time()
         session = edit(session, found[name], keep=found, identity=features)
-        seconds, verdict = time.process_time() - began, judge(session.images)
+        verdict = judge(session.images)
         old = list(EDITS[: len(rows)])
         others = [i for i, other in enumerate(ATTRIBUTES) if other != name and other not in old]
         rows.append(
@@ -156,18 +151,10 @@ def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
                 "earlier": min((verdict[other].float().mean().item() for other in old), default=1.0),
                 "untouched": (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0,
                 "distance": session.last.distance.mean().item(),
-                "pixels": (session.images - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item(),
-                "evaluations": session.last.evaluations.mean().item(),
-                "seconds": seconds,
             }
         )
         print(rows[-1], flush=True)
-    E = ce.all_of(*(found[name] for name in EDITS))
-    fresh, _, _ = sample(E, n, 1, *SAMPLERS["lace"])
-    apart = (features(decode(found.base, fresh)) - features(decode(found.base, z))).square().mean(1).sqrt().mean().item()
-    pixels = (decode(found.base, fresh) - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item()
-    print("afresh", apart, pixels)
-    return {"pictures": n, "rows": rows, "afresh": apart, "afresh_pixels": pixels}
+    return {"pictures": n, "rows": rows}
 
 
 def closed() -> list[dict[str, Any]]:
@@ -210,11 +197,7 @@ def closed() -> list[dict[str, Any]]:
 
 def main() -> None:
     names = ("closed", "faces", "edits")
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="sections to measure")
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="samplers of the section faces")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, only=names, samplers=list(SAMPLERS))
     sections: dict[str, Callable[[], Any]] = {"closed": closed} if "closed" in args.only else {}
     if {"faces", "edits"} & set(args.only):
         found = attributes()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 from composable_energy.sampling import Sampler
 from composable_energy_diffusion import ODE, SDE, DiffusionEnergy, VarianceExploding
 from composable_energy_mcmc import Annealed
@@ -77,16 +77,6 @@ def measure_expressions(sampler: Sampler) -> dict[str, dict[str, float]]:
     return found
 
 
-def table_of_expressions(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows as a table in Markdown, `mean, variance` in each cell."""
-    lines = ["| | " + " | ".join(f"`{name}`" for name in EXACT) + " |", "|---|" + "---|" * len(EXACT)]
-    lines.append("| exact | " + " | ".join(f"{mean:.2f}, {variance:.2f}" for mean, variance in EXACT.values()) + " |")
-    for row in rows:
-        cells = [f"{cell['mean']:.2f}, {cell['variance']:.2f}" for cell in row["expressions"].values()]
-        lines.append(f"| {row['sampler']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def measure(sampler: Sampler) -> dict[str, float]:
     """Returns the errors of the shares and of the spread."""
     x = ce.as_energy(noised, event_shape=(2,)).sample(CHAINS, sampler=sampler, seed=0, dtype=F64)
@@ -96,30 +86,13 @@ def measure(sampler: Sampler) -> dict[str, float]:
     return {"share": round((shares - WEIGHTS).abs().max().item(), 4), "spread": round(spread, 4)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the rows as a table in Markdown, `share / spread` in each cell."""
-    lines = ["| sampler | " + " | ".join(f"{n}" for n in BUDGETS) + " |", "|---|" + "---|" * len(BUDGETS)]
-    for name in SAMPLERS:
-        cells = [row for row in rows if row["sampler"] == name]
-        lines.append(f"| {name} | " + " | ".join(f"{_short(row['share'])} / {row['spread']:+.0%}" for row in cells) + " |")
-    return "\n".join(lines)
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
-
-
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH)
     rows = [{"sampler": name, "evaluations": n, **measure(build(n))} for name, build in SAMPLERS.items() for n in BUDGETS]
-    print(table(rows))
     expressions = [{"sampler": name, "expressions": measure_expressions(sampler)} for name, sampler in FOLLOWERS.items()]
-    print(table_of_expressions(expressions))
+    print(*rows, *expressions, sep="\n")
     if args.write:
-        command = "python -m benchmarks.noise_levels --write"
-        write_json(PATH, {**environment(chains=CHAINS, seed=0), "command": command, "rows": rows, "expressions": expressions})
+        write_json(PATH, {**environment(chains=CHAINS, seed=0), "exact": EXACT, "rows": rows, "expressions": expressions})
 
 
 if __name__ == "__main__":

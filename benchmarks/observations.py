@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
 from composable_energy_faces import judge
 from composable_energy_observed import Blur, Downsample, Mask, Operator
 
@@ -121,7 +121,6 @@ def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int,
     """Returns the figures of one problem, and pictures."""
     truth, y, seen = measure(base, operator, z, index)
     start, draws, seconds = sampler.draw(base & seen, name, index)
-    above = (base & seen)(draws) - (base & seen)(z[index : index + 1])
     pictures, first = decode(base, draws), decode(base, start)
     guided, projected = dps(base, operator, y, scale), project(base, operator, y)
 
@@ -132,16 +131,12 @@ def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int,
         "operator": name,
         "truth": index,
         "coverage": _coverage(pictures, truth),
-        "coverage of codes": _coverage(draws, z[index]),
         "coverage before": _coverage(first, truth),
         "psnr of the mean": psnr(pictures.mean(0), truth),
-        "psnr of the mean before": psnr(first.mean(0), truth),
         "psnr of a draw": sum(psnr(picture, truth) for picture in pictures) / DRAWS,
         "psnr of dps": sum(psnr(picture, truth) for picture in guided) / len(guided),
         "psnr of projection": psnr(projected, truth),
         "misfit": misfit(pictures),
-        "misfit of dps": misfit(guided),
-        "energy above that of the truth": [float(f"{value:.4g}") for value in above.detach().tolist()],
         "seconds": seconds,
     }
     shown = {"truth": truth, "y": _shown(operator, y), "mean": pictures.mean(0), "spread": (4 * pictures.std(0)).clamp(max=1)}
@@ -188,11 +183,7 @@ def _shown(operator: Operator, y: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--truths", type=int, default=12)
-    parser.add_argument("--composed", type=int, default=4)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, truths=12, composed=4)
     kept = read_json(PATH) if PATH.exists() else {}
     results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
     results |= {key: kept[key] for key in results if key in kept}

@@ -19,10 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
 from composable_energy_faces import draw
 from composable_energy_faces.export import export
 from composable_energy_faces.judge import features, frechet_distance
@@ -71,14 +69,7 @@ def _used() -> float:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--work", type=Path, default=Path(".cache/own-pictures"), help="where pictures and runs are kept")
-    parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of base-and-attributes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, work=Path(".cache/own-pictures"), pictures=20_000, samples=1000, seed=0, set=())
     faces, others, run, new = (args.work / name for name in ("faces", "new", "run", "run-new"))
     if not (faces / "attributes.csv").exists():
         export(faces, args.pictures, seed=11, progress=True)

@@ -13,17 +13,11 @@ from typing import Any
 Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
 
-_BLOCK = re.compile(r"<!-- (?!end -->)(.+?) -->.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (?!end -->|not run)(.+?) -->.*?<!-- end -->", re.DOTALL)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
-    """Returns a table.
-
-    Args:
-        head: Titles of the columns.
-        rows: Cells of each row.
-        align: The rule below the title of each column but the first: right-aligned by default; `---` aligns text to the left.
-    """
+    """Returns a table."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return text.replace(" ± ", "&nbsp;±&nbsp;")  # on one line
@@ -62,11 +56,7 @@ def short(value: float) -> str:
 
 
 def fill_page(page: str, blocks: Blocks) -> str:
-    """Returns a page with the text of its blocks generated anew.
-
-    Raises:
-        ValueError: The page has a block without a function, or lacks a block.
-    """
+    """Returns a page with the text of its blocks generated anew."""
     found = block_names(page)
     if sorted(found) != sorted(blocks):
         raise ValueError(f"The page has the blocks {sorted(found)}, the functions are for {sorted(blocks)}; each needs the other.")

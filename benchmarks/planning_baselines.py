@@ -1,4 +1,4 @@
-"""Other planners for the same tasks: RRT*, and a learned forward model with the cross-entropy method or gradient descent on actions."""
+"""Other planners for the same tasks: shortest paths on a grid, and a learned forward model with the cross-entropy method."""
 
 from __future__ import annotations
 
@@ -29,56 +29,6 @@ def as_plan(world: World, task: Task, path: Tensor) -> Tensor:
     plan = torch.cat([plan, torch.cat([theta, theta[-1:]])[:, None], torch.cat([speed, torch.zeros(1)])[:, None]], 1)
     plan[0] = task.start
     return plan
-
-
-def rrt_star(world: World, task: Task, seed: int, nodes: int = 1000, reach: float = 0.25) -> tuple[Tensor | None, int]:
-    """Returns a path of RRT* (Karaman & Frazzoli, 2011) in the first two numbers of a state, and the number of collision checks."""
-    generator, grid = torch.Generator().manual_seed(seed), Grid(world, task.obstacle, _MARGIN)
-    low, high = world.low[:2], world.high[:2]
-    rest = torch.zeros(len(world.low) - 2)
-    points, parents, costs = torch.empty(nodes, 2), [0], torch.zeros(nodes)
-    points[0], count = task.start[:2], 1
-    goals = grid.states[(world.position(grid.states) - task.goal).norm(dim=1) < 0.8 * world.tolerance][:, :2]
-    scale = float((high - low).max()) / 2
-    shares = torch.linspace(0, 1, 9)[:, None]
-
-    def free(ends: Tensor, point: Tensor) -> Tensor:
-        between = (ends[:, None] + shares * (point - ends)[:, None]).flatten(0, 1)
-        states = torch.cat([between, rest.expand(len(between), -1)], 1)
-        return grid.clear(states).view(len(ends), 9).all(1)
-
-    for _ in range(4 * nodes):
-        if count == nodes:
-            break
-        towards_goal = len(goals) > 0 and float(torch.rand((), generator=generator)) < 0.1
-        pick = int(torch.randint(max(1, len(goals)), (), generator=generator))
-        target = goals[pick] if towards_goal else low + (high - low) * torch.rand(2, generator=generator)
-        near = points[:count]
-        nearest = int((near - target).norm(dim=1).argmin())
-        way = target - near[nearest]
-        point = near[nearest] + way * min(1.0, reach * scale / max(float(way.norm()), 1e-9))
-        around = torch.where((near - point).norm(dim=1) < 1.5 * reach * scale)[0]
-        clear = free(near[around], point)
-        if not clear.any():
-            continue
-        around = around[clear]
-        lengths = (near[around] - point).norm(dim=1)
-        best = int((costs[around] + lengths).argmin())
-        points[count], costs[count] = point, costs[around[best]] + lengths[best]
-        parents.append(int(around[best]))
-        for index, length in zip(around.tolist(), lengths.tolist(), strict=True):  # rewire
-            if float(costs[count]) + length < float(costs[index]):
-                parents[index], costs[index] = count, costs[count] + length
-        count += 1
-    states = torch.cat([points[:count], rest.expand(count, -1)], 1)
-    arrived = (world.position(states) - task.goal).norm(dim=1) < world.tolerance * 0.9
-    if not arrived.any():
-        return None, grid.checks
-    at, way = int(torch.where(arrived, costs[:count], torch.inf).argmin()), []
-    while at != 0 and len(way) < count:
-        way.append(at)
-        at = parents[at]
-    return as_plan(world, task, points[[0, *way[::-1]]]), grid.checks
 
 
 class ForwardModel(nn.Module):
@@ -155,18 +105,3 @@ def cross_entropy(world: World, model: ForwardModel, task: Task, seed: int, draw
         elite = actions[order[: draws // 10]]
         mean, spread = elite.mean(0), elite.std(0) + 0.02 * world.reach
     return best
-
-
-def descend_actions(world: World, model: ForwardModel, task: Task, seed: int, tries: int = 8, steps: int = 60) -> Tensor:
-    """Returns the states of the best of some actions that Adam improves through the forward model."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = (0.5 * torch.randn(tries, world.horizon - 1, len(world.reach), generator=generator)).requires_grad_()
-    optimizer = torch.optim.Adam([raw], 0.1)
-    states, cost = torch.empty(0), torch.empty(0)
-    for _ in range(steps):
-        states = model.roll(task.start, world.reach * raw.tanh())
-        cost = plan_cost(world, task, states)
-        optimizer.zero_grad()
-        cost.sum().backward()
-        optimizer.step()
-    return states.detach()[int(cost.argmin())]

@@ -46,14 +46,7 @@ def reference_plan(world: World, task: Task) -> tuple[Tensor | None, int]:
 
 
 class Solvable:
-    """The tasks that `reference_plan` solves, in the order in which they are drawn.
-
-    Args:
-        world: The world.
-        seed: The seed of the tasks.
-        later: Whether they have a later obstacle.
-        known: Which tasks are solved, as far as they were tried; grows.
-    """
+    """The tasks that `reference_plan` solves, in the order in which they are drawn."""
 
     def __init__(self, world: World, seed: int, later: bool, known: list[bool]) -> None:
         self.world, self.known, self.drawn, self.kept = world, known, 0, []

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,29 +23,16 @@ _MOVES = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if np.gcd(i, j) == 
 
 @dataclass(frozen=True)
 class Task:
-    """A start, a goal in the plane, and maybe a later obstacle.
+    """A start, a goal in the plane, and maybe a later obstacle."""
 
-    Args:
-        start: The state at the start, with shape $(d,)$.
-        goal: Where to go, with shape $(2,)$.
-        obstacle: The later obstacle; None without one.
-        steps: The moves at full speed along the shortest path on the grid.
-    """
-
-    start: Tensor
-    goal: Tensor
-    obstacle: Disc | None = None
-    steps: float = 0.0
+    start: Tensor  # state at the start, with shape $(d,)$
+    goal: Tensor  # where to go, with shape $(2,)$
+    obstacle: Disc | None = None  # later obstacle; None without one
+    steps: float = 0.0  # moves at full speed along the shortest path on the grid
 
 
 class Grid:
-    """Shortest paths on a grid of the first two numbers of a state, which knows the obstacles.
-
-    Args:
-        world: The world.
-        obstacle: A later obstacle.
-        margin: The least clearance.
-    """
+    """Shortest paths on a grid of the first two numbers of a state, which knows the obstacles."""
 
     def __init__(self, world: World, obstacle: Disc | None = None, margin: float = 0.0) -> None:
         self.world, self.obstacle, self.margin = world, obstacle, margin
@@ -127,13 +113,7 @@ def random_tasks(world: World, count: int, seed: int, *, later: bool = False) ->
 
 
 def draw_tasks(world: World, seed: int, *, later: bool = False) -> Iterator[Task]:
-    """Yields tasks whose shortest path exists and fits the horizon.
-
-    Args:
-        world: The world.
-        seed: The seed.
-        later: Whether there is an obstacle on the shortest path without it, so that another way has to be found.
-    """
+    """Yields tasks whose shortest path exists and fits the horizon."""
     generator = torch.Generator().manual_seed(seed)
     grid = Grid(world)
     while True:
@@ -166,25 +146,11 @@ def _blocked(world: World, task: Task, path: Tensor, generator: torch.Generator)
     return None if found is None or found[1] > _SHARE * (world.horizon - 1) else replace(blocked, steps=found[1])
 
 
-def judge(world: World, task: Task, plan: Tensor, seed: int) -> dict[str, Any]:
-    """Returns what comes of following a plan of shape $(T, d)$."""
+def succeeds(world: World, task: Task, plan: Tensor, seed: int) -> bool:
+    """Returns whether following a plan of shape $(T, d)$ arrives without touching anything, also between states."""
     states, hit = world.follow(plan, torch.Generator().manual_seed(seed))
-    return verdict(world, task, states, hit)
-
-
-def verdict(world: World, task: Task, states: Tensor, hit: bool) -> dict[str, Any]:
-    """Returns whether the states of the world arrive without touching anything, their length and their roughness."""
     if task.obstacle is not None:
         shares = torch.linspace(0, 1, 9)[:, None, None]
         between = (states[:-1] + shares * states.diff(dim=0)).flatten(0, 1)
         hit |= bool(clearance_of(world, task.obstacle, between).min() <= 0)
-    places = world.position(states)
-    distance = float((places[-1] - task.goal).norm())
-    moves = states[:, :2].diff(dim=0)
-    return {
-        "success": not hit and distance <= world.tolerance,
-        "hit": hit,
-        "distance": round(distance, 4),
-        "length": round(float(moves.norm(dim=1).sum()), 4),
-        "roughness": round(float(moves.diff(dim=0).square().sum()), 6),
-    }
+    return not hit and float((world.position(states)[-1] - task.goal).norm()) <= world.tolerance

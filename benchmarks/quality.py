@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.effective import least_effective
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, argument_parser, chosen, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
@@ -47,23 +47,14 @@ class Banana(nn.Module):
 
 @dataclass(frozen=True)
 class Target:
-    """A target, and the effort of the comparison on it.
+    """A target, and the effort of the comparison on it."""
 
-    Args:
-        name: Its name.
-        formula: The energy in plain torch.
-        size: The number of coordinates.
-        draws: Recorded draws of each chain; MALA takes twice as many.
-        steps: The step sizes on the grid of the samplers that do not tune themselves.
-        leapfrogs: Its numbers of leapfrogs.
-    """
-
-    name: str
-    formula: nn.Module
-    size: int
-    draws: int
-    steps: tuple[float, ...]
-    leapfrogs: tuple[int, ...]
+    name: str  # its name
+    formula: nn.Module  # energy in plain torch
+    size: int  # number of coordinates
+    draws: int  # recorded draws of each chain; MALA takes twice as many
+    steps: tuple[float, ...]  # step sizes on the grid of the samplers that do not tune themselves
+    leapfrogs: tuple[int, ...]  # its numbers of leapfrogs
 
 
 def targets() -> list[Target]:
@@ -111,7 +102,6 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
     """Yields the samplers of this library by name, as functions of a seed."""
     for name, sampler, draws in (
-        ("chees, metric='identity'", ChEES(metric="identity"), target.draws),
         ("chees", ChEES(), target.draws),
         ("hmc", HMC(), target.draws),
         ("mala", MALA(), 2 * target.draws),
@@ -145,19 +135,14 @@ def one_processor() -> None:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="rows whose target and sampler have one of these")
-    parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
-    args = parser.parse_args()
+    args = read_options(__doc__, PATH, seeds=3, only=[], peers=False)
     one_processor()
-    print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     known = {
         f"{target.name} {name}": (target.name, name, run)
         for target in targets()
         for name, run in (*ours(target), *(theirs(target) if args.peers else ()))
     }
-    some = list(chosen(parser, known, args.only).values())
+    some = list(chosen(known, args.only).values())
     for target in dict.fromkeys(target for target, _, _ in some):
         mine = [(name, run) for of, name, run in some if of == target]
         runs: dict[str, list[Figures]] = {name: [] for name, _ in mine}
@@ -166,7 +151,7 @@ def main() -> None:
                 runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
         rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
-            print(line(row), flush=True)
+            print({key: value for key, value in row.items() if key != "runs"}, flush=True)
         if args.write:
             write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
 
@@ -178,13 +163,6 @@ def summary(runs: list[Figures]) -> Figures:
         values = [run[key] for run in runs]
         found |= {f"least{name}": min(values), f"most{name}": max(values)}
     return found
-
-
-def line(row: Figures) -> str:
-    cost = f"{row['gradients_per_effective_sample']:9.1f}{row['least']:9.1f}{row['most']:9.1f}"
-    speed = f"{row['effective_samples_per_second']:10.0f}{row['least_per_second']:10.0f}{row['most_per_second']:10.0f}"
-    rest = f"{row['gradients_per_draw']:8.1f}{row.get('tuning_gradients_per_chain', float('nan')):8.0f}"
-    return f"{row['target']:14}{row['sampler']:28}{cost}{speed}{rest}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time, memory and files from 100 to a million chains: `python -m benchmarks.scaling [PART ...] [--write]`; parts are `ALL_PARTS`.
+"""Time and memory from 100 to a million chains, and two processes: `python -m benchmarks.scaling [PART ...] [--write]`.
 
 Processor time on one thread. A step is the difference of a longer and a shorter call, both the least of several rounds in which all sizes
-and variants take turns. Memory is the peak of a process of its own above that of the same call with 100 chains. `python -m
-benchmarks.tables` writes the page.
+and variants take turns. Memory is the peak of a process of its own above that of the same call with 100 chains. One and two processes take
+turns too. `python -m benchmarks.tables` writes the page.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 import composable_energy as ce
-from benchmarks.energies import Mixture
+from benchmarks.energies import Mixture, Perceptron
 from benchmarks.harness import RESULTS, argument_parser, environment, peak_memory, read_json, write_json
-from benchmarks.scaling_operations import measure_operations
-from benchmarks.scaling_ranks import measure_ranks
+from composable_energy import distributed as shared
 from composable_energy.sampling import Checkpoint, sample
 from composable_energy_mcmc import Langevin
 
@@ -35,6 +33,7 @@ COUNTS = (100, 1_000, 10_000, 100_000, 1_000_000)
 BATCH = 10_000
 RETURNED = 262_144  # bytes of a block that glibc returns to the system
 STEP = 0.01
+FACES, LATENTS = 1_024, 8_192
 
 
 class Gaussian(ce.Energy):
@@ -71,6 +70,11 @@ CASES: dict[str, Callable[[], ce.Energy]] = {
     "network of 4,417 weights on a plane": Network,
 }
 WAYS = ("plain", "batches", "trace", "checkpoint")
+SHARED: dict[str, tuple[str, Callable[[], ce.Energy], int, dict[str, Any]]] = {
+    "faces": (f"{FACES:,} faces, `faces/male`", lambda: ce.load("faces/male"), FACES, {}),
+    "perceptron": (f"{LATENTS:,} latents of 64, perceptron", Perceptron, LATENTS, {"sampler": "langevin", "step_size": 0.01, "steps": 40}),
+}
+"""What processes share: title, energy, chains, and options of `sample`."""
 
 
 def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
@@ -86,15 +90,15 @@ def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, **ways.get(way, {}))
 
 
-def seconds(work: Callable[..., object], *args: Any, **options: Any) -> float:
-    """Returns the processor time of a call."""
+def seconds(*call: Any) -> float:
+    """Returns the processor time of `run`."""
     began = time.process_time()
-    work(*args, **options)
+    run(*call)
     return time.process_time() - began
 
 
 def measure_steps(rounds: int, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
-    """Returns the microseconds of a step, and the milliseconds of a call besides its steps, by case, way and number of chains."""
+    """Returns the microseconds of a step by case, way and number of chains."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.safetensors"
@@ -103,24 +107,17 @@ def measure_steps(rounds: int, counts: tuple[int, ...] = COUNTS) -> dict[str, An
             least: dict[tuple[str, int, bool], float] = {}
             for chains in counts:
                 run(case, "plain", chains, 1, file)
-                one = max(1e-5, seconds(run, case, "plain", chains, 4, file) / 4)
-                sizes[chains] = max(4, min(2000, int(0.4 / one)))
+                sizes[chains] = max(4, min(2000, int(0.4 / max(1e-5, seconds(case, "plain", chains, 4, file) / 4))))
             for _ in range(rounds):
-                for chains in counts:
-                    for way in WAYS:
-                        for long in (False, True):
-                            steps = 1 + long * sizes[chains]
-                            spent = seconds(run, case, way, chains, steps, file)
-                            least[way, chains, long] = min(spent, least.get((way, chains, long), float("inf")))
-            rows = found[case] = {}
+                for key in ((way, chains, long) for chains in counts for way in WAYS for long in (False, True)):
+                    way, chains, long = key
+                    spent = seconds(case, way, chains, 1 + long * sizes[chains], file)
+                    least[key] = min(spent, least.get(key, float("inf")))
+            found[case] = {}
             for way in WAYS:
-                steps = {n: (least[way, n, True] - least[way, n, False]) / sizes[n] for n in counts}
-                calls = {n: max(0.0, least[way, n, False] - steps[n]) for n in counts}
-                rows[way] = {
-                    "step_microseconds": {str(n): round(value * 1e6, 2) for n, value in steps.items()},
-                    "call_milliseconds": {str(n): round(value * 1e3, 2) for n, value in calls.items()},
-                }
-                print(f"{case:38}{way:12}", {n: f"{value / n * 1e9:.1f} ns" for n, value in steps.items()}, flush=True)
+                steps = {str(n): round((least[way, n, True] - least[way, n, False]) / sizes[n] * 1e6, 2) for n in counts}
+                found[case][way] = {"step_microseconds": steps}
+                print(f"{case:38}{way:12}", steps, flush=True)
     return found
 
 
@@ -129,21 +126,20 @@ def measure_memory(counts: tuple[int, ...] = COUNTS[2:], steps: int = 10) -> dic
     found: dict[str, Any] = {}
     for case in CASES:
         rows = found[case] = {}
-        for way in (*WAYS[:4], "returned"):
+        for way in (*WAYS, "returned"):
+            returned = way == "returned"
+            settings = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": str(RETURNED)} if returned else {})}
             rows[way] = {}
             for chains in counts:
-                of = "batches" if way == "returned" else way
-                own = ["-m", "benchmarks.scaling", "--peak", case, "--way", of, "--chains", str(chains), "--steps", str(steps)]
-                settings = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": str(RETURNED)} if way == "returned" else {})}
-                said = subprocess.run([sys.executable, *own], check=True, capture_output=True, text=True, env=settings).stdout
-                rows[way][str(chains)] = round(float(said), 1)
+                own = ["--peak", case, "batches" if returned else way, str(chains), str(steps)]
+                said = subprocess.run([sys.executable, "-m", "benchmarks.scaling", *own], check=True, stdout=subprocess.PIPE, env=settings)
+                rows[way][str(chains)] = round(float(said.stdout), 1)
             print(f"{case:38}{way:12}", rows[way], flush=True)
     return {"steps": steps, "megabytes": found}
 
 
 def print_peak(case: str, way: str, chains: int, steps: int) -> None:
     """Prints the peak memory of a call above that of 100 chains, in MB."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run(case, way, 100, steps, Path(folder) / "small.safetensors")
         before = peak_memory()
@@ -151,74 +147,58 @@ def print_peak(case: str, way: str, chains: int, steps: int) -> None:
     print(peak_memory() - before)
 
 
-def measure_files(rounds: int, counts: tuple[int, ...] = COUNTS[2:]) -> dict[str, Any]:
-    """Returns the bytes of checkpoints, and the seconds to write and to read one, by case and number of chains."""
-    found: dict[str, Any] = {}
-    for case in CASES:
-        energy, rows = CASES[case]().eval().requires_grad_(False), found.setdefault(case, {})
-        for chains in counts:
-            call = {"sampler": Langevin(STEP), "steps": 2, "seed": 0}
-            times: dict[str, list[float]] = {"plain": [], "written": [], "read": [], "written_wall": [], "read_wall": []}
+def measure_ranks(rounds: int) -> dict[str, Any]:
+    """Returns the seconds of one and of two processes in turns."""
+    times: dict[str, Any] = {}
+    for name, (title, *_) in SHARED.items():
+        turns: dict[str, list[Any]] = {"1": [], "2": []}
+        for size in rounds * (1, 2):
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "run.safetensors"
-                for _ in range(rounds):
-                    file.unlink(missing_ok=True)
-                    times["plain"].append(seconds(sample, energy, chains, **call))
-                    for name in ("written", "read"):  # the second call finds all steps done
-                        began = time.monotonic()
-                        times[name].append(seconds(sample, energy, chains, observers=[Checkpoint(file)], **call))
-                        times[f"{name}_wall"].append(time.monotonic() - began)
-                size = file.stat().st_size
-            least = {name: min(values) for name, values in times.items()}
-            row = {"bytes": size, "write_seconds": least["written"] - least["plain"], "read_seconds": least["read"]}
-            row |= {"write_call_wall": least["written_wall"], "read_call_wall": least["read_wall"]}
-            rows[str(chains)] = {name: round(value, 4) for name, value in row.items()}
-            print(f"{case:38}{chains:>10,}", rows[str(chains)], flush=True)
-    return found
+                own = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+                own += ["-m", "benchmarks.scaling", "--rank", name, folder]
+                subprocess.run(own, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+                said = [read_json(Path(folder) / f"{rank}.json") for rank in range(size)]
+            turns[str(size)].append({kind: [round(part[kind], 3) for part in said] for kind in ("processor", "wall")})
+        times[name] = {"title": title, "turns": turns}
+        print(name, turns, flush=True)
+    return {"cores": os.cpu_count(), "load": os.getloadavg()[0], "times": times}
 
 
-def measure_system(chains: int = COUNTS[-1], steps: int = 4) -> dict[str, Any]:
-    """Returns nanoseconds of a step and a chain by the program and by the system, and pages of memory that the system gives it."""
-    found: dict[str, Any] = {}
-    for case in CASES:
-        for way in WAYS[:2]:
-            run(case, way, chains, 1, Path())
-            ends = []
-            for count in (1, 1 + steps):
-                before = resource.getrusage(resource.RUSAGE_SELF)
-                run(case, way, chains, count, Path())
-                after = resource.getrusage(resource.RUSAGE_SELF)
-                ends.append([getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime", "ru_minflt")])
-            user, system, pages = ((long - short) / steps / chains for short, long in zip(*ends, strict=True))
-            row = {"program": round(user * 1e9, 1), "system": round(system * 1e9, 1), "pages": round(pages, 4)}
-            found.setdefault(case, {})[way] = row
-            print(f"{case:38}{way:12}", row, flush=True)
-    return found
-
-
-ALL_PARTS = ("steps", "memory", "system", "files", "operations", "ranks")
+def write_rank(name: str, folder: str) -> None:
+    """Draws the part of the chains that belongs to this process, and writes its seconds."""
+    distributed.init_process_group("gloo")
+    _, make, chains, options = SHARED[name]
+    energy = make().eval().requires_grad_(False)
+    shared.sample(energy, chains, gather=False, seed=1, **{**options, "steps": 2})
+    distributed.barrier()
+    began, wall = time.process_time(), time.monotonic()
+    shared.sample(energy, chains, gather=False, seed=0, **options)
+    spent = time.process_time() - began
+    distributed.barrier()
+    write_json(Path(folder) / f"{distributed.get_rank()}.json", {"processor": spent, "wall": time.monotonic() - wall})
+    distributed.destroy_process_group()
 
 
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(ALL_PARTS)}; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure: steps, memory, ranks; all by default")
     parser.add_argument("--rounds", type=int, default=3)
-    for name, kind in (("peak", str), ("way", str), ("chains", int), ("steps", int)):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        print_peak(args.peak, args.way, args.chains, args.steps)
-        return
     torch.set_num_threads(1)
+    if args.peak:
+        print_peak(*args.peak[:2], *map(int, args.peak[2:]))
+        return
+    if args.rank:
+        write_rank(*args.rank)
+        return
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "steps": lambda: measure_steps(args.rounds),
         "memory": measure_memory,
-        "system": measure_system,
-        "files": lambda: measure_files(args.rounds),
-        "operations": lambda: measure_operations(CASES),
         "ranks": lambda: measure_ranks(args.rounds),
     }
-    for part in args.parts or ALL_PARTS:
+    for part in args.parts or measures:
         result = measures[part]()
         if args.write:  # after each part, so that an interruption loses one part only
             about = environment(batch_size=BATCH, rounds=args.rounds)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 from benchmarks.score_mixtures import Mixture, expressions, quadrant_shares, quadrants
 from composable_energy.errors import MixtureWarning
 from composable_energy.sampling import Sampler
@@ -148,8 +148,7 @@ def _written(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = argument_parser(__doc__, PATH).parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH)
     found = {"plane": on_the_plane(), "dimensions": over_dimensions()}
     if args.write:
         write_json(PATH, {**environment(), "chains": CHAINS, "seeds": len(SEEDS), **found})

@@ -16,17 +16,11 @@ F64 = torch.float64
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""An isotropic mixture of Gaussians, with noise of level $\sigma$: variances $s_k^2 + \sigma^2$.
+    r"""An isotropic mixture of Gaussians, with noise of level $\sigma$: variances $s_k^2 + \sigma^2$."""
 
-    Args:
-        means: With shape $(K, d)$.
-        widths: $s_k$, with shape $(K,)$.
-        shares: With shape $(K,)$.
-    """
-
-    means: Tensor
-    widths: Tensor
-    shares: Tensor
+    means: Tensor  # with shape $(K, d)$
+    widths: Tensor  # $s_k$, with shape $(K,)$
+    shares: Tensor  # with shape $(K,)$
 
     @classmethod
     def of(cls, means: Sequence[Sequence[float]], width: float | Sequence[float], shares: Sequence[float] | None = None) -> Mixture:
@@ -96,13 +90,7 @@ def quadrants(x: Tensor) -> Tensor:
 
 
 def quadrant_shares(energy: ce.Energy, half_width: float = 8.0, count: int = 800) -> tuple[Tensor, float]:
-    r"""Returns the shares of the quadrants, and $\log Z$, by quadrature without noise.
-
-    Args:
-        energy: An expression with values.
-        half_width: Half of the side of the square of integration.
-        count: The number of points along a side; even, so that none is on an axis.
-    """
+    r"""Returns the shares of the quadrants, and $\log Z$, by quadrature without noise."""
     side = (torch.arange(count, dtype=F64) + 0.5) * (2 * half_width / count) - half_width
     grid = torch.cartesian_prod(side, side)
     log_density = -energy(grid, sigma=0.0)

@@ -18,17 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, ROOT, environment, read_json, read_options, write_json
 from composable_energy_molecules import (
     AngleLibrary,
-    ClashEnergy,
     FrequentRotamer,
     GeneratedRotamers,
     SideChainContrast,
     SideChainEnergy,
     SideChains,
     VonMisesMixture,
-    Wells,
     angle_periods,
     context_of,
     generate,
@@ -109,27 +107,11 @@ def measure_seed(seed: int) -> list[dict[str, Any]]:
     log_p, log_z = log_probs(energy, test.chi[:900], test.context[:900], library)
     row = {"seed": seed, "model": NETWORK, **shares_of_recovery(predict(energy, test.context, library, seed=seed), test)}
     row |= {"divergence": float((truth[:900] - log_p).mean()), "log z": float(log_z.mean()), "spread of log z": float(log_z.std())}
-    rows.append({**row, "seconds": seconds, "grid": grid_divergences(energy, exact, test)})
+    rows.append({**row, "seconds": seconds})
     rows.append({"seed": seed, "model": EXACT, **shares_of_recovery(best_of_exact(exact, test.context), test), "divergence": 0.0})
     for row in rows:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
     return rows
-
-
-def grid_divergences(energy: SideChainEnergy, exact: GeneratedRotamers, test: SideChains, side: int = 72) -> dict[str, float]:
-    r"""Returns the mean KL divergence from the exact density to the network by quadrature, of residues with one or two angles."""
-    angles = (torch.arange(side) + 0.5) * 2 * math.pi / side - math.pi
-    pairs = torch.cartesian_prod(angles, angles)
-    points, found = torch.cat([pairs, torch.zeros_like(pairs)], 1), {}
-    for name in ("SER", "VAL", "LEU", "PHE", "ASN"):
-        rows = [i for i, other in enumerate(test.names) if other == name][:20]
-        each = []
-        for context in test.context[rows]:
-            with torch.no_grad():
-                log_p, log_q = ((-model.given(context=context[None])(points)).log_softmax(0) for model in (exact, energy))
-            each.append(float((log_p.exp() * (log_p - log_q)).sum()))
-        found[name] = sum(each) / len(each)
-    return found
 
 
 def measure_draws(name: str, model: str, way: str, energy: SideChainEnergy, library: AngleLibrary) -> tuple[dict[str, Any], Tensor]:
@@ -164,47 +146,10 @@ def agreement(counts: Tensor, weights: Tensor) -> dict[str, float]:
     return {"variation": float(variation), "expected": float(expected), "largest": float(largest), "rotamers": int(used.sum())}
 
 
-def measure_expression(energy: SideChainEnergy, library: AngleLibrary) -> dict[str, Any]:
-    """Returns the shares of wells of two residues that must not clash and of which one is not trans, beside reweighted draws."""
-    names, count = ("LEU", "MET"), 20_000
-    contexts = torch.cat([context_of(name, PLACE["phi"], PLACE["psi"]) for name in names])
-    ca = torch.tensor([[0.0, 0.0, 0.0], [5.0, 4.0, 0.0]])
-    frame = torch.tensor([[-1.46, 0.0, 0.0], [0.0, 0.0, 0.0], [0.55, 1.42, 0.0]])
-    turned = frame @ torch.tensor([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
-    clash = ClashEnergy(names, torch.stack([frame + ca[0], turned + ca[1]]))
-    both = SideChainEnergy(2)
-    both.load_state_dict(energy.state_dict())
-    base = both.given(context=contexts[None])
-    wells = [Wells(1, base, residue=i) for i in range(2)]
-    expression = base & clash & ~wells[1]("trans")
-    begin = time.process_time()
-    draws = expression.sample(CHAINS, steps=SWEEPS, seed=0)
-    seconds = time.process_time() - begin
-    free = torch.stack([resample(energy, c.expand(count, 5), library, seed=i) for i, c in enumerate(contexts)], 1)
-    with torch.no_grad():
-        log_w = -clash(free) - (~Wells(1, residue=1)("trans"))(free)
-        shares = {}
-        for name, points, weight in (
-            ("two residues alone", free, torch.full((count,), 1 / count)),
-            ("expression, reweighted", free, log_w.softmax(0)),
-            ("expression, drawn", draws, torch.full((len(draws),), 1 / len(draws))),
-        ):
-            events = [wells[i].logits(points).argmax(1) for i in range(2)]
-            shares[name] = [[float(weight[event == k].sum()) for k in range(3)] for event in events]
-            shares[name].append(float((weight * (clash(points) > 1)).sum()))
-            shares[name].append(float(1 / weight.square().sum()))
-    print(shares, flush=True)
-    return {"residues": names, "shares": shares, "seconds": seconds}
-
-
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run ended")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, PATH, seeds=3, resume=False)
     kept = read_json(PATH) if args.resume and PATH.exists() else {}
-    results: dict[str, Any] = {"rows": [], "draws": [], "expression": {}, **kept}
+    results: dict[str, Any] = {"rows": [], "draws": [], **kept}
     if not args.resume:
         shutil.rmtree(NETWORKS, ignore_errors=True)
     run(results, args)
@@ -215,7 +160,7 @@ def run(results: dict[str, Any], args: Any) -> None:
 
     def keep() -> None:
         if args.write:
-            kept = {key: results[key] for key in ("rows", "draws", "expression")}
+            kept = {key: results[key] for key in ("rows", "draws")}
             write_json(PATH, {**about, "command": "python -m benchmarks.side_chains --write", **kept})
 
     kept: dict[str, Tensor] = load_file(DRAWS) if args.resume and DRAWS.exists() else {}
@@ -237,9 +182,6 @@ def run(results: dict[str, Any], args: Any) -> None:
                 kept[model] = chi[:, :2].contiguous()
                 if args.write:
                     save_file(kept, DRAWS)
-        if not results["expression"]:
-            results["expression"] = measure_expression(energy, library)
-            keep()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
-"""Speed and memory of a training step, beside the trainers of ebmkit and torchebm.
+"""Speed of a training step, beside the trainers of ebmkit and torchebm.
 
     .venv/peers/bin/python -m benchmarks.training_speed [--write]
 
 All have the same network: convolutions with spectral norms and swish, 32 channels, for pictures of 32 and 64 pixels, batch 32, one thread.
 *Contrastive divergence*: 20 Langevin steps on the chains of a replay buffer of 10,000, a penalty on squares, Adam. *Denoising*: score
 matching, the gradient of a gradient; torchebm has one noise level, the others many. Turns are the outer loop: each implementation takes a
-step, then each the next one, and ratios are medians over turns. Memory is the peak of a process of its own above the value before the
-trainer was created.
+step, then each the next one, and ratios are medians over turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -24,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from benchmarks.harness import RESULTS, argument_parser, environment, peak_memory, write_json
+from benchmarks.harness import RESULTS, environment, read_options, write_json
 
 PATH = RESULTS / "training_speed.json"
 BATCH, K, BUFFER, STEP, NOISE = 32, 20, 10_000, 10.0, 0.005
@@ -62,14 +58,7 @@ class Leveled(nn.Module):
 
 
 def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
-    """Returns the seconds of each step of this library's trainer.
-
-    Args:
-        task: `contrastive divergence` or `denoising`.
-        size: Height and width of the pictures.
-        steps: Number of steps.
-        between: Called after each step.
-    """
+    """Returns the seconds of each step of this library's trainer."""
     import composable_energy as ce
     from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Monitor, Optimizer, Trainer
 
@@ -160,7 +149,7 @@ def speed(turns: int) -> dict[str, Any]:
 
         seconds[OURS] = ours(task, size, turns + 2, between)
         warm = {name: found[2:] for name, found in seconds.items()}
-        row = {name: {"images_per_second": BATCH / median(warm[name]), "memory_mb": memory_of_process(name, task, size)} for name in WHO}
+        row = {name: {"images_per_second": BATCH / median(warm[name])} for name in WHO}
         for name in others:
             row[name]["ours_is_faster_by"] = median(a / b for a, b in zip(warm[name], warm[OURS], strict=True))
         result[f"{task}, {size} pixels"] = row
@@ -170,49 +159,11 @@ def speed(turns: int) -> dict[str, Any]:
 
 def _text(row: dict[str, float]) -> str:
     faster = f", ours {row['ours_is_faster_by']:.2f}x" if "ours_is_faster_by" in row else ""
-    return f"{row['images_per_second']:.1f} images/s, {row['memory_mb']:.0f} MB{faster}"
-
-
-def memory_of_process(who: str, task: str, size: int) -> float:
-    """Returns the peak memory in MB, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory", who, task, str(size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def peak(who: str, task: str, size: int) -> float:
-    """Returns the MB that three steps take at the peak above the imported libraries."""
-    import ebm  # noqa: F401
-    import torchebm.losses
-    import torchebm.samplers  # noqa: F401
-
-    import composable_energy as ce
-    import composable_energy.sampling
-
-    ce.get("sampler", "langevin")
-
-    layer = nn.Conv2d(3, 8, 3)
-    layer(torch.rand(1, 3, 8, 8)).sum().backward()
-    torch.optim.Adam(layer.parameters()).step()  # which imports much of torch
-    before = peak_memory()
-    if who == OURS:
-        ours(task, size, 3, lambda: None)
-    else:
-        step = {"ebmkit": ebmkit, "torchebm": globals()["torchebm"]}[who](task, size)
-        for _ in range(3):
-            step()
-    return peak_memory() - before
+    return f"{row['images_per_second']:.1f} images/s{faster}"
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, PATH)
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--memory", nargs=3, metavar=("WHO", "TASK", "SIZE"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.memory:
-        who, task, size = args.memory
-        print(peak(who, task, int(size)))
-        return
+    args = read_options(__doc__, PATH, turns=15)
     result = speed(args.turns)
     if args.write:
         write_json(PATH, {"about": environment("ebmkit", "torchebm", turns=args.turns, batch=BATCH, K=K), **result})

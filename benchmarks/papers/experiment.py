@@ -17,15 +17,10 @@ from benchmarks.pages import format_number
 
 @dataclass(frozen=True)
 class Paper:
-    """The folders of a paper.
+    """The folders of a paper."""
 
-    Attributes:
-        name: Name of the folders and of the page with its results.
-        root: The checkout.
-    """
-
-    name: str
-    root: Path = ROOT
+    name: str  # name of the folders and of the page with its results
+    root: Path = ROOT  # checkout
 
     @property
     def results(self) -> Path:
@@ -43,14 +38,7 @@ class Paper:
         return self.root / ".cache" / self.name
 
     def write(self, name: str, figures: Mapping[str, Any], picture: Tensor | None = None, **settings: Any) -> None:
-        """Writes the figures of an experiment as JSON, and its picture for the documentation.
-
-        Args:
-            name: Name of both files.
-            figures: The figures; floats are rounded to 5 digits after the point.
-            picture: The picture in [0, 1], with shape $(3, H, W)$.
-            settings: Settings of the experiment; they are written with the versions under `about`.
-        """
+        """Writes the figures of an experiment as JSON, and its picture for the documentation."""
         write_rounded(self.results / f"{name}.json", {"about": environment(**settings), **figures})
         if picture is not None:
             write_picture(self.pictures / f"{name}.png", picture)
@@ -88,13 +76,7 @@ def arrange_grid(images: Tensor, columns: int = 16) -> Tensor:
 
 
 def arrange_rows(rows: Sequence[Tensor], scale: int = 2, gap: int = 2) -> Tensor:
-    """Returns rows of pictures as one picture with white gaps, with shape $(3, H, W)$.
-
-    Args:
-        rows: Pictures of each row, with shape $(n, 3, S, S)$; the number of pictures may differ.
-        scale: Enlargement.
-        gap: Pixels between pictures, before the enlargement.
-    """
+    """Returns rows of pictures as one picture with white gaps, with shape $(3, H, W)$."""
     size, most = rows[0].shape[-1], max(len(row) for row in rows)
     sheet = torch.ones(3, len(rows) * (size + gap) - gap, most * (size + gap) - gap)
     for i, row in enumerate(rows):

@@ -27,13 +27,13 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     "compositional_2020": (
         (  # the longest first, so that no long one runs alone at the end
             *("extrapolation", "continual", "paper_method", "table1", "several_objects"),
-            *("inference", "two_cubes", "implication", "recursion", "partition"),
+            *("inference", "implication", "recursion", "partition"),
         ),
     ),
     "comet_2021": (
         (  # the longest first; two_worlds as soon as it has the models that it needs
             *("objects", "window_objects", "factors", "two_worlds", "window_sprites"),
-            *("slot_objects", "four_objects", "light", "recombination"),
+            *("light", "recombination"),
         ),
     ),
     "implicit_2019": (
@@ -53,7 +53,6 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
 
 NEEDS: Mapping[str, str] = {
     "two_worlds": "window_objects",
-    "four_objects": "window_objects",
     "light": "window_objects",
     "recombination": "objects",
 }

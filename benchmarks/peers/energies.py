@@ -16,25 +16,15 @@ from benchmarks.energies import circle, convolution_layers, mixture_energy
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison of speed.
+    """One comparison of speed."""
 
-    Args:
-        title: Its name in tables.
-        shape: Shape of the points.
-        steps: Steps of one call; so many that the fixed cost of a call is a small part.
-        step_size: $h$ of $x - h \\nabla E + \\sqrt{2 h} \\xi$.
-        leapfrog: $\\varepsilon$ of a leapfrog.
-        formula: The energy in plain torch, with shape $(B,)$.
-        energy: The same as an energy of this library.
-    """
-
-    title: str
-    shape: tuple[int, ...]
-    steps: int
-    step_size: float
-    leapfrog: float
-    formula: nn.Module
-    energy: ce.Energy
+    title: str  # its name in tables
+    shape: tuple[int, ...]  # shape of the points
+    steps: int  # steps of one call; so many that the fixed cost of a call is a small part
+    step_size: float  # $h$ of $x - h \\nabla E + \\sqrt{2 h} \\xi$
+    leapfrog: float  # $\\varepsilon$ of a leapfrog
+    formula: nn.Module  # energy in plain torch, with shape $(B,)$
+    energy: ce.Energy  # same as an energy of this library
 
 
 class Mixture(nn.Module):

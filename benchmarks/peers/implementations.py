@@ -93,19 +93,8 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
         sampler = Langevin(2 * h)
         return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
 
-    return {
-        BARE: lambda: bare(case.formula),
-        "loop by hand": lambda: by_hand(case.formula),
-        "torchebm": lambda: torchebm(case.formula),
-        "ebmkit": lambda: ebmkit(case.formula),
-        OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()])),
-        "loop by hand, compiled": lambda: by_hand(_compiled(case)),
-        "loop by hand, whole step compiled": whole_step,
-        "torchebm, compiled": lambda: torchebm(_compiled(case)),
-        "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
-        f"{OURS}, compiled": lambda: ours(case.energy, compile=True),
-    }
+    found = _implementations(case, bare, by_hand, torchebm, ebmkit, ours)
+    return found | {"loop by hand, whole step compiled": whole_step}
 
 
 def hmc(case: Case) -> dict[str, Callable[[], Run]]:
@@ -141,18 +130,18 @@ def hmc(case: Case) -> dict[str, Callable[[], Run]]:
         sampler = HMC(eps, leapfrogs=LEAPFROGS, jitter=False)
         return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
 
-    return {
-        BARE: lambda: bare(case.formula),
-        "loop by hand": lambda: by_hand(case.formula),
-        "torchebm": lambda: torchebm(case.formula),
-        "ebmkit": lambda: ebmkit(case.formula),
-        OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()])),
-        "loop by hand, compiled": lambda: by_hand(_compiled(case)),
-        "torchebm, compiled": lambda: torchebm(_compiled(case)),
-        "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
-        f"{OURS}, compiled": lambda: ours(case.energy, compile=True),
-    }
+    return _implementations(case, bare, by_hand, torchebm, ebmkit, ours)
+
+
+def _implementations(case: Case, bare: Any, by_hand: Any, torchebm: Any, ebmkit: Any, ours: Any) -> dict[str, Callable[[], Run]]:
+    """Returns functions that create each implementation, in the order of the tables."""
+    others = {"loop by hand": by_hand, "torchebm": torchebm, "ebmkit": ebmkit}
+    found: dict[str, Callable[[], Run]] = {BARE: lambda: bare(case.formula)}
+    found |= {name: lambda make=make: make(case.formula) for name, make in others.items()}
+    found[OURS] = lambda: ours(case.energy)
+    found[f"{OURS}, watched"] = lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()]))
+    found |= {f"{name}, compiled": lambda make=make: make(torch.compile(case.formula, dynamic=False)) for name, make in others.items()}
+    return found | {f"{OURS}, compiled": lambda: ours(case.energy, compile=True)}
 
 
 def _trajectory(energy: Energy, x: Tensor, eps: float) -> Tensor:
@@ -178,10 +167,6 @@ def _trajectory(energy: Energy, x: Tensor, eps: float) -> Tensor:
 def _start(case: Case) -> Tensor:
     """Returns points of the density: far points can be slower or faster."""
     return case.energy.sample(case.shape, sampler=Langevin(2 * case.step_size), steps=50, seed=0)
-
-
-def _compiled(case: Case) -> Energy:
-    return torch.compile(case.formula, dynamic=False)
 
 
 def _hide_bar(run: Run) -> Run:

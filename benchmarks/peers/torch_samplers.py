@@ -36,15 +36,7 @@ class Torchebm(BaseModel):
 
 
 def samplers(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
-    """Yields samplers by name, as functions of a seed that return figures.
-
-    Args:
-        energy: The energy, in plain torch.
-        start: First points of the chains, with shape (chains, d).
-        draws: Recorded draws.
-        steps: The step sizes of the grid.
-        leapfrogs: The numbers of leapfrogs of the grid.
-    """
+    """Yields samplers by name, as functions of a seed that return figures."""
     compiled = torch.compile(energy, dynamic=False)
     for suffix, evaluate in (("", energy), (", compiled", compiled)):
         yield f"ebmkit HMC{suffix}", lambda seed, e=evaluate: _best(_ebmkit_hmc, e, energy, start, draws, steps, leapfrogs, seed)

@@ -21,33 +21,19 @@ _RESOLUTION = 0.05  # the largest standard error of a mean, in sds, at which the
 
 @dataclass(frozen=True)
 class Reference:
-    """The moments of the statistics of a target, with their standard errors; 0 for closed forms.
+    """The moments of the statistics of a target, with their standard errors; 0 for closed forms."""
 
-    Args:
-        target: The name of the target.
-        names: The names of the statistics.
-        mean: Their means.
-        sd: Their standard deviations.
-        mean_error: The standard errors of the means.
-        sd_error: The standard errors of the standard deviations.
-        center: The means of the coordinates.
-        scale: Their standard deviations.
-        source: How they were found.
-        quantiles: Quantiles of the statistics by probability, for draws.
-        about: Command, versions, seconds, and diagnostics.
-    """
-
-    target: str
-    names: list[str]
-    mean: list[float]
-    sd: list[float]
-    mean_error: list[float]
-    sd_error: list[float]
-    center: list[float]
-    scale: list[float]
-    source: str
-    quantiles: dict[str, list[float]] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
+    target: str  # name of the target
+    names: list[str]  # names of the statistics
+    mean: list[float]  # their means
+    sd: list[float]  # their standard deviations
+    mean_error: list[float]  # standard errors of the means
+    sd_error: list[float]  # standard errors of the standard deviations
+    center: list[float]  # means of the coordinates
+    scale: list[float]  # their standard deviations
+    source: str  # how they were found
+    quantiles: dict[str, list[float]] = field(default_factory=dict)  # quantiles of the statistics by probability, for draws
+    about: dict[str, Any] = field(default_factory=dict)  # command, versions, seconds, and diagnostics
 
     def write(self) -> None:
         """Writes the reference to its file, with six digits."""
@@ -55,12 +41,7 @@ class Reference:
 
 
 def read_reference(target: Target) -> Reference:
-    """Returns the committed reference of a target.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: Its statistics are not those of the target.
-    """
+    """Returns the committed reference of a target."""
     path = REFERENCES / f"{target.name}.json"
     if not path.exists():
         raise FileNotFoundError(f"{target.name} has no reference: run `python -m benchmarks.posteriors.references --rows {target.name}`.")
@@ -74,9 +55,6 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns means and standard deviations, with the standard errors of both, each with shape $(k,)$.
 
     Standard errors come from effective sample sizes of several chains; they are NaN where all draws are equal.
-
-    Args:
-        values: The draws in float64, with shape (draws, chains, k).
     """
     mean = values.mean((0, 1))
     size, variance = effective(values)
@@ -93,38 +71,21 @@ def least_effective(values: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The largest errors of draws. A statistic is right within .1 sd or 4 standard errors, its sd within 5 % or 4 standard errors.
+    """The largest errors of draws. A statistic is right within .1 sd or 4 standard errors, its sd within 5 % or 4 standard errors."""
 
-    Args:
-        mean: The error of the mean that is largest, in sds of the reference.
-        mean_error: Its standard error; None if all draws are equal.
-        worst_mean: The statistic it belongs to.
-        ratio: The sd ratio that is farthest from 1.
-        ratio_error: Its standard error; None if all draws are equal.
-        worst_ratio: The statistic it belongs to.
-        wrong: The statistics that are wrong.
-        undecided: Whether a standard error is too large to tell: above .05 sds for a mean.
-        ess: The least effective sample size.
-    """
-
-    mean: float
-    mean_error: float | None
-    worst_mean: str
-    ratio: float
-    ratio_error: float | None
-    worst_ratio: str
-    wrong: list[str]
-    undecided: bool
-    ess: float
+    mean: float  # error of the mean that is largest, in sds of the reference
+    mean_error: float | None  # its standard error; None if all draws are equal
+    worst_mean: str  # statistic it belongs to
+    ratio: float  # sd ratio that is farthest from 1
+    ratio_error: float | None  # its standard error; None if all draws are equal
+    worst_ratio: str  # statistic it belongs to
+    wrong: list[str]  # statistics that are wrong
+    undecided: bool  # whether a standard error is too large to tell: above .05 sds for a mean
+    ess: float  # least effective sample size
 
 
 def compare(values: Tensor, reference: Reference) -> Accuracy:
-    """Returns the errors of draws of the statistics.
-
-    Args:
-        values: The draws, with shape (draws, chains, k).
-        reference: The truth.
-    """
+    """Returns the errors of draws of the statistics."""
     mean, sd, mean_error, sd_error = moments(values.double())
     truth = [torch.tensor(some, dtype=torch.float64) for some in (reference.mean, reference.sd, reference.mean_error, reference.sd_error)]
     error, ratio = (mean - truth[0]) / truth[1], sd / truth[1]

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from benchmarks.posteriors.dynamics import BETWEEN, CENTER, LOG_NOISE, SPAN, SPREAD, STEPS, populations
 from benchmarks.posteriors.hierarchies import SCHOOLS, counts_data, gp_data, mixture_data
-from benchmarks.posteriors.measured_data import breast_cancer_data, diabetes_data
-from benchmarks.posteriors.regressions import horseshoe_data, logistic_data, poisson_data
+from benchmarks.posteriors.regressions import breast_cancer_data, diabetes_data, horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import TORUS_MODES, TORUS_SHARES
 
 Array = Any

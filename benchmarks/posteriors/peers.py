@@ -28,11 +28,7 @@ TOLERANCE = 1e-5
 
 
 def check_agreement(target: Target) -> float:
-    """Returns the largest relative difference of the log densities in torch and in JAX at random points, both in float64.
-
-    Raises:
-        ValueError: It exceeds 1e-5.
-    """
+    """Returns the largest relative difference of the log densities in torch and in JAX at random points, both in float64."""
     points = np.random.RandomState(0).randn(200, target.dimension)
     with jax.enable_x64(True):
         there = np.asarray(jax.vmap(jax_density(target.name))(jnp.asarray(points)))
@@ -54,14 +50,7 @@ def draw_nuts(name: str, size: int, chains: int, draws: int, warm_up: int, accep
 
 
 def measure_peers(target: Target, reference: Reference, seed: int, figures: Callable[..., Figures]) -> Iterator[Figures]:
-    """Yields the rows of both samplers, in float32 as this library's default.
-
-    Args:
-        target: The target.
-        reference: The truth.
-        seed: The seed.
-        figures: Returns the figures of a row, as `run.figures`.
-    """
+    """Yields the rows of both samplers, in float32 as this library's default."""
     for title in (NUTS, "BlackJAX ChEES"):
         if title == NUTS:
             run = _nuts(target.name, target.dimension, NUTS_CHAINS, NUTS_DRAWS, NUTS_WARM_UP, seed, 0.8)

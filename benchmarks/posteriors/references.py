@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import argument_parser, environment
+from benchmarks.harness import environment, read_options
 from benchmarks.posteriors.accuracy import Reference, least_effective, moments
 from benchmarks.posteriors.target import ClosedForm, Target
 from benchmarks.posteriors.targets import TARGETS, get_target
@@ -70,10 +70,7 @@ def r_hat(values: Tensor) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argument_parser(__doc__, whole=True)
-    parser.add_argument("--rows", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="NAME", help=", ".join(TARGETS))
-    parser.add_argument("--acceptance", type=float, default=0.95, help="the acceptance that NUTS tunes for")
-    options = parser.parse_args(arguments)
+    options = read_options(__doc__, None, arguments, rows=list(TARGETS), acceptance=0.95)
     for name in options.rows:
         target = get_target(name)
         if target.closed_form is None:

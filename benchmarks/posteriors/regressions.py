@@ -1,12 +1,19 @@
-"""Regressions on generated data: logistic, Poisson with correlated columns, and a regularised horseshoe."""
+"""Regressions: on generated data, and on data that come with scikit-learn, on which no default of the library was chosen."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes
 from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal, numbered
+
+
+def standardize(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean(0)) / values.std(0)
 
 
 def columns(random: np.random.RandomState, rows: int, count: int, correlation: float) -> np.ndarray:
@@ -14,7 +21,7 @@ def columns(random: np.random.RandomState, rows: int, count: int, correlation: f
     x = random.randn(rows, count)
     for j in range(1, count):
         x[:, j] = correlation * x[:, j - 1] + np.sqrt(1 - correlation**2) * x[:, j]
-    return (x - x.mean(0)) / x.std(0)
+    return standardize(x)
 
 
 def logistic_data() -> tuple[np.ndarray, np.ndarray]:
@@ -25,16 +32,22 @@ def logistic_data() -> tuple[np.ndarray, np.ndarray]:
     return x, (random.rand(400) < 1 / (1 + np.exp(-(x @ coefficients + 0.5)))).astype(float)
 
 
-def logistic() -> Target:
+def breast_cancer_data() -> tuple[np.ndarray, np.ndarray]:
+    """Returns 569 rows of 30 standardised features, many of them nearly collinear, and labels."""
+    features, labels = load_breast_cancer(return_X_y=True)
+    return standardize(features), labels.astype(float)
+
+
+def logistic(name: str, title: str, data: tuple[np.ndarray, np.ndarray]) -> Target:
     """Logistic regression with prior N(0, 2.5) on the intercept and on 30 coefficients."""
-    features, labels = (torch.from_numpy(values) for values in logistic_data())
+    features, labels = (torch.from_numpy(values) for values in data)
 
     def log_density(x: Tensor) -> Tensor:
         logits = x[:, :1] + x[:, 1:] @ features.to(x).T
         likelihood = labels.to(x) * logits - torch.nn.functional.softplus(logits)
         return likelihood.sum(1) + log_normal(x, sd=2.5).sum(1)
 
-    return Target("logistic", "logistic regression", 31, log_density, ("intercept", *numbered("beta", 30)), lambda x: x)
+    return Target(name, title, 31, log_density, ("intercept", *numbered("beta", 30)), lambda x: x)
 
 
 def poisson_data() -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +108,32 @@ def horseshoe() -> Target:
 def _log_half_cauchy(log_x: Tensor) -> Tensor:
     """Returns the log density of the logarithm of a half-Cauchy variable of scale 1, up to a constant."""
     return log_x - torch.nn.functional.softplus(2 * log_x)
+
+
+def diabetes_data() -> tuple[np.ndarray, np.ndarray]:
+    """Returns 442 rows of 10 standardised features, and standardised outcomes."""
+    features, outcomes = load_diabetes(return_X_y=True)
+    return standardize(features), standardize(outcomes)
+
+
+def diabetes() -> Target:
+    r"""Robust regression: Student-t errors of unknown scale and degrees of freedom.
+
+    The coordinates are the intercept and 10 coefficients with prior N(0, 1), $\log\sigma$ with $\sigma \sim N^+(1)$, and $\log\nu$ with
+    $\nu \sim \mathrm{Gamma}(2, .1)$ (Juarez & Steel, 2010).
+    """
+    features, outcomes = (torch.from_numpy(values) for values in diabetes_data())
+
+    def log_density(x: Tensor) -> Tensor:
+        log_scale, log_freedom = x[:, 11:12], x[:, 12:13]
+        scale, freedom = log_scale.exp(), log_freedom.exp()
+        prior = log_normal(x[:, :11]).sum(1) + (log_scale - scale.square() / 2 + 2 * log_freedom - 0.1 * freedom).squeeze(1)
+        z = (outcomes.to(x) - x[:, :1] - x[:, 1:11] @ features.to(x).T) / scale
+        constant = torch.lgamma((freedom + 1) / 2) - torch.lgamma(freedom / 2) - (freedom * math.pi).log() / 2 - log_scale
+        return prior + (constant - (freedom + 1) / 2 * (z.square() / freedom).log1p()).sum(1)
+
+    def statistics(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :11], x[:, 11:12].exp(), x[:, 12:13]], 1)
+
+    names = ("intercept", *numbered("beta", 10), "sigma", "log_nu")
+    return Target("diabetes", "diabetes, Student-t errors", 13, log_density, names, statistics)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
 from benchmarks.posteriors.accuracy import Reference, compare, read_reference
 from benchmarks.posteriors.table import OURS, print_rows
 from benchmarks.posteriors.target import Target
@@ -95,15 +95,7 @@ def measure(target: Target, reference: Reference, seed: int, start: str) -> Figu
 
 
 def figures(values: Tensor, reference: Reference, gradients: int, recorded: float, seconds: float) -> Figures:
-    """Returns errors and costs.
-
-    Args:
-        values: The draws of the statistics, with shape (draws, chains, k).
-        reference: The truth.
-        gradients: The points evaluated in the whole call.
-        recorded: Those of the recorded part.
-        seconds: The processor time of the whole call.
-    """
+    """Returns errors and costs."""
     accuracy = asdict(compare(values, reference))
     size = max(accuracy["ess"], 1.0)
     costs = {"gradients": gradients, "gradients_per_effective": recorded / size, "all_gradients_per_effective": gradients / size}
@@ -129,14 +121,9 @@ def rows(names: Sequence[str], seeds: Sequence[int], starts: Sequence[str], peer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    torch.set_num_threads(1)
-    parser = argument_parser(__doc__, PATH, whole=True)
-    parser.add_argument("--rows", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="NAME", help=", ".join(TARGETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
-    parser.add_argument("--peers", action="store_true", help="also run NumPyro's NUTS and BlackJAX' ChEES")
-    parser.add_argument("--only-peers", action="store_true", help="run these alone")
-    options = parser.parse_args(arguments)
+    options = read_options(
+        __doc__, PATH, arguments, rows=list(TARGETS), seeds=[0, 1, 2], starts=list(STARTS), peers=False, only_peers=False
+    )
     found = []
     for row in rows(options.rows, options.seeds, options.starts, options.peers or options.only_peers, not options.only_peers):
         print_rows([row], head=not found)

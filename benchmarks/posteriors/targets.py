@@ -7,20 +7,19 @@ from functools import partial
 
 from benchmarks.posteriors.dynamics import lotka_volterra
 from benchmarks.posteriors.hierarchies import dirichlet_multinomial, eight_schools, gaussian_process, mixture
-from benchmarks.posteriors.measured_data import breast_cancer, diabetes
-from benchmarks.posteriors.regressions import horseshoe, logistic, poisson
+from benchmarks.posteriors.regressions import breast_cancer_data, diabetes, horseshoe, logistic, logistic_data, poisson
 from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
 from benchmarks.posteriors.target import Target
 
 TARGETS: Mapping[str, Callable[[], Target]] = {
     "schools": partial(eight_schools, centered=False),
     "schools-centered": partial(eight_schools, centered=True),
-    "logistic": logistic,
+    "logistic": lambda: logistic("logistic", "logistic regression", logistic_data()),
     "poisson": poisson,
     "gp": gaussian_process,
     "mixture": mixture,
     "horseshoe": horseshoe,
-    "breast-cancer": breast_cancer,
+    "breast-cancer": lambda: logistic("breast-cancer", "breast cancer, logistic", breast_cancer_data()),
     "diabetes": diabetes,
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
@@ -33,11 +32,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
 
 
 def get_target(name: str) -> Target:
-    """Returns a target by name.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
+    """Returns a target by name."""
     if name not in TARGETS:
         raise ValueError(f"There is no target {name!r}; the targets are {', '.join(TARGETS)}.")
     return TARGETS[name]()

@@ -11,6 +11,7 @@ from benchmarks.tables import comet, compositional, samplers, scaling, speed, tr
 DOCS = ROOT / "docs"
 PAGES: Mapping[str, Callable[[], Blocks]] = {
     "benchmarks": speed.blocks,
+    "diffusion": samplers.noise_levels,
     "samplers": samplers.blocks,
     "speed": lambda: {"attributes": speed.attributes},
     "results/comet-2021": comet.blocks,

@@ -19,9 +19,8 @@ def blocks() -> Blocks:
 
 def objects() -> str:
     """Returns the agreement of masks with objects: means over seeds, with the least and the highest."""
-    found, windows, slots, solids = (_read(name) for name in ("objects", "window-sprites", "slots", "window-objects"))
+    found, windows, solids = (_read(name) for name in ("objects", "window-sprites", "window-objects"))
     rows = [{**row, "world": row["plan"].rpartition("-")[0]} for row in (*found["rows"], *windows["masks"])]
-    rows += [{**row, "plan": "objects-slots"} for row in slots["rows"]]
     rows += [{**row, "plan": "solids-window", "world": "solids"} for row in solids["masks"]]
     worlds = {**found["baselines"], "solids": solids["baselines"]}
     lines = []
@@ -53,14 +52,13 @@ def recombination() -> str:
 def larger_scenes() -> str:
     """Returns what is found in pictures that join objects, lights and worlds, beside the goals and renders."""
     goals, solids = _read("goals"), _read("window-objects")
-    eight, four, light = solids["eight"], _read("four-objects")["four"], _read("light")["rows"]
+    eight, light = solids["eight"], _read("light")["rows"]
     both = _read("two-worlds")["joined"]
     window = goals["window"]
     rows = [
         _line(
             "objects found of eight, from pictures of four", eight, "each found", "**joined**", "renders of all eight", window["each found"]
         ),
-        _line("objects found of four, from a model of two", four, "each found", "**joined**", "renders of all four", goals["four"]),
         _line("colors of objects under the light of another picture", light, "color", "swapped", "renders", goals["light"]["color"]),
         _line("degrees from that light", light, "light of B", "swapped", "renders", goals["light"]["degrees"], 1),
         _line("objects found of six, three from each of two models", both, "each found", "joined", "renders", None),

@@ -67,9 +67,10 @@ def recursion() -> str:
 
 def several_objects() -> str:
     """Returns the table of conjunctions of positions, and of the maps of two cubes."""
-    rows = [{**row, "what": f"{row['objects']} objects, {row['pictures']}"} for row in _read("several_objects")["rows"]]
+    found = _read("several_objects")
+    rows = [{**row, "what": f"{row['objects']} objects, {row['pictures']}"} for row in found["rows"]]
     cells = {"what": lambda row: row["what"], "all found": number("all found"), "goal": number("target", 2)}
-    maps = {f"two cubes by the map of energies, {row['places']}": row["both"] for row in _read("two_cubes")["rows"]}
+    maps = {f"two cubes by the map of energies, {row['places']}": row["both"] for row in found["two cubes"]}
     rows += [{"what": name, "all found": value} for name, value in maps.items()]
     return columns([row for row in rows if "coded" not in row["what"]], cells)
 

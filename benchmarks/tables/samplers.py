@@ -38,6 +38,26 @@ def which_sampler() -> str:
     return markdown_table(["what you have", "sampler", "measured"], rows, align="---")
 
 
+def noise_levels() -> Blocks:
+    """Returns the functions of the blocks of `diffusion.md`."""
+    found = read_json(RESULTS / "noise_levels.json")
+
+    def bias() -> str:
+        rows: dict[str, dict[int, str]] = {}
+        for row in found["rows"]:
+            rows.setdefault(row["sampler"], {})[row["evaluations"]] = f"{format_number(row['share'])} / {row['spread']:+.0%}"
+        head = ["sampler", *map(str, next(iter(rows.values())))]
+        return markdown_table(head, [[name, *cells.values()] for name, cells in rows.items()])
+
+    def expressions() -> str:
+        lines = [["exact", *(f"{mean:.2f}, {variance:.2f}" for mean, variance in found["exact"].values())]]
+        for row in found["expressions"]:
+            lines.append([row["sampler"], *(f"{cell['mean']:.2f}, {cell['variance']:.2f}" for cell in row["expressions"].values())])
+        return markdown_table(["", *(f"`{name}`" for name in found["exact"])], lines)
+
+    return {"bias": bias, "expressions": expressions}
+
+
 def posteriors() -> Blocks:
     """Returns the functions of the blocks of `posteriors.md`."""
     rows = _rows("posteriors")

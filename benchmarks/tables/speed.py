@@ -13,7 +13,6 @@ from benchmarks.pages import Blocks, code_cell, markdown_table, short
 
 BARE, OURS, HAND = "bare gradient", "composable-energy", "loop by hand"
 PACKAGES = ("torch", "torchebm", "ebmkit", "blackjax", "jax", "numpy")
-MIXTURE, CONVOLUTIONS = "mixture on a plane, 4,096 chains", "3 convolutions, 16 pictures 3 x 32 x 32"
 
 
 def condense(raw: dict[str, Any]) -> dict[str, Any]:
@@ -50,32 +49,6 @@ def steps(speed: dict[str, Any], kind: str) -> str:
     return markdown_table(["", *(case["case"] for case in cases)], [*rows, bare])
 
 
-def goals(speed: dict[str, Any]) -> str:
-    """Returns the table of goals: each ratio, its limit, the range over cases, and in how many it is met."""
-    fast, watched = f"{OURS}, compiled", f"{OURS}, watched"
-    mixture = [MIXTURE]
-    rules: list[tuple[str, str, str, float, list[str] | None]] = [
-        *(("langevin", OURS, other, 1.0, None) for other in (HAND, "torchebm", "ebmkit")),
-        ("langevin", watched, OURS, 1.05, None),
-        ("langevin", OURS, BARE, 1.15, mixture),
-        ("langevin", fast, BARE, 0.4, mixture),
-        *(("langevin", fast, f"{other}, compiled", 1.0, mixture) for other in (HAND, "torchebm", "ebmkit")),
-        ("langevin", OURS, BARE, 1.08, [CONVOLUTIONS]),
-        ("langevin", fast, BARE, 1.0, [CONVOLUTIONS]),
-        ("hmc", OURS, "ebmkit", 1.0, None),
-        ("hmc", OURS, "torchebm", 0.5, None),
-        *(("hmc", fast, f"{other}, compiled", 1.0, mixture) for other in ("ebmkit", "torchebm")),
-    ]
-    lines = []
-    for kind, who, to, limit, only in rules:
-        found = [ratio(case, who, to) for case in speed["cases"] if case["kind"] == kind and (only is None or case["case"] in only)]
-        spread = f"{min(found):.2f}" + (f" to {max(found):.2f}" if len(found) > 1 else "")
-        where = "" if only is None else f", {only[0].partition(',')[0]}"
-        met = sum(value <= limit for value in found)
-        lines.append([f"{kind}{where}: {who} / {to}", f"{limit:.2f}", spread, f"{met} of {len(found)}"])
-    return markdown_table(["time of a step, one over the other", "at most", "is", "met"], lines)
-
-
 def quality(found: dict[str, Any], key: str) -> str:
     """Returns a figure of each sampler by target: the median of the seeds."""
     targets, samplers = (dict.fromkeys(row[name] for row in found["rows"]) for name in ("target", "sampler"))
@@ -83,7 +56,6 @@ def quality(found: dict[str, Any], key: str) -> str:
     lines = [
         [f"**{name}**" if name.split(",")[0] in ("chees", "hmc", "mala") else name, *(cells.get((name, target), "") for target in targets)]
         for name in samplers
-        if "identity" not in name and (name.startswith(("chees", "BlackJAX")) or "compiled" not in name)
     ]
     return markdown_table(["", *targets], lines)
 
@@ -113,7 +85,6 @@ def blocks() -> Blocks:
         "machine": lambda: about(speed),
         "langevin": lambda: steps(speed, "langevin"),
         "hmc": lambda: steps(speed, "hmc"),
-        "goals": lambda: goals(speed),
         "samples a second": lambda: quality(draws, "effective_samples_per_second"),
         "gradients a sample": lambda: quality(draws, "gradients_per_effective_sample"),
     }

@@ -67,8 +67,8 @@ def speed() -> str:
     for task, found in ((task, found) for task, found in _read("training_speed").items() if task != "about"):
         for name, row in found.items():
             faster = f"{row['ours_is_faster_by']:.2f}" if "ours_is_faster_by" in row else ""
-            lines.append([task, name, f"{row['images_per_second']:.0f}", faster, f"{row['memory_mb']:.0f}"])
-    return markdown_table(["step, pictures", "library", "pictures a second", "this library is faster by", "MB"], lines)
+            lines.append([task, name, f"{row['images_per_second']:.0f}", faster])
+    return markdown_table(["step, pictures", "library", "pictures a second", "this library is faster by"], lines)
 
 
 def objectives() -> Blocks:
@@ -98,19 +98,16 @@ def continual() -> Blocks:
 
 
 def learners() -> str:
-    """Returns the accuracies after tasks that come one after the other, and in the stream without boundaries."""
+    """Returns the accuracies after tasks that come one after the other."""
     found = _read("continual", IMPLICIT.results)
-    rows = [
-        {"name": name, **row, "stream": found["stream"].get(name, {}).get("mean")}
-        for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))
-    ]
+    rows = [{"name": name, **row} for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))]
     rows += [{"name": PAPERS[name], "mean": share} for name, (share, _) in found["paper"].items()]
     cells: dict[str, Callable[[Any], str]] = {
         "learner": lambda row: row["name"],
         "five tasks": number("mean"),
         "deviation": number("deviation"),
     }
-    cells |= {"drifting classes": number("stream"), "parameters": lambda row: f"{row['parameters']:,}" if "parameters" in row else ""}
+    cells |= {"parameters": lambda row: f"{row['parameters']:,}" if "parameters" in row else ""}
     return columns(rows, cells)
 
 

@@ -14,9 +14,7 @@ PLANNERS = {
     "energies": "energies",
     "reference": "reference (true map and dynamics)",
     "grid": "shortest path on a grid (true map)",
-    "rrt*": "RRT* (true map)",
     "cem": "forward model, cross-entropy method",
-    "gradient": "forward model, gradient on actions",
 }
 
 
@@ -104,13 +102,7 @@ def side_chains() -> Blocks:
         cells |= {"largest, s.e.": number("largest", 1), "seconds": number("seconds", 0)}
         return columns(found["draws"], cells)
 
-    def expression() -> str:
-        first, second = found["expression"]["residues"]
-        rows = found["expression"]["shares"].items()
-        lines = [[name, *(format_number(share) for share in (*a, *b, clash))] for name, (a, b, clash, _) in rows]
-        return markdown_table(["", *(f"{name} {well}" for name in (first, second) for well in ("g+", "t", "g-")), "clash"], lines)
-
-    return {"recovery": recovery, "draws": draws, "expression": expression}
+    return {"recovery": recovery, "draws": draws}
 
 
 def observations() -> Blocks:

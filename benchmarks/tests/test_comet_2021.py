@@ -6,14 +6,12 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
+from benchmarks.papers.comet_2021.factor_rows import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
-from benchmarks.papers.comet_2021.slots import SlotAttention
 from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
 from benchmarks.papers.comet_2021.worlds import majority_labels
-from composable_energy.errors import OptionError
 from composable_energy_training.precision import DTYPES
 
 
@@ -90,24 +88,6 @@ def test_a_beta_vae_adds_the_divergence_of_its_posterior():
     mean, log_variance = model.encoder(x).chunk(2, 1)
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (log_variance / 2).exp()), torch.distributions.Normal(0.0, 1.0))
     assert model.loss(x).item() == pytest.approx(free + 2 * kl.sum(1).mean().item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_slots_are_a_set_whose_masks_share_each_pixel(size):
-    torch.manual_seed(5)
-    model, x, noise = SlotAttention(3, size).double(), torch.rand(2, 3, size, size).double(), torch.randn(2, 3, 48).double()
-    with torch.no_grad():
-        slots, order = model.encode(x, noise), [2, 0, 1]
-        (colors, masks), seen = model.decode(slots), model.labels(x)
-        assert torch.allclose(model.encode(x, noise[:, order]), slots[:, order], atol=1e-10)
-    assert colors.shape == (2, 3, 3, size, size) and masks.shape == (2, 3, size, size)
-    assert torch.allclose(masks.sum(1), torch.ones_like(masks[:, 0]))
-    assert seen.shape == (2, size, size) and 0 <= int(seen.min()) <= int(seen.max()) < 3
-
-
-def test_slots_exist_for_two_sizes():
-    with pytest.raises(OptionError, match="16 or 32 pixels, got 64"):
-        SlotAttention(3, 64)
 
 
 @pytest.mark.parametrize(("margin", "size"), [(7, 32), (15, 64)])

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.papers.comet_2021.baselines import Autoencoder
-from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, train_row
+from benchmarks.papers.comet_2021.factor_rows import ROWS, Autoencoder, codes_of_row, scaled_steps, train_row
 from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
 
 SCORES = {"BetaVAE": 90.0, "MIG": 10.0, "MCC": 50.0}
@@ -24,7 +23,7 @@ def test_tables_have_means_and_standard_errors():
         for seed in (0, 1)
     ]
     (found,) = summarize(runs)
-    assert found["model"] == "pixels" and found["seeds"] == 2 and "MSE" not in found
+    assert found["model"] == "pixels" and found["seeds"] == 2
     assert found["R2"] == pytest.approx((0.85, 0.05)) and found["MIG, PCA 64"] == pytest.approx((20.5, 0.5)) and found["MIG, raw"][0] == 10
 
 
@@ -33,15 +32,13 @@ def test_each_row_is_trained_scored_and_loaded(name, tmp_path):
     images = some_images()
     share = 1.5 / max(ROWS[name], default=1)
     model, figures = train_row(name, 3, images, tmp_path, share)
-    codes, numbers = codes_of_row(name, model), {"pixels": 768, "slots": 192, "beta-0.25-10": 10}.get(name, 64)
+    codes, numbers = codes_of_row(name, model), {"pixels": 768, "beta-0.25-10": 10}.get(name, 64)
     with torch.no_grad():
         first = codes(images[:4]).flatten(1)
         assert first.shape == (4, numbers)
         again, loaded = train_row(name, 3, images, tmp_path, share)
         torch.testing.assert_close(codes_of_row(name, again)(images[:4]).flatten(1), first)
     assert loaded == figures and figures["steps"] == sum(scaled_steps(name, share))
-    rebuilt = reconstruct_row(model, images[:4])
-    assert (rebuilt is None) == (not ROWS[name]) and (rebuilt is None or rebuilt.shape == (4, 3, 32, 32))
 
 
 def test_the_second_stage_keeps_the_encoder_of_the_first_and_moves_it_little(tmp_path):

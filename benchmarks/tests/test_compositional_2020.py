@@ -5,9 +5,7 @@ import torch
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020 import implication, partition, recursion, table1
-from benchmarks.papers.compositional_2020.claims import Claim, Heads, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
-from benchmarks.papers.compositional_2020.options import Options
+from benchmarks.papers.compositional_2020.claims import Attributes, Claim, Heads, Options, near, random_conditions, share
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_scenes import Concepts, weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS

@@ -10,7 +10,7 @@ import torch
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020 import paper_energies
-from benchmarks.papers.compositional_2020.paper_rules import (
+from benchmarks.papers.compositional_2020.paper_method import (
     Method,
     bounded_not,
     energy_classifier,

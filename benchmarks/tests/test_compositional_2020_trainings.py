@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.papers.compositional_2020 import balls, continual, extrapolation_trainings
-from benchmarks.papers.compositional_2020.evaluation import Attributes
+from benchmarks.papers.compositional_2020 import continual, extrapolation
+from benchmarks.papers.compositional_2020.claims import Attributes
 from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, WhereAndWhat, silhouettes
 from composable_energy_scenes import COLORS, KINDS
 
@@ -22,7 +22,7 @@ def draw_disc(column: float, row: float, radius: float, color: tuple[float, floa
 
 @pytest.mark.parametrize(("ratio", "count", "columns"), [(0.01, 5, 1), (0.1, 41, 3), (1.0, 400, 20)])
 def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, count: int, columns: int):
-    places = balls.POSITIONS[balls.positions_with_all_sizes(ratio)]
+    places = extrapolation.POSITIONS[extrapolation.positions_with_all_sizes(ratio)]
     assert len(places) == count
     assert len(np.unique(places[:, 0])) == columns
     assert places[0].tolist() == [-1, -1]
@@ -30,31 +30,31 @@ def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, coun
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ratio", balls.RATIOS)
+@pytest.mark.parametrize("ratio", extrapolation.RATIOS)
 def test_no_training_pair_is_a_test_pair_below_a_ratio_of_1(ratio: float):
-    shown = balls.training_pairs(ratio)
+    shown = extrapolation.training_pairs(ratio)
     assert set(shown["position"][:, 0]) == set(range(400))
     assert set(shown["position"][:, 1]) == {19}
-    assert set(shown["size"][:, 0]) == set(balls.positions_with_all_sizes(ratio).tolist())
+    assert set(shown["size"][:, 0]) == set(extrapolation.positions_with_all_sizes(ratio).tolist())
     known = {tuple(pair) for pairs in shown.values() for pair in pairs.tolist()}
-    wanted = {tuple(pair) for pair in balls.test_pairs(ratio).tolist()}
-    count = len(balls.positions_with_all_sizes(ratio))
+    wanted = {tuple(pair) for pair in extrapolation.test_pairs(ratio).tolist()}
+    count = len(extrapolation.positions_with_all_sizes(ratio))
     assert len(known) == 19 * count + 400
     assert (len(wanted), len(wanted & known)) == ((8000, 8000) if ratio == 1 else (19 * (400 - count), 0))
 
 
 def test_sizes_of_a_ratio_are_independent_of_positions():
-    pairs = balls.training_pairs(0.1)["size"]
+    pairs = extrapolation.training_pairs(0.1)["size"]
     counts = np.zeros((400, 20), int)
     np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    assert np.ptp(counts[balls.positions_with_all_sizes(0.1)]) <= 1
+    assert np.ptp(counts[extrapolation.positions_with_all_sizes(0.1)]) <= 1
 
 
 def test_parts_of_a_code_have_energies_of_their_own():
     decoder = WhereAndWhat()
     where, what = (
-        extrapolation_trainings.Part(slice(0, WHERE), decoder, "where"),
-        extrapolation_trainings.Part(slice(WHERE, None), decoder, "what"),
+        extrapolation.Part(slice(0, WHERE), decoder, "where"),
+        extrapolation.Part(slice(WHERE, None), decoder, "what"),
     )
     torch.manual_seed(0)
     for part in (where, what):
@@ -113,16 +113,6 @@ def test_normalized_codes_have_unit_variance():
         what = coder.encode(pictures)[:, WHERE:]
     torch.testing.assert_close(what.mean(0), torch.zeros(WHAT), atol=1e-3, rtol=0)
     torch.testing.assert_close(what.std(0), torch.ones(WHAT), atol=1e-2, rtol=0)
-
-
-def test_a_sum_of_heads_adds_its_readings_of_both_parts():
-    torch.manual_seed(0)
-    head = extrapolation_trainings.Sum(4)
-    for parameter in head.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    a, b = torch.randn(2, 5, WHERE + WHAT)
-    swapped = [torch.cat([one[:, :WHERE], two[:, WHERE:]], 1) for one, two in ((a, b), (b, a))]
-    torch.testing.assert_close(head(a, 0.5) + head(b, 0.5), head(swapped[0], 0.5) + head(swapped[1], 0.5))
 
 
 def test_digests_notice_one_bit():

@@ -1,10 +1,12 @@
 """The base of the experiments: tables, pictures, files of results, and the list of all experiments."""
 
+import functools
 import importlib
 
 import pytest
 import torch
 
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import Paper, arrange_grid, arrange_rows, print_table
 from benchmarks.papers.run_all import NEEDS, STAGES, main, module_of
 
@@ -51,3 +53,13 @@ def test_a_paper_must_be_known(capsys):
     with pytest.raises(SystemExit):
         main(["some_paper"])
     assert "invalid choice: 'some_paper'" in capsys.readouterr().err
+
+
+def test_options_have_the_types_of_their_defaults(capsys):
+    read = functools.partial(read_options, "About\n\nmore", None, seeds=(0, 1), rows=("a", "b"), only=(), steps=5, fast=False)
+    assert vars(read([])) == {"seeds": (0, 1), "rows": ("a", "b"), "only": (), "steps": 5, "fast": False}
+    found = read(["--seeds", "3", "--rows", "b", "--only", "some", "text", "--steps", "7", "--fast"])
+    assert vars(found) == {"seeds": [3], "rows": ["b"], "only": ["some", "text"], "steps": 7, "fast": True}
+    with pytest.raises(SystemExit):
+        read(["--rows", "c"])
+    assert "invalid choice: 'c'" in capsys.readouterr().err

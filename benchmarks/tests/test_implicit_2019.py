@@ -5,11 +5,9 @@ import math
 import pytest
 import torch
 
-from benchmarks.papers.implicit_2019.networks import Autoencoder, Autoregressive, DenoisingEnergy, DigitEnergy, weights
-from benchmarks.papers.implicit_2019.options import summary
-from benchmarks.papers.implicit_2019.picture_sets import LEVELS, SETS, choose_sets, corrupted, split, unusual_sets
+from benchmarks.papers.implicit_2019.picture_sets import LEVELS, SETS, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.robustness import right
-from benchmarks.papers.implicit_2019.training import minimise
+from benchmarks.papers.implicit_2019.training import Autoencoder, Autoregressive, DenoisingEnergy, DigitEnergy, minimise, summary, weights
 
 
 def test_a_split_divides_the_digits():
@@ -24,19 +22,11 @@ def test_all_pictures_have_the_shape_and_the_levels_of_digits():
     x, y = (part[:40] for part in split(0).test)
     sets = unusual_sets(x, y, 3)
     assert tuple(sets) == SETS
-    for pictures in (x, *sets.values(), *choose_sets(x, 3).values()):
+    for pictures in (x, *sets.values()):
         steps = pictures * (LEVELS - 1)
         assert pictures.shape == x.shape and torch.allclose(steps, steps.round(), atol=1e-4)
         assert pictures.min() >= 0 and pictures.max() <= 1
     assert all(torch.equal(sets[name], pictures) for name, pictures in unusual_sets(x, y, 3).items())
-
-
-def test_pictures_of_the_choice_keep_the_amount_of_ink():
-    x = split(0).test[0][:20]
-    found = choose_sets(x, 0)
-    for kind in ("on their side", "halves exchanged"):
-        torch.testing.assert_close(found[kind].sum((1, 2, 3)), x.sum((1, 2, 3)))
-        assert not torch.equal(found[kind], x)
 
 
 def test_corruption_replaces_a_share_of_the_pixels():

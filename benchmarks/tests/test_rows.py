@@ -50,7 +50,7 @@ def test_a_text_that_no_row_has_is_an_error_with_the_names(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["multimodal", "--only", "four"])
     with pytest.raises(SystemExit) as stop:
         multimodal.main()
-    assert stop.value.code == 2 and "modes; funnel; log_z" in capsys.readouterr().err
+    assert stop.value.code == 2 and "hmc; chees; annealed; tempering; smc" in capsys.readouterr().err
 
 
 def test_a_file_of_results_is_whole_or_the_earlier_one(tmp_path):

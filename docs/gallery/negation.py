@@ -3,7 +3,6 @@
 python docs/gallery/negation.py
 """
 
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,8 +12,10 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 
+import composable_energy as ce
+
 DOCS = Path(__file__).parent.parent
-sys.path.insert(0, str(DOCS.parent))
+LEVEL = 2.996  # 95 % of a unit Gaussian on the plane
 SHADES = LinearSegmentedColormap.from_list(
     "shades", ["#ffffff", "#c5cae9", "#7986cb", "#303f9f"]
 )
@@ -22,19 +23,31 @@ SHADES = LinearSegmentedColormap.from_list(
 
 def main():
     """Draws the picture."""
-    from benchmarks.negation import energies, modes, region
-
-    found = energies()
-    ring, right = found["ring"], found["right"]
+    ring = ce.as_energy(
+        lambda x: 8 * (x.square().sum(1).add(1e-9).sqrt() - 2).square(),
+        name="ring",
+        event_shape=(2,),
+    )
+    right = ce.as_energy(
+        lambda x: ((x[:, 0] - 2).square() + x[:, 1].square()) / 2,
+        name="right",
+        event_shape=(2,),
+    )
+    wide = ce.as_energy(
+        torch.distributions.MultivariateNormal(
+            torch.zeros(2, dtype=torch.float64), 9 * torch.eye(2, dtype=torch.float64)
+        ),
+        name="wide",
+    )
     panels = {
-        f"ring & ~right, {name}": energy
-        for name, energy in modes(ring, right).items()
-        if name != "soft"
+        "ring & ~right, level": ring & ce.negate(right, "level", level=LEVEL),
+        "ring & ~right, power": ring & ce.negate(right, "power"),
+        "ring & ~right, contrast": ring & ~right.relative_to(wide),
     }
-    panels["ring ^ right"] = ring ^ right
+    panels["ring ^ right"] = ce.calibrate(ring ^ right, seed=0, dtype=torch.float64)
     axis = torch.linspace(-4, 4.5, 301, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
-    border = (right(grid) - region(right)).view(301, 301).T
+    border = (right(grid) - LEVEL).view(301, 301).T
     figure, places = plt.subplots(
         1, len(panels), figsize=(2.5 * len(panels), 2.75), layout="constrained"
     )

@@ -28,21 +28,13 @@ BLURRED = 0.5
 
 @dataclass(frozen=True)
 class LabelledScenes:
-    """Pictures with masks and labels of up to $M$ objects.
+    """Pictures with masks and labels of up to $M$ objects."""
 
-    Attributes:
-        images: Pictures in [0, 1], with shape $(N, 3, S, S)$.
-        masks: Masks, with shape $(N, S, S)$.
-        shape: Shapes of the objects, with shape $(N, M)$; -1 for no object.
-        color: Their colors.
-        labels: All labels of the world, by field.
-    """
-
-    images: Tensor
+    images: Tensor  # pictures in [0, 1], with shape $(N, 3, S, S)$
     masks: Tensor
-    shape: Tensor
-    color: Tensor
-    labels: Mapping[str, np.ndarray]
+    shape: Tensor  # shapes of the objects, with shape $(N, M)$; -1 for no object
+    color: Tensor  # their colors
+    labels: Mapping[str, np.ndarray]  # all labels of the world, by field
 
 
 def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
@@ -57,13 +49,7 @@ def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
 
 
 class CropClassifier(nn.Module):
-    """A network that classifies crops by shape and color; the last class of shapes is "nothing".
-
-    Args:
-        shapes: Number of shapes.
-        colors: Number of colors.
-        margin: $h$, the pixels on each side of the middle of a crop, 7 or 15.
-    """
+    """A network that classifies crops by shape and color; the last class of shapes is "nothing"."""
 
     def __init__(self, shapes: int, colors: int, margin: int = HALF) -> None:
         super().__init__()
@@ -87,14 +73,7 @@ class CropClassifier(nn.Module):
 
 
 def crop(images: Tensor, rows: Tensor, places: Tensor, half: int = HALF) -> Tensor:
-    """Returns squares around places of pictures, with shape $(P, 3, 2 h + 1, 2 h + 1)$.
-
-    Args:
-        images: From `pad`.
-        rows: Indices of the pictures, with shape $(P,)$.
-        places: Rows and columns of the centers, integers with shape $(P, 2)$.
-        half: $h$, the pixels on each side of a center.
-    """
+    """Returns squares around places of pictures, with shape $(P, 3, 2 h + 1, 2 h + 1)$."""
     around = torch.arange(2 * half + 1)
     down, right = places[:, :1] + around, places[:, 1:] + around
     return images[rows[:, None, None], :, down[:, :, None], right[:, None]].permute(0, 3, 1, 2)
@@ -140,14 +119,7 @@ def read_classifier(path: Path) -> CropClassifier:
 
 
 def train_classifier(scenes: LabelledScenes, budget: Budget, turned: bool, mirrored: bool) -> CropClassifier:
-    """Returns a classifier that is trained on crops, three at objects for one at an empty place.
-
-    Args:
-        scenes: The training pictures.
-        budget: The length and the settings of the training.
-        turned: Whether crops are rotated by quarter turns; right for worlds whose shapes do not change by rotation.
-        mirrored: Whether half of the crops are mirrored.
-    """
+    """Returns a classifier that is trained on crops, three at objects for one at an empty place."""
     rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
     places = centers(scenes.masks[rows] == which[:, None, None] + 1)
     shapes, colors = int(scenes.shape.max()) + 1, int(scenes.color.max()) + 1

@@ -17,16 +17,95 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.baselines import Autoencoder, encoder, pixels, train_autoencoder
-from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import average_pixels
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier
 from composable_energy_training import Batch
 
+CODES = 64
+BATCH, RATE = 16, 2e-3
+
+
+def encoder(outputs: int = CODES, channels: int = 3) -> nn.Sequential:
+    """Returns a network from pictures with shape $(B, C, 32, 32)$ to numbers with shape $(B, D)$."""
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 64, 4, 2, 1), nn.SiLU(), nn.Conv2d(64, 64, 4, 2, 1), nn.SiLU()),
+        *(nn.Flatten(), nn.Linear(1024, 256), nn.SiLU(), nn.Linear(256, outputs)),
+    )
+
+
+def decoder(codes: int = CODES, channels: int = 3) -> nn.Sequential:
+    """Returns the mirror image of `encoder`; its pictures are not clipped to [0, 1]."""
+    return nn.Sequential(
+        *(nn.Linear(codes, 256), nn.SiLU(), nn.Linear(256, 1024), nn.SiLU(), nn.Unflatten(1, (64, 4, 4))),
+        *(nn.ConvTranspose2d(64, 64, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.SiLU()),
+        nn.ConvTranspose2d(32, channels, 4, 2, 1),
+    )
+
+
+class Autoencoder(nn.Module):
+    r"""An autoencoder, or a beta-VAE (Higgins et al., 2017), whose loss is the squared error summed over pixels and
+    $\beta \operatorname{KL}(q(z \mid x) \,\Vert\, \mathcal N(0, 1))$.
+    """
+
+    def __init__(
+        self, beta: float | None = None, reconstruction: Callable[[Tensor, Tensor], Tensor] | None = None, codes: int = CODES
+    ) -> None:
+        super().__init__()
+        self.beta, self.reconstruction, self.codes = beta, reconstruction, codes
+        self.encoder = encoder(codes if beta is None else 2 * codes)
+        self.decoder = decoder(codes)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Returns codes, the means of $q(z | x)$, with shape $(B, D)$."""
+        return self.encoder(x)[:, : self.codes]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+    def loss(self, x: Tensor) -> Tensor:
+        if self.reconstruction is not None:
+            return self.reconstruction(self.decoder(self.encoder(x)), x).mean()
+        if self.beta is None:
+            return (self.decoder(self.encoder(x)) - x).square().sum((1, 2, 3)).mean()
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
+        return ((self.decoder(z) - x).square().sum((1, 2, 3)) + self.beta * kl).mean()
+
+
+def train_autoencoder(model: Autoencoder, images: Tensor, steps: int, seed: int) -> dict[str, float]:
+    """Trains a model by `fit` on batches of 16 with no clip, and returns the figures of `fit`."""
+    torch.manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            layer.reset_parameters()
+    budget = Budget(steps=steps, batch=BATCH, rate=RATE, cosine=True, clip=float("inf"))
+    return fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Returns raw pixels as codes: pictures averaged to 16 x 16, with shape $(B, 768)$."""
+    return nn.functional.avg_pool2d(x, 2).flatten(1)
+
+
+def codes_of(encode: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:
+    """Returns the codes of many pictures, with shape $(N, D)$."""
+    with torch.no_grad():
+        return torch.cat([encode(some).flatten(1) for some in images.split(size)])
+
+
+def fit_principal_components(codes: Tensor, most: int = CODES) -> Callable[[Tensor], Tensor]:
+    """Returns the map to the principal components of some codes: they are centred and turned, but not scaled."""
+    mean = codes.double().mean(0)
+    values, axes = torch.linalg.eigh(torch.cov((codes.double() - mean).T))
+    chosen = axes[:, values.argsort(descending=True)[:most]]
+    return lambda some: ((some.double() - mean) @ chosen).to(some)
+
+
 COMPONENTS, LATENT, COARSE, RATE = 2, 32, 16, 2e-3
-SLOTS, NUMBERS = 4, 64
+NUMBERS = 64
 
 ROWS: Mapping[str, tuple[int, ...]] = {
     "comet-coarse": (3600, 340),
@@ -35,7 +114,6 @@ ROWS: Mapping[str, tuple[int, ...]] = {
     "beta-1": (5000,),
     "beta-0.25": (5000,),
     "beta-0.25-10": (5000,),
-    "slots": (850,),
     "pixels": (),
     "untrained": (),
 }
@@ -43,15 +121,7 @@ ROWS: Mapping[str, tuple[int, ...]] = {
 
 
 def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 1.0) -> tuple[Any, dict[str, Any]]:
-    """Returns the model of a row, trained or loaded, and the figures of its training.
-
-    Args:
-        name: One of `ROWS`.
-        seed: Seed of weights, batches and noise.
-        images: Training pictures, with shape $(N, 3, 32, 32)$.
-        parts: The folder of weights.
-        share: Share of the steps.
-    """
+    """Returns the model of a row, trained or loaded, and the figures of its training."""
     model, steps = _create(name, seed), scaled_steps(name, share)
     if not steps:
         return model, {"steps": 0}
@@ -66,21 +136,8 @@ def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 
 
 
 def codes_of_row(name: str, model: Any) -> Callable[[Tensor], Tensor]:
-    """Returns the function from pictures to codes. Slots begin with the same noise for each picture, so that they keep their order."""
-    if name == "slots":
-        first = torch.randn(1, model.slots, 48, generator=torch.Generator().manual_seed(0))
-        return lambda x: model.encode(x, first.expand(len(x), -1, -1))
+    """Returns the function from pictures to codes."""
     return pixels if name == "pixels" else getattr(model, "encode", model)
-
-
-def reconstruct_row(model: Any, images: Tensor) -> Tensor | None:
-    """Returns the reconstructions of pictures; None for a model that has none."""
-    if not hasattr(model, "decode"):
-        return None
-    torch.manual_seed(0)  # of the first slots
-    rebuild = (lambda x: model(x)[0]) if isinstance(model, SlotAttention) else (lambda x: model.decode(model.encode(x)))
-    with torch.no_grad():
-        return torch.cat([rebuild(some).detach() for some in images.split(64)])
 
 
 def scaled_steps(name: str, share: float = 1.0) -> tuple[int, ...]:
@@ -93,8 +150,6 @@ def _create(name: str, seed: int) -> Any:
         torch.manual_seed(seed)
         return ce.get("encoder", "comet-global", size=32, components=COMPONENTS, latent=LATENT, head="quadratic", coordinates="absolute")
     torch.manual_seed(seed)
-    if name == "slots":
-        return SlotAttention(SLOTS, 32)
     if name == "autoencoder-charbonnier":
         return Autoencoder(reconstruction=charbonnier)
     if name.startswith("beta"):
@@ -108,10 +163,6 @@ def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, .
         model.energy.set_image(images)
         stages = [_train_coarse(model, seed, images, steps[0]), _descend(model, images, steps[1], seed, model.encoder.parameters())]
         model.eval()
-    elif name == "slots":
-        trained, figures = train_slots(images, SLOTS, seed, steps[0])
-        model.load_state_dict(trained.state_dict())
-        stages = [figures]
     else:
         stages = [train_autoencoder(model, images, steps[0], seed)]
     times = [stage["seconds"] for stage in stages]

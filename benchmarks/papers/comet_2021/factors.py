@@ -9,10 +9,9 @@ and existing ones are used again. The protocol:
   4 values (0, 1/3, 2/3, 1) of each of 7 factors, 16,384 pictures.
 - **Time**: numbers of steps that take equally long; see `factor_rows.py`.
 - **Codes** have 64 numbers: for COMET those of its components one after another, for the beta-VAE the mean of its posterior. `beta-0.25-10`
-  has 10 numbers; slot attention four slots of 48, from the same first noise for each picture; pixels are pictures averaged to 16 x 16,
-  768 numbers.
-- **Training**: Adam, whose rate falls to 0 as half a cosine, except for slots. The error of COMET and the autoencoder is `charbonnier`,
-  that of the beta-VAE squared and summed, that of slots squared.
+  has 10 numbers; pixels are pictures averaged to 16 x 16, 768 numbers.
+- **Training**: Adam, whose rate falls to 0 as half a cosine. The error of COMET and the autoencoder is `charbonnier`, that of the beta-VAE
+  squared and summed.
 - Each model is scored twice. **raw** takes codes as they are. **PCA 64** (the paper's protocol for COMET) takes principal components of
   the codes, fitted on the first 5,000 training pictures, centered and not scaled: for 64 numbers it is a rotation.
 - **BetaVAE** (Higgins et al., 2017), on the grid: 200 + 200 points for each factor, each the mean over 64 pairs that share the factor of
@@ -23,7 +22,7 @@ and existing ones are used again. The protocol:
 - **R2**, on the test pictures: of each factor by least squares from all raw codes, fitted on the training pictures.
 
 Figures are means over seeds with standard errors. The seed is that of weights, batches and noise, and of the pairs of the BetaVAE score.
-InfoGAN is not run: adversarial training needs settings of its own. Slot attention stands for decoders with masks such as MONet.
+InfoGAN is not run: adversarial training needs settings of its own.
 """
 
 from __future__ import annotations
@@ -36,10 +35,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import read_json
-from benchmarks.papers.comet_2021.baselines import codes_of, fit_principal_components
-from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, train_row
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
-from benchmarks.papers.comet_2021.worlds import Room, render_room
+from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of, codes_of_row, fit_principal_components, scaled_steps, train_row
+from benchmarks.papers.comet_2021.worlds import SEEDS, Room, read_experiment, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 
 PAIRS, FITTED = 64, 5000
@@ -76,9 +73,7 @@ def train_and_score(name: str, seed: int, data: Room, parts: Path, share: float)
     path = part_of(parts, name, seed, share)
     if not path.exists():
         model, figures = train_row(name, seed, data.train, parts, share)
-        rebuilt = reconstruct_row(model, data.test)
-        error = {} if rebuilt is None else {"MSE": float((rebuilt - data.test).square().mean())}
-        result = {"model": name, "seed": seed, **figures, **error, **score(codes_of_row(name, model), data, seed)}
+        result = {"model": name, "seed": seed, **figures, **score(codes_of_row(name, model), data, seed)}
         write_rounded(path, result)
     return read_json(path)
 
@@ -96,7 +91,7 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not some:
             continue
         row: dict[str, Any] = {"model": name, "seeds": len(some)}
-        row |= {key: mean_and_error([result[key] for result in some]) for key in ("steps", "MSE", "R2") if key in some[0]}
+        row |= {key: mean_and_error([result[key] for result in some]) for key in ("steps", "R2") if key in some[0]}
         for protocol in ("raw", "PCA 64"):
             for score in ("BetaVAE", "MIG", "MCC"):
                 row[f"{score}, {protocol}"] = mean_and_error([result[protocol][score] for result in some])
@@ -111,12 +106,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("factors", __doc__)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS, help="of training, and of the table")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the steps of each model")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("factors", __doc__, arguments, only=list(ROWS), seed=SEEDS, share=1.0)
     parts, data, results = args.parts / "factors", render_room(args.data), []
     for name, seed in ((name, seed) for seed in args.seed for name in args.only):
         results.append(train_and_score(name, seed, data, parts, args.share))

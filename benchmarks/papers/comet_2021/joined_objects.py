@@ -29,17 +29,10 @@ from composable_energy_training import Batch
 
 PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
 DETECTOR: Mapping[str, Any] = {"count": (1, 8), "sizes": (0.14, 0.26)}
-NUMBERS = {2: "two", 4: "four", 8: "eight"}
 
 
 def separate_pairs(labels: Mapping[str, np.ndarray], n: int, others: Mapping[str, np.ndarray] | None = None) -> Tensor:
-    """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most.
-
-    Args:
-        labels: Labels of pictures of the world `objects`.
-        n: The largest number of pairs.
-        others: Labels of the second pictures of pairs; those of the first if None.
-    """
+    """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most."""
     (place, reach), (place_b, reach_b) = (_circles(some) for some in (labels, others or labels))
     found, free = [], set(range(len(place_b)))
     for a in range(len(place)):
@@ -71,14 +64,7 @@ def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
 
 
 def train_detector(parts: Path, seconds: float, name: str = "detector", options: Mapping[str, Any] = DETECTOR) -> Detector:
-    """Returns the detector of up to eight objects; trains it if it does not exist.
-
-    Args:
-        parts: Folder of the detector.
-        seconds: Length of its training.
-        name: Name of its file.
-        options: Options of the world of its training, `objects`.
-    """
+    """Returns the detector of up to eight objects; trains it if it does not exist."""
     path, detector = parts / f"{name}.pt", Detector()
     if not path.exists():
         scenes = ce.get("world", "objects", **{"size": 64, **options}).draw(8_000, seed=6)
@@ -108,10 +94,10 @@ class Joined:
     places: Tensor
 
 
-def render_joined(count: int, data: Path) -> Joined:
-    """Renders pairs of pictures of `count` objects, two or four, and all objects of each pair under the light of the first."""
+def render_joined(data: Path, count: int = 4) -> Joined:
+    """Renders pairs of pictures of four objects, and all objects of each pair under the light of the first."""
     world = ce.get("world", "objects", size=64, count=(count, count), sizes=SMALL)
-    drawn = render_to(data / f"{NUMBERS[count]}-small-64", world, PICTURES, 3)
+    drawn = render_to(data / "four-small-64", world, PICTURES, 3)
     a, b = separate_pairs(drawn.labels, PAIRS).unbind(1)
     fields = ("present", "position", "size", "shape", "color")
     both = {name: np.concatenate([drawn.labels[name][a], drawn.labels[name][b]], 1) for name in fields}
@@ -125,10 +111,10 @@ def render_joined(count: int, data: Path) -> Joined:
 
 def find_joined(comet: Comet, detector: Detector, pairs: Joined) -> tuple[list[dict[str, Any]], Tensor]:
     """Returns a row of figures for each kind of picture, and the joined pictures."""
-    joined, number = join_objects(comet, pairs.first, pairs.second), NUMBERS[pairs.places.shape[1]]
+    joined = join_objects(comet, pairs.first, pairs.second)
     found = detect_objects(joined, detector)
     rows = [
-        {"pictures": f"renders of all {number}", **scores(detect_objects(pairs.rendered, detector), pairs.places)},
+        {"pictures": "renders of all eight", **scores(detect_objects(pairs.rendered, detector), pairs.places)},
         {"pictures": "**joined**", **scores(found, pairs.places)},
         {"pictures": "joined, places of another pair", **scores(found, pairs.places.roll(1, 0))},
     ]

@@ -6,19 +6,14 @@ The models are those of `window_objects.py`, which trains them if they do not ex
 in common, from 1,000 of the training pictures without their labels. Its threshold was chosen on seed 5.
 
 `CommonCode.swap` gives pictures A the common code and the ground of pictures B, and leaves A's objects. 500 pairs of pictures of three
-solids (half widths .16 to .26, seed 3), in five versions: A, its reconstruction, A with the ground of B alone and with its light, and
-renders of A's solids under the light of B. Networks that were trained on other renders evaluate them:
-
-- a judge of light, a network with the layers of `composable_energy_scenes.Judge`: the angle between its direction and that of the lamp of
-  A, and of B; by chance 90 degrees;
-- the detector of `joined_objects.py`: whether A's solids are found, and the mean error of their places;
-- the classifier of `crop_classifier.py` at the places of A's solids: shapes and colors.
+solids (half widths .16 to .26, seed 3), swapped, and as renders of A's solids under the light of B. Networks that were trained on other
+renders evaluate them: a judge of light, with the layers of `composable_energy_scenes.Judge`, by the angle between its direction and that
+of the lamp of B (by chance 90 degrees), and the classifier of `crop_classifier.py` at the places of A's solids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +33,16 @@ from benchmarks.papers.comet_2021.crop_classifier import (
     load_classifier,
     render_labelled,
 )
-from benchmarks.papers.comet_2021.joined_objects import train_detector
 from benchmarks.papers.comet_2021.objects import TRAIN
-from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
-from benchmarks.papers.compositional_2020.several_objects import scores
+from benchmarks.papers.comet_2021.worlds import WORLDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import CommonCode, fit_common
-from composable_energy_scenes.detector import Detector, detect_objects
 from composable_energy_scenes.judge import Judge, judge_images
 
 SCENES, PAIRS = "three-64", 500
 FITTED, PICTURE = 1_000, "window-light"
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The networks that evaluate pictures."""
-
-    light: Judge
-    detector: Detector
-    classifier: CropClassifier
 
 
 def lights(scenes: LabelledScenes) -> Tensor:
@@ -103,41 +85,36 @@ def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
     return judge.eval()
 
 
-def measure(common: CommonCode, judges: Judges, scenes: LabelledScenes) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def measure(
+    common: CommonCode, judge: Judge, classifier: CropClassifier, scenes: LabelledScenes
+) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
-    comet, x, own = common.comet, scenes.images, lights(scenes)
-    y, other, wanted = x.roll(-1, 0), own.roll(-1, 0), relight(scenes)
-    rebuilt, grounded = comet.decode(comet.encode(x)), comet.swap(x, y, 0)
-    versions = {"A": x, "rebuilt": rebuilt, "grounded": grounded, "swapped": common.swap(x, y), "renders": wanted}
-    row, one = (scenes.shape >= 0).nonzero(as_tuple=True)
+    comet, x, other = common.comet, scenes.images, lights(scenes).roll(-1, 0)
+    y, row_and_object = x.roll(-1, 0), (scenes.shape >= 0).nonzero(as_tuple=True)
+    row, one = row_and_object
     middles = centers(scenes.masks[row] == one[:, None, None] + 1)
-    places, kinds = torch.from_numpy(np.array(scenes.labels["position"])), (scenes.shape[row, one], scenes.color[row, one])
-    rows = []
-    for name, pictures in versions.items():
-        seen = judge_images(pictures, judges.light).light
-        found = scores(detect_objects(pictures, judges.detector), places)
-        angles = {"light of A": angle(seen, own), "light of B": angle(seen, other)}
-        error = float((pictures - wanted).square().mean())
-        rows.append(
-            {"pictures": name, **angles, "to renders": error, **found, **classify(judges.classifier, pictures, row, middles, *kinds)}
-        )
-    return rows, [x, y, *(versions[name] for name in ("rebuilt", "swapped", "renders"))]
+    versions = {"swapped": common.swap(x, y), "renders": relight(scenes)}
+    rows = [
+        {
+            "pictures": name,
+            "light of B": angle(judge_images(pictures, judge).light, other),
+            **classify(classifier, pictures, row, middles, scenes.shape[row_and_object], scenes.color[row_and_object]),
+        }
+        for name, pictures in versions.items()
+    ]
+    return rows, [x, y, comet.decode(comet.encode(x)), *versions.values()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("light", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[6, 7])
-    parser.add_argument("--judges", type=float, default=150.0, help="seconds of training of each network that evaluates pictures")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("light", __doc__, arguments, seed=[6, 7], judges=150.0)
     parts, fits, rows = args.parts / "objects", [], []
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
-    classifier, detector = load_classifier(WORLD, args.judges, parts, args.data), train_detector(parts, args.judges)
-    judges, scenes = Judges(train_judge(parts, args.data, args.judges), detector, classifier), render_labelled(SCENES, PAIRS, 3, args.data)
+    classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)
+    scenes = render_labelled(SCENES, PAIRS, 3, args.data)
     for seed in args.seed:
         common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
         fits.append({"seed": seed, "agreement": common.agreement.tolist()})
-        found, pictures = measure(common, judges, scenes)
+        found, pictures = measure(common, judge, classifier, scenes)
         rows += [{"seed": seed, **row} for row in found]
         for title, table in (("Common directions", fits), ("Light", rows)):
             print_table(f"{title}, to seed {seed}", table)

@@ -13,10 +13,8 @@ parts, and existing ones are used again. Both print the table of the parts of th
   stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
   learned. Losses are in bfloat16 where the processor has it.
 - **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
-  scored once. `unmerged` is the best reading without merging. All-pixel ARI counts the pixels near the start (Otsu's threshold of
-  |reconstruction - start|) as background.
-- **Baselines** on the same 320: k-means of colors with the true number of segments, four quadrants, which ignore the picture, and the
-  territories: each pixel's most frequent component over the set, as one label map for all pictures.
+  scored once. `unmerged` is the best reading without merging.
+- **Baselines** on the same 320: k-means of colors with the true number of segments, and four quadrants, which ignore the picture.
 """
 
 from __future__ import annotations
@@ -31,19 +29,13 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
-from benchmarks.papers.comet_2021.segmentation import foreground_ari, otsu_threshold, segmentation_baselines
 from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
-from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, print_table
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
 from composable_energy_comet.masks import SCORE_METHODS
-from composable_energy_comet.metrics import (
-    adjusted_rand_index,
-    mean_segmentation_covering,
-    territory_labels,
-)
+from composable_energy_comet.metrics import adjusted_rand_index, kmeans_labels, quadrant_labels
 from composable_energy_training import Batch
 
 TRAIN, VALIDATION, TEST = 12_000, 128, 320
@@ -53,21 +45,12 @@ THRESHOLDS = (None, 0.5, 0.6, 0.7, 0.8)
 
 @dataclass(frozen=True)
 class Stage:
-    """The last training of a plan; the encoder is new or comes from another plan.
+    """The last training of a plan; the encoder is new or comes from another plan."""
 
-    Attributes:
-        world: The training world.
-        steps: The number of steps; their time depends on the machine and on what else it does.
-        after: The plan of the first encoder; a new encoder if empty.
-        options: Options of the model.
-        iterates: Iterates that the loss compares.
-    """
-
-    world: str
-    steps: int
-    after: str
-    options: Mapping[str, Any]
-    iterates: str = "random"
+    world: str  # training world
+    steps: int  # number of steps; their time depends on the machine and on what else it does
+    after: str  # plan of the first encoder; a new encoder if empty
+    options: Mapping[str, Any]  # options of the model
 
 
 _QUADRATIC = {"head": "quadratic", "components": 4}
@@ -96,7 +79,7 @@ def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, di
     if before is not None:
         comet.encoder.load_state_dict(before.encoder.state_dict())
     comet.energy.set_image(images)
-    objective, budget = Decomposition(iterates=stage.iterates), Budget(steps=stage.steps, clip=CLIP, precision="auto")
+    objective, budget = Decomposition(iterates="random"), Budget(steps=stage.steps, clip=CLIP, precision="auto")
 
     def loss(rows: Tensor, step: int) -> Tensor:
         return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
@@ -118,27 +101,31 @@ def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
         scores = comet.scores(validation.images, read)
         for threshold in THRESHOLDS:
             found[read, threshold] = foreground_ari(validation.masks, merge_components(scores, threshold))
-    best, plain = max(found, key=lambda key: found[key]), max(((read, None) for read in readings), key=lambda key: found[key])
-    read, threshold = best
-    labels = comet.masks(test.images, threshold, read)
-    unmerged = comet.masks(test.images, None, plain[0])
-    rebuilt = comet.decode(comet.encode(test.images))
-    away = (rebuilt - comet.energy.image).abs().sum(1)
-    whole = torch.where(away > otsu_threshold(away), labels + 1, 0)
-    each = adjusted_rand_index(test.masks, labels, foreground=True)
+    read, threshold = best = max(found, key=lambda key: found[key])
+    plain, _ = max(((read, None) for read in readings), key=lambda key: found[key])
+    each = adjusted_rand_index(test.masks, comet.masks(test.images, threshold, read), foreground=True)
     return {
         "read": read,
         "merge": threshold,
         "validation FG-ARI": found[best],
-        "error": float((rebuilt - test.images).square().mean()),
+        "error": float((comet.decode(comet.encode(test.images)) - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
         "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": foreground_ari(test.masks, unmerged),
-        "all-pixel ARI": float(adjusted_rand_index(test.masks, whole).mean()),
-        "mSC": float(mean_segmentation_covering(test.masks, whole).nanmean()),
-        "FG-mSC": float(mean_segmentation_covering(test.masks, labels, foreground=True).nanmean()),
-        "territory": foreground_ari(test.masks, territory_labels(labels)),
+        "unmerged": foreground_ari(test.masks, comet.masks(test.images, None, plain)),
     }
+
+
+def foreground_ari(masks: Tensor, labels: Tensor) -> float:
+    """Returns the mean adjusted Rand index over the pixels of objects."""
+    return float(adjusted_rand_index(masks, labels, foreground=True).nanmean())
+
+
+def segmentation_baselines(test: Scenes) -> dict[str, float]:
+    """Returns the scores of k-means on colors and of four quadrants."""
+    counts = [int(masks.unique().numel()) for masks in test.masks]
+    colors, size = kmeans_labels(test.images, counts), test.images.shape[-1]
+    quadrants = quadrant_labels(len(test.masks), size)
+    return {"k-means": foreground_ari(test.masks, colors), "quadrants": foreground_ari(test.masks, quadrants)}
 
 
 def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
@@ -154,12 +141,7 @@ def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("objects", __doc__)
-    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), metavar="PLAN", help=", ".join(PLANS))
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("objects", __doc__, arguments, only=list(PLANS), seed=SEEDS, gather=False)
     parts = args.parts / "objects"
     if not args.gather:
         for plan in args.only:

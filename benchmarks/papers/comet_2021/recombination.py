@@ -8,12 +8,10 @@ For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such th
 objects. The components of an object are the component with most of its pixels, and those that the threshold of merging assigns to the same
 object. A's are replaced by B's, and the whole is decoded. True masks assign components to objects, and are not used otherwise.
 
-A classifier (`crop_classifier.py`) evaluates the place of B's object in five pictures:
+A classifier (`crop_classifier.py`) evaluates the place of B's object in four pictures:
 
 - `renders`: B itself, the accuracy of the classifier; `rebuilt`: B's reconstruction without a swap, the limit of the model;
-- `swapped`: A with the object of B; `kept`: A's other objects in the swapped pictures, at their places;
-- `before`: A itself at the place of B's object: the rate without a swap. `gone`: how often the classifier finds nothing in the swapped
-  picture at the place of A's object, where B's does not cover it.
+- `swapped`: A with the object of B; `before`: A itself at the place of B's object, the rate without a swap.
 """
 
 from __future__ import annotations
@@ -27,18 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.papers.comet_2021.crop_classifier import (
-    CropClassifier,
-    LabelledScenes,
-    centers,
-    classify,
-    crop,
-    load_classifier,
-    pad,
-    render_labelled,
-)
+from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, centers, classify, load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment
 from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_comet import Comet
 
@@ -88,14 +77,7 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
 
 
 def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
-    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$.
-
-    Args:
-        comet: The model.
-        scenes: The pictures.
-        pairs: The pairs of pictures and their objects.
-        merge: The cosine above which components belong to one object.
-    """
+    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$."""
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
     mixed = [
@@ -113,42 +95,18 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pa
     """Returns a row of figures for each of the evaluated pictures."""
     x = scenes.images
     rebuilt = comet.decode(comet.encode(x))
-    each = torch.arange(len(pairs.a))
-    of_b, of_a = (centers(scenes.masks[rows] == which[:, None, None] + 1) for rows, which in ((pairs.b, pairs.of_b), (pairs.a, pairs.of_a)))
+    of_b = centers(scenes.masks[pairs.b] == pairs.of_b[:, None, None] + 1)
     wanted = scenes.shape[pairs.b, pairs.of_b], scenes.color[pairs.b, pairs.of_b]
-    rows = [
+    return [
         {"pictures": "renders", **classify(classifier, x, pairs.b, of_b, *wanted)},
         {"pictures": "rebuilt", **classify(classifier, rebuilt, pairs.b, of_b, *wanted)},
-        {"pictures": "swapped", **classify(classifier, mixed, each, of_b, *wanted)},
+        {"pictures": "swapped", **classify(classifier, mixed, torch.arange(len(pairs.a)), of_b, *wanted)},
+        {"pictures": "before", **classify(classifier, x, pairs.a, of_b, *wanted)},
     ]
-    stayed = scenes.shape[pairs.a] >= 0
-    stayed[each, pairs.of_a] = False
-    pair, one = stayed.nonzero(as_tuple=True)
-    places = centers(scenes.masks[pairs.a[pair]] == one[:, None, None] + 1)
-    rows.append(
-        {
-            "pictures": "kept",
-            **classify(classifier, mixed, pair, places, scenes.shape[pairs.a[pair], one], scenes.color[pairs.a[pair], one]),
-        }
-    )
-    rows.append({"pictures": "before", **classify(classifier, x, pairs.a, of_b, *wanted)})
-    free = (of_a - of_b).abs().amax(1) > classifier.margin
-    with torch.no_grad():
-        nothing = (
-            classifier(crop(pad(mixed, classifier.margin), each[free], of_a[free], classifier.margin))[0].argmax(1) == classifier.shapes
-        )
-    rows.append({"pictures": "gone", "nothing": float(nothing.float().mean()), "of": int(free.sum())})
-    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("recombination", __doc__)
-    parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=list(SCORED), help="of objects.py")
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--merge", type=float, default=0.6, help="the cosine above which components belong to one object")
-    parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("recombination", __doc__, arguments, plan=list(SCORED), seed=SEEDS, merge=0.6, classifier=60.0)
     parts, results = args.parts / "objects", []
     for plan in args.plan:
         world = PLANS[plan].world

@@ -25,29 +25,17 @@ class Budget:
 
     The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant, with a tenth in the last `tail` of the
     budget; or it falls to 0 as half a cosine, if `cosine`.
-
-    Args:
-        seconds: Processor seconds.
-        steps: Number of steps, instead of seconds.
-        rate: Learning rate.
-        warm_up: Steps of warm-up.
-        tail: Share of the budget with a tenth of the rate.
-        cosine: Whether the rate falls as half a cosine.
-        clip: Largest norm of the gradients.
-        batch: Size of a batch.
-        precision: The precision of the loss; `"auto"` is bfloat16 where the processor has it. Trainings that are compared at equal time
-            have float32.
     """
 
-    seconds: float = 150.0
-    steps: int | None = None
+    seconds: float = 150.0  # processor seconds
+    steps: int | None = None  # number of steps, instead of seconds
     rate: float = 1e-3
-    warm_up: int = 200
-    tail: float = 0.15
-    cosine: bool = False
-    clip: float = 1.0
+    warm_up: int = 200  # steps of warm-up
+    tail: float = 0.15  # share of the budget with a tenth of the rate
+    cosine: bool = False  # whether the rate falls as half a cosine
+    clip: float = 1.0  # largest norm of the gradients
     batch: int = 16
-    precision: Precision = "float32"
+    precision: Precision = "float32"  # of the loss; trainings that are compared at equal time have float32
 
     def spent(self, seconds: float, steps: int) -> float:
         """Returns the share of the budget that is used."""
@@ -67,19 +55,7 @@ def fit(
     seed: int = 0,
     slow: Iterable[nn.Parameter] = (),
 ) -> dict[str, float]:
-    """Trains by Adam on random batches until the budget is used.
-
-    Args:
-        loss: Returns the loss of a batch from its rows, with shape $(B,)$, and the step, which starts at 1.
-        parameters: The parameters to train.
-        count: Number of rows of the data.
-        budget: The budget.
-        seed: Seed of the batches.
-        slow: The parameters with `SLOW` of the learning rate.
-
-    Returns:
-        `steps`, processor `seconds`, and `loss`, the mean over the last tenth of the steps.
-    """
+    """Trains by Adam on random batches until the budget is used."""
     trained, known = [parameter for parameter in parameters if parameter.requires_grad], {id(parameter) for parameter in slow}
     groups = [{"params": [one for one in trained if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
     adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)

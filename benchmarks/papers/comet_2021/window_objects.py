@@ -1,12 +1,11 @@
-r"""Objects of 64 pixels: energies that are painted in windows, their masks, errors and recombinations, and eight objects in one picture.
+r"""Objects of 64 pixels: energies that are painted in windows, their masks and recombinations, and eight objects in one picture.
 
     python -m benchmarks.papers.comet_2021.window_objects [--seed 5 6 7] [--write] [--data FOLDER] [--parts FOLDER]
 
 The models are those of the recipe `comet-window`, trained with 12,000 pictures of two to four solids with shadows (world `solids-64`, half
 widths .16 to .38, seed 1). Settings were chosen on seed 0. Models that exist are used again.
 
-- **Masks**: as in `objects.py`, on 320 pictures of seed 3; the reading is chosen on 128 pictures of seed 2. `large` are the solids of
-  `objects.py`, half widths .26 to .38, in 64 pixels; `large, 32 pixels` is the error of its pictures and reconstructions averaged to 32.
+- **Masks**: as in `objects.py`, on 320 pictures of seed 3; the reading is chosen on 128 pictures of seed 2.
 - **Recombination**: as in `recombination.py`, 500 pairs of seed 3, with a classifier of 31 x 31 crops.
 - **Eight objects**: those of two pictures of four small solids; see `joined_objects.py`.
 """
@@ -19,37 +18,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
-from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score, segmentation_baselines
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
-from benchmarks.papers.comet_2021.segmentation import segmentation_baselines
-from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe
 from composable_energy_image.data import Pictures
 
-WORLD, LARGE = "solids-64", "objects-64"
+WORLD = "solids-64"
 MERGE = 0.6
 COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
 SHOWN, PICTURE = 6, "window-eight"
 
 
 def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str, Any] | None = None) -> tuple[Comet, dict[str, Any]]:
-    """Returns a model of `comet-window` and the report of its training; trains it if it does not exist.
-
-    Args:
-        world: One of `WORLDS`.
-        seed: Seed of the training.
-        folder: Folder of the run.
-        data: The folder of all renders.
-        changes: Settings of the recipe that differ.
-    """
+    """Returns a model of `comet-window` and the report of its training; trains it if it does not exist."""
     if not (folder / "report.json").exists():
         pictures = Pictures(render_objects(world, TRAIN, "train", data).images.mul(255).round().byte().numpy(), {}, folder.name)
         comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)
@@ -61,13 +49,6 @@ def spent(stages: Mapping[str, Mapping[str, float]]) -> float:
     return sum(stage["cpu_seconds"] for stage in stages.values())
 
 
-def errors(comet: Comet, test: Scenes) -> dict[str, float]:
-    """Returns the mean squared error of reconstructions, in all pixels and after both are averaged to 32."""
-    rebuilt = comet.decode(comet.encode(test.images))
-    small = F.avg_pool2d(rebuilt, 2) - F.avg_pool2d(test.images, 2)
-    return {"error": float((rebuilt - test.images).square().mean()), "error, 32 pixels": float(small.square().mean())}
-
-
 def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
     """Returns rows: pictures, reconstructions, masks, the ground, each part of the attention on it, and all further windows on it."""
     z, first = comet.encode(x), comet.encoder.components
@@ -77,23 +58,17 @@ def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("window-objects", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--classifier", type=float, default=150.0, help="seconds of training of the classifier, and of the detector")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("window-objects", __doc__, arguments, seed=SEEDS, classifier=150.0)
     parts = args.parts / "objects"
-    test, large = (render_objects(world, TEST, "test", args.data) for world in (WORLD, LARGE))
-    validation = render_objects(WORLD, VALIDATION, "validation", args.data)
+    test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     labelled = render_labelled(WORLD, 2 * PAIRS, 3, args.data)
     classifier, detector = load_classifier(WORLD, args.classifier, parts, args.data), train_detector(parts, args.classifier)
     pairs, masks, swaps, joins = draw_pairs(labelled, PAIRS), [], [], []
-    baselines, fours = segmentation_baselines(test), render_joined(4, args.data)
+    baselines, fours = segmentation_baselines(test), render_joined(args.data)
     print_table("Baselines", [baselines])
     for seed in args.seed:
         comet, stages = train(WORLD, seed, parts / f"windows-{seed}", args.data)
-        on_large = {f"large, {name}": value for name, value in errors(comet, large).items()}
-        masks.append({"seed": seed, "seconds": spent(stages), **score(comet, validation, test), **errors(comet, test), **on_large})
+        masks.append({"seed": seed, "seconds": spent(stages), **score(comet, validation, test)})
         mixed = swap_objects(comet, labelled, pairs, MERGE)
         swaps += [{"seed": seed, **row} for row in measure(comet, classifier, labelled, pairs, mixed)]
         rows, joined = find_joined(comet, detector, fours)

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spent, train
-from benchmarks.papers.comet_2021.worlds import render_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 
 WORLD, MODEL = "sprites", "sprites-window"
@@ -26,11 +23,7 @@ SETTINGS = {"model.components": 4, "model.window": 16, "quadratic.steps": 4_000,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("window-sprites", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    args = read_experiment("window-sprites", __doc__, arguments, seed=SEEDS, classifier=60.0)
     parts, masks, runs = args.parts / "objects", [], []
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     scenes, classifier = render_labelled(WORLD, 2 * PAIRS, 3, args.data), load_classifier(WORLD, args.classifier, parts, args.data)

@@ -31,9 +31,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.harness import better_of_two
-from benchmarks.papers.compositional_2020.claims import SAMPLER, draw, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import SAMPLER, Attributes, Options, draw, near, random_conditions, run_experiment, share
 from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject
@@ -104,15 +102,10 @@ class Supervised(Objective):
 
 @dataclass(frozen=True)
 class Learner:
-    """The trainings on the three sets, over the codes of one base.
+    """The trainings on the three sets, over the codes of one base."""
 
-    Attributes:
-        options: Options with the weights of autoencoder and base.
-        folder: The folder of the trainings.
-    """
-
-    options: Options
-    folder: Path = CACHE
+    options: Options  # options with the weights of autoencoder and base
+    folder: Path = CACHE  # folder of the trainings
 
     @cached_property
     def base(self) -> Any:
@@ -238,11 +231,7 @@ def draw_better(energy: ce.Energy, n: int, seed: int, **changes: Any) -> Tensor:
 
 
 def add_head(learner: Learner, heads: dict[str, CodeHeads], concept: str) -> dict[str, str]:
-    """Trains the head of a concept and returns the digests of all weights.
-
-    Raises:
-        RuntimeError: Earlier weights changed.
-    """
+    """Trains the head of a concept and returns the digests of all weights."""
     before = {name: digest(module) for name, module in ({"base": learner.base} | heads).items()}
     heads[concept] = learner.head(concept)
     after = {name: digest(module) for name, module in ({"base": learner.base} | heads).items()}

@@ -5,8 +5,7 @@ r"""Sizes at positions where only one size was in the training set (section 4.4 
 Red balls at 20 x 20 positions in 20 sizes. A share of the positions, column by column from the near left corner, has all sizes; the others
 have only the largest. The position energy is trained on all positions with the largest size, the size energy on the share's positions with
 all sizes; autoencoder and base see the same pictures without labels. The test pairs are the other sizes at the other positions, or all
-pairs where the share is 1. The paper tunes its conjunction; the row *tuned* has a position energy that is trained on the positions of all
-these pictures. The baselines are trained with position and size of every picture of both sets.
+pairs where the share is 1. The holistic baseline is trained with position and size of every picture of both sets.
 
 All use codes that separate where and what (`where_and_what.py`). The base takes the two as independent, and the position energy reads only
 *where*; this is why they generalize to new pairs. The first call trains, in 8 CPU-minutes, and keeps the models in `.cache/`.
@@ -14,22 +13,35 @@ All use codes that separate where and what (`where_and_what.py`). The base takes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.balls import PICTURES, POSITIONS, RATIOS, SEEDS, STEPS, balls, test_pairs
-from benchmarks.papers.compositional_2020.evaluation import Evaluator, evaluate
-from benchmarks.papers.compositional_2020.extrapolation_trainings import CACHE, Trainings, condition, waves
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
-from benchmarks.papers.experiment import print_table
-from composable_energy_scenes import SIZES
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, run_experiment
+from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, Painting, WhereAndWhat, silhouettes
+from benchmarks.papers.experiment import COMPOSITIONAL, print_table
+from composable_energy_image import CodeHeads
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.data import Pictures, Scenes
+from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
+from composable_energy_training import Checkpoints, DenoisingScoreMatching, Monitor, Objective, Optimizer, Trainer, ValueHeads
 
+RATIOS = (0.01, 0.1, 1.0)
+SIDE = 20  # positions on a side, and sizes
+POSITIONS = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij"), -1).reshape(-1, 2)
+STEPS = np.linspace(*SIZES, SIDE)
+SEEDS = {"position": 31, "size": 32, "evaluator": 33}  # of lamps and floors
+PICTURES = {"position": 4_000, "size": 8_000, "evaluator": 10_000}
+LEVELS = (0.02, 4.0)  # of noise
+CACHE = COMPOSITIONAL.cache / "extrapolation"
 SAMPLER = {
     "sampler": "annealed",
     "levels": 40,
@@ -40,6 +52,159 @@ SAMPLER = {
     "max_gradient": 3.0,
 }
 WEIGHT = 4.0
+
+
+def positions_with_all_sizes(ratio: float) -> np.ndarray:
+    """Returns the positions that show all sizes: the first int(400 ratio) + 1 of them, as in the released code."""
+    return np.arange(min(int(len(POSITIONS) * ratio) + 1, len(POSITIONS)))
+
+
+def test_pairs(ratio: float) -> np.ndarray:
+    """Returns the test pairs of a position and a size, with shape $(N, 2)$: those that no set has, or all pairs if there are none."""
+    pairs = np.stack(np.meshgrid(np.arange(len(POSITIONS)), np.arange(SIDE), indexing="ij"), -1).reshape(-1, 2)
+    new = (pairs[:, 0] > positions_with_all_sizes(ratio)[-1]) & (pairs[:, 1] < SIDE - 1)
+    return pairs[new] if new.any() else pairs
+
+
+def balls(n: int, seed: int, position: np.ndarray, size: np.ndarray) -> Scenes:
+    """Returns pictures of red balls under random lamps on random floors."""
+    world = OneObject()
+    labels = {"position": position, "size": size, "shape": np.full(n, KINDS.index("sphere")), "color": np.full(n, COLORS.index("red"))}
+    return world.render(world.labels(n, seed) | labels)
+
+
+def training_pairs(ratio: float) -> dict[str, np.ndarray]:
+    """Returns the training pairs of a position and a size of each concept, with shape $(N, 2)$, with repetitions."""
+    places, pair = positions_with_all_sizes(ratio), np.arange(PICTURES["size"])
+    large = np.arange(PICTURES["position"]) % len(POSITIONS)
+    return {
+        "position": np.stack([large, np.full_like(large, SIDE - 1)], 1),
+        "size": np.stack([places[pair // SIDE % len(places)], pair % SIDE], 1),
+    }
+
+
+class Part(ce.Energy):
+    """The energy of some numbers of a code; the others are free."""
+
+    def __init__(self, numbers: slice, decoder: WhereAndWhat, name: str) -> None:
+        super().__init__()
+        self.numbers, self.decoder, self.name, self.event_shape = numbers, decoder, name, (WHERE + WHAT,)
+        self.net = CodeNetwork(len(range(*numbers.indices(WHERE + WHAT))), width=128, blocks=3)
+
+    def forward(self, x: Tensor, sigma: Tensor | float = LEVELS[0]) -> Tensor:
+        return self.net(x[:, self.numbers], sigma=sigma)
+
+
+class Reader(nn.Module):
+    """A head that reads some numbers of a code."""
+
+    def __init__(self, numbers: slice, outputs: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.head = CodeHeads(outputs, code=len(range(*numbers.indices(WHERE + WHAT))), width=128, sigma_min=LEVELS[0])
+
+    def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        return self.head(z[:, self.numbers], sigma)
+
+
+class Holistic(ce.Energy):
+    """The baseline: one energy of codes given position and size."""
+
+    def __init__(self, decoder: WhereAndWhat) -> None:
+        super().__init__()
+        self.decoder, self.name, self.event_shape = decoder, "holistic", (WHERE + WHAT,)
+        self.net = CodeNetwork(WHERE + WHAT, width=232, blocks=4, conditions=21)
+
+    def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float = LEVELS[0]) -> Tensor:
+        return self.net(x, sigma=sigma, condition=waves(y))
+
+
+def waves(y: Tensor) -> Tensor:
+    """Returns positions and sizes with shape $(B, 3)$ as inputs of networks: numbers, sines and cosines, with shape $(B, 21)$."""
+    angles = [y * (math.pi / 2 * wave) for wave in (1, 2, 4)]
+    return torch.cat([y, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], 1)
+
+
+def scaled(size: Tensor) -> Tensor:
+    """Returns sizes in [-1, 1]."""
+    return (size - sum(SIZES) / 2) / ((SIZES[1] - SIZES[0]) / 2)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """All trainings at a ratio."""
+
+    ratio: float  # share of the positions with all sizes
+    seed: int = 0  # seed of the trainings
+
+    @cached_property
+    def scenes(self) -> dict[str, Scenes]:
+        pairs = training_pairs(self.ratio)
+        return {name: balls(len(pair), SEEDS[name], POSITIONS[pair[:, 0]], STEPS[pair[:, 1]]) for name, pair in pairs.items()}
+
+    @cached_property
+    def coder(self) -> WhereAndWhat:
+        images = np.concatenate([scenes.images for scenes in self.scenes.values()])
+        coder = self._fresh(WhereAndWhat)
+        coder.set_statistics(torch.cat([silhouettes(part) for part in _batches(images)]))
+        self._fit("autoencoder", coder, Painting(), Pictures(images, {}, "balls"), 300, 64)
+        coder.normalize_what(_batches(images))
+        return coder
+
+    @cached_property
+    def codes(self) -> dict[str, Tensor]:
+        coder = self.coder
+        with torch.no_grad():
+            return {name: torch.cat([coder.encode(part) for part in _batches(scenes.images)]) for name, scenes in self.scenes.items()}
+
+    @cached_property
+    def base(self) -> ce.Energy:
+        codes = torch.cat(list(self.codes.values()))
+        where, what = (
+            self._fit(name, self._fresh(Part, numbers, self.coder, name), DenoisingScoreMatching(*LEVELS), codes, 700)
+            for name, numbers in (("where", slice(0, WHERE)), ("what", slice(WHERE, None)))
+        )
+        return where & what
+
+    @cached_property
+    def position(self) -> ce.GaussianHead:
+        numbers = torch.from_numpy(self.scenes["position"].labels["position"])
+        data = self.codes["position"], {"position": numbers}
+        reader = self._fit("position", self._fresh(Reader, slice(0, WHERE), 4), ValueHeads("position", 2, *LEVELS), data, 600, decay=1e-2)
+        return ce.GaussianHead(reader, self.base, dims=2, name="position")
+
+    @cached_property
+    def size(self) -> ce.GaussianHead:
+        data = self.codes["size"], {"size": scaled(torch.from_numpy(self.scenes["size"].labels["size"]))}
+        reader = self._fit("size", self._fresh(Reader, slice(None), 2), ValueHeads("size", 1, *LEVELS), data, 600, decay=1e-2)
+        return ce.GaussianHead(reader, self.base, dims=1, name="size")
+
+    @cached_property
+    def holistic(self) -> Any:
+        y = [condition(scenes.labels["position"], scenes.labels["size"]) for scenes in self.scenes.values()]
+        data = torch.cat(list(self.codes.values())), {"y": torch.cat(y)}
+        return self._fit("holistic", self._fresh(Holistic, self.coder), DenoisingScoreMatching(*LEVELS, condition="y"), data, 1400)
+
+    def _fresh(self, make: Any, *options: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return make(*options)
+
+    def _fit(self, name: str, model: Any, objective: Objective, data: Any, steps: int, batch: int = 256, decay: float = 1e-4) -> Any:
+        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=decay, warm_up=100, decay=0.7, clip=1.0, ema=0.995)
+        callbacks = [Checkpoints(CACHE / f"{self.ratio}-{self.seed}" / name, keep=1), Monitor(None)]
+        Trainer(model, objective, data, steps=steps, batch_size=batch, seed=self.seed, optimizer=optimizer, callbacks=callbacks).fit()
+        return model.eval().requires_grad_(False)
+
+
+def condition(position: np.ndarray, size: np.ndarray) -> Tensor:
+    """Returns the condition of the baselines, with shape $(B, 3)$."""
+    return torch.cat([torch.from_numpy(np.float32(position)), scaled(torch.from_numpy(np.float32(size)))[:, None]], 1)
+
+
+def _batches(images: np.ndarray) -> Iterator[Tensor]:
+    for first in range(0, len(images), 500):
+        yield torch.from_numpy(images[first : first + 500]).float() / 255
 
 
 def rows(trainings: Trainings, options: Options, evaluator: Evaluator) -> Iterator[dict[str, Any]]:
@@ -55,10 +220,7 @@ def rows(trainings: Trainings, options: Options, evaluator: Evaluator) -> Iterat
 
     pictures = {
         "position & size": sampled((trainings.position(position) & size_energy).sharpened(WEIGHT)),
-        "tuned position & size": sampled((trainings.tuned_position(position) & size_energy).sharpened(WEIGHT)),
         "holistic": sampled(trainings.holistic.given(y=wanted)),
-        "holistic, where & what": sampled(trainings.holistic_parts.given(y=wanted)),
-        "holistic, one answer": trainings.coder(trainings.answer(waves(wanted))),
         "renders": torch.from_numpy(balls(n, options.seed, place, size).images).float() / 255,
     }
     for name, images in pictures.items():

@@ -23,9 +23,19 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import WEIGHT, Claim, Heads, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import accuracy, evaluate, near, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import (
+    WEIGHT,
+    Claim,
+    Heads,
+    Options,
+    accuracy,
+    evaluate,
+    near,
+    random_conditions,
+    render,
+    run_experiment,
+    share,
+)
 from benchmarks.papers.experiment import print_table
 from composable_energy_scenes import COLORS
 from composable_energy_scenes.concepts import CODE
@@ -50,7 +60,7 @@ def claims(options: Options, c: dict[str, Tensor], base: ce.Energy | None = None
     others = [(c["color"] + k) % len(COLORS) for k in range(1, OTHERS + 1)]
 
     def other(k: int, apart: bool = False) -> Claim:
-        logits = options.concepts.color().logits
+        logits: Any = options.concepts.color().logits
         event = ce.ClassifierEnergy(Apart(logits) if apart else logits, None, base, labels=len(COLORS)).given(y=others[k])
         return Claim(event, lambda v: v.color == others[k], f"c{k + 1}")
 

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.evaluation import Evaluator, accuracy, evaluate, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, accuracy, evaluate, render, run_experiment, share
 from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer

@@ -79,14 +79,7 @@ def enlarge(images: Tensor) -> Tensor:
 
 
 def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS, progress: bool = True) -> None:
-    """Trains the energies and writes their weights; each has a folder of its own with checkpoints.
-
-    Args:
-        folder: The folder of the runs; the pictures are rendered into `folder/scenes`, unless they exist.
-        steps: Steps for each concept; concepts that are left out are not trained.
-        to: The folder for the weights.
-        progress: Whether to show progress bars.
-    """
+    """Trains the energies and writes their weights; each has a folder of its own with checkpoints."""
     scenes = _scenes(folder / "scenes", progress)
     for concept, count in steps.items():
         energy, first = network(concept), EACH * list(CONCEPTS).index(concept)

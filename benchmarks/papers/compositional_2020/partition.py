@@ -19,9 +19,7 @@ import torch
 from torch.distributions import Normal
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import SAMPLER
-from benchmarks.papers.compositional_2020.evaluation import accuracy, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import SAMPLER, Options, accuracy, run_experiment, share
 from benchmarks.papers.experiment import print_table
 from composable_energy.algebra import Disjunction
 from composable_energy_scenes import COLORS as NAMES

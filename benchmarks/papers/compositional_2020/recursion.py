@@ -15,9 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.papers.compositional_2020.claims import WEIGHT, Claim, Heads
-from benchmarks.papers.compositional_2020.evaluation import Attributes, accuracy, evaluate, free_attributes, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import (
+    WEIGHT,
+    Attributes,
+    Claim,
+    Heads,
+    Options,
+    accuracy,
+    evaluate,
+    free_attributes,
+    render,
+    run_experiment,
+    share,
+)
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import COLORS, KINDS
 

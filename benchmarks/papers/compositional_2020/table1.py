@@ -25,9 +25,22 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import SAMPLER, WEIGHT, Heads, draw, random_conditions
-from benchmarks.papers.compositional_2020.evaluation import TOLERANCE, Attributes, accuracy, evaluate, free_attributes, near, render, share
-from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.claims import (
+    SAMPLER,
+    WEIGHT,
+    Attributes,
+    Heads,
+    Options,
+    accuracy,
+    draw,
+    evaluate,
+    free_attributes,
+    near,
+    random_conditions,
+    render,
+    run_experiment,
+    share,
+)
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import Concepts
 
@@ -40,23 +53,14 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        text: The expression.
-        build: Returns the energy from heads and conditions.
-        right: Returns which pictures have each part of the expression.
-        paper: The paper's figures for each part; None where it has none.
-        ground: Returns the conditional energy that replaces the base.
-        branches: Whether the parts are alternatives.
-    """
-
-    text: str
-    build: Callable[[Heads, Conditions], ce.Energy]
-    right: Callable[[Attributes, Conditions], Scores]
-    paper: tuple[float | None, ...]
-    ground: Callable[[Concepts, Conditions], ce.Energy]
-    branches: bool = False
+    text: str  # expression
+    build: Callable[[Heads, Conditions], ce.Energy]  # returns the energy from heads and conditions
+    right: Callable[[Attributes, Conditions], Scores]  # returns which pictures have each part of the expression
+    paper: tuple[float | None, ...]  # paper's figures for each part; None where it has none
+    ground: Callable[[Concepts, Conditions], ce.Energy]  # returns the conditional energy that replaces the base
+    branches: bool = False  # whether the parts are alternatives
 
     def scores(self, found: Attributes, c: Conditions) -> dict[str, float]:
         """Returns the share of pictures with each part, and with all, or with any if they are alternatives."""
@@ -171,10 +175,6 @@ def measure(row: Row, rule: str, c: Conditions, options: Options, **changes: Any
     images = draw(energy, options.samples, options.seed, **changes)
     attributes = options.evaluate(images)
     found = {"text": row.text, "scores": row.scores(attributes, c), "free": free_attributes(attributes)}
-    if "position" in row.right(attributes, c):
-        wanted = c["position1"] if "position1" in row.text else c["position"]
-        found["position error"] = float((attributes.position - wanted).abs().mean())
-        found["position within .4, Euclidean"] = share((attributes.position - wanted).norm(dim=1) < TOLERANCE)
     return found, images
 
 

@@ -74,12 +74,7 @@ class WhereAndWhat(nn.Module):
 
 
 class Painting(Objective):
-    """Reconstruction from codes with noise on *what*, so that similar codes give similar pictures; *what* is kept uncorrelated.
-
-    Args:
-        noise: Standard deviation of the noise; codes have unit variance.
-        decorrelation: Weight of the mean square of correlations.
-    """
+    """Reconstruction from codes with noise on *what*, so that similar codes give similar pictures; *what* is kept uncorrelated."""
 
     def __init__(self, noise: float = 0.05, decorrelation: float = 0.05) -> None:
         self.noise, self.decorrelation = noise, decorrelation
@@ -96,9 +91,6 @@ def silhouettes(images: Tensor) -> Tensor:
     """Returns the column of the middle and the row of the foot of silhouettes, in [-1, 1], with shape $(B, 2)$.
 
     The foot is the row above which nine tenths of the silhouette lie: nearly the point where a ball of any size touches the floor.
-
-    Args:
-        images: Pictures in [0, 1], with shape $(B, 3, S, S)$.
     """
     plain = images.flatten(2).median(2).values[:, :, None, None]
     mask = ((images - plain).abs().amax(1) / _CONTRAST).clamp(0, 1)

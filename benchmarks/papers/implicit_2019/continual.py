@@ -3,9 +3,9 @@ r"""Classes that come two at a time, without replay of earlier pictures (the sli
     python -m benchmarks.papers.implicit_2019.continual [--idx FOLDER] [--write]
 
 Five tasks of two digits each; after each, a learner is asked for one of all classes so far. No learner keeps a picture. One conditional
-energy is trained in four ways; its negatives have the classes of the present task, or those so far. Beside it: softmax, EWC, a
-class-conditional VAE, and heads over a frozen autoencoder, which saw the first task's pictures alone, or all pictures without labels. In
-the stream without boundaries the frequencies of classes drift from 0 to 9 in one training. `joint` is the softmax network on all pictures.
+energy is trained in four ways; its negatives have the classes of the present task, or those so far. Beside it: softmax, a
+class-conditional VAE, and heads over a frozen autoencoder, which saw the first task's pictures alone, or all pictures without labels.
+`joint` is the softmax network on all pictures.
 
 The data are scikit-learn's digits, divided into 1,397 and 400 by the seed, or MNIST from IDX files. Settings were chosen on the seeds 100
 and 101; all learners take the same number of steps.
@@ -15,23 +15,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import IMPLICIT, print_table
-from benchmarks.papers.implicit_2019.continual_learners import EWC, LEARNERS, Heads, Learner, Softmax, fit_base
-from benchmarks.papers.implicit_2019.continual_networks import CLASSES
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, Heads, Learner, Softmax, fit_base
 
 TASKS = [(first, first + 1) for first in range(0, CLASSES, 2)]
 HEADS = {"heads, base of the first task": True, "heads, base of all pictures": False}
-WITHOUT_BOUNDARIES = ("softmax", "VAE", "energy, contrast of classes and noise", "energy, contrast of present classes", *HEADS)
-STEPS, SEEDS, WIDTH = 100, (0, 1, 2, 3, 4), 0.7
+STEPS, SEEDS = 100, (0, 1, 2, 3, 4)
 PAPER = {"energy": (0.6499, 0.0427), "VAE": (0.4004, 0.0131)}  # Split MNIST, on the slides
 
 
@@ -54,27 +50,6 @@ def by_tasks(learner: Learner, digits: LabelledPixels, steps: int) -> list[float
     return found
 
 
-class Stream:
-    """Batches whose classes drift: at time $t$ of 0 to 1, class $c$ has the weight $\\exp(-(c - 9 t)^2 / 2 w^2)$."""
-
-    def __init__(self, learner: Learner, digits: LabelledPixels, steps: int, seed: int) -> None:
-        self.x, self.labels, self.steps, self.seed = learner.prepare(digits.train), digits.train_labels, steps, seed
-
-    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        sizes = torch.bincount(self.labels, minlength=CLASSES)
-        for step in range(self.steps):
-            weights = (-(torch.arange(CLASSES) - (CLASSES - 1) * step / self.steps).square() / (2 * WIDTH**2)).exp() / sizes
-            rows = torch.multinomial(weights[self.labels], 32, replacement=True, generator=generator)
-            yield self.x[rows], {"digit": self.labels[rows]}
-
-
-def by_stream(learner: Learner, digits: LabelledPixels, steps: int, seed: int) -> float:
-    """Learns from the stream, and returns the accuracy among all classes."""
-    learner.learn(Stream(learner, digits, len(TASKS) * steps, seed), len(TASKS) * steps)
-    return learner.accuracy(digits.test, digits.test_labels)
-
-
 def joint(digits: LabelledPixels, steps: int, seed: int) -> float:
     """Returns the accuracy of the softmax network on all pictures at once."""
     learner = Softmax(digits.size, seed)
@@ -90,7 +65,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 def run(folder: Path | None, seeds: list[int], steps: int, write: bool) -> dict[str, Any]:
     """Prints the tables and returns their figures; writes them after each learner, if asked."""
     data = {seed: load_digits(seed) if folder is None else load_idx(folder) for seed in seeds}
-    figures: dict[str, Any] = {"paper": PAPER, "tasks": {}, "stream": {}}
+    figures: dict[str, Any] = {"paper": PAPER, "tasks": {}}
     figures["joint"] = spread([joint(data[seed], steps, seed) for seed in seeds])
     for name in (*LEARNERS, *HEADS):
         began = time.process_time()
@@ -102,28 +77,18 @@ def run(folder: Path | None, seeds: list[int], steps: int, write: bool) -> dict[
             "parameters": sum(parameter.numel() for parameter in learners[seeds[0]].model.parameters()),
             "seconds": (time.process_time() - began) / len(seeds),
         }
-        if name in WITHOUT_BOUNDARIES:
-            figures["stream"][name] = spread([by_stream(make(name, data[seed], seed), data[seed], steps, seed) for seed in seeds])
-        print(name, figures["tasks"][name]["mean"], figures["stream"].get(name, {}).get("mean"), flush=True)
+        print(name, figures["tasks"][name]["mean"], flush=True)
         if write:
             name = "continual" if folder is None else "continual-idx"
-            IMPLICIT.write(name, figures, seeds=seeds, steps=steps, ewc_penalty=EWC.penalty, pictures=len(data[seeds[0]].train))
+            IMPLICIT.write(name, figures, seeds=seeds, steps=steps, pictures=len(data[seeds[0]].train))
     columns = ("mean", "deviation", "after each", "parameters", "seconds")
     print_table("Accuracy after five tasks", [{"": name} | {key: row[key] for key in columns} for name, row in figures["tasks"].items()])
-    print_table(
-        "Without boundaries", [{"": name, "mean": row["mean"], "deviation": row["deviation"]} for name, row in figures["stream"].items()]
-    )
     return figures
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, IMPLICIT.results / "continual.json", whole=True)
-    parser.add_argument("--idx", type=Path, metavar="FOLDER", help="a folder with MNIST's IDX files instead of scikit-learn's digits")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a task")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    run(args.idx, args.seeds, args.steps, args.write)
+    args = read_options(__doc__, IMPLICIT.results / "continual.json", idx=Path(), seeds=SEEDS, steps=STEPS)
+    run(None if args.idx == Path() else args.idx, args.seeds, args.steps, args.write)
 
 
 if __name__ == "__main__":

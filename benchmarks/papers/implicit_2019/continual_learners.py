@@ -1,4 +1,4 @@
-"""The learners of the continual experiments: energies, heads over a frozen base, softmax with and without EWC, and a VAE.
+"""The learners of the continual experiments: energies, heads over a frozen base, softmax, and a VAE.
 
 A learner is a model, an objective for the present classes, and a rule that classifies by one number for each class. All are trained by
 `Trainer`, on the data of the present task alone.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.papers.implicit_2019.continual_networks import CLASSES, HIDDEN, LATENT, VAE, ClassHeads, Classifier, ConditionalEnergy
+import composable_energy as ce
 from composable_energy_training import (
     Batch,
     Checkpoints,
@@ -31,28 +31,83 @@ from composable_energy_training import (
     Trainer,
 )
 
-CODE = 16
-FISHER = 500  # pictures of a task for the Fisher information; a task of scikit-learn's digits has fewer
+CLASSES, HIDDEN, LATENT, CODE = 10, 128, 16, 16
+
+
+class Classifier(nn.Module):
+    """A softmax classifier with two hidden layers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(size, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(2 * x - 1)
+
+
+class ConditionalEnergy(ce.Energy):
+    """An energy of a picture and its class: a network whose units the class scales (Li et al., 2020), plus the class's quadratic term."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([size])
+        self.layers = nn.ModuleList([nn.Linear(size, HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
+        self.gates = nn.ModuleList(nn.Embedding(CLASSES, HIDDEN) for _ in range(3))
+        self.numbers = nn.ModuleDict(
+            {"level": nn.Embedding(CLASSES, 1), "mean": nn.Embedding(CLASSES, size), "width": nn.Embedding(CLASSES, size)}
+        )
+        for table in self.numbers.values():
+            nn.init.zeros_(table.weight)  # pyright: ignore[reportArgumentType]
+        nn.init.normal_(self.gates[2].weight, std=HIDDEN**-0.5)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = 2 * x - 1
+        for layer, gate in zip(self.layers, self.gates, strict=False):
+            h = F.silu(layer(h)) * gate(y)
+        level, mean, width = (table(y) for table in self.numbers.values())
+        quadratic = ((x - 0.3 - 10 * mean) / (0.4 * (5 * width).exp())).square().sum(1) / 2 + 5 * width.sum(1)
+        return (h * self.gates[2](y)).sum(1) + level[:, 0] + quadratic
+
+
+class ClassHeads(ce.Energy):
+    r"""A normalized energy for each class over the codes of a frozen base: a quadratic form of its own, and a level."""
+
+    def __init__(self, noise: GaussianNoise) -> None:
+        super().__init__()
+        size = noise.mean.numel()
+        precision = torch.linalg.inv(noise.scale)
+        self.means = nn.Parameter(noise.mean.expand(CLASSES, -1).clone())
+        self.factors = nn.Parameter(precision.expand(CLASSES, -1, -1).clone())
+        level = size * math.log(2 * math.pi) / 2 + float(noise.scale.diagonal().log().sum())
+        self.levels = nn.Parameter(torch.full((CLASSES,), level))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        z = torch.einsum("bij,bj->bi", self.factors[y], x - self.means[y])
+        return z.square().sum(1) / 2 + self.levels[y]
+
+
+class VAE(nn.Module):
+    """A variational autoencoder with the class as a condition of both parts; it classifies by the bound of the likelihood."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(size + CLASSES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, 2 * LATENT))
+        self.decoder = nn.Sequential(nn.Linear(LATENT + CLASSES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, size))
+
+    def bound(self, x: Tensor, y: Tensor, xi: Tensor) -> Tensor:
+        """Returns the evidence lower bound of Bernoulli pixels at one draw of the code, with shape $(B,)$."""
+        condition = F.one_hot(y, CLASSES).to(x)
+        mean, log_scale = self.encoder(torch.cat([x, condition], 1)).chunk(2, 1)
+        logits = self.decoder(torch.cat([mean + log_scale.exp() * xi, condition], 1))
+        fit = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+        return fit - (mean.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum(1) / 2
 
 
 class CrossEntropy(Objective):
-    r"""Cross entropy plus the quadratic penalty of elastic weight consolidation, $\tfrac\lambda2 \sum_i F_i (\theta_i - \theta^*_i)^2$.
-
-    Args:
-        penalty: $\\lambda$.
-        fisher: The Fisher information of earlier tasks by parameter.
-        anchor: The parameters after the last task.
-    """
-
-    def __init__(self, penalty: float = 0.0, fisher: dict[str, Tensor] | None = None, anchor: dict[str, Tensor] | None = None) -> None:
-        self.penalty, self.fisher, self.anchor = penalty, fisher or {}, anchor or {}
+    """The cross entropy of a classifier."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        value = F.cross_entropy(model(batch.x), batch.labels["digit"])
-        for name, parameter in model.named_parameters():
-            if name in self.fisher:
-                value = value + self.penalty / 2 * (self.fisher[name] * (parameter - self.anchor[name]).square()).sum()
-        return Loss(value)
+        return Loss(F.cross_entropy(model(batch.x), batch.labels["digit"]))
 
 
 class NegativeBound(Objective):
@@ -64,12 +119,7 @@ class NegativeBound(Objective):
 
 
 class Learner(ABC):
-    """A learner of classes that come one after the other.
-
-    Args:
-        size: The number of pixels.
-        seed: The seed of weights and batches.
-    """
+    """A learner of classes that come one after the other."""
 
     rate = 1e-3
 
@@ -118,32 +168,6 @@ class Softmax(Learner):
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         return self.model(x)
-
-
-class EWC(Softmax):
-    """Elastic weight consolidation with one accumulated Fisher matrix (Kirkpatrick et al., 2017; Schwarz et al., 2018)."""
-
-    penalty = 1000.0
-
-    def __init__(self, size: int, seed: int) -> None:
-        super().__init__(size, seed)
-        self.fisher: dict[str, Tensor] = {}
-        self.anchor: dict[str, Tensor] = {}
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return CrossEntropy(self.penalty, dict(self.fisher), dict(self.anchor))
-
-    def learn(self, data: object, steps: int, classes: Sequence[int] | None = None) -> None:
-        super().learn(data, steps, classes)
-        x, labels = data[0][:FISHER], data[1]["digit"][:FISHER]  # pyright: ignore[reportIndexIssue]
-        parameters = {name: value.detach() for name, value in self.model.named_parameters()}
-
-        def log_likelihood(weights: dict[str, Tensor], point: Tensor, label: Tensor) -> Tensor:
-            return F.cross_entropy(torch.func.functional_call(self.model, weights, (point[None],)), label[None])
-
-        found = torch.func.vmap(torch.func.grad(log_likelihood), (None, 0, 0))(parameters, x, labels)
-        self.fisher = {name: self.fisher.get(name, 0) + value.square().mean(0) for name, value in found.items()}
-        self.anchor = {name: value.clone() for name, value in parameters.items()}
 
 
 class Contrast(Learner):
@@ -252,11 +276,9 @@ class Heads(Learner):
 
 LEARNERS: dict[str, type[Learner]] = {
     "softmax": Softmax,
-    "EWC": EWC,
     "VAE": ConditionalVAE,
     "energy, contrast of classes and noise": ContrastOfBoth,
     "energy, contrast of present classes": Contrast,
     "energy, contrast of classes so far": ContrastOfSeen,
     "energy, contrastive divergence": Divergence,
 }
-ENERGIES = tuple(name for name in LEARNERS if name.startswith("energy"))

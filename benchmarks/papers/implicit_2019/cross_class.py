@@ -18,10 +18,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
-from benchmarks.harness import argument_parser
+from benchmarks.harness import read_options
 from benchmarks.papers.experiment import IMPLICIT, arrange_rows, print_table
-from benchmarks.papers.implicit_2019.continual_learners import Divergence
-from benchmarks.papers.implicit_2019.continual_networks import CLASSES
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, Divergence
 
 SEEDS, TRAINING, STEPS, SIDE = (0, 1), 400, (5, 10, 20, 50, 100), 8
 FROM, TO = (1, 3, 4, 7, 9, 0), (7, 8, 9, 2, 4, 6)  # the classes of the picture
@@ -88,10 +87,7 @@ def run(seeds: list[int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, IMPLICIT.results / "cross_class.json", whole=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = read_options(__doc__, IMPLICIT.results / "cross_class.json", seeds=list(SEEDS))
     found = run(args.seeds)
     sheet = found.pop("picture")
     if args.write:

@@ -86,13 +86,7 @@ SETS: tuple[str, ...] = ("printed digits", "printed letters", "textures", "noise
 
 
 def unusual_sets(x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor]:
-    """Returns as many pictures of each of seven kinds as there are test pictures.
-
-    Args:
-        x: Test pictures, with shape $(n, 1, 8, 8)$.
-        y: Their digits, with shape $(n,)$.
-        seed: The seed.
-    """
+    """Returns as many pictures of each of seven kinds as there are test pictures."""
     count, generator = len(x), torch.Generator().manual_seed(seed)
     makers: dict[str, Callable[[], Tensor]] = {
         "printed digits": lambda: drawn("0123456789", count, generator),
@@ -104,18 +98,6 @@ def unusual_sets(x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor]:
         "constant": lambda: torch.rand(count, 1, 1, 1, generator=generator).expand(x.shape),
     }
     return {name: quantised(makers[name]()).contiguous() for name in SETS}
-
-
-def choose_sets(x: Tensor, seed: int) -> dict[str, Tensor]:
-    """Returns pictures of other kinds than the seven, on which settings were chosen."""
-    generator = torch.Generator().manual_seed(seed)
-    quarters = x.view(len(x), 1, 2, 4, 2, 4).permute(0, 1, 2, 4, 3, 5)[:, :, [1, 0]].permute(0, 1, 2, 4, 3, 5)
-    return {
-        "on their side": x.rot90(1, (2, 3)).contiguous(),
-        "halves exchanged": quarters.reshape(x.shape).contiguous(),
-        "speckled": corrupted(x, 0.15, generator),
-        "blurred": quantised(F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1)),
-    }
 
 
 def corrupted(x: Tensor, share: float, generator: torch.Generator) -> Tensor:

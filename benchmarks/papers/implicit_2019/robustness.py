@@ -12,7 +12,6 @@ is classified with seeds that the attack does not know. It too counts only what 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,10 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.networks import DigitEnergy, weights
-from benchmarks.papers.implicit_2019.options import run_experiment, summary
 from benchmarks.papers.implicit_2019.picture_sets import Split, split
-from benchmarks.papers.implicit_2019.training import Joint, adversarial, joint, softmax
+from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, adversarial, joint, run_experiment, softmax, summary
 from composable_energy_classification import Classifier, Refinement, calibration_error, pgd
 
 PICTURES, NOISE, RADIUS = 200, 0.25, 0.15
@@ -36,19 +33,14 @@ REFINEMENTS = {
 STEPS, ADAPTIVE_STEPS, DRAWS = 40, 20, 4
 
 
-def networks(data: Split, seed: int) -> dict[str, tuple[DigitEnergy, float]]:
-    """Returns the networks with the processor seconds of their trainings."""
-    makers = {
-        "softmax": lambda: softmax(data.training, seed),
-        "softmax, noise": lambda: softmax(data.training, seed, NOISE),
-        "adversarial": lambda: adversarial(data.training, seed, RADIUS),
-        "JEM": lambda: joint(data.training, seed, JOINT),
+def networks(data: Split, seed: int) -> dict[str, DigitEnergy]:
+    """Returns the trained networks."""
+    return {
+        "softmax": softmax(data.training, seed),
+        "softmax, noise": softmax(data.training, seed, NOISE),
+        "adversarial": adversarial(data.training, seed, RADIUS),
+        "JEM": joint(data.training, seed, JOINT),
     }
-    found = {}
-    for name, make in makers.items():
-        began = time.process_time()
-        found[name] = make(), time.process_time() - began
-    return found
 
 
 def attacked(model: DigitEnergy, x: Tensor, y: Tensor, radius: float, norm: str, seed: int) -> list[Tensor]:
@@ -75,12 +67,11 @@ def measure(models: Mapping[str, DigitEnergy], x: Tensor, y: Tensor, seed: int) 
     for norm, radii in RADII.items():
         for radius in radii:
             key = f"{norm} {radius:g}"
-            for name, model in models.items():
-                pictures = attacked(model, x, y, radius, norm, seed)
-                found[name][key] = share(right(plain[name], pictures, y))
-            # the last pictures are those of JEM
+            pictures = {name: attacked(model, x, y, radius, norm, seed) for name, model in models.items()}
+            for name, some in pictures.items():
+                found[name][key] = share(right(plain[name], some, y))
             for name, classifier in refined.items():
-                unaware = right(classifier, pictures, y)
+                unaware = right(classifier, pictures["JEM"], y)
                 adaptive = pgd(
                     classifier, x, y, radius, norm=norm, steps=ADAPTIVE_STEPS, draws=DRAWS if classifier.random else 1, seed=seed
                 )
@@ -103,24 +94,16 @@ def calibration(models: Mapping[str, DigitEnergy], data: Split) -> dict[str, dic
 
 
 def run(seeds: Sequence[int]) -> dict[str, Any]:
-    measured, calibrated, seconds, count = [], [], [], 0
+    measured, calibrated = [], []
     for seed in seeds:
         data = split(seed)
-        trained = networks(data, seed)
-        models = {name: model for name, (model, _) in trained.items()}
-        count = weights(models["JEM"])
-        seconds.append({name: taken for name, (_, taken) in trained.items()})
+        models = networks(data, seed)
         measured.append(measure(models, data.test[0][:PICTURES], data.test[1][:PICTURES], seed))
         calibrated.append(calibration(models, data))
-        print_table(f"seed {seed}", [{"model": name, **row} for name, row in measured[-1].items()])
-    figures = {
-        "weights": count,
-        "accuracy": {name: summary([row[name] for row in measured]) for name in measured[0]},
-        "calibration": {name: summary([row[name] for row in calibrated]) for name in calibrated[0]},
-        "training seconds": summary(seconds),
-    }
-    for part in ("accuracy", "calibration"):
-        print_table(part, [{"model": name, **{key: v["mean"] for key, v in row.items()}} for name, row in figures[part].items()])
+    parts = {"accuracy": measured, "calibration": calibrated}
+    figures = {part: {name: summary([row[name] for row in rows]) for name in rows[0]} for part, rows in parts.items()}
+    for part, found in figures.items():
+        print_table(part, [{"model": name, **{key: v["mean"] for key, v in row.items()}} for name, row in found.items()])
     return figures
 
 
