@@ -19,6 +19,11 @@ from tests.factories import DTYPE, LEAVES, Affine, Noisy, needs_compiler
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
+
+def compiled(test):
+    return pytest.mark.full(needs_compiler(test))
+
+
 PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
@@ -62,23 +67,14 @@ class Counted(Sampler):
         return State(x, *energy.with_gradient(x)), Info(scalars={"height": x.sum(1), "length": 0.3})
 
 
-@pytest.mark.full
-@needs_compiler
-@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.3), HMC(0.3, 2, jitter=False)])
-def test_points_and_infos_are_those_of_single_steps(sampler):
-    assert_draws_same(PAIR, (20, 3), sampler=sampler, **CALL)
-
-
-@pytest.mark.full
-@needs_compiler
-@pytest.mark.parametrize("sampler", [HMC(0.3, 5), ChEES(0.2, 1.1, Metric(torch.tensor([0.5, 1.0, 2.0])))])
-def test_a_sampler_whose_steps_differ_has_a_compiled_gradient_and_says_so(sampler):
+@compiled
+def test_points_and_infos_are_those_of_single_steps_or_of_a_compiled_gradient_where_steps_differ():
+    assert_draws_same(PAIR, (20, 3), sampler=HMC(0.3, 2, jitter=False), **CALL)
     with single_steps("noise"):
-        assert_draws_same(PAIR, (20, 3), sampler=sampler, **CALL)
+        assert_draws_same(PAIR, (20, 3), sampler=ChEES(0.2, 1.1, Metric(torch.tensor([0.5, 1.0, 2.0]))), **CALL)
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_every_kind_of_node_is_compiled():
     event = (LEAVES["event"] | ~LEAVES["red"]) & LEAVES["warm"]
     energy = (
@@ -93,8 +89,7 @@ def test_every_kind_of_node_is_compiled():
     assert_draws_same(positive, (16, 3), sampler=MALA(0.2), steps=9, seed=1, init=torch.full((16, 3), 1.5))
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_batches_conditions_of_chains_and_tuned_samplers_draw_the_same():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
     points = torch.linspace(-1, 1, 12, dtype=DTYPE).reshape(6, 2)
@@ -103,21 +98,14 @@ def test_batches_conditions_of_chains_and_tuned_samplers_draw_the_same():
     assert_draws_same(energy, (6, 2), **options)
     with single_steps("conditions of its own"):
         assert_draws_same(energy, (6, 2), batch_size=4, **options)
-    normal = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
-    with single_steps("noise"):
-        assert_draws_same(normal, (5, 2), sampler="hmc", steps=5, seed=1)
     annealed = {"sampler": "annealed", "levels": 5, "sigma_max": 2.0, "sigma_min": 0.1, "corrector_steps": 1, "seed": 0}
     with single_steps("schedule"):
         assert_draws_same(Noisy(), (4, 2), dtype=DTYPE, **annealed)
 
 
-@pytest.mark.full
-@needs_compiler
-@pytest.mark.filterwarnings("ignore:.*gradient alone is compiled")
-@pytest.mark.filterwarnings("ignore:.*gradient alone is compiled")
-@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 5)])
-def test_the_points_do_not_depend_on_who_looks_on_and_where_a_call_is_resumed(sampler, tmp_path):
-    call, seen = {"sampler": sampler, "compile": True, **CALL}, []
+@compiled
+def test_the_points_do_not_depend_on_who_looks_on_and_where_a_call_is_resumed(tmp_path):
+    call, seen = {"sampler": MALA(0.3), "compile": True, **CALL}, []
     wanted, trace = PAIR.sample((20, 3), trace=1, **call)
 
     def look(step, state, info):
@@ -131,14 +119,10 @@ def test_the_points_do_not_depend_on_who_looks_on_and_where_a_call_is_resumed(sa
     assert torch.equal(PAIR.sample((20, 3), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call), wanted)
 
 
-@pytest.mark.full
-@needs_compiler
-@pytest.mark.parametrize("chains", [20, 4000])
-def test_steps_are_compiled_once_and_not_taken_one_by_one(chains):
-    call, energy = (
-        {**CALL, "init": torch.zeros(chains, 3), "sampler": Counted(), "trace": True},
-        PAIR & ce.as_energy(lambda x: (x - 1).square().sum(1) / 8, event_shape=(3,)),
-    )
+@compiled
+def test_steps_are_compiled_once_and_not_taken_one_by_one():
+    chains, energy = 4000, PAIR & ce.as_energy(lambda x: (x - 1).square().sum(1) / 8, event_shape=(3,))
+    call = {**CALL, "init": torch.zeros(chains, 3), "sampler": Counted(), "trace": True}
     wanted, record = energy.sample((chains, 3), **call)
     for calls in (1 + 1, 0):  # one step for the checks, and one that is recorded
         Counted.calls.clear()
@@ -149,8 +133,7 @@ def test_steps_are_compiled_once_and_not_taken_one_by_one(chains):
         assert len(Counted.calls) == calls
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_a_sampler_that_looks_at_numbers_takes_single_steps():
     with single_steps("cannot be compiled"):
         assert_draws_same(PAIR, (20, 3), sampler=Counted(looks=True), **CALL)
@@ -163,8 +146,7 @@ class Cliff(ce.Energy):
         return torch.where(x[:, 0] > 2.0, torch.nan, -x.sum(1))
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 @pytest.mark.filterwarnings("ignore:.*some chains have stopped")
 def test_chains_that_diverge_end_at_the_same_step_and_the_others_go_on():
     call = {**CALL, "sampler": Langevin(0.05), "steps": 60, "on_divergence": "keep"}
@@ -190,8 +172,7 @@ class Stray(ce.Energy):
         return x.square().sum(1) * len(self.way)
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 @pytest.mark.parametrize(("way", "reason"), [("decides", "cannot be traced"), ("leaves torch", "cannot be traced"), ("counts", "else")])
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
     with pytest.warns(RuntimeWarning, match=reason) as raised:
@@ -199,8 +180,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
     assert len([one for one in raised if issubclass(one.category, RuntimeWarning)]) == 1
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_a_recursion_is_compiled_in_a_time_that_grows_with_its_length():
     def logistic_growth(x):  # of 20 steps: a compiler that repeats the operations before each use would never end
         rate, size = x.unbind(1)
@@ -209,13 +189,11 @@ def test_a_recursion_is_compiled_in_a_time_that_grows_with_its_length():
             number = number + 0.2 * (rate * number * (1 - number * size))
         return (number - 0.5).square() + x.square().sum(1) / 2
 
-    assert_draws_same(
-        ce.as_energy(logistic_growth, event_shape=(2,)), (5, 2), sampler=Langevin(0.01), steps=9, seed=0, init=torch.rand(5, 2)
-    )
+    energy = ce.as_energy(logistic_growth, event_shape=(2,))
+    assert_draws_same(energy, (5, 2), sampler=Langevin(0.01), steps=9, seed=0, init=torch.rand(5, 2))
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_the_checks_of_distributions_reject_points_there_too():
     data = torch.tensor([0.3, 1.2, 2.0], dtype=DTYPE)
     energy = ce.as_energy(lambda x: -torch.distributions.Gamma(x[:, :1], x[:, 1:]).log_prob(data).sum(1), event_shape=(2,))
@@ -232,9 +210,6 @@ def test_mistakes_are_reported_as_before():
 
     with pytest.raises(ShapeError, match="returned energies of shape"):
         Wide().sample((3, 2), sampler=Langevin(0.1), steps=2, compile=True)
-
-
-RADIUS, WIDTH = 5.0, 1.0
 
 
 RADIUS, WIDTH = 5.0, 1.0
@@ -270,8 +245,7 @@ def compilations(monkeypatch):
     return counted
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_calls_keep_what_was_compiled_and_see_what_was_changed(compilations, monkeypatch):
     energy = Scaled()
     assert compilations(energy) == 1
@@ -291,8 +265,7 @@ def test_calls_keep_what_was_compiled_and_see_what_was_changed(compilations, mon
     assert compilations(energy) == 1
 
 
-@pytest.mark.full
-@needs_compiler
+@compiled
 def test_changes_in_closures_and_weights_of_nodes_are_seen(compilations):
     numbers, centre, weights = {"scale": 1.0}, torch.zeros(2), [torch.tensor(1.0), torch.tensor(1.0)]
     curve = ce.as_energy(lambda x: numbers["scale"] * (x - centre).square().sum(1), event_shape=(2,))
@@ -307,27 +280,18 @@ def test_changes_in_closures_and_weights_of_nodes_are_seen(compilations):
     assert compilations(energy) <= 1
 
 
-@pytest.mark.full
-@needs_compiler
-def test_nothing_is_written_into_the_energy():
-    energy = Scaled() & 2.0 * ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)))
-    before = [(part, dict(vars(part))) for part in energy.modules()]
-    energy.sample((3, 2), sampler=Langevin(0.1), steps=9, seed=0, compile=True)
-    assert all(vars(part).keys() == known.keys() for part, known in before)
-    assert all(vars(part)[name] is value for part, known in before for name, value in known.items())
-
-
-@pytest.mark.full
-@needs_compiler
-def test_nothing_is_left_behind():
+@compiled
+def test_nothing_is_written_into_the_energy_or_left_behind():
     def state():
         configs = torch._dynamo.config, torch._inductor.config  # pyright: ignore[reportAttributeAccessIssue]
         return *(config.get_config_copy() for config in configs), torch.is_grad_enabled()
 
-    energy = ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0))) & LEAVES["tilt"]
-    before = state()
-    energy.sample((3, 2), sampler=Langevin(0.1), steps=9, compile=True, allow_improper=True, dtype=torch.float32)
+    energy = Scaled() & 2.0 * ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)))
+    before, parts = state(), [(part, dict(vars(part))) for part in energy.modules()]
+    energy.sample((3, 2), sampler=Langevin(0.1), steps=9, seed=0, compile=True)
     assert state() == before
+    assert all(vars(part).keys() == known.keys() for part, known in parts)
+    assert all(vars(part)[name] is value for part, known in parts for name, value in known.items())
     assert all(p.requires_grad and p.grad is None for p in energy.parameters() if p.is_floating_point())
 
 

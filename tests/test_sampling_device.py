@@ -38,9 +38,7 @@ def count(sampler: str, steps: int, **options) -> Counter[str]:
     ("sampler", "options"),
     [
         ("langevin", {"step_size": 0.1}),
-        ("langevin", {"step_size": 0.1, "trace": True}),
-        ("underdamped", {"step_size": 0.1}),
-        ("mala", {"step_size": 0.1, "trace": True}),
+        ("underdamped", {"step_size": 0.1, "trace": True}),
         ("hmc", {"step_size": 0.1, "leapfrogs": 2, "trace": True}),
         ("tempering", {"levels": 3, "leapfrogs": 2, "trace": True}),
     ],

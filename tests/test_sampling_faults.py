@@ -10,8 +10,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
-from composable_energy.sampling.faults import GuardedEnergy
-from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Tempering
+from composable_energy_mcmc import MALA, ChEES, Langevin
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -32,15 +31,9 @@ HALF = ce.as_energy(half, name="half")
 ONES = torch.ones(200, 1, dtype=F64)
 
 
-def test_a_guarded_energy_is_as_grounded_as_the_energy_inside():
-    normal = ce.as_energy(torch.distributions.Normal(torch.zeros(1), 1.0))
-    for energy in (normal, ~normal):
-        assert GuardedEnergy(energy).grounded == energy.grounded
-
-
 class TestProposalsThatRaise:
     @pytest.mark.slow
-    @pytest.mark.parametrize("sampler", [MALA(0.8), HMC(0.5, leapfrogs=4), ChEES(0.5, 1.0)])
+    @pytest.mark.parametrize("sampler", [MALA(tuning_steps=8), ChEES(0.5, 1.0)])
     def test_they_are_rejected_and_the_rest_follows_the_density(self, sampler):
         with pytest.warns(SamplingWarning, match="errors: The energy raised an exception or was NaN at .*LinAlgError"):
             x, trace = HALF.sample((80, 1), sampler=sampler, steps=30, init=2 * ONES[:80], seed=0, trace=True)
@@ -55,12 +48,6 @@ class TestProposalsThatRaise:
         whole = HALF.sample((40, 1), init=ONES[:40], **options)
         assert torch.equal(whole, HALF.sample((40, 1), init=ONES[:40], batch_size=7, **options))
 
-    @pytest.mark.full
-    def test_tuning_and_tempering_reject_them_too(self):
-        for sampler in (MALA(tuning_steps=8), Tempering(levels=2, mean=1.0, scale=2.0)):
-            x = HALF.sample((8, 1), sampler=sampler, steps=5, init=ONES[:8], seed=0)
-            assert (x > 0).all() and x.isfinite().all()
-
     def test_chains_with_conditions_of_their_own_keep_their_rows(self):
         def shifted(x, y):
             if (x < y[:, None]).any():
@@ -73,26 +60,15 @@ class TestProposalsThatRaise:
         )
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
-    @pytest.mark.parametrize("sampler", [MALA(0.05), HMC(0.2, leapfrogs=4), ChEES(0.2, 0.5), Tempering(levels=2, mean=0.4, scale=0.3)])
-    def test_a_log_density_that_is_nan_outside_of_its_region_has_density_0_there(self, sampler):
-        beta, half = ce.as_energy(lambda x: (-x.log() - 2 * (1 - x).log()).sum(1), event_shape=(1,)), torch.full((400, 1), 0.5, dtype=F64)
-        with pytest.warns(SamplingWarning, match="errors: The energy raised an exception or was NaN"):
-            x, trace = beta.sample(400, sampler=sampler, steps=100, init=half, seed=0, trace=True)
-        assert trace.errors > 0 and trace.first_error == "an energy of NaN"
-        assert abs(x.mean() - 0.4) < 4 * 0.2 / 20 and abs(x.var() - 0.04) < 0.012  # of the density Beta(2, 3)
-        with pytest.raises(SamplingDiverged):
-            beta.sample(400, sampler=Langevin(0.1), steps=100, init=half, seed=0)
-
     def test_a_sampler_that_cannot_reject_reports_a_divergence(self):
         with pytest.raises(SamplingDiverged, match=r"the energy raised an exception, first .*LinAlgError"):
             HALF.sample((40, 1), sampler=Langevin(0.5), steps=50, init=ONES[:40], seed=0)
 
-    @pytest.mark.parametrize("error", [TypeError, KeyError, ValueError])
-    def test_what_fails_everywhere_is_raised_as_it_is(self, error):
+    def test_what_fails_everywhere_is_raised_as_it_is(self):
         def broken(x):
-            raise error("nothing works")
+            raise KeyError("nothing works")
 
-        with pytest.raises(error, match="nothing works") as caught:
+        with pytest.raises(KeyError, match="nothing works") as caught:
             ce.as_energy(broken).sample((5, 2), seed=0)
         assert "in the energy broken at points of shape (64, 2)" in notes(caught.value)
         assert "tuned, by 64 pilot chains of shape (64, 2)" in notes(caught.value)
@@ -126,21 +102,15 @@ class TestOutputs:
             (lambda x: {"energy": x.sum(1)}, DtypeError, r"model\(x\)\['energy'\]"),
             (lambda x: (x.sum(1), None), DtypeError, r"model\(x\)\[0\]"),
             (lambda x: None, DtypeError, "lack a `return`"),
-            (lambda x: x.sum().item(), DtypeError, "cut gradients"),
             (lambda x: x.numpy().sum(1), DtypeError, "NumPy"),
             (lambda x: x.sum(1) > 0, DtypeError, "truth values have no gradient"),
             (lambda x: torch.distributions.Normal(x, 1.0), DtypeError, "log_prob"),
-            (lambda x: x.sum(1, keepdim=True), ShapeError, "squeeze"),
             (lambda x: x, ShapeError, "ClassifierEnergy"),
         ],
     )
     def test_the_error_says_what_to_write(self, function, error, advice):
         with pytest.raises(error, match=advice):
             ce.as_energy(function)(torch.zeros(4, 2))
-
-    def test_logits_of_a_classifier(self):
-        with pytest.raises(DtypeError, match=r"It has `\.logits`"):
-            ce.ClassifierEnergy(lambda x: Output(x), 0)(torch.zeros(4, 2))
 
     def test_functions_without_a_gradient(self):
         bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)

@@ -30,9 +30,8 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.event_shape = torch.Size([3, 2, 2])
     decoder.seen.clear()
     assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
-    with pytest.raises(
-        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
-    ):
+    wrong = r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
+    with pytest.raises(ShapeError, match=wrong):
         draw((5, 3, 4, 4))
     with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
         latent((5, 3, 2, 2))
@@ -88,15 +87,8 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
         torch.testing.assert_close(state.energy, Bowl()(state.x))
         return step == 4
 
-    x, trace = Bowl().sample(
-        (5, 3),
-        sampler=MALA(0.5),
-        steps=12,
-        seed=3,
-        observers=[ce.sampling.Progress(), ce.sampling.Stop(callback)],
-        batch_size=2,
-        trace=True,
-    )
+    options = {"sampler": MALA(0.5), "seed": 3, "observers": [ce.sampling.Progress(), ce.sampling.Stop(callback)]}
+    x, trace = Bowl().sample((5, 3), steps=12, batch_size=2, trace=True, **options)
     assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
     assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
     printed = capsys.readouterr()
@@ -106,17 +98,9 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
 
 
 @pytest.mark.parametrize(
-    "answer", [lambda now: now == 4, lambda now: torch.tensor(now == 4), lambda now: torch.full((3,), now == 4), np.float64(4).__eq__]
+    ("answer", "steps"),
+    [(lambda now: torch.tensor(now == 4), 4), (lambda now: torch.full((3,), now == 4), 4), (np.float64(4).__eq__, 4), (torch.ones, 9)],
 )
-def test_a_callback_stops_by_whatever_a_comparison_gives(answer):
-    _, trace = Bowl().sample(
-        (3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: answer(step))]
-    )
-    assert trace.steps == 4
-
-
-def test_a_callback_stops_by_nothing_else():
-    _, trace = Bowl().sample(
-        (3, 2), sampler=Langevin(0.1), steps=3, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: state.energy)]
-    )
-    assert trace.steps == 3
+def test_a_callback_stops_by_whatever_a_comparison_gives_and_by_nothing_else(answer, steps):
+    watch = [ce.sampling.Stop(lambda step, state, info: answer(step))]
+    assert Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=watch)[1].steps == steps

@@ -3,12 +3,11 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
+from composable_energy_mcmc import HMC, Annealed, Langevin
 
 REFUSED = r"another energy than .*: where chain \d+ was, the (energy|gradient|evidence).* was .* and is .* now\. .*"
 SAMPLERS = {
@@ -41,63 +40,24 @@ def refused(first: ce.Energy, second: ce.Energy, file, **call) -> None:
     assert torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
 
 
-class Ring(ce.Energy):
-    def __init__(self, radius: float) -> None:
-        super().__init__()
-        self.radius = radius
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.norm(dim=1) - self.radius).square() * 4
-
-
-class Line(ce.Energy):
-    """An energy of two parameters that differ in their names alone."""
-
-    def __init__(self, first: float, second: float) -> None:
-        super().__init__()
-        self.first, self.second = nn.Parameter(torch.tensor(first)), nn.Parameter(torch.tensor(second))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.first * x[:, 0].square() + self.second * x[:, 1].square()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (at(0.0), at(50.0)),
-        (Ring(1.0), Ring(5.0)),
-        (ce.as_energy(Normal(torch.ones(2), 2.0)), ce.as_energy(Normal(torch.full((2,), 2.0), 1.0))),
-        (at(0.0) & 2 * at(1.0), at(1.0) & 2 * at(0.0)),
-        (Line(1.0, 2.0), Line(2.0, 1.0)),
-    ],
-    ids=["closure", "attribute", "swapped numbers", "swapped terms", "swapped parameters"],
-)
-def test_a_complete_checkpoint_of_another_energy_is_refused(tmp_path, sampler, first, second):
-    refused(first, second, tmp_path / "c", sampler=sampler, **{"steps": None, **SAMPLERS[sampler]})
+def test_a_complete_checkpoint_of_another_energy_is_refused(tmp_path, sampler):
+    refused(at(0.0), at(50.0), tmp_path / "c", sampler=sampler, **{"steps": None, **SAMPLERS[sampler]})
 
 
-def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path):
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def stop(step, state, info):
-        if step == 3:
-            raise Stop
-
-    for every in (0, 3600):
-        checkpoint = ce.sampling.Checkpoint(tmp_path / f"{every}", every)
-        call = {"steps": 9, "observers": [checkpoint]}
-        with pytest.raises(Stop):
-            draw(at(0.0), steps=9, observers=[ce.sampling.Stop(stop), checkpoint])
-        with pytest.raises(OptionError, match=REFUSED):
-            draw(at(50.0), **call)
-        assert torch.equal(draw(at(0.0), **call), draw(at(0.0), steps=9))
+@pytest.mark.parametrize("every", [0, 3600])
+def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path, every):
+    checkpoint = ce.sampling.Checkpoint(tmp_path / "c", every)
+    call = {"steps": 9, "observers": [checkpoint]}
+    with pytest.raises(ZeroDivisionError):
+        draw(at(0.0), steps=9, observers=[ce.sampling.Stop(lambda step, state, info: 1 / (3 - step)), checkpoint])
+    with pytest.raises(OptionError, match=REFUSED):
+        draw(at(50.0), **call)
+    assert torch.equal(draw(at(0.0), **call), draw(at(0.0), steps=9))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [1, 3000])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1), (torch.float32, 3000)])
 def test_a_weight_that_changed_by_one_percent_is_seen(tmp_path, dtype, size):
     term = ce.as_energy(lambda x: (x - 1).square().sum(1) / 2 + x[:, 0].cos(), name="term")
     base = at(0.0, 3.0)
@@ -142,8 +102,7 @@ def test_a_gradient_that_changed_alone_is_seen(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", ["langevin", "annealed"])
-@pytest.mark.parametrize("size", [None, 30])
+@pytest.mark.parametrize(("sampler", "size"), [("langevin", 30), ("annealed", None)])
 def test_one_condition_of_many_chains_is_seen(tmp_path, sampler, size):
     conditional = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="conditional")
     y = torch.linspace(-1, 1, 100)
@@ -178,8 +137,7 @@ def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("sampler", ["langevin", "chees", "annealed"])
+@pytest.mark.parametrize(("sampler", "dtype"), [("langevin", torch.float32), ("chees", torch.float32), ("annealed", torch.float64)])
 def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):
     def network() -> ce.Energy:
         noise = Noise(0, range(200))
@@ -192,14 +150,8 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
             net[4].bias.zero_()
         return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, name="network")
 
-    call = {
-        "sampler": sampler,
-        "dtype": dtype,
-        "shape": (22, 200),
-        "observers": [ce.sampling.Checkpoint(tmp_path / "c")],
-        "steps": None,
-        **SAMPLERS[sampler],
-    }
+    call = {"sampler": sampler, "dtype": dtype, "shape": (22, 200), "steps": None, **SAMPLERS[sampler]}
+    call["observers"] = [ce.sampling.Checkpoint(tmp_path / "c")]
     x = draw(network(), **call)
     for size in (1, 7, 16):
         assert torch.equal(draw(network(), batch_size=size, **call), x)
@@ -215,15 +167,14 @@ class Bowl(ce.Energy):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", [HMC(tuning_steps=60), ChEES(tuning_steps=60)], ids=["hmc", "chees"])
-def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed(sampler):
-    energy, call = Bowl(1.0), {"sampler": sampler, "steps": 20, "trace": True}
+def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed():
+    energy, call = Bowl(1.0), {"sampler": HMC(tuning_steps=60), "steps": 20, "trace": True}
     _, wide = draw(energy, **call)
     energy.scale = 0.01
     x, narrow = draw(energy, **call)
     assert narrow.acceptance.mean() > 0.4
     assert narrow.sampler.step_size != wide.sampler.step_size
-    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": type(sampler)(tuning_steps=60)})
+    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": HMC(tuning_steps=60)})
     assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)
 
 

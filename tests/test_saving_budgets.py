@@ -59,7 +59,7 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**9}, {"width": 10**18}, {"depth": 10**6, "width": 1}])
+@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**18}])
 def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config, options):
     folder, edit = config
     with ce.register("energy", "deep", Deep):

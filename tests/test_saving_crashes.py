@@ -30,47 +30,25 @@ def mean(folder):
 
 @pytest.mark.full
 @needs_fork
+@pytest.mark.parametrize("fault", [None, errno.ENOSPC], ids=["kill", "error"])
 @pytest.mark.parametrize("before", STATES.values(), ids=STATES)
-def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_energy_and_the_next_save_nothing_else(tmp_path, before):
-    seen, at = set(), 0
-    while True:
+def test_a_fault_at_any_system_call_leaves_the_old_or_the_new_energy_that_the_next_save_replaces(tmp_path, before, fault):
+    seen, at, done = set(), 0, False
+    while not done:
         folder = tmp_path / str(at) / "saved"
         folder.parent.mkdir()
         if before:
             normal(1.0).save(folder)
-        code, text = in_child(lambda folder=folder: normal(2.0).save(folder), Faults(at, tmp_path))
-        assert code in (0, KILLED), text
+        code, text = in_child(lambda folder=folder: normal(2.0).save(folder), Faults(at, tmp_path, fault))
+        assert code == 0 or (code == KILLED if fault is None else text.startswith("composable_energy.errors.StorageError")), text
         seen.add(mean(folder))
-        if code == 0:
-            break
+        done = code == 0 and (fault is None or int(text) <= at)
         normal(3.0).save(folder)
         assert mean(folder) == 3.0
-        assert [path.name for path in folder.parent.iterdir()] == ["saved"]
-        assert len(list(folder.iterdir())) == 1
+        assert fault or [path.name for path in (*folder.parent.iterdir(), *folder.iterdir())] == ["saved", ENERGY_FILE]
         at += 1
     assert at > 3
     assert seen == {1.0 if before else None, 2.0}
-
-
-@pytest.mark.full
-@needs_fork
-@pytest.mark.parametrize("before", STATES.values(), ids=STATES)
-def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_energy_that_the_next_save_replaces(tmp_path, before):
-    at, full = 0, errno.ENOSPC
-    while True:
-        folder = tmp_path / str(at) / "saved"
-        folder.parent.mkdir()
-        if before:
-            normal(1.0).save(folder)
-        code, text = in_child(lambda folder=folder: normal(2.0).save(folder), Faults(at, tmp_path, full))
-        assert code == 0 or text.startswith("composable_energy.errors.StorageError"), text
-        assert mean(folder) in (1.0 if before else None, 2.0)
-        if code == 0 and int(text) <= at:
-            break
-        normal(3.0).save(folder)
-        assert mean(folder) == 3.0
-        at += 1
-    assert at > 3
 
 
 def read_often(folder, count):

@@ -42,9 +42,6 @@ class Normalised(nn.Module):
 MIXING = {
     "data broadcast along the batch": ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2 + square(x)),
     "mean over the batch": ce.as_energy(lambda x: (x - x.mean(0)).square().sum(1) + square(x)),
-    "scaled by the batch": ce.as_energy(lambda x: square(x) * (1 + x.abs().mean())),
-    "softmax over the batch": ce.as_energy(lambda x: square(x) + x.softmax(0)[:, 0]),
-    "distances within the batch": ce.as_energy(lambda x: square(x) + torch.cdist(x, x).mean(1)),
     "batch normalisation": ce.as_energy(Normalised()),
     "own gradient": OwnGradient(),
     "score": ce.ScoreEnergy(lambda x: 0.3 * x.mean(0) - x, event_shape=(2,)),
@@ -55,35 +52,27 @@ MIXING = {
 
 
 @pytest.mark.parametrize("name", MIXING)
-@pytest.mark.parametrize("init", [None, torch.ones(64, 2)], ids=["random starts", "equal starts"])
-def test_points_that_mix_are_refused(name, init):
+def test_points_that_mix_are_refused(name):
     energy = MIXING[name]
     sampler = {"sampler": "annealed"} if name == "noise levels" else {"sampler": "langevin", "step_size": 0.01, "steps": 16}
+    for init in (None, torch.ones(64, 2)) if name in ("mean over the batch", "own gradient") else (None,):
+        with pytest.raises(ExpressionError, match=MIXES):
+            energy.sample((64, 2), init=init, seed=0, **sampler)
+
+
+def test_a_single_chain_two_points_of_two_coordinates_and_pilots_are_no_exceptions():
+    step = {"sampler": "langevin", "step_size": 0.1, "steps": 16, "seed": 0}
     with pytest.raises(ExpressionError, match=MIXES):
-        energy.sample((64, 2), init=init, seed=0, **sampler)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["chees", "mala"])
-def test_tuned_samplers_refuse_data_that_are_as_long_as_their_pilots(sampler):
+        MIXING["mean over the batch"].sample((1, 2), **step)
+    with pytest.raises(ExpressionError, match=MIXES):
+        ce.as_energy(lambda x: x[0] ** 2 + 3 * x[1] ** 2).sample((2, 2), **step)
     with pytest.raises(ExpressionError, match=rf"{MIXES}.* energy was .* and is .* now.*axis of their own"):
-        ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2).sample((64, 1), sampler=sampler, seed=0)
+        ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2).sample((64, 1), sampler="mala", seed=0)
 
 
-def test_a_single_chain_is_compared_with_itself_beside_another():
-    with pytest.raises(ExpressionError, match=MIXES):
-        MIXING["mean over the batch"].sample((1, 2), sampler="langevin", step_size=0.1, steps=16, seed=0)
-
-
-def test_two_points_of_two_coordinates_are_no_transposed_batch():
-    with pytest.raises(ExpressionError, match=MIXES):
-        ce.as_energy(lambda x: x[0] ** 2 + 3 * x[1] ** 2).sample((2, 2), sampler="langevin", step_size=0.1, steps=16, seed=0)
-
-
-@pytest.mark.parametrize("count", [10, 100])
-def test_data_of_another_length_are_named_too(count):
+def test_data_of_another_length_are_named_too():
     with pytest.raises(ExpressionError, match=r"raised at \d+ points together .*size of tensor.*data an axis of their own") as error:
-        ce.as_energy(lambda x: (x[:, 0] - DATA[:63]).square() / 2).sample((count, 1), seed=0)
+        ce.as_energy(lambda x: (x[:, 0] - DATA[:63]).square() / 2).sample((10, 1), seed=0)
     assert isinstance(error.value.__cause__, RuntimeError)
 
 
@@ -96,62 +85,38 @@ def test_a_function_that_raises_at_a_batch_alone_is_a_mistake_of_the_function():
     assert "Boolean value of Tensor" in str(error.value.__cause__) and error.value.__cause__.__traceback__ is not None
 
 
-def random_noise(x):
-    return square(x) + 0.01 * torch.randn(len(x))
-
-
 ALONE = {
     "rows of conditions": ce.as_energy(lambda x, m: (x - m[:, None]).square().sum(1)).given(m=torch.arange(33.0)),
-    "random numbers": ce.as_energy(random_noise),
     "dropout": ce.as_energy(lambda x: F.dropout(x, 0.2, training=True).square().sum(1)),
     "products of matrices": ce.as_energy(nn.Sequential(nn.Linear(2, 300), nn.Tanh(), nn.Linear(300, 1), nn.Flatten(0))),
     "batch normalisation in eval mode": ce.as_energy(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1), nn.Flatten(0))),
     "terms that cancel": ce.as_energy(lambda x: ((x + 3e3).square() - x.square() - 9e6).sum(1) / 6e3 + square(x)),
-    "a large constant": ce.as_energy(lambda x: square(x) + 12_345.0),
-    "a mixture": ce.any_of(ce.as_energy(square), ce.as_energy(lambda x: square(x - 3)), weights=[1, 1]),
     "data with an axis of their own": ce.as_energy(lambda x: (x[:, :1] - DATA).square().sum(1) / 64 + square(x)),
     "infinite at half of the starts": ce.as_energy(lambda x: torch.where(x[:, 0] > -9, square(x), torch.inf)),
 }
 
 
 @pytest.mark.parametrize("name", ALONE)
-@pytest.mark.parametrize("count", [1, 33])
-def test_energies_of_single_points_pass(name, count):
-    energy = ALONE[name]
-    if name == "rows of conditions" and count == 1:
-        energy = ce.as_energy(lambda x, m: (x - m[:, None]).square().sum(1)).given(m=torch.ones(1))
-    assert energy.sample((count, 2), sampler="langevin", step_size=0.01, steps=16, seed=0).shape == (count, 2)
+def test_energies_of_single_points_pass(name):
+    assert ALONE[name].sample((33, 2), sampler="langevin", step_size=0.01, steps=16, seed=0).shape == (33, 2)
 
 
 P = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
 SINGLE = {
     "a quadratic form": lambda x: 0.5 * x @ P @ x,
-    "coordinates by index": lambda x: (1 - x[0]) ** 2 + (x[1] - x[0] ** 2) ** 2,
     "a sum over all": lambda x: x.square().sum() / 2,
     "coordinates unpacked": lambda x: (lambda a, b: a**2 + b**2)(*x),
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_function_of_one_point_is_offered_vmap(name):
     energy = ce.as_energy(SINGLE[name], event_shape=(2,))
-    for use in (lambda: energy.sample(10, seed=0), lambda: energy(torch.zeros(7, 2)), lambda: (energy & energy)(torch.zeros(7, 2))):
+    for use in (lambda: energy.sample(10, seed=0), lambda: (energy & energy)(torch.zeros(7, 2))):
         with pytest.raises(ShapeError, match=r"takes one point at a time: `torch.vmap` of it takes a batch") as error:
             use()
         assert error.value.__cause__ is not None
-    assert ce.as_energy(torch.vmap(SINGLE[name]), event_shape=(2,)).sample(10, sampler="mala", step_size=0.1, seed=0).shape == (
-        10,
-        2,
-    )
-
-
-def test_other_wrong_shapes_are_not_offered_vmap():
-    with pytest.raises(ShapeError, match="squeeze") as error:
-        ce.as_energy(nn.Linear(2, 1))(torch.zeros(3, 2))
-    assert "vmap" not in str(error.value)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        ce.as_energy(nn.Linear(3, 1))(torch.zeros(3, 2))
+    assert ce.as_energy(torch.vmap(SINGLE[name]), event_shape=(2,))(torch.zeros(7, 2)).shape == (7,)
 
 
 def root(x):
@@ -159,15 +124,8 @@ def root(x):
     return torch.linalg.cholesky(x[:, :, None])[:, 0, 0] ** 4 / 2
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_search_for_points_that_raise_has_an_end_that_names_float64_and_jitter():
     start = torch.full((500, 1), 0.5)
     with pytest.raises(ExpressionError, match=r"raised at so many points.*cholesky(.|\n)*torch.float64, and with jitter.*diagonal"):
         ce.as_energy(root).sample((500, 1), sampler="mala", step_size=2.0, steps=2000, init=start, seed=0)
-
-
-def test_a_decomposition_that_fails_at_all_points_names_them_too():
-    singular = ce.as_energy(lambda x: torch.linalg.cholesky(x[:, :, None] * x[:, None]).diagonal(dim1=1, dim2=2).log().sum(1))
-    with pytest.raises(torch.linalg.LinAlgError) as error:
-        singular.sample((5, 3), sampler="mala", step_size=0.1, seed=0)
-    assert any("float64, and with jitter" in note for note in error.value.__notes__)

@@ -14,17 +14,12 @@ X = torch.tensor([[1.0, 2.0], [0.0, 0.5]])
 POSITION = torch.tensor([1.0, 2.0])
 
 
-@pytest.mark.parametrize("over", ["position", ["position"], None, {"position"}, {"position": "near"}, {"position": {0: 1}}], ids=repr)
-def test_infer_refuses_candidates_that_are_no_mapping_to_lists(over):
-    with pytest.raises(OptionError, match=r"over=\{'position': \[...\]\}"):
-        AT.infer(X, over=over)
-
-
-def test_infer_names_what_it_got():
+def test_infer_refuses_candidates_that_are_no_mapping_to_lists():
+    for over in ("position", None, {"position"}, {"position": "near"}, {"position": {0: 1}}):
+        with pytest.raises(OptionError, match=r"over=\{'position': \[...\]\}"):
+            AT.infer(X, over=over)
     with pytest.raises(OptionError, match=r"depends on \['position'\]; got candidates of \['3'\]"):
         AT.infer(X, over={3: [1]})
-    with pytest.raises(OptionError, match="joint must be True or False"):
-        AT.infer(X, over={"position": X}, joint="yes")
 
 
 def test_infer_takes_points_as_rows_of_tensors_arrays_and_lists():

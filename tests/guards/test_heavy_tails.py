@@ -13,8 +13,6 @@ from torch.distributions import (
     Cauchy,
     Distribution,
     Exponential,
-    Gamma,
-    HalfCauchy,
     HalfNormal,
     Independent,
     Laplace,
@@ -58,15 +56,12 @@ def normal(p: Tensor) -> Tensor:
 
 DENSITIES: dict[str, tuple[Distribution, Callable[[Tensor], Tensor]]] = {
     "StudentT(4)": (StudentT(4.0), student(4)),
-    "StudentT(2)": (StudentT(2.0), student(2)),
     "Cauchy": (Cauchy(0.0, 1.0), student(1)),
-    "HalfCauchy": (HalfCauchy(1.0), lambda p: torch.tan(math.pi * p / 2)),
     "HalfNormal": (HalfNormal(1.0), lambda p: normal((1 + p) / 2)),
     "Exponential": (Exponential(1.0), lambda p: -torch.log1p(-p)),
     "Laplace": (Laplace(0.0, 1.0), lambda p: -(p - 0.5).sign() * torch.log1p(-2 * (p - 0.5).abs())),
     "LogNormal": (LogNormal(0.0, 1.0), lambda p: normal(p).exp()),
     "Pareto": (Pareto(1.0, 3.0), lambda p: (1 - p) ** (-1 / 3)),
-    "Normal": (Normal(10.0, 3.0), lambda p: 10 + 3 * normal(p)),
     "StudentT(4) of 10": (Independent(StudentT(torch.full((10,), 4.0)), 1), student(4)),
 }
 
@@ -93,7 +88,7 @@ def test_annealed_draws_the_quantiles_of_heavy_tails_without_a_warning(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", DENSITIES)
+@pytest.mark.parametrize("name", ["StudentT(4)", "Cauchy", "LogNormal", "Pareto"])
 @pytest.mark.parametrize("sampler", ["annealed, mala", "smc"])
 def test_quantiles_are_those_of_the_density_or_the_call_warns(name, sampler):
     distribution, quantile = DENSITIES[name]
@@ -101,39 +96,21 @@ def test_quantiles_are_those_of_the_density_or_the_call_warns(name, sampler):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["StudentT(4)", "HalfNormal", "Exponential"])
-@pytest.mark.parametrize("sampler", ["annealed, hmc", "tempering"])
+@pytest.mark.parametrize(("name", "sampler"), [("StudentT(4)", "annealed, hmc"), ("Exponential", "tempering")])
 def test_slower_samplers_draw_these_quantiles_as_well(name, sampler):
     distribution, quantile = DENSITIES[name]
     assert errors(ce.as_energy(distribution).sample(N, seed=11, **SAMPLERS[sampler]), quantile) < ERRORS
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("df", [2.0, 4.0])
-def test_few_levels_of_a_heavy_tail_are_enough(df):
-    """The density of each level is a proper one, so no chain begins far out in a tail that has no end."""
-    x = ce.as_energy(StudentT(df)).sample(N, sampler="annealed", levels=10, seed=11)
-    assert errors(x, student(df)) < ERRORS
-
-
-@pytest.mark.slow
-def test_a_gamma_density_is_drawn_on_its_half_line():
-    """Its distribution function is $1 - (1 + x) e^{-x}$."""
-    x = ce.as_energy(Gamma(2.0, 1.0)).sample(N, sampler="annealed", seed=11)
-    for at in (0.36, 1.0, 1.7, 2.7, 4.7):
-        below = 1 - (1 + at) * math.exp(-at)
-        assert abs((x <= at).float().mean() - below) < ERRORS * math.sqrt(below * (1 - below) / N)
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["annealed", "smc"])
 def test_a_curved_density_is_drawn_or_warned_of(sampler):
     banana = ce.as_energy(lambda x: x[:, 0].square() / 2 + (x[:, 1] - x[:, 0].square()).square() / 0.5, event_shape=(2,))
     right_or_warned(lambda: banana.sample(N, seed=11, **SAMPLERS[sampler]), lambda x: errors(x, normal))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["annealed", "annealed, mala", "smc"])
 def test_separate_modes_have_their_shares_or_the_call_warns(sampler):
     def two(x: Tensor) -> Tensor:
         return -torch.logsumexp(torch.tensor([0.7, 0.3]).log() - (x - torch.tensor([-4.0, 4.0])).square() / 2, 1)
@@ -143,15 +120,6 @@ def test_separate_modes_have_their_shares_or_the_call_warns(sampler):
 
     energy = ce.as_energy(two, event_shape=(1,))
     right_or_warned(lambda: energy.sample((N, 1), seed=11, **SAMPLERS[sampler]), error)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_a_temperature_reaches_heavy_tails(temperature):
-    """Laplace's density at a temperature is one with as much width."""
-    energy = ce.as_energy(Laplace(0.0, 1.0))
-    x = energy.sample(N, sampler="annealed", temperature=temperature, seed=11)
-    assert errors(x / temperature, DENSITIES["Laplace"][1]) < ERRORS
 
 
 @pytest.mark.slow

@@ -28,39 +28,24 @@ FAMILY = """
 
 @pytest.mark.parametrize(
     ("name", "right"),
-    [
-        ("nuts", "'chees'"),
-        ("NUTS", "'chees'"),
-        ("HMC", "'hmc'"),
-        ("hamiltonian", "'hmc'"),
-        ("langevin-dynamics", "'langevin'"),
-        ("ula", "'langevin'"),
-        ("sgld", "'langevin'"),
-        ("Metropolis_Hastings", "'mala'"),
-        ("gibbs", "'mala'"),
-        ("parallel_tempering", "'tempering'"),
-        ("lagevin", "'langevin'"),
-        ("feynman_kac", "'feynman-kac'"),
-    ],
+    [("NUTS", "chees"), ("hamiltonian", "hmc"), ("Metropolis_Hastings", "mala"), ("lagevin", "langevin"), ("feynman_kac", "feynman-kac")],
 )
 def test_a_sampler_by_another_name(name, right):
-    with pytest.raises(PluginNotFound, match=f"the sampler '{name}'. Did you mean {right}"):
+    with pytest.raises(PluginNotFound, match=f"the sampler '{name}'. Did you mean '{right}'"):
         NORMAL.sample((4, 2), sampler=name)
 
 
-@pytest.mark.parametrize(("name", "right"), [("NUTS", "ChEES"), ("Langvin", "Langevin"), ("langevin", "Langevin")])
+@pytest.mark.parametrize(("name", "right"), [("NUTS", "ChEES"), ("langevin", "Langevin")])
 def test_a_sampler_by_another_class(name, right):
     with pytest.raises(AttributeError, match=f"Did you mean '{right}'"):
         getattr(ce.samplers, name)
 
 
 @pytest.mark.parametrize("get", [ce.load, partial(ce.get, "energy"), members_of])
-@pytest.mark.parametrize(
-    ("name", "right"), [("ring", "plane/ring"), ("rings", "plane/ring"), ("smilling", "faces/smiling"), ("plan", "plane")]
-)
-def test_an_energy_without_its_family(get, name, right):
-    with pytest.raises(PluginNotFound, match=f"the energy '{name}'. Did you mean '{right}'"):
-        get(name)
+def test_an_energy_without_its_family(get):
+    for name, right in (("rings", "plane/ring"), ("smilling", "faces/smiling"), ("plan", "plane")):
+        with pytest.raises(PluginNotFound, match=f"the energy '{name}'. Did you mean '{right}'"):
+            get(name)
 
 
 def test_members_of_third_parties_are_not_imported_to_suggest_them(site):
@@ -72,35 +57,21 @@ def test_members_of_third_parties_are_not_imported_to_suggest_them(site):
         ce.load("shapes/helx")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "right"),
-    [("recipe", "minst", "igebm-mnist"), ("recipe", "IGEBM_MNIST", "igebm-mnist"), ("samplers", "hmc", "sampler")],
-)
+@pytest.mark.parametrize(("kind", "name", "right"), [("recipe", "IGEBM_MNIST", "igebm-mnist"), ("samplers", "hmc", "sampler")])
 def test_another_kind_of_plugin(kind, name, right):
     with pytest.raises((PluginNotFound, OptionError), match=f"Did you mean '{right}'"):
         ce.get(kind, name)
 
 
 @pytest.mark.parametrize(
-    ("option", "right"),
-    [
-        ("stepsize", "step_size"),
-        ("lr", "step_size"),
-        ("num_steps", "steps"),
-        ("num_samples", "shape"),
-        ("num_chains", "shape"),
-        ("random_state", "seed"),
-        ("x0", "init"),
-        ("on_diverge", "on_divergence"),
-        ("Seed", "seed"),
-    ],
+    ("option", "right"), [("lr", "step_size"), ("num_steps", "steps"), ("num_chains", "shape"), ("x0", "init"), ("Seed", "seed")]
 )
 def test_an_option_by_another_name(option, right):
     with pytest.raises(OptionError, match=rf"has no option {option}; .* Did you mean {right}\?"):
         NORMAL.sample((4, 2), sampler="langevin", **{option: 3})
 
 
-@pytest.mark.parametrize(("name", "right"), [("laod", "load"), ("regster", "register"), ("Disjuntion", "Disjunction"), ("any", "any_of")])
+@pytest.mark.parametrize(("name", "right"), [("laod", "load"), ("any", "any_of")])
 def test_an_attribute_of_the_package(name, right):
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'. Did you mean .*'{right}'"):
         getattr(ce, name)
@@ -119,7 +90,6 @@ def test_a_method_of_an_energy_by_the_traceback_of_python():
     ("arguments", "right"),
     [
         (["smple", "ring"], "Did you mean 'sample'"),
-        (["sample", "ring"], "did you mean `plane/ring`"),
         (["sample", "plane/rng"], "did you mean `plane/ring`"),
         (["sample", "plane/ring", "--sampler", "nuts"], "Did you mean 'chees'"),
         (["sample", "plane/ring", "--stps", "3"], "Did you mean --steps"),

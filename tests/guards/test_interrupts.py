@@ -69,14 +69,6 @@ def test_an_interrupted_call_returns_points_of_the_support():
     assert (caught.value.points > 0).all() and caught.value.points.shape == (4, 2)
 
 
-def test_an_interrupted_call_of_chains_that_interact_keeps_whole_steps():
-    energy = ce.as_energy(bowl)
-    call = {"sampler": "tempering", "seed": 1, "init": torch.zeros(8, 2)}
-    with pytest.raises(SamplingInterrupted) as caught:
-        energy.sample((8, 2), steps=30, observers=[ce.sampling.Stop(interrupting(10))], **call)
-    assert torch.equal(caught.value.points, energy.sample((8, 2), steps=10, **call))
-
-
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
     energy = ce.as_energy(bowl)
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")

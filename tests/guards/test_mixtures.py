@@ -32,11 +32,10 @@ FAR = ce.any_of(normal(-1.0, 1.0), normal(10.0, 0.5), weights=[0.2, 0.8])
 @pytest.mark.full
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_sampler_loses_a_branch(sampler):
-    for seed in (11,) if sampler == "tempering" else (11, 12):
-        points = FAR.sample(2000, sampler=sampler, seed=seed)
-        left, right = points[points < 5], points[points > 5]
-        assert errors((points > 5).squeeze(1), 0.8) < 4.5
-        assert abs(left.mean() + 1) < 4.5 / len(left) ** 0.5 and abs(right.mean() - 10) < 2.25 / len(right) ** 0.5
+    points = FAR.sample(2000, sampler=sampler, seed=11)
+    left, right = points[points < 5], points[points > 5]
+    assert errors((points > 5).squeeze(1), 0.8) < 4.5
+    assert abs(left.mean() + 1) < 4.5 / len(left) ** 0.5 and abs(right.mean() - 10) < 2.25 / len(right) ** 0.5
 
 
 @pytest.mark.slow
@@ -56,23 +55,11 @@ def test_starts_in_branches_follow_from_chain_and_seed_alone():
     ("mixture", "above", "share"),
     [
         (ce.any_of(normal(0.0, 1.0), normal(30.0, 1.0), weights=[0.99, 0.01]), 15.0, 0.01),
-        (ce.any_of(normal(-30.0, 0.1), normal(30.0, 5.0), weights=[0.5, 0.5]), 0.0, 0.5),
-        (normal(-30.0, 1.0) | normal(0.0, 1.0) | normal(30.0, 1.0), 15.0, 1 / 3),
         (ce.any_of(normal(-30.0, 1.0), ce.any_of(normal(0.0, 1.0), normal(30.0, 1.0), weights=[0.3, 0.7]), weights=[1, 3]), 15.0, 0.525),
-        (
-            ce.any_of(ce.as_energy(Gamma(torch.tensor([2.0]), 2.0)), ce.as_energy(Gamma(torch.tensor([400.0]), 10.0)), weights=[0.7, 0.3]),
-            15,
-            0.3,
-        ),
-        (
-            ce.any_of(
-                normal(-30.0, 1.0).relative_to(normal(0.0, 9.0)), normal(30.0, 1.0).relative_to(normal(0.0, 9.0)), weights=[0.2, 0.8]
-            ),
-            0.0,
-            0.8,
-        ),
+        (ce.any_of(*(ce.as_energy(Gamma(torch.tensor([a]), b)) for a, b in ((2.0, 2.0), (400.0, 10.0))), weights=[0.7, 0.3]), 15.0, 0.3),
+        (ce.any_of(*(normal(m, 1.0).relative_to(normal(0.0, 9.0)) for m in (-30.0, 30.0)), weights=[0.2, 0.8]), 0.0, 0.8),
     ],
-    ids=["tiny", "scales", "three", "nested", "positive", "relative"],
+    ids=["tiny", "nested", "positive", "relative"],
 )
 def test_each_branch_gets_its_share(mixture, above, share):
     points = mixture.sample(4000, sampler="mala", steps=20, seed=13)
@@ -87,13 +74,6 @@ def test_branches_on_a_circle_and_branches_that_are_mixtures():
     mixture = ce.as_energy(MixtureSameFamily(Categorical(torch.tensor([0.5, 0.5])), parts)) | normal(0.0, 1.0)
     points = mixture.sample(4000, sampler="mala", seed=13).squeeze(1)
     assert errors(points < -20, 0.25) < 4.5 and errors(points > 20, 0.25) < 4.5
-
-
-@pytest.mark.full
-def test_functions_with_estimated_normalisers_start_in_their_branches():
-    mixture = ce.calibrate(ce.any_of(function(0.0, 1.0), function(30.0, 0.5), weights=[0.2, 0.8]), seed=0)
-    points = mixture.sample(2000, seed=13)
-    assert errors((points > 15).squeeze(1), 0.8) < 5
 
 
 @pytest.mark.full
@@ -119,7 +99,7 @@ def test_start_points_that_leave_out_a_branch_warn():
 @pytest.mark.slow
 def test_overlapping_branches_do_not_warn():
     mixture = ce.any_of(normal(0.0, 1.0), normal(0.5, 2.0), weights=[0.3, 0.7])
-    for seed in range(20):  # warnings are errors
+    for seed in range(8):  # warnings are errors
         points = mixture.sample(300, sampler="hmc", step_size=0.8, steps=20, init=torch.zeros(300, 1), seed=seed)
     assert points.shape == (300, 1)
 
@@ -149,15 +129,13 @@ EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, la
     "expression",
     [
         normal(-1.0, 1.0) ^ normal(10.0, 0.5),
-        FAR & normal(0.0, 20.0),
-        2 * FAR,
+        2 * FAR & normal(0.0, 20.0),
         FAR / 2,
         FAR.on(torch.distributions.constraints.greater_than(-1.5)),
         FAR & (lambda x: 0.3 * x.squeeze(1).abs()),
-        EVENT | ~EVENT,
         ~EVENT,
     ],
-    ids=["xor", "and", "power", "temperature", "on", "function", "event or not", "not event"],
+    ids=["xor", "power and", "temperature", "on", "function", "not event"],
 )
 def test_mixtures_inside_an_expression_keep_their_branches(expression):
     """The right share is by quadrature."""
@@ -166,16 +144,6 @@ def test_mixtures_inside_an_expression_keep_their_branches(expression):
     share = density[grid[:, 0] > 5].sum().item()
     points = expression.sample((2000, 1), sampler="hmc", step_size=0.3, steps=20, seed=13)  # warnings are errors
     assert errors((points > 5).squeeze(1), share) < 4.5
-
-
-@pytest.mark.slow
-def test_a_distribution_that_is_a_mixture_keeps_its_modes():
-    parts = Independent(
-        Normal(torch.tensor([[-50.0, 0.0], [50.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.1, 5.0], [1.0, 1.0]])), 1
-    )
-    energy = ce.as_energy(MixtureSameFamily(Categorical(torch.tensor([0.6, 0.3, 0.1])), parts))
-    points = energy.sample(2000, sampler="mala", steps=20, seed=13)
-    assert errors(points[:, 0] < -20, 0.6) < 4.5 and errors(points[:, 0] > 20, 0.3) < 4.5
 
 
 @pytest.mark.slow
@@ -210,14 +178,13 @@ OUTSIDE = ce.negate(ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["mala", "hmc"])
 @pytest.mark.parametrize(
-    "expression",
+    ("expression", "sampler"),
     [
-        pytest.param(normal(0.5, 3.0) & ~normal(0.0, 1.0), id="negation"),
-        pytest.param(TWO_PLACES & OUTSIDE, id="negation of functions"),
-        pytest.param(ce.any_of(TWO_PLACES, normal(9.0, 0.5), weights=[0.5, 0.5]) & OUTSIDE, id="mixture"),
-        pytest.param(holes(0.3, 0.6).on(interval(-1.5, 2.0)), id="bounded support"),
+        pytest.param(normal(0.5, 3.0) & ~normal(0.0, 1.0), "hmc", id="negation"),
+        pytest.param(TWO_PLACES & OUTSIDE, "mala", id="negation of functions"),
+        pytest.param(ce.any_of(TWO_PLACES, normal(9.0, 0.5), weights=[0.5, 0.5]) & OUTSIDE, "mala", id="mixture"),
+        pytest.param(holes(0.3, 0.6).on(interval(-1.5, 2.0)), "hmc", id="bounded support"),
     ],
 )
 def test_parts_of_a_region_that_an_expression_divides_keep_their_shares(expression, sampler):

@@ -49,16 +49,13 @@ class Data:
         return [abs(float(error)) for error in found]
 
 
-UNIT, WIDE, WIDEST, NARROW = (Data([0.0], [width], [1.0]) for width in (1.0, 20.0, 100.0, 0.05))
+UNIT, WIDEST, NARROW = (Data([0.0], [width], [1.0]) for width in (1.0, 100.0, 0.05))
 FAR, NEAR = Data([-30.0, 30.0], [1.0, 1.0], [0.8, 0.2]), Data([-2.0, 2.0], [0.3, 0.3], [0.8, 0.2])
 AWAY, FARTHER, FINE = Data([50.0], [1.0], [1.0]), Data([1000.0], [1.0], [1.0]), Data([-1.0, 1.0], [0.05, 0.05], [0.5, 0.5])
 CASES = {
-    "a range far above wide data": (WIDE, WIDE.model(0.01, 1000.0)),
     "a normal density wider than its levels": (WIDEST, WIDEST.model(0.01, 50.0)),
-    "a width that nothing says": (WIDEST, WIDEST.scores()),
     "modes farther apart than the default levels": (FAR, FAR.model(0.01, 50.0)),
     "far modes that nothing says": (FAR, FAR.scores()),
-    "a range below the default": (UNIT, UNIT.model(0.01, 3.0)),
     "modes at a range below the default": (NEAR, NEAR.model(0.01, 3.0)),
     "data that are not centred": (AWAY, AWAY.scores()),
     "data farther away than the levels": (FARTHER, FARTHER.model(0.01, 80.0)),
@@ -68,8 +65,10 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [None, "sde", "ode", pytest.param("feynman-kac", marks=pytest.mark.full)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "sampler"),
+    [(case, sampler) for i, case in enumerate(CASES) for sampler in (None, ("sde", "ode", "feynman-kac")[i % 3])],
+)
 def test_draws_have_the_density_of_the_data(case, sampler):
     data, energy = CASES[case]
     x = energy.sample((N, 1), sampler=sampler, seed=11)
@@ -113,14 +112,7 @@ def test_an_expression_is_drawn_over_the_levels_that_all_of_its_models_know():
         (model(0.1, 0.5, 0.0) & model(0.6, 3.0, 0.0)).sample((4, 1), seed=0)
 
 
-@pytest.mark.slow
-def test_a_mixture_of_far_scores_has_its_shares():
-    left, right = (Data([mean], [1.0], [1.0]).scores() for mean in (-30.0, 30.0))
-    x = ce.any_of(left, right, weights=[0.8, 0.2]).sample((N, 1), sampler="feynman-kac", seed=11)
-    assert max(FAR.errors(x)) < ERRORS
-
-
-@pytest.mark.parametrize("sampler", [None, "sde", "ode"])
+@pytest.mark.parametrize("sampler", [None, "ode"])
 def test_levels_that_end_within_the_data_warn(sampler):
     with pytest.warns(ce.SamplingWarning, match=r"start: At the highest noise level, 1, .* raise sigma_max"):
         NEAR.model(0.01, 1.0).sample((8, 1), sampler=sampler, seed=0)
@@ -128,14 +120,10 @@ def test_levels_that_end_within_the_data_warn(sampler):
         FAR.scores().sample((8, 1), sampler=sampler, sigma_max=4.0, seed=0)
 
 
-@pytest.mark.parametrize("sampler", [None, "sde", "feynman-kac"])
-def test_lowest_levels_above_the_spread_of_the_data_warn(sampler):
+@pytest.mark.parametrize("sampler", [None, "feynman-kac"])
+def test_levels_above_the_spread_and_data_that_no_start_can_see_warn(sampler):
     with pytest.warns(ce.SamplingWarning, match=r"lowest noise level is 2: the last step takes away 55% of it"):
         UNIT.model(2.0, 30.0).sample((8, 1), sampler=sampler, seed=0)
-
-
-@pytest.mark.parametrize("sampler", [None, "sde", "feynman-kac"])
-def test_distant_data_that_no_start_can_see_warn(sampler):
     with pytest.warns(ce.SamplingWarning, match="parts of them are too far to be seen"):
         Data([0.0, 1000.0], [1.0, 1.0], [0.98, 0.02]).scores().sample((64, 1), sampler=sampler, seed=0)
 
@@ -161,13 +149,7 @@ def test_points_of_one_shape_of_pictures_are_drawn_about_their_mean():
     assert abs(errors.mean()) < ERRORS / math.sqrt(len(errors)) + 0.02 and abs(errors.std() - 1) < 0.05
 
 
-def test_single_numbers_are_points():
-    energy = ce.ScoreEnergy(lambda x, sigma: (7 - x) / (25 + sigma**2), event_shape=())
-    x = energy.sample(N, seed=11)
-    assert abs(x.mean() - 7) < ERRORS * 5 / math.sqrt(N) and abs(x.std() / 5 - 1) < ERRORS / math.sqrt(2 * N)
-
-
-@pytest.mark.parametrize(("mean", "width", "low", "high"), [(5.0, 20.0, 0.01, 50.0), (50.0, 1.0, 0.01, 80.0), (0.0, 30.0, 0.5, 50.0)])
+@pytest.mark.parametrize(("mean", "width", "low", "high"), [(5.0, 20.0, 0.01, 50.0), (50.0, 1.0, 0.01, 80.0)])
 def test_the_likelihood_of_data_of_any_width_is_that_of_the_closed_form(mean, width, low, high):
     points = mean + width * torch.tensor([[0.0], [1.0], [-2.0]])
     found = log_likelihood(Data([mean], [width], [1.0]).model(low, high), points, exact=True)

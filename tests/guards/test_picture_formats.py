@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from composable_energy.errors import FileFormatError
-from composable_energy_cli import main
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 
@@ -42,7 +41,7 @@ def folder(tmp_path: Path, content: bytes, ending: str = ".png") -> Path:
 @pytest.mark.parametrize(
     "content", [POSTSCRIPT, POSTSCRIPT.replace(b"%!PS", b"\xc5\xd0\xd3\xc6" + bytes(26) + b"%!PS")], ids=["text", "binary"]
 )
-@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
 def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
     place = folder(tmp_path, content, ending)
     with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
@@ -52,23 +51,9 @@ def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
     assert not ghostscript.exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["explain", "train"])
-def test_commands_open_no_postscript(tmp_path, ghostscript, capsys, command):
-    place = folder(tmp_path, POSTSCRIPT)
-    words = ["train", "--recipe", "cd-small", "--data", str(place), "--out", str(tmp_path / "run")]
-    assert main(words if command == "train" else ["explain", "faces/male", str(place / "1.png")]) == 2
-    assert "as a picture in PNG" in capsys.readouterr().err
-    assert not ghostscript.exists()
-
-
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "PDF"])
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "TGA"])
 def test_other_formats_under_a_known_ending_are_refused(tmp_path, kind):
-    try:
-        content = packed(kind)
-    except (KeyError, OSError):
-        pytest.skip(f"this Pillow writes no {kind}")
-    place = folder(tmp_path, content)
+    place = folder(tmp_path, packed(kind))
     with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
         open_pictures(place, cache=None, size=3)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Beta, Chi2, Dirichlet, Gamma, LogNormal, Weibull
+from torch.distributions import Chi2, Dirichlet, Gamma, LogNormal, Weibull
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
@@ -50,31 +50,27 @@ def test_energies_of_nan_are_rejected_and_counted(sampler):
 @pytest.mark.full
 def test_compiled_steps_reject_them_too():
     with pytest.warns(SamplingWarning, match=r"or was NaN at"):
-        x, trace = ce.as_energy(undefined).sample(
-            (1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=True, **OPTIONS["mala"]
+        (x, trace), (y, other) = (
+            ce.as_energy(undefined).sample((1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, compile=fast, **OPTIONS["mala"])
+            for fast in (True, False)
         )
-        y, other = ce.as_energy(undefined).sample((1000, 1), sampler="mala", init=MIDDLE, seed=3, trace=True, **OPTIONS["mala"])
     check_beta(x)
     assert abs(trace.errors - other.errors) <= 0.01 * other.errors and (x - y).abs().median() < 1e-3
 
 
 def test_counts_do_not_depend_on_batches_or_on_a_callback():
+    call = {"sampler": "mala", "init": MIDDLE[:200], "seed": 1, "trace": True, "step_size": 0.1, "steps": 30}
+
     def errors(**options):
-        return (
-            ce.as_energy(undefined)
-            .sample((200, 1), sampler="mala", init=MIDDLE[:200], seed=1, trace=True, step_size=0.1, steps=30, **options)[1]
-            .errors
-        )
+        return ce.as_energy(undefined).sample((200, 1), **call, **options)[1].errors
 
     assert errors() == errors(batch_size=64) == errors(observers=[ce.sampling.Stop(lambda *_: None)]) > 0
 
 
-def test_a_sampler_that_cannot_reject_still_stops():
+def test_samplers_that_cannot_reject_and_energies_of_minus_infinity_still_stop():
     with pytest.raises(SamplingDiverged, match=r"return `torch.where\(inside, energy, torch.inf\)`"):
         ce.as_energy(undefined).sample((100, 1), sampler="langevin", step_size=0.1, init=MIDDLE[:100], seed=0)
 
-
-def test_an_energy_of_minus_infinity_is_no_density_of_zero():
     with pytest.raises(SamplingDiverged):
         ce.as_energy(lambda x: torch.where(x[:, 0] > 1, -torch.inf, x[:, 0].square() / 2)).sample((100, 1), sampler="mala", seed=0)
 
@@ -84,13 +80,11 @@ def clipped(x):
     return torch.where(x[:, 0] > 0, x[:, 0].sqrt(), 0.0) + x[:, 0].square() / 2
 
 
-@pytest.mark.parametrize("sampler", ["mala", "langevin", "chees"])
-def test_a_gradient_of_nan_from_torch_where_is_named(sampler):
-    with pytest.raises(SamplingDiverged, match=r"the energy is finite and its gradient is not. The gradient of `torch.where\(c, f\(x\)"):
-        ce.as_energy(clipped).sample((20, 1), sampler=sampler, seed=0)
-
-
-def test_so_is_a_norm_without_gradient_at_its_zero():
+def test_gradients_of_nan_from_torch_where_and_norms_at_0_are_named():
+    where = r"the energy is finite and its gradient is not. The gradient of `torch.where\(c, f\(x\)"
+    for sampler in ("langevin", "chees"):
+        with pytest.raises(SamplingDiverged, match=where):
+            ce.as_energy(clipped).sample((20, 1), sampler=sampler, seed=0)
     norm = ce.as_energy(lambda x: x.square().sum(1).sqrt())
     with pytest.raises(SamplingDiverged, match=r"Roots and norms have no gradient at 0"):
         norm.sample((4, 2), sampler="mala", step_size=0.1, init=torch.zeros(4, 2), seed=0)
@@ -115,9 +109,7 @@ def test_small_shapes_are_right_in_float32_where_it_reaches_and_else_warn():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "density", [Weibull(1.0, 0.05), Chi2(0.1), Beta(0.05, 0.05), Dirichlet(torch.full((3,), 0.01))], ids=lambda one: type(one).__name__
-)
+@pytest.mark.parametrize("density", [Chi2(0.1), Dirichlet(torch.full((3,), 0.01))], ids=lambda one: type(one).__name__)
 def test_mass_beyond_the_numbers_of_float32_warns_and_names_float64(density):
     with pytest.warns(SupportWarning, match=r"sample in dtype=torch.float64, with parameters in it"):
         ce.as_energy(density).sample(1000, steps=40, seed=4)

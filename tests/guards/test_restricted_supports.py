@@ -32,9 +32,7 @@ def of_b(x):
 
 EXPRESSIONS = {  # an expression, its energy up to a constant, and the ends of its support
     "weight": (2 * A.on(BOX), lambda x: 2 * quadratic(x), 0, 1),
-    "temperature": (A.on(BOX) / 0.2, lambda x: 5 * quadratic(x), 0, 1),
     "negative weight": (-3 * A.on(BOX), lambda x: -3 * quadratic(x), 0, 1),
-    "conjunction": (A.on(BOX) & B, lambda x: quadratic(x) + of_b(x), 0, 1),
     "conjunction of two": (A.on(BOX) & B.on(constraints.interval(0.5, 3.0)), lambda x: quadratic(x) + of_b(x), 0.5, 1),
     "mixture": (
         ce.any_of(3 * A.on(BOX), B.on(BOX), weights=[1.0, 2.0]),
@@ -49,7 +47,6 @@ EXPRESSIONS = {  # an expression, its energy up to a constant, and the ends of i
     "ratio": (A.on(BOX) - B, lambda x: quadratic(x) - of_b(x), 0, 1),
     "ratio by a density on a box": (A - B.on(BOX), lambda x: quadratic(x) - of_b(x), 0, 1),
     "sharpened": (A.on(BOX).sharpened(3.0), lambda x: 3 * quadratic(x), 0, 1),
-    "relative": (A.on(BOX).relative_to(B), quadratic, 0, 1),
     "sharpened relative": (B.on(BOX).relative_to(A).sharpened(2.0), lambda x: 2 * of_b(x) - quadratic(x), 0, 1),
     "over a base on a box": (
         B.relative_to(A.on(BOX)) & ce.as_energy(Normal(ONE, ONE)).relative_to(A.on(BOX)),
@@ -63,7 +60,6 @@ EXPRESSIONS = {  # an expression, its energy up to a constant, and the ends of i
         0,
         1,
     ),
-    "all": (ce.all_of(A.on(constraints.interval(-1.0, 4.0)), B, B), lambda x: quadratic(x) + 2 * of_b(x), -1, 4),
     "mixture without a known support": (
         2 * ce.any_of(A.on(BOX), B.on(constraints.interval(2.0, 3.0)), weights=[1.0, 1.0]).on(BOX),
         lambda x: 2 * quadratic(x),

@@ -18,7 +18,6 @@ def bowl(constant, centre=0.0):
 
 OPTIONS = {
     "mala": {"step_size": 0.5, "steps": 20},
-    "hmc": {"step_size": 0.5, "leapfrogs": 3, "steps": 20},
     "chees": {"step_size": 0.5, "trajectory": 1.0, "steps": 20},
     "tempering": {"levels": 2, "mean": 0.0, "scale": 1.5, "steps": 20},
     "smc": {"mean": 0.0, "scale": 1.5},
@@ -33,7 +32,7 @@ def test_samplers_that_compare_energies_warn(sampler):
     assert "rounding" in {warning.kind for warning in trace.warnings()}
 
 
-@pytest.mark.parametrize("constant", [0.0, 5e5, -5e5])
+@pytest.mark.parametrize("constant", [0.0, -5e5])
 def test_energies_of_usual_size_do_not(constant):
     x = bowl(constant).sample(2000, sampler="mala", step_size=1.0, steps=100, seed=2, init=torch.zeros(2000, 1))
     assert abs(x.std().item() - 1) < 4 / math.sqrt(2 * 2000)

@@ -36,8 +36,3 @@ def test_a_gradient_of_ones_own_is_not_differentiated_as_a_constant():
     for inner in (OwnGradient(), OwnGradient() & ce.as_energy(quartic)):
         with pytest.raises(ExpressionError, match=r"is that of its own `with_gradient`, and has no derivative"):
             GradientNorm(inner).with_gradient(torch.ones(2, 2))
-
-
-def test_without_a_second_derivative_it_is_used():
-    _, gradient = (OwnGradient() & ce.as_energy(quartic)).with_gradient(torch.ones(1, 2))
-    torch.testing.assert_close(gradient, torch.full((1, 2), 3.0))

@@ -41,34 +41,25 @@ def test_the_term_and_its_energy_are_named(value, kind):
     assert f"{count} of 40 chains" in text and f"the energy of wall is {kind} at {count} of {count}" in text
 
 
-def test_a_gradient_is_named_as_one():
-    text, _ = message(NORMAL & ce.as_energy(Kink.apply, name="kink"))
-    assert "the gradient of kink is NaN at 40 of 40" in text
-
-
-@pytest.mark.parametrize("of", [lambda wall: 2 * wall & NORMAL, lambda wall: ce.any_of(NORMAL, wall, weights=[1, 1]), lambda wall: wall])
-def test_a_term_is_found_inside_of_others(of):
-    text, _ = message(of(left_is(torch.nan, "wall")))
-    assert "the energy of wall is NaN" in text
-
-
-def test_init_is_asked_for_where_none_was_given():
-    text, _ = message(NORMAL & left_is(torch.inf, "wall"))
-    assert "give points in `init`" in text
-    text, _ = message(NORMAL & left_is(torch.inf, "wall"), init=-torch.ones(40, 2))
-    assert "give other points in `init`" in text
-
-
-def test_start_points_that_are_not_finite_are_named():
-    text, _ = message(NORMAL, init=torch.full((40, 2), torch.nan))
-    assert "the start points are not finite themselves" in text
-
-
-def test_the_term_is_named_in_coordinates_of_a_support():
-    """The draws of a half normal are positive, and the other term is NaN below 1."""
-    half = ce.as_energy(Independent(HalfNormal(torch.ones(2)), 1))
-    text, _ = message(half & ce.as_energy(lambda x: torch.where(x[:, 0] < 1, torch.nan, x[:, 0] * 0), name="low"))
-    assert "the energy of low is NaN at" in text
+@pytest.mark.parametrize(
+    ("energy", "init", "told"),
+    [
+        (NORMAL & ce.as_energy(Kink.apply, name="kink"), None, "the gradient of kink is NaN at 40 of 40"),
+        (2 * left_is(torch.nan, "wall") & NORMAL, None, "the energy of wall is NaN"),
+        (ce.any_of(NORMAL, left_is(torch.nan, "wall"), weights=[1, 1]), None, "the energy of wall is NaN"),
+        (NORMAL & left_is(torch.inf, "wall"), None, "give points in `init`"),
+        (NORMAL & left_is(torch.inf, "wall"), -torch.ones(40, 2), "give other points in `init`"),
+        (NORMAL, torch.full((40, 2), torch.nan), "the start points are not finite themselves"),
+        (  # in coordinates of a support: draws of a half normal are positive, and the other term is NaN below 1
+            ce.as_energy(Independent(HalfNormal(torch.ones(2)), 1))
+            & ce.as_energy(lambda x: torch.where(x[:, 0] < 1, torch.nan, x[:, 0] * 0), name="low"),
+            None,
+            "the energy of low is NaN at",
+        ),
+    ],
+)
+def test_what_is_not_finite_is_named_and_where_it_is(energy, init, told):
+    assert told in message(energy, init=init)[0]
 
 
 class Tilted(ce.Energy):

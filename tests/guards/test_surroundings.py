@@ -10,7 +10,6 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DeviceError, FileFormatError, MemoryShortage, StorageError
-from composable_energy_cli import main
 from composable_energy_training import Trainer
 from plugins.training.tests.run_helpers import DATA, Scripted, network
 
@@ -31,27 +30,20 @@ def full_after(calls, error):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(ALLOCATOR), RuntimeError("std::bad_alloc")], ids=["python", "torch", "c++"])
-@pytest.mark.parametrize(("calls", "doing"), [(0, "langevin was at step 1"), (5, "langevin was at step")])
-def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point(error, calls, doing):
-    energy, left = full_after(calls, error)
-    with pytest.raises(MemoryShortage, match=rf"Memory ran out while {doing}.*chains of shape \(8, 2\).*`batch_size=`") as caught:
+def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point(error):
+    energy, left = full_after(5, error)
+    with pytest.raises(
+        MemoryShortage, match=r"Memory ran out while langevin was at step.*chains of shape \(8, 2\).*`batch_size=`"
+    ) as caught:
         energy.sample((8, 2), sampler="langevin", step_size=0.1, steps=20, seed=0)
     assert isinstance(caught.value, MemoryError) and caught.value.__cause__ is error
     assert left[0] == -1
-
-
-def test_memory_that_runs_out_while_a_sampler_is_tuned():
-    energy, _ = full_after(3, RuntimeError(ALLOCATOR))
-    with pytest.raises(MemoryShortage, match="while chees was being tuned"):
-        energy.sample((8, 2), seed=0)
 
 
 def test_a_default_device_without_values_is_refused():
     with torch.device("meta"):
         with pytest.raises(DeviceError, match="default device is meta"):
             NORMAL.sample(4, seed=0)
-        with pytest.raises(DeviceError, match="default device is meta"):
-            ce.as_energy(lambda x: x.square().sum(1)).sample((4, 2))
         with pytest.raises(DeviceError, match="default device is meta"):
             Trainer(network(), Scripted({}), DATA, steps=2, batch_size=8)
         with pytest.raises(ComposableEnergyError, match="meta"):
@@ -92,12 +84,6 @@ def test_what_needs_no_working_directory_works_without_one(deleted, tmp_path):
         ce.load("./folder")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder")
-def test_the_command_line_without_a_working_directory(deleted, capsys):
-    assert main(["energies"]) == 2
-    assert "the working directory was deleted" in capsys.readouterr().err
-
-
 def test_bars_are_left_out_where_stderr_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert NORMAL.sample(3, steps=2, seed=0, observers=[ce.sampling.Progress()]).shape == (3, 2)
@@ -110,7 +96,6 @@ def test_bars_are_left_out_where_stderr_is_closed(monkeypatch):
     ("command", "closed", "code"),
     [
         ("plugins --json", ">&-", 0),
-        ("energies", ">&-", 0),
         ("smple", "2>&-", 2),
         ("sample plane/ring -n 3 --steps 2 -o x.npy", ">&- 2>&- <&-", 0),
     ],

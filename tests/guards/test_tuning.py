@@ -40,13 +40,8 @@ def hierarchy(groups: int = 20, each: int = 15) -> torch.Tensor:
     return torch.eye(groups * each, dtype=F64) + 0.09 + 0.09 * torch.block_diag(*[torch.ones(each, each, dtype=F64)] * groups)
 
 
-def rotated(size: int = 300) -> torch.Tensor:
-    axes = torch.linalg.qr(torch.randn(size, size, dtype=F64, generator=torch.Generator().manual_seed(3)))[0]
-    return axes @ torch.diag(torch.cat([torch.tensor([30.0], dtype=F64), torch.ones(size - 1, dtype=F64)])) @ axes.T
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("covariance", [difference_of_sums(), hierarchy(), rotated()], ids=["difference of sums", "hierarchy", "rotated"])
+@pytest.mark.parametrize("covariance", [difference_of_sums(), hierarchy()], ids=["difference of sums", "hierarchy"])
 def test_a_slow_direction_that_no_coordinate_shows_counts(covariance):
     """The means of chains vary along it as those of dozens of independent draws do: by less than a tenth of the variance."""
     energy = gaussian(torch.linalg.inv(covariance), torch.zeros(len(covariance)))
@@ -68,7 +63,7 @@ def test_crossed_effects_of_many_levels_have_the_means_of_the_closed_form():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"trajectory": 1.0}, {"step_size": 0.1}, {"trajectory": 2.0, "metric": "dense"}])
+@pytest.mark.parametrize("options", [{"step_size": 0.1}, {"trajectory": 2.0, "metric": "dense"}])
 def test_one_option_alone_leaves_the_others_to_be_tuned(options):
     sd = torch.tensor([0.2, 1.0, 2.0], dtype=F64)
     x, trace = gaussian((1 / sd.square()).diag(), torch.ones(3)).sample(500, sampler="chees", seed=5, trace=True, **options)
