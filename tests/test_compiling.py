@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ShapeError
 from composable_energy.sampling import Info, Sampler, State
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
@@ -201,15 +200,6 @@ def test_the_checks_of_distributions_reject_points_there_too():
     assert_draws_same(energy, (8, 2), **options)
     with pytest.raises(ValueError, match="concentration"):  # also after the compiler was used
         energy(-torch.ones(1, 2, dtype=DTYPE))
-
-
-def test_mistakes_are_reported_as_before():
-    class Wide(ce.Energy):
-        def forward(self, x):
-            return x.square().sum(1, keepdim=True)
-
-    with pytest.raises(ShapeError, match="returned energies of shape"):
-        Wide().sample((3, 2), sampler=Langevin(0.1), steps=2, compile=True)
 
 
 RADIUS, WIDTH = 5.0, 1.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributions import Gamma, MultivariateNormal, Normal, Uniform
+from torch.distributions import Gamma, Normal, Uniform
 
 import composable_energy as ce
 from composable_energy.errors import CalibrationError, DtypeError, ExpressionError, OptionError, SamplingDiverged, ShapeError
@@ -29,15 +29,10 @@ def close(found: LogZ, truth: float, errors: float = 4.0) -> None:
 
 class TestValue:
     @pytest.mark.full
-    @pytest.mark.parametrize(("width", "shape"), [(0.2, (2,)), (5.0, ()), (1.0, (3, 4, 4))])
-    def test_gaussians(self, width, shape):
-        energy = gaussian(width, *shape) if shape else ce.as_energy(lambda x: (x / width).square() / 2, event_shape=())
-        close(ce.log_z(energy, seed=1), normaliser(width, math.prod(shape)))
-
-    @pytest.mark.slow
-    def test_a_constant_in_the_energy_comes_out(self):
-        one, other = (ce.log_z(lambda x, c=c: x.square().sum(1) / 2 + c, event_shape=(2,), seed=0).value for c in (0.0, 30.0))
-        assert one - other == pytest.approx(30, abs=0.01)
+    @pytest.mark.parametrize(("width", "shape"), [(5.0, ()), (0.2, (3, 4, 4))])
+    def test_gaussians_with_a_constant(self, width, shape):
+        energy = ce.as_energy(lambda x: (x / width).square().reshape(len(x), -1).sum(1) / 2 + 30, event_shape=shape)
+        close(ce.log_z(energy, seed=1), normaliser(width, math.prod(shape)) - 30)
 
     @pytest.mark.full
     def test_a_mixture_from_a_wide_base_and_back_from_draws(self):
@@ -55,20 +50,9 @@ class TestValue:
         assert both.lower == one.value  # the same forward paths
         close(ce.log_z(energy, draws=draws, seed=0), truth)
 
-    @pytest.mark.full
-    def test_thirty_two_axes_of_condition_100(self):
-        turn = torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64))[0]
-        variances = torch.logspace(-1, 1, 32, dtype=torch.float64)
-        energy = ce.as_energy(lambda x: ((x @ turn).square() / variances).sum(1) / 2, event_shape=(32,))
-        truth = normaliser(1, 32) + variances.log().sum().item() / 2
-        close(ce.log_z(energy, seed=0, dtype=torch.float64), truth)
-        draws = (torch.randn(512, 32, dtype=torch.float64) * variances.sqrt()) @ turn.T
-        unit = MultivariateNormal(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
-        close(ce.log_z(energy, base=unit, draws=draws, particles=512, seed=0), truth)
-
     @pytest.mark.slow
-    @pytest.mark.parametrize("law", [Uniform(torch.zeros(2), 1.0), Gamma(torch.full((2,), 3.0), 1.0)])
-    def test_a_bounded_support(self, law):
+    def test_a_bounded_support(self):
+        law = Gamma(torch.full((2,), 3.0), 1.0)
         wide = Normal(law.mean, 1.5 * law.stddev)
         close(ce.log_z(law, base=wide, seed=0), 0.0)
         close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
@@ -79,29 +63,20 @@ class TestValue:
         concept = ce.as_energy(lambda x: base(x) + (x[:, 0] - 1).square() / 2, event_shape=(2,)).relative_to(base)
         precision = 0.25 + 1.0  # of the first axis; both energies are quadratic
         truth = math.log(2 * math.pi) - math.log(precision) / 2 + math.log(2) + (1 / precision - 1) / 2
-        close(ce.log_z(concept, seed=0), truth)
         close(ce.log_z(concept & base, seed=0), truth)
 
     @pytest.mark.slow
     def test_latents_are_what_is_integrated_over(self):
         decoder = torch.nn.Linear(2, 5)
         energy = gaussian(0.7, decoder=decoder)
+        before = torch.get_rng_state()
         close(ce.log_z(energy, seed=0), normaliser(0.7))
+        assert torch.equal(torch.get_rng_state(), before)
         assert all(parameter.requires_grad for parameter in decoder.parameters()) and decoder.training
-
-    @pytest.mark.slow
-    def test_bound_conditions(self):
-        def scaled(x, y):
-            return y * x.square().sum(1) / 2
-
-        close(ce.log_z(ce.as_energy(scaled).given(y=4.0), event_shape=(2,), seed=0), normaliser(0.5))
 
     def test_the_estimator_is_a_plugin(self):
         with ce.register("estimator", "log-z", lambda energy, **options: LogZ(1.0, 0.1, 1.0, None, 1.0, 1, options["particles"], 0)):
             assert ce.log_z(gaussian(1.0), particles=99).particles == 99
-
-    def test_mala_does_as_well(self):
-        close(ce.log_z(gaussian(0.5), sampler="mala", moves=2, seed=0), normaliser(0.5))
 
 
 class TestLaws:
@@ -114,19 +89,6 @@ class TestLaws:
         assert ce.log_z(gaussian(1.0), **options, batch_size=50) == one
         assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
 
-    @pytest.mark.full
-    def test_the_callers_random_state_and_modules_stay(self):
-        network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
-        energy = ce.as_energy(lambda x, net: net(x).sum(1) + x.square().sum(1), event_shape=(2,), modules=[network])
-        before = torch.get_rng_state()
-        ce.log_z(energy, particles=64, seed=0)
-        assert torch.equal(torch.get_rng_state(), before)
-        assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
-
-    def test_it_reads_well(self):
-        found = ce.log_z(gaussian(1.0), draws=torch.randn(100, 2), seed=0)
-        assert str(found).startswith(f"{float(found):.3f} +- 0.0") and "1024 paths and 50 back, 16 levels" in str(found)
-
 
 class TestErrors:
     @pytest.mark.slow
@@ -137,11 +99,8 @@ class TestErrors:
 
     @pytest.mark.slow
     def test_what_has_no_normaliser(self):
-        with pytest.raises(ce.errors.UngroundedError, match="Is this a log density"):
-            ce.log_z(lambda x: -x.square().sum(1), base=Normal(torch.zeros(2), 1.0), particles=128, seed=0)
         with pytest.raises(ce.errors.UngroundedError):
             ce.log_z(~gaussian(1.0), seed=0)
-
         with pytest.raises(CalibrationError, match="no pilot point at level 0 has a density"):
             ce.log_z(Uniform(torch.full((2,), 90.0), 91.0), base=Normal(torch.zeros(2), 1.0), seed=0)
 
@@ -156,7 +115,6 @@ class TestErrors:
         [
             ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
             ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"\(1, 3\)"),
-            ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"\(1, 3\)"),
             ({"draws": torch.randn(100, 3)}, ShapeError, r"\(1, 3\)"),
             ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
             ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
@@ -165,8 +123,6 @@ class TestErrors:
             ({"draws": torch.ones(100, 2, dtype=torch.int64)}, DtypeError, "floating"),
             ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, OptionError, "pilot run"),
             ({"particles": 3}, OptionError, "particles"),
-            ({"levels": 0}, OptionError, "levels"),
-            ({"seed": "a"}, OptionError, "seed"),
             ({"leapfrog": 3}, OptionError, "leapfrogs"),
             ({"sampler": "langevin", "step_size": 0.1}, OptionError, "never rejects"),
             ({"sampler": "annealed"}, OptionError, "step_size"),
@@ -176,17 +132,13 @@ class TestErrors:
         with pytest.raises(error, match=match):
             ce.log_z(gaussian(1.0), **options)
 
-    def test_draws_of_another_density(self):
-        with pytest.raises(OptionError, match="density 0"):
-            ce.log_z(Uniform(torch.zeros(2), 1.0), draws=2 * torch.rand(100, 2), base=Normal(torch.zeros(2), 1.0), seed=0)
-
     def test_what_is_not_said(self):
         with pytest.raises(ShapeError, match="event_shape"):
             ce.log_z(lambda x: x.square().sum(1))
-        with pytest.raises(ExpressionError, match="not bound"):
-            ce.log_z(lambda x, y: y * x.square().sum(1), event_shape=(2,))
         with pytest.raises(ExpressionError, match="one value for all"):
             ce.log_z(ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9)), event_shape=(2,))
+        with pytest.raises(OptionError, match="density 0"):
+            ce.log_z(Uniform(torch.zeros(2), 1.0), draws=2 * torch.rand(100, 2), base=Normal(torch.zeros(2), 1.0), seed=0)
 
 
 QUICK: dict[str, Any] = {"seed": 0, "particles": 256}
@@ -238,12 +190,6 @@ class TestCalibrate:
         assert outer.weights == (1.0, 3.0) and outer.log_z == pytest.approx([math.log(2), normaliser(2.0)], abs=0.1)
         assert ce.calibrate(A & C).terms == (A, C)
 
-    def test_conditions_bound_around_a_mixture(self):
-        scaled = ce.as_energy(lambda x, y: y * x.square().sum(1) / 2, event_shape=(2,))
-        mixture = ce.calibrate((scaled | gaussian(2.0)).given(y=4.0), **QUICK)
-        assert mixture.log_z == pytest.approx([normaliser(0.5), normaliser(2.0)], abs=0.1)
-        assert torch.isfinite(mixture(torch.randn(3, 2))).all()
-
     def test_events_are_exact_already(self):
         base = gaussian(1.0)
         logits = lambda x: torch.cat([x, -x[:, :1]], 1)
@@ -265,35 +211,3 @@ class TestCalibrate:
             assert ce.calibrate(tree) is tree
         mixture = ce.calibrate(a | gaussian(1.0), **QUICK)
         assert isinstance(mixture, ce.Disjunction) and mixture.log_z and mixture.terms[0].bases[0].energy is base
-
-    def test_a_mixture_of_pictures_beside_latents(self):
-        decoder = torch.nn.Linear(3, 2)
-        pictures = gaussian(0.5) | gaussian(1.0)
-        tree = ce.calibrate(pictures & ce.as_energy(lambda z: z.square().sum(1) / 2, event_shape=(3,), decoder=decoder), **QUICK)
-        assert getattr(tree.terms[0].terms[0], "log_z") == pytest.approx([normaliser(0.5), normaliser(1.0)], abs=0.1)  # noqa: B009
-        assert tree(torch.randn(4, 3)).isfinite().all()
-
-    def test_a_branch_without_a_density(self):
-        with pytest.raises(ce.errors.UngroundedError):
-            ce.calibrate(gaussian(1.0) >> gaussian(2.0), **QUICK)
-
-    def test_it_is_saved_and_loaded(self, tmp_path):
-        mixture = ce.calibrate(ce.as_energy(Normal(torch.zeros(2), 1.0)) | ce.as_energy(Normal(torch.zeros(2), 2.0)), **QUICK)
-        mixture.save(tmp_path / "mixture")
-        torch.testing.assert_close(ce.load(tmp_path / "mixture")(torch.ones(1, 2)), mixture(torch.ones(1, 2)))
-
-
-class TestBranchShares:
-    @pytest.mark.full
-    @pytest.mark.parametrize("options", [{}, {"batch_size": 3}])
-    def test_conditions_of_each_chain(self, options):
-        near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))
-        mixture = ce.any_of(near, gaussian(2.0), weights=[1.0, 1.0])
-        x, trace = mixture.sample(10, sampler="hmc", steps=5, seed=0, trace=True, init=torch.ones(10, 2), **options)
-        share = mixture.explain(x).terms[1].share
-        assert share is not None
-        torch.testing.assert_close(trace.branch_shares[1], share.mean())
-
-    @pytest.mark.slow
-    def test_other_energies_have_none(self):
-        assert gaussian(1.0).sample(10, sampler="hmc", steps=2, trace=True)[1].branch_shares is None

@@ -1,18 +1,19 @@
-"""`sample`: chunks and resumed runs give the same chains, and draws have the requested shape."""
+"""`sample`: chunks and resumed runs give the same chains; shapes, dtypes, decoded points, the trace and callbacks."""
 
 import functools
 import pickle
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_mcmc import MALA, Annealed, Langevin
-from tests.sampling_energies import F64, Bowl
+from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
 
 
 @pytest.mark.slow
@@ -48,12 +49,6 @@ def test_an_annealed_run_resumes_to_its_end():
     assert torch.equal(x, Bowl().sample((4, 3), sampler=sampler, seed=0)) and trace.steps == 10
     with pytest.raises(OptionError, match="takes 10 steps: 10 are done, and 1 were asked for"):
         Bowl().sample((4, 3), resume=trace)
-
-
-def test_a_seed_that_nobody_gave_is_reported():
-    x, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, trace=True)
-    assert torch.equal(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=trace.seed))
-    assert not torch.equal(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2))
 
 
 @pytest.mark.slow
@@ -106,3 +101,90 @@ def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
     assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
     assert (trace.state.age.tolist(), float(trace.state.total)) == ([2.0] * 5, 2.0)
     assert torch.equal(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
+
+
+def test_latent_energies_are_decoded_at_the_end():
+    decoder = Decoder()
+    decoder.seen.clear()
+    decoder.train()
+    energy = Latent(decoder)
+    draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    latent = functools.partial(energy.latents.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    x, z = draw(300), latent(300)
+    assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
+    assert decoder.seen == [1, 32, 268]  # the first batch shows how large decoded points are
+    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(latent((300, 4)), z)
+    decoder.eval()
+    with torch.no_grad():
+        assert torch.allclose(decoder(z), x, atol=1e-6)
+    decoder.event_shape = torch.Size([3, 2, 2])
+    decoder.seen.clear()
+    assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
+    wrong = r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
+    with pytest.raises(ShapeError, match=wrong):
+        draw((5, 3, 4, 4))
+    with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
+        latent((5, 3, 2, 2))
+    with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
+        draw(5, init=torch.zeros(4, 4))
+
+
+def test_shapes_dtypes_and_starts_are_followed():
+    sampler, energy = Langevin(0.1), Bowl()
+    init = torch.randn(3, 2, dtype=F64, requires_grad=True)
+    before = init.detach().clone()
+    x = energy.sample((3, 2), sampler=sampler, steps=3, seed=0, init=init)
+    assert x.dtype == F64 and not x.requires_grad and torch.equal(init.detach(), before) and init.grad is None
+    assert torch.equal(x, energy.sample(3, sampler=sampler, steps=3, seed=0, init=init))
+    assert energy.sample(torch.Size([3, 2]), sampler=sampler, steps=1, dtype=torch.float16).dtype == torch.float16
+    assert ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=F64), 1.0)).sample(3, sampler=sampler, steps=1).dtype == F64
+    assert Network(torch.float32).sample(3, sampler=sampler, steps=1).dtype == torch.float32
+    single = energy.sample((3,), sampler=sampler, steps=1)
+    assert single.shape == (3,)
+
+
+def test_the_trace_tells_what_was_done():
+    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, trace=4, burn_in=3, batch_size=2)
+    assert trace.energies.shape == trace.acceptance.shape == (12, 5)
+    torch.testing.assert_close(trace.energies[-1], Bowl()(x))
+    assert trace.point_steps == [7, 11] and trace.points.shape == (2, 5, 3)
+    torch.testing.assert_close(trace.energies[10], Bowl()(trace.points[1]))
+    assert (trace.seed, trace.noise, trace.steps, trace.shape) == (3, "numpy", 12, (5, 3))
+    assert trace.chains == range(5) and not trace.diverged.any()
+    assert repr(trace).startswith("Trace(MALA(step_size=0.5") and repr(trace).endswith("seed=3, steps=12, shape=(5, 3))")
+    record = trace.to_dict()
+    assert record["posterior"]["x"].shape == (5, 2, 3)
+    assert {name: array.shape for name, array in record["sample_stats"].items()} == dict.fromkeys(
+        ("lp", "diverging", "acceptance_rate"), (5, 2)
+    )
+    assert record["attrs"]["seed"] == 3 and "MALA" in record["attrs"]["sampler"]
+    _, trace = Bowl().sample((5, 3), sampler=Langevin(0.5), steps=12, trace=True)
+    assert trace.points is None and trace.acceptance is None
+    assert trace.to_dict()["posterior"] == {} and trace.to_dict()["sample_stats"]["lp"].shape == (5, 12)
+
+
+def test_a_callback_sees_all_chains_and_stops_early(capsys):
+    seen = []
+
+    def callback(step: int, state: State, info: Info) -> bool:
+        seen.append((step, state.x.shape, info.acceptance.shape))
+        torch.testing.assert_close(state.energy, Bowl()(state.x))
+        return step == 4
+
+    options = {"sampler": MALA(0.5), "seed": 3, "observers": [ce.sampling.Progress(), ce.sampling.Stop(callback)]}
+    x, trace = Bowl().sample((5, 3), steps=12, batch_size=2, trace=True, **options)
+    assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
+    assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
+    printed = capsys.readouterr()
+    assert printed.out == "" and "mala" in printed.err
+    Bowl().sample((5, 3), sampler=MALA(0.5), steps=2)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [(lambda now: torch.tensor(now == 4), 4), (lambda now: torch.full((3,), now == 4), 4), (np.float64(4).__eq__, 4), (torch.ones, 9)],
+)
+def test_a_callback_stops_by_whatever_a_comparison_gives_and_by_nothing_else(answer, steps):
+    watch = [ce.sampling.Stop(lambda step, state, info: answer(step))]
+    assert Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=watch)[1].steps == steps

@@ -10,7 +10,6 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Sto
 from composable_energy.files import read_record, write_record
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.checkpoint_runs import BOWL, Stop, same
-from tests.processes import ended, needs_forkserver, start
 
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3}
 needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
@@ -31,22 +30,6 @@ def test_a_second_call_with_a_checkpoint_in_use_is_refused_(tmp_path):
         sample(tmp_path / "c", callback=again)
     sample(tmp_path / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
-
-
-def refused(path):
-    with pytest.raises(StorageError, match="in use by another call or process: wait"):
-        sample(path)
-
-
-@pytest.mark.full
-@needs_forkserver
-def test_another_process_with_the_checkpoint_is_refused(tmp_path):
-    def other(step, state, info):
-        assert ended([start("other", refused, tmp_path / "c")]) == [0]
-        raise Stop
-
-    with pytest.raises(Stop):
-        sample(tmp_path / "c", callback=other)
 
 
 def test_files_with_similar_names_and_links_stay(tmp_path):

@@ -84,14 +84,6 @@ def test_a_save_keeps_the_permissions_of_the_folder_and_of_its_files(tmp_path):
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
-def test_a_save_over_a_link_to_a_folder_keeps_the_link(tmp_path):
-    normal(1.0).save(tmp_path / "saved")
-    (tmp_path / "link").symlink_to(tmp_path / "saved")
-    normal(2.0).save(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink()
-    assert mean(tmp_path / "saved") == 2.0
-
-
 def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
     with pytest.raises(StorageError, match="cannot be written"):
         normal().save(tmp_path / ("x" * 300))

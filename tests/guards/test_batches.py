@@ -1,4 +1,6 @@
-"""Points of a batch that mix, functions of one point, functions that fail at some points: found before anything is drawn."""
+"""Points of a batch that mix, functions of one point, conditions and gradients that are not what they seem: refused at the call."""
+
+from __future__ import annotations
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -129,3 +131,71 @@ def test_a_search_for_points_that_raise_has_an_end_that_names_float64_and_jitter
     start = torch.full((500, 1), 0.5)
     with pytest.raises(ExpressionError, match=r"raised at so many points.*cholesky(.|\n)*torch.float64, and with jitter.*diagonal"):
         ce.as_energy(root).sample((500, 1), sampler="mala", step_size=2.0, steps=2000, init=start, seed=0)
+
+
+AT = ce.as_energy(lambda x, position: (x - position).square().sum(1) / 2, name="at", event_shape=(2,))
+LABEL = ce.as_energy(lambda x, y: (x[:, 0] - y).square() / 2 + x[:, 1].square() / 2, name="label", event_shape=(2,))
+X = torch.tensor([[1.0, 2.0], [0.0, 0.5]])
+POSITION = torch.tensor([1.0, 2.0])
+
+
+def test_infer_refuses_candidates_that_are_no_mapping_to_lists():
+    for over in ("position", None, {"position"}, {"position": "near"}, {"position": {0: 1}}):
+        with pytest.raises(OptionError, match=r"over=\{'position': \[...\]\}"):
+            AT.infer(X, over=over)
+    with pytest.raises(OptionError, match=r"depends on \['position'\]; got candidates of \['3'\]"):
+        AT.infer(X, over={3: [1]})
+
+
+def test_infer_takes_points_as_rows_of_tensors_arrays_and_lists():
+    candidates = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    distances = (X[:, None] - candidates).square().sum(2) / 2
+    expected = torch.log_softmax(-distances, 1)
+    for rows in (candidates, candidates.numpy(), candidates.tolist(), tuple(map(tuple, candidates.tolist()))):
+        torch.testing.assert_close(AT.infer(X, over={"position": rows}).log_probabilities, expected)
+
+
+def test_a_number_for_each_point_and_a_vector_for_each_point_are_bound():
+    numbers = torch.tensor([0.5, 1.5])
+    torch.testing.assert_close(LABEL.given(y=numbers)(X), (X[:, 0] - numbers).square() / 2 + X[:, 1].square() / 2)
+    torch.testing.assert_close(AT.given(position=X.flip(0))(X), (X - X.flip(0)).square().sum(1) / 2)
+    assert LABEL.given(y=torch.tensor([0, 1]))(X).shape == (2,)
+
+
+def test_sample_refuses_another_number_of_rows_before_it_evaluates():
+    shapeless = ce.as_energy(lambda x, position: (x - position).square().sum(1) / 2)
+    for energy, shape in ((LABEL.given(y=torch.zeros(3)), 5), (shapeless.given(position=POSITION) & LABEL.given(y=0), (5, 2))):
+        with pytest.raises(ShapeError, match=r"5 points were asked for. Ask for [23]; or"):
+            energy.sample(shape, seed=0)
+    assert LABEL.given(y=torch.zeros(3)).sample(3, seed=0, sampler="langevin", step_size=0.1, steps=2).shape == (3, 2)
+
+
+def quartic(x):
+    return x.square().sum(1).square() / 4
+
+
+class Own(ce.Energy):
+    def forward(self, x):
+        return x.square().sum(1) / 2
+
+    def with_gradient(self, x):
+        return self(x), x.clone()
+
+
+class GradientNorm(ce.Energy):
+    """The squared norm of the gradient of another energy."""
+
+    def __init__(self, energy):
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x):
+        (gradient,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        return gradient.square().sum(1)
+
+
+@pytest.mark.slow
+def test_a_gradient_of_ones_own_is_not_differentiated_as_a_constant():
+    for inner in (Own(), Own() & ce.as_energy(quartic)):
+        with pytest.raises(ExpressionError, match=r"is that of its own `with_gradient`, and has no derivative"):
+            GradientNorm(inner).with_gradient(torch.ones(2, 2))

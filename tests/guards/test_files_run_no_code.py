@@ -1,4 +1,4 @@
-"""Files name no paths, addresses or plug-ins that open them, and what can run code asks for trust."""
+"""Files name no paths, addresses or plug-ins that open them, what can run code asks for trust, and pictures start no program."""
 
 import io
 import warnings
@@ -6,14 +6,20 @@ import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, FileFormatError
+from composable_energy.files import stored_options
+from composable_energy.registry import get_factory, plugins
+from composable_energy_cli.pictures import read_points
+from composable_energy_image.data import open_pictures
 from composable_energy_latent import load_generator
 from tests.saving_energies import Mean, edit, nodes
 
@@ -162,3 +168,98 @@ def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):
     energy.save(tmp_path / "E")
     assert ce.load(tmp_path / "E").equals(energy)
     assert not zipfile.is_zipfile(io.BytesIO(b"PK"))
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%BeginPreview: 8 8 8 8\n(x) show\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """Puts a program `gs` on the path, which leaves a file."""
+    program, trace = tmp_path / "bin" / "gs", tmp_path / "ran"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return trace
+
+
+def packed(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((3, 3, 3), 7, np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def folder(tmp_path: Path, content: bytes, ending: str = ".png") -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    (place / f"1{ending}").write_bytes(content)
+    return place
+
+
+@pytest.mark.parametrize(
+    "content", [POSTSCRIPT, POSTSCRIPT.replace(b"%!PS", b"\xc5\xd0\xd3\xc6" + bytes(26) + b"%!PS")], ids=["text", "binary"]
+)
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
+    place = folder(tmp_path, content, ending)
+    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+        open_pictures(place, cache=None, size=3)
+    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+        read_points(place / f"1{ending}", [(3, 3, 3)], (0.0, 1.0))
+    assert not ghostscript.exists()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "TGA"])
+def test_other_formats_under_a_known_ending_are_refused(tmp_path, kind):
+    place = folder(tmp_path, packed(kind))
+    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+        open_pictures(place, cache=None, size=3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_documented_formats_are_read_under_any_ending(tmp_path, kind):
+    place = folder(tmp_path, packed(kind))
+    assert len(open_pictures(place, cache=None, size=3)) == 1
+    assert read_points(place / "1.png", [(3, 3, 3)], (0.0, 1.0)).shape == (1, 3, 3, 3)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "files.md"
+KINDS = {"energy": "composable_energy.energies", "encoder": "composable_energy.encoders", "sampler": "composable_energy.samplers"}
+OURS = {"composable-energy", "composable-energy-worlds"}
+
+
+def shown(name: str, texts: frozenset[str] | None) -> str:
+    if texts is None:
+        return f"`{name}` (text)"
+    return f"`{name}` ({', '.join(sorted(texts))})" if texts else f"`{name}`"
+
+
+def table() -> list[str]:
+    """Returns the rows: the plug-ins of one kind that take the same options are one row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for kind, group in KINDS.items():
+        for record in plugins():
+            if record.group == group and record.distribution in OURS:
+                options = stored_options(get_factory(kind, record.qualified))
+                text = ", ".join(shown(name, texts) for name, texts in options.items()) or "none"
+                rows.setdefault((kind, text), []).append(f"`{record.name}`")
+    return [f"| {kind} | {', '.join(entries)} | {text} |" for (kind, text), entries in rows.items()]
+
+
+def test_the_docs_list_every_option_that_a_file_may_give():
+    text = DOCS.read_text(encoding="utf-8")
+    missing = [row for row in table() if row not in text]
+    assert not missing, "docs/files.md lacks:\n" + "\n".join(missing)
+    begin = text.index("| kind | plug-ins | options that a file may give |")
+    rows = text[begin:].split("\n\n")[0].splitlines()[2:]
+    assert sorted(rows) == sorted(table()), "docs/files.md has rows of plug-ins that are not there"
+
+
+@pytest.mark.parametrize("name", ["path", "folder", "location", "weights", "file", "url", "checkpoint", "function", "callback"])
+def test_no_option_with_the_name_of_a_path_takes_any_text(name):
+    for kind, group in KINDS.items():
+        for record in plugins():
+            if record.group == group and record.distribution in OURS:
+                texts = stored_options(get_factory(kind, record.qualified)).get(name, frozenset())
+                assert texts is not None and not any("/" in text for text in texts), record

@@ -103,13 +103,6 @@ def test_slower_samplers_draw_these_quantiles_as_well(name, sampler):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("sampler", ["annealed", "smc"])
-def test_a_curved_density_is_drawn_or_warned_of(sampler):
-    banana = ce.as_energy(lambda x: x[:, 0].square() / 2 + (x[:, 1] - x[:, 0].square()).square() / 0.5, event_shape=(2,))
-    right_or_warned(lambda: banana.sample(N, seed=11, **SAMPLERS[sampler]), lambda x: errors(x, normal))
-
-
-@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["annealed", "annealed, mala", "smc"])
 def test_separate_modes_have_their_shares_or_the_call_warns(sampler):
     def two(x: Tensor) -> Tensor:

@@ -78,14 +78,6 @@ def test_an_attribute_of_the_package(name, right):
     assert not hasattr(ce, name)
 
 
-@pytest.mark.full
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="older versions suggest no attributes of modules")
-def test_a_method_of_an_energy_by_the_traceback_of_python():
-    code = "import torch, composable_energy as ce; ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).smple(3)"
-    error = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stderr
-    assert "Did you mean: 'sample'" in error
-
-
 @pytest.mark.parametrize(
     ("arguments", "right"),
     [
