@@ -180,19 +180,6 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
 
 
 @compiled
-def test_a_recursion_is_compiled_in_a_time_that_grows_with_its_length():
-    def logistic_growth(x):  # of 20 steps: a compiler that repeats the operations before each use would never end
-        rate, size = x.unbind(1)
-        number = torch.full_like(rate, 0.1)
-        for _ in range(20):
-            number = number + 0.2 * (rate * number * (1 - number * size))
-        return (number - 0.5).square() + x.square().sum(1) / 2
-
-    energy = ce.as_energy(logistic_growth, event_shape=(2,))
-    assert_draws_same(energy, (5, 2), sampler=Langevin(0.01), steps=9, seed=0, init=torch.rand(5, 2))
-
-
-@compiled
 def test_the_checks_of_distributions_reject_points_there_too():
     data = torch.tensor([0.3, 1.2, 2.0], dtype=DTYPE)
     energy = ce.as_energy(lambda x: -torch.distributions.Gamma(x[:, :1], x[:, 1:]).log_prob(data).sum(1), event_shape=(2,))

@@ -94,11 +94,6 @@ class TestSummary:
         assert all(row.r_hat <= summary.rows[1].r_hat for row in summary.rows[2:])
         assert "8 worst of 3072" in str(summary) and len(str(summary).splitlines()) < 40
 
-    def test_points_that_are_single_numbers_and_low_precision(self):
-        line = ce.as_energy(lambda x: x.float().square() / 2)
-        trace = run(line, (8,), Langevin(0.5), 40, trace=1, init=torch.zeros(8, dtype=torch.bfloat16))
-        assert [row.name for row in trace.summary().rows] == ["energy", "x"] and trace.to_arviz()["posterior"]["x"].shape == (8, 40)
-
     def test_very_many_chains_cost_no_more(self):
         trace = run(gaussian(1.0), (2000, 1), Langevin(0.1), 20, trace=1)
         assert trace.summary().facts["R-hat, ESS"] == "of 512 chains, at even distances"

@@ -69,16 +69,6 @@ def test_what_does_not_fit_is_said(inputs, chains, message):
         underdamped_step(torch.zeros(3, 2), torch.zeros(3, 2), None, noise=Noise(0, range(3)), **call)
 
 
-@pytest.mark.full
-def test_a_graph_that_is_compiled_holds_the_reference(recorded):
-    x, g = points(4, 3, count=2, dtype=torch.float32)
-    noise = Noise(5, range(4), kind="philox")
-    compiled = torch.compile(lambda x, g: langevin_step(x, g, noise=noise, drift=0.1, scale=0.7), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        assert torch.equal(compiled(x, g), langevin_step(x, g, noise=noise, drift=0.1, scale=0.7))
-    assert len(recorded.calls) == 1
-
-
 class TestChoice:
     """Which implementation runs."""
 

@@ -107,13 +107,6 @@ def test_usual_recommendations_are_loaded(tmp_path, sampler, options):
     assert recommended is not None and recommended.sampler == sampler and recommended.threads == options.get("threads")
 
 
-def test_recommendations_and_schedules_in_code_are_checked_too():
-    with pytest.raises(OptionError, match="threads"):
-        ce.Recommendation("chees", threads=10**9)
-    with pytest.raises(OptionError, match="schedule must be a Schedule"):
-        normal().sample(4, sampler="tempering", schedule=[0.0, 1.0], seed=0)
-
-
 class Learnt(ce.Energy):
     def __init__(self) -> None:
         super().__init__()
@@ -140,13 +133,6 @@ def test_parameters_of_a_type_without_arithmetic_are_refused(tmp_path, energy):
             ENERGIES[energy]().save(tmp_path / "E")
             with pytest.raises(FileFormatError, match=r"dtype|torch|truth values|floating"):
                 ce.load(rewrite(tmp_path / "E", tensors=lambda value, dtype=dtype: value.to(dtype)))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_floating_types_are_read(tmp_path, dtype):
-    with ce.register("energy", "learnt", Learnt):
-        Learnt().save(tmp_path / "E")
-        assert ce.load(rewrite(tmp_path / "E", tensors=lambda value: value.to(dtype)))(X.to(dtype)).dtype == dtype
 
 
 KINDS = ["Weighted", "Conjunction", "Disjunction"]

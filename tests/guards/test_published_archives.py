@@ -1,12 +1,11 @@
 """Published data sets are read as they are: dSprites with its pickled metadata, and factors that are fractions."""
 
 import pickle
-from typing import Any
 
 import numpy as np
 import pytest
 
-from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError
+from composable_energy.errors import DtypeError
 from composable_energy_image.data import open_pictures
 
 
@@ -68,19 +67,3 @@ def test_other_numbers_are_no_classes(tmp_path, factors):
     np.savez(tmp_path / "f.npz", images=np.ones((len(factors), 2, 2), np.uint8), light=np.array(factors))
     with pytest.raises(DtypeError, match="light"):
         open_pictures(tmp_path / "f.npz", cache=None)
-
-
-@pytest.mark.parametrize("name", ["images", "imgs", "hair"])
-def test_objects_of_each_picture_are_refused_and_not_unpickled(tmp_path, name):
-    arrays: dict[str, Any] = {"images": np.ones((2, 2, 2), np.uint8), "hair": np.array([0, 1])} | {name: np.array([{}, {}])}
-    if name == "imgs":
-        del arrays["images"]
-    np.savez(tmp_path / "o.npz", **arrays)
-    with pytest.raises(FileFormatError, match="never unpickled"):
-        open_pictures(tmp_path / "o.npz", cache=None)
-
-
-def test_pictures_as_one_object_are_missing(tmp_path):
-    np.savez(tmp_path / "o.npz", images=np.array({"a": 1}, dtype=object))
-    with pytest.raises(ComposableEnergyError, match="no array 'images'"):
-        open_pictures(tmp_path / "o.npz", cache=None)

@@ -208,17 +208,6 @@ def test_conditions_copies_and_files_keep_the_support_of_a_restricted_term(tmp_p
         assert (other.sample((50, 1), seed=1, dtype=dtype, **HMC) < 1).all()
 
 
-@pytest.mark.full
-def test_a_power_of_an_energy_on_the_circle_stays_on_the_circle():
-    pull = ce.as_energy(lambda x: -0.7 * x.cos().sum(1), event_shape=(1,)).on(circle)
-    for energy in (2 * pull, pull & pull, pull.sharpened(2.0), (pull & pull).on(circle)):
-        draws = energy.sample((2000, 1), seed=3, dtype=F64, **{**HMC, "step_size": 1.5})
-        assert (draws.abs() <= math.pi).all()
-        kappa = torch.tensor(1.4, dtype=F64)  # of the von Mises density; the mean cosine is I_1 / I_0
-        expected = (torch.special.i1(kappa) / torch.special.i0(kappa)).item()
-        assert abs(draws.cos().mean().item() - expected) < 4.5 * draws.cos().std().item() / math.sqrt(2000)
-
-
 def test_supports_that_do_not_join_are_refused():
     pull = ce.as_energy(lambda x: -x.cos().sum(1), event_shape=(2,))
     for build in (lambda a, b: 2 * a & b, lambda a, b: a | 0.5 * b, lambda a, b: a - b):

@@ -65,13 +65,6 @@ def _opens_paths(patch):
     patch.setattr("composable_energy.files.values.stored_options", lambda builder: dict.fromkeys(inspect.signature(builder).parameters))
 
 
-def _opens_pictures(patch):
-    """Opens pictures in any format."""
-    opened = Image.open
-    patch.setattr(Image, "open", lambda path, **_: opened(path))
-    patch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it looks for the program
-
-
 def _unpickles(patch):
     loaded = np.load
     patch.setattr(arrays.np, "load", lambda *args, **_: loaded(*args, allow_pickle=True))
@@ -79,10 +72,6 @@ def _unpickles(patch):
 
 def _hangs(patch):
     patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(60))
-
-
-def _raises(patch):
-    patch.setattr("composable_energy.files.nodes.decode_recommendation", lambda *_: next(iter(())))
 
 
 def _writes(patch):
@@ -94,12 +83,7 @@ def _writes(patch):
 @forks
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("plant", "kind"),
-    [
-        *((plant, "code or access") for plant in (_opens_paths, _opens_pictures, _unpickles, _writes)),
-        (_hangs, "hang"),
-        (_raises, "untyped error"),
-    ],
+    ("plant", "kind"), [*((plant, "code or access") for plant in (_opens_paths, _unpickles, _writes)), (_hangs, "hang")]
 )
 def test_a_broken_promise_is_found(monkeypatch, plant, kind):
     from tests import hostile

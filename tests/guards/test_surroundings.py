@@ -176,11 +176,6 @@ def test_a_family_first_loaded_in_double_precision_is_single_afterwards():
         assert ce.get("energy", "bowls/a").scale.dtype == torch.float32
 
 
-def test_the_device_meta_is_refused():
-    with pytest.raises(DeviceError, match="meta"):
-        Bowl().to("meta").sample((4, 2))
-
-
 def test_more_points_than_memory_holds_are_refused_before_anything_is_allocated():
     with pytest.raises(OptionError, match=r"points of shape .* need at least 8 TB of memory"):
         ce.as_energy(torch.distributions.Normal(torch.zeros(1000), 1.0)).sample(10**9)

@@ -49,12 +49,6 @@ def test_float64_and_gradients_alone_do_not():
     assert abs(x.std().item() - 1) < 4 / math.sqrt(2 * 2000)
 
 
-def test_shares_of_branches_warn_by_any_sampler():
-    pair = ce.any_of(bowl(1e8), bowl(1e8, 3.0), weights=[1, 1])
-    with pytest.warns(SamplingWarning, match=rf"{HINT}"):
-        pair.sample(100, sampler="langevin", step_size=0.1, steps=20, seed=0)
-
-
 @pytest.mark.full
 def test_normalisers_and_calibrated_mixtures_warn():
     with pytest.warns(SamplingWarning, match=r"what they decide, log Z"):

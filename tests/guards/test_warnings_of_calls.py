@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.sampling import Trace
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
 from tests.diagnosed_runs import F64, gaussian, kinds, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -24,16 +24,6 @@ def schools(x: torch.Tensor) -> torch.Tensor:
     mean, log_scale, effects = x[:, :1], x[:, 1], x[:, 2:]
     prior = (mean[:, 0] / 5).square() / 2 + torch.log1p((log_scale.exp() / 5).square()) - log_scale + 8 * log_scale
     return prior + ((effects - mean).square().sum(1) * (-2 * log_scale).exp() + ((y - effects) / sd).square().sum(1)) / 2
-
-
-def walk(x: torch.Tensor) -> torch.Tensor:
-    """A Brownian path seen through noise, both scales unknown; its middle third is not seen."""
-    path = torch.cumsum(0.1 * torch.randn(30, generator=torch.Generator().manual_seed(1)), 0)
-    seen = torch.cat([torch.ones(10), torch.zeros(10), torch.ones(10)])
-    inner, outer, z = x[:, 0], x[:, 1], x[:, 2:]
-    steps, errors = torch.diff(z, prepend=torch.zeros_like(z[:, :1])), seen * (path - z)
-    energies = (steps.square().sum(1) * (-2 * inner).exp() + errors.square().sum(1) * (-2 * outer).exp()) / 2
-    return energies + 30 * inner + 20 * outer + (inner.square() + outer.square()) / 8
 
 
 def warned(energy: ce.Energy, shape: object, **options: object) -> list[str]:
@@ -49,9 +39,9 @@ HEAVY = ce.as_energy(Independent(StudentT(torch.full((2,), 5.0)), 1))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("energy", "size", "chains", "trace"), [(walk, 32, 64, False), (schools, 10, 16, 1)], ids=["walk", "schools"])
-def test_posteriors_whose_chains_do_not_agree_warn(energy, size, chains, trace):
-    found = warned(ce.as_energy(energy, event_shape=(size,)), chains, seed=7, trace=trace)
+@pytest.mark.parametrize(("chains", "trace"), [(64, False), (16, 1)])
+def test_posteriors_whose_chains_do_not_agree_warn(chains, trace):
+    found = warned(ce.as_energy(schools, event_shape=(10,)), chains, seed=7, trace=trace)
     assert {"r_hat", "stuck", "drift"} & set(found)
 
 
@@ -290,20 +280,14 @@ class TestWarnings:
     @pytest.mark.slow
     def test_advice_depends_on_what_was_done(self):
         """The advice never suggests what was done already: a tuned step, or the sampler in use."""
-        given = run(gaussian(1e-9, 1e-9), (16, 2), MALA(1.0), 40, init=torch.zeros(16, 2, dtype=F64))
-        assert given.tuned == () and "leave it out" in text(given, "constant") and "take a longer `burn_in`" in text(given, "constant")
         tuned = run(gaussian(1.0, 1.0), (16, 2), MALA(tuning_steps=20), 30)
-        assert tuned.tuned == ("step_size",)
         tuned.acceptance.fill_(0.1)
         advice = text(tuned, "acceptance")
         assert "leave it out" not in advice and "was tuned on pilot chains" in advice and "`tuning_steps`" in advice and "`init=`" in advice
         resumed = gaussian(1.0, 1.0).sample((16, 2), resume=tuned, steps=30, trace=True)[1]
-        assert resumed.tuned == ("step_size",)
+        assert resumed.tuned == tuned.tuned == ("step_size",)
         chees, hmc = (run(gaussian(1.0, 1.0), (2, 2), sampler, 10, trace=1) for sampler in (ChEES(0.5, 1.5), HMC(0.5)))
         assert "chees" not in text(chees, "ess") and "`chees`" in text(hmc, "ess")
-        trace = run(gaussian(1.0, 1.0), (2, 2), Tempering(levels=2, mean=0.0, scale=2.0), 10, trace=1)
-        trace.points[:, 0] += 100
-        assert "`tempering`" not in text(trace, "r_hat") and "`chees`" in text(trace, "ess")
 
     @pytest.mark.slow
     def test_what_was_not_checked_is_said(self, monkeypatch):
