@@ -79,10 +79,6 @@ class TestValue:
         assert torch.equal(torch.get_rng_state(), before)
         assert all(parameter.requires_grad for parameter in decoder.parameters()) and decoder.training
 
-    def test_the_estimator_is_a_plugin(self):
-        with ce.register("estimator", "log-z", lambda energy, **options: LogZ(1.0, 0.1, 1.0, None, 1.0, 1, options["particles"], 0)):
-            assert ce.log_z(gaussian(1.0), particles=99).particles == 99
-
 
 class TestLaws:
     @pytest.mark.slow

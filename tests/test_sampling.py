@@ -2,16 +2,14 @@
 
 import functools
 import pickle
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
+from composable_energy.sampling import Info, State
 from composable_energy_mcmc import MALA, Annealed, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
 
@@ -62,45 +60,6 @@ def test_chunks_get_their_own_rows_of_conditions():
         assert torch.equal(x, draw(batch_size=size))
     tuned = centred.given(c=targets).sample((10, 2), sampler=MALA(tuning_steps=10), steps=40, seed=0)
     assert (tuned - targets).abs().max() < 0.6
-
-
-@dataclass(frozen=True)
-class Counting(Sampler):
-    """Uses hooks, and a state with rows and a shared number of its own."""
-
-    shift: float | None = None
-
-    def start(self, like, noise):
-        return noise.normal(like) + 100
-
-    traits = Traits(start=start)
-
-    def tune(self, energy, x, noise):
-        assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
-        return replace(self, shift=float(energy(x).mean() * 0 + 1)), x
-
-    def init(self, energy, x, noise):
-        return Counted(x, *energy_and_gradient(energy, x), torch.zeros(len(x)), torch.zeros(()))
-
-    def step(self, energy, state, noise):
-        x = state.x + self.shift
-        moved = Counted(x, *energy_and_gradient(energy, x), state.age + 1, state.total + 1)
-        return moved, Info(scalars={"age": float(moved.total)})
-
-
-@dataclass(frozen=True)
-class Counted(State):
-    age: Tensor
-    total: Tensor
-
-
-def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
-    first = Bowl().sample((5, 2), sampler=Counting(), steps=3, seed=0, batch_size=2)
-    torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 103)
-    _, trace = Bowl().sample((5, 2), sampler=Counting(), steps=2, seed=0, batch_size=3, trace=True)
-    assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
-    assert (trace.state.age.tolist(), float(trace.state.total)) == ([2.0] * 5, 2.0)
-    assert torch.equal(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
 
 
 def test_latent_energies_are_decoded_at_the_end():

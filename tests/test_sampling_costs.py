@@ -79,15 +79,6 @@ def test_a_call_makes_no_object_for_each_chain(options):
     assert many - few < MOST
 
 
-def test_a_resumed_call_makes_no_object_for_each_chain():
-    def resume(n: int) -> int:
-        _, trace = BOWL.sample(n, trace=True, **LANGEVIN)
-        return peak(lambda: BOWL.sample(n, resume=trace, steps=2, batch_size=n // 3))
-
-    resume(FEW)
-    assert resume(MANY) - resume(FEW) < MOST
-
-
 def test_a_step_makes_no_object_for_each_chain_after_one_stopped():
     taken: list[int] = []
 

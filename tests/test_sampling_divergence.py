@@ -96,21 +96,6 @@ def test_chains_that_diverge_are_kept_at_their_last_finite_point(sampler, size):
     assert kept_trace.to_dict()["sample_stats"]["diverging"][first].tolist() == [step >= at for step in range(1, steps + 1)]
 
 
-@pytest.mark.slow
-def test_runs_with_losses_resume_as_one_long_run():
-    def draw(steps, **options):
-        return Cliff(2.7).sample((40, 2), steps=steps, **{"on_divergence": "keep", "trace": True, "batch_size": 9, **options})
-
-    given = {"sampler": Langevin(0.3), "seed": 2, "init": torch.zeros(40, 2)}
-    whole, long = draw(30, **given)
-    _, trace = draw(13, **given)
-    assert 0 < trace.diverged.sum() < long.diverged.sum()
-    x, rest = draw(17, resume=trace, batch_size=11)
-    assert torch.equal(draw(17, resume=trace, on_divergence=None)[0], x)
-    assert torch.equal(rest.diverged_at, long.diverged_at)
-    assert torch.equal(x, whole) and torch.equal(rest.energies, long.energies[13:])
-
-
 def test_chains_that_cannot_start_are_kept_at_their_start():
     start = ce.as_energy(lambda x: torch.where(x > 0, x, torch.inf).sum(1))  # no support is known, so half of all starts are outside
     with pytest.raises(SamplingDiverged, match="at the start"):
@@ -196,18 +181,3 @@ def test_the_term_and_its_energy_are_named(value, kind):
 )
 def test_what_is_not_finite_is_named_and_where_it_is(energy, init, told):
     assert told in message(energy, init=init)[0]
-
-
-class Tilted(ce.Energy):
-    """An energy that is NaN where its condition is negative."""
-
-    conditions = frozenset({"y"})
-    name = "tilted"
-
-    def forward(self, x, y):
-        return x.square().sum(1) / torch.where(y > 0, y, torch.nan)
-
-
-def test_each_chain_has_its_own_condition():
-    with pytest.raises(SamplingDiverged, match=r"1 of 2 chains .* the energy of tilted.* is NaN at 1 of 1"):
-        Tilted().given(y=torch.tensor([1.0, -1.0])).sample((2, 2), **STEP)

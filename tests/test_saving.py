@@ -60,12 +60,6 @@ def test_a_leaf_used_twice_is_one_object_again(tmp_path):
     assert len(loaded.bases) == 1
 
 
-def test_a_learnable_weight_is_learnable_again(tmp_path):
-    (WEIGHT * normal()).save(tmp_path / "saved")
-    weight = ce.load(tmp_path / "saved").weight  # pyright: ignore[reportAttributeAccessIssue]
-    assert isinstance(weight, nn.Parameter) and weight.requires_grad
-
-
 def test_modes_come_back(tmp_path):
     (male,) = people("male")
     for mode in (True, False):

@@ -102,12 +102,12 @@ def law(config):
     return nodes(config, "DistributionEnergy")[0]["config"]["distribution"]
 
 
-def part(kind, **values):
+def part(kind, /, **values):
     """Returns an edit that sets values of the first node of a class."""
     return lambda c: nodes(c, kind)[0].update(values)
 
 
-def settings(kind, **values):
+def settings(kind, /, **values):
     return lambda c: nodes(c, kind)[0]["config"].update(values)
 
 

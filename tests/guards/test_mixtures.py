@@ -106,23 +106,6 @@ def test_overlapping_branches_do_not_warn():
     assert points.shape == (300, 1)
 
 
-@pytest.mark.full
-def test_calibration_keeps_shares_that_are_known():
-    left, right = normal(-2.0, 1.0), normal(2.0, 2.0)
-    x = torch.linspace(-6, 6, 13)[:, None]
-    for known in (left ^ right, left | right, (left & ~right) | (right & ~left) | normal(9.0, 1.0)):
-        torch.testing.assert_close(ce.calibrate(known, seed=0)(x), known(x))
-    inside = ce.calibrate((left ^ right) & normal(0.0, 5.0), seed=0)
-    torch.testing.assert_close(inside(x), ((left ^ right) & normal(0.0, 5.0))(x))
-    mixed = ce.calibrate(ce.any_of(normal(-30.0, 1.0), function(30.0, 0.5), weights=[0.7, 0.3]), seed=0)
-    grid = torch.linspace(-60, 60, 24001, dtype=torch.float64)[:, None].float()
-    density = (-mixed(grid)).double().exp()
-    assert density[grid[:, 0] > 0].sum() / density.sum() == pytest.approx(0.3, abs=0.03)
-    asked = ce.calibrate(ce.any_of(left & ~right, right & ~left, weights=[0.9, 0.1]), seed=0)
-    shares = (-torch.stack([term(grid) for term in asked.terms]) - torch.tensor(asked.log_z)[:, None]).double().exp().sum(1) * 0.005
-    assert shares.tolist() == pytest.approx([1.0, 1.0], abs=0.1)
-
-
 EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, labels=2)
 
 

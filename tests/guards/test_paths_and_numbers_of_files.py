@@ -107,32 +107,18 @@ def test_usual_recommendations_are_loaded(tmp_path, sampler, options):
     assert recommended is not None and recommended.sampler == sampler and recommended.threads == options.get("threads")
 
 
-class Learnt(ce.Energy):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(2))
-
-    def forward(self, x):
-        return (x - self.mean).square().sum(1) / 2
-
-    def config(self):
-        return {}
-
-
 ENERGIES = {
     "a distribution": normal,
     "a weight": lambda: nn.Parameter(torch.tensor(0.5)) * normal(),
-    "a plug-in's": Learnt,
 }
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_parameters_of_a_type_without_arithmetic_are_refused(tmp_path, energy):
-    with ce.register("energy", "learnt", Learnt):
-        for dtype in (torch.bool, torch.float8_e4m3fn, torch.complex64):
-            ENERGIES[energy]().save(tmp_path / "E")
-            with pytest.raises(FileFormatError, match=r"dtype|torch|truth values|floating"):
-                ce.load(rewrite(tmp_path / "E", tensors=lambda value, dtype=dtype: value.to(dtype)))
+    for dtype in (torch.bool, torch.float8_e4m3fn, torch.complex64):
+        ENERGIES[energy]().save(tmp_path / "E")
+        with pytest.raises(FileFormatError, match=r"dtype|torch|truth values|floating"):
+            ce.load(rewrite(tmp_path / "E", tensors=lambda value, dtype=dtype: value.to(dtype)))
 
 
 KINDS = ["Weighted", "Conjunction", "Disjunction"]

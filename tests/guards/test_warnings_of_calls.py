@@ -173,16 +173,6 @@ def test_a_function_and_a_bar_hear_of_the_tuning_and_of_each_step(capfd):
     assert "tuning chees" in capfd.readouterr().err
 
 
-class TestThresholds:
-    def test_short_chains_of_many_are_judged_by_all_draws_together(self):
-        start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-        many = BOWL.sample((64, 2), sampler=MALA(1.0), steps=150, init=start, seed=0, trace=1)[1]
-        worst = max(row.r_hat for row in many.summary().rows)
-        assert 1.01 < worst < 1.1 and kinds(many) == set()
-        few = BOWL.sample((4, 2), sampler=MALA(1.0), steps=150, init=start[:4], seed=0, trace=1)[1]
-        assert "r_hat" in kinds(few) or "ess" in kinds(few)
-
-
 class TestFormulas:
     """Two heads that contradict each other where the base is: together they are improbable at all its points."""
 
