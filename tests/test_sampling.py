@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Info, State
+from composable_energy.sampling import Info, Noise, State, Traits
 from composable_energy_mcmc import MALA, Annealed, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
 
@@ -147,3 +148,17 @@ def test_a_callback_sees_all_chains_and_stops_early(capsys):
 def test_a_callback_stops_by_whatever_a_comparison_gives_and_by_nothing_else(answer, steps):
     watch = [ce.sampling.Stop(lambda step, state, info: answer(step))]
     assert Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=watch)[1].steps == steps
+
+
+def test_a_third_party_s_start_and_tuning_are_used():
+    @dataclass(frozen=True)
+    class Far(Langevin):
+        traits = Traits(start=lambda self, like, noise: noise.normal(like) + 100)
+
+        def tune(self, energy, x, noise):
+            assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
+            return replace(self, step_size=1e-12), x
+
+    x, trace = Bowl().sample((5, 2), sampler=Far(), steps=3, seed=0, batch_size=2, trace=True)
+    torch.testing.assert_close(x, Noise(0, range(5)).child("start").normal(x) + 100)
+    assert trace.sampler == Far(1e-12)
