@@ -9,16 +9,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import (
-    ComposableEnergyError,
-    DtypeError,
-    ExpressionError,
-    OptionError,
-    PluginNotFound,
-    SamplingDiverged,
-    ShapeError,
-    UngroundedError,
-)
+from composable_energy.errors import ComposableEnergyError, DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import Info, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from tests.sampling_energies import F64, Bowl, Decoder
@@ -149,9 +140,9 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
 @pytest.mark.slow
 def test_densities_that_are_none_are_reported():
     bowl, tilt = Bowl(), ce.as_energy(lambda x: x.square().sum(1))
-    with pytest.raises(UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):
+    with pytest.raises(ce.errors.UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):
         draw(2 * ~bowl)
-    with pytest.raises(UngroundedError, match="has no lower bound"):
+    with pytest.raises(ce.errors.UngroundedError, match="has no lower bound"):
         draw(bowl - tilt)
     needs = ce.as_energy(lambda x, sigma, y: x.square().sum(1))
     unbound = r"depends on sigma, y, which is not bound: bind .*\.at\(sigma\).* or the annealed .*given\(y="
@@ -222,7 +213,7 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler):
         return square / 2 + 1e-3 * torch.where(square > 8, square - square.detach(), 1.0).abs().sqrt()
 
     run = functools.partial(draw, ce.as_energy(kinked), (40, 2), sampler=sampler, steps=60, init=torch.zeros(40, 2))
-    with pytest.raises(SamplingDiverged) as raised:
+    with pytest.raises(ce.errors.SamplingDiverged) as raised:
         run()
     assert raised.value.samples.shape == (40, 2) and raised.value.samples.isfinite().all() and raised.value.diverged.any()
     x, trace = run(trace=True, on_divergence="keep")
@@ -234,7 +225,7 @@ def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
         patch.setattr("composable_energy.registry.registry.scan", lambda group: [])
         patch.setattr(sys, "path", [*sys.path, "another"])
         for sampler in (None, "langevin"):
-            with pytest.raises(PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):
+            with pytest.raises(ce.errors.PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):
                 ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).sample((3, 2), sampler=sampler)
 
 

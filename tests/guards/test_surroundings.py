@@ -10,15 +10,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import (
-    ComposableEnergyError,
-    DeviceError,
-    DtypeError,
-    FileFormatError,
-    MemoryShortage,
-    OptionError,
-    StorageError,
-)
+from composable_energy.errors import ComposableEnergyError, DeviceError, FileFormatError, MemoryShortage, StorageError
 from composable_energy.files import ENERGY_FILE, write_record
 from composable_energy_training import Trainer
 from plugins.training.tests.run_helpers import DATA, Scripted, network
@@ -49,7 +41,7 @@ def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point
 
 
 def test_more_points_than_memory_holds_are_refused_before_anything_is_allocated():
-    with pytest.raises(OptionError, match=r"points of shape .* need at least 8 TB of memory"):
+    with pytest.raises(ce.errors.OptionError, match=r"points of shape .* need at least 8 TB of memory"):
         ce.as_energy(torch.distributions.Normal(torch.zeros(1000), 1.0)).sample(10**9)
 
 
@@ -66,7 +58,7 @@ def test_a_default_device_without_values_is_refused():
 
 @pytest.mark.parametrize("output", [lambda e: e.to_sparse(), lambda e: e.to("meta")], ids=["sparse", "meta"])
 def test_energies_that_are_no_dense_tensor_on_the_device_of_the_points_are_typed_errors(output):
-    with pytest.raises(DtypeError, match="dense tensor"):
+    with pytest.raises(ce.errors.DtypeError, match="dense tensor"):
         ce.as_energy(lambda x: output(x.square().sum(1)), event_shape=(2,)).sample((4, 2), **CALL)
 
 
