@@ -298,7 +298,7 @@ def test_copies_twins_and_files_keep_the_level(tmp_path):
     assert negation.equals(untouched) and copy.deepcopy(negation).equals(negation)
     for again in (copy.deepcopy(negation), pickle.loads(pickle.dumps(negation)), negation.rebuild(density())):
         assert torch.equal(again(X), values)
-    (RING.__class__, density() & negation)[1].save(tmp_path / "not")
+    (density() & negation).save(tmp_path / "not")
     loaded = ce.load(tmp_path / "not")
     assert torch.equal(loaded.terms[1](X), values) and loaded.terms[1].level == negation.level
     assert copy.deepcopy(negation).float()(X.float()).dtype == torch.float32

@@ -162,15 +162,6 @@ def test_expected_failures_are_strict():
         check_energy(Bowl(), POINTS, expected_failures={"inputs": "once"})
 
 
-@parametrize_with_checks(energy_checks(LEAVES["red"], POINTS))
-def test_checks_in_pytest(check):
-    if check.name == "save":  # its network is no plug-in's
-        with pytest.raises(pytest.skip.Exception, match="cannot be saved"):
-            check()
-    else:
-        check()
-
-
 def test_expected_failures_in_pytest():
     mark = parametrize_with_checks(energy_checks(lambda: Bowl(change), POINTS), expected_failures={"input": "it is what it is for"})
     parameters: dict[str, Any] = {parameter.id: parameter for parameter in mark.args[1]}  # pyright: ignore[reportFunctionMemberAccess]

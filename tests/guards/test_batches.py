@@ -30,21 +30,10 @@ class OwnGradient(ce.Energy):
         return square(x), x - 0.3 * x.mean(0)
 
 
-class Normalised(nn.Module):
-    """A network whose normalisation never leaves training mode."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(2)
-
-    def forward(self, x):
-        return F.batch_norm(x, None, None, training=True).exp().sum(1) + square(x)
-
-
 MIXING = {
     "data broadcast along the batch": ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2 + square(x)),
     "mean over the batch": ce.as_energy(lambda x: (x - x.mean(0)).square().sum(1) + square(x)),
-    "batch normalisation": ce.as_energy(Normalised()),
+    "batch normalisation": ce.as_energy(lambda x: F.batch_norm(x, None, None, training=True).exp().sum(1) + square(x)),
     "own gradient": OwnGradient(),
     "score": ce.ScoreEnergy(lambda x: 0.3 * x.mean(0) - x, event_shape=(2,)),
     "noise levels": ce.as_energy(lambda x, sigma: (square(x) + x.mean().abs()) / (1 + sigma**2)),
