@@ -43,7 +43,7 @@ def count(sampler: str, steps: int, **options) -> Counter[str]:
         ("langevin", {"step_size": 0.1}),
         ("underdamped", {"step_size": 0.1, "trace": True}),
         ("hmc", {"step_size": 0.1, "leapfrogs": 2, "trace": True}),
-        ("tempering", {"levels": 3, "leapfrogs": 2, "trace": True}),
+        ("tempering", {"levels": 3, "leapfrogs": 2, "mean": 0.0, "scale": 2.0, "trace": True}),
     ],
 )
 def test_a_step_reads_from_the_device_once(sampler, options):

@@ -115,7 +115,7 @@ def root(x):
     return torch.linalg.cholesky(x[:, :, None])[:, 0, 0] ** 4 / 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_search_for_points_that_raise_has_an_end_that_names_float64_and_jitter():
     start = torch.full((500, 1), 0.5)
     with pytest.raises(ExpressionError, match=r"raised at so many points.*cholesky(.|\n)*torch.float64, and with jitter.*diagonal"):
