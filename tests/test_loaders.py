@@ -54,9 +54,12 @@ def test_a_drive_a_folder_or_a_path_is_no_scheme(bowls: Path, tmp_path: Path, mo
     assert str(ce.load("bowl:saved")) == "Normal"
 
 
-def test_an_unknown_scheme_and_two_loaders_of_one_scheme_are_errors(bowls: Path):
+def test_an_unknown_scheme_names_the_installed_ones(bowls: Path):
     with pytest.raises(PluginNotFound, match=r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, "):
         ce.load("bowls:x")
+
+
+def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
     install(bowls, "other-bowls", {"loaders": {"bowl": "third_party_bowls:other"}})
     with pytest.raises(PluginConflictError, match="ask for 'acme-bowls:bowl' or 'other-bowls:bowl'"):
         ce.load("bowl:x")
