@@ -1,5 +1,6 @@
 """A run that stops at a step, and the comparison of two runs."""
 
+import pytest
 import torch
 
 import composable_energy as ce
@@ -12,12 +13,20 @@ class Stop(Exception):  # noqa: N818
     """Ends a run from outside."""
 
 
-def stop_at(step):
-    def callback(now, state, info):
-        if now == step:
+def broken_off(energy, shape, at, file, **call):
+    """Draws with a checkpoint, until it is ended from outside at a step."""
+
+    def end(step, state, info):
+        if step == at:
             raise Stop
 
-    return callback
+    with pytest.raises(Stop):
+        energy.sample(shape, observers=[ce.sampling.Stop(end), ce.sampling.Checkpoint(file)], **call)
+
+
+def kept(energy, shape, file, **call):
+    """Draws with a checkpoint."""
+    return energy.sample(shape, observers=[ce.sampling.Checkpoint(file)], **call)
 
 
 def same(one, other):

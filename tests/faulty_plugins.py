@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 import composable_energy as ce
 from composable_energy_image.data import Field, Scenes, World
@@ -35,36 +34,19 @@ class Bowl(ce.Energy):
 
 
 class ForgetsAnOption(Bowl):
-    def __init__(self, power: float = 2.0) -> None:
-        super().__init__(power)
-        self.offset = power
-
-    def forward(self, x):
-        return super().forward(x) + self.offset
-
     def config(self):
         return {}
 
 
 class Encoder(nn.Module):
-    """A small network."""
+    """A small network, of what a function does to its inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 3)
+        self.before, self.first, self.last = before, nn.Linear(2, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x).tanh())
-
-
-class CentresTheBatch(Encoder):
-    def forward(self, x):
-        return super().forward(x - x.mean(0))
-
-
-class AlwaysDropsOut(Encoder):
-    def forward(self, x):
-        return super().forward(dropout(x, 0.1))
+        return self.last(self.first(self.before(x)).tanh())
 
 
 class WithoutGradient(Encoder):

@@ -33,14 +33,9 @@ needs_forkserver = pytest.mark.skipif("forkserver" not in multiprocessing.get_al
 
 
 def start(name: str, call: Callable[..., Any], /, *args: Any, parent: bool = False, **options: Any) -> BaseProcess:
-    """Starts a process; returns when that has imported all and begins the call, so that a time counted from here is the call's.
+    """Starts a process with a function of a module; returns when it has imported all and begins the call, whose error makes it end with 1.
 
-    Args:
-        name: For a message about a process that does not end.
-        call: A function of a module, since it is pickled; the process ends with 0 when it returns, with 1 when it raises.
-        args: Its arguments, pickled too.
-        parent: Whether it starts processes of multiprocessing itself, which one that ends with its parent may not.
-        options: Its named arguments, pickled too.
+    One that starts processes of multiprocessing itself is a `parent`: it does not end with this one.
     """
     context = _context()
     here, there = context.Pipe(duplex=False)
@@ -65,13 +60,7 @@ def ended(processes: Iterable[BaseProcess]) -> list[int | None]:
 
 
 def run_code(code: str, folder: Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs code as `python -W error -c` does, in a process that has the imports of `PRELOADED` already; returns its exit code and outputs.
-
-    Args:
-        code: The code.
-        folder: Its working folder, which also gets its outputs.
-        variables: Variables of its environment; None removes one.
-    """
+    """Runs code in a folder as `python -W error -c` does, with the imports of `PRELOADED` made; a variable that is None is removed."""
     ended([start("code", _run_code, code, folder, variables)])
     told = [(folder / f".{name}").read_text(encoding="utf-8") for name in ("code", "stdout", "stderr")]
     return subprocess.CompletedProcess(code, int(told[0]), *told[1:])

@@ -1,4 +1,4 @@
-"""The step of samplers: its formula, and which implementation takes it."""
+"""The step of samplers: its formula, which implementation takes it, and samplers that are made of it."""
 
 import logging
 import math
@@ -8,13 +8,19 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, PluginNotFound, ShapeError
-from composable_energy.sampling import Noise, langevin_step, normal, underdamped_step
+from composable_energy.sampling import Noise, State, langevin_step, underdamped_step
+from composable_energy.testing import Gaussian
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.mala import langevin_log_ratio
+from composable_energy_mcmc.metric import Metric
 from tests.recorded_kernel import SWITCH, Recorded, points
+
+pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
 
 @pytest.mark.parametrize("kind", ["numpy", "philox"])
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("keep", [0.0, 0.5])
 def test_the_step_is_its_formula(kind, gradient, keep):
     x, p, g = points(7, 2, 5, count=3)
     noise, start = Noise(3, range(5, 12), step=2, kind=kind), x.clone()
@@ -38,18 +44,6 @@ def test_half_precision_is_rounded_once(dtype):
     assert all(torch.equal(a, b.to(dtype)) and a.dtype == dtype for a, b in zip(got, expected, strict=True))
 
 
-def test_normal_numbers_are_those_of_the_noise_and_do_not_read_the_points():
-    noise, x = Noise(0, range(3), kind="philox"), torch.full((3, 4), math.nan)
-    assert torch.equal(normal(x, noise, stream=2), noise.normal(x, 2))
-    assert torch.equal(normal(x, noise, scale=0.5), 0.5 * noise.normal(x))
-
-
-def test_a_step_without_noise_draws_none():
-    noise = Noise(0, range(2))
-    assert torch.equal(langevin_step(torch.ones(2, 2), torch.ones(2, 2), noise=noise, drift=0.5, scale=0.0), torch.full((2, 2), 0.5))
-    assert not noise._memory
-
-
 def test_a_step_can_be_differentiated(recorded, force):
     """Training by short chains does; no kernel can, so torch takes it, or says why the one that was asked for cannot."""
     x, g = (value.requires_grad_() for value in points(3, 2, count=2))
@@ -70,23 +64,11 @@ def test_a_step_can_be_differentiated(recorded, force):
     ],
 )
 def test_what_does_not_fit_is_said(inputs, chains, message):
+    call = {"scale": 1.0, "drift": 0.1, "keep": 1.0, "move": 0.1}
     with pytest.raises(ShapeError, match=message):
-        underdamped_step(torch.zeros(3, 2), *inputs, noise=Noise(0, range(chains)), scale=1.0, drift=0.1, keep=1.0, move=0.1)
-
-
-def test_a_momentum_that_is_missing_is_an_option_error():
+        underdamped_step(torch.zeros(3, 2), *inputs, noise=Noise(0, range(chains)), **call)
     with pytest.raises(OptionError, match="takes a momentum, got None; a step without one is `langevin_step`"):
-        underdamped_step(torch.zeros(3, 2), torch.zeros(3, 2), None, noise=Noise(0, range(3)), scale=1.0, drift=0.1, keep=1.0, move=0.1)
-
-
-@pytest.mark.full
-def test_a_graph_that_is_compiled_holds_the_reference(recorded):
-    x, g = points(4, 3, count=2, dtype=torch.float32)
-    noise = Noise(5, range(4), kind="philox")
-    compiled = torch.compile(lambda x, g: langevin_step(x, g, noise=noise, drift=0.1, scale=0.7), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        assert torch.equal(compiled(x, g), langevin_step(x, g, noise=noise, drift=0.1, scale=0.7))
-    assert len(recorded.calls) == 1
+        underdamped_step(torch.zeros(3, 2), torch.zeros(3, 2), None, noise=Noise(0, range(3)), **call)
 
 
 class TestChoice:
@@ -115,21 +97,6 @@ class TestChoice:
         images = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
         assert torch.equal(self.step(images, images), self.step(images.contiguous(), images.contiguous()))
 
-    def test_momenta_and_seeds_reach_the_kernel(self, recorded, force):
-        for seed in (-1, 2**31 + 5, 2**63, 2**64 - 1):
-            options = {"noise": Noise(seed, range(4), kind="philox"), "drift": 0.1, "scale": 0.5, "move": 0.1, "keep": 0.9}
-            moved = underdamped_step(self.x, self.x, self.g, **options)
-            assert recorded.calls[-1].seed == seed
-            force("")
-            expected = underdamped_step(self.x, self.x, self.g, **options)
-            force("recorded")
-            assert all(map(torch.equal, moved, expected))
-
-    def test_no_points_are_no_step(self, recorded):
-        assert self.step(torch.zeros(0, 3), torch.zeros(0, 3), Noise(0, range(0), kind="philox")).shape == (0, 3)
-        assert self.step(torch.zeros(4, 0), torch.zeros(4, 0)).shape == (4, 0)
-        assert not recorded.calls
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -148,12 +115,6 @@ class TestChoice:
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
             self.step()
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_triton_without_a_gpu_is_reported(self, force):
-        force("triton")
-        with pytest.raises(OptionError, match=r"names a kernel which cannot run here \(triton: (torch finds no GPU|Triton is not)"):
-            self.step()
-
     def test_on_another_device_the_first_kernel_runs_that_does_not_refuse_and_torch_says_once_why(self, force, monkeypatch, caplog):
         force("")
         monkeypatch.setattr(Recorded, "langevin_step", lambda kernel, *given: kernel.calls.append(given))
@@ -166,3 +127,90 @@ class TestChoice:
         assert len(kernel.calls) == 1
         told = [record.message for record in caplog.records]
         assert sum("run in torch, without a fused kernel (recorded: it takes no float64" in line for line in told) == 1
+
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [Langevin(0.1), Langevin(0.1, metric=torch.ones(3)), MALA(0.1), Underdamped(0.1), HMC(0.2, leapfrogs=2), ChEES(0.2, 0.5)],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
+    target = Gaussian(torch.zeros(3))
+    noise = Noise(1, range(5), kind="philox")
+    with torch.no_grad():
+        state = sampler.init(target, torch.zeros(5, 3), noise)
+        for step in range(1, 5):
+            state, _ = sampler.step(target, state, noise.at(step))
+    steps = [noise.step for noise in recorded.calls]
+    assert steps == [0] * isinstance(sampler, Underdamped) + [1, 2, 3, 4]
+    assert {(noise.seed, noise.chains, noise.kind) for noise in recorded.calls} == {(1, range(5), "philox")}
+
+
+@pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1e3), (torch.bfloat16, 1.0), (F64, 1e3)])
+def test_malas_ratio_is_that_of_the_step_that_was_taken(dtype, spread):
+    """Beside float64 from the same rounded points; where they were rounded, a ratio made of the noise is that of another step."""
+    step_size, generator = 0.04, torch.Generator().manual_seed(0)
+    x, xi, here = (torch.randn(2000, 12, generator=generator, dtype=F64) for _ in range(3))
+    x, here = (spread * x).to(dtype), here.to(dtype)
+    y = (x.to(F64) - step_size / 2 * here.to(F64) + math.sqrt(step_size) * xi).to(dtype)
+    there = (here.to(F64) + 0.1 * xi).to(dtype)
+    energies = torch.zeros(2000, dtype=torch.promote_types(dtype, torch.float32))
+    got = langevin_log_ratio(State(x, energies, here), State(y, energies, there), step_size)
+    wide = [value.to(F64) for value in (x, y, here, there)]
+
+    def log_density(start, grad, end):
+        return -(end - start + step_size / 2 * grad).square().sum(1) / (2 * step_size)
+
+    exact = log_density(wide[1], wide[3], wide[0]) - log_density(wide[0], wide[2], wide[1])
+    assert got.dtype == energies.dtype
+    assert (got - exact).abs().max() < (1e-10 if dtype == F64 else 2e-5)
+    if dtype == torch.float32:
+        scale = math.sqrt(step_size)
+        s = (here + there) * (scale / 2)
+        by_noise = ((xi.float() - s / 2) * s).sum(1)
+        assert (got - exact).abs().max() < max(2e-6, 0.1 * (by_noise - exact).abs().max() * (spread > 1))
+
+
+@pytest.mark.parametrize("kind", ["ones", "scales", "dense"])
+def test_a_metric_scales_the_gradient_and_the_noise_of_a_step(kind):
+    start, factor = torch.randn(5, 6, dtype=F64), torch.tril(torch.full((6, 6), 0.3, dtype=F64)) + torch.eye(6, dtype=F64)
+    scales = torch.ones(6, dtype=F64) if kind == "ones" else torch.linspace(1, 3, 6, dtype=F64)
+    metric, matrix = (Metric(factor, torch.Size([6])), factor) if kind == "dense" else (scales, scales.diag())
+    call = {"step_size": 0.1, "temperature": 0.5, "metric": metric, "steps": 1, "seed": 0, "init": start}
+    x = Gaussian(torch.zeros(6, dtype=F64)).sample((5, 6), sampler="langevin", **call)
+    xi = Noise(0, range(5), step=1).normal(start)
+    expected = start - 0.05 * start @ matrix @ matrix.T + math.sqrt(0.05) * xi @ matrix.T
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.full
+def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
+    """Walls reflect along the scales: an exponential density keeps its mean of one where each axis has another scale."""
+    rates = torch.tensor([1.0, 4.0], dtype=F64)
+    target = ce.as_energy(lambda x: (x * rates).sum(1), event_shape=(2,))
+    sampler = Langevin(0.002, metric=1 / rates, clamp=(0.0, 20.0))
+    init = -torch.rand(4000, 2, dtype=F64).log() / rates
+    x = target.sample((4000, 2), sampler=sampler, steps=1500, seed=0, init=init)  # chains are slow, and start at draws
+    # Points at the wall are pulled to it: a bias of the order of the root of the step, the same for both axes.
+    means = x.mean(0) * rates
+    assert (means - 1).abs().max() < 4.5 / math.sqrt(4000) + math.sqrt(0.002)
+    assert abs(means[0] - means[1]) < 4.5 * math.sqrt(2 / 4000)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Langevin(0.1, metric=Metric(torch.eye(2), torch.Size([2])), clamp=(0, 1)), "A dense metric and clamp draw from another"),
+        (lambda: Langevin(0.1, metric=torch.tensor([1.0, math.nan])), "scales of a metric must be positive, finite"),
+        (lambda: Langevin(0.1, metric=Metric(-torch.eye(2), torch.Size([2]))), "scales of a metric must be positive, finite"),
+        (lambda: Langevin(0.1, metric="dense"), "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
+    ],
+)
+def test_metrics_that_do_not_fit_are_reported(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+    with pytest.raises(ShapeError, match=r"tuned for points of shape \(3,\), got \(2,\)"):
+        Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, metric=torch.ones(3)), steps=1)

@@ -1,10 +1,8 @@
 """Noise is a function of its key: known answers, statistical tests, and no dependence on other draws."""
 
 import math
-import pickle
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,14 +27,14 @@ KINDS = ["numpy", "philox"]
         ),
     ],
 )
-@pytest.mark.parametrize("tensors", [1, 2, 4])
+@pytest.mark.parametrize("tensors", [1, 4])
 def test_philox_gives_the_answers_of_random123(seed, counter, words, tensors):
     mixed = [torch.tensor([word]) if i < tensors else word for i, word in enumerate(counter)]
     assert tuple(int(word) for word in philox(key_of(seed), mixed)) == words
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     event=st.sampled_from([(), (1,), (2,), (3, 5), (64,), (3, 8, 8), (3, 40, 40), (0,)]),
@@ -59,8 +57,8 @@ def test_noise_does_not_depend_on_who_else_draws(kind, event, dtype, cut, first)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("chains", [range(40), range(5, 300), (7, 3, 2049), range(2048, 2064)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("chains", [range(5, 300), (7, 3, 2049)])
 def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):
     """Its place is used again and again, by every draw of one shape: what was drawn before must stay."""
     noise, x = Noise(7, chains, kind=kind), torch.linspace(-1, 1, 3 * len(chains), dtype=dtype).view(-1, 3)
@@ -77,7 +75,7 @@ def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     event=st.sampled_from([(), (2,), (64,), (3, 40, 40)]),
     starts=st.lists(st.tuples(st.sampled_from([0, 3, 70, 2**32 - 9]), st.integers(1, 9)), min_size=1, max_size=6),
@@ -143,8 +141,8 @@ def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
 @pytest.mark.full
 def test_no_two_of_many_steps_and_chains_have_the_same_noise():
     noise, x = Noise(2, range(1)), torch.zeros(1, 2, dtype=torch.float64)
-    drawn = {noise.at(step).normal(x).numpy().tobytes() for step in range(100_000)}
-    assert len(drawn) == 100_000
+    drawn = {noise.at(step).normal(x).numpy().tobytes() for step in range(70_000)}  # more than 16 bits
+    assert len(drawn) == 70_000
     chains = range(0, 2048 * 1000, 2048)
     first = Noise(0, tuple(chains)).normal(torch.zeros(len(chains), 2, dtype=torch.float64))
     assert len(first.unique(dim=0)) == len(chains)
@@ -162,32 +160,21 @@ def test_kinds_and_dtypes_agree_where_they_can():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_random_state_of_the_caller_stays(kind):
-    before = torch.get_rng_state()
-    noise = Noise(0, range(3), kind=kind)
-    noise.normal(torch.zeros(3, 2)), noise.uniform(torch.zeros(3, 2))
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 2**64 + 5])
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_seed_is_taken_modulo_64_bits(seed, kind):
+def test_any_seed_is_taken_modulo_64_bits(kind):
     x = torch.zeros(2, 2)
-    one, other = Noise(seed, range(2), kind=kind), Noise(seed % 2**64, range(2), kind=kind)
-    assert torch.equal(one.normal(x), other.normal(x))
-    assert torch.equal(one.child("a").normal(x), other.child("a").normal(x))
-
-
-def test_what_does_not_fit_is_said():
-    with pytest.raises(ShapeError, match=r"3 chains, got 2 points; use `noise.for_chains`"):
-        Noise(0, range(3)).normal(torch.zeros(2, 2))
-    with pytest.raises(OptionError, match="'numpy' or 'philox', got 'torch'"):
-        Noise(0, range(3), kind="torch")
+    for seed in (-1, 2**64 + 5):
+        one, other = Noise(seed, range(2), kind=kind), Noise(seed % 2**64, range(2), kind=kind)
+        assert torch.equal(one.normal(x), other.normal(x))
+        assert torch.equal(one.child("a").normal(x), other.child("a").normal(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
     noise, x = Noise(0, range(2), kind=kind), torch.zeros(2, 2)
+    with pytest.raises(ShapeError, match=r"2 chains, got 3 points; use `noise.for_chains`"):
+        noise.normal(torch.zeros(3, 2))
+    with pytest.raises(OptionError, match="'numpy' or 'philox', got 'torch'"):
+        Noise(0, range(3), kind="torch")
     for step in (-1, 2**32, 1.5, True, "1", None):
         with pytest.raises(OptionError, match="step of a noise is a whole number from 0 to 2\\^32 - 1, got"):
             noise.at(step)
@@ -200,24 +187,3 @@ def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
                 draw(x, stream)
     last = noise.at(2**32 - 1).for_chains(range(2**32 - 2, 2**32)).normal(x, stream=2**32 - 1)
     assert last.isfinite().all() and not torch.equal(last, noise.normal(x))
-
-
-@pytest.mark.parametrize(("dtype", "words", "bits"), [(torch.float32, np.uint32, 31), (torch.float64, np.uint64, 63)])
-@pytest.mark.parametrize("first", [0, 3, 2**31])
-def test_noise_on_the_cpu_is_box_muller_of_the_words_of_numpy(dtype, words, bits, first):
-    """The place of a chain's words is a function of its id alone; the counter of NumPy names 32 bytes."""
-    start = first * 4 * words().itemsize // 32  # events of 3 numbers take 4 words
-    drawn = np.random.Philox(key=5, counter=[start, 7, 2, 0]).random_raw(64).view(words)
-    drawn = drawn[first * 4 - start * 32 // words().itemsize :][:16].reshape(4, 4).astype(f"i{words().itemsize}").astype(np.float64)
-    radius, angle = np.sqrt(-2 * np.log(np.abs(drawn[:, :2]) / 2**bits)), np.pi * drawn[:, 2:] / 2**bits
-    expected = torch.from_numpy(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :3])
-    noise = Noise(5, range(first, first + 4), step=7)
-    torch.testing.assert_close(noise.normal(torch.zeros(4, 3, dtype=dtype), stream=2).double(), expected, rtol=1e-5, atol=1e-5)
-    assert noise.words("normal", torch.zeros(4, 3, dtype=dtype), 2, steps=3).shape == (3, 4, 4)
-
-
-def test_noise_compares_by_its_key_and_can_be_saved():
-    noise = Noise(0, range(3), step=4)
-    noise.normal(torch.zeros(3, 2))
-    assert noise == Noise(0, range(3)).at(4)
-    assert torch.equal(pickle.loads(pickle.dumps(noise)).normal(torch.zeros(3, 2)), noise.normal(torch.zeros(3, 2)))

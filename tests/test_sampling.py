@@ -1,98 +1,53 @@
-"""`sample`: chunks and resumed runs give the same chains, and draws have the requested shape."""
+"""`sample`: chunks and resumed runs give the same chains; shapes, dtypes, decoded points, the trace and callbacks."""
 
 import functools
 import pickle
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
-from tests.sampling_energies import F64, Bowl, Network
-
-SAMPLERS = [Langevin(0.1), MALA(0.3), HMC(0.3, leapfrogs=4), Annealed(levels=30, corrector_steps=1)]
-
-
-def same(a, b):
-    return torch.equal(a, b)
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling import Info, Noise, State, Traits
+from composable_energy_mcmc import MALA, Annealed, Langevin
+from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [*SAMPLERS, MALA(tuning_steps=10), HMC(tuning_steps=10)], ids=repr)
-def test_chunks_change_no_bit_of_elementwise_energies(sampler):
-    draw = functools.partial(Bowl().sample, (22, 3), sampler=sampler, steps=5)
-    whole = draw(seed=4)
-    assert same(whole, draw(seed=4)) and all(same(whole, draw(seed=4, batch_size=size)) for size in (1, 7, 16))
-    assert same(whole[:5], Bowl().sample((5, 3), sampler=sampler, steps=5, seed=4))
-    assert same(whole[6:], Bowl().sample((16, 3), sampler=sampler, steps=5, seed=4, first_chain=6))
+@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(tuning_steps=10)], ids=repr)
+def test_chunks_and_resumed_runs_draw_the_same_bits(sampler):
+    draw = functools.partial(Bowl().sample, (20, 3), sampler=sampler, steps=12, dtype=F64)
+    whole, trace = draw(seed=4, trace=2)
+    assert torch.equal(whole, draw(seed=4)) and all(torch.equal(whole, draw(seed=4, batch_size=size)) for size in (1, 16))
+    assert torch.equal(whole[6:], Bowl().sample((14, 3), sampler=sampler, steps=12, seed=4, first_chain=6, dtype=F64))
     assert not torch.isclose(whole, draw(seed=5)).any()
+    for size in (None, 7):
+        _, part = draw(seed=4, steps=5, trace=True, batch_size=size)
+        x, rest = Bowl().sample(20, resume=pickle.loads(pickle.dumps(part)), steps=7, trace=2, batch_size=size)
+        assert torch.equal(x, whole) and torch.equal(rest.energies, trace.energies[5:]) and rest.steps == 12
+        assert torch.equal(rest.points, trace.points[2:]) and rest.point_steps == trace.point_steps[2:]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
-    draw = functools.partial(Network().sample, 22, sampler=sampler, steps=12, seed=4)
-    whole = draw()
-    assert whole.dtype == F64
-    for size in (1, 7, 16):
-        assert (draw(batch_size=size) - whole).abs().max() < 1e-12
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(tuning_steps=10)], ids=repr)
-@pytest.mark.parametrize("size", [None, 7])
-def test_a_resumed_run_is_one_long_run(sampler, size):
-    long, long_trace = Bowl().sample((20, 3), sampler=sampler, steps=30, seed=0, trace=2)
-    _, trace = Bowl().sample((20, 3), sampler=sampler, steps=11, seed=0, trace=True, batch_size=size)
-    trace = pickle.loads(pickle.dumps(trace))
-    x, rest = Bowl().sample(20, resume=trace, steps=19, trace=2, batch_size=size)
-    assert same(x, long) and same(rest.energies, long_trace.energies[11:]) and rest.steps == 30
-    assert same(rest.points, long_trace.points[5:]) and rest.point_steps == long_trace.point_steps[5:]
-
-
-def test_an_annealed_run_resumes_to_its_end():
-    sampler = Annealed(levels=10)
-    _, trace = Bowl().sample((4, 3), sampler=sampler, steps=4, seed=0, trace=True)
-    x, trace = Bowl().sample((4, 3), resume=trace, trace=True)
-    assert same(x, Bowl().sample((4, 3), sampler=sampler, seed=0)) and trace.steps == 10
-    with pytest.raises(OptionError, match="takes 10 steps: 10 are done, and 1 were asked for"):
-        Bowl().sample((4, 3), resume=trace)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"sampler": "hmc"},
-        {"seed": 1},
-        {"init": torch.zeros(3, 2)},
-        {"step_size": 0.2},
-        {"first_chain": 1},
-    ],
-    ids=lambda given: next(iter(given)),
-)
-def test_a_resumed_run_changes_nothing(given):
+def test_a_resumed_run_changes_nothing():
     _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=0, trace=True)
-    with pytest.raises(OptionError, match=f"leave out {next(iter(given))}"):
-        Bowl().sample((3, 2), resume=trace, **given)
+    for given in ({"sampler": "hmc"}, {"seed": 1}, {"init": torch.zeros(3, 2)}, {"step_size": 0.2}, {"first_chain": 1}):
+        with pytest.raises(OptionError, match=f"leave out {next(iter(given))}"):
+            Bowl().sample((3, 2), resume=trace, **given)
     with pytest.raises(OptionError, match="leave out shape"):
         Bowl().sample((4, 2), resume=trace)
     with pytest.raises(OptionError, match="resume takes the Trace"):
         Bowl().sample((4, 2), resume=3)
 
 
-def test_a_resumed_run_keeps_its_dtype():
-    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, dtype=F64, trace=True)
-    assert Bowl().sample((3, 2), resume=trace, steps=1).dtype == F64
-
-
-def test_a_seed_that_nobody_gave_is_reported():
-    x, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, trace=True)
-    assert same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=trace.seed))
-    assert not same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2))
+def test_an_annealed_run_resumes_to_its_end():
+    sampler = Annealed(levels=10)
+    _, trace = Bowl().sample((4, 3), sampler=sampler, steps=4, seed=0, trace=True)
+    x, trace = Bowl().sample((4, 3), resume=trace, trace=True)
+    assert torch.equal(x, Bowl().sample((4, 3), sampler=sampler, seed=0)) and trace.steps == 10
+    with pytest.raises(OptionError, match="takes 10 steps: 10 are done, and 1 were asked for"):
+        Bowl().sample((4, 3), resume=trace)
 
 
 @pytest.mark.slow
@@ -103,45 +58,107 @@ def test_chunks_get_their_own_rows_of_conditions():
     x = draw()
     assert (x - targets).abs().max() < 0.6
     for size in (1, 3):
-        assert same(x, draw(batch_size=size))
-    tuned = centred.given(c=targets).sample((10, 2), sampler=HMC(tuning_steps=40), steps=40, seed=0)
+        assert torch.equal(x, draw(batch_size=size))
+    tuned = centred.given(c=targets).sample((10, 2), sampler=MALA(tuning_steps=10), steps=40, seed=0)
     assert (tuned - targets).abs().max() < 0.6
 
 
-@dataclass(frozen=True)
-class Counting(Sampler):
-    """Uses hooks, and a state with rows and a shared number of its own."""
-
-    shift: float | None = None
-
-    def start(self, like, noise):
-        return noise.normal(like) + 100
-
-    traits = Traits(start=start)
-
-    def tune(self, energy, x, noise):
-        assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
-        return replace(self, shift=float(energy(x).mean() * 0 + 1)), x
-
-    def init(self, energy, x, noise):
-        return Counted(x, *energy_and_gradient(energy, x), torch.zeros(len(x)), torch.zeros(()))
-
-    def step(self, energy, state, noise):
-        x = state.x + self.shift
-        moved = Counted(x, *energy_and_gradient(energy, x), state.age + 1, state.total + 1)
-        return moved, Info(scalars={"age": float(moved.total)})
-
-
-@dataclass(frozen=True)
-class Counted(State):
-    age: Tensor
-    total: Tensor
+def test_latent_energies_are_decoded_at_the_end():
+    decoder = Decoder()
+    decoder.seen.clear()
+    decoder.train()
+    energy = Latent(decoder)
+    draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    latent = functools.partial(energy.latents.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    x, z = draw(300), latent(300)
+    assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
+    assert decoder.seen == [1, 32, 268]  # the first batch shows how large decoded points are
+    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(latent((300, 4)), z)
+    decoder.eval()
+    with torch.no_grad():
+        assert torch.allclose(decoder(z), x, atol=1e-6)
+    decoder.event_shape = torch.Size([3, 2, 2])
+    decoder.seen.clear()
+    assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
+    wrong = r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
+    with pytest.raises(ShapeError, match=wrong):
+        draw((5, 3, 4, 4))
+    with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
+        latent((5, 3, 2, 2))
+    with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
+        draw(5, init=torch.zeros(4, 4))
 
 
-def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
-    first = Bowl().sample((5, 2), sampler=Counting(), steps=3, seed=0, batch_size=2)
-    torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 103)
-    _, trace = Bowl().sample((5, 2), sampler=Counting(), steps=2, seed=0, batch_size=3, trace=True)
-    assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
-    assert (trace.state.age.tolist(), float(trace.state.total)) == ([2.0] * 5, 2.0)
-    assert same(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
+def test_shapes_dtypes_and_starts_are_followed():
+    sampler, energy = Langevin(0.1), Bowl()
+    init = torch.randn(3, 2, dtype=F64, requires_grad=True)
+    before = init.detach().clone()
+    x = energy.sample((3, 2), sampler=sampler, steps=3, seed=0, init=init)
+    assert x.dtype == F64 and not x.requires_grad and torch.equal(init.detach(), before) and init.grad is None
+    assert torch.equal(x, energy.sample(3, sampler=sampler, steps=3, seed=0, init=init))
+    assert energy.sample(torch.Size([3, 2]), sampler=sampler, steps=1, dtype=torch.float16).dtype == torch.float16
+    assert ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=F64), 1.0)).sample(3, sampler=sampler, steps=1).dtype == F64
+    assert Network(torch.float32).sample(3, sampler=sampler, steps=1).dtype == torch.float32
+    single = energy.sample((3,), sampler=sampler, steps=1)
+    assert single.shape == (3,)
+
+
+def test_the_trace_tells_what_was_done():
+    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, trace=4, burn_in=3, batch_size=2)
+    assert trace.energies.shape == trace.acceptance.shape == (12, 5)
+    torch.testing.assert_close(trace.energies[-1], Bowl()(x))
+    assert trace.point_steps == [7, 11] and trace.points.shape == (2, 5, 3)
+    torch.testing.assert_close(trace.energies[10], Bowl()(trace.points[1]))
+    assert (trace.seed, trace.noise, trace.steps, trace.shape) == (3, "numpy", 12, (5, 3))
+    assert trace.chains == range(5) and not trace.diverged.any()
+    assert repr(trace).startswith("Trace(MALA(step_size=0.5") and repr(trace).endswith("seed=3, steps=12, shape=(5, 3))")
+    record = trace.to_dict()
+    assert record["posterior"]["x"].shape == (5, 2, 3)
+    assert {name: array.shape for name, array in record["sample_stats"].items()} == dict.fromkeys(
+        ("lp", "diverging", "acceptance_rate"), (5, 2)
+    )
+    assert record["attrs"]["seed"] == 3 and "MALA" in record["attrs"]["sampler"]
+    _, trace = Bowl().sample((5, 3), sampler=Langevin(0.5), steps=12, trace=True)
+    assert trace.points is None and trace.acceptance is None
+    assert trace.to_dict()["posterior"] == {} and trace.to_dict()["sample_stats"]["lp"].shape == (5, 12)
+
+
+def test_a_callback_sees_all_chains_and_stops_early(capsys):
+    seen = []
+
+    def callback(step: int, state: State, info: Info) -> bool:
+        seen.append((step, state.x.shape, info.acceptance.shape))
+        torch.testing.assert_close(state.energy, Bowl()(state.x))
+        return step == 4
+
+    options = {"sampler": MALA(0.5), "seed": 3, "observers": [ce.sampling.Progress(), ce.sampling.Stop(callback)]}
+    x, trace = Bowl().sample((5, 3), steps=12, batch_size=2, trace=True, **options)
+    assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
+    assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
+    printed = capsys.readouterr()
+    assert printed.out == "" and "mala" in printed.err
+    Bowl().sample((5, 3), sampler=MALA(0.5), steps=2)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [(lambda now: torch.tensor(now == 4), 4), (lambda now: torch.full((3,), now == 4), 4), (np.float64(4).__eq__, 4), (torch.ones, 9)],
+)
+def test_a_callback_stops_by_whatever_a_comparison_gives_and_by_nothing_else(answer, steps):
+    watch = [ce.sampling.Stop(lambda step, state, info: answer(step))]
+    assert Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, observers=watch)[1].steps == steps
+
+
+def test_a_third_party_s_start_and_tuning_are_used():
+    @dataclass(frozen=True)
+    class Far(Langevin):
+        traits = Traits(start=lambda self, like, noise: noise.normal(like) + 100)
+
+        def tune(self, energy, x, noise):
+            assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
+            return replace(self, step_size=1e-12), x
+
+    x, trace = Bowl().sample((5, 2), sampler=Far(), steps=3, seed=0, batch_size=2, trace=True)
+    torch.testing.assert_close(x, Noise(0, range(5)).child("start").normal(x) + 100)
+    assert trace.sampler == Far(1e-12)

@@ -11,64 +11,10 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
-from composable_energy_mcmc import MALA, SMC, ChEES, Langevin, Tempering
+from composable_energy_mcmc import MALA, Langevin
+from tests.sampling_energies import Bowl
 
-
-class Bowl(ce.Energy):
-    """A unit Gaussian; elementwise, so chunks change no bit."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.square().sum(1) / 2
-
-
-@dataclass(frozen=True)
-class Telling(Sampler):
-    """Scalars of every kind: one that all chains share, one for each chain, and one that has no value for some."""
-
-    def init(self, energy, x, noise):
-        return State(x, *energy_and_gradient(energy, x))
-
-    def step(self, energy, state, noise):
-        x = state.x + noise.normal(state.x)
-        new = State(x, *energy_and_gradient(energy, x))
-        height = x[:, 0].double()
-        positive = torch.where(height > 0, height, torch.nan)
-        return new, Info(scalars={"level": 0.1 * noise.step, "height": height, "positive": positive, "mean": height.mean().item()})
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 10])
-def test_scalars_are_those_of_all_chains_whatever_the_batch_size(size):
-    call = {"sampler": Telling(), "steps": 4, "seed": 1, "trace": 1}
-    seen = []
-    _, trace = Bowl().sample(
-        (10, 2), batch_size=size, observers=[ce.sampling.Stop(lambda step, state, info: seen.append(dict(info.scalars)))], **call
-    )
-    heights = trace.points[:, :, 0].double()
-    assert trace.scalars["level"] == [0.1 * step for step in (1, 2, 3, 4)]
-    assert trace.scalars["height"] == pytest.approx(heights.mean(1).tolist(), abs=1e-12)
-    assert trace.scalars["mean"] == pytest.approx(heights.mean(1).tolist(), abs=1e-12)
-    assert trace.scalars["positive"] == pytest.approx(torch.where(heights > 0, heights, torch.nan).nanmean(1).tolist())
-    assert seen == [{name: values[step] for name, values in trace.scalars.items()} for step in range(4)]
-
-
-def test_scalars_of_chains_that_were_stopped_do_not_count():
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2))
-    traces = [
-        hole.sample((30, 2), sampler=Telling(), steps=5, seed=0, trace=1, on_divergence="keep", batch_size=size)[1] for size in (None, 4)
-    ]
-    assert traces[0].diverged.any()
-    for name, values in traces[0].scalars.items():
-        assert traces[1].scalars[name] == pytest.approx(values)
-
-
-def test_scalars_of_another_shape_are_refused():
-    @dataclass(frozen=True)
-    class Wide(Telling):
-        def step(self, energy, state, noise):
-            return state, Info(scalars={"wide": state.x})
-
-    with pytest.raises(ShapeError, match=r"scalar 'wide' of Wide has shape \(3, 2\) for 3 chains"):
-        Bowl().sample((3, 2), sampler=Wide(), steps=1)
+HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2))
 
 
 @dataclass(frozen=True)
@@ -82,52 +28,68 @@ class Unscaled(State):
 
 
 @dataclass(frozen=True)
-class Scaling(Sampler):
-    """A walk in units that all chains share, as many as there are coordinates."""
+class Walk(Sampler):
+    """A walk in units that all chains share, as many as there are coordinates; it tells scalars of every kind."""
 
+    option: object = None
+    hidden: object = field(default=0, compare=False)
     kind: type = Scaled
+    wide: bool = False
 
     def init(self, energy, x, noise):
-        return self.kind(x, *energy_and_gradient(energy, x), torch.linspace(1, 2, x.shape[1]))
+        return self.kind(x, *energy_and_gradient(energy, x), torch.linspace(0.5, 1, x.shape[1]))
 
     def step(self, energy, state, noise):
         x = state.x + state.scales * noise.normal(state.x)
-        return self.kind(x, *energy_and_gradient(energy, x), state.scales), Info()
+        height = x[:, 0].double()
+        scalars = {"level": 0.1 * noise.step, "height": height, "positive": torch.where(height > 0, height, torch.nan)}
+        told = {"wide": x} if self.wide else {**scalars, "mean": height.mean().item()}
+        return self.kind(x, *energy_and_gradient(energy, x), state.scales), Info(scalars=told)
 
 
-@pytest.mark.parametrize("chains", [4, 5])
-@pytest.mark.parametrize("size", [None, 2, 4])
+@pytest.mark.parametrize("size", [1, 4])
+def test_scalars_are_those_of_all_chains_whatever_the_batch_size(size):
+    seen = []
+    watch = [ce.sampling.Stop(lambda step, state, info: seen.append(dict(info.scalars)))]
+    _, trace = Bowl().sample((10, 2), sampler=Walk(), steps=4, seed=1, trace=1, batch_size=size, observers=watch)
+    heights = trace.points[:, :, 0].double()
+    assert trace.scalars["level"] == [0.1 * step for step in (1, 2, 3, 4)]
+    for name in ("height", "mean"):
+        assert trace.scalars[name] == pytest.approx(heights.mean(1).tolist(), abs=1e-12)
+    assert trace.scalars["positive"] == pytest.approx(torch.where(heights > 0, heights, torch.nan).nanmean(1).tolist())
+    assert seen == [{name: values[step] for name, values in trace.scalars.items()} for step in range(4)]
+
+
+def test_scalars_of_chains_that_were_stopped_do_not_count():
+    call = {"sampler": Walk(), "steps": 5, "seed": 0, "trace": 1, "on_divergence": "keep"}
+    whole, parts = (HOLE.sample((30, 2), batch_size=size, **call)[1] for size in (None, 4))
+    assert whole.diverged.any()
+    for name, values in whole.scalars.items():
+        assert parts.scalars[name] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(("chains", "size"), [(4, None), (4, 2), (5, 4)])  # as many chains, or rows, as coordinates
 def test_a_tensor_that_all_chains_share_is_never_cut(chains, size):
-    call = {"sampler": Scaling(), "seed": 0, "trace": 1}
+    call = {"sampler": Walk(), "seed": 0, "trace": 1}
     whole, trace = Bowl().sample((chains, 4), steps=3, **call)
     parts, other = Bowl().sample((chains, 4), steps=3, batch_size=size, **call)
     assert torch.equal(whole, parts) and len(other.state.scales) == 4
     assert torch.equal(Bowl().sample((chains, 4), resume=trace, steps=2, batch_size=size), Bowl().sample((chains, 4), steps=5, **call)[0])
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, torch.nan, x.square().sum(1) / 2))
-    _, kept = hole.sample((chains, 4), steps=3, on_divergence="keep", batch_size=size, init=torch.zeros(chains, 4), **call)
-    assert 0 < kept.diverged.sum() < chains
-    assert torch.equal(kept.state.scales, torch.linspace(1, 2, 4))
+    start = torch.linspace(0, 1.9, chains)[:, None].repeat(1, 4)
+    _, kept = HOLE.sample((chains, 4), steps=3, on_divergence="keep", batch_size=size, init=start, **call)
+    assert 0 < kept.diverged.sum() < chains and torch.equal(kept.state.scales, torch.linspace(0.5, 1, 4))
 
 
-def test_a_tensor_without_rows_that_is_not_declared_is_refused():
-    with pytest.raises(
-        ShapeError, match=r"Unscaled.scales has shape \(4,\) in a state of 5 chains.*write `scales: Tensor = field\(metadata="
-    ):
-        Bowl().sample((5, 4), sampler=Scaling(Unscaled), steps=3)
-
-
-@dataclass(frozen=True)
-class Options(Sampler):
-    """What options may be, for equality."""
-
-    scale: object
-    hidden: object = field(default=0, compare=False)
-
-    def init(self, energy, x, noise):
-        return State(x, *energy_and_gradient(energy, x))
-
-    def step(self, energy, state, noise):
-        return state, Info()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wide": True}, r"scalar 'wide' of Walk has shape \(5, 4\) for 5 chains"),
+        ({"kind": Unscaled}, r"Unscaled.scales has shape \(4,\) in a state of 5 chains.*write `scales: Tensor = field\(metadata="),
+    ],
+)
+def test_scalars_and_tensors_that_have_no_rows_are_refused(options, message):
+    with pytest.raises(ShapeError, match=message):
+        Bowl().sample((5, 4), sampler=Walk(**options), steps=3)
 
 
 VALUES = [
@@ -136,36 +98,12 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("make", [Options, lambda value: replace(Options(0), scale=value)])
+@pytest.mark.parametrize("make", [Walk, lambda value: replace(Walk(0), option=value)])
 def test_samplers_compare_by_value_whatever_their_options_are(make):
     for i, one in enumerate(VALUES):
         for j, other in enumerate(VALUES):
             left, right = make(one), make(copy.deepcopy(other))
             assert (left == right) is (i == j) and (left != right) is (i != j)
             assert i != j or hash(left) == hash(right)
-    assert Options(1, hidden=torch.ones(2)) == Options(1, hidden=torch.zeros(2))
+    assert Walk(1, hidden=torch.ones(2)) == Walk(1, hidden=torch.zeros(2))
     assert Langevin(0.1) != MALA(0.1) and Langevin(0.1) == Langevin(0.1) and Langevin(0.1) != 0.1
-
-
-@pytest.mark.slow
-def test_first_party_samplers_with_tensor_options_compare():
-    t = torch.ones(2)
-    for make in (lambda t: Tempering(mean=t, scale=t), lambda t: SMC(mean=t, scale=t), lambda t: Langevin(0.1, metric=t)):
-        assert make(t) == make(t.clone()) and hash(make(t)) == hash(make(t.clone())) and make(t) != make(2 * t)
-    for sampler in (Tempering(levels=4), SMC(levels=4), ChEES(tuning_steps=20), MALA(tuning_steps=5)):
-        tuned = Bowl().sample((3, 2), sampler=sampler, steps=1, seed=0, trace=True)[1].sampler
-        assert copy.deepcopy(tuned) == tuned != sampler
-
-
-def test_an_equality_of_ones_own_stays():
-    @dataclass(frozen=True)
-    class Own(Options):
-        def __eq__(self, other):
-            return "mine"
-
-        __hash__ = Options.__hash__
-
-    class Plain(Sampler):
-        init, step = Options.init, Options.step
-
-    assert (Own(1) == Own(2)) == "mine" and Plain() != Plain()

@@ -1,13 +1,23 @@
-"""Checkpoints: an interrupted run ends as an uninterrupted one."""
+"""Runs that are broken off: checkpoints end as unbroken runs do, files of other calls are refused, Ctrl-C keeps what was done."""
+
+from dataclasses import dataclass, replace
 
 import pytest
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.errors import OptionError, SamplingDiverged
-from tests.checkpoint_runs import BOWL, Stop, same, stop_at
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, SamplingDiverged, SamplingInterrupted
+from composable_energy.files import write_record
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from composable_energy_mcmc import HMC, Annealed, Langevin
+from tests.checkpoint_runs import BOWL, broken_off, kept, same
+
+LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
+HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
+LOSSES = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
 
 
 def network() -> ce.Energy:
@@ -18,90 +28,358 @@ def network() -> ce.Energy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sampler", "options"),
+    ("sampler", "size"),
     [
-        ("langevin", {"step_size": 0.1}),
-        ("underdamped", {"step_size": 0.1}),
-        ("mala", {}),
-        ("chees", {"tuning_steps": 20}),
-        ("annealed", {"levels": 12}),
+        ({"sampler": "underdamped", "step_size": 0.1}, 4),
+        ({"sampler": "chees", "tuning_steps": 20}, 4),
+        ({"sampler": "annealed", "levels": 12}, None),
     ],
 )
-@pytest.mark.parametrize("size", [None, 4])
-def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler, options, size):
-    energy = network()
-    call = dict(sampler=sampler, steps=12, seed=3, trace=3, burn_in=1, batch_size=size, **options)
+def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler, size):
+    energy, file = network(), tmp_path / "deep" / "run.safetensors"
+    call = dict(steps=12, seed=3, trace=3, burn_in=1, batch_size=size, **sampler)
     whole = energy.sample((10, 2), **call)
-    file = tmp_path / "deep" / "run.safetensors"
-    for step in (2, 3, 9):
-        with pytest.raises(Stop):
-            energy.sample((10, 2), observers=[ce.sampling.Stop(stop_at(step)), ce.sampling.Checkpoint(file)], **call)
-    same(whole, energy.sample((10, 2), observers=[ce.sampling.Checkpoint(file)], **call))
+    for step in (3, 9):
+        broken_off(energy, (10, 2), step, file, **call)
+    same(whole, kept(energy, (10, 2), file, **call))
     assert [path.name for path in file.parent.iterdir()] == ["run.safetensors"]
-    same(whole, energy.sample((10, 2), observers=[ce.sampling.Checkpoint(file)], **call))  # it is done: nothing is left to do
+    same(whole, kept(energy, (10, 2), file, **call))  # it is done: nothing is left to do
 
 
-@pytest.mark.slow
-def test_losses_survive_a_break(tmp_path):
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
-    call = {
-        "sampler": "langevin",
-        "step_size": 0.2,
-        "steps": 20,
-        "seed": 1,
-        "trace": True,
-        "on_divergence": "keep",
-        "init": torch.zeros(40, 2),
-    }
-    whole = hole.sample((40, 2), **call)
-    assert whole[1].diverged.any()
-    for step in (4, 11):
-        with pytest.raises(Stop):
-            hole.sample((40, 2), observers=[ce.sampling.Stop(stop_at(step)), ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    same(whole, hole.sample((40, 2), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+def test_losses_survive_a_break_and_a_divergence_leaves_a_file_that_another_policy_goes_on_from(tmp_path):
+    call = {**LOSSES, "trace": True, "on_divergence": "keep"}
+    with pytest.warns(SamplingWarning, match="diverged"):
+        whole = HOLE.sample((40, 2), **call)
+        assert whole[1].diverged.any()
+        for step in (4, 11):
+            broken_off(HOLE, (40, 2), step, tmp_path / "c", **call)
+        same(whole, kept(HOLE, (40, 2), tmp_path / "c", **call))
+        with pytest.raises(SamplingDiverged):
+            kept(HOLE, (40, 2), tmp_path / "raised", **LOSSES)
+        assert torch.equal(whole[0], kept(HOLE, (40, 2), tmp_path / "raised", on_divergence="keep", **LOSSES))
 
 
 def test_more_steps_go_on_from_a_finished_run(tmp_path):
-    call = {"sampler": "langevin", "step_size": 0.1, "trace": True, "seed": 0}
-    BOWL.sample((5, 3), steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    same(BOWL.sample((5, 3), steps=25, **call), BOWL.sample((5, 3), steps=25, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+    call = {**LANGEVIN, "trace": True, "seed": 0}
+    kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
+    same(BOWL.sample((5, 3), steps=25, **call), kept(BOWL, (5, 3), tmp_path / "c", steps=25, **call))
     with pytest.raises(OptionError, match="25 steps are done already, 10 were asked for"):
-        BOWL.sample((5, 3), steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
+        kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
 
 
 def test_a_trace_that_is_resumed_has_checkpoints_too(tmp_path):
-    call = {"trace": True}
-    _, trace = BOWL.sample((5, 3), sampler="langevin", step_size=0.1, seed=0, steps=10, **call)
-    whole = BOWL.sample((5, 3), resume=trace, steps=10, **call)
-    with pytest.raises(Stop):
-        BOWL.sample(
-            (5, 3), resume=trace, steps=10, observers=[ce.sampling.Stop(stop_at(14)), ce.sampling.Checkpoint(tmp_path / "c")], **call
-        )
-    same(whole, BOWL.sample((5, 3), resume=trace, steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+    _, trace = BOWL.sample((5, 3), seed=0, steps=10, trace=True, **LANGEVIN)
+    call = {"resume": trace, "steps": 10, "trace": True}
+    broken_off(BOWL, (5, 3), 14, tmp_path / "c", **call)
+    same(BOWL.sample((5, 3), **call), kept(BOWL, (5, 3), tmp_path / "c", **call))
 
 
 def test_a_seed_that_nobody_gave_is_kept(tmp_path):
-    with pytest.raises(Stop):
-        BOWL.sample(
-            (5, 3),
-            sampler="langevin",
-            step_size=0.1,
-            steps=10,
-            observers=[ce.sampling.Stop(stop_at(5)), ce.sampling.Checkpoint(tmp_path / "c")],
-        )
-    first, second = (
-        BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
-        for _ in range(2)
-    )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, BOWL.sample((5, 3), sampler="langevin", step_size=0.1, steps=10))
+    broken_off(BOWL, (5, 3), 5, tmp_path / "c", steps=10, **LANGEVIN)
+    first, second = (kept(BOWL, (5, 3), tmp_path / "c", steps=10, **LANGEVIN) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, BOWL.sample((5, 3), steps=10, **LANGEVIN))
 
 
-def test_a_divergence_leaves_a_checkpoint_that_another_policy_goes_on_from(tmp_path):
-    hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
-    call = {"sampler": "langevin", "step_size": 0.2, "steps": 20, "seed": 1, "init": torch.zeros(40, 2)}
-    with pytest.raises(SamplingDiverged):
-        hole.sample((40, 2), observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call)
-    with pytest.warns(SamplingWarning, match="diverged"):
-        wanted = hole.sample((40, 2), on_divergence="keep", **call)
-        assert torch.equal(wanted, hole.sample((40, 2), on_divergence="keep", observers=[ce.sampling.Checkpoint(tmp_path / "c")], **call))
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"step_size": 0.2}, r"sampler was 'Langevin\(step_size=0.1.*, is 'Langevin\(step_size=0.2"),
+        ({"init": torch.ones(4, 3, dtype=torch.float64)}, "init was None, is '"),
+        ({"trace": 5}, "trace was False, is 5"),
+    ],
+)
+def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
+    call = {**LANGEVIN, "steps": 3, "seed": 0}
+    kept(BOWL, (4, 3), tmp_path / "c", **call)
+    with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
+        kept(BOWL, (4, 3), tmp_path / "c", **{**call, **other})
+
+
+def test_damaged_files_other_files_and_other_versions_are_reported_and_left_alone(tmp_path):
+    file, call = tmp_path / "c", {**LANGEVIN, "steps": 3, "seed": 0}
+    kept(BOWL, (4, 3), file, **call)
+    whole = file.read_bytes()
+    for content in (whole[:-7], b"", b"not a checkpoint", safetensors.torch.save({"a": torch.zeros(1)})):
+        file.write_bytes(content)
+        with pytest.raises(FileFormatError, match=r"is damaged, or no record(.|\n)*give another path"):
+            kept(BOWL, (4, 3), file, **call)
+        assert file.read_bytes() == content
+    write_record(file, "checkpoint", 2, {}, {})
+    with pytest.raises(FileFormatError, match=r"has version 2, .* reads 4: use the version that wrote it.* give another path"):
+        kept(BOWL, (4, 3), file, **call)
+    with pytest.raises(FileFormatError, match="give another path"):
+        kept(BOWL, (4, 3), tmp_path, **call)
+
+
+@dataclass(frozen=True)
+class Noted(State):
+    note: object = None
+
+
+@dataclass(frozen=True)
+class Pulled(Sampler):
+    """Draws around a point, and keeps a note in its state."""
+
+    towards: torch.Tensor
+    note: object = None
+
+    def init(self, energy, x, noise):
+        return Noted(x, *energy_and_gradient(energy, x), note=self.note)
+
+    def step(self, energy, state, noise):
+        x = self.towards + 0.1 * noise.normal(state.x)
+        energies, grad = energy_and_gradient(energy, x)
+        return replace(state, x=x, energy=energies, grad=grad), Info()
+
+
+ONE = torch.ones(3, dtype=torch.float64)
+
+
+def test_options_that_are_tensors_are_compared_to_the_bit(tmp_path):
+    for towards in (ONE, ONE.clone()):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(towards), steps=3, seed=0)
+    with pytest.raises(OptionError, match="sampler was"):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE + 1e-9), steps=3, seed=0)
+
+
+@pytest.mark.parametrize("note", [None, 3, 2.5, "text", True])
+def test_what_a_state_may_hold(tmp_path, note):
+    call = {"sampler": Pulled(ONE, note), "steps": 6, "seed": 0, "trace": True}
+    broken_off(BOWL, (4, 3), 3, tmp_path / "c", **call)
+    again = kept(BOWL, (4, 3), tmp_path / "c", **call)
+    same(BOWL.sample((4, 3), **call), again)
+    assert again[1].state.note == note
+
+
+def test_what_a_state_may_not_hold(tmp_path):
+    with pytest.raises(ExpressionError, match=r"Noted.note is a list: a checkpoint holds tensors, numbers and text"):
+        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE, []), steps=6, seed=0)
+
+
+CALL = {"sampler": "langevin", "step_size": 0.1, "seed": 3}
+
+
+def bowl(x):
+    return x.square().sum(1) / 2
+
+
+def interrupting(step):
+    """Returns a callback that presses Ctrl-C at a step."""
+
+    def callback(now, state, info):
+        if now == step:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def interrupting_energy(calls):
+    """Returns a bowl that presses Ctrl-C in one of its evaluations."""
+    left = [calls]
+
+    def energy(x):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return bowl(x)
+
+    return ce.as_energy(energy)
+
+
+def test_an_interrupt_carries_the_points_and_the_trace_of_the_steps_so_far():
+    energy = ce.as_energy(bowl)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        energy.sample((5, 3), steps=100, observers=[ce.sampling.Stop(interrupting(40))], **CALL)
+    error = caught.value
+    assert isinstance(error, SamplingInterrupted) and not isinstance(error, Exception)
+    assert torch.equal(error.points, energy.sample((5, 3), steps=40, **CALL)) and error.trace.steps == 40
+    assert "after 40 of 100 steps" in str(error) and "resume=error.trace, steps=60" in str(error)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
+    """Ctrl-C in an evaluation in the middle of a step, or of a batch of it."""
+    call = {"batch_size": batch_size, "trace": 2}
+    with pytest.raises(SamplingInterrupted) as caught:
+        interrupting_energy(31).sample((6, 3), steps=30, **CALL, **call)
+    before = caught.value.trace
+    assert 0 < before.steps < 30 and len(before.energies) == before.steps and before.point_steps == list(range(2, before.steps + 1, 2))
+    points, trace = ce.as_energy(bowl).sample((6, 3), steps=30 - before.steps, resume=before, **call)
+    whole, record = ce.as_energy(bowl).sample((6, 3), steps=30, **CALL, **call)
+    assert torch.equal(points, whole)
+    assert torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
+
+
+def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
+    energy = ce.as_energy(bowl)
+    call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
+    with pytest.raises(SamplingInterrupted):
+        energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
+    assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
+
+
+def test_an_interrupt_while_the_sampler_is_tuned_stays_as_it_is():
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupting_energy(10).sample((5, 3), seed=0)
+    assert type(caught.value) is KeyboardInterrupt
+
+
+REFUSED = r"another energy than .*: where chain \d+ was, the (energy|gradient|evidence).* was .* and is .* now\. .*"
+SAMPLERS = {
+    "langevin": {"step_size": 0.1, "steps": 3},
+    "underdamped": {"step_size": 0.1, "steps": 3},
+    "mala": {"step_size": 0.1, "steps": 3},
+    "hmc": {"step_size": 0.1, "steps": 3},
+    "chees": {"tuning_steps": 10, "steps": 3},
+    "annealed": {"levels": 4},
+    "tempering": {"levels": 3, "mean": 0.0, "scale": 3.0, "steps": 3},
+    "smc": {"levels": 3, "mean": 0.0, "scale": 3.0},
+}
+
+
+def at(centre: float, scale: float = 1.0) -> ce.Energy:
+    return ce.as_energy(lambda x: ((x - centre) / scale).square().sum(1) / 2, name="normal")
+
+
+def draw(energy: ce.Energy, shape=(10, 2), **call):
+    return energy.sample(shape, **{"sampler": Langevin(0.1), "steps": 3, "seed": 0, **call})
+
+
+def refused(first: ce.Energy, second: ce.Energy, file, **call) -> None:
+    """Draws from one energy, and sees the checkpoint refused for another but not for the same."""
+    drawn = draw(first, observers=[ce.sampling.Checkpoint(file)], **call)
+    before = file.read_bytes()
+    with pytest.raises(OptionError, match=REFUSED + "Give another path, or delete it to begin anew"):
+        draw(second, observers=[ce.sampling.Checkpoint(file)], **call)
+    assert file.read_bytes() == before
+    assert torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_complete_checkpoint_of_another_energy_is_refused(tmp_path, sampler):
+    refused(at(0.0), at(50.0), tmp_path / "c", sampler=sampler, **{"steps": None, **SAMPLERS[sampler]})
+
+
+@pytest.mark.parametrize("every", [0, 3600])
+def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path, every):
+    checkpoint = ce.sampling.Checkpoint(tmp_path / "c", every)
+    call = {"steps": 9, "observers": [checkpoint]}
+    with pytest.raises(ZeroDivisionError):
+        draw(at(0.0), steps=9, observers=[ce.sampling.Stop(lambda step, state, info: 1 / (3 - step)), checkpoint])
+    with pytest.raises(OptionError, match=REFUSED):
+        draw(at(50.0), **call)
+    assert torch.equal(draw(at(0.0), **call), draw(at(0.0), steps=9))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1), (torch.float32, 3000)])
+def test_a_weight_that_changed_by_one_percent_is_seen(tmp_path, dtype, size):
+    term = ce.as_energy(lambda x: (x - 1).square().sum(1) / 2 + x[:, 0].cos(), name="term")
+    base = at(0.0, 3.0)
+    refused(base & 0.1 * term, base & 0.101 * term, tmp_path / "c", shape=(5, size), dtype=dtype)
+
+
+def test_energies_that_differ_only_where_the_chains_came_to_are_reported_apart(tmp_path):
+    def walled(height: float) -> ce.Energy:
+        return ce.as_energy(lambda x: -5 * x[:, 0] + height * (x[:, 0] - 1).relu().square(), name="walled")
+
+    for broken in (False, True):
+        call = {"init": torch.zeros(10, 2), "steps": 20}
+        file = tmp_path / f"{broken}"
+        watch = [ce.sampling.Stop(lambda step, state, info: 1 / (15 - step))] if broken else []
+        try:
+            draw(walled(10.0), observers=[*watch, ce.sampling.Checkpoint(file)], **call)
+        except ZeroDivisionError:
+            assert broken
+        with pytest.raises(OptionError, match=REFUSED):
+            draw(walled(20.0), observers=[ce.sampling.Checkpoint(file)], **call)
+
+
+class Tilted(ce.Energy):
+    """A bowl that tells a gradient of its own."""
+
+    def __init__(self, tilt: float) -> None:
+        super().__init__()
+        self.tilt = tilt
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum(1) / 2
+
+    def with_gradient(self, x: Tensor, **conditions) -> tuple[Tensor, Tensor]:
+        return self(x), x + self.tilt
+
+
+def test_a_gradient_that_changed_alone_is_seen(tmp_path):
+    refused(Tilted(0.0), Tilted(0.01), tmp_path / "c")
+    _, trace = draw(Tilted(0.0), trace=True)
+    with pytest.raises(OptionError, match=r"another energy than .*, the gradient was"):
+        Tilted(0.01).sample((10, 2), resume=trace, steps=1)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("sampler", "size"), [("langevin", 30), ("annealed", None)])
+def test_one_condition_of_many_chains_is_seen(tmp_path, sampler, size):
+    conditional = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="conditional")
+    y = torch.linspace(-1, 1, 100)
+    other = y.clone()
+    other[93] += 0.01
+    call = {"sampler": sampler, "batch_size": size, "shape": (100, 2), "steps": None, **SAMPLERS[sampler]}
+    refused(conditional.given(y=y), conditional.given(y=other), tmp_path / "c", **call)
+    _, trace = draw(conditional.given(y=y), trace=True, **call)
+    with pytest.raises(OptionError, match=REFUSED):
+        conditional.given(y=other).sample((100, 2), resume=trace, steps=1)
+
+
+def noisy(centre: float, low: float = 0.0) -> ce.Energy:
+    return ce.as_energy(lambda x, sigma: (x - centre + low * (sigma < 0.2)[:, None]).square().sum(1) / (2 * (1 + sigma**2)), name="noisy")
+
+
+@pytest.mark.parametrize("other", [noisy(0.01), noisy(0.0, low=0.01)], ids=["all levels", "low levels"])
+def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, other):
+    call = {"sampler": Annealed(levels=4), "steps": None}
+    refused(noisy(0.0), other, tmp_path / "c", **call)
+    _, trace = draw(noisy(0.0), trace=True, **{**call, "steps": 2})
+    with pytest.raises(OptionError, match=REFUSED + "give them as `init`"):
+        other.sample((10, 2), resume=trace)
+    assert torch.equal(noisy(0.0).sample((10, 2), resume=trace), draw(noisy(0.0), **call))
+
+
+def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
+    traces = [draw(at(0.0), trace=True, init=torch.full((10, 2), value))[1] for value in (0.0, 1.0)]
+    at(0.0).sample((10, 2), resume=traces[0], steps=3, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
+    with pytest.raises(OptionError, match=r"belongs to another call .resumed was"):
+        at(0.0).sample((10, 2), resume=traces[1], steps=3, observers=[ce.sampling.Checkpoint(tmp_path / "c")])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("sampler", "dtype"), [("langevin", torch.float32), ("chees", torch.float32), ("annealed", torch.float64)])
+def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):
+    net = nn.Sequential(nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 1)).to(dtype).eval()
+    network = ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, name="network")
+    call = {"sampler": sampler, "dtype": dtype, "shape": (22, 200), "steps": None, **SAMPLERS[sampler]}
+    call["observers"] = [ce.sampling.Checkpoint(tmp_path / "c")]
+    x = draw(network, **call)
+    for size in (1, 7, 16):
+        assert torch.equal(draw(network, batch_size=size, **call), x)
+
+
+class Bowl(ce.Energy):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.scale).square().sum(1) / 2
+
+
+@pytest.mark.full
+def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed():
+    energy, call = Bowl(1.0), {"sampler": HMC(tuning_steps=60), "steps": 20, "trace": True}
+    _, wide = draw(energy, **call)
+    energy.scale = 0.01
+    x, narrow = draw(energy, **call)
+    assert narrow.acceptance.mean() > 0.4
+    assert narrow.sampler.step_size != wide.sampler.step_size
+    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": HMC(tuning_steps=60)})
+    assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)

@@ -1,16 +1,37 @@
-"""Test kit for energies: every energy here passes, and each check detects its defect."""
+"""Test kit: every energy here and right samplers pass, and each check detects its defect with a message that names it, once."""
 
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import dropout
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.testing import Check, SkipCheck, check_energy, energy_checks, parametrize_with_checks
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.testing import (
+    Banana,
+    Check,
+    Gaussian,
+    SkipCheck,
+    check_energy,
+    check_sampler,
+    energy_checks,
+    parametrize_with_checks,
+    sampler_checks,
+)
 from composable_energy.testing.checks import assert_close
+from composable_energy.testing.samplers import measure_deviations
+from composable_energy_image.testing import check_encoder, check_world
+from composable_energy_training.testing import check_recipe
+from tests import faulty_plugins as faulty
 from tests.factories import LEAVES
+from tests.faulty_plugins import SETTINGS, TEXTS
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
@@ -21,59 +42,33 @@ def test_every_leaf_conforms(name):
     check_energy(LEAVES[name], POINTS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("expression", [lambda a, b: a & ~b, lambda a, b: a | b, lambda a, b: (0.5 * a).sharpened(2.0) >> b])
-def test_every_expression_conforms(expression):
-    check_energy(expression(LEAVES["event"], LEAVES["red"]), POINTS)
-    check_energy(expression(LEAVES["event"], LEAVES["tilt"]), POINTS)
+def keep(energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return energies
 
 
-class Broken(ce.Energy):
-    """A bowl with something wrong."""
+def change(energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    x.detach().mul_(2)
+    return energies
 
-    def __init__(self) -> None:
+
+class Bowl(ce.Energy):
+    """A bowl, and something that may be wrong with its energies."""
+
+    def __init__(self, wrong: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = keep) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        self.wrong, self.scale = wrong, nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.scale * self.wrong(x.square().sum(1) / 2, x)
 
-    def wrong(self, energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return energies
 
-
-class Scalar(Broken):
-    def wrong(self, energies, x):
-        return energies.sum()
-
-
-class Infinite(Broken):
-    def wrong(self, energies, x):
-        return energies / 0
-
-
-class Normalised(Broken):
-    def wrong(self, energies, x):
-        return energies - energies.mean()
-
-
-class Ordered(Broken):
-    def wrong(self, energies, x):
-        return energies + torch.arange(len(x)).to(x)
-
-
-class Detached(Broken):
-    def wrong(self, energies, x):
-        return energies + x.detach()[:, 0] ** 3
-
-
-class Turned(Broken):
+class Turned(Bowl):
     def with_gradient(self, x):
         energies, gradient = super().with_gradient(x)
         return energies, -gradient
 
 
-class Leaking(Broken):
+class Leaking(Bowl):
     """A score that depends on the other points."""
 
     has_value = False
@@ -82,76 +77,41 @@ class Leaking(Broken):
         return x.new_zeros(len(x)), x.detach() - x.detach().mean(0)
 
 
-class Stubborn(Broken):
-    def wrong(self, energies, x):
-        return energies.double()
-
-
-class Mutating(Broken):
-    def wrong(self, energies, x):
-        x.detach().mul_(2)
-        return energies
-
-
-class Random(Broken):
-    def wrong(self, energies, x):
-        return energies + torch.rand(1, dtype=x.dtype)
-
-
-class Shared(Broken):
+class Shared(Bowl):
     def __deepcopy__(self, memo: Any):
         return self
 
 
-class Forgetful(Broken):
-    def __init__(self, offset: float = 0.0) -> None:
-        super().__init__()
-        self.offset = offset
-
+class Forgetful(Bowl):
     def __setstate__(self, state: Any):
-        super().__setstate__({**state, "offset": 1.0})
-
-    def wrong(self, energies, x):
-        return energies + self.offset
+        super().__setstate__({**state, "wrong": lambda e, x: e + 1})
 
 
-class Unbalanced(Broken):
+class Unbalanced(Bowl):
     @property
     def bases(self):
         return (ce.energies.WeightedBase(LEAVES["distribution"]),)
 
 
-@pytest.mark.parametrize(
-    ("cls", "failing"),
-    [
-        (Scalar, {"shape"}),
-        (Infinite, {"shape"}),
-        (Normalised, {"rows"}),
-        (Ordered, {"rows"}),
-        (Detached, {"gradient"}),
-        (Turned, {"gradient"}),
-        (Leaking, {"rows"}),
-        (Stubborn, {"dtypes"}),
-        (Mutating, {"input"}),
-        (Random, {"randomness"}),
-        (Shared, {"copy"}),
-        (Forgetful, {"copy"}),
-        (Unbalanced, {"evidence"}),
-    ],
-)
-def test_a_broken_energy_is_caught(cls, failing):
-    failed = {check.name for check in energy_checks(cls, POINTS) if fails(check)}
-    assert failing <= failed
-    with pytest.raises(AssertionError, match=rf"later ones were not run:\n  {min(failing)}: "):
-        check_energy(cls(), POINTS)
+def random(energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return energies + torch.rand(1, dtype=x.dtype)
 
 
-def test_a_bowl_of_the_same_class_conforms():
-    check_energy(Broken(), POINTS)
-
-
-def test_an_energy_without_value_conforms_by_its_gradient():
-    check_energy(ce.ScoreEnergy(lambda x: 3 - x), POINTS)
+BROKEN = {
+    "scalar": (lambda: Bowl(lambda e, x: e.sum()), "shape"),
+    "infinite": (lambda: Bowl(lambda e, x: e / 0), "shape"),
+    "normalised": (lambda: Bowl(lambda e, x: e - e.mean()), "rows"),
+    "ordered": (lambda: Bowl(lambda e, x: e + torch.arange(len(x)).to(x)), "rows"),
+    "detached": (lambda: Bowl(lambda e, x: e + x.detach()[:, 0] ** 3), "gradient"),
+    "turned": (Turned, "gradient"),
+    "leaking": (Leaking, "rows"),
+    "stubborn": (lambda: Bowl(lambda e, x: e.double()), "dtypes"),
+    "changing": (lambda: Bowl(change), "input"),
+    "random": (lambda: Bowl(random), "randomness"),
+    "shared": (Shared, "copy"),
+    "forgetful": (Forgetful, "copy"),
+    "unbalanced": (Unbalanced, "evidence"),
+}
 
 
 def fails(check: Check) -> bool:
@@ -162,6 +122,19 @@ def fails(check: Check) -> bool:
     except SkipCheck:
         return False
     return False
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_energy_is_caught(name):
+    build, failing = BROKEN[name]
+    assert failing in {check.name for check in energy_checks(build, POINTS) if fails(check)}
+    with pytest.raises(AssertionError, match=rf"later ones were not run:\n  {failing}: "):
+        check_energy(build(), POINTS)
+
+
+def test_a_bowl_and_an_energy_without_value_conform():
+    check_energy(Bowl(), POINTS)
+    check_energy(ce.ScoreEnergy(lambda x: 3 - x), POINTS)
 
 
 def test_lambdas_are_excused_from_pickling_and_saving():
@@ -181,29 +154,16 @@ def test_misuse_is_an_error():
 
 
 def test_expected_failures_are_strict():
-    check_energy(
-        Random(),
-        POINTS,
-        expected_failures=dict.fromkeys(("rows", "randomness", "copy", "dtypes", "gradient"), "it is random")
-        | dict.fromkeys(("pickle", "evidence", "algebra"), "it is random"),
-    )
+    names = ("rows", "randomness", "copy", "dtypes", "gradient", "pickle", "evidence", "algebra")
+    check_energy(Bowl(random), POINTS, expected_failures=dict.fromkeys(names, "it is random"))
     with pytest.raises(AssertionError, match=r"input: holds now; take it off expected_failures \(once\)"):
-        check_energy(Broken(), POINTS, expected_failures={"input": "once"})
+        check_energy(Bowl(), POINTS, expected_failures={"input": "once"})
     with pytest.raises(OptionError, match="names inputs; the checks are build, shape"):
-        check_energy(Broken(), POINTS, expected_failures={"inputs": "once"})
-
-
-@parametrize_with_checks(energy_checks(LEAVES["red"], POINTS))
-def test_checks_in_pytest(check):
-    if check.name == "save":  # its network is no plug-in's
-        with pytest.raises(pytest.skip.Exception, match="cannot be saved"):
-            check()
-    else:
-        check()
+        check_energy(Bowl(), POINTS, expected_failures={"inputs": "once"})
 
 
 def test_expected_failures_in_pytest():
-    mark = parametrize_with_checks(energy_checks(Mutating, POINTS), expected_failures={"input": "it is what it is for"})
+    mark = parametrize_with_checks(energy_checks(lambda: Bowl(change), POINTS), expected_failures={"input": "it is what it is for"})
     parameters: dict[str, Any] = {parameter.id: parameter for parameter in mark.args[1]}  # pyright: ignore[reportFunctionMemberAccess]
     assert [name for name, parameter in parameters.items() if parameter.marks] == ["input"]
     assert parameters["input"].marks[0].kwargs["strict"]
@@ -221,3 +181,146 @@ def test_rounding_is_that_of_as_many_terms_as_a_network_adds():
     for network, terms in ((large, 800), (small, 200), (None, 200)):
         with pytest.raises(AssertionError, match="is rounding"):
             assert_close(expected + terms * epsilon, expected, "the same", network=network)
+
+
+def energy(build: Callable[[], ce.Energy], cls: type[ce.Energy] = faulty.Bowl) -> None:
+    with ce.register("energy", "planted", cls):
+        check_energy(build, POINTS.float())
+
+
+def recipe(cls=faulty.Fit, texts=TEXTS, settings=SETTINGS) -> None:
+    check_recipe(lambda: cls("fit", *texts, settings), faulty.number_file())
+
+
+def encoder(cls=faulty.Encoder, *given) -> None:
+    check_encoder(lambda: cls(*given), POINTS.float())
+
+
+def world(cls=faulty.Squares, *given) -> None:
+    check_world(lambda: cls(*given))
+
+
+WITHOUT_SEED = {"data": SETTINGS["data"], "training": {"steps": 10, "device": "none"}}
+# A faulty plug-in, the check that catches it, and words of its message.
+FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
+    "energy: config misses an option": (
+        lambda: energy(lambda: faulty.ForgetsAnOption(4.0), faulty.ForgetsAnOption),
+        "save",
+        "other energies",
+    ),
+    "energy: an option is misspelt": (lambda: energy(lambda: ce.load("planted", powr=4.0)), "build", "'planted' takes .*power"),
+    "encoder: the batch is centred": (lambda: encoder(faulty.Encoder, lambda x: x - x.mean(0)), "rows", "alone and in a batch"),
+    "encoder: dropout is never off": (lambda: encoder(faulty.Encoder, dropout), "randomness", "random numbers from torch"),
+    "encoder: no gradient": (lambda: encoder(faulty.WithoutGradient), "gradient", "detached from the inputs"),
+    "encoder: a tensor is not saved": (lambda: encoder(faulty.HidesATensor), "state", "parameter or buffer"),
+    "encoder: an unused layer": (lambda: encoder(faulty.LeavesALayerOut), "weights", "no gradient reaches middle"),
+    "recipe: no source": (lambda: recipe(texts=("A bowl", "", *TEXTS[2:])), "texts", "source is empty"),
+    "recipe: no seed": (lambda: recipe(settings=WITHOUT_SEED), "settings", "no setting training.seed"),
+    "recipe: another seed each time": (lambda: recipe(faulty.DrawsWithoutSeed), "repeat", "different weights: model.safetensors"),
+    "recipe: any setting is accepted": (lambda: recipe(faulty.TakesAnySetting), "changes", "a setting that does not exist"),
+    "world: noise in pictures": (lambda: world(faulty.NoisySquares), "seed", "depends on the batch, or on earlier calls"),
+    "world: pictures of floats": (lambda: world(faulty.FloatSquares), "shape", "float64, expected uint8"),
+    "world: an unnamed class": (lambda: world(faulty.ThreeTones), "labels", "from 0 to 2, its field names 2"),
+    "world: an option is forgotten": (lambda: world(faulty.ForgetsItsSize, 8, 2), "options", "of that name"),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_caught_and_named_once(name):
+    fault, check, words = FAULTS[name]
+    with pytest.raises(AssertionError, match=rf"  {check}: .*{words}"):
+        fault()
+
+
+@pytest.mark.full
+def test_the_plug_ins_without_their_faults_pass():
+    energy(lambda: faulty.Bowl(4.0))
+    for check in (encoder, recipe, world):
+        check()
+
+
+COUNT = itertools.count()
+
+
+@dataclass(frozen=True)
+class Walk(Sampler):
+    """Unadjusted Langevin, and places to break it."""
+
+    step_size: float = 0.5
+    factor: float = 1.0
+    draw: Callable[[Noise, torch.Tensor], torch.Tensor] = lambda noise, x: noise.normal(x)
+
+    def init(self, energy, x, noise):
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy, state, noise):
+        x = state.x - self.step_size / 2 * state.grad + self.factor * self.step_size**0.5 * self.draw(noise, state.x)
+        return State(x, *energy_and_gradient(energy, x)), Info()
+
+
+class Doubling(Walk):
+    def step(self, energy, state, noise):
+        state, info = super().step(energy, state, noise)
+        x = state.x.double()
+        return State(x.float().double(), state.energy.float(), state.grad.float()), info
+
+
+class InPlace(Walk):
+    def step(self, energy, state, noise):
+        state.x.add_(1e-3)
+        return super().step(energy, state, noise)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "failing"),
+    [
+        (Walk(draw=lambda noise, x: torch.randn_like(x)), "seed"),
+        (Walk(draw=lambda noise, x: replace(noise, seed=0).normal(x)), "seed"),
+        (Doubling(), "seed"),
+        (Walk(factor=1.1), "moments"),
+        (InPlace(), "state"),
+        (Walk(draw=lambda noise, x: noise.normal(x) + next(COUNT)), "seed"),
+        (Walk(draw=lambda noise, x: noise.normal(x) - noise.normal(x).mean(0)), "chunks"),
+    ],
+)
+def test_a_broken_sampler_is_caught(sampler, failing):
+    (check,) = (c for c in sampler_checks(sampler, steps=20, variance=1 / (1 - 0.5 / 4)) if c.name == failing)
+    with pytest.raises(AssertionError):
+        check()
+
+
+@pytest.mark.slow
+def test_a_sampler_conforms():
+    check_sampler(Walk, steps=20, bias=0.2)
+    with ce.register("sampler", "walk", Walk):
+        check_sampler("walk", steps=20, variance=1 / (1 - 0.5 / 4))
+
+
+def test_the_known_target_is_what_it_says():
+    target = Gaussian(torch.zeros(3, dtype=torch.float64), 2.0)
+    x = torch.ones(2, 3, dtype=torch.float64)
+    assert target(x).tolist() == [3 / 8, 3 / 8]
+    assert target.at(1.0)(x).tolist() == [0.3, 0.3]
+    check_energy(target, POINTS.repeat(1, 2)[:, :3])
+
+
+def test_exact_draws_of_the_banana_are_white():
+    target, n = Banana(), 20_000
+    x = target.exact(Noise(0, range(n)))
+    errors, distance = measure_deviations(target.whitened(x))
+    assert max(errors.values()) < 4.5 and distance < 2.47
+    errors, distance = measure_deviations(target.whitened(x) * 1.1)
+    assert errors["first variance"] > 10 and errors["second variance"] > 10 and errors["correlation"] < 4.5 and distance > 2.47
+    assert all(measure_deviations(x * torch.nan)[0][name] == math.inf for name in errors)
+    check_energy(target, POINTS.repeat(1, 2)[:, :2])
+
+
+def test_a_sampler_that_claims_to_be_exact_must_be():
+    """Unadjusted steps tell no acceptance, so they are only if somebody insists."""
+    checks = {exact: next(c for c in sampler_checks(Walk(), exact=exact) if c.name == "exact") for exact in (None, False, True)}
+    for exact in (None, False):
+        with pytest.raises(SkipCheck, match="not exact"):
+            checks[exact]()
+    with pytest.raises(AssertionError, match="exact draws do not stay exact"):
+        checks[True]()

@@ -1,4 +1,4 @@
-"""Files name no paths, addresses or plug-ins that open them, and what can run code asks for trust."""
+"""Files name no paths, addresses or plug-ins that open them, what can run code asks for trust, and pictures start no program."""
 
 import io
 import warnings
@@ -6,15 +6,20 @@ import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 from torch.distributions import Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError
-from composable_energy_cli import main
+from composable_energy.errors import ExpressionError, FileFormatError
+from composable_energy.files import stored_options
+from composable_energy.registry import get_factory, plugins
+from composable_energy_cli.pictures import read_points
+from composable_energy_image.data import open_pictures
 from composable_energy_latent import load_generator
 from tests.saving_energies import Mean, edit, nodes
 
@@ -75,31 +80,9 @@ def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize("reader", [torch.jit.load, torch.export.load], ids=["script", "export"])
-@pytest.mark.parametrize("way", ["load", "command"])
-def test_a_saved_file_cannot_name_a_generator(tmp_path, monkeypatch, capsys, reader, way):
-    module = torch.jit if reader is torch.jit.load else torch.export
-    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the file was read"))
-    folder = saved(tmp_path / "E", "generator", path=str(script(tmp_path / "g.pt")), trust=True)
-    if way == "command":
-        assert main(["sample", str(folder), "-n", "1", "-o", str(tmp_path / "x.npy")]) == 2
-        assert "no saved file may give" in capsys.readouterr().err
-    else:
-        with pytest.raises(FileFormatError, match="no saved file may give"):
-            ce.load(folder)
-
-
 @pytest.mark.parametrize(
     "options",
-    [
-        {"path": "/etc/passwd"},
-        {"path": ["a", {"b": "x"}]},
-        {"mode": "w"},
-        {"where": 3},
-        {"where": "x"},
-        {"kind": "r"},
-        {"path": {"$tuple": ["x"]}},
-    ],
+    [{"path": "/etc/passwd"}, {"path": ["a", {"b": "x"}]}, {"where": 3}, {"where": "x"}, {"kind": "r"}, {"path": {"$tuple": ["x"]}}],
     ids=str,
 )
 def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path, options):
@@ -108,14 +91,10 @@ def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path, options):
     assert not TOUCHED
 
 
-@pytest.mark.parametrize("options", [{}, {"size": 2}, {"kind": "q"}, {"path": None}, {"path": [1, {"b": 2.5}]}], ids=str)
-def test_plain_data_are_read_from_files(tmp_path, options):
-    assert ce.load(saved(tmp_path / "E", **options)).decoder is not None
-    assert TOUCHED
-
-
-def test_a_plug_in_declares_texts_that_are_safe(tmp_path):
-    ce.load(saved(tmp_path / "E", "declares", mode="anything"))
+def test_plain_data_and_declared_texts_are_read_from_files(tmp_path):
+    ce.load(saved(tmp_path / "E", kind="q", path=[1, {"b": 2.5}]))
+    assert TOUCHED == [(2, [1, {"b": 2.5}], "a", None, "q")]
+    ce.load(saved(tmp_path / "F", "declares", mode="anything"))
     assert TOUCHED == [(2, None, "anything", None, "p")]
 
 
@@ -124,7 +103,7 @@ def test_a_plug_in_declares_texts_that_are_safe(tmp_path):
     [
         ("energy", "diffusers", {"location": "owner/name"}),
         ("energy", "faces", {"folder": "/tmp"}),
-        ("energy", "generated-faces", {"folder": "elsewhere"}),
+        ("encoder", "generator", {"path": "g.pt", "trust": True}),
         ("encoder", "comet", {"weights": "/tmp/model"}),
         ("encoder", "comet-global", {"weights": "../sprites"}),
     ],
@@ -145,7 +124,7 @@ def test_plug_ins_of_the_library_open_nothing_for_a_file(tmp_path, monkeypatch, 
     assert not opened
 
 
-def test_an_energy_around_another_takes_no_text_from_a_file(tmp_path):
+def test_energies_and_nodes_of_plug_ins_take_no_text_from_a_file(tmp_path):
     Bowl(ce.as_energy(Normal(torch.zeros(2), 1.0)), width=2.0).save(tmp_path / "E")  # its text is the default
     assert ce.load(tmp_path / "E")(torch.ones(1, 2)) > 0
     TOUCHED.clear()
@@ -153,14 +132,11 @@ def test_an_energy_around_another_takes_no_text_from_a_file(tmp_path):
     with pytest.raises(FileFormatError, match="no saved file may give"):
         ce.load(tmp_path / "E")
     assert not TOUCHED
-
-
-def test_a_node_of_a_plug_in_takes_no_text_from_a_file(tmp_path):
     with ce.register("energy", "mean", Mean):
-        Mean(*(ce.as_energy(Normal(torch.zeros(2), scale)) for scale in (1.0, 2.0))).save(tmp_path / "E")
-        edit(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(power="/etc/passwd"))
+        Mean(*(ce.as_energy(Normal(torch.zeros(2), scale)) for scale in (1.0, 2.0))).save(tmp_path / "F")
+        edit(tmp_path / "F", lambda config: config["nodes"][-1]["config"].update(power="/etc/passwd"))
         with pytest.raises(FileFormatError, match="no saved file may give"):
-            ce.load(tmp_path / "E")
+            ce.load(tmp_path / "F")
 
 
 def test_what_no_reader_takes_is_not_written(tmp_path):
@@ -172,22 +148,6 @@ def test_what_no_reader_takes_is_not_written(tmp_path):
         energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "mine"), name="prior")
         energy.save(tmp_path / "E")
         assert ce.load(tmp_path / "E").equals(energy)
-
-
-def test_a_generator_is_read_only_with_trust(tmp_path, monkeypatch):
-    path = script(tmp_path / "g.pt")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was read"))
-        for read in (load_generator, lambda path: ce.get("encoder", "generator", path=path)):
-            with pytest.raises(OptionError, match=r"can run any code.*trust=True.*load_state_dict"):
-                read(path)
-    assert load_generator(path, trust=True)(torch.zeros(1, 2)).shape == (1, 2)
-
-
-def test_an_onnx_file_is_read_only_with_trust(tmp_path):
-    (tmp_path / "g.onnx").write_bytes(b"")
-    with pytest.raises(OptionError, match="trust=True"):
-        load_generator(tmp_path / "g.onnx")
 
 
 def test_weights_that_are_an_archive_too_are_refused(tmp_path):
@@ -208,3 +168,95 @@ def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):
     energy.save(tmp_path / "E")
     assert ce.load(tmp_path / "E").equals(energy)
     assert not zipfile.is_zipfile(io.BytesIO(b"PK"))
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%BeginPreview: 8 8 8 8\n(x) show\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """Puts a program `gs` on the path, which leaves a file."""
+    program, trace = tmp_path / "bin" / "gs", tmp_path / "ran"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return trace
+
+
+def packed(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((3, 3, 3), 7, np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def folder(tmp_path: Path, content: bytes, ending: str = ".png") -> Path:
+    place = tmp_path / "pictures"
+    place.mkdir()
+    (place / f"1{ending}").write_bytes(content)
+    return place
+
+
+@pytest.mark.parametrize(
+    "content", [POSTSCRIPT, POSTSCRIPT.replace(b"%!PS", b"\xc5\xd0\xd3\xc6" + bytes(26) + b"%!PS")], ids=["text", "binary"]
+)
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
+    place = folder(tmp_path, content, ending)
+    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+        open_pictures(place, cache=None, size=3)
+    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+        read_points(place / f"1{ending}", [(3, 3, 3)], (0.0, 1.0))
+    assert not ghostscript.exists()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "TGA", "PNG", "JPEG", "WEBP", "BMP"])
+def test_documented_formats_alone_are_read_under_any_ending(tmp_path, kind):
+    place = folder(tmp_path, packed(kind))
+    if kind in ("GIF", "TIFF", "TGA"):
+        with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
+            open_pictures(place, cache=None, size=3)
+        return
+    assert len(open_pictures(place, cache=None, size=3)) == 1
+    assert read_points(place / "1.png", [(3, 3, 3)], (0.0, 1.0)).shape == (1, 3, 3, 3)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "files.md"
+KINDS = {"energy": "composable_energy.energies", "encoder": "composable_energy.encoders", "sampler": "composable_energy.samplers"}
+OURS = {"composable-energy", "composable-energy-worlds"}
+
+
+def shown(name: str, texts: frozenset[str] | None) -> str:
+    if texts is None:
+        return f"`{name}` (text)"
+    return f"`{name}` ({', '.join(sorted(texts))})" if texts else f"`{name}`"
+
+
+def table() -> list[str]:
+    """Returns the rows: the plug-ins of one kind that take the same options are one row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for kind, group in KINDS.items():
+        for record in plugins():
+            if record.group == group and record.distribution in OURS:
+                options = stored_options(get_factory(kind, record.qualified))
+                text = ", ".join(shown(name, texts) for name, texts in options.items()) or "none"
+                rows.setdefault((kind, text), []).append(f"`{record.name}`")
+    return [f"| {kind} | {', '.join(entries)} | {text} |" for (kind, text), entries in rows.items()]
+
+
+def test_the_docs_list_every_option_that_a_file_may_give():
+    text = DOCS.read_text(encoding="utf-8")
+    missing = [row for row in table() if row not in text]
+    assert not missing, "docs/files.md lacks:\n" + "\n".join(missing)
+    begin = text.index("| kind | plug-ins | options that a file may give |")
+    rows = text[begin:].split("\n\n")[0].splitlines()[2:]
+    assert sorted(rows) == sorted(table()), "docs/files.md has rows of plug-ins that are not there"
+
+
+@pytest.mark.parametrize("name", ["path", "folder", "location", "weights", "file", "url", "checkpoint", "function", "callback"])
+def test_no_option_with_the_name_of_a_path_takes_any_text(name):
+    for kind, group in KINDS.items():
+        for record in plugins():
+            if record.group == group and record.distribution in OURS:
+                texts = stored_options(get_factory(kind, record.qualified)).get(name, frozenset())
+                assert texts is not None and not any("/" in text for text in texts), record

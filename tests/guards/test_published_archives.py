@@ -1,12 +1,11 @@
 """Published data sets are read as they are: dSprites with its pickled metadata, and factors that are fractions."""
 
 import pickle
-from typing import Any
 
 import numpy as np
 import pytest
 
-from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError
+from composable_energy.errors import DtypeError
 from composable_energy_image.data import open_pictures
 
 
@@ -38,9 +37,7 @@ def test_dsprites_is_read_as_published(tmp_path):
         assert found.labels[name].values.tolist() == classes[:, i].tolist()
 
 
-@pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 8, 11, 40])
-@pytest.mark.parametrize("digits", [None, 6, 3])
-@pytest.mark.parametrize("form", ["npz", "csv"])
+@pytest.mark.parametrize(("k", "digits", "form"), [(2, None, "npz"), (7, 3, "npz"), (40, 6, "npz"), (40, None, "npz"), (4, 3, "csv")])
 def test_fractions_are_classes(tmp_path, k, digits, form):
     wanted = np.random.default_rng(k).permutation(np.arange(3 * k) % k)
     factors = wanted / (k - 1) if digits is None else (wanted / (k - 1)).round(digits)
@@ -63,26 +60,10 @@ def test_fractions_are_classes(tmp_path, k, digits, form):
 
 @pytest.mark.parametrize(
     "factors",
-    [[0.0, 0.37, 1.0, 0.36], [0.0, 0.5, 0.9], [0.5, 1.0, 0.5], [0.0, 0.30, 0.65, 1.0], [0.0, float("nan"), 1.0], [0.0, 2.0, 0.5]],
+    [[0.0, 0.37, 1.0, 0.36], [0.0, 0.5, 0.9], [0.5, 1.0, 0.5], [0.0, float("nan"), 1.0], [0.0, 2.0, 0.5]],
     ids=str,
 )
 def test_other_numbers_are_no_classes(tmp_path, factors):
     np.savez(tmp_path / "f.npz", images=np.ones((len(factors), 2, 2), np.uint8), light=np.array(factors))
     with pytest.raises(DtypeError, match="light"):
         open_pictures(tmp_path / "f.npz", cache=None)
-
-
-@pytest.mark.parametrize("name", ["images", "imgs", "hair"])
-def test_objects_of_each_picture_are_refused_and_not_unpickled(tmp_path, name):
-    arrays: dict[str, Any] = {"images": np.ones((2, 2, 2), np.uint8), "hair": np.array([0, 1])} | {name: np.array([{}, {}])}
-    if name == "imgs":
-        del arrays["images"]
-    np.savez(tmp_path / "o.npz", **arrays)
-    with pytest.raises(FileFormatError, match="never unpickled"):
-        open_pictures(tmp_path / "o.npz", cache=None)
-
-
-def test_pictures_as_one_object_are_missing(tmp_path):
-    np.savez(tmp_path / "o.npz", images=np.array({"a": 1}, dtype=object))
-    with pytest.raises(ComposableEnergyError, match="no array 'images'"):
-        open_pictures(tmp_path / "o.npz", cache=None)
