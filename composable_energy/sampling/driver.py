@@ -180,7 +180,8 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         problem, file = _continue(resolve(call), held)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
         warn_of_shares(call.energy)
-        warn_of_weak_evidence(call.energy, problem.sampler)
+        if "sigma" in problem.sampler.traits.binds:
+            warn_of_weak_evidence(call.energy, problem.sampler)
         problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
         problem = tune_sampler(problem)
         last_step, noise, step = problem.last_step(), problem.noise, None

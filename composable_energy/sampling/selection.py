@@ -125,9 +125,9 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
 
 
 def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
-    """Warns if a sampler without weights follows noise levels of an expression with powers below 1, whose density it does not draw."""
+    """Warns if a sampler along noise levels has no weights, and so does not draw the density of an expression with powers below 1."""
     traits, name = sampler.traits, type(sampler).__name__.lower()
-    if "sigma" in traits.binds and "sigma" in energy.conditions and not traits.log_densities and weakens_evidence(energy):
+    if "sigma" in energy.conditions and not traits.log_densities and weakens_evidence(energy):
         seen = f"{energy} takes a power below 1 of a density, which {name} does not follow along noise levels: modes get wrong shares."
         advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
         SamplingWarning("weak", seen, advice).emit()

@@ -12,7 +12,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DeviceError, FileFormatError, MemoryShortage, StorageError
 from composable_energy.files import ENERGY_FILE, write_record
-from composable_energy_training import ProgressBar, Trainer
+from composable_energy_training import Checkpoints, ProgressBar, Trainer
 from plugins.training.tests.run_helpers import DATA, Scripted, network
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")

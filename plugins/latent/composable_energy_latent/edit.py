@@ -112,7 +112,7 @@ def _base_of(expression: Energy, base: Energy | None) -> Energy:
     if not isinstance(expression, Energy):
         raise OptionError(f"An edit asks for an expression, got {type(expression).__name__}.")
     bases = [part.energy for part in expression.bases]
-    base = base or (bases[0] if len(bases) == 1 else None)
+    base = bases[0] if base is None and len(bases) == 1 else base
     if base is None or base.decoder is None or base.event_shape is None:
         raise ExpressionError(f"{expression} has no prior with a generator as its base: make attributes over one base, or give `base`.")
     return base

@@ -88,7 +88,8 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
     second = first.edit(found["b"], keep=[found["a"]])
     third = second.edit(~found["c"], keep=found)
     assert [step.asked for step in third.steps] == ["a", "b", "~c"]
-    assert (truth(third.latents, 0) & truth(third.latents, 1) & ~truth(third.latents, 2)).float().mean() > 0.85
+    for i, wanted in ((0, True), (1, True), (2, False)):
+        assert (truth(third.latents, i) == wanted).float().mean() > 0.93
     assert third.undo().undo().latents is first.latents
     assert third.undo(3).latents is third.original
     with pytest.raises(EditError, match="3 edits, so 4"):
