@@ -123,7 +123,6 @@ def test_without_a_sampler_it_is_what_the_energy_recommends():
         ({"seed": torch.tensor([1, 2])}, OptionError, f"seed {WHOLE}"),
         ({"seed": 2**64}, OptionError, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_reported_with_what_was_got(options, error, message):
     with pytest.raises(error, match=message):

@@ -143,6 +143,11 @@ def test_contradictions_say_what_is_kept(found):
         edit(Z, a & ~a)
 
 
+def test_a_base_may_be_given(found):
+    a = found["a"]
+    assert torch.equal(edit(Z[:5], a, base=found.base).latents, edit(Z[:5], a).latents)
+
+
 def test_other_wrong_arguments(found, tmp_path):
     a = found["a"]
     with pytest.raises(ShapeError, match=r"shape \(B, 6\)"):
