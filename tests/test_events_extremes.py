@@ -29,9 +29,9 @@ ENDS = (-math.inf, -0.7, 0.1, 0.1001, 0.6, math.inf)
 IDENTITY = nn.Identity()  # the points are the outputs, so gradients in points are gradients in outputs
 HEADS = [
     Categorical(Source(IDENTITY), columns=slice(*ends), labels=labels)
-    for *ends, labels in ((0, 1, 2), (1, 2, 2), (2, 3, 2), (1, 3, 2), (3, 6, 3), (6, 14, 8))
+    for *ends, labels in ((0, 1, 2), (1, 2, 2), (2, 3, 2), (3, 5, 2), (5, 8, 3), (8, 16, 8))
 ]
-LINE = Continuous(Source(IDENTITY), columns=slice(14, 16))
+LINE = Continuous(Source(IDENTITY), columns=slice(16, 18))
 
 
 def random_formula(rng: random.Random, depth: int) -> Formula:
@@ -53,7 +53,7 @@ def any_formula(rng: random.Random, depth: int) -> Formula:
 
 
 def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
-    return torch.tensor([rng.choices(LOGITS, k=16) for _ in range(rows)], requires_grad=True)
+    return torch.tensor([rng.choices(LOGITS, k=18) for _ in range(rows)], requires_grad=True)
 
 
 @pytest.mark.full
@@ -67,15 +67,15 @@ def test_formulas_stay_finite(seed):
     assert energy.dtype == torch.float32
     assert energy.isfinite().all() and gradient.isfinite().all()
     assert energy.min() >= -1e-5
-    assert gradient[:, :14].abs().max() <= 1 + 1e-5
+    assert gradient[:, :16].abs().max() <= 1 + 1e-5
 
 
 def test_leaves_stay_finite():
     x = extremes(random.Random(0), 200)
-    energy = ClassifierEnergy(IDENTITY, None, columns=slice(6, 14))(x, y=torch.arange(200) % 8)
+    energy = ClassifierEnergy(IDENTITY, None, columns=slice(8, 16))(x, y=torch.arange(200) % 8)
     gradient = torch.autograd.grad(energy.sum(), x)[0]
     assert energy.isfinite().all() and gradient.isfinite().all() and gradient.abs().max() <= 1 + 1e-6
-    density = DensityEnergy(IDENTITY, dims=8, c=torch.zeros(1, 8))(x)
+    density = DensityEnergy(IDENTITY, dims=9, c=torch.zeros(1, 9))(x)
     assert density.isfinite().all() and torch.autograd.grad(density.sum(), x)[0].isfinite().all()
 
 
@@ -86,7 +86,7 @@ def test_second_derivatives_stay_finite():
         formula, x = random_formula(rng, 3), extremes(rng)
         first = torch.autograd.grad(formula.energy(x).sum(), x, create_graph=True)[0]
         if first.requires_grad:
-            assert torch.autograd.grad(first[:, :14].sum(), x, allow_unused=True, materialize_grads=True)[0].isfinite().all()
+            assert torch.autograd.grad(first[:, :16].sum(), x, allow_unused=True, materialize_grads=True)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ class CheckpointStore:
         saved, expected = (
             {
                 key: f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-                for key, tensor in some.items()
+                for key, tensor in sorted(some.items())
                 if isinstance(tensor, Tensor)
             }
             for some in (checkpoint.part("model"), model.state_dict())
