@@ -94,5 +94,5 @@ def test_no_plugin_of_the_library_is_left_out(kind):
         package, made = re.match(r"(\w+)[\w.]*:(\w+)", row.value).groups()
         (home,) = PLUGINS.glob(f"*/{package}")
         texts = [path.read_text(encoding="utf-8") for path in (home.parent / "tests").glob("*.py")]
-        named = re.compile(rf"[\"'/]{row.name}[\"'/]|\b{made}\b")
+        named = re.compile(rf"[\"'/]{row.name}[\"'/]|\b{made}\b|ce\.{row.name}\(")
         assert any(named.search(text) and any(f"{check}(" in text for check in KIT) for text in texts), row.name

@@ -91,4 +91,6 @@ def test_the_listing_of_the_package_has_its_public_names_alone():
     assert done.stdout.strip() == "['diagnostics', 'energies', 'errors', 'events', 'registry', 'sampling', 'supports', 'testing']"
     import composable_energy_training
 
-    assert [name for name in dir(composable_energy_training) if not name.startswith("__")] == sorted(composable_energy_training.__all__)
+    assert [name for name in dir(composable_energy_training) if not name.startswith("__")] == sorted(
+        [*composable_energy_training.__all__, "toys"]
+    )

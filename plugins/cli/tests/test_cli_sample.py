@@ -49,6 +49,7 @@ def test_same_seed_draws_the_same_and_the_sheet_reads_back():
     assert np.abs(tiles.numpy() - a).max() <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")  # the seed is another one each time
 def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
     command = ["sample", "toys/bright", "--steps", "6", "-n", "3", "--checkpoint", "run.safetensors", "--option", "step_size=0.1"]
     command += ["--sampler", "langevin"]

@@ -11,10 +11,14 @@ from composable_energy.testing import check_energy
 from composable_energy_comet import join_parts, load_comet, save_comet
 
 SIZE, PICTURES = 16, 4
-KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic"), ("comet-window", "window")]
+KINDS = [
+    *(("comet", "comet-conv"), ("comet", "comet-quadratic"), ("comet-global", "comet-conv"), ("comet-global", "comet-quadratic")),
+    ("comet-window", "comet-window"),
+]
 
 
-def made(name="comet", head="conv", **options):
+def made(name="comet", head="comet-conv", **options):
+    head = head.removeprefix("comet-")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         form = {"window": 8, "encoder_filters": 8, "seen": SIZE} if head == "window" else {"head": head}
