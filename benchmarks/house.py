@@ -31,7 +31,7 @@ LIMITS = {
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 35_600,
-    "plug-ins: core names they import": 118,
+    "plug-ins: core names they import": 120,
     "benchmarks: lines": 12_190,
     "tests: lines": 31_600,
     "docs: words": 60_000,

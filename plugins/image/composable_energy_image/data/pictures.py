@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling.noise import key_of, philox
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 
 CHANNELS = (1, 3)
@@ -140,8 +140,7 @@ class Pictures:
         count = round(share * len(self)) if 0 < share < 1 else 0
         if not 0 < count < len(self):
             raise OptionError(f"share must leave pictures in both parts, got {share} of {len(self)} pictures.")
-        noise = Noise(seed, range(len(self))).child("split")
-        order = noise.uniform(torch.empty(len(self))).argsort(stable=True)
+        order = philox(key_of(seed), (torch.arange(len(self)), 0, 0, 0))[0].argsort(stable=True)
         return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
 
     def variable(self, name: str) -> Labels:
