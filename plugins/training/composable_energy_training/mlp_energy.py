@@ -12,8 +12,9 @@ from composable_energy.options import check_integer, check_number
 
 
 class MLPEnergy(Energy):
-    r"""$E(x) = f(x) + \lVert x \rVert^2 / (2 s^2)$ with a multilayer perceptron $f$ that has SiLU activations.
+    r"""A small multilayer perceptron, for points of a few coordinates.
 
+    $E(x) = f(x) + \lVert x \rVert^2 / (2 s^2)$, where $f$ has SiLU activations.
     Far away $f$ is linear, so the square makes $e^{-E}$ a density with any weights: it can be sampled before, during and after training.
 
     Args:
