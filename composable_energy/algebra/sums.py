@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,7 +17,6 @@ from composable_energy.algebra.node import (
     contains,
     dividing_by,
     flatten,
-    join_events,
     set_weight,
     shared_bases,
     to_common_space,
@@ -27,14 +27,16 @@ from composable_energy.energies.bases import WeightedBase, evidence_of, select_c
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.events import conjoin
+from composable_energy.events import Formula, conjoin
 from composable_energy.supports import Support, intersect
 
 
 class Conjunction(Node):
     r"""The conjunction of energies: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
 
-    Events over one base become one formula with evidence $-\log P(\text{formula} \mid x)$. A term that is the base of another is counted
+    Events over one base become one formula with evidence $-\log P(\text{formula} \mid x)$. With positive weights $w_1 \ge w_2 \ge \dots$
+    their evidence is $-\sum_k (w_k - w_{k+1}) \log P(A_1 \cap \dots \cap A_k \mid x)$, so that $w A \cap w B$ is $w (A \cap B)$, a weight
+    of 0 leaves an event out, and independent events have $-\sum_k w_k \log P(A_k \mid x)$. A term that is the base of another is counted
     once. Nested conjunctions are flattened. A conjunction is unsatisfiable if a term is, or if events exclude each other.
 
     Args:
@@ -64,13 +66,23 @@ class Conjunction(Node):
         self.bases = union_of_bases(self.terms)
         concepts = tuple(term for term in self.terms if not contains(self.bases, term))
         self.concepts = concepts or self.terms
-        self._formulas, others = join_events(concepts, conjoin)
-        self._others, self.evidence_has_value = Counter(others), True
-        for formula in self._formulas:
-            self.formula = formula if len(self._formulas) == 1 and not others else None
-            self.unsatisfiable |= formula.constant is False
-        for term in self._others:
-            self.evidence_has_value &= term.evidence_has_value
+        self._others = Counter(term for term in concepts if not _powers_of(term))
+        powers = tuple(dict.fromkeys(power for term in concepts for power in _powers_of(term)))
+        self.powers = () if self._others else powers
+        self._groups = _group(powers)
+        self._learnable = any(isinstance(node.weight, Tensor) for power in powers for node in power.nodes)
+        self._joined: dict[tuple[Formula, ...], Formula] = {}
+        events = self._join_events()
+        self._events = () if self._learnable else tuple(events)
+        for weight, formula in events:
+            alone = len(events) == 1 and not self._others and not self._learnable
+            self.formula = formula if alone and weight == 1 else None
+            self.unsatisfiable |= formula.constant is False and as_float(weight) > 0
+        self.evidence_has_value = all(term.evidence_has_value for term in self._others)
+
+    def _join_events(self) -> list[tuple[Weight, Formula]]:
+        """Returns exponents and formulas of the evidence; they follow learnable weights."""
+        return [event for group in self._groups for event in _join(group, self._joined)]
 
     @property
     def grounded(self) -> bool:
@@ -81,7 +93,8 @@ class Conjunction(Node):
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        parts = [formula.energy(x, **conditions) for formula in self._formulas] if self._formulas else []
+        events = self._join_events() if self._learnable else self._events
+        parts = [scale(weight, formula.energy(x, **conditions)) for weight, formula in events]
         for term, count in self._others.items():
             evidence = evidence_of(term, x, conditions)
             parts.append(evidence if count == 1 else scale(count, evidence))
@@ -133,6 +146,12 @@ class Weighted(Node):
         """A key that is equal for nodes whose factors stay equal in training."""
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
+    @property
+    def powers(self) -> tuple[Power, ...]:
+        """The powers of events whose product is its evidence; none if it is no such product, or a number is not positive."""
+        positive = isinstance(self.weight, Tensor) or self.weight > 0
+        return tuple(Power((self, *nodes), formula) for nodes, formula in _powers_of(self.terms[0])) if positive else ()
+
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
@@ -155,6 +174,56 @@ class Weighted(Node):
             return f"{operand(self.terms[0], 95)}.sharpened({weight})"
         inner = operand(self.terms[0], self.precedence)
         return f"{inner} / {weight}" if self.inverse else f"{weight} * {inner}"
+
+
+class Power(NamedTuple):
+    """A power of the probability of an event, as in the evidence of `2 * A`: the nodes whose factors make the exponent, and the formula."""
+
+    nodes: tuple[Weighted, ...]
+    formula: Formula
+
+    @property
+    def exponent(self) -> Weight:
+        """The current exponent."""
+        return math.prod((node.factor for node in self.nodes), start=1.0)
+
+
+def _powers_of(term: Energy) -> tuple[Power, ...]:
+    """Returns the powers of events whose product is the evidence of a term; none if it is no such product."""
+    if term.formula is not None:
+        return (Power((), term.formula),)
+    return term.powers if isinstance(term, Conjunction | Weighted) else ()
+
+
+def _group(powers: Sequence[Power]) -> list[list[Power]]:
+    """Returns groups of powers that have a base and variables in common; those without a weight over one base are in one group."""
+    groups: list[list[Power]] = []
+    for power in powers:
+        mine = [group for group in groups if any(_depend(power, other) for other in group)]
+        groups = [group for group in groups if group not in mine]
+        groups.append([*(other for group in mine for other in group), power])
+    return groups
+
+
+def _depend(one: Power, other: Power) -> bool:
+    plain = not one.nodes and not other.nodes
+    return one.formula.same_base(other.formula) and (plain or not set(one.formula.variables).isdisjoint(other.formula.variables))
+
+
+def _join(group: Sequence[Power], known: dict[tuple[Formula, ...], Formula]) -> list[tuple[Weight, Formula]]:
+    """Returns exponents and formulas of the evidence of dependent events; `known` keeps the conjunctions of formulas."""
+    exponents = [power.exponent for power in group]
+    order = sorted(range(len(group)), key=lambda i: -as_float(exponents[i]))
+    positive = [i for i in order if as_float(exponents[i]) > 0]
+    joined: list[tuple[Weight, Formula]] = [(exponents[i], group[i].formula) for i in order[len(positive) :]]
+    for k, i in enumerate(positive):
+        rest = exponents[i] - exponents[positive[k + 1]] if k + 1 < len(positive) else exponents[i]
+        if isinstance(rest, Tensor) or rest > 0:
+            formulas = tuple(group[j].formula for j in sorted(positive[: k + 1]))
+            if formulas not in known:
+                known[formulas] = conjoin(formulas)
+            joined.append((rest, known[formulas]))
+    return joined
 
 
 class Difference(Node):
