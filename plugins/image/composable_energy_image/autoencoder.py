@@ -17,10 +17,11 @@ class Autoencoder(nn.Module):
     r"""An autoencoder between pictures and codes of unit variance. Calling it decodes, as the decoder of a latent energy must.
 
     The encoder halves pictures until they have 4 to 7 pixels on a side. The decoder works at 16 x 16 or below and its last layer writes
-    blocks of pixels, which makes it cheap. Blocks are 4 x 4 for pictures of 64 pixels; larger blocks give coarser pictures.
+    blocks of pixels, which makes it cheap. Blocks are 4 x 4 for pictures of 64 pixels; larger blocks give coarser pictures. Pictures whose
+    side is no multiple of 16 are padded by their outermost pixels inside of it, which keeps them sharper than resizing them.
 
     Args:
-        size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
+        size: Height and width $S$ of the pictures, from 16 to 256.
         channels: Channels $C$, 1 or 3.
         code: Numbers $D$ in a code.
         features: Channels of the decoder's maps of 16 x 16, an even number; the other layers follow. Most of the cost is theirs.
@@ -36,7 +37,8 @@ class Autoencoder(nn.Module):
         if check_integer("features", features, least=2) % 2:
             raise OptionError(f"features must be even, got {features}.")
         at_4, at_8, at_16 = 2 * features, 3 * features // 2, features
-        left, halvings = size, 0
+        self.padding = -size % 16
+        left, halvings = size + self.padding, 0
         while left >= 8:
             left, halvings = left // 2, halvings + 1
         layers, before = [], channels
@@ -51,7 +53,7 @@ class Autoencoder(nn.Module):
         self.at_8 = nn.Conv2d(at_8, at_8, 3, 1, 1)
         self.to_16 = nn.ConvTranspose2d(at_8, at_16, 4, 2, 1)
         self.at_16 = nn.Conv2d(at_16, at_16, 3, 1, 1)
-        self.to_pixels = nn.Conv2d(at_16, channels * (size // 16) ** 2, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(at_16, channels * ((size + self.padding) // 16) ** 2, 3, 1, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the codes, with shape $(B, D)$, of pictures in [0, 1] with shape $(B, C, S, S)$.
@@ -66,7 +68,8 @@ class Autoencoder(nn.Module):
         expected = (self.channels, self.size, self.size)
         if images.shape[1:] != expected:
             raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")
-        return self.encoder(images * 2 - 1)
+        before, after = self.padding // 2, self.padding - self.padding // 2
+        return self.encoder(F.pad(images * 2 - 1, (before, after) * 2, "replicate") if self.padding else images * 2 - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Returns pictures without clamping to [0, 1], as training needs them."""
@@ -76,7 +79,8 @@ class Autoencoder(nn.Module):
         h = h + F.silu(self.at_8(h))
         h = F.silu(self.to_16(h))
         h = h + F.silu(self.at_16(h))
-        return F.pixel_shuffle(self.to_pixels(h), self.size // 16) / 2 + 0.5
+        images, first = F.pixel_shuffle(self.to_pixels(h), (self.size + self.padding) // 16), self.padding // 2
+        return images[..., first : first + self.size, first : first + self.size] / 2 + 0.5
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, C, S, S)$, of codes with shape $(B, D)$."""
@@ -89,7 +93,7 @@ def check_picture_shape(size: int, channels: int) -> None:
     Raises:
         OptionError: It does not.
     """
-    if size not in range(16, 257, 16):
-        raise OptionError(f"size must be a multiple of 16 from 16 to 256, got {size!r}.")
+    if size not in range(16, 257):
+        raise OptionError(f"size must be a whole number from 16 to 256, got {size!r}.")
     if channels not in (1, 3):
         raise OptionError(f"channels must be 1 (grey) or 3 (color), got {channels!r}.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import composable_energy as ce
+from composable_energy.errors import ShapeError
 from composable_energy.files import expanded, replace_file
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
@@ -22,6 +24,7 @@ from composable_energy_training import Recipe
 _LOG = logging.getLogger("composable_energy_training")
 _STAGES = ("autoencoder", "decoder", "base", "heads")
 _ROWS, _COLUMNS = 16, 8
+_LARGEST, _SAMPLE = 64, 32
 
 AUTOMATIC = {
     "code": (64, 20),
@@ -29,11 +32,11 @@ AUTOMATIC = {
     "blocks": (4, 3),
     "heads_width": (256, 128),
     "corrector_steps": (3, 8),
-    "features": (64, 64),  # 32 for 16 pixels and 48 for 32, whatever the number of pictures
+    "features": (64, 64),  # 32 for 16 pixels and 48 up to 32, whatever the number of pictures
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
-_FEATURES = {16: 32, 32: 48}
+_FEATURES = {1: 32, 2: 48}  # by the side in blocks of 16 pixels
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class BaseAndAttributes(Recipe):
     """
 
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        sizes = {f"model.{name}": int | Literal["auto"] for name in AUTOMATIC}
+        sizes = dict.fromkeys(("data.size", "data.channels", *(f"model.{name}" for name in AUTOMATIC)), int | Literal["auto"])
         return {**super().setting_types(changes), **sizes, "autoencoder.naming": float | Literal["auto"]}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
@@ -57,11 +60,14 @@ class BaseAndAttributes(Recipe):
         return self.with_changes({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
-        check_picture_shape(self.settings["data"]["size"], self.settings["data"]["channels"])  # before reading the pictures
+        own = self.settings["data"]
+        size, channels = (None if own[name] == "auto" else own[name] for name in ("size", "channels"))
+        check_picture_shape(size or _LARGEST, channels or 3)  # before reading the pictures
         out = expanded(out)
         pipeline = AttributePipeline.open(self.settings, out, progress)
-        options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
-        return self._run(open_pictures(data, progress=pipeline.progress, **options), pipeline, out)
+        options = {name: own[name] for name in ("labels", "part", "limit", "strict", "cache")}
+        size = automatic_size(data, **options) if size is None else size
+        return self._run(open_pictures(data, size=size, channels=channels, progress=pipeline.progress, **options), pipeline, out)
 
     def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
         """Trains on pictures that are already open; otherwise as `run`.
@@ -110,12 +116,21 @@ def base_and_attributes() -> BaseAndAttributes:
     return BaseAndAttributes.read(Path(__file__).parent / "recipes" / "base-and-attributes.toml")
 
 
+def automatic_size(data: str | Path, **options: Any) -> int:
+    """Returns the size for pictures: their shorter side, from 16 to 64, if all of a sample have the same size; else 64."""
+    try:
+        sample = open_pictures(data, **{**options, "limit": _SAMPLE, "cache": None})
+    except ShapeError:  # of different sizes
+        return _LARGEST
+    return min(max(16, min(sample.event_shape[1:])), _LARGEST)
+
+
 def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[str, int]:
     """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures and their number.
 
     The decoder has fewer features for pictures with a short side, so that the cost follows the size.
     """
-    automatic = {name: values[small] for name, values in AUTOMATIC.items()} | {"features": _FEATURES.get(side, 64)}
+    automatic = {name: values[small] for name, values in AUTOMATIC.items()} | {"features": _FEATURES.get(math.ceil(side / 16), 64)}
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 

@@ -70,7 +70,7 @@ class CodeEnergy(ce.Energy):
     because in networks this small the synchronization of two threads costs more than they gain.
 
     Args:
-        size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
+        size: Height and width $S$ of the pictures, from 16 to 256.
         channels: Channels $C$, 1 or 3.
         code: Numbers $D$ in a code.
         width: Hidden units.

@@ -119,12 +119,14 @@ class TestRecipes:
         assert json.loads((out / "report.json").read_text())["held_out_accuracy"].keys() == {"a", "b", "c"}
 
     @pytest.mark.slow
-    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path, caplog):
-        images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
+    def test_grey_pictures_without_labels_give_the_base_alone_and_keep_their_size(self, tmp_path, caplog):
+        images = pictures_of(20, size=28, channels=1).images(torch.arange(20))
         folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
-        settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
+        settings = {**SMALL, "data.size": "auto", "data.held_out": 0.0}
         out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
-        assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
+        base = ce.load(out / "base")
+        assert base.sample(1, seed=0).shape == (1, 1, 28, 28)
+        assert base.decoder.encode(images).shape == (20, 8)
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
         assert "The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names" in caplog.text
 
