@@ -277,6 +277,8 @@ def resolve(call: Call) -> Problem:
         if init.shape != (points.n, *points.event):
             raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
         init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
+        if sampler.traits.check_init is not None:
+            sampler.traits.check_init(sampler, whole, init)
     if points.coordinates is not None:
         plain = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
     few = points.event.numel() <= _MOST_TAILS

@@ -227,7 +227,13 @@ class FeynmanKac(NoiseLevels):
         taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
         return replace(state, **{**taken, "log_weight": torch.full_like(log_weight, log_z)}), scalars
 
-    traits: ClassVar[Traits] = Traits(values=False, log_densities=True, binds={"sigma": NoiseLevels.levels_of}, start=start, couple=couple)
+    def check_init(self, energy: Energy, x: Tensor) -> None:
+        """Raises, because the particles start at draws whose density is known."""
+        raise OptionError(f"feynman-kac draws its start points, so that the weights of {energy} are known: leave out init.")
+
+    traits: ClassVar[Traits] = Traits(
+        values=False, log_densities=True, binds={"sigma": NoiseLevels.levels_of}, start=start, couple=couple, check_init=check_init
+    )
 
     @property
     def _weighs(self) -> bool:

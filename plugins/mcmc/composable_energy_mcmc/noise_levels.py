@@ -137,6 +137,17 @@ class NoiseLevels(Sampler, ABC):
         """Returns the lowest and the highest level for an energy, and the Gaussian at the highest; see `find_start`."""
         return find_start(energy, x, noise, (self.sigma_min, self.sigma_max), self.usual[1:])
 
+    def check_init(self, energy: Energy, x: Tensor) -> None:
+        """Raises if points that a user gives as the start, with shape $(B, *)$, lack the noise of the highest level."""
+        high, rms = self.sigma_max or known_range(energy)[1] or self.sigma_range[1], x.double().square().mean().sqrt().item()
+        if "sigma" in energy.conditions and rms < high * (1 - 3 / math.sqrt(2 * x.numel())):  # three standard errors
+            name = type(self).__name__
+            raise OptionError(
+                f"{name} starts at the noise level {high:g}, and the points of init have the root mean square {rms:.3g}: they lack its "
+                "noise, and the first level would erase them. To vary given points x, choose a level s, and give "
+                f"init=x + s * torch.randn_like(x) with sampler={name}(sigma_max=s)."
+            )
+
     def count_between(self, low: float, high: float) -> int:
         """Returns the number of levels between two: that of the user, else as dense as the usual ones, and no fewer."""
         count, least, most = self.usual

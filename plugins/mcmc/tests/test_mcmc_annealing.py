@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, Normal
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged, ShapeError
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import SMC, Tempering
+from composable_energy_mcmc import SMC, Annealed, Tempering
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")]
 
@@ -203,3 +203,22 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
         with pytest.raises(OptionError, match=next(iter(options))):
             SMC(**options)
+
+
+@pytest.mark.parametrize("sampler", ["annealed", "feynman-kac"])
+def test_start_points_that_the_first_noise_level_would_erase_are_refused(sampler):
+    def noisy(x, sigma):
+        return ((x - 1).square() / (1 + sigma[:, None] ** 2)).sum(1) / 2
+
+    energy, x = ce.as_energy(noisy, event_shape=(4,)), torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(OptionError, match="init"):
+        energy.sample(100, sampler=sampler, init=x)
+
+
+def test_start_points_with_the_noise_of_the_first_level_are_kept_to_its_width():
+    def noisy(x, sigma):
+        return (x - x.round()).square().sum(1) / 2 / (0.01 + sigma**2)
+
+    start = torch.arange(100.0)[:, None].repeat(1, 4)
+    draws = ce.as_energy(noisy, event_shape=(4,)).sample(100, sampler=Annealed(sigma_max=0.1, sigma_min=0.01), init=start, seed=0)
+    assert (draws - start).abs().max() < 1
