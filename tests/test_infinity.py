@@ -65,15 +65,6 @@ def test_relative_energies_over_a_bounded_base_are_infinite_where_it_is():
     assert all_infinite(left & right) and not left.evidence(POINTS)[OUTSIDE].any()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["hmc", "mala"])
-def test_chains_over_a_bounded_base_reject_and_do_not_diverge(sampler):
-    E = A.relative_to(U) & B.relative_to(U)
-    draws, trace = E.sample(200, sampler=sampler, step_size=0.5, steps=60, init=torch.zeros(200, 2), seed=0, trace=True)
-    assert not trace.diverged.any() and trace.acceptance.mean() < 0.95 and (draws.abs() < SIZE).all()
-    assert abs(draws.var().item() - 0.291) < 0.06  # of the unit Gaussian cut off at 1
-
-
 @pytest.mark.parametrize("weight", [0.0, torch.tensor(-0.0), nn.Parameter(torch.tensor(0.0))], ids=str)
 def test_weight_zero_keeps_the_support(weight):
     for E in (weight * U, U.sharpened(weight), weight * A.relative_to(U), A.relative_to(U).sharpened(weight) & U):

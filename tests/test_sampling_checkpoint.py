@@ -12,7 +12,7 @@ from composable_energy import SamplingWarning
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, SamplingDiverged, SamplingInterrupted
 from composable_energy.files import write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
-from composable_energy_mcmc import HMC, Annealed, Langevin
+from composable_energy_mcmc import Annealed, Langevin
 from tests.checkpoint_runs import BOWL, broken_off, kept, same
 
 LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
@@ -65,13 +65,6 @@ def test_more_steps_go_on_from_a_finished_run(tmp_path):
     same(BOWL.sample((5, 3), steps=25, **call), kept(BOWL, (5, 3), tmp_path / "c", steps=25, **call))
     with pytest.raises(OptionError, match="25 steps are done already, 10 were asked for"):
         kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
-
-
-def test_a_trace_that_is_resumed_has_checkpoints_too(tmp_path):
-    _, trace = BOWL.sample((5, 3), seed=0, steps=10, trace=True, **LANGEVIN)
-    call = {"resume": trace, "steps": 10, "trace": True}
-    broken_off(BOWL, (5, 3), 14, tmp_path / "c", **call)
-    same(BOWL.sample((5, 3), **call), kept(BOWL, (5, 3), tmp_path / "c", **call))
 
 
 def test_a_seed_that_nobody_gave_is_kept(tmp_path):
@@ -362,24 +355,3 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
     x = draw(network, **call)
     for size in (1, 7, 16):
         assert torch.equal(draw(network, batch_size=size, **call), x)
-
-
-class Bowl(ce.Energy):
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x / self.scale).square().sum(1) / 2
-
-
-@pytest.mark.full
-def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed():
-    energy, call = Bowl(1.0), {"sampler": HMC(tuning_steps=60), "steps": 20, "trace": True}
-    _, wide = draw(energy, **call)
-    energy.scale = 0.01
-    x, narrow = draw(energy, **call)
-    assert narrow.acceptance.mean() > 0.4
-    assert narrow.sampler.step_size != wide.sampler.step_size
-    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": HMC(tuning_steps=60)})
-    assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)
