@@ -148,7 +148,7 @@ class TestCalibrate:
         x = torch.randn(count, 2) * torch.where(torch.arange(count) < 0.7 * count, 0.5, 2.0)[:, None]
         share = mixture.explain(x).terms[0].share
         assert share is not None and abs(share.mean().item() - 0.7) < 0.01
-        drawn, trace = mixture.sample(8192, sampler="hmc", steps=400, seed=0, trace=True)
+        drawn, trace = mixture.sample(8192, sampler="hmc", steps=100, seed=0, trace=True)
         assert abs(trace.branch_shares[0].item() - 0.7) < 0.02
         share = mixture.explain(drawn).terms[0].share
         assert share is not None

@@ -48,7 +48,7 @@ def count(sampler: str, steps: int, **options) -> Counter[str]:
 )
 def test_a_step_reads_from_the_device_once(sampler, options):
     """The check of finite numbers is a `dot`; numbers that a sampler reports are read when the call ends."""
-    short, long = (count(sampler, steps, **options) for steps in (10, 20))
+    short, long = (count(sampler, steps, **options) for steps in (30, 40))
     more = long - short
     assert more["aten::dot"] == 10 and sum(more[name] for name in READS) <= 10
 

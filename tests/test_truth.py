@@ -22,7 +22,7 @@ EXPRESSIONS = {
     "level, weight and temperature": lambda: 0.7 * NORMAL & ce.negate(RING, level=1.0) & MIXTURE / 2,
     "sharpened": lambda: (RELATIVE & EVENT).sharpened(1.5) & RING,
 }
-SAMPLERS = ("chees", "hmc", "mala", "tempering")
+SAMPLERS = ("chees", "mala", "tempering")
 
 
 def features(energy: ce.Energy, x: Tensor) -> Tensor:
@@ -30,6 +30,7 @@ def features(energy: ce.Energy, x: Tensor) -> Tensor:
     return torch.cat([energy(x)[:, None], x], 1)
 
 
+@torch.no_grad()
 def errors(energy: ce.Energy, draws: Tensor) -> float:
     """Returns by how many standard errors the shares of draws below nine quantiles of each feature differ from quadrature, at most."""
     axis = torch.linspace(-END, END, CELLS, dtype=DTYPE)

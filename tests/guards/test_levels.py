@@ -120,7 +120,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("case", "sampler"),
     [(case, sampler) for i, case in enumerate(CASES) for sampler in (None, ("sde", "ode", "feynman-kac")[i % 3])],
