@@ -49,14 +49,14 @@ class TestValue:
         assert both.lower == one.value  # the same forward paths
         close(ce.log_z(energy, draws=draws, seed=0), truth)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_a_bounded_support(self):
         law = Gamma(torch.full((2,), 3.0), 1.0)
         wide = Normal(law.mean, 1.5 * law.stddev)
         close(ce.log_z(law, base=wide, seed=0), 0.0)
         close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_relative_energies_count_their_base(self):
         base = gaussian(2.0)
         concept = ce.as_energy(lambda x: base(x) + (x[:, 0] - 1).square() / 2, event_shape=(2,)).relative_to(base)

@@ -11,6 +11,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.energies.identity import Origin, inherit_token
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, PluginLoadError
+from tests.factories import quadratic
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
 
@@ -55,10 +56,6 @@ class Noisy(ce.Energy):
 
     def config(self):
         return {"weight": self.weight}
-
-
-def bowl(x):
-    return x.square().sum(1) / 2
 
 
 def filled(module: nn.Module, number: float) -> nn.Module:
@@ -139,7 +136,7 @@ ENERGIES = {
     **SAVED,
     "tilt": lambda base, a, k: Tilt(k),
     "module": lambda base, a, k: ce.as_energy(Scaled(k)),
-    "function": lambda base, a, k: k * ce.as_energy(bowl),
+    "function": lambda base, a, k: k * ce.as_energy(quadratic),
     "score": lambda base, a, k: k * ce.ScoreEnergy(pull),
 }
 
@@ -259,7 +256,7 @@ def test_an_option_may_be_called_name(tmp_path):
 
 def test_what_cannot_be_copied_is_a_fault_of_the_plug_in():
     def make():
-        energy = ce.as_energy(bowl)
+        energy = ce.as_energy(quadratic)
         energy.handle = (i for i in ())
         return energy
 

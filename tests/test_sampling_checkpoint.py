@@ -14,6 +14,7 @@ from composable_energy.files import write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from composable_energy_mcmc import Annealed, Langevin
 from tests.checkpoint_runs import BOWL, broken_off, kept, same
+from tests.factories import quadratic
 
 LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
 HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
@@ -153,10 +154,6 @@ def test_what_a_state_may_not_hold(tmp_path):
 CALL = {"sampler": "langevin", "step_size": 0.1, "seed": 3}
 
 
-def bowl(x):
-    return x.square().sum(1) / 2
-
-
 def interrupting(step):
     """Returns a callback that presses Ctrl-C at a step."""
 
@@ -175,13 +172,13 @@ def interrupting_energy(calls):
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return bowl(x)
+        return quadratic(x)
 
     return ce.as_energy(energy)
 
 
 def test_an_interrupt_carries_the_points_and_the_trace_of_the_steps_so_far():
-    energy = ce.as_energy(bowl)
+    energy = ce.as_energy(quadratic)
     with pytest.raises(KeyboardInterrupt) as caught:
         energy.sample((5, 3), steps=100, observers=[ce.sampling.Stop(interrupting(40))], **CALL)
     error = caught.value
@@ -198,14 +195,14 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
         interrupting_energy(31).sample((6, 3), steps=30, **CALL, **call)
     before = caught.value.trace
     assert 0 < before.steps < 30 and len(before.energies) == before.steps and before.point_steps == list(range(2, before.steps + 1, 2))
-    points, trace = ce.as_energy(bowl).sample((6, 3), steps=30 - before.steps, resume=before, **call)
-    whole, record = ce.as_energy(bowl).sample((6, 3), steps=30, **CALL, **call)
+    points, trace = ce.as_energy(quadratic).sample((6, 3), steps=30 - before.steps, resume=before, **call)
+    whole, record = ce.as_energy(quadratic).sample((6, 3), steps=30, **CALL, **call)
     assert torch.equal(points, whole)
     assert torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
-    energy = ce.as_energy(bowl)
+    energy = ce.as_energy(quadratic)
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
     with pytest.raises(SamplingInterrupted):
         energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)

@@ -210,7 +210,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 
 
 @unconverged
-@pytest.mark.slow
+@pytest.mark.full
 def test_directions_on_a_sphere_have_the_mean_of_their_density():
     n, kappa = DRAWS, 2.0
     energy = ce.as_energy(lambda x: -kappa * x[:, 2], support=sphere, event_shape=(3,))  # von Mises-Fisher

@@ -107,7 +107,7 @@ def test_a_grounded_term_does_not_ground_what_is_subtracted(difference):
     assert difference.sample(5, seed=0, allow_improper=True, **langevin).shape == (5, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_difference_that_has_a_density_is_drawn():
     wide = ce.as_energy(td.Normal(torch.zeros(2), 2.0))
     draws = (NORMAL & -0.5 * wide).sample(2000, seed=3)  # a precision of 1 - .125

@@ -99,7 +99,7 @@ def test_overlapping_branches_do_not_warn():
 EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, labels=2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "expression",
     [
@@ -121,7 +121,7 @@ def test_mixtures_inside_an_expression_keep_their_branches(expression):
     assert errors((points > 5).squeeze(1), share) < 4.5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_resumed_call_and_its_trace_judge_chains_as_the_first_call_does():
     options = {"sampler": "hmc", "step_size": 0.5, "seed": 13, "trace": 1}
     _, trace = FAR.sample(200, steps=100, **options)

@@ -129,7 +129,7 @@ class TestConvergence:
         _, trace = centred.sample((64, 2), sampler=MALA(1.0), steps=200, init=start, seed=0, trace=1)
         assert kinds(trace) == {"unchecked"} and "Chains have conditions and densities" in str(trace.summary())
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_the_sampler_that_an_energy_recommends_is_not_judged(self):
         energy = modes(8.0)
         energy.recommended = ce.Recommendation("hmc", {"step_size": 0.5, "leapfrogs": 4})
@@ -138,7 +138,7 @@ class TestConvergence:
             energy.sample((64, 2), seed=0, steps=100)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_chains_that_do_not_arrive_start_at_pilots():
     """Most start points lie on a plateau, which chains do not leave."""
 
@@ -181,7 +181,7 @@ class TestFormulas:
             assert trace.formula_probability == pytest.approx(expected) and expected < 0.01
             assert "formula" in kinds(trace) and "P(formula)" in trace.summary().facts
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_formulas_that_hold_and_branches_of_mixtures_do_not_warn(self):
         left, right = self.heads()
         _, trace = (~left & ~right).sample((64, 2), sampler=MALA(), steps=60, seed=0, trace=True)
