@@ -94,6 +94,10 @@ class TestSummary:
         assert all(row.r_hat <= summary.rows[1].r_hat for row in summary.rows[2:])
         assert "8 worst of 3072" in str(summary) and len(str(summary).splitlines()) < 40
 
+    def test_very_many_chains_cost_no_more(self):
+        trace = run(gaussian(1.0), (2000, 1), Langevin(0.1), 20, trace=1)
+        assert trace.summary().facts["R-hat, ESS"] == "of 512 chains, at even distances"
+
 
 class TestArviZ:
     def test_axes_have_names_and_places(self):
@@ -110,6 +114,13 @@ class TestArviZ:
         np.testing.assert_array_equal(stats["lp"].sel(draw=9).values, -trace.energies[8])
         assert stats["n_steps"][0].values.tolist() == trace.scalars["leapfrogs"][4::2] and float(stats["step_size"][0, 0]) == 0.3
         assert tree.attrs["seed"] == 0 and "HMC" in tree["posterior"].attrs["sampler"]
+
+    def test_without_points_there_are_all_steps(self):
+        trace = run(gaussian(1.0), (5, 1), Langevin(0.1), 6)
+        tree = trace.to_arviz()
+        assert [*tree.children] == ["sample_stats"] and tree["sample_stats"]["lp"].shape == (5, 6)
+        _, rest = gaussian(1.0).sample((5, 1), resume=trace, steps=2, trace=True)
+        assert rest.to_arviz()["sample_stats"]["draw"].values.tolist() == [7, 8]
 
     def test_names_that_do_not_fit(self):
         trace = run(gaussian(1.0, 1.0), (5, 2), MALA(1.0), 6, trace=1)
