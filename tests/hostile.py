@@ -1,6 +1,6 @@
 """Hostile files: `python -m tests.hostile --cases 20000 --seed 0` reads mutated folders, recommendations, recipes and pictures.
 
-A case ends with a result or a typed error within 10 seconds. An audit hook of Python watches what happens meanwhile: code of the file that
+A case ends with a result or a typed error. An audit hook of Python watches what happens meanwhile: code of the file that
 is compiled or run, a process, a connection, an unpickled class, a file that is changed outside of the folder, a path of the file that is
 opened. Cases run in forked processes by the runner of the campaign; case `i` is a function of the seed and `i`.
 """
@@ -44,8 +44,8 @@ from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expres
 
 CANARY = "hostile_canary"
 """A name in all code that a file plants, and in all paths that it gives."""
-LIMIT = 10.0
-"""Seconds in which a case ends; the runner waits six times as long for one that no signal reaches."""
+LIMIT = 200.0
+"""Seconds after which a case is one that never ends, many times what the longest takes on a busy machine; the runner waits longer."""
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen")
 _CHANGES = (
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.link", "os.symlink"),
@@ -318,7 +318,7 @@ def write(target: Path, header: Any, tensors: Any, chance: random.Random) -> Non
 
 _OTHERS = ["levels", "path", "checkpoint", "callback"]
 _NUMBERS = [0, 1, 2, 3, 10_001, 10**9, -1, 0.5, 1e300, 1e-300, 1.0, True, [0.0, 1.0], {"$tensor": "x"}, "mala", "diagonal"]
-AREA = Area("hostile", Cases, 6 * LIMIT)
+AREA = Area("hostile", Cases, 2 * LIMIT)
 
 
 def run(cases: int, seed: int, *, until: Callable[[Counts], bool] = lambda counts: False) -> Counts:

@@ -89,8 +89,8 @@ def make_environment(folder: Path) -> Path:
 
 def write_projects(python: Path, folder: Path) -> dict[str, Path]:
     """Writes a project of each kind into a folder, by the command line, and returns their folders."""
-    for kind in KINDS:
-        run(python, "-I", "-m", "composable_energy", "new-plugin", f"soft-{kind}", "--kind", kind, cwd=folder)
+    words = [["new-plugin", f"soft-{kind}", "--kind", kind] for kind in KINDS]
+    run(python, "-I", "-c", f"from composable_energy_cli import main\nassert not any(map(main, {words}))", cwd=folder)
     return {kind: folder / f"soft-{kind}" for kind in KINDS}
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError
+from composable_energy.sampling import twin
 from tests.factories import LEAVES, complement, expressions, points
 
-law = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+law = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 1000)
 
 
@@ -74,8 +75,9 @@ def test_an_energy_is_its_evidence_and_bases_at_its_own_point_in_any_dtype_and_i
     bases = sum((base.weight * base.energy(x) for base in a.bases), torch.zeros(len(x), dtype=x.dtype))
     same(a.evidence(x) + bases, a(x))
     same(torch.cat([a(point.unsqueeze(0)) for point in x]), a(x))
-    for copied in (copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
-        assert torch.equal(copied(x), a(x))
+    for copied in (copy.deepcopy(a), pickle.loads(pickle.dumps(a)), twin(a)):
+        assert torch.equal(copied(x), a(x)) and copied.equals(a) and a.equals(copied)
+        assert len((a & copied).bases) == len(a.bases)  # a base is one with that of its copy
         single = copied.to(torch.float32)(x.float())
         assert single.dtype == torch.float32
         torch.testing.assert_close(single.double(), a(x), rtol=1e-3, atol=1e-3)

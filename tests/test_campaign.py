@@ -7,7 +7,6 @@ import pytest
 
 from tests.campaign.__main__ import main
 from tests.campaign.faults import POSSIBLE
-from tests.campaign.runner import Counts, merge, save_counts
 from tests.processes import ended, needs_forkserver, start
 
 pytestmark = [
@@ -18,14 +17,14 @@ pytestmark = [
 ]
 
 TRIALS = {
-    "kills in save": 15,
-    "kills in sampling": 8,
-    "kills in training": 4,
-    "full disk": 15,
-    "clocks": 8,
-    "races": 4,
-    "numerics": 12,
-    "command line": 30,
+    "kills in save": 8,
+    "kills in sampling": 5,
+    "kills in training": 3,
+    "full disk": 8,
+    "clocks": 5,
+    "races": 3,
+    "numerics": 10,
+    "command line": 15,
 }
 
 
@@ -53,12 +52,6 @@ def test_an_area_has_no_defect(tmp_path, area):
 
 def test_a_campaign_continues_and_its_counts_add_up(tmp_path):
     for _ in range(2):
-        assert campaign(tmp_path, "--areas", "command line", "--trials", "20")[0] == 0
+        assert campaign(tmp_path, "--areas", "command line", "--trials", "5")[0] == 0
     code, printed = campaign(tmp_path, "--report")
-    assert code == 0 and "| command line | 40 |" in printed
-
-
-def test_counts_that_are_negative_are_added_up(tmp_path):
-    for seed, gained in ((1, -7), (2, 3)):
-        save_counts(tmp_path, Counts("leaks", seed, 1, outcomes={"KiB gained": gained}))
-    assert merge(tmp_path)["leaks"].outcomes == {"KiB gained": -4}
+    assert code == 0 and "| command line | 10 |" in printed

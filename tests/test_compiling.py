@@ -217,15 +217,13 @@ def test_calls_keep_what_was_compiled_and_see_what_was_changed(compilations, mon
 
 
 def test_changes_in_closures_and_weights_of_nodes_are_seen(compilations):
-    numbers, centre, weights = {"scale": 1.0}, torch.zeros(2), [torch.tensor(1.0), torch.tensor(1.0)]
-    curve = ce.as_energy(lambda x: numbers["scale"] * (x - centre).square().sum(1), event_shape=(2,))
+    numbers, weights = {"scale": 1.0}, [torch.tensor(1.0), torch.tensor(1.0)]
+    curve = ce.as_energy(lambda x: numbers["scale"] * x.square().sum(1), event_shape=(2,))
     normal = ce.as_energy(torch.distributions.Independent(torch.distributions.Normal(torch.ones(2), 1.0), 1))
     energy = ce.any_of(curve, normal, weights=weights)
     assert compilations(energy) == 1
     numbers["scale"] = 2.0
     assert compilations(energy) == 1
-    centre.fill_(3.0)
-    assert compilations(energy) <= 1
     weights[1].fill_(4.0)
     assert compilations(energy) <= 1
 

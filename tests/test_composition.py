@@ -115,7 +115,7 @@ def test_networks_of_heads_and_decoders_are_evaluated_once():
     assert counts(energy, decoder, sigma=torch.rand(6, dtype=DTYPE)) == (1, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that torch.compile looks through our caches
 def test_torch_compiles_expressions_as_one_graph_which_may_be_a_term_of_another():
     energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * RING)

@@ -120,16 +120,6 @@ def blocks(tmp_path, text):
     return page, run_blocks.blocks(page)
 
 
-def test_python_of_a_page_runs_indented_or_not_unless_it_says_why_not(tmp_path):
-    text = "```python\na = 1\n```\n```bash\nls\n```\n=== tab\n\n    ```py\n    for b in (2,):\n        a += b\n    ```\n"
-    page, found = blocks(tmp_path, text + "<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n")
-    assert [(block.code, block.reason) for block in found[:2]] == [("a = 1\n", None), ("for b in (2,):\n    a += b\n", None)]
-    assert found[2].reason == "needs a GPU"
-    assert run_blocks.run(page, found)["a"] == 3
-    with pytest.raises(ValueError, match="says why"):
-        blocks(tmp_path, "<!-- not run: -->\n```python\n1 / 0\n```\n")
-
-
 def test_what_a_page_shows_is_what_comes_out(tmp_path):
     text = "```python\nprint('share', 0.501, [1.0, -2e-5])\n```\n\n```text\nshare {} [1.0, -2e-5]\n```\n"
     run_blocks.run(*blocks(tmp_path, text.format("0.5")))
@@ -139,18 +129,6 @@ def test_what_a_page_shows_is_what_comes_out(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught:
         run_blocks.run(*blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n"))
     assert caught.traceback[-1].lineno + 1 == 6  # of the page
-
-
-def test_blocks_run_alone_unless_the_page_says_in_order(tmp_path):
-    page, code = tmp_path / "page.md", "```python\na = 1\n```\n\n```python\nprint(a)\n```\n"
-    page.write_text(code)
-    alone = run_blocks.sessions(page)
-    assert [[block.line for block in session] for session in alone] == [[2], [6]]
-    with pytest.raises(NameError):
-        run_blocks.run(page, alone[1])
-    page.write_text(f"Run the blocks of this\npage in order.\n\n{code}")
-    (together,) = run_blocks.sessions(page)
-    assert run_blocks.run(page, together)["a"] == 1
 
 
 def _documented() -> set[int]:

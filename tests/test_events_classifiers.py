@@ -1,6 +1,5 @@
 """Classifiers and Gaussian heads: events, densities, and labels and points that are bound as conditions."""
 
-import copy
 import math
 import pickle
 
@@ -202,21 +201,6 @@ def test_equal_labels_and_ends_are_one_atom_whatever_tensor_holds_them(x):
         both = one & head.between(again, again + 1)
         assert len(both.formula.nodes) == len(one.formula.nodes) and torch.equal(both(x), one(x))
     assert head.between(torch.tensor([[0.1, 0.1]]), 1.0).formula.nodes[0] != head.between(0.1, 1.0).formula.nodes[0]  # which float32 rounds
-
-
-def test_values_of_chains_are_equal_by_their_numbers():
-    labels, ends = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([0.0, 0.5])
-    interval = Interval(ChainValues(ends), 1.0)
-    for one, copied in (
-        (ChainValues(labels), copy.deepcopy(ChainValues(labels))),
-        (ChainValues(labels), pickle.loads(pickle.dumps(ChainValues(labels.short())))),
-        (interval, pickle.loads(pickle.dumps(interval))),
-        (interval, Interval(ChainValues(-ends.double().neg()), 1.0)),
-        (ChainValues(-ends * 0), ChainValues(ends * 0)),  # -0 and 0
-    ):
-        assert copied == one and hash(copied) == hash(one)
-    assert len({ChainValues(labels), ChainValues(labels + 1), ChainValues(labels[:5])}) == 3
-    assert Interval(ChainValues(ends + 1), 1.0) != interval != Interval(0.0, 1.0)
 
 
 def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):

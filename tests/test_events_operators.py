@@ -158,25 +158,6 @@ def heads(net: nn.Module, count: int) -> list[ClassifierEnergy]:
     return [ClassifierEnergy(net, 1, BASE, columns=column, name=f"h{column}") for column in range(count)]
 
 
-def test_any_formula_of_heads_equals_enumeration():
-    net = network(5)
-    a, b, c, d = heads(net, 4)
-    yes, no = net(X)[:, :4].sigmoid().T, net(X)[:, :4].neg().sigmoid().T
-    formulas = {
-        (a & b) | (~c & d): 1 - (1 - yes[0] * yes[1]) * (1 - no[2] * yes[3]),
-        ~(a & b & c & d): 1 - yes.prod(0),
-        a ^ b: yes[0] * no[1] + no[0] * yes[1],
-        (a >> b) & ~d: (1 - yes[0] * no[1]) * no[3],
-        a & (b | ~b): yes[0],
-        ~a & b & ~c & d: no[0] * yes[1] * no[2] * yes[3],
-    }
-    for formula, probability in formulas.items():
-        torch.testing.assert_close(formula.evidence(X), -probability.log(), rtol=1e-12, atol=1e-12)
-    point, signs = X.clone().requires_grad_(), torch.tensor([-1.0, 1.0, -1.0, 1.0])
-    expected = torch.autograd.grad((BASE(point) - logsigmoid(net(point)[:, :4] * signs).sum(1)).sum(), point)[0]
-    torch.testing.assert_close(energy_and_gradient(~a & b & ~c & d, X)[1], expected, rtol=1e-12, atol=1e-12)
-
-
 def test_heads_of_other_kinds_stand_beside_them():
     net = network(9)
     a, b, *_ = heads(net, 3)

@@ -279,7 +279,7 @@ def test_the_default_sampler_of_a_score_tunes_its_step():
     assert SCORE.sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     mixture = events_over(ce.ScoreEnergy(lambda x: -x, name="base", event_shape=(1,)))
     left, right = mixture.terms

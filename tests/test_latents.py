@@ -86,13 +86,6 @@ def test_pulled_back_energies_work_under_autocast_of_their_processor():
     torch.testing.assert_close(low.float(), energy(z), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("count", [1, 33, 400])
-def test_points_are_decoded_in_batches_that_change_nothing(count):
-    wide = nn.Sequential(nn.Linear(2, 10_000), nn.Tanh()).requires_grad_(False)  # a batch of decoded points has some 500,000 numbers
-    energy = ce.as_energy(quadratic, decoder=wide, event_shape=(2,))
-    torch.testing.assert_close(energy.sample(count, **DRAW), wide(energy.latents.sample(count, **DRAW)))
-
-
 def test_a_prior_is_not_pulled_back_by_accident():
     for tree in (PRIOR & SEEN.pull_back(DECODER), SEEN.pull_back(DECODER) & PRIOR):
         torch.testing.assert_close(tree(Z), PRIOR(Z) + SEEN(DECODER(Z)))

@@ -160,15 +160,6 @@ def test_kinds_and_dtypes_agree_where_they_can():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_seed_is_taken_modulo_64_bits(kind):
-    x = torch.zeros(2, 2)
-    for seed in (-1, 2**64 + 5):
-        one, other = Noise(seed, range(2), kind=kind), Noise(seed % 2**64, range(2), kind=kind)
-        assert torch.equal(one.normal(x), other.normal(x))
-        assert torch.equal(one.child("a").normal(x), other.child("a").normal(x))
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
     noise, x = Noise(0, range(2), kind=kind), torch.zeros(2, 2)
     with pytest.raises(ShapeError, match=r"2 chains, got 3 points; use `noise.for_chains`"):

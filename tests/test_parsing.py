@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -123,9 +122,7 @@ def test_a_contradiction_is_read_like_any_expression():
 
 
 def test_thousand_terms_are_built_at_once_and_reading_imports_no_torch():
-    start = time.perf_counter()
     assert len(parse(" & ".join(["bowl", "ring_2"] * 500)).build(TOYS).terms) == 1000
-    assert time.perf_counter() - start < 2
     code = "import sys; from composable_energy.parsing import parse; parse('a & ~b'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -150,8 +147,6 @@ def test_reads_what_python_reads(words: list[str]):
 
 
 NAMES = st.sampled_from(sorted(TOYS))
-
-
 NUMBERS = st.floats(0.1, 3.0).map(repr) | st.sampled_from(["2", "1e-1", ".5"])
 
 
@@ -167,7 +162,7 @@ EXPRESSIONS = st.recursive(NAMES, _spaced, max_leaves=8)
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(EXPRESSIONS)
 def test_energies_read_back_as_they_are_written(text: str):
     energy = parse(text).build(TOYS)
@@ -184,9 +179,9 @@ def test_energies_read_back_as_they_are_written(text: str):
 def test_random_strings_and_mutants_are_trees_or_typed_errors():
     draw, texts, read = random.Random(0), [], 0
     alphabet = "ab/=-~~&&||>>**()()\"'.:_ 012e\t\n\x00é中\ud800"
-    for size in [80] * 5000 + [5000] * 20:
+    for size in [80] * 2000 + [5000] * 10:
         texts.append("".join(draw.choice(alphabet) for _ in range(draw.randrange(size))))
-    for _ in range(1_000):
+    for _ in range(500):
         text = list("(male & ~smiling) | 2 * (hair=red >> faces/hat / .5e1) & './my model' | ~~(a & (b | c & ./d.e))")
         for _ in range(draw.randint(1, 4)):
             at = draw.randrange(len(text))
@@ -198,7 +193,7 @@ def test_random_strings_and_mutants_are_trees_or_typed_errors():
             read += 1
         except ParseError as error:
             assert 0 <= error.place.start <= len(text)
-    assert 50 < read < len(texts) - 1_000  # both ends are met
+    assert 50 < read < len(texts) - 500  # both ends are met
 
 
 @pytest.mark.full

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import sys
-import time
 
 import pytest
 import safetensors.torch
@@ -32,12 +31,12 @@ def saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_200_random_corruptions(saved, tmp_path):
+def test_100_random_corruptions(saved, tmp_path):
     generator = random.Random(0)
     values = [ce.load(folder)(X) for folder in saved]
     before = set(sys.modules)
     errors = unchanged = 0
-    for _ in range(200):
+    for _ in range(100):
         i = generator.randrange(3)
         folder = tmp_path / "damaged"
         shutil.copytree(saved[i], folder)
@@ -49,8 +48,8 @@ def test_200_random_corruptions(saved, tmp_path):
             assert str(folder) in str(error)
             errors += 1
         shutil.rmtree(folder)
-    assert errors + unchanged == 200
-    assert errors > 150
+    assert errors + unchanged == 100
+    assert errors > 75
     assert set(sys.modules) == before
 
 
@@ -199,10 +198,8 @@ def config(tmp_path):
 
     def edit(change):
         change_record(folder, change)
-        began = time.process_time()
         with pytest.raises(ComposableEnergyError) as caught:
             ce.load(folder)
-        assert time.process_time() - began < 10
         return str(caught.value)
 
     return folder, edit

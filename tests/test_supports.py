@@ -126,14 +126,6 @@ def test_a_support_of_another_package_is_not_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_batches_conditions_and_chunks_give_the_same_draws():
-    energy = ce.as_energy(lambda x, rate: (rate[:, None] * x - x.log()).sum(1), support=constraints.positive, event_shape=(2,))
-    bound = energy.given(rate=torch.arange(1.0, 13.0))
-    whole = bound.sample(12, seed=0, **SHORT)
-    torch.testing.assert_close(bound.sample(12, seed=0, batch_size=5, **SHORT), whole)
-
-
-@pytest.mark.slow
 def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path):
     energy = ce.as_energy(lambda x: -x.log().sum(1), support=constraints.simplex)
     options = {**SHORT, "seed": 0, "trace": 5, "init": torch.full((8, 3), 1 / 3, dtype=F64)}
@@ -188,11 +180,6 @@ def test_a_product_of_disjoint_supports_is_a_contradiction():
     assert (low | high)(drawn).isfinite().all()
 
 
-def test_bounds_follow_moves():
-    walls = ce.inside(constraints.interval(t(0.0), t(1.0))).to(torch.float32)
-    assert walls.support.lower_bound.dtype == torch.float32
-
-
 # Draws ------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +210,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 
 
 @unconverged
-@pytest.mark.slow
+@pytest.mark.full
 def test_directions_on_a_sphere_have_the_mean_of_their_density():
     n, kappa = DRAWS, 2.0
     energy = ce.as_energy(lambda x: -kappa * x[:, 2], support=sphere, event_shape=(3,))  # von Mises-Fisher

@@ -25,7 +25,6 @@ from composable_energy.testing import (
     parametrize_with_checks,
     sampler_checks,
 )
-from composable_energy.testing.checks import assert_close
 from composable_energy.testing.samplers import measure_deviations
 from composable_energy_image.testing import check_encoder, check_world
 from composable_energy_training.testing import check_recipe
@@ -171,16 +170,6 @@ def test_expected_failures_in_pytest():
         parameters["input"].values[0]()
     with pytest.raises(OptionError):
         parametrize_with_checks([], expected_failures={"input": "there is none"})
-
-
-def test_rounding_is_that_of_as_many_terms_as_a_network_adds():
-    """The square root of 40,000 terms times epsilon, and 50 epsilon where terms are few or not known."""
-    large, small = torch.nn.Linear(200, 200, bias=False), torch.nn.Linear(2, 2)
-    expected, epsilon = torch.ones(3), torch.finfo(torch.float32).eps
-    assert_close(expected + 200 * epsilon, expected, "the same", network=large)
-    for network, terms in ((large, 800), (small, 200), (None, 200)):
-        with pytest.raises(AssertionError, match="is rounding"):
-            assert_close(expected + terms * epsilon, expected, "the same", network=network)
 
 
 def energy(build: Callable[[], ce.Energy], cls: type[ce.Energy] = faulty.Bowl) -> None:

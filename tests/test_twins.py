@@ -15,12 +15,9 @@ from composable_energy.energies.identity import tensors_of
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import Stop, twin
 from composable_energy_mcmc import HMC, Langevin
+from tests.factories import quadratic
 
 DRAW = {"sampler": Langevin(0.1), "steps": 4, "seed": 0}
-
-
-def bowl(x: Tensor) -> Tensor:
-    return x.square().sum(1) / 2
 
 
 def network() -> nn.Sequential:
@@ -157,7 +154,7 @@ def test_a_twin_that_was_evaluated_equals_its_energy_and_still_checks_points():
 def test_hooks_of_an_energy_are_called_at_each_step_and_change_the_draws():
     """Also pins the names of the hooks in `Energy.became_twin`."""
     calls: list[int] = []
-    hooked, steep = ce.as_energy(bowl), ce.as_energy(lambda x: 5 * bowl(x))
+    hooked, steep = ce.as_energy(quadratic), ce.as_energy(lambda x: 5 * quadratic(x))
     hooked.register_forward_pre_hook(lambda *_: calls.append(1))
     hooked.register_forward_hook(lambda module, given, energies: 5 * energies)
     assert torch.equal(hooked.sample((4, 2), **DRAW), steep.sample((4, 2), **DRAW))
@@ -320,7 +317,7 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
     with ThreadPoolExecutor(2) as pool:
         draws = [pool.submit(draw, seed) for seed in range(2)]
         try:
-            for _ in range(100):
+            for _ in range(40):
                 grads = backward()
                 without.append(any(grad is None or not torch.equal(grad, one) for grad, one in zip(grads, alone, strict=True)))
         finally:

@@ -144,13 +144,6 @@ def test_infer_takes_points_as_rows_of_tensors_arrays_and_lists():
         torch.testing.assert_close(AT.infer(X, over={"position": rows}).log_probabilities, expected)
 
 
-def test_a_number_for_each_point_and_a_vector_for_each_point_are_bound():
-    numbers = torch.tensor([0.5, 1.5])
-    torch.testing.assert_close(LABEL.given(y=numbers)(X), (X[:, 0] - numbers).square() / 2 + X[:, 1].square() / 2)
-    torch.testing.assert_close(AT.given(position=X.flip(0))(X), (X - X.flip(0)).square().sum(1) / 2)
-    assert LABEL.given(y=torch.tensor([0, 1]))(X).shape == (2,)
-
-
 def test_sample_refuses_another_number_of_rows_before_it_evaluates():
     shapeless = ce.as_energy(lambda x, position: (x - position).square().sum(1) / 2)
     for energy, shape in ((LABEL.given(y=torch.zeros(3)), 5), (shapeless.given(position=POSITION) & LABEL.given(y=0), (5, 2))):

@@ -83,7 +83,7 @@ def test_the_command_line(arguments, right, capsys):
     assert code == 2 and right in err and not out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_listing_of_the_package_has_its_public_names_alone():
     """Names of other packages too, as composable_energy_training, are listed by the same rule."""
     code = "import composable_energy as ce; print([n for n in dir(ce) if not n.startswith('__') and n not in ce.__all__])"

@@ -1,6 +1,5 @@
-"""What no path, number or type of a file may be is refused with a typed error, at once."""
+"""What no path, number or type of a file may be is refused with a typed error."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,6 @@ X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
 
 def normal(mean: float = 0.0) -> ce.Energy:
     return ce.as_energy(Normal(torch.full((2,), mean), 1.0), name=f"at{mean:g}")
-
-
-@pytest.fixture(autouse=True)
-def at_once():
-    """Ends a test that hangs."""
-
-    def end(*_):
-        raise AssertionError("it did not end within 10 seconds")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(10)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def rewrite(folder: Path, change: Any = lambda header: None, tensors: Any = lambda value: value) -> Path:

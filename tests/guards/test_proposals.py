@@ -7,11 +7,11 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Chi2, Dirichlet, Gamma
+from torch.distributions import Chi2
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError, SupportWarning
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
 from composable_energy_mcmc import MALA, ChEES, Langevin
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -77,7 +77,7 @@ def clipped(x):
 
 def test_gradients_of_nan_from_torch_where_and_norms_at_0_are_named():
     where = r"the energy is finite and its gradient is not. The gradient of `torch.where\(c, f\(x\)"
-    for sampler in ("langevin", "chees"):
+    for sampler in (Langevin(0.1), ChEES(0.5, 1.0)):
         with pytest.raises(SamplingDiverged, match=where):
             ce.as_energy(clipped).sample((20, 1), sampler=sampler, seed=0)
     norm = ce.as_energy(lambda x: x.square().sum(1).sqrt())
@@ -85,21 +85,7 @@ def test_gradients_of_nan_from_torch_where_and_norms_at_0_are_named():
         norm.sample((4, 2), sampler="mala", step_size=0.1, init=torch.zeros(4, 2), seed=0)
 
 
-@pytest.mark.slow
-def test_trajectories_that_leave_the_numbers_of_a_support_are_rejected():
-    """Gamma(2, 1) has mean 2 and variance 2; long trajectories reach points whose gradient would overflow."""
-    x = ce.as_energy(Gamma(2.0, 1.0)).sample(1000, sampler="hmc", step_size=1.2, leapfrogs=4, steps=60, seed=5)
-    assert abs(x.mean() - 2) < 4 * math.sqrt(2 / 1000)
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("density", [Chi2(0.1), Dirichlet(torch.full((3,), 0.01))], ids=lambda one: type(one).__name__)
-def test_mass_beyond_the_numbers_of_float32_warns_and_names_float64(density):
-    with pytest.warns(SupportWarning, match=r"sample in dtype=torch.float64, with parameters in it"):
-        ce.as_energy(density).sample(1000, steps=40, seed=4)
-
-
-@pytest.mark.slow
 def test_parameters_in_float32_under_points_in_float64_are_named():
     with pytest.raises(SamplingDiverged, match=r"close to the border of the support .* sample in float64, with parameters in it"):
         ce.as_energy(Chi2(0.1)).sample(1000, steps=40, seed=0, dtype=F64)
@@ -121,7 +107,7 @@ ONES = torch.ones(200, 1, dtype=F64)
 
 class TestProposalsThatRaise:
     @pytest.mark.slow
-    @pytest.mark.parametrize("sampler", [MALA(tuning_steps=8), ChEES(0.5, 1.0)])
+    @pytest.mark.parametrize("sampler", [pytest.param(MALA(tuning_steps=8), marks=pytest.mark.full), ChEES(0.5, 1.0)])
     def test_they_are_rejected_and_the_rest_follows_the_density(self, sampler):
         with pytest.warns(SamplingWarning, match="errors: The energy raised an exception or was NaN at .*LinAlgError"):
             x, trace = HALF.sample((80, 1), sampler=sampler, steps=30, init=2 * ONES[:80], seed=0, trace=True)

@@ -71,7 +71,7 @@ def _unpickles(patch):
 
 
 def _hangs(patch):
-    patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(60))
+    patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(4))
 
 
 def _writes(patch):
@@ -88,7 +88,8 @@ def _writes(patch):
 def test_a_broken_promise_is_found(monkeypatch, plant, kind):
     from tests import hostile
 
-    monkeypatch.setattr(hostile, "LIMIT", 2.0 if plant is _hangs else 10.0)
+    if plant is _hangs:
+        monkeypatch.setattr(hostile, "LIMIT", 1.0)
     Image.init()
     with monkeypatch.context() as patch:
         plant(patch)

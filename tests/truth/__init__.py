@@ -1,1 +1,0 @@
-"""Random expressions, whose draws are compared with quadrature: `python -m tests.truth`."""
