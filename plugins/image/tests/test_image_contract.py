@@ -273,8 +273,8 @@ def trained(name: str, steps: int) -> ce.Energy:
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", NETS)
-def test_spectral_norms_are_at_most_one_after_50_steps(name):
-    norms = spectral_norms(trained(name, 50))
+def test_spectral_norms_are_at_most_one_after_steps_that_pull(name):
+    norms = spectral_norms(trained(name, 20))
     assert float(norms.max()) <= 1 + 1e-3
     assert float(norms.max()) >= 1 - 1e-3  # they are bounded because they are normalized, not because they are small
 
