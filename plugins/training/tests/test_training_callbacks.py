@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
+from composable_energy.errors import ExtraNotInstalled, OptionError
 from composable_energy_training import (
     Callback,
     Checkpoints,
@@ -57,6 +58,12 @@ def test_tensorboard_gets_curves(tmp_path):
     curves.Reload()
     assert [point.step for point in curves.Scalars("gap")] == [5, 10, 15, 20]
     assert [point.value for point in curves.Scalars("gap")] == pytest.approx([0.05, 0.1, 0.15, 0.2])
+
+
+def test_missing_tensorboard_is_reported_with_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ExtraNotInstalled, match=re.escape("composable-energy[tensorboard]")):
+        trainer(Scripted({}), out=tmp_path, callbacks=[TensorBoard()]).fit()
 
 
 class Darkness(ce.Energy):

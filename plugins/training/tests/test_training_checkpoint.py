@@ -192,6 +192,12 @@ def test_a_training_that_is_interrupted_goes_on_where_it_was(tmp_path, heard, mo
     same(whole.model, run.model)
 
 
+def test_a_second_interrupt_does_not_wait(heard):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        scripted(Scripted({}), callbacks=[Signal(signal.SIGINT, times=2)]).fit()
+    assert not str(caught.value)
+
+
 def test_the_handler_of_a_program_stays_and_another_thread_needs_none():
     signals, reports = [], []
     before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
