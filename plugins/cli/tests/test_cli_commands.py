@@ -63,12 +63,6 @@ def test_a_command_with_percent_signs_and_any_names_of_arguments_works(command, 
     assert capsys.readouterr().out == "ran fast\n"
 
 
-def test_a_command_without_a_summary_is_not_usable(command, capsys):
-    command("silent", "pass")
-    listed = shown(["--help"], capsys)
-    assert "not usable" in listed and "summary" in listed
-
-
 def test_a_command_with_the_name_of_an_own_one_has_that_of_its_distribution(command, capsys):
     command("thief", "summary = 'steals'", entry="sample")
     listed = shown(["--help"], capsys)

@@ -103,22 +103,6 @@ def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pyt
     assert f"composable-energy: error: {message}" in capsys.readouterr().err
 
 
-def test_pictures_and_latents_do_not_mix(capsys: pytest.CaptureFixture[str]):
-    np.save("latent.npy", np.zeros(4))
-    Image.new("L", (4, 4)).save("grey.png")
-    assert run("explain", "toys", "latent.npy", "grey.png") == 2
-    assert "latent.npy and grey.png have points of different shapes" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("least", "zoom"), [(22, 1), (23, 2)])
-def test_sheet_that_was_enlarged_reads_back_the_same(least: int, zoom: int):
-    images = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    write_grid(Path("sheet.png"), images, (0.0, 1.0), {}, least=least)
-    with Image.open("sheet.png") as sheet:
-        assert sheet.size == (zoom * (3 * 6 + 4), zoom * (2 * 8 + 2))
-    assert torch.equal((read_points(Path("sheet.png"), [(3, 8, 6)], (0.0, 1.0)) * 255).round(), (images * 255).round().double())
-
-
 def test_sheet_that_was_cut_is_one_picture():
     write_grid(Path("sheet.png"), torch.rand(4, 3, 8, 8), (0.0, 1.0), {})
     with Image.open("sheet.png") as sheet:

@@ -102,38 +102,3 @@ def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     )
     assert len(report["problems"]) == 5
     assert all(f"Problem: {problem}" in text for problem in report["problems"])
-
-
-@pytest.mark.slow
-def test_doctor_says_if_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    real = metadata.version
-
-    def version(name: str) -> str:
-        if name in ("composable-energy", "einops"):
-            raise metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    code, _, report = doctor(monkeypatch, capsys)
-    assert code == 1
-    assert report["problems"][0] == "einops is not installed; install composable-energy with its dependencies"
-    assert report["problems"][1].startswith("composable-energy is not installed, so its own plug-ins are not found")
-
-
-def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    class Kernel:
-        def __init__(self, answer: object) -> None:
-            self.answer = answer
-
-        def available(self) -> object:
-            if isinstance(self.answer, Exception):
-                raise self.answer
-            return self.answer
-
-    answers = {"a": True, "b": (False, "there is no GPU"), "c": OSError("driver")}
-    monkeypatch.setattr(ce, "get", lambda kind, name: Kernel(answers[name]))
-    monkeypatch.setattr(metadata, "packages_distributions", dict)
-    code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
-    assert code == 0
-    assert report["kernels"] == {"a": "ready", "b": "not available here: there is no GPU", "c": "OSError: driver"}
-    assert "kernel    b: not available here: there is no GPU" in text

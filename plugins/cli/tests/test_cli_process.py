@@ -67,14 +67,6 @@ def test_module_runs_and_version_and_help_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.full
-def test_process_ends_with_the_code_and_a_clean_message():
-    process = python("sample", "male smiling", stdout=subprocess.PIPE)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
-    assert err.splitlines()[1:] == ["  male smiling", "       ^^^^^^^"]
-
-
 @pytest.mark.slow
 def test_reader_that_goes_away_is_no_error():
     read, write = os.pipe()

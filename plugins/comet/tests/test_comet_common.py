@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -106,11 +105,13 @@ def two_styles():
     return fit_styles(comet, pictures(0, MANY))
 
 
+@pytest.mark.full
 def test_two_styles_are_found_without_labels(two_styles):
     styles = two_styles.encode(two_styles.comet.z)
     assert set(styles[0::2].tolist()) | set(styles[1::2].tolist()) == {0, 1} and len(set(styles[0::2].tolist())) == 1
 
 
+@pytest.mark.full
 def test_an_object_becomes_the_same_object_in_the_other_style(two_styles):
     """Means of 4,500 objects have standard errors of .015, and their deviations of .01."""
     z, plain = two_styles.comet.z, int(two_styles.encode(two_styles.comet.z[:1]))
@@ -123,25 +124,7 @@ def test_an_object_becomes_the_same_object_in_the_other_style(two_styles):
     assert torch.equal(two_styles.move(first, torch.full((20,), plain)), first)
 
 
+@pytest.mark.full
 def test_pictures_of_one_style_are_refused(comet):
     with pytest.raises(OptionError, match=r"no two styles: two means explain 0\.6\d of what objects agree in most, less than 0\.85"):
         fit_styles(comet, pictures(0, MANY))
-
-
-@pytest.mark.full
-def test_the_light_of_the_shipped_solids_is_what_they_have_in_common():
-    """With the code of the others, solids are more like renders under their light than with the ground of the others alone."""
-    world, model = (
-        ce.get("world", "objects", size=64, count=(3, 3), sizes=(0.16, 0.26)),
-        ce.get("encoder", "comet-window", weights="objects"),
-    )
-    assert isinstance(model, Comet)
-    drawn = world.draw(120, seed=5)
-    labels = {name: np.array(value)[:20] for name, value in drawn.labels.items()}
-    others = labels | {name: np.array(drawn.labels[name])[20:40] for name in ("light", "floor")}
-    x = torch.from_numpy(drawn.images).float() / 255
-    wanted = torch.from_numpy(world.render(others).images).float() / 255
-    common = fit_common(model, x)
-    lit, grounded = common.swap(x[:20], x[20:40]), model.swap(x[:20], x[20:40], 0)
-    assert 2 <= len(common.agreement) <= 6
-    assert (lit - wanted).square().mean() < 0.75 * (grounded - wanted).square().mean()

@@ -1,4 +1,4 @@
-"""The conformance kit on COMET's energies, parts, sampler and encoders, and errors for bad options."""
+"""COMET's energies, parts and encoders: the kit, saved models, masks of pictures with known components, and errors for bad options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError
+from composable_energy.sampling import Noise
 from composable_energy.testing import check_energy
-from composable_energy_comet import join_parts, load_comet, save_comet
+from composable_energy_comet import component_scores, join_parts, load_comet, merge_components, save_comet
 
 SIZE, PICTURES = 16, 4
 KINDS = [
@@ -133,26 +134,6 @@ def test_parts_of_pictures_of_two_sizes_do_not_join(x):
         small.recombine([])
 
 
-@pytest.mark.slow
-def test_quadratic_parts_of_two_models_have_a_minimum_that_is_known(x):
-    """There the slope of their conjunction is nothing, where it is not cut to [0, 1]."""
-    first, second = made(head="quadratic").double(), made(head="quadratic", latent=5, filters=6).double()
-    parts = [*first.decompose(x.double()), second.decompose(x.double())[1]]
-    found = first.recombine(parts).requires_grad_()
-    (slope,) = torch.autograd.grad(ce.all_of(*parts)(found).sum(), found)
-    inside = (found > 0) & (found < 1)
-    assert inside.float().mean() > 0.2
-    torch.testing.assert_close(slope[inside], torch.zeros_like(slope[inside]), rtol=0, atol=1e-10)
-
-
-def test_an_encoder_may_see_fewer_pixels_than_pictures_have(x):
-    small, large = made(latent=4), made(size=32, latent=4, seen=16)
-    large.encoder.load_state_dict(small.encoder.state_dict())
-    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(large.encode(doubled), small.encode(x), atol=1e-5)
-    assert made(cells=4).encoder.cells == 4 and small.encoder.cells == 8
-
-
 def test_folders_that_are_no_models_are_named(tmp_path):
     with pytest.raises(FileFormatError, match=r"nor a model that comes with the package \(.*sprites"):
         load_comet("spirits")
@@ -160,3 +141,51 @@ def test_folders_that_are_no_models_are_named(tmp_path):
     (tmp_path / "comet.safetensors").write_bytes(b"nothing")
     with pytest.raises(FileFormatError, match="is damaged"):
         load_comet(tmp_path)
+
+
+def halves():
+    """A quadratic energy of two components: red on the left, blue on the right."""
+    comet = made(head="quadratic", components=2, latent=1, coordinates="absolute")
+    energy = comet.energy
+    energy.image.zero_()
+    left = (torch.arange(SIZE) < SIZE // 2).float().expand(SIZE, SIZE)
+
+    def decode_targets(z):
+        signs = z[..., 0][:, :, None, None, None]
+        color = torch.where(signs > 0, torch.tensor([1.0, 0, 0])[:, None, None], torch.tensor([0, 0, 1.0])[:, None, None])
+        weight = torch.where(signs > 0, left, 1 - left) * 8 - 4
+        return color.expand(*z.shape[:2], 3, SIZE, SIZE), weight.expand(*z.shape[:2], 1, SIZE, SIZE)
+
+    energy.decode_targets = decode_targets
+    return energy, left
+
+
+@pytest.mark.parametrize("read", ["weight", "single"])
+def test_readings_find_who_draws_what(read):
+    energy, left = halves()
+    z = torch.tensor([[[1.0], [-1.0]]])
+    x = energy.minimum(z).clamp(0, 1)
+    labels = merge_components(component_scores(energy, x, z, Noise(0, range(1)), read), None)
+    assert float((labels[0] == (1 - left).long()).float().mean()) > 0.85  # pixels beside the border are blurred by the box
+
+
+def test_components_with_like_scores_count_as_the_first():
+    maps = torch.zeros(1, 4, 4, 4)
+    maps[0, 0, :2], maps[0, 1, 2:], maps[0, 2, :2, :2], maps[0, 3, 2:] = 1.0, 1.0, 1.5, 0.9
+    assert merge_components(maps, None).unique().tolist() == [0, 1, 2]
+    labels = merge_components(maps, 0.6)
+    assert labels.unique().tolist() == [0, 1]
+    assert labels[0, 0, 0] == 0 and labels[0, 3, 3] == 1
+
+
+def test_looks_turn_away_from_what_earlier_ones_saw():
+    """Of new weights, whose attention is nearly even, each look without inhibition sees the same place; with it the middles differ."""
+    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    spread = {}
+    for inhibition in (False, True):
+        encoder = made(inhibition=inhibition).encoder
+        with torch.no_grad():
+            encoder.key.weight.mul_(20)  # so that attention has a place
+        middles = encoder(x)[:, :, -3:-1]
+        spread[inhibition] = float(middles.std(1).mean())
+    assert spread[True] > 2 * spread[False]

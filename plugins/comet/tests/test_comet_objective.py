@@ -9,7 +9,6 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, edge_error, squared_error
-from composable_energy_comet.component import joint_minimum
 from composable_energy_comet.conv import SPREAD
 from composable_energy_training import Batch
 
@@ -132,16 +131,3 @@ def test_a_shifted_edge_counts_more_than_the_same_error_spread_out():
     torch.testing.assert_close(squared_error(even, x), squared_error(shifted, x))
     torch.testing.assert_close(edge_error(even, x), squared_error(even, x))
     torch.testing.assert_close(edge_error(shifted, x) - squared_error(shifted, x), torch.full((1,), 6 * 2 / 7, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_joint_minimum_has_no_subnormal_gradients_where_one_component_has_nearly_all_weight(dtype):
-    generator = torch.Generator().manual_seed(7)
-    pictures = torch.rand(2, 4, 3, 8, 8, generator=generator, dtype=dtype)
-    weights = 150 * torch.randn(2, 4, 1, 8, 8, generator=generator, dtype=dtype)
-    inputs = [pictures.requires_grad_(), weights.requires_grad_()]
-    picture = joint_minimum(*inputs)
-    torch.testing.assert_close(picture, (weights.softmax(1) * pictures).sum(1), rtol=0, atol=4 * torch.finfo(dtype).eps)
-    for gradient in torch.autograd.grad(picture.square().sum(), inputs):
-        sizes = gradient.abs()
-        assert not ((sizes > 0) & (sizes < torch.finfo(torch.float32).tiny)).any()

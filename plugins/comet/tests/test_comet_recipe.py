@@ -24,7 +24,7 @@ def few():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["comet", "comet-global", "comet-paper"])
+@pytest.mark.parametrize("name", ["comet", *(pytest.param(name, marks=pytest.mark.full) for name in ("comet-global", "comet-paper"))])
 def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     recipe = open_recipe(name)
     assert isinstance(recipe, CometRecipe)
@@ -38,7 +38,7 @@ def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     assert set(report["stages"]) == {"quadratic", "conv"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
     few = Pictures(ce.get("world", "colored-sprites", size=32).draw(12, seed=5).images, {}, "sprites")
     small = {"model.components": 3, "model.window": 8, "window.filters": 16, "quadratic.filters": 4, "quadratic.batch_size": 4}
@@ -57,7 +57,7 @@ def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
         recipe.with_changes({"quadratic.steps": 0, "window.steps": 0}).train(few, tmp_path / "none")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     recipe = open_recipe("comet").with_changes(SMALL)
     whole = recipe.train(few, tmp_path / "whole")
@@ -71,6 +71,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.full
 def test_the_script_makes_a_model(tmp_path):
     main(["--out", str(tmp_path), "--steps", "3", "--count", "20"])
     assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
@@ -87,6 +88,7 @@ def test_what_the_shipped_model_finds():
     assert float(adjusted_rand_index(torch.from_numpy(scenes.masks).long(), labels, foreground=True).mean()) > 0.85
 
 
+@pytest.mark.full
 def test_what_the_shipped_model_of_objects_finds():
     """Masks, reconstructions and the ground of the model of solids, on pictures that nothing was trained or chosen on."""
     from composable_energy_comet.metrics import adjusted_rand_index
@@ -99,7 +101,3 @@ def test_what_the_shipped_model_of_objects_finds():
     assert float((comet.decode(z) - x).square().mean()) < 1e-3
     ground = (comet.decode(z[:, :1]) - x).abs().mean(1)
     assert float(ground[truth == 0].median()) < 0.02 < 0.1 < float(ground[truth > 0].mean())
-
-
-def _settings(options):
-    return [part for option in options for part in ("--set", option)]

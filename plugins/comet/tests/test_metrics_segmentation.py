@@ -1,4 +1,4 @@
-"""Segmentation metrics equal their definitions: computed by hand, by scikit-learn and by sets of pixels."""
+"""Segmentation metrics equal their definitions, by scikit-learn and by sets of pixels; baselines see no objects."""
 
 import math
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import adjusted_rand_score
 
-from composable_energy.errors import DtypeError, ShapeError
+import composable_energy as ce
+from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy_comet import metrics
 
 METRICS = [metrics.adjusted_rand_index, metrics.mean_segmentation_covering]
@@ -53,13 +54,6 @@ def test_the_covering_is_that_of_sets_of_pixels(pair, foreground):
     np.testing.assert_allclose(covering(*pair, foreground=foreground).numpy(), expected, rtol=1e-12)
 
 
-def test_a_foreground_of_no_pixel_is_not_judged_and_of_one_is_met():
-    truth, predicted = torch.tensor([[0, 0, 0], [0, 3, 0]]), torch.tensor([[0, 1, 2], [0, 1, 2]])
-    for metric in METRICS:
-        scores = metric(truth, predicted, foreground=True)
-        assert scores[0].isnan() and scores[1] == 1
-
-
 @pytest.mark.slow
 def test_no_digit_is_lost_in_large_pictures():
     """Pairs of a million pixels do not fit float32, nor their products int64."""
@@ -99,3 +93,63 @@ INTS = torch.zeros(2, 4, 4, dtype=torch.int64)
 def test_mistakes_are_reported_with_both_sides(metric, truth, predicted, error, told):
     with pytest.raises(error, match=told):
         metric(truth, predicted)
+
+
+kmeans, quadrants, territory = metrics.kmeans_labels, metrics.quadrant_labels, metrics.territory_labels
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return ce.get("world", "colored-sprites").draw(6, seed=0, masks=True)
+
+
+class TestColors:
+    @pytest.mark.slow
+    def test_segments_of_one_color_each_are_found(self):
+        generator = torch.Generator().manual_seed(0)
+        truth = torch.randint(3, (4, 8, 8), generator=generator)
+        colors = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.9, 1.0]])
+        images = colors[truth].permute(0, 3, 1, 2) + 0.05 * torch.rand(4, 3, 8, 8, generator=generator)
+        assert (ari(truth, kmeans(images, 3)) == 1).all()
+
+    def test_a_picture_is_cut_alone(self, scenes):
+        counts = scenes.labels["present"].sum(1) + 1
+        labels = kmeans(scenes.images, counts, seed=3)
+        assert labels.dtype == torch.int64 and labels.shape == (6, 32, 32)
+        assert torch.equal(kmeans(scenes.images[:2], counts[:2], seed=3), labels[:2])
+        colors = [len(np.unique(image.reshape(3, -1), axis=1).T) for image in scenes.images]
+        assert [len(one.unique()) for one in labels] == np.minimum(counts, colors).tolist()
+        assert torch.equal(kmeans(torch.as_tensor(scenes.images), counts.tolist(), seed=3), labels)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "told"),
+        [
+            ({"images": torch.zeros(3, 8, 8)}, ShapeError, r"\(3, 8, 8\).*unsqueeze"),
+            ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.int64)}, DtypeError, "torch.int64"),
+            ({"images": torch.full((2, 3, 8, 8), torch.nan)}, OptionError, "finite"),
+            ({"counts": torch.tensor([3.0, 3.0])}, DtypeError, "torch.float32"),
+        ],
+    )
+    def test_mistakes_are_reported(self, change, error, told):
+        with pytest.raises(error, match=told):
+            kmeans(**({"images": torch.zeros(2, 3, 8, 8), "counts": 2} | change))
+
+
+class TestQuadrants:
+    def test_they_are_quarters(self):
+        labels = quadrants(3, (4, 6))
+        assert labels.shape == (3, 4, 6) and labels.dtype == torch.int64
+        assert [(labels == quarter).sum().item() for quarter in range(4)] == [18] * 4
+        assert labels[1, 1, 2] == 0 and labels[1, 1, 3] == 1 and labels[1, 2, 2] == 2 and labels[1, 2, 3] == 3
+
+
+class TestTerritory:
+    def test_it_is_the_most_frequent_label_and_of_equals_the_least(self):
+        predicted = torch.randint(-2, 3, (9, 5, 4), generator=torch.Generator().manual_seed(0))
+        labels = territory(predicted)
+        assert labels.shape == predicted.shape and (labels == labels[0]).all()
+        for row in range(5):
+            for column in range(4):
+                counts = {name: (predicted[:, row, column] == name).sum().item() for name in range(-2, 3)}
+                assert counts[labels[0, row, column].item()] == max(counts.values())
+                assert labels[0, row, column] == min(name for name in counts if counts[name] == max(counts.values()))

@@ -152,18 +152,3 @@ def test_terms_that_count_their_base_twice_warn():
         (a & b).sample(3, sampler="ode", seed=0)
     base = Gaussian(torch.tensor([0.0]))
     (a.relative_to(base) & b.relative_to(base)).sample(3, sampler="ode", seed=0)
-
-
-@pytest.mark.slow
-def test_each_chain_may_have_its_own_class():
-    means = torch.tensor([3.0, -3.0, 0.0], dtype=F64)
-
-    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return t[:, None] * (x - means[y][:, None]) / (1 + t[:, None] ** 2)
-
-    E = DiffusionEnergy(model, "ve", unconditional={"y": 2}, event_shape=(1,))
-    labels = torch.arange(200) % 2
-    for sampler in ("ode", "sde"):
-        whole, parts = (E.concept(y=labels).sample(200, sampler=sampler, seed=0, dtype=F64, batch_size=size) for size in (None, 33))
-        torch.testing.assert_close(whole, parts)
-        assert abs(whole[labels == 0].mean() - 3) < 0.5 and abs(whole[labels == 1].mean() + 3) < 0.5

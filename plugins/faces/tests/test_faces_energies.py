@@ -1,4 +1,4 @@
-"""The family `faces`: names without weights, shared parts, damaged weights, and samples that the judge accepts."""
+"""Faces and their generator: the kit, names without weights, damaged weights, samples that the judge accepts; and drawn faces."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import FileFormatError, OptionError, PluginNotFound, ShapeError
-from composable_energy_faces import weights
+from composable_energy.errors import OptionError, PluginNotFound, ShapeError
+from composable_energy.testing import check_energy
+from composable_energy_faces import GeneratedFaces, weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
-from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.judge import features, frechet_distance, judge
+from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import CRITERIA, build_expression, score
+from composable_energy_faces.train_generator import pairs, train
 from composable_energy_image import Autoencoder, CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 
@@ -42,17 +45,6 @@ def test_members_share_base_heads_and_decoder(faces, energies):
 
 
 @pytest.mark.slow
-def test_energies_have_one_number_for_each_code(faces, energies, drawn):
-    codes = faces.load(None).decoder.encode(drawn.images[:5])
-    assert codes.shape == (5, 64)
-    for energy in (faces.load(None), *energies.values(), energies["male"] & ~energies["smiling"]):
-        assert energy(codes).shape == (5,)
-        levels = torch.tensor([0.05, 0.1, 0.5, 1.0, 4.0])
-        each = torch.cat([energy.at(float(level))(code[None]) for level, code in zip(levels, codes, strict=True)])
-        assert torch.allclose(energy.at(levels)(codes), each, atol=1e-3, rtol=1e-4)
-
-
-@pytest.mark.slow
 def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, faces):
     codes = faces.load(None).decoder.encode(drawn.images[:50])
     certain = ce.any_of(*(energies[f"hair={color}"] for color in HAIR_COLORS))
@@ -61,7 +53,7 @@ def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, fa
     assert torch.allclose(red.evidence(codes), others.evidence(codes), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_codes_have_unit_variance_decode_to_the_same_face_and_are_read_by_the_heads(faces, energies, drawn):
     coder = faces.load(None).decoder
     codes = coder.encode(drawn.images)
@@ -88,18 +80,6 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
 
 
 @pytest.mark.full
-def test_distances_tell_other_pictures_and_copies():
-    first, second = draw(400, seed=12), draw(400, seed=13)
-    serious = draw(400, seed=13, given={"smiling": 0, "male": 1})
-    same = frechet_distance(features(first.images), features(second.images))
-    assert abs(frechet_distance(features(first.images), features(first.images))) < 1e-6
-    assert frechet_distance(features(first.images), features(serious.images)) > 3 * same
-    alone = nearest_distances(first.images[:50])
-    assert alone.shape == (50,) and alone.min() > 0.02
-    assert (nearest_distances(torch.cat([first.images[:50], first.images[7:8]])) == 0).nonzero().flatten().tolist() == [7, 50]
-
-
-@pytest.mark.full
 @pytest.mark.parametrize("text", ["(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""
@@ -122,14 +102,79 @@ def test_weights_are_small_and_read_back_alike(tmp_path):
         assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_damaged_weights_are_refused(tmp_path):
-    path = tmp_path / "base.safetensors"
-    with pytest.raises(FileFormatError, match=r"base\.safetensors"):
-        weights.read(CodeNetwork(), "base", tmp_path)
-    whole = (weights.FOLDER / "base.safetensors").read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FileFormatError):
-        weights.read(CodeNetwork(), "base", tmp_path)
-    path.write_bytes((weights.FOLDER / "heads.safetensors").read_bytes())
-    with pytest.raises(FileFormatError, match="not those of CodeNetwork"):
-        weights.read(CodeNetwork(), "base", tmp_path)
+@pytest.mark.full
+def test_its_pictures_are_faces_of_all_kinds():
+    base = GeneratedFaces().base
+    with pytest.raises(PluginNotFound, match="fit_attributes"):
+        GeneratedFaces().load("smiling")
+    z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pictures = base.decoder(z)
+    assert pictures.shape == (400, 3, 64, 64) and pictures.min() >= 0 and pictures.max() <= 1
+    shares = judge(pictures).attributes.float().mean(0)
+    assert ((shares > 0.2) & (shares < 0.8)).all(), dict(zip(ATTRIBUTES, shares.tolist(), strict=True))
+    drawn = features(draw(400, seed=3).images)
+    assert frechet_distance(features(pictures), drawn) < frechet_distance(torch.zeros_like(drawn), drawn) / 3
+
+
+@pytest.mark.full
+def test_the_training_brings_the_mapping_nearer_to_the_flow():
+    z, codes = pairs(500, levels=8, seed=2)
+    assert torch.equal(codes[:5], pairs(500, levels=8, seed=2)[1][:5])
+    mapping, error = train(z, codes, steps=60, batch_size=64)
+    assert isinstance(mapping, FaceMapping)
+    assert error < codes.square().mean()
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return ce.get("energy", "faces").decoder.encode(draw(6, seed=21).images)  # pyright: ignore
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["faces", "faces/male", "faces/hair=red"])
+def test_face_energies_keep_the_contract(name, codes):
+    check_energy(ce.get("energy", name), codes)
+
+
+@pytest.mark.slow
+def test_a_face_depends_on_seed_and_index_alone():
+    state = torch.get_rng_state()
+    whole, other = draw(150, seed=5), draw(20, seed=1)
+    assert torch.equal(state, torch.get_rng_state()) and not torch.allclose(whole.images[:20], other.images, atol=0.1)
+    pieces = [draw(n, seed=5, start=start) for start, n in ((0, 1), (1, 7), (8, 100), (108, 42))]
+    assert torch.equal(whole.attributes, torch.cat([piece.attributes for piece in pieces]))
+    assert torch.equal(whole.hair, torch.cat([piece.hair for piece in pieces]))
+    assert torch.allclose(whole.images, torch.cat([piece.images for piece in pieces]), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_attributes_are_fair_and_independent():
+    """4,096 coins: means and pairwise correlations within five standard errors, 5 / 64, of fair."""
+    faces = draw(4096, seed=4, size=8)
+    coins = torch.cat([faces.attributes * 2 - 1, torch.nn.functional.one_hot(faces.hair, 4) * 4.0 - 1], 1)
+    assert coins.mean(0)[:5].abs().max() < 5 / 64
+    assert coins.mean(0)[5:].abs().max() < 5 * 3**0.5 / 64
+    correlation = torch.corrcoef(coins.T)
+    correlation[5:, 5:] = 0  # hair colors exclude each other
+    assert correlation.fill_diagonal_(0).abs().max() < 5 / 64
+
+
+@pytest.mark.slow
+def test_fixing_an_attribute_changes_that_alone():
+    name = "glasses"
+    free, off, on = draw(40, seed=6), draw(40, seed=6, given={name: 0}), draw(40, seed=6, given={name: 1})
+    column = ATTRIBUTES.index(name)
+    others = [i for i in range(5) if i != column]
+    assert off.attributes[:, column].sum() == 0 and on.attributes[:, column].sum() == 40
+    assert torch.equal(free.attributes[:, others], on.attributes[:, others])
+    had = free.attributes[:, column] == 1
+    assert torch.equal(free.images[had], on.images[had]) and torch.equal(free.images[~had], off.images[~had])
+    changed = (on.images - off.images).abs().amax(1).flatten(1) > 0.1
+    assert changed.sum(1).min() > 40, "the attribute must be well visible"
+    for value in range(len(HAIR_COLORS)):
+        assert (draw(10, seed=7, given={"hair": value}).hair == value).all()
+    for wrong in ({"n": -1}, {"n": 1, "size": 4}, {"n": 1, "given": {"hair": 4}}):
+        with pytest.raises(ValueError, match=r"Expected|Cannot fix"):
+            draw(**wrong)
+    assert draw(0).images.shape == (0, 3, 64, 64)

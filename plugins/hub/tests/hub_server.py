@@ -19,11 +19,7 @@ Files = dict[str, bytes]
 
 @dataclass
 class Repository:
-    """A repository: the files of each commit, and the commit of each branch.
-
-    Attributes:
-        gated: Whether its files are refused to accounts without access.
-    """
+    """A repository: the files of each commit, the commit of each branch, and whether accounts without access are refused."""
 
     commits: dict[str, Files] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -43,14 +39,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The state of the server.
-
-    Attributes:
-        url: The address.
-        token: The token that may write and see private repositories.
-        requests: All requests so far, as `METHOD path`.
-        failing: Whether each request fails with status 500.
-    """
+    """The state of the server: its address, the token that may write, all requests so far, and whether each fails with status 500."""
 
     url: str = ""
     token: str = "hf_writer"

@@ -66,15 +66,6 @@ def test_options_of_the_world_can_be_said():
     assert open_scenes(Path("out")).labels["present"].tolist() == [[True]] * 5
 
 
-def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("composable_energy_image.data.render_to", interrupted)
-    assert main(["render", "tetris", "-n", "3", "-o", "out"]) == 130
-    assert "the same command resumes" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -95,9 +86,3 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert told.err.startswith("composable-energy: error: ") and message in told.err
     assert not Path("out").exists()
-
-
-def test_the_folder_is_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
-    assert main(["render", "tetris", "-n", "1", "-o", "o\x1b[2Jut"]) == 0
-    shown = capsys.readouterr()
-    assert "\x1b" not in shown.out + shown.err and r"o\x1b[2Jut" in shown.out

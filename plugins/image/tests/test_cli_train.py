@@ -63,7 +63,7 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
     assert Path("draws.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_same_command_goes_on_and_ends_as_if_nothing_had_happened():
     assert train("--steps", "2") == 0
     assert train("--steps", "4") == 0
@@ -87,22 +87,17 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     ("words", "message"),
     [
         (["--recipe", "mine.toml"], "There is no file"),
-        (["--data", "nowhere"], "there is no file or folder 'nowhere'"),
         (["--data", "empty"], "holds no pictures"),
         (["--out", "faces/0.png"], "is a file; give a folder"),
         (["--set", "optimizer.raet=1e-3"], "no setting 'optimizer.raet'. Did you mean 'optimizer.rate'? Known: optimizer.rate, "),
         (["--set", "optimiser.rat=1e-3"], "Did you mean 'optimizer'? Known: augmentation, chains, data"),
         (["--set", "data.labels=nowhere.csv"], "error: data.labels: there is no file 'nowhere.csv'; it names the CSV of attributes"),
         (["--data", "plain", "--set", "objective.condition=male"], "a CSV with the columns `file` and `male` to the folder, or name one"),
-        (["--set", "training.ema=high"], "training.ema takes a number or none, got 'high'"),
-        (["--set", "objective.start=normall"], "objective.start takes 'uniform' or 'normal'"),
         (
             ["--set", "objective.name=contrastive"],
             "no objective 'contrastive'. Did you mean 'noise-contrastive' or 'contrastive-divergence'",
         ),
         (["--set", "model.size=0"], "size must be a whole number of at least 1"),
-        (["--set", "chains.noise=none"], "Set either step and noise"),
-        (["--set", "data.size=8"], "data.size"),
         (["--set", "objective.condition=smiling"], "smiling has 2 values, model.labels is None: set model.labels=2"),
         (["--set", "model.labels=2"], "no attribute is named: set objective.condition"),
         (["--seed", "1", "--set", "training.seed=2"], "training.seed is given twice"),
@@ -151,14 +146,3 @@ def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes", "igebm-cifar10", "--json"]) == 0
     assert shown["settings"] == json.loads(capsys.readouterr().out)["settings"]
     assert shown["settings"]["optimizer"]["milestones"] == []
-
-
-def test_names_of_others_are_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
-    odd = "\x9b2J \u202e"  # an escape of one character, which TOML allows, and a mark that turns the direction of text
-    Path("odd.toml").write_text(f'extends = "cd-small"\nabout = "odd {odd}"  # {odd}\n')
-    assert main(["recipes", "odd.toml"]) == 0
-    shown = capsys.readouterr().out
-    assert "\x9b" not in shown and "\u202e" not in shown and r"\x9b2J \u202e" in shown
-    assert train("--steps", "1", out="o\x1b[2Jut") == 0
-    shown = capsys.readouterr()
-    assert "\x1b" not in shown.out + shown.err and r"o\x1b[2Jut" in shown.out

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from composable_energy.errors import FileFormatError, OptionError, StorageError
+from composable_energy.errors import FileFormatError, StorageError
 from composable_energy_image.data import Field, Scenes, World, open_pictures, open_scenes, render_to, scene_files
 
 
@@ -185,20 +185,3 @@ class TestAsPictures:
         assert np.array_equal(pictures.pixels[:], scenes.images)
         assert "solids (no classes: position, height)" in pictures.origin
         assert open_pictures(tmp_path, size=8, channels=3, limit=7).event_shape == (3, 8, 8)
-
-    def test_unfinished_and_damaged_folders_and_other_parts_are_refused(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(scene_files, "PART", 10)
-        with pytest.raises(KeyboardInterrupt):
-            render_to(tmp_path / "stopped", Stopped(), 40)
-        render_to(tmp_path / "whole", Solids(), 10)
-        for folder, options, message in (
-            ("stopped", {}, "has 20 of 40 pictures"),
-            ("whole", {"part": "test"}, "another seed"),
-            ("whole", {"labels": "x.csv"}, "holds its own labels"),
-        ):
-            with pytest.raises((FileFormatError, OptionError), match=message):
-                open_pictures(tmp_path / folder, **options)
-        labels = dict(np.load(tmp_path / "whole" / "labels.npz"))
-        np.savez(tmp_path / "whole" / "labels.npz", **{**labels, "shape": labels["shape"] + 7})
-        with pytest.raises(FileFormatError, match=r"labels 'shape': .*must be 0 to 2"):
-            open_pictures(tmp_path / "whole")

@@ -11,7 +11,7 @@ from PIL import Image
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_cli import main
-from composable_energy_image import Autoencoder, CodeEnergy
+from composable_energy_image import Autoencoder
 from composable_energy_image.attribute import attribute
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.data import Pictures
@@ -90,21 +90,6 @@ class TestRecipes:
             assert (torch.cdist(copy, first).argmin(1) == torch.arange(24)).float().mean() > 0.8
 
     @pytest.mark.full
-    def test_changes_do_not_widen_the_base(self, tmp_path):
-        """Codes are near 0, changed ones near 1, 2 and 3: with the changes as a condition, the base is that of codes near 0."""
-        changes = {"base.steps": 200, "base.rate": 1e-2, "base.batch_size": 64, "small.batch": 1.0}
-        pipeline = AttributePipeline.open(base_and_attributes().with_changes({**SMALL, **changes}).settings, tmp_path, False)
-        generator = torch.Generator().manual_seed(0)
-        amounts = torch.arange(4.0).repeat_interleave(50)[:, None]
-        codes = 0.3 * torch.randn(200, 2, generator=generator) + amounts
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            energy = CodeEnergy(16, code=2, width=32, blocks=1)
-        pipeline.train_base(energy, codes, amounts)
-        draws = energy.latents.sample(400, seed=0)
-        assert (draws.mean(1) < 0.9).float().mean() > 0.9
-
-    @pytest.mark.full
     def test_attributes_that_exclude_one_another_are_one_variable(self, tmp_path):
         """Three of the eight combinations occur: the fourth of two attributes has a small probability, and every law is exact."""
         pictures, kind = pictures_of(90), torch.arange(90) % 3
@@ -158,10 +143,3 @@ class TestRecipes:
         with pytest.raises(OptionError, match="is neither"):
             attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
         assert not (tmp_path / "out").exists()
-
-    def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
-        base = ce.get("energy", "code-base", size=16, code=8, width=16, blocks=1)
-        base.save(tmp_path / "base")
-        data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
-        with pytest.raises(OptionError, match="CSV"):
-            attribute().with_changes({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")

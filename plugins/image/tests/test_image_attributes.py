@@ -1,25 +1,24 @@
-"""The autoencoder, the base, heads and losses of a base and its attributes."""
+"""The autoencoder, the base, heads, losses and files of weights of a base and its attributes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
 from composable_energy_image.attributes import attribute_energies, select_attributes
-from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeNetwork
+from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.data.distortion import Distortion
-from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels, label_columns, label_loss
+from composable_energy_image.label_columns import JointHeads, count_columns, label_columns, label_loss
 from composable_energy_image.picture_loss import outline_weights, picture_loss
-from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
+from composable_energy_image.weights import read_weights, write_weights
 from composable_energy_training import Batch
-from plugins.image.tests.picture_files import pictures_of
 
 
 def stirred(module: nn.Module) -> nn.Module:
@@ -44,10 +43,6 @@ class TestNetworks:
         with pytest.raises(OptionError, match=next(iter(options))):
             Autoencoder(**options)
 
-    def test_pictures_of_another_shape_are_reported(self):
-        with pytest.raises(ShapeError, match=r"\(B, 3, 16, 16\), got \(2, 3, 32, 32\)"):
-            Autoencoder(16).encode(torch.zeros(2, 3, 32, 32))
-
     def test_before_training_the_base_is_that_of_normal_codes(self):
         z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
         expected = z.square().sum(1) / (1 + sigma.square()) / 2
@@ -68,16 +63,6 @@ class TestNetworks:
 
 
 class TestLosses:
-    def test_outlines_weigh_more_and_all_pictures_the_same(self):
-        flat = torch.full((1, 3, 64, 64), 0.5)
-        assert torch.equal(outline_weights(flat), torch.full((1, 1, 64, 64), 0.3))
-        small, large = flat.clone(), flat.clone()
-        small[..., 30:33, 30:33], large[..., 8:56, 8:56] = 1.0, 1.0
-        weights = outline_weights(torch.cat([small, large]))
-        assert weights[0].max() > weights[1].max() > 0.9
-        assert (weights.sum((1, 2, 3)) / 64**2 - 0.3 < 0.7).all()
-        assert (weights[0, 0, 27:35, 30:33] > 0.9).all() and weights[0, 0, 26, 31] == weights[0, 0, 31, 35] == weights[0, 0, 0, 0]
-
     @pytest.mark.parametrize("channels", [1, 3])
     def test_the_loss_and_its_gradient_are_those_of_its_formula(self, channels):
         torch.manual_seed(0)
@@ -103,30 +88,6 @@ class TestLosses:
         second = -logits[[0, 2], 1:4].log_softmax(1)[[0, 1], [2, 0]].mean()
         torch.testing.assert_close(label_loss(logits, labels, variables), (first + second) / 3)
 
-    @pytest.mark.parametrize("whole", [True, False])
-    def test_reconstruction_reaches_what_it_should(self, whole):
-        torch.manual_seed(0)
-        coder, pictures = Autoencoder(16, 3, 8), pictures_of(12)
-        variables = {"bright": 2, "left": 2, "tint": 3}
-        model = AutoencoderWithLabels(coder, 5) if whole else DecoderOnly(coder)
-        weights = {"decorrelation": 0.05, "naming": 0.02} if whole else {}
-        objective = Reconstruction(8, variables if whole else {}, noise=0.1, **weights)
-        batch = Batch(
-            pictures.images(torch.arange(12)), {name: some.values for name, some in pictures.labels.items()}, Noise(0, range(12), 1)
-        )
-        before = {name: value.clone() for name, value in coder.standardize.state_dict().items()}
-        loss = objective.loss(model.train(), batch)
-        loss.value.backward()
-        assert loss.scalars.keys() == ({"picture", "correlation", "naming"} if whole else {"picture"})
-        for name, parameter in model.named_parameters():
-            reached = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
-            assert reached == (whole or ".encoder." not in name), name
-        moved = any(not torch.equal(value, before[name]) for name, value in coder.standardize.state_dict().items())
-        assert moved == whole
-        coder.zero_grad()
-        again = objective.loss(model.eval(), batch), objective.loss(model.eval(), batch)
-        assert again[0].value.equal(again[1].value)
-
 
 class TestAttributes:
     @pytest.mark.parametrize("name", ["base", "stages", "a/b", ".hidden", ""])
@@ -148,27 +109,6 @@ class TestAttributes:
         torch.testing.assert_close((~found["sex=male"]).evidence(z), found["sex=female"].evidence(z))
 
 
-def labels_of(rows: list[tuple[int, ...]], counts: tuple[int, ...]) -> dict[str, Labels]:
-    columns = torch.tensor(rows).T
-    return {f"v{i}": Labels(columns[i].contiguous(), tuple(map(str, range(count)))) for i, count in enumerate(counts)}
-
-
-@pytest.mark.parametrize(
-    ("rows", "counts", "together"),
-    [
-        ([(0, 1), (1, 0)] * 40, (2, 2), True),  # one excludes the other
-        ([(0, 1), (1, 0), (1, 1)] * 40, (2, 2), False),  # three of four combinations
-        ([(0, 1), (1, 0)] * 19, (2, 2), False),  # 19 pictures of each
-        ([(0, 1), (1, 0), (-1, 0)] * 40, (2, 2), True),  # unknown values do not count
-        ([(0,), (1,)] * 40, (2,), False),  # a single attribute
-        ([(-1, 0), (1, -1)] * 40, (2, 2), False),  # no picture is known
-        ([(0, 1), (1, 0)] * 40, (2, 300), False),  # too many combinations
-    ],
-)
-def test_attributes_are_learnt_together_if_few_combinations_occur(rows, counts, together):
-    assert (find_joint_labels(labels_of(rows, counts)) is not None) == together
-
-
 def test_the_loss_is_the_log_probability_of_what_is_known():
     logits = torch.randn(3, 6)
     labels = {"a": torch.tensor([1, -1, 0]), "b": torch.tensor([2, 0, -1])}
@@ -179,25 +119,40 @@ def test_the_loss_is_the_log_probability_of_what_is_known():
     torch.testing.assert_close(loss.value, expected)
 
 
-IMAGES = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-NOISE = Noise(3, range(6))
+def network(seed: int, width: int = 5) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+        for value in [*net.parameters(), net[1].get_buffer("running_mean")]:
+            nn.init.normal_(value)
+    return net
 
 
-def test_the_written_network_is_the_energy_of_unchanged_pictures():
-    torch.manual_seed(0)
-    augmented = AugmentedCodeNetwork(4, 7, width=16, blocks=2)
-    for parameter in augmented.parameters():
-        nn.init.normal_(parameter, std=0.3)  # the last layers begin with zeros
-    plain = CodeNetwork(4, width=16, blocks=2)
-    augmented.write_unchanged(plain)
-    z, sigma = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.full((5,), 0.3)
-    torch.testing.assert_close(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.zeros(5, 7)))
-    assert not torch.allclose(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.ones(5, 7)))
+def test_parameters_come_back_rounded_to_half_precision_and_statistics_as_they_were(tmp_path):
+    before = network(0)
+    write_weights(before, "net", tmp_path)
+    after = read_weights(network(1), "net", tmp_path)
+    for name, value in before.named_parameters():
+        assert torch.equal(after.get_parameter(name), value.half().float()) and not torch.equal(value.half().float(), value)
+    assert torch.equal(after[1].get_buffer("running_mean"), before[1].get_buffer("running_mean"))
+    assert not after.training and not any(value.requires_grad for value in after.parameters())
+    assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors"}
 
 
-def test_no_change_leaves_pictures_as_they_are():
-    distortion = Distortion(rotation=20, zoom=0.2, shift=0.1, bend=0.05)
-    changes = distortion.draw(IMAGES, NOISE)
-    assert changes.shape == (6, Distortion.NUMBERS)
-    torch.testing.assert_close(distortion.apply(IMAGES, torch.zeros_like(changes)), IMAGES)
-    assert torch.equal(distortion.apply(IMAGES, changes), distortion(IMAGES, NOISE))
+def test_layers_are_found_by_what_they_were_called(tmp_path):
+    write_weights(network(0), "net", tmp_path)
+    old = {
+        f"former.{name[2:]}" if name.startswith("2.") else name: value for name, value in load_file(tmp_path / "net.safetensors").items()
+    }
+    save_file(old, tmp_path / "old.safetensors")
+    with pytest.raises(FileFormatError, match=r"differing: \['2.bias', '2.weight', 'former.bias', 'former.weight'\]"):
+        read_weights(network(1), "old", tmp_path)
+    found = read_weights(network(1), "old", tmp_path, renamed={"former": "2"})
+    assert torch.equal(found.get_parameter("2.weight"), network(0).get_parameter("2.weight").half().float())
+
+
+def test_a_file_that_cannot_be_read_is_reported(tmp_path):
+    for prepare in (lambda: None, lambda: (tmp_path / "net.safetensors").write_bytes(b"cut")):
+        prepare()
+        with pytest.raises(FileFormatError, match="Cannot read the weights"):
+            read_weights(network(1), "net", tmp_path)

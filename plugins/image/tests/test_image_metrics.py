@@ -74,11 +74,9 @@ def test_draws_of_one_mode_are_precise_and_miss_the_other():
     ("build", "error", "match"),
     [
         (lambda: psnr(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 5)), ShapeError, "two batches"),
-        (lambda: psnr(torch.rand(3, 4, 4), torch.rand(3, 4, 4)), ShapeError, "B, C, H, W"),
         (lambda: psnr(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), peak=0), OptionError, "positive"),
         (lambda: ssim(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)), ShapeError, "11 pixels"),
         (lambda: frechet_distance(torch.rand(5, 2), torch.rand(5, 3)), ShapeError, "\\(N, D\\)"),
-        (lambda: frechet_distance(torch.rand(1, 2), torch.rand(5, 2)), ShapeError, "at least 2"),
         (lambda: frechet_distance(torch.full((5, 2), math.nan), torch.rand(5, 2)), ExpressionError, "not finite"),
         (lambda: fidelity(torch.rand(5, 2), torch.rand(5, 2)), ShapeError, "at least 6"),
     ],

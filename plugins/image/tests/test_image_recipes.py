@@ -13,17 +13,13 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_mcmc import Langevin
+from composable_energy_image.data import Pictures
 from composable_energy_training import (
-    ContrastiveDivergence,
     DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     EnergyMatching,
     FlowNoise,
     GaussianNoise,
-    ImprovedContrastiveDivergence,
-    JointEnergyClassifier,
     NoiseContrastive,
     open_recipe,
 )
@@ -135,7 +131,6 @@ def test_each_packaged_recipe_has_a_case():
     for name in CASES:
         recipe = ce.get("recipe", name)
         assert recipe.name == name
-        assert all((recipe.about, recipe.source, recipe.needs, recipe.cost, recipe.text))
         assert "ne core" in recipe.cost and "one GPU" in recipe.cost  # what it takes of both, or that it was not measured
 
 
@@ -157,23 +152,6 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert draws.isfinite().all()
     assert (tmp_path / "out" / "log.csv").is_file()
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("name", "kind", "sampler"),
-    [
-        ("igebm-cifar10", ContrastiveDivergence, Langevin(20.0, 0.005**2 / 20, (0, 1), max_gradient=0.01)),
-        ("improved-cd-cifar10", ImprovedContrastiveDivergence, Langevin(200.0, 0.001**2 / 200, (0, 1))),
-        ("jem-cifar10", JointEnergyClassifier, Langevin(0.5, 0.005**2 / 0.5)),
-    ],
-)
-def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
-    recipe = ce.get("recipe", name).with_changes({**CHAINS, **CASES[name][1]})
-    trainer = recipe.trainer(open_pictures(cifar10(tmp_path)))
-    trainer.fit()
-    assert isinstance(trainer.objective, kind)
-    assert trainer.objective.chosen == sampler  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(

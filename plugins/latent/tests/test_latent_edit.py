@@ -56,7 +56,7 @@ def test_one_of_several_labels_is_kept_where_none_is_likely(found):
     assert ((edits.latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_points_that_fulfil_it_hardly_move(found):
     z = Z[:50]
     already, near = truth(z, 0), EditWeights(asked=1, margin=0)  # up to the border alone
@@ -110,7 +110,7 @@ def test_the_distance_is_that_of_the_features_from_the_start(found):
     torch.testing.assert_close(edits.last.distance, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_prior_with_a_support_keeps_it():
     found = world(Uniform(-torch.ones(6), torch.ones(6)))
     z = Z[:100].clamp(-0.9, 0.9)
@@ -141,11 +141,6 @@ def test_contradictions_say_what_is_kept(found):
     edit(Z, a & b, keep=found)  # of a mapping, b is skipped
     with pytest.raises(EditError, match="No picture fulfils"):
         edit(Z, a & ~a)
-
-
-def test_a_base_may_be_given(found):
-    a = found["a"]
-    assert torch.equal(edit(Z[:5], a, base=found.base).latents, edit(Z[:5], a).latents)
 
 
 def test_other_wrong_arguments(found, tmp_path):

@@ -1,5 +1,7 @@
 """The flow from a normal prior to an attribute, against quadrature, and what it refuses."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch.distributions import Uniform
@@ -7,7 +9,7 @@ from torch.distributions import Uniform
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.testing import check_sampler
-from composable_energy_latent import LACE, attribute, graded, latent
+from composable_energy_latent import LACE, attribute, latent
 from plugins.latent.tests.closed_case import direction, errors, logistic, moments
 
 
@@ -32,36 +34,6 @@ def test_the_prior_may_have_any_mean_and_scale():
     z = E.latents.sample(500, sampler=LACE(draws=64), seed=0)
     along = moments(2.0, 1.0, float(-direction(3).sum()), 0.5)
     assert max(errors(z @ a, along)) < 4
-
-
-def test_few_draws_and_levels_keep_the_prior():
-    base = latent(torch.nn.Linear(4, 3), 4)
-    always = attribute(base, lambda z: z[:, 0] * 0 + 3.0, "always")
-    z = always.latents.sample(500, sampler=LACE(levels=1, draws=2), seed=0)
-    start = always.latents.sample(500, sampler=LACE(levels=3, draws=0), seed=0)
-    torch.testing.assert_close(z, start)
-    assert abs(z.var().item() - 1) < 4 * (2 / z.numel()) ** 0.5
-
-
-def test_the_rule_of_the_paper_crowds_at_the_border():
-    E, a = logistic(2, 5.0, 0.0)
-    mean, variance, fourth = moments(5.0, 0.0)
-    along = E.latents.sample(2000, sampler=LACE(draws=0), seed=0) @ a
-    assert (along > 0).float().mean() > 0.97
-    assert along.var().item() < variance / 2
-    assert errors(along, (mean, variance, fourth))[0] > 10
-
-
-@pytest.mark.full
-def test_a_grade_is_a_continuous_value():
-    base = latent(torch.nn.Linear(2, 3), 2)
-    E = graded(attribute(base, lambda z: 4 * z[:, 0], "right"), width=0.5)
-    z = E(1.0).latents.sample(1000, seed=0)
-    precision = 1 + 1 / 0.125**2  # prior and a width of .5 in log odds, in units of 4
-    mean = (precision - 1) / precision
-    assert abs(z[:, 0].mean().item() - mean) < 4 * (1 / precision / 1000) ** 0.5
-    outside = (~E.near(0.0, 0.5)).latents.sample(1000, sampler=LACE(), seed=0)
-    assert (outside[:, 0].abs() > 0.3).float().mean() > 0.95
 
 
 def test_labels_of_each_chain_are_kept_apart():

@@ -57,6 +57,7 @@ def test_exact_draws_of_a_level_stay_exact(corrector, energy):
     assert worst(Annealed(levels=9, corrector=corrector), energy, [1, 4, 7, 9]) < 4.5
 
 
+@pytest.mark.full
 def test_a_temperature_reaches_the_corrector():
     n = 4000
     sampler = Annealed(levels=12, corrector=HMC(0.2, leapfrogs=24), corrector_steps=3, temperature=0.5)
@@ -64,6 +65,7 @@ def test_a_temperature_reaches_the_corrector():
     assert ((x.var(0) / (0.5 * SPREAD**2) - 1).abs() < 5 * math.sqrt(2 / n)).all()
 
 
+@pytest.mark.full
 def test_a_corrector_is_tuned_once_in_units_of_the_level_and_kept():
     _, trace = Noisy().sample((3, 3), sampler=Annealed(levels=4, corrector="hmc"), seed=0, dtype=F64, trace=True)
     tuned = trace.sampler.corrector
@@ -111,13 +113,3 @@ def test_a_steep_term_diverges_without_a_limit_of_gradients_and_not_with_one():
         with pytest.raises(SamplingDiverged):
             steep.sample((20, 3), **options)
         assert steep.sample((20, 3), max_gradient=3.0, **options).isfinite().all()
-
-
-def test_a_limit_of_gradients_that_cannot_be():
-    for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(OptionError, match="max_gradient"):
-            Annealed(max_gradient=bad)
-    with pytest.raises(OptionError, match="built-in corrector"):
-        Annealed(max_gradient=3.0, corrector="hmc")
-    with pytest.raises(OptionError, match="does not depend on sigma"):
-        Plain().sample((4, 3), sampler="annealed", max_gradient=3.0, dtype=F64)

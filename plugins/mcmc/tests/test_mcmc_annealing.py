@@ -35,6 +35,7 @@ def shares(points: Tensor) -> Tensor:
     return torch.bincount(nearest, minlength=4) / len(nearest)
 
 
+@pytest.mark.full
 def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget():
     start, found = MEANS[:1].expand(32, 2).clone(), []
     for seed in (0, 1):  # the shares of one run are off by .013 in the mean of many
@@ -53,6 +54,7 @@ class Labelled(ce.Energy):
         return (x - y[:, None]).square().sum(1) * 2
 
 
+@pytest.mark.full
 def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     y = torch.arange(400, dtype=F64) % 5
     energy = Labelled().given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
@@ -65,6 +67,7 @@ def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
 
 
+@pytest.mark.full
 def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, -torch.inf, 1.0) * x.square().sum(1) * 5)
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
@@ -74,6 +77,7 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
 
 
+@pytest.mark.full
 def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     energy = Gaussian(torch.zeros(2))
     tuned = [
@@ -85,26 +89,6 @@ def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     assert again.schedule is tuned[0].schedule
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
         Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Tempering(mean=0.0), "mean and scale of the base belong together"),
-        (lambda: Tempering(mean=0.0, scale=0.0), "scale must be positive, got 0"),
-    ],
-)
-def test_options_that_make_no_sense(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
-
-
-def test_a_base_that_does_not_fit_is_reported():
-    with pytest.raises(ShapeError, match="mean and scale have shapes"):
-        Gaussian(torch.zeros(2)).sample(4, sampler=Tempering(mean=torch.zeros(3), scale=1.0))
-    far = ce.as_energy(lambda x: torch.where(x > 0, x, torch.inf).sum(1), event_shape=(1,))  # its support is not known
-    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
-        far.sample((4, 1), sampler=Tempering(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
 
 
 # Sequential Monte Carlo
@@ -127,6 +111,7 @@ def tuned(energy: ce.Energy, axes: int, sampler: SMC) -> SMC:
     return energy.sample((1, axes), sampler=sampler, steps=1, seed=1000, dtype=F64, trace=True)[1].sampler
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TARGETS)
 def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     """Over independent runs z has mean 0 and standard deviation 1; the bounds are some of its own standard errors away."""
@@ -178,6 +163,7 @@ def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
     assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2)) < 5 * trace.scalars["log_z_se"][-1]
 
 
+@pytest.mark.full
 def test_chains_with_conditions_of_their_own_are_refused():
     base = ce.as_energy(Normal(torch.zeros(2), 1.0))
     with pytest.raises(ExpressionError, match="bind one value for all"):

@@ -42,7 +42,7 @@ def tuned(energy, n=2, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("scale", [1.0, *(pytest.param(scale, marks=pytest.mark.full) for scale in (1e-3, 1e3))])
 def test_tuning_finds_the_units(scale):
     """The cheapest draws come near a quarter of a period for the mean length of a trajectory, half the longest one."""
     energy = Gaussian(scale**2 * torch.eye(10, dtype=F64))
@@ -54,7 +54,7 @@ def test_tuning_finds_the_units(scale):
     assert 0.7 < trace.acceptance.mean() < 0.95  # those of all tuned steps vary around .75
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_correlations_are_taken_away_where_a_matrix_pays():
     """With it a trajectory has as many leapfrogs as if there were none."""
     energy, white = Gaussian(rotated(20, 100.0)), Gaussian(torch.eye(20, dtype=F64))
@@ -77,7 +77,7 @@ def test_a_tuned_sampler_is_not_tuned_again_and_takes_one_gradient_a_leapfrog():
     torch.testing.assert_close(rest, x)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_tuned_metric_may_be_kept_for_another_energy():
     """Step and trajectory are tuned in its units."""
     metric = tuned(Gaussian(rotated(6, 30.0))).metric
@@ -87,7 +87,7 @@ def test_a_tuned_metric_may_be_kept_for_another_energy():
         Gaussian(rotated(5, 40.0)).sample(2, sampler=sampler)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_draws_with_all_that_is_tuned_have_the_moments():
     """A product of Gaussians, one narrow and slanted, from a start far away; chains are independent."""
     n, covariance = 4000, torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=F64)
@@ -112,7 +112,7 @@ JUMPS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", JUMPS)
 def test_step_sizes_suit_the_smooth_part_of_energies_that_jump(name):
     """No step avoids the jumps; those of a whitened Gaussian are about 1."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal, constraints
 
 import composable_energy as ce
-from benchmarks.score_mixtures import EXPRESSIONS, LEAVES, Mixture, expressions, quadrant_shares, quadrants
+from benchmarks.score_mixtures import EXPRESSIONS, Mixture, expressions, quadrant_shares, quadrants
 from composable_energy.errors import ExpressionError, MixtureWarning, OptionError
 from composable_energy.sampling import Trace
 from composable_energy.testing import Gaussian
@@ -47,7 +47,7 @@ def test_one_gaussian_is_drawn_exactly_even_with_few_levels():
     assert min(trace.scalars["ess"]) > 0.99 * 8000 and abs(trace.scalars["log_z"][-1]) < 0.02
 
 
-@pytest.mark.parametrize("constant", [0.0, 7.0])
+@pytest.mark.parametrize("constant", [pytest.param(0.0, marks=pytest.mark.full), 7.0])
 def test_shares_of_energies_are_those_of_the_expression_at_the_last_level(constant):
     """A constant that vanishes with the noise changes nothing; at the last level it counts as in any expression."""
     left, right = Mixture.of([[-2.0]], 0.5), Mixture.of([[2.0]], 0.5)
@@ -60,6 +60,7 @@ def test_shares_of_energies_are_those_of_the_expression_at_the_last_level(consta
     assert abs((x < 0).double().mean() - expected) < 5 * math.sqrt(3 / 16 / min(trace.scalars["ess"]))
 
 
+@pytest.mark.full
 def test_a_mixture_of_scores_with_noise_levels_needs_no_normaliser():
     one, two = (Mixture.of([[mean]], width).energy(str(mean), values=False) for mean, width in ((-2.0, 0.3), (2.0, 1.0)))
     x, trace = drawn(one | two, axes=1)  # a MixtureWarning would be an error here
@@ -69,6 +70,7 @@ def test_a_mixture_of_scores_with_noise_levels_needs_no_normaliser():
         drawn(one | Gaussian(torch.ones(1, dtype=F64)), FeynmanKac(levels=20), axes=1)
 
 
+@pytest.mark.full
 def test_terms_without_noise_levels_are_weighed():
     """A Gaussian times a steep logistic event and a quadratic observation, whose moments are known by quadrature."""
     base = Mixture.of([[0.0]], 1.0).energy("base", values=False)
@@ -86,37 +88,6 @@ def test_terms_without_noise_levels_are_weighed():
         error = 4 * ((second - mean.square()) / min(trace.scalars["ess"])).sqrt()
         assert (x.mean() - mean).abs() < error + 0.02
         assert (x.square().mean() / second - 1).abs() < 0.15
-
-
-def test_a_checkpoint_continues_a_mixture_of_scores(tmp_path):
-    energy, file = expressions(values=False)["A | B"], tmp_path / "run"
-    options = {"sampler": FeynmanKac(levels=8, sigma_min=0.5), "seed": 1, "dtype": F64}
-    whole = energy.sample((20, 2), **options)
-    energy.sample((20, 2), observers=[ce.sampling.Checkpoint(file)], steps=3, **options)
-    assert torch.equal(energy.sample((20, 2), observers=[ce.sampling.Checkpoint(file)], **options), whole)
-    with pytest.raises(OptionError, match="another energy"):
-        expressions(values=False)["A & B"].sample((20, 2), observers=[ce.sampling.Checkpoint(file)], **options)
-
-
-def test_each_leaf_is_evaluated_once_at_a_move():
-    calls = {}
-
-    def counted(name: str) -> ce.Energy:
-        leaf = LEAVES[name]
-
-        def score(x, sigma):
-            calls[name] = calls.get(name, 0) + len(x)
-            return leaf.score(x, sigma)
-
-        return ce.ScoreEnergy(score, name=name, event_shape=(2,))
-
-    base = counted("base")
-    A, B = (counted(name).relative_to(base) for name in "AB")
-    tuned = drawn((A & B) | (A & ~B), FeynmanKac(levels=6, sigma_min=0.5), 10)[1].sampler
-    calls.clear()
-    energy = (A & B) | (A & ~B)
-    energy.sample((10, 2), sampler=tuned, seed=0, dtype=F64)
-    assert calls == dict.fromkeys(("base", "A", "B"), 10 * (1 + 5 * 2 + 3 + 1))
 
 
 def test_bad_input_is_refused():
@@ -201,9 +172,10 @@ def errors(energy: ce.Energy, share: float, trace: Trace) -> float:
     return abs(share - exact) / math.sqrt(exact * (1 - exact) / count)
 
 
-@pytest.mark.parametrize(
-    "energy", [right.sharpened(0.3), 0.5 * right, right & wide, ce.any_of(right & wide, ~right, weights=[1.0, 1.0])], ids=str
-)
+FULL = (right & wide, ce.any_of(right & wide, ~right, weights=[1.0, 1.0]))
+
+
+@pytest.mark.parametrize("energy", [right.sharpened(0.3), *(pytest.param(one, marks=pytest.mark.full) for one in FULL)], ids=str)
 @pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")
 def test_weights_give_the_shares_of_the_expression(energy):
     share, trace = share_of(energy, FeynmanKac(levels=50, sigma_max=6.0, sigma_min=0.02, corrector_steps=1))
@@ -211,6 +183,7 @@ def test_weights_give_the_shares_of_the_expression(energy):
     assert errors(energy, share, trace) < 4
 
 
+@pytest.mark.full
 def test_without_weights_weak_evidence_is_far_off():
     """The test above can tell: the same steps without weights are many standard errors away, and `annealed` says so."""
     energy = right.sharpened(0.3)
@@ -229,6 +202,7 @@ def test_weak_evidence_is_drawn_with_weights_by_default():
         assert isinstance(other.sample((2, 1), seed=0, dtype=F64, trace=True, steps=1)[1].sampler, Annealed)
 
 
+@pytest.mark.full
 def test_annealed_follows_a_plain_term_at_the_denoised_point():
     """Within .03, as the rule is not exact for two modes; the term is evaluated three times a level."""
     calls = []
@@ -240,6 +214,7 @@ def test_annealed_follows_a_plain_term_at_the_denoised_point():
     assert len(calls) - few == few + 3 * 10
 
 
+@pytest.mark.full
 def test_weights_that_collapse_are_dropped_and_the_summary_says_so():
     """A score sharpened 20 times in 16 coordinates, a Gaussian whose width is known."""
     broad, narrow = (Mixture.of([[0.0] * 16], width).energy(str(width), values=False) for width in (2.0, 0.5))

@@ -1,17 +1,13 @@
 """Gradients at noise levels: terms without noise levels are evaluated at the denoised point of the others."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.algebra import Node, value_of
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import energy_and_gradient
-from composable_energy.sampling.checks import mixes_values
-from composable_energy_mcmc.level_gradient import check_precise_terms, level_gradient
+from composable_energy_mcmc.level_gradient import level_gradient
 
 F64 = torch.float64
 MEAN, VARIANCE, SLOPE = (torch.tensor(row, dtype=F64) for row in ([0.5, -1.0], [0.09, 4.0], [2.0, -0.5]))
@@ -36,7 +32,6 @@ mixture = ce.as_energy(modes, name="mixture", event_shape=(2,))
 tilt = ce.as_energy(lambda x: x @ SLOPE, name="tilt", event_shape=(2,))
 bowl = ce.as_energy(lambda x: (x - 0.3).square().sum(1), name="bowl", event_shape=(2,))
 hinge = ce.as_energy(lambda x: 50 * nn.functional.relu(0.5 - x[:, 1]).square(), name="hinge", event_shape=(2,))
-event = ce.ClassifierEnergy(lambda x: 2 * x[:, :1], 1, mixture, labels=2)
 noisy_event = ce.ClassifierEnergy(lambda x, sigma: x[:, :1] / (0.1 + sigma[:, None] ** 2), 1, mixture, labels=2)
 
 
@@ -130,38 +125,6 @@ def test_in_a_mixture_a_plain_term_weighs_its_branch():
         assert found.slope is None  # it does not add, so nothing can be held
 
 
-class SoftMin(Node):
-    """The formula of `|`, as a third party writes it."""
-
-    @property
-    def grounded(self) -> bool:
-        return all(term.grounded for term in self.terms)
-
-    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return -torch.logsumexp(-torch.stack([value_of(term, x, conditions) for term in self.terms]), 0)
-
-
-def test_a_node_of_a_third_party_has_the_energy_and_gradient_of_its_formula():
-    for terms in ((mixture & bowl, wide), (wide, bowl), (2 * mixture, bowl & wide)):
-        own, ours = SoftMin(*terms), ce.any_of(*terms, weights=[1.0, 1.0])
-        found, expected = level_gradient(own, X, SIGMA), level_gradient(ours, X, SIGMA)
-        torch.testing.assert_close(found.energy, expected.energy)
-        torch.testing.assert_close(found.grad, expected.grad)
-        assert mixes_values(own)
-
-
-def test_a_held_slope_saves_the_plain_term_and_keeps_what_depends_on_noise():
-    calls = []
-    counted = ce.as_energy(lambda x: calls.append(len(x)) or x @ SLOPE, event_shape=(2,))
-    energy = mixture & counted
-    first = level_gradient(energy, X, SIGMA)
-    assert calls == [40] * 3  # its gradient, how it changes, and whether it rises again
-    near = X + 0.1
-    held = level_gradient(energy, near, SIGMA, first)
-    assert calls == [40] * 3
-    torch.testing.assert_close(held.grad, level_gradient(energy, near, SIGMA).grad)  # a linear term has one slope
-
-
 def test_rows_of_bound_conditions_stay_with_their_chains():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), event_shape=(2,))
     rows = torch.linspace(-1, 1, 40, dtype=F64)
@@ -175,10 +138,3 @@ def test_a_term_without_a_gradient_is_refused_beside_plain_terms():
     detached = ce.as_energy(lambda x, sigma: (x.detach() ** 2).sum(1) + sigma, name="detached", event_shape=(2,))
     with pytest.raises(ExpressionError, match="detached changes with its points, but its result has no gradient"):
         (wide & detached & bowl).sample((4, 2), sampler="annealed", seed=0, dtype=F64)
-
-
-def test_chains_far_from_all_levels_become_nan_beside_plain_terms_alone():
-    x = torch.tensor([[1.0, -2.0], [300.0, 0.0], [0.0, 12.0]], dtype=F64)
-    checked = check_precise_terms(mixture & tilt, x, 0.1, 2.0, "sde")
-    assert torch.equal(checked[[0, 2]], x[[0, 2]]) and checked[1].isnan().all()
-    assert check_precise_terms(mixture, x, 0.1, 2.0, "sde") is x

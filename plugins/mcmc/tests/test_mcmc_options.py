@@ -26,23 +26,21 @@ class Bowl(ce.Energy):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-@pytest.mark.parametrize(("shape", "dtype"), [((3,), torch.float64), ((3, 2, 4, 4), torch.float32), ((3, 1), torch.bfloat16)])
-def test_points_of_any_shape_and_dtype(sampler, shape, dtype):
-    if dtype == torch.bfloat16 and isinstance(sampler, MALA | HMC | ChEES | Tempering | SMC):
-        with pytest.raises(DtypeError, match=r"which torch.bfloat16 rounds away: draw with dtype=torch.float32"):
-            Bowl().sample(shape, sampler=sampler, seed=0, dtype=dtype)
-        return
+def test_images_are_drawn_and_bfloat16_where_nothing_is_rejected(sampler):
     steps = sampler.total_steps or 5
-    x, trace = Bowl().sample(shape, sampler=sampler, steps=steps, seed=0, dtype=dtype, trace=True)
-    assert x.shape == shape and x.dtype == dtype and x.isfinite().all() and not x.requires_grad
-    assert trace.energies.shape == (steps, 3)
-    again = Bowl().sample(shape, sampler=sampler, steps=steps, seed=0, dtype=dtype)
-    other = Bowl().sample(shape, sampler=sampler, steps=steps, seed=1, dtype=dtype)
-    assert torch.equal(x, again) and not torch.equal(x, other)
+    x, trace = Bowl().sample((3, 2, 4, 4), sampler=sampler, steps=steps, seed=0, trace=True)
+    assert x.shape == (3, 2, 4, 4) and x.isfinite().all() and trace.energies.shape == (steps, 3)
+    coarse = {"sampler": sampler, "steps": steps, "seed": 0, "dtype": torch.bfloat16}
+    if isinstance(sampler, MALA | HMC | ChEES | Tempering | SMC):
+        with pytest.raises(DtypeError, match=r"which torch.bfloat16 rounds away: draw with dtype=torch.float32"):
+            Bowl().sample((3, 1), **coarse)
+    else:
+        x = Bowl().sample((3, 1), **coarse)
+        assert x.dtype == torch.bfloat16 and x.isfinite().all()
 
 
 @pytest.mark.parametrize("metric", ["diagonal", "dense"])
-@pytest.mark.parametrize(("shape", "dtype"), [((3,), torch.float64), ((3, 1), torch.float32), ((3, 2, 4, 4), torch.float64)])
+@pytest.mark.parametrize(("shape", "dtype"), [((3, 1), torch.float32), ((3, 2, 4, 4), torch.float64)])
 def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
     sampler = ChEES(metric=metric, tuning_steps=20)
     x, trace = Bowl().sample(shape, sampler=sampler, steps=4, seed=0, dtype=dtype, trace=True)
@@ -51,7 +49,7 @@ def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
 
 
 @pytest.mark.parametrize(("sampler", "target"), [(MALA(), 0.574), (HMC(acceptance=0.6), 0.6)])
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("scale", [1.0, *(pytest.param(scale, marks=pytest.mark.full) for scale in (1e-3, 1e3))])
 def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     energy, shape = ce.as_energy(lambda x: (x / scale).square().flatten(1).sum(1) / 2), (64, 10)
     _, trace = energy.sample(shape, sampler=sampler, steps=20, seed=3, init=torch.randn(shape) * scale, trace=True)
@@ -60,6 +58,7 @@ def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     assert 0.1 < trace.sampler.step_size / (scale**2 if isinstance(sampler, MALA) else scale) < 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES(tuning_steps=60)])
 def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks(sampler):
     one, *others = (
@@ -110,28 +109,14 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
         Counted().sample((2, 2), sampler=sampler, steps=11)
 
 
-def test_annealed_keeps_a_level_that_is_bound():
-    seen = []
-
-    class Level(ce.Energy):
-        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-            seen.append(float(sigma[0]))
-            return x.square().sum(1) / 2
-
-    Level().at(0.3).sample((2, 2), sampler=Annealed(levels=3), seed=0)
-    assert seen and seen == pytest.approx([0.3] * len(seen))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
         (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
         (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
-        (lambda: HMC(jitter=1), "jitter must be True or False, got 1"),
         (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
         (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
-        (lambda: Underdamped(0.1, friction=0), "friction must be a positive number, got 0"),
         (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
     ],
 )
@@ -146,13 +131,6 @@ def test_options_out_of_range_are_reported(make, message):
 def test_clamping_is_refused_with_the_reason(sampler, reason):
     with pytest.raises(OptionError, match=f"refuses clamp: {reason}"):
         Bowl().sample((2, 2), sampler=sampler, clamp=(0, 1))
-
-
-@pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES()])
-def test_a_step_that_was_never_settled_is_reported(sampler):
-    state = sampler.init(Bowl(), torch.zeros(2, 2), Noise(0, range(2)))
-    with pytest.raises(OptionError, match="no step_size yet"):
-        sampler.step(Bowl(), state, Noise(0, range(2), step=1))
 
 
 COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]
@@ -181,6 +159,7 @@ BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
 HALF = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, x[:, 0], torch.inf), event_shape=(1,))  # without a support: points may be outside
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ADJUSTED.values(), ids=ADJUSTED)
 def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
     """Half of all starts are; were they counted as rejected, no step would be short enough."""

@@ -76,7 +76,7 @@ def test_a_library_is_a_density_and_draws_from_it():
         library.fit(SideChains(torch.full((1, 4), math.nan), context))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_contrast_is_least_at_the_density_of_the_data():
     """The exact energy has a lower loss than the library, a shifted or a sharper density, and its log Z is 0."""
     data = generate(400, 5, residues=("LEU", "VAL"))

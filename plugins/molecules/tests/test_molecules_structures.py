@@ -135,7 +135,7 @@ def test_bad_files_say_what_is_wrong(chain, tmp_path, monkeypatch):
         read_side_chains(chain)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_structure_that_unpacks_to_too_much_is_refused(tmp_path):
     (tmp_path / "bomb.pdb.gz").write_bytes(gzip.compress(b"REMARK\n" * 2**22) * 40)
     with pytest.raises(FileFormatError, match="unpacks to more than 1,073,741,824 bytes"):

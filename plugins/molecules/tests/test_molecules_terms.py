@@ -7,13 +7,9 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_molecules import (
     ClashEnergy,
-    GeneratedRotamers,
-    SideChainEnergy,
     Wells,
     arc,
-    context_of,
     dihedral,
-    generate,
     side_chain_atoms,
 )
 
@@ -44,21 +40,6 @@ def test_an_arc_holds_what_is_near_its_centre():
     assert float((-event(points([145.0]))).exp()) == pytest.approx(0.5, abs=1e-3)  # on the border
     odds = torch.logit((-event(points([148.0]))).exp())
     assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
-
-
-@pytest.mark.full
-def test_events_restrict_draws_and_keep_the_rest_of_the_density():
-    exact = GeneratedRotamers()
-    context = context_of("VAL", -1.1, -0.8, "GLY", "LEU")
-    base = exact.given(context=context)
-    chains, well = 200, Wells(1, base)
-    weights = exact.rotamer_log_probs(context)[0].exp()  # gauche+, trans, gauche-
-    draws = (base & ~well("trans")).sample(chains, steps=30, seed=0)
-    found = torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=3) / chains
-    share = weights[0] / (weights[0] + weights[2])
-    assert found[1] < 0.02
-    assert abs(found[0] / (found[0] + found[2]) - share) < 4 * float(share * (1 - share) / chains) ** 0.5 + 0.01
-    assert (base & well("trans") & ~well("trans")).unsatisfiable
 
 
 def test_events_and_clashes_say_what_they_need():
@@ -99,14 +80,3 @@ def test_side_chains_that_point_at_each_other_clash_and_far_ones_do_not():
     atoms = [side_chain_atoms("LYS", frame, x[worst, i][None])[0] for i, frame in enumerate(near.backbones)]
     assert torch.cdist(*atoms).min() < 3.4 or torch.cdist(atoms[0], near.backbones[1]).min() < 3.4
     check_energy(lambda: ClashEnergy(["LEU", "PHE"], torch.stack([backbone(), backbone(4.0)])), x[:5])
-
-
-def test_two_residues_with_a_clash_and_an_event_are_one_expression():
-    energy = SideChainEnergy(2, width=16)
-    context = generate(2, residues=("LEU", "LYS")).context[None]
-    clash = ClashEnergy(["LEU", "LYS"], torch.stack([backbone(), backbone(6.0)]))
-    base = energy.given(context=context)
-    expression = base & clash & ~arc(1, 180.0, 40.0, residue=0)
-    x = torch.randn(3, 2, 4)
-    torch.testing.assert_close(expression(x), base(x) + clash(x) + (~arc(1, 180.0, 40.0, residue=0))(x))
-    assert expression.sample(8, sampler="mala", step_size=0.05, steps=2, seed=0).shape == (8, 2, 4)

@@ -48,12 +48,6 @@ def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
     assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * count)
 
 
-def test_a_reward_that_is_declared_to_have_no_gradient_may_change_everywhere():
-    tilted = gaussian() & ce.reward(lambda x: x[:, 0].round(decimals=3), 1.5, differentiable=False)
-    draws = tilted.sample(400, seed=0, sampler="chees", steps=10)
-    assert abs(draws[:, 0].mean() - 1.5) < 4 / math.sqrt(400)
-
-
 def test_a_shape_shows_whether_a_reward_has_a_gradient():
     assert ce.reward(first, event_shape=(2,)).has_gradient
     for without in (above_one, lambda x: x[:, 0].round(), lambda x: torch.tensor([float(row[0] > 1) for row in x])):

@@ -1,4 +1,4 @@
-"""Laws of terms over trajectories: lifted pairs, waypoints, efforts, and zones with an exact complement."""
+"""Laws of terms over trajectories: lifted pairs, waypoints, zones with an exact complement; and worlds where plans are followed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 import composable_energy as ce
 import composable_energy_planning as planning
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy_planning import OverTime
+from composable_energy_planning import WORLDS, Car, OverTime
 
 
 def pair(x: Tensor) -> Tensor:
@@ -33,17 +33,6 @@ def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: in
     x = paths(3, one + other, seed)
     whole = lifted(one + other)(x)
     torch.testing.assert_close(whole, lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
-
-
-def test_one_evaluation_serves_all_transitions():
-    calls = []
-
-    def counted(x: Tensor) -> Tensor:
-        calls.append(len(x))
-        return x.flatten(1).sum(1)
-
-    ce.over_time(ce.energies.CallableEnergy(counted, event_shape=(2, 3)), 11)(torch.zeros(5, 11, 3))
-    assert calls == [50]
 
 
 def test_axes_move_one_agent_of_two():
@@ -74,12 +63,6 @@ def test_a_zone_is_seen_between_states():
     outside = (~wet)(x)
     assert outside[0] > 10 and outside[1] < 1e-4
     assert (~planning.disc((0.0, 0.0), 0.5, between=0))(x)[0] < 1e-4  # only the states
-
-
-def test_the_complement_is_finite_deep_inside():
-    x = torch.zeros(1, 100, 2)
-    deep = (~planning.disc((0.0, 0.0), 100.0))(x)
-    assert deep.isfinite().all() and deep > 1e5
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.95])
@@ -115,3 +98,35 @@ def test_mistakes_are_named():
         planning.disc((0.0, 0.0), -1.0)
     with pytest.raises(ExpressionError, match="relative"):
         OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, ce.energies.CallableEnergy(pair, event_shape=(2, 2))), 5)
+
+
+@pytest.mark.parametrize("name", sorted(WORLDS))
+def test_random_motion_touches_nothing(name: str):
+    world = WORLDS[name]()
+    pairs, actions, blocked = world.random_motion(2000, torch.Generator().manual_seed(0))
+    assert (world.clearance(pairs.flatten(0, 1)) > 0).all()
+    assert (actions.abs() <= world.reach).all()
+    assert 0.01 < blocked.float().mean() < 0.5
+    assert not world.hits(pairs[~blocked, 0], pairs[~blocked, 1]).any()
+
+
+@pytest.mark.parametrize("name", ["maze", "arm"])
+def test_a_plan_of_small_moves_is_followed_exactly(name: str):
+    world = WORLDS[name]()
+    state = world.random_states(1, torch.Generator().manual_seed(1))
+    plan = [state]
+    for seed in range(10):
+        actions = world.reach * (2 * torch.rand(1, 2, generator=torch.Generator().manual_seed(seed)) - 1)
+        plan.append(world.step(plan[-1], actions)[0])
+    followed, hit = world.follow(torch.cat(plan))
+    torch.testing.assert_close(followed, torch.cat(plan))
+    assert not hit
+
+
+def test_a_car_with_inertia_moves_one_step_after_its_action():
+    world = Car(blocks=[(0.9, 0.9, 0.05, 0.05)])
+    state = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
+    faster, _ = world.step(state, torch.tensor([[0.0, 0.03]]))
+    torch.testing.assert_close(faster, torch.tensor([[0.0, 0.0, 0.0, 0.03]]))
+    moved, _ = world.step(faster, torch.tensor([[0.0, 0.0]]))
+    torch.testing.assert_close(moved, torch.tensor([[0.03, 0.0, 0.0, 0.03]]))

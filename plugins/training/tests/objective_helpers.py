@@ -29,6 +29,18 @@ class Bell(ce.Energy):
         return (self.log_precision.exp() * (x - self.mean).square() / 2).sum(1)
 
 
+class NoisyBell(ce.Energy):
+    """The energy of a Gaussian with learnable mean and variance, with noise of any level."""
+
+    def __init__(self, mean: float = 0.0, variance: float = 1.0) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.log_variance = nn.Parameter(torch.tensor(math.log(variance), dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (x - self.mean).square().sum(1) / (2 * (self.log_variance.exp() + sigma.square()))
+
+
 class Net(ce.Energy):
     """A small network of two coordinates and an optional label, with dropout that sampling must not use."""
 

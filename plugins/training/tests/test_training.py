@@ -1,7 +1,6 @@
 """The trainer: the effect of a step on the weights, by closed forms and by equal runs, and what it refuses."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy_training import Callback, Checkpoints, ContrastiveDivergence, Loss, Monitor, Objective, Optimizer, Prepared, Trainer
 from composable_energy_training.batches import BatchLoader
-from composable_energy_training.ema import EMA
 from plugins.training.tests.run_helpers import DATA, same
 
 BATCH = torch.device("cpu"), torch.float32
@@ -80,14 +78,6 @@ def test_the_model_ends_with_averaged_weights_in_eval_mode():
         expected = keep * expected + (1 - keep) * weight
     torch.testing.assert_close(model[0].weight.detach(), expected)
     assert not model.training
-
-
-def test_an_average_copies_buffers():
-    model = nn.BatchNorm1d(3)
-    ema = EMA(model, 0.99)
-    model(DATA)
-    ema.update(model, 1)
-    assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.running_mean.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -197,28 +187,14 @@ def test_preparation_is_keyed_by_rows():
     assert Noise(0, range(8), 2).child("data").uniform(raw).allclose((whole - raw)[:, 0], atol=1e-6)
 
 
-def test_the_report_has_steps_losses_and_speed():
-    _, report = train(steps=5)
-    assert report.steps == 5 and report.skipped == 0 and report.alerts == () and report.checkpoint is None
-    assert math.isfinite(report.scalars["loss"]) and report.rows_per_second > 0
-
-
-ADAM = r"optimizer must be the settings of Adam, as `Optimizer\(rate=1e-3\)`"
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"steps": 0}, OptionError, "steps"),
-        ({"seed": "a"}, OptionError, "seed"),
-        ({"batch_size": 8.0}, OptionError, "batch_size"),
         ({"batch_size": 9, "optimizer": Optimizer(accumulate=2)}, OptionError, "multiple"),
         ({"optimizer": Optimizer(precision="float16")}, OptionError, "CUDA"),
-        ({"optimizer": torch.optim.Adam}, OptionError, ADAM),
-        ({"optimizer": functools.partial(torch.optim.Adam, lr=1e-3)}, OptionError, ADAM),
-        ({"optimizer": 1e-3}, OptionError, ADAM),
+        ({"optimizer": torch.optim.Adam}, OptionError, r"optimizer must be the settings of Adam, as `Optimizer\(rate=1e-3\)`"),
         ({"objective": ContrastiveDivergence}, OptionError, "objective"),
-        ({"objective": nn.MSELoss()}, OptionError, "objective"),
         ({"model": lambda x: x.sum(1)}, OptionError, "model"),
         ({"model": nn.Flatten()}, OptionError, "nothing to train"),
         ({"callbacks": Callback()}, OptionError, "callbacks must be a list"),
@@ -227,11 +203,8 @@ ADAM = r"optimizer must be the settings of Adam, as `Optimizer\(rate=1e-3\)`"
         ({"data": torch.zeros(4, 3, dtype=torch.uint8)}, DtypeError, "Pictures"),
         ({"data": torch.zeros(0, 3)}, OptionError, "no data"),
         ({"data": (DATA, {"kind": torch.zeros(3)})}, ShapeError, "kind"),
-        ({"data": 3}, OptionError, "int"),
         ({"data": [{"x": DATA}]}, OptionError, "dict"),
         ({"data": DATA.numpy()}, OptionError, "torch.as_tensor"),
-        ({"data": [DATA.numpy()]}, OptionError, "torch.as_tensor"),
-        ({"data": DATA.tolist()}, OptionError, "torch.tensor"),
         ({"data": TensorDataset(DATA)}, OptionError, "DataLoader"),
         ({"data": (DATA, torch.zeros(40))}, OptionError, r"\(x, \{'y': y\}\)"),
         ({"data": "pictures"}, OptionError, "open_pictures"),

@@ -26,35 +26,6 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
     assert abs(by_precision - (of_data[1] - 0.5)) < 4 * math.sqrt(0.5 / rows)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("sampler", "options", "settings"),
-    [
-        ("langevin", {"step_size": 0.05}, {"steps": 4}),
-        ("mala", {"step_size": 0.5}, {"steps": 3}),
-        ("hmc", {"step_size": 0.4, "leapfrogs": 3}, {"steps": 2}),
-        ("mala", {"step_size": 0.5}, {"steps": 3, "persistent": False, "start": "data"}),
-    ],
-)
-def test_training_finds_the_mean_and_the_variance_of_the_data(sampler, options, settings):
-    rows, model = 256, Bell()
-    x = 1.5 + 0.7 * data(rows, 1)
-    objective = ContrastiveDivergence(
-        sampler=sampler, options=options, buffer=rows, fresh=0.0, start=settings.pop("start", "normal"), l2=0.0, **settings
-    )
-    objective.begin(model, context(rows))
-    optimizer, found = torch.optim.Adam(model.parameters(), 0.05), []
-    for step in range(1, 241):
-        optimizer.zero_grad()
-        objective.loss(model, batch_of(x, step)).value.backward()
-        optimizer.step()
-        if step > 120:
-            found.append(torch.stack([model.mean.detach(), (-model.log_precision.detach()).exp()]))
-    mean, variance = torch.stack(found).mean(0)
-    assert abs(mean - x.mean()) < 2 * 0.7 / math.sqrt(rows)
-    assert abs(variance - x.var()) < 2 * 0.49 * math.sqrt(2 / rows)
-
-
 def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before():
     model, x = Net(dropout=0.5), data(4, 2)
     objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0)
@@ -115,15 +86,6 @@ def test_a_chain_that_diverges_starts_again_and_the_others_continue(edge):
     assert loss.scalars["diverged"] == lost.double().mean() > 0
     assert torch.equal(objective.state()["slots"][:, 0] == -0.25, lost)
     assert loss.value.isfinite() == (edge > 0)  # without any finite energy the step is skipped
-
-
-def test_a_condition_binds_data_and_chains():
-    labels, x = torch.tensor([0, 1, 2, 1]), data(4, 2)
-    model = Net(labels=3)
-    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, condition="kind", l2=0.0)
-    objective.begin(model, context(4, (2,)))
-    loss = objective.loss(model, batch_of(x, kind=labels))
-    torch.testing.assert_close(loss.value, (model(x, y=labels) - model(objective.state()["slots"], y=labels)).mean())
 
 
 class Line(ce.Energy):
@@ -213,14 +175,6 @@ def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alon
         torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted, rtol=0, atol=1e-12)
 
 
-def test_the_entropy_joins_once_the_buffer_holds_chains():
-    x = data(6, 2)
-    for step, joins in ((10, False), (11, True)):
-        loss, *_ = improved_once(Net(), x, step, entropy_after=60)
-        none, *_ = improved_once(Net(), x, step, entropy=0.0)
-        torch.testing.assert_close(loss.value, none.value - joins * 0.3 * loss.scalars["log_distance"])
-
-
 @pytest.mark.parametrize("condition", [None, "kind"])
 def test_two_processes_give_the_improved_gradients_of_one(condition):
     rows, x, labels = 6, data(6, 2), torch.arange(6) % 3
@@ -237,11 +191,3 @@ def test_two_processes_give_the_improved_gradients_of_one(condition):
 
     for grad, one, other in zip(*(run(share) for share in (range(rows), range(2), range(2, rows))), strict=True):
         torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)
-
-
-def test_one_step_of_the_improved_objective_is_the_last_one():
-    model, objective = Net(), ImprovedContrastiveDivergence(**{**IMPROVED, "steps": 1}, buffer=12)
-    objective.begin(model, context(6, (2,)))
-    before = objective.state()["slots"].clone()
-    loss = objective.loss(model, batch_of(data(6, 2)))
-    assert loss.value.isfinite() and (objective.state()["slots"] != before).any(1).sum() == 6

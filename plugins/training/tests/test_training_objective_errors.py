@@ -14,7 +14,6 @@ from composable_energy_training import (
     DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     EnergyMatching,
-    FlowNoise,
     GaussianNoise,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
@@ -46,12 +45,8 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
     ("make", "message"),
     [
         (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
-        (lambda: ContrastiveDivergence(steps=1, l2=-1), "l2 must be a number of at least 0, got -1"),
-        (lambda: ContrastiveDivergence(steps=1, start=cast("gaussian")), "got 'gaussian'"),
         (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
         (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
-        (lambda: prepare(ContrastiveDivergence(steps=1, options={"step": 1})), "langevin has no option step"),
-        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, buffer=3)), "capacity is 3, the batch size 4"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
         (lambda: ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
         (
@@ -60,16 +55,12 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         ),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
-        (lambda: prepare(ContrastiveDivergence(steps=1, sampler="langvin")), "langvin"),
         (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
-        (lambda: AttributeHeads({}, 0.1, 1.0), "at least one variable"),
         (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
         (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
         (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
         (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
-        (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be a number of at least 0, got -1"),
-        (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be a whole number of at least 1, got 0"),
         (
             lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
             "supports no metric",
@@ -77,18 +68,10 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
-        (lambda: JointEnergyClassifier(steps=1, weight=-1), "weight must be a number of at least 0"),
-        (lambda: EnergyDiscrepancy(0.0), "variance must be a positive number, got 0.0"),
-        (lambda: EnergyDiscrepancy(1.0, particles=0), "particles must be a whole number of at least 1, got 0"),
         (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
-        (lambda: NoiseContrastive(NOISE, ratio=0), "ratio must be a whole number of at least 1, got 0"),
         (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
-        (lambda: GaussianNoise.fit(torch.zeros(5)), "at least two points"),
         (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
-        (lambda: FlowNoise.fit(data(50, 2), held_out=1.5), "held_out must be a number between 0 and 1, got 1.5"),
         (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
-        (lambda: DiffusionRecoveryLikelihood(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
-        (lambda: EnergyMatching(temperature=0.0, warm_up=0), "temperature must be a positive number, got 0.0"),
         (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
         (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
         (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
@@ -96,7 +79,6 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
         (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
         (lambda: NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
-        (lambda: GaussianNoise(torch.zeros(2), torch.eye(3)), r"scale must have shape \(2, 2\)"),
         (
             lambda: AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
             r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)",
@@ -146,5 +128,8 @@ def test_networks_may_compute_in_half_precision(objective):
             loss = objective.loss(model, batch)
         assert loss.value.dtype == torch.float32
         assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
+        # The monitor watches the gap of chains; what an objective without them learns has another name.
+        margin = isinstance(objective, EnergyDiscrepancy | NoiseContrastive | LabelContrast)
+        assert ("margin" in loss.scalars) == margin and not (margin and "gap" in loss.scalars)
         results.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
     assert (results[0] - results[1]).norm() < 0.05 * results[0].norm()

@@ -155,7 +155,7 @@ def train_in_parts(accumulate, out):
     Trainer(ce.as_energy(net), objective, DATA, **options).fit()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
     run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
@@ -168,7 +168,7 @@ def stray(out):
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_processes_skip_and_roll_back_together(tmp_path):
     run(tmp_path, 1, stray, tmp_path / "one")
@@ -211,6 +211,18 @@ def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
     equal(trained / "one cd", tmp_path / "run")
 
 
+@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1)])
+def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
+    with pytest.raises(OptionError, match=f"number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"):
+        Ranks(0, size).select_rows(batch_size, accumulate)
+
+
+def test_each_process_has_its_rows_and_one_alone_joins_nobody(monkeypatch):
+    assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+    monkeypatch.delenv("RANK", raising=False)
+    assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()
+
+
 def refuse(trained):
     for out, message, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
         with pytest.raises(FileFormatError, match=message):
@@ -223,15 +235,3 @@ def test_an_error_in_the_first_process_is_raised_in_all(trained):
     (trained / "damaged" / "checkpoints").mkdir(parents=True)
     (trained / "damaged" / "checkpoints" / "step-00000003.safetensors").write_bytes(b"x" * 50)
     run(trained / "output", 2, refuse, trained)
-
-
-@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1)])
-def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
-    with pytest.raises(OptionError, match=f"number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"):
-        Ranks(0, size).select_rows(batch_size, accumulate)
-
-
-def test_each_process_has_its_rows_and_one_alone_joins_nobody(monkeypatch):
-    assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
-    monkeypatch.delenv("RANK", raising=False)
-    assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()

@@ -93,35 +93,6 @@ def test_weights_that_depend_on_the_points_count():
     assert_same(energy, points("plain"), list(net.parameters()))
 
 
-def test_inputs_that_are_learnt_get_gradients():
-    """The picture at which weights are trained is not the only leaf that a convolution may read."""
-    net, learnt = Net("plain").double(), points("plain").requires_grad_()
-    assert_same(lambda x: net(x + learnt) + net(learnt) * x.flatten(1).sum(1), points("same") / 2, [learnt, *net.parameters()])
-
-
-def test_energies_may_differentiate_at_the_points():
-    net = Net("plain").double()
-
-    def energy(x: Tensor) -> Tensor:
-        slope = torch.autograd.grad(net(x).sum(), x, create_graph=True)[0]
-        return net(x) + slope.square().flatten(1).sum(1)
-
-    assert_same(energy, points("plain") / 4, list(net.parameters()), 1e-8)
-
-
-def test_energies_of_torch_func_have_the_same_derivatives():
-    net = Net("plain").double()
-
-    def mapped(x: Tensor) -> Tensor:
-        return torch.func.vmap(lambda one: net(one[None])[0])(x)
-
-    def sloped(x: Tensor) -> Tensor:
-        return torch.func.grad(lambda point: net(point).sum())(x).square().flatten(1).sum(1)
-
-    assert_same(mapped, points("plain"), list(net.parameters()))
-    assert_same(sloped, points("plain"), list(net.parameters()))
-
-
 @pytest.mark.parametrize("kind", ["pooled", "spectral"])
 def test_layers_that_are_computed_again_have_the_same_derivatives(kind):
     net = Net(kind).double().eval()

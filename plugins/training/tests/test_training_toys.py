@@ -43,7 +43,7 @@ def test_the_energy_keeps_the_laws_and_is_saved_as_others(tmp_path):
         MLPEnergy(2, scale=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_noise_contrast_trains_it_to_a_normalized_density_of_the_data():
     points, test = (toys.sample("eight-gaussians", 4000, seed=seed) for seed in (0, 1))
     energy, noise = MLPEnergy(2), GaussianNoise.fit(points, widen=1.5)

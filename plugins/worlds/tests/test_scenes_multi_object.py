@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.several_objects import conjunction, match_objects, requested_places, scores
+from benchmarks.papers.compositional_2020.several_objects import conjunction, requested_places
 from composable_energy.errors import ExtraNotInstalled, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_scenes import network_trainer, train_multi_object
-from composable_energy_scenes.detector import Detector, detect_objects
+from composable_energy_scenes.detector import detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
@@ -51,7 +51,7 @@ def codes():
 
 
 class TestPatches:
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_the_base_keeps_the_contract(self, base, codes):
         check_energy(base, codes)
 
@@ -99,50 +99,10 @@ class TestPresence:
         inferred = presence.infer(codes, over={"c": places}).log_probabilities
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_it_keeps_the_contract(self, base, codes):
         presence = Presence(stirred(PlaceHead()), base)
         check_energy(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
-
-
-class TestDetector:
-    def test_of_two_near_ones_the_surer_counts(self):
-        detector = Detector().eval()
-        last = detector.read[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.weight.zero_()
-            told = last.bias.view(64, 3)
-            told.zero_()
-            told[:, 0] = -9.0
-            told[[0, 9, 63], 0] = torch.tensor([1.0, 2.0, 0.5])  # cells of the corner, of its neighbor across, and of the far corner
-            told[63, 1:] = 0.25
-        (found,) = detect_objects(torch.rand(1, 3, 64, 64), detector)
-        assert torch.allclose(found, torch.tensor([[-0.625, -0.625], [-0.875, -0.875], [0.9375, 0.9375]]))
-        with torch.no_grad():
-            told[0, 1:] = 0.5
-        (found,) = detect_objects(torch.rand(1, 3, 64, 64), detector)
-        assert torch.allclose(found, torch.tensor([[-0.625, -0.625], [0.9375, 0.9375]]))
-        with pytest.raises(ShapeError, match="64, 64"):
-            detect_objects(torch.rand(1, 3, 32, 32), detector)
-
-
-class TestCounting:
-    def test_as_many_places_as_can_be_have_an_object(self):
-        """The nearest object of the first place is the only one of the second."""
-        asked = torch.tensor([[0.0, 0.0], [0.6, 0.0]])
-        near, off = match_objects(torch.tensor([[0.3, 0.0], [-0.35, 0.1]]), asked)
-        assert near.tolist() == [True, True] and torch.allclose(off, torch.tensor([0.225, 0.15]))
-        near, _ = match_objects(torch.tensor([[0.3, 0.0], [0.0, 0.41]]), asked)
-        assert near.sum() == 1
-
-    def test_missing_and_extra_objects(self):
-        asked = torch.tensor([[[0.0, 0.0], [0.6, 0.0]]] * 3)
-        found = [asked[0], asked[0][:1], torch.cat([asked[0], torch.tensor([[-0.9, -0.9]])])]
-        told = scores(found, asked)
-        assert told["all found"] == pytest.approx(2 / 3) and told["each found"] == pytest.approx(5 / 6)
-        assert told["as many"] == pytest.approx(1 / 3) and told["count error"] == pytest.approx(2 / 3) and told["extra"] == pytest.approx(0)
-        assert scores([asked[0][:0]] * 3, asked)["all found"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -78,16 +78,6 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
                     np.testing.assert_array_equal(one[array], other[array])
 
 
-@needs_forkserver
-@pytest.mark.full
-def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
-    needs_mujoco()
-    done = forked(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
-    if done.stdout.startswith("ExtraNotInstalled No backend"):
-        pytest.skip("OSMesa is not installed")
-    assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
-
-
 @pytest.mark.full
 @needs_forkserver
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
@@ -108,24 +98,8 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_the_error_names_the_extra(tmp_path):
     told = forked("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
-
-
-@pytest.mark.slow
-@needs_forkserver
-def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
-    code = """
-import sys
-sys.modules['mujoco'] = None
-import composable_energy as ce
-for name in ("one-object", "objects", "room"):
-    assert ce.get("world", name).labels(2)
-for name in ("sprites", "colored-sprites", "tetris"):
-    assert len(ce.get("world", name).draw(2, masks=True)) == 2
-"""
-    done = forked(code, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")

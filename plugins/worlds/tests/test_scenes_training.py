@@ -48,7 +48,7 @@ def test_concepts_share_a_base_and_sample(made):
     concepts = Concepts(made / "weights")
     asked = concepts.position.near((0.5, 0.5), 0.2) & ~concepts.color("red") & concepts.shape("box", "sphere") & concepts.size(0.5)
     assert [base.energy for base in asked.bases] == [concepts.base]
-    images = asked.sample(2, seed=0)
+    images = asked.sample(2, seed=0, levels=3)
     assert images.shape == (2, 3, 64, 64) and load_judge(made / "weights")(images).shape == (2, 16)
 
 

@@ -1,7 +1,8 @@
-"""The worlds: labels in range, pictures that agree with their labels, and no dependence on earlier draws."""
+"""The worlds: labels in range, and pictures that agree with their labels; sprites and tetris need no MuJoCo."""
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,23 @@ import pytest
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
 from composable_energy_image.data import World
-from composable_energy_scenes import COLORS, KINDS, ROOM_FACTORS, ColoredSprites, Objects, OneObject, Room, Sprites, Tetris
+from composable_energy_scenes import (
+    COLORS,
+    FULL_COLORS,
+    KINDS,
+    PALETTE,
+    PIECES,
+    ROOM_FACTORS,
+    SPRITE_FACTORS,
+    SPRITES,
+    TOYS,
+    ColoredSprites,
+    Objects,
+    OneObject,
+    Room,
+    Sprites,
+    Tetris,
+)
 from composable_energy_scenes.projection import CameraView
 
 
@@ -90,13 +107,6 @@ class TestSolids:
         i, j = np.triu_indices(6, 1)
         assert (between[:, i, j] > reach[:, i] + reach[:, j]).all()
 
-    def test_scenes_do_not_depend_on_the_size_of_pictures_and_options_hold(self):
-        for name, values in Objects(32).labels(8, seed=4).items():
-            np.testing.assert_array_equal(values, Objects(64).labels(8, seed=4)[name])
-        told = Objects(count=(2, 4), shapes=("sphere",), sizes=(0.3, 0.3)).labels(40, seed=4)
-        assert set(told["present"].sum(1)) == {2, 3, 4}
-        assert set(told["shape"][told["present"]]) == {KINDS.index("sphere")} and told["size"].max() == np.float32(0.3)
-
     def test_colors_and_light_are_seen(self):
         """The brightest color of an object is its own, and the side of the lamp is the brighter one."""
         n = len(COLORS)
@@ -127,15 +137,6 @@ class TestRoom:
         assert np.abs(high - low).mean() > 3
         assert 0 < np.abs(near - low).mean() < np.abs(high - low).mean()
 
-    def test_furniture_moves_with_the_camera_not_with_the_lamp(self):
-        factors = np.full((3, 7), 0.5)
-        factors[1, 1:4], factors[2, 4] = 0, 0
-        masks = world("room").render({"factors": factors}, masks=True).masks
-        assert masks is not None
-        np.testing.assert_array_equal(masks[0], masks[1])
-        assert (masks[0] != masks[2]).mean() > 0.05
-        assert len(np.unique(masks[0])) > 20
-
     def test_factors_beyond_their_range_are_refused(self):
         with pytest.raises(OptionError, match=r"each be in \[0, 1\], got 0.5 to 1.5"):
             Room().render({"factors": np.array([[0.5] * 6 + [1.5]])})
@@ -160,20 +161,152 @@ def test_labels_that_are_none_are_refused(changes, error, message):
     ("make", "message"),
     [
         (lambda: OneObject(7), "from 8 to 256, got 7"),
-        (lambda: Sprites(64.0), "got 64.0"),  # pyright: ignore[reportArgumentType]
         (lambda: Objects(count=(0, 3)), r"1 to 10, got \(0, 3\)"),
         (lambda: Objects(shapes=("cone",)), r"among box, sphere, cylinder, pin, truck, table, snowman, got \('cone',\)"),
-        (lambda: Objects(sizes=(0.3, 0.2)), r"got \(0.3, 0.2\)"),
         (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), "do not fit on the floor"),
         (lambda: ColoredSprites(count=(1, 9)), "1 to 4"),
         (lambda: Tetris(36, 7), "multiple of the number of cells"),
         (lambda: Sprites().at(np.array([[3, 0, 0, 0, 0]])), "below"),
-        (lambda: Sprites().at(np.zeros((1, 5))), "float"),
         (lambda: world("one-object").render(world("one-object").labels(1) | {"size": np.zeros(1)}), "half width of a solid must be"),
         (lambda: Sprites().labels(-1), "n must be a whole number of at least 0, got -1"),
-        (lambda: Sprites().draw(1, seed=1.5), "seed must be a whole number"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_options_that_are_none_are_refused(make, message):
     with pytest.raises(OptionError, match=message):
         make()
+
+
+BY_LIGHT = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow", (1, 0, 1): "magenta", (0, 1, 1): "cyan"}
+
+
+class TestSprites:
+    def test_areas_go_with_the_square_of_the_scale_and_not_with_the_shape(self):
+        scenes = Sprites(128).draw(120, seed=1, masks=True)
+        assert scenes.masks is not None
+        area = 0.3 / 4 * 128**2 * scenes.labels["scale"] ** 2
+        found = scenes.masks.sum((1, 2), dtype=int)
+        np.testing.assert_allclose(found, area, rtol=0.02, atol=6)
+        assert set(scenes.labels["shape"]) == {0, 1, 2}
+        np.testing.assert_array_equal(scenes.images[:, 0], 255 * scenes.masks)
+
+    def test_they_are_where_and_turned_as_labels_say(self):
+        n = 80
+        told = Sprites(128, grid=False).labels(n, seed=2) | {"shape": np.full(n, SPRITES.index("ellipse"))}
+        masks = Sprites(128).render(told, masks=True).masks
+        assert masks is not None
+        for mask, where, turn in zip(masks, told["position"], told["orientation"], strict=True):
+            rows, columns = np.nonzero(mask)
+            x, y = (columns + 0.5) / 64 - 1, 1 - (rows + 0.5) / 64
+            np.testing.assert_allclose([x.mean(), y.mean()], 0.59 * where, atol=0.01)
+            assert min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 127
+            longest = np.linalg.eigh(np.cov(np.stack([x, y])))[1][:, 1]
+            assert abs(longest @ turn) > 0.99
+
+    def test_every_point_of_the_grid_has_its_labels(self):
+        steps = np.stack(np.meshgrid(*(np.arange(k) for k in (3, 6, 4, 2, 2)), indexing="ij"), -1).reshape(-1, 5) * [1, 1, 10, 31, 31]
+        told = Sprites().at(steps)
+        found = {name: len(np.unique(values, axis=0)) for name, values in told.items()}
+        assert found == {"shape": 3, "scale": 6, "orientation": 4, "position": 4}
+        assert told["position"].min() == -1 and told["position"].max() == 1 and told["scale"].min() == 0.5 and told["scale"].max() == 1
+        different = 1 + 2 + 4  # of four quarter turns: of the square, the ellipse and the heart
+        assert len(np.unique(Sprites().render(told).images, axis=0)) == 6 * 4 * different
+        assert np.prod(list(SPRITE_FACTORS.values())) == 737_280
+
+    def test_several_stand_apart_and_have_their_colors(self):
+        scenes = ColoredSprites(64, count=(1, 4)).draw(60, seed=3, masks=True)
+        assert scenes.masks is not None
+        told = scenes.labels
+        assert set(told["present"].sum(1)) == {1, 2, 3, 4}
+        for image, mask, present, color, scale in zip(
+            scenes.images, scenes.masks, told["present"], told["color"], told["scale"], strict=True
+        ):
+            n = present.sum()
+            assert set(np.unique(mask)) == set(range(n + 1)) and not image[:, mask == 0].any()
+            for k in range(n):
+                assert np.unique(image[:, mask == k + 1], axis=1).shape == (3, 1)
+                red, green, blue = image[:, mask == k + 1][:, 0] > 0
+                assert FULL_COLORS[color[k]] == BY_LIGHT[red, green, blue]
+                np.testing.assert_allclose((mask == k + 1).sum(), 0.3 / 4 * 64**2 * scale[k] ** 2, rtol=0.05, atol=8)
+
+
+class TestTetris:
+    def test_there_are_nineteen_pieces_of_four_connected_cells(self):
+        assert len(PIECES) == 19 and len({cells.tobytes() for cells in PIECES.values()}) == 19
+        for cells in PIECES.values():
+            assert cells.shape == (4, 2) and (cells.min(0) == 0).all()
+            assert sum(np.abs(a - b).sum() == 1 for a in cells for b in cells) in (6, 8)  # three shared edges, four of the square
+
+    def test_pieces_are_where_labels_say_and_touch_in_different_colors_only(self):
+        scenes = Tetris().draw(200, seed=1, masks=True)
+        assert scenes.masks is not None
+        names, touching = list(PIECES), 0
+        for i, mask in enumerate(scenes.masks):
+            cells = mask.reshape(7, 5, 7, 5)
+            assert (cells == cells[:, :1, :, :1]).all()
+            board = cells[:, 0, :, 0]
+            for k in range(3):
+                expected = PIECES[names[scenes.labels["shape"][i, k]]] + scenes.labels["cell"][i, k]
+                np.testing.assert_array_equal(np.argwhere(board == k + 1), expected)
+            color = np.concatenate([[-1], scenes.labels["color"][i]])
+            wide = np.pad(board, 1)
+            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                other = np.roll(wide, (-down, -right), (0, 1))
+                border = (wide != other) & (wide > 0) & (other > 0)
+                touching += border.any()
+                assert (color[wide[border]] != color[other[border]]).all()
+        assert touching > 50
+        assert set(scenes.labels["color"].ravel()) == set(range(6))
+
+    def test_arrangements_that_cannot_be_are_refused(self):
+        told = Tetris().labels(1, seed=1)
+        with pytest.raises(OptionError, match="outside the board of 7 x 7"):
+            Tetris().render(told | {"cell": told["cell"] + 4})
+        with pytest.raises(OptionError, match="overlap"):
+            Tetris().render({"shape": np.zeros((1, 3), int), "color": np.array([[0, 1, 2]]), "cell": np.zeros((1, 3, 2), int)})
+
+
+SHAPES = (*KINDS, *TOYS)
+
+
+def some_solids() -> World:
+    return world("objects", size=64, count=(1, 4), sizes=(0.22, 0.40), shapes=SHAPES)
+
+
+def alone(shape: str, color: str = "red") -> dict[str, np.ndarray]:
+    """Returns the labels of one object in the middle of the floor."""
+    labels = {name: np.zeros_like(values[:1]) for name, values in some_solids().labels(1, seed=0).items()}
+    labels["present"][0, 0], labels["size"][0, 0] = True, 0.4
+    labels["shape"][0, 0], labels["color"][0, 0] = SHAPES.index(shape), COLORS.index(color)
+    labels["light"][0], labels["floor"][0] = (0.0, -1.0), 0.37
+    return labels
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_toy_is_one_object_as_large_as_a_solid(name):
+    scenes, box = (some_solids().render(alone(shape), masks=True) for shape in (name, "box"))
+    assert scenes.masks is not None and box.masks is not None
+    assert set(np.unique(scenes.masks)) == {0, 1}
+    area, whole = (scenes.masks > 0).sum(), (box.masks > 0).sum()
+    assert 0.25 * whole < area < 1.1 * whole
+    columns = np.nonzero(scenes.masks[0].any(0))[0]
+    assert abs(columns.mean() - 31.5) < 1.5
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_toy_has_its_color_and_colors_of_its_parts(name):
+    red, blue = (some_solids().render(alone(name, color), masks=True) for color in ("red", "blue"))
+    assert red.masks is not None
+    here = red.masks[0] > 0
+    np.testing.assert_array_equal(red.masks, blue.masks)
+    changed = (np.abs(red.images[0].astype(int) - blue.images[0]).max(0) > 30)[here].mean()
+    assert 0.3 < changed < 1.0
+    brightest = red.images[0][:, here].max(1)
+    assert brightest[0] > 150 and PALETTE[COLORS.index("red")][0] > 0.8
+
+
+def test_labels_and_flat_worlds_need_nothing_that_draws(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for name in ("one-object", "objects", "room"):
+        assert ce.get("world", name).labels(2)
+    for name in ("sprites", "colored-sprites", "tetris"):
+        assert len(ce.get("world", name).draw(2, masks=True)) == 2

@@ -7,21 +7,10 @@ import pytest
 
 import composable_energy as ce
 from composable_energy_faces import draw
-from composable_energy_faces.draw import ATTRIBUTES
-from composable_energy_small_faces import ANY_FACE, CLASSES, PIPELINE, class_of, judge_small, shrink
+from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of, judge_small, shrink
 from composable_energy_small_faces.train import train_pipeline
 
 with_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers")
-
-
-def test_classes_are_attributes_and_their_absence():
-    assert [CLASSES[class_of(name, present)] for name in ("male", "old") for present in (True, False)] == [
-        "male",
-        "not male",
-        "old",
-        "not old",
-    ]
-    assert len(CLASSES) == 2 * len(ATTRIBUTES) == ANY_FACE
 
 
 def test_the_judge_of_small_faces_is_right_on_drawn_faces():
