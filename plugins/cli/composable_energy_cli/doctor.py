@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from composable_energy import __version__
+import composable_energy as ce
 from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
@@ -33,7 +33,11 @@ class Doctor(Command):
         """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
         with foreign_output():
             rows, families, kernels, problems = _load_plugins()
-        versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+        versions = {
+            "composable-energy": ce.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        }
         problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
         problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
         if _version("composable-energy") is None:
@@ -85,8 +89,6 @@ def _load_plugins() -> tuple[list[Any], dict[str, int], dict[str, str], list[str
     Returns the records with their states, the number of members of each family, the state of each kernel here (an unavailable one is no
     problem), and the problems of families.
     """
-    import composable_energy as ce
-
     rows = ce.plugins(load=True, of=LIBRARY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, LIBRARY) and row.state in _LOADABLE]
     trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))

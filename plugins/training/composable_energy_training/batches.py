@@ -16,7 +16,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.files import digest_of
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.fingerprint import Fingerprint, fingerprint_rows
 from composable_energy_training.objective import Batch
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 Factor = float | Tensor
 

@@ -15,8 +15,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_sampler, sample
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, Sampler, SamplerLike, Trace, resolve_sampler
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 
@@ -212,8 +211,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
     first, moves = _first_chain(noise), steps > 1 and sampler.traits.move is not None
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
-        x, trace = sample(
-            energy.latents,
+        x, trace = energy.latents.sample(
             tuple(x.shape),
             sampler=sampler,
             steps=steps - moves,

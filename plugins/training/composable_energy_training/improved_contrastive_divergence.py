@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import twin
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, twin
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence, NegativeSamples, contrast
 from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start

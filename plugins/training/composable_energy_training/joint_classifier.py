@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_number
-from composable_energy.sampling import SamplerLike
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, SamplerLike
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence
 from composable_energy_training.heads import cross_entropy
 from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_labels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 
 class NoiseDistribution(nn.Module, ABC):

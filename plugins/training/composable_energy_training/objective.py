@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 
 @dataclass(frozen=True)

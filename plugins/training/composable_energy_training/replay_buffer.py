@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.objective import RankContext
 
 Start = Literal["uniform", "normal"] | Callable[[Tensor, Noise], Tensor]

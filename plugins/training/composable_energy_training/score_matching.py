@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 from composable_energy_training.second_derivatives import differentiable_gradient
 
