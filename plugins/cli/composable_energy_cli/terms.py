@@ -44,11 +44,7 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 
 def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Returns the values of black and white.
-
-    Raises:
-        OptionError: The values are not increasing.
-    """
+    """Returns the values of black and white."""
     low, high = arguments.range
     if not -float("inf") < low < high < float("inf"):
         raise OptionError(f"--range takes two increasing numbers, such as -1 1, got {low:g} {high:g}.")
@@ -56,11 +52,7 @@ def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def at_level(energy: Energy, sigma: float | None) -> Energy:
-    """Returns an energy at a noise level, if it needs one or one is given.
-
-    Raises:
-        OptionError: The level is not positive, or the energy does not depend on one.
-    """
+    """Returns an energy at a noise level, if it needs one or one is given; raises OptionError for one that does not fit."""
     if sigma is not None:
         check_number("--sigma", sigma, above=0)
         if "sigma" not in energy.conditions:

@@ -67,31 +67,14 @@ class BatchSource(ABC):
 
 
 class BatchLoader:
-    """Loads the prepared batches of one process.
-
-    Args:
-        data: The data of a `Trainer`.
-        batch_size: Rows of a batch, over all processes.
-        rows: The rows of this process.
-        device: The device of the batches.
-        dtype: The dtype of the points.
-
-    Raises:
-        OptionError: The data have another form, or are empty.
-        ShapeError: The numbers of points and labels differ.
-    """
+    """Loads the prepared batches of one process."""
 
     def __init__(self, data: Any, batch_size: int, rows: range, device: torch.device, dtype: torch.dtype) -> None:
         data, self.preparation = (data.data, data.preparation) if isinstance(data, Prepared) else (data, None)
         self.source, self.batch_size, self.rows, self.device, self.dtype = _as_source(data), batch_size, rows, device, dtype
 
     def load(self, seed: int, step: int) -> Batch:
-        """Returns this process's rows of a step.
-
-        Raises:
-            DtypeError: The points are integers.
-            ShapeError: The numbers of points and labels differ.
-        """
+        """Returns this process's rows of a step."""
         x, labels = self.source.rows_at(seed, step, self.batch_size, self.rows)
         noise = Noise(seed, self.rows, step)
         x = x.to(self.device)

@@ -182,15 +182,7 @@ class ContrastiveDivergence(Objective):
 def contrast(
     model: nn.Module, x: Tensor, negatives: Tensor, conditions: Mapping[str, Tensor], l2: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns the loss of contrastive divergence, and its scalars.
-
-    Args:
-        model: The energy.
-        x: Data, with shape $(B, *)$.
-        negatives: Negative samples, with shape $(B, *)$.
-        conditions: Conditions of the energy, one value for each row of both.
-        l2: The weight of the squares.
-    """
+    """Returns the loss of contrastive divergence, and its scalars."""
     with cached():  # parametrized weights, such as spectral norms, are computed once for both
         # two calls need half the memory of one in the backward pass
         positive, negative = (as_float32(model(points, **conditions)) for points in (x, negatives))

@@ -32,10 +32,7 @@ _STABLE = ("torch", "composable_energy")  # functions of these packages are desc
 def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = ()) -> Any:
     """Returns a description of a value as plain data; values with equal attributes have equal descriptions.
 
-    Args:
-        value: Any object.
-        trained: Ids of tensors that a checkpoint stores, so that their values are not described.
-        path: Ids of the objects that contain this one.
+    A checkpoint stores the tensors with the ids `trained`, so their values are left out. `path` has the ids of the containers.
     """
     if isinstance(value, _PLAIN):
         return value

@@ -59,13 +59,7 @@ class EnergyDiscrepancy(Objective):
 
 
 def evaluate_many(model: nn.Module, points: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-    """Returns the energies of several points for each row of a batch, with shape $(B, K)$, in one call.
-
-    Args:
-        model: The energy.
-        points: With shape $(B, K, *)$.
-        conditions: Conditions by name, one value for each row of the batch.
-    """
+    """Returns the energies, with shape $(B, K)$, of points with shape $(B, K, *)$ in one call; conditions have one value for each row."""
     rows, count = points.shape[:2]
     repeated = {name: value.repeat_interleave(count, 0) for name, value in conditions.items()}
     return as_float32(model(points.flatten(0, 1), **repeated)).view(rows, count)

@@ -114,13 +114,7 @@ class ValueHeads(Objective):
 def cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the cross entropy summed over rows with known labels, the number of correct predictions, and the number of known labels.
 
-    Args:
-        logits: One for each value, with shape $(B, K)$.
-        labels: Values with shape $(B,)$, from 0; -1 where unknown.
-        name: The attribute, for errors.
-
-    Raises:
-        OptionError: A label is out of range.
+    Labels are values from 0; -1 where unknown. The name of the attribute is for errors.
     """
     values = logits.shape[1]
     if bool(((labels < -1) | (labels >= values)).any()):

@@ -130,11 +130,7 @@ def constructor_arguments(objective: Objective) -> dict[str, Any]:
 
 
 def require_energy(model: nn.Module) -> Energy:
-    """Returns the model if it is an energy.
-
-    Raises:
-        OptionError: It is not.
-    """
+    """Returns the model if it is an energy."""
     if not isinstance(model, Energy):
         raise OptionError(
             f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or convert it with `as_energy`."
@@ -143,11 +139,7 @@ def require_energy(model: nn.Module) -> Energy:
 
 
 def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
-    """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None.
-
-    Raises:
-        OptionError: The energy does not depend on `y`, the data lack the attribute, or some rows have no label.
-    """
+    """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None."""
     if attribute is None:
         return {}
     if "y" not in energy.conditions:
@@ -162,11 +154,7 @@ def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[
 
 
 def get_labels(batch: Batch, attribute: str) -> Tensor:
-    """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$.
-
-    Raises:
-        OptionError: The data lack the attribute.
-    """
+    """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$."""
     if attribute not in batch.labels:
         known = ", ".join(batch.labels) or "none"
         raise OptionError(f"The data have no attribute {attribute}; they have {known}.")

@@ -56,24 +56,14 @@ class DenoisingScoreMatching(Objective):
 
 
 def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """Returns the lowest and the highest noise level as floats.
-
-    Raises:
-        OptionError: They are not positive, finite and in order.
-    """
+    """Returns the lowest and the highest noise level as floats."""
     if not 0 < sigma_min <= sigma_max < math.inf:
         raise OptionError(f"Noise levels need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}.")
     return float(sigma_min), float(sigma_max)
 
 
 def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$.
-
-    Args:
-        x: The points, with shape $(B, *)$.
-        levels: The lowest and the highest level.
-        noise: The keyed noise of the rows.
-    """
+    r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$."""
     low, high = (math.log(level) for level in levels)
     sigma = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype)
     xi = noise.child("noise").normal(x)

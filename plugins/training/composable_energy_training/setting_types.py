@@ -38,14 +38,6 @@ def check_setting(key: str, value: Any, annotation: Any) -> Any:
     """Returns the value of a setting, converted to plain data.
 
     A path becomes a text, a whole number a float if the type is float, and the text `none` None if the type includes None.
-
-    Args:
-        key: The dotted name of the setting, for the error.
-        value: Plain data, or a path.
-        annotation: The type.
-
-    Raises:
-        OptionError: The value has another type.
     """
     choices = _choices(annotation)
     if isinstance(value, Path):

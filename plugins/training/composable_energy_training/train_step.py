@@ -18,19 +18,7 @@ from composable_energy_training.ranks import Ranks
 
 
 class TrainStep:
-    """Takes the training steps of a run.
-
-    Args:
-        model: The model; its parameters that require gradients are trained.
-        objective: The objective to minimize.
-        optimizer: The settings of the optimizer.
-        precision: The precision of the networks, not `"auto"`; weights keep their dtype.
-        ranks: The processes that share a batch.
-        device: The device of the model.
-
-    Raises:
-        OptionError: No parameter requires gradients.
-    """
+    """Takes the training steps of a run; weights keep their dtype in any precision."""
 
     def __init__(
         self, model: nn.Module, objective: Objective, optimizer: Optimizer, precision: Precision, ranks: Ranks, device: torch.device
@@ -44,15 +32,9 @@ class TrainStep:
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
     def __call__(self, batch: Batch, rate: float) -> tuple[dict[str, float], bool]:
-        """Takes a step.
+        """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars.
 
-        Args:
-            batch: This process's rows.
-            rate: The learning rate.
-
-        Returns:
-            The means over all rows of the loss, the gradient norm and the objective's scalars; and whether loss and gradient were finite.
-            If not, the weights are unchanged.
+        The second value says whether loss and gradient were finite; if not, the weights are unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []

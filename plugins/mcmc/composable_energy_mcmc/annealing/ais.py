@@ -116,12 +116,7 @@ class Path:
 
 
 def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Schedule:
-    """Returns a schedule for a path, found by pilot points; by default with four levels for each that they needed, and at least 16.
-
-    Raises:
-        CalibrationError: The pilots do not reach the density.
-        SamplingDiverged: An energy is not a number.
-    """
+    """Returns a schedule for a path, found by pilot points; by default with four levels for each that they needed, and at least 16."""
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
     pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
     schedule = find_schedule(pilots, path.base, noise, given)

@@ -123,11 +123,7 @@ def fit_bulk(points: Tensor, factor: float) -> Gaussian:
 
 
 def check_gaussian_options(mean: object, scale: object) -> None:
-    """Raises unless `mean` and `scale` are both None, or numbers or tensors with a positive scale.
-
-    Raises:
-        OptionError: They are not.
-    """
+    """Raises unless `mean` and `scale` are both None, or numbers or tensors with a positive scale."""
     if (mean is None) != (scale is None):
         raise OptionError("mean and scale of the base belong together: give both of them, or neither.")
     for name, value in (("mean", mean), ("scale", scale)):
