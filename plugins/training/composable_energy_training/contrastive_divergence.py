@@ -118,9 +118,6 @@ class ContrastiveDivergence(Objective):
         r"""Returns the loss. Its scalars are `energy`, `energy_negative`, `gap` $\langle E(x') - E(x) \rangle$, `magnitude`
         $\langle |E| \rangle$ over both, `spread`, the standard deviation of energies within each, `diverged`, the share of chains that
         diverged, and `acceptance` for a sampler that rejects.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
         samples = self.draw(model, batch, conditions, self.steps)

@@ -41,9 +41,6 @@ class EnergyDiscrepancy(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over the noisy points, and `magnitude`, the mean
         absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions, scale = get_conditions(require_energy(model), batch, self.condition), math.sqrt(self.variance)
         centers = batch.x + scale * batch.noise.child("there").normal(batch.x)

@@ -40,10 +40,6 @@ class AttributeHeads(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels that are predicted.
-
-        Raises:
-            OptionError: The data lack an attribute, or a label is out of range.
-            ShapeError: The logits do not fit the variables.
         """
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         logits = as_float32(model(x, sigma))
@@ -89,12 +85,7 @@ class ValueHeads(Objective):
         self.name, self.dims, self.levels = name, check_integer("dims", dims, least=1), check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$.
-
-        Raises:
-            OptionError: The data lack the numbers.
-            ShapeError: The numbers or the predictions have another shape.
-        """
+        """Returns the loss. Its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$."""
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         values, predictions = as_float32(get_labels(batch, self.name)), as_float32(model(x, sigma))
         values = values[:, None] if values.ndim == 1 else values

@@ -87,9 +87,6 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the means `kl` of $E(x_K)$ in eval mode and
         `log_distance` of $\log \lVert x_K - n(x_K) \rVert$.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
         samples = self.draw(model, batch, conditions, self.steps - 1)

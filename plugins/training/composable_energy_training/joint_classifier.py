@@ -73,10 +73,6 @@ class JointEnergyClassifier(ContrastiveDivergence):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
         share of known labels that are predicted.
-
-        Raises:
-            OptionError: The model is not an energy, the data lack the attribute, or a label is out of range.
-            ShapeError: The logits have another shape than $(B, K)$.
         """
         labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
         logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]

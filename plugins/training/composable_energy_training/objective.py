@@ -103,6 +103,11 @@ class Objective(ABC):
         """Returns the loss of a model on a batch, and updates the state of the objective, such as chains.
 
         The model is in training mode and its parameters require gradients; an implementation that changes either restores it.
+
+        Raises:
+            OptionError: The model is not one that the objective trains, such as no energy or one without the condition, or the data lack
+                the attribute.
+            ShapeError: Labels or outputs of the model have another shape than the objective takes.
         """
 
     def state(self) -> Mapping[str, Tensor]:

@@ -68,11 +68,7 @@ class DiffusionRecoveryLikelihood(Objective):
         self.step_size, self.l2 = check_number("step_size", step_size, above=0, below=1), check_number("l2", l2, least=0)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the share of chains that `diverged`.
-
-        Raises:
-            OptionError: The model is not an energy or lacks a condition, or the data lack the attribute.
-        """
+        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the share of chains that `diverged`."""
         energy = require_energy(model)
         if "sigma" not in energy.conditions:
             raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")

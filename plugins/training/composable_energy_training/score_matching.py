@@ -40,11 +40,7 @@ class DenoisingScoreMatching(Objective):
         self.levels, self.condition = check_levels(sigma_min, sigma_max), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
-        """
+        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy."""
         energy = require_energy(model)
         if "sigma" not in energy.conditions:
             raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
