@@ -6,7 +6,6 @@ each takes its own rows.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,28 +43,6 @@ class Prepared:
             raise OptionError(f"preparation must be a function of points and noise, or None, got {self.preparation!r}.")
 
 
-class BatchSource(ABC):
-    """The raw rows of each step.
-
-    Attributes:
-        advice: How to resume if the data have changed, for an error.
-    """
-
-    advice: str
-
-    @abstractmethod
-    def rows_at(self, seed: int, step: int, batch_size: int, rows: range) -> Raw:
-        """Returns the points and labels of some rows of a step, from 1 on; the seed is that of the order."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Returns the settings that must not change when a run resumes, as plain data."""
-
-    @abstractmethod
-    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
-        """Returns a fingerprint of the data, of an iterable up to a step."""
-
-
 class BatchLoader:
     """Loads the prepared batches of one process."""
 
@@ -100,21 +77,21 @@ def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.x[part], labels, batch.noise.for_chains(batch.noise.chains[part]))
 
 
-def _as_source(data: Any) -> BatchSource:
+def _as_source(data: Any) -> IndexedSource | IterableSource:
     """Converts training data to a source of batches."""
     if hasattr(data, "images") and hasattr(data, "labels"):
-        return _IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
+        return IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _check_item(data)
-        return _IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
+        return IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data) and data[0].ndim != data[1].ndim:
         raise OptionError("A pair of points and labels has the labels by name, as `(x, {'y': y})`, got a pair of tensors.")
     if isinstance(data, Iterable) and not isinstance(data, str) and not hasattr(data, "__array__"):
-        return _IterableSource(data)
+        return IterableSource(data)
     raise _unknown_form("Training takes Pictures, a tensor, a pair of a tensor and labels by name, or an iterable of these", data)
 
 
-class _IndexedSource(BatchSource):
+class IndexedSource:
     """Rows with an index, shuffled again in each epoch; `rounded` points may differ by rounding between runs."""
 
     advice = "a value has changed. Restore the data, give another folder, or delete this one to start again."
@@ -127,14 +104,17 @@ class _IndexedSource(BatchSource):
         self._fingerprint: Fingerprint | None = None
 
     def rows_at(self, seed: int, step: int, batch_size: int, rows: range) -> Raw:
+        """Returns the points and labels of some rows of a step, from 1 on; the seed is that of the order."""
         first = (step - 1) * batch_size
         index = self._index(seed, first + rows.start, first + rows.stop)
         return self.points(index), {name: values[index.to(values.device)] for name, values in self.labels.items()}
 
     def settings(self) -> dict[str, Any]:
+        """Returns the settings that must not change when a run resumes, as plain data."""
         return {"rows": self.count, "labels": sorted(self.labels)}
 
     def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        """Returns a fingerprint of the data, which does not depend on the step."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint_rows(self.count, self.points, self.labels, rounded=self.rounded)
         return self._fingerprint
@@ -157,7 +137,7 @@ class _IndexedSource(BatchSource):
         return self._orders[seed, epoch]
 
 
-class _IterableSource(BatchSource):
+class IterableSource:
     """Rows of an iterable, in its own order, which does not depend on the seed of the run.
 
     Before each item torch's global generator is seeded by the epoch and the number of the item. So a `DataLoader` shuffles and augments

@@ -39,7 +39,7 @@ class AttributeHeads(Objective):
         self.levels = check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels that are predicted."""
+        """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels predicted."""
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         logits = as_float32(model(x, sigma))
         widths = [1 if values == 2 else values for values in self.variables.values()]

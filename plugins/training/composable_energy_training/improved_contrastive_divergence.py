@@ -33,17 +33,13 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
 
     Here the parameters of $E$ are constant, and gradients flow through $x_K$ alone: they move chains to low energies, and away from the
     nearest other chain $n(x_K)$ of the buffer, an estimate of their entropy. A chain is compared with others of its row's lane, so that
-    the loss does not depend on the number of processes; the paper compares with any chains of the buffer.
+    the loss does not depend on the number of processes; the paper compares with any chains of the buffer. All other arguments are
+    those of `ContrastiveDivergence`.
 
     Args:
         steps: $K$.
         options: Options of `langevin`: `step_size` $\lambda$, `temperature` $T$, `clamp`, `max_gradient`.
         buffer: Slots of the replay buffer, over all processes; at least two for each row of a batch.
-        fresh: The probability that a row gets a new start instead of its chain.
-        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise).
-        l2: The weight $\alpha$ of squared energies, see `ContrastiveDivergence`.
-        condition: An attribute of the data, classes or numbers, that becomes the condition `y` of the energy.
-        augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn, such as an `Augmentation`.
         kl: $\beta$.
         entropy: $\gamma$.
         among: The number of chains with which each is compared; all others of its lane if there are fewer.

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
@@ -41,14 +42,20 @@ class DenoisingScoreMatching(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy."""
-        energy = require_energy(model)
-        if "sigma" not in energy.conditions:
-            raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+        energy = require_levels(model)
         x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
         conditions = get_conditions(energy, batch, self.condition)
         energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **conditions)
         error = as_float32(gradient * unsqueeze_to(sigma, x) - xi).square().mean()
         return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
+
+
+def require_levels(model: nn.Module) -> Energy:
+    """Returns the model if it is an energy that depends on the noise level."""
+    energy = require_energy(model)
+    if "sigma" not in energy.conditions:
+        raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+    return energy
 
 
 def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
