@@ -91,18 +91,18 @@ class CheckpointStore:
     def load(self) -> Checkpoint | None:
         """Returns the last intact checkpoint; None if there is none. Damaged ones are removed with a warning."""
         self._restored = None
-        return self._load()
+        return self.ranks.call_on_first(self._read)
 
     def roll_back(self) -> Checkpoint | None:
         """Returns the last checkpoint; the one before it if the run was rolled back to the last one already."""
 
-        def drop() -> None:
+        def read() -> Checkpoint | None:
             steps = self._steps()
             if len(steps) > 1 and steps[-1] == self._restored:
                 self._remove(steps[-1])
+            return self._read()
 
-        self.ranks.call_on_first(drop)
-        checkpoint = self._load()
+        checkpoint = self.ranks.call_on_first(read)
         self._restored = None if checkpoint is None else checkpoint.step
         return checkpoint
 
@@ -176,19 +176,6 @@ class CheckpointStore:
         for step in self._steps()[: -self.keep]:
             self._remove(step)
         return path
-
-    def _load(self) -> Checkpoint | None:
-        """Reads the last checkpoint in the first process, and broadcasts it."""
-        box: list[Checkpoint | None] = [None]
-
-        def read() -> tuple[int, Mapping[str, Any]] | None:
-            box[0] = self._read()
-            return None if box[0] is None else (box[0].step, box[0].metadata)
-
-        found = self.ranks.call_on_first(read)
-        if found is None:
-            return None
-        return Checkpoint(*found, self.ranks.broadcast({} if box[0] is None else box[0].tensors))
 
     def _read(self) -> Checkpoint | None:
         if self.folder is None:

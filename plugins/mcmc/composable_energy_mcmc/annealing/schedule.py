@@ -36,11 +36,7 @@ class Schedule:
     step_sizes: tuple[float, ...]
 
     def check(self, x: Tensor) -> None:
-        """Raises if points have another shape than those that the schedule was tuned for.
-
-        Raises:
-            ShapeError: They have.
-        """
+        """Raises ShapeError if points have another shape than those that the schedule was tuned for."""
         if x.shape[1:] != self.base.mean.shape:
             raise ShapeError(f"This schedule was tuned for points of shape {tuple(self.base.mean.shape)}, got {tuple(x.shape[1:])}.")
 
