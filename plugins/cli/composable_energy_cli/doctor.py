@@ -39,7 +39,8 @@ class Doctor(Command):
             **{name: _version(name) for name in _PACKAGES},
         }
         problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
-        problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
+        missing = [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
+        problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in missing]
         if _version("composable-energy") is None:
             problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
         problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
@@ -69,10 +70,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _missing(versions: dict[str, str | None]) -> list[str]:
-    return [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
 
 
 def _devices() -> list[str]:

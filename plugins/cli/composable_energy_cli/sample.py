@@ -84,7 +84,8 @@ class Sample(Command):
             spec = resolve_points(twin(energy), arguments.n)  # it checks that the draws fit into memory
         except OptionError as error:
             raise OptionError(f"-n {arguments.n}: {error}") from error
-        target = _find_target(arguments.output, spec.shape[1:])
+        target = expanded(arguments.output or Path("samples.png" if is_picture(spec.shape[1:]) else "samples.npy"))
+        check_target(target, spec.shape[1:])
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
@@ -108,13 +109,6 @@ class Sample(Command):
         print(printable(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
         return 0
-
-
-def _find_target(output: Path | None, shape: tuple[int, ...]) -> Path:
-    """Returns the file for draws of a shape, which is checked."""
-    target = expanded(output or Path("samples.png" if is_picture(shape) else "samples.npy"))
-    check_target(target, shape)
-    return target
 
 
 def _describe_sampler(sampler: Sampler) -> str:

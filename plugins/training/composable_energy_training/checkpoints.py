@@ -20,7 +20,6 @@ from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
 
 _VERSION = 2
-_TEMPORARY = re.compile(r"\.step-\d{8,}\.safetensors\.\d+-[0-9a-f]{8}\.new")
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -162,7 +161,6 @@ class CheckpointStore:
             self._last = checkpoint
             return None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             header = {"step": checkpoint.step, "metadata": checkpoint.metadata}
             write_record(path, "training", _VERSION, header, checkpoint.tensors)
         except OSError as error:
@@ -180,9 +178,6 @@ class CheckpointStore:
     def _read(self) -> Checkpoint | None:
         if self.folder is None:
             return self._last
-        for path in self.folder.glob(".step-*.new"):  # left by a process that was killed while writing; this one has the lock
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
         steps = self._steps()
         for step in reversed(steps):
             path = self.folder / f"step-{step:08d}.safetensors"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -98,12 +97,9 @@ class _LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         try:
-            with self._autocast():
+            with nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision]):
                 loss = self.objective.loss(self.model, batch)
             return loss.value, {name: value.detach() for name, value in loss.scalars.items()}
         except SamplingDiverged:  # a NaN loss with a graph: the step is skipped in all processes, and the monitor counts it
             total = torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum()
             return total * math.nan, {}
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision])
