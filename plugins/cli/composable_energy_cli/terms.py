@@ -75,8 +75,10 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     columns = labels if each else ["mean", "lowest", "highest"]
     header = ["energy of", *columns, *["share"] * shares]
     cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
-    stated = [row for _, row in rows if row.probability is not None]
-    events = {f"({row.expression})" if " | " in row.expression else row.expression: row.probability for row in stated}
+    events: dict[str, Tensor] = {}
+    for _, row in rows:
+        if row.probability is not None:
+            events[f"({row.expression})" if " | " in row.expression else row.expression] = row.probability
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
     cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
     return table(header, cells, right=range(1, len(header)))
