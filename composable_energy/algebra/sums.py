@@ -88,6 +88,9 @@ class Conjunction(Node):
     def grounded(self) -> bool:
         return any(term.grounded for term in Counter(self.terms))
 
+    def summands(self) -> list[tuple[Energy, Weight]]:
+        return [found for term in self.terms for found in term.summands()]
+
     def join_supports(self, supports: Sequence[Support]) -> Support:
         bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect([*zip(self.terms, supports, strict=True), *bases])
@@ -159,6 +162,11 @@ class Weighted(Node):
     def grounded(self) -> bool:
         weight = as_float(self.weight)
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
+
+    def summands(self) -> list[tuple[Energy, Weight]]:
+        if self.of_evidence and self.bases:
+            return super().summands()
+        return [(term, self.factor * weight) for term, weight in self.terms[0].summands()]
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with dividing_by(self, self.weight):

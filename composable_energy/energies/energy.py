@@ -263,6 +263,10 @@ class Energy(nn.Module, ABC):
         rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
         return rebuilt
 
+    def summands(self) -> list[tuple[Energy, Any]]:
+        """Returns the terms of a conjunction with their weights, also through nested ones; of any other energy itself, with weight 1."""
+        return [(self, 1.0)]
+
     def equals(self, other: Energy) -> bool:
         """Returns whether class, `config()`, terms and the numbers in all tensors are equal.
 

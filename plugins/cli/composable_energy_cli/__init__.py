@@ -15,12 +15,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from composable_energy import __version__
+import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, StorageError
 from composable_energy.options import describe_error, printable, ran_out
-from composable_energy.registry import Command, get
+from composable_energy.registry import Command
 from composable_energy.registry import names as installed
-from composable_energy.registry import plugins as records
 from composable_energy_cli.doctor import Doctor
 from composable_energy_cli.energies import Energies
 from composable_energy_cli.explain import Explain
@@ -108,7 +107,7 @@ def _add_command(commands: Any, name: str, common: Parser, *, whole: bool) -> No
         PluginLoadError: It is one of a plug-in, and fails to load, to be built, or to add its arguments.
     """
     with nullcontext() if name in _COMMANDS else _third_party(name):
-        command = _COMMANDS[name]() if name in _COMMANDS else get("command", name)()
+        command = _COMMANDS[name]() if name in _COMMANDS else ce.get("command", name)()
         summary, description = printable(command.summary), command.description or command.summary
         sub = commands.add_parser(name, parents=[common], help=summary.replace("%", "%%"), description=description)
         if whole:
@@ -130,7 +129,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
         description="Combine energy-based models with logic, and sample from the combination.",
         epilog='Put expressions in quotes: composable-energy sample "male & ~smiling" -n 16 --seed 0 -o grid.png',
     )
-    parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
+    parser.add_argument("--version", action="version", version=f"composable-energy {ce.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     known = [*_COMMANDS, *map(_unshadowed, installed("command"))]
     for name in [wanted] if wanted in known else known:
@@ -147,7 +146,7 @@ def _unshadowed(name: str) -> str:
     """Returns the name of a plug-in's command; with its distribution where a command of this package has the name."""
     if name not in _COMMANDS:
         return name
-    return next(row.qualified for row in records() if row.group == "composable_energy.commands" and row.name == name)
+    return next(row.qualified for row in ce.plugins() if row.group == "composable_energy.commands" and row.name == name)
 
 
 def _drop_output() -> None:

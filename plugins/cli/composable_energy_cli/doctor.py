@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from composable_energy import __version__
+import composable_energy as ce
 from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.tables import json_text, table
@@ -33,9 +33,14 @@ class Doctor(Command):
         """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
         with foreign_output():
             rows, families, kernels, problems = _load_plugins()
-        versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+        versions = {
+            "composable-energy": ce.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        }
         problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
-        problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
+        missing = [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
+        problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in missing]
         if _version("composable-energy") is None:
             problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
         problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
@@ -67,10 +72,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _missing(versions: dict[str, str | None]) -> list[str]:
-    return [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
-
-
 def _devices() -> list[str]:
     import torch
 
@@ -85,8 +86,6 @@ def _load_plugins() -> tuple[list[Any], dict[str, int], dict[str, str], list[str
     Returns the records with their states, the number of members of each family, the state of each kernel here (an unavailable one is no
     problem), and the problems of families.
     """
-    import composable_energy as ce
-
     rows = ce.plugins(load=True, of=LIBRARY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, LIBRARY) and row.state in _LOADABLE]
     trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))

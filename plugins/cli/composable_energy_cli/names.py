@@ -51,11 +51,7 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
 
 
 def read_expression(arguments: argparse.Namespace) -> Energy:
-    """Returns the energy of the arguments of `add_expression`, with its conditions bound.
-
-    Raises:
-        ComposableEnergyError: The expression is wrong, a name or a condition is unknown, or a condition has no value.
-    """
+    """Returns the energy of the arguments of `add_expression`, with its conditions bound."""
     energy, given = build_energy(arguments.expression, arguments.family), dict(arguments.given)
     if unknown := sorted(given.keys() - energy.conditions):
         known = ", ".join(sorted(energy.conditions)) or "none"
@@ -67,11 +63,7 @@ def read_expression(arguments: argparse.Namespace) -> Energy:
 
 
 def build_energy(text: str, family: str | None) -> Energy:
-    """Returns the energy of an expression, with names of a family.
-
-    Raises:
-        ComposableEnergyError: The expression is wrong, or a name is unknown.
-    """
+    """Returns the energy of an expression, with names of a family."""
     import composable_energy as ce
 
     def load(source: str | Path | Callable[[], Energy]) -> Energy:
@@ -98,11 +90,7 @@ def check_trained(text: str, family: str | None, advice: str) -> None:
 
 
 def read_condition(text: str) -> tuple[str, float | list[list[float]]]:
-    """Returns the name and the value of `y=3` or, as one row for all points, of `y=0.2,0.5`.
-
-    Raises:
-        ArgumentTypeError: The text is not of this form.
-    """
+    """Returns the name and the value of `y=3` or, as one row for all points, of `y=0.2,0.5`."""
     name, _, value = text.partition("=")
     with contextlib.suppress(ValueError):
         if name.strip().isidentifier():
@@ -117,15 +105,7 @@ def saved_in(folder: Path) -> tuple[str, ...]:
 
 
 class Names:
-    """The known names.
-
-    Args:
-        family: The family, or the folder of saved energies, whose members need no prefix; None for `DEFAULT_FAMILY` if it exists.
-
-    Raises:
-        PluginNotFound: There is no such family or folder.
-        FileFormatError: The folder has no saved energies.
-    """
+    """The known names; members of a family, or of a folder of saved energies, need no prefix. None takes `DEFAULT_FAMILY` if it exists."""
 
     def __init__(self, family: str | None = None) -> None:
         import composable_energy as ce
@@ -149,14 +129,7 @@ class Names:
             self._default_error = error  # raised only if an expression needs the default family
 
     def locate(self, leaf: Name) -> str | Path | Callable[..., Energy]:
-        """Returns the full name, the folder or the location of a name.
-
-        Raises:
-            ParseError: The name is unknown; the message has the nearest names and the location.
-            PluginLoadError: The name may be in the default family, which does not load.
-            PluginConflictError: Several plug-ins offer the scheme of a location.
-            ExtraNotInstalled: The name comes with an extra that is not installed.
-        """
+        """Returns the full name, the folder or the location of a name."""
         import composable_energy as ce
 
         name = leaf.name

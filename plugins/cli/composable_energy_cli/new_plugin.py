@@ -42,12 +42,7 @@ class NewPlugin(Command):
 
 
 def write_project(name: str, kind: str, folder: Path) -> list[Path]:
-    """Writes the project of a plug-in to a new folder, and returns its files.
-
-    Raises:
-        OptionError: The name is not valid or taken, or there is something at the folder.
-        StorageError: The folder cannot be written.
-    """
+    """Writes the project of a plug-in to a new folder, and returns its files."""
     _check_name(name, kind)
     if exists(folder):
         raise OptionError(f"{folder} exists; give another NAME, or --directory with a folder that does not exist.")

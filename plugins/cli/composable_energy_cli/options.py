@@ -29,11 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(pairs: Sequence[tuple[str, Any]], flags: Iterable[str]) -> dict[str, Any]:
-    """Returns the values of `--option` by name; `flags` are the names of the command's own options.
-
-    Raises:
-        OptionError: An option is given twice, is an option of the command, or works in Python only.
-    """
+    """Returns the values of `--option` by name; `flags` are the names of the command's own options."""
     options = dict(pairs)
     for name in options:
         if name in flags:

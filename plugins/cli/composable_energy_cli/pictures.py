@@ -25,11 +25,7 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def check_target(path: Path, shape: tuple[int, ...]) -> None:
-    """Raises if points of a shape cannot be written to a file; called before sampling.
-
-    Raises:
-        OptionError: The suffix of the file is unknown, its folder is missing, or the points are not images.
-    """
+    """Raises if points of a shape cannot be written to a file; called before sampling."""
     if path.suffix.lower() not in PICTURES + ARRAYS:
         raise OptionError(f"-o takes a file that ends in {', '.join(PICTURES + ARRAYS)}, got {str(path)!r}.")
     if not is_directory(path.parent):
@@ -53,12 +49,7 @@ def write_array(path: Path, points: Tensor) -> None:
 
 
 def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[float, float]) -> Tensor:
-    """Returns the points in an image, a PNG grid of `write_grid`, or an .npy or .npz file, with shape (n, *shape) for one of the shapes.
-
-    Raises:
-        FileFormatError: The file is missing or cannot be read.
-        ShapeError: Its content has another shape.
-    """
+    """Returns the points in an image, a PNG grid of `write_grid`, or an .npy or .npz file, with shape (n, *shape) for one of the shapes."""
     if not is_file(path):
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:

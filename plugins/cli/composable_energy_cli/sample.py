@@ -23,9 +23,7 @@ from composable_energy_cli.trial import foreign_output
 from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:
-    from composable_energy import Energy
     from composable_energy.sampling import Sampler
-    from composable_energy.sampling.problem import PointSpec
 
 _SHEET = 512
 _FLAGS = ("sampler", "steps", "seed", "batch_size", "checkpoint", "progress")
@@ -78,11 +76,16 @@ class Sample(Command):
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import Checkpoint, Progress, twin
+        from composable_energy.sampling.problem import resolve_points
 
         shows = sys.stderr.isatty() if arguments.progress is None else arguments.progress
         observers = [*[Progress()] * shows, *([] if arguments.checkpoint is None else [Checkpoint(arguments.checkpoint)])]
-        spec = _points(energy, arguments.n)
-        target = _find_target(arguments.output, spec.shape[1:])
+        try:
+            spec = resolve_points(twin(energy), arguments.n)  # it checks that the draws fit into memory
+        except OptionError as error:
+            raise OptionError(f"-n {arguments.n}: {error}") from error
+        target = expanded(arguments.output or Path("samples.png" if is_picture(spec.shape[1:]) else "samples.npy"))
+        check_target(target, spec.shape[1:])
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         with own_spelling(options, _FLAGS):
@@ -106,24 +109,6 @@ class Sample(Command):
         print(printable(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
         return 0
-
-
-def _points(energy: Energy, n: int) -> PointSpec:
-    """Returns what the draws are, after a check that they fit into memory."""
-    from composable_energy.sampling import twin
-    from composable_energy.sampling.problem import resolve_points
-
-    try:
-        return resolve_points(twin(energy), n)
-    except OptionError as error:
-        raise OptionError(f"-n {n}: {error}") from error
-
-
-def _find_target(output: Path | None, shape: tuple[int, ...]) -> Path:
-    """Returns the file for draws of a shape, which is checked."""
-    target = expanded(output or Path("samples.png" if is_picture(shape) else "samples.npy"))
-    check_target(target, shape)
-    return target
 
 
 def _describe_sampler(sampler: Sampler) -> str:

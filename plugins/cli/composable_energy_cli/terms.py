@@ -44,11 +44,7 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 
 def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Returns the values of black and white.
-
-    Raises:
-        OptionError: The values are not increasing.
-    """
+    """Returns the values of black and white."""
     low, high = arguments.range
     if not -float("inf") < low < high < float("inf"):
         raise OptionError(f"--range takes two increasing numbers, such as -1 1, got {low:g} {high:g}.")
@@ -56,11 +52,7 @@ def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def at_level(energy: Energy, sigma: float | None) -> Energy:
-    """Returns an energy at a noise level, if it needs one or one is given.
-
-    Raises:
-        OptionError: The level is not positive, or the energy does not depend on one.
-    """
+    """Returns an energy at a noise level, if it needs one or one is given; raises OptionError for one that does not fit."""
     if sigma is not None:
         check_number("--sigma", sigma, above=0)
         if "sigma" not in energy.conditions:
@@ -83,7 +75,10 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     columns = labels if each else ["mean", "lowest", "highest"]
     header = ["energy of", *columns, *["share"] * shares]
     cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
-    events = {_written(row.expression): row.probability for _, row in rows if row.probability is not None}
+    events: dict[str, Tensor] = {}
+    for _, row in rows:
+        if row.probability is not None:
+            events[f"({row.expression})" if " | " in row.expression else row.expression] = row.probability
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
     cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
     return table(header, cells, right=range(1, len(header)))
@@ -102,10 +97,6 @@ def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
         }
         for depth, row in explanation.rows()
     ]
-
-
-def _written(event: str) -> str:
-    return f"({event})" if " | " in event else event
 
 
 def _numbers(values: Tensor, each: bool) -> list[str]:

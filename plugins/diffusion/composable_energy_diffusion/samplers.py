@@ -24,16 +24,7 @@ class LevelSampler(NoiseLevels, ABC):
 
     The levels are $\sigma_i = \bigl(\sigma_\text{max}^{1/\rho} + \tfrac{i - 1}{N - 1} (\sigma_\text{min}^{1/\rho} -
     \sigma_\text{max}^{1/\rho})\bigr)^\rho$ (Karras et al., 2022). One step of the driver is one level, and the last one ends without noise.
-    Chains start from a Gaussian that is fitted to denoised points at the highest level.
-
-    Args:
-        levels: $N$, at least 2; None takes the usual number of a subclass.
-        sigma_max: The highest level; None for the highest that all diffusion models in the expression know, at most 200 or what wide data
-            need, else that of its recommendation, else 20 or the first higher one at which points are nearly Gaussian.
-        sigma_min: The lowest level; None as above, else .01, or a hundredth of the narrowest coordinate.
-        rho: $\rho$ from .5 to below 100; more levels are low for a higher one.
-        mean: The mean of the Gaussian from which chains start, a number or a tensor with the shape of one point; None fits it.
-        scale: Its standard deviation, a number or a tensor with the shape of one point.
+    Chains start from a Gaussian that is fitted to denoised points at the highest level, unless `mean` and `scale` give it.
     """
 
     rho: float = 7.0
@@ -106,9 +97,10 @@ class ODE(LevelSampler):
 
     Args:
         levels: The number $N$ of noise levels, at least 2; None takes 30.
-        sigma_max: The highest level; None for that of the models.
-        sigma_min: The lowest level; None for that of the models.
-        rho: $\rho$; see `LevelSampler`.
+        sigma_max: The highest level; None for the highest that all models in the expression know, at most 200 or what wide data need, else
+            that of its recommendation, else 20 or the first higher one at which points are nearly Gaussian.
+        sigma_min: The lowest level; None as above, else .01, or a hundredth of the narrowest coordinate.
+        rho: $\rho$ from .5 to below 100; more levels are low for a higher one.
         mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
 
     References:
@@ -161,7 +153,7 @@ class SDE(LevelSampler):
         levels: The number $N$ of noise levels, at least 2; None takes 60.
         sigma_max: The highest level; None for that of the models.
         sigma_min: The lowest level; None for that of the models.
-        rho: $\rho$; see `LevelSampler`.
+        rho: $\rho$, as for `ODE`.
         mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
         eta: $\eta$, from 0 to 1.
         order: 1 or 2.

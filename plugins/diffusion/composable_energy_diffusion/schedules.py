@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,19 @@ class Schedule(ABC):
 
     name: ClassVar[str]
     time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for option, value in self._options.items():
+            check = check_flag if option == "data_last" else partial(check_number, above=0)
+            check(option, value)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # pyright: ignore[reportArgumentType]
+
+    def _check_order(self, low: str, high: str) -> None:
+        if not self._options[low] < self._options[high]:
+            raise OptionError(f"{low} must be below {high}, got {self._options[low]} and {self._options[high]}.")
 
     @property
     @abstractmethod
@@ -60,7 +73,7 @@ class Schedule(ABC):
 
     def config(self) -> dict[str, Any]:
         """Returns the name and the options, for `schedule_of`."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # pyright: ignore[reportArgumentType]
+        return {"name": self.name, **self._options}
 
 
 # Variance preserving ----------------------------------------------------------------------------------------------------------------------
@@ -92,11 +105,8 @@ class LinearVP(_VariancePreserving):
     time_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("beta_min", self.beta_min, above=0)
-        check_number("beta_max", self.beta_max, above=0)
-        check_number("time_scale", self.time_scale, above=0)
-        if not self.beta_min < self.beta_max:
-            raise OptionError(f"beta_min must be below beta_max, got {self.beta_min} and {self.beta_max}.")
+        super().__post_init__()
+        self._check_order("beta_min", "beta_max")
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -124,10 +134,6 @@ class Cosine(_VariancePreserving):
     name = "cosine"
     offset: float = 0.008
     time_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("offset", self.offset, above=0)
-        check_number("time_scale", self.time_scale, above=0)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -205,8 +211,23 @@ _BETAS = {
 # Others -----------------------------------------------------------------------------------------------------------------------------------
 
 
+class _OwnRange(Schedule):
+    """Schedules whose range is an option."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_order("sigma_min", "sigma_max")
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.sigma_min, self.sigma_max
+
+
 @dataclass(frozen=True)
-class VarianceExploding(Schedule):
+class VarianceExploding(_OwnRange):
     r"""Noise is added and nothing is scaled: $a = 1$, and the time is $\sigma$.
 
     Args:
@@ -218,13 +239,6 @@ class VarianceExploding(Schedule):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
-    def __post_init__(self) -> None:
-        _check_range(self.sigma_min, self.sigma_max)
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        return self.sigma_min, self.sigma_max
-
     def scale(self, sigma: Tensor) -> Tensor:
         return torch.ones_like(sigma)
 
@@ -233,7 +247,7 @@ class VarianceExploding(Schedule):
 
 
 @dataclass(frozen=True)
-class EDM(Schedule):
+class EDM(_OwnRange):
     r"""The schedule of Karras et al. (2022): points of unit variance, $a = 1 / \sqrt{\sigma^2 + d^2}$, and the time $\tfrac14 \log \sigma$.
 
     These are the inputs of the raw network $F$, whose parametrisation is `edm`. A preconditioned network, which takes $y$ and $\sigma$ and
@@ -249,14 +263,6 @@ class EDM(Schedule):
     data_std: float = 0.5
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        check_number("data_std", self.data_std, above=0)
-        _check_range(self.sigma_min, self.sigma_max)
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        return self.sigma_min, self.sigma_max
 
     def scale(self, sigma: Tensor) -> Tensor:
         return (sigma.square() + self.data_std**2).rsqrt()
@@ -282,10 +288,6 @@ class RectifiedFlow(Schedule):
     data_last: bool = False
     time_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_flag("data_last", self.data_last)
-        check_number("time_scale", self.time_scale, above=0)
-
     @property
     def sigma_range(self) -> tuple[float, float]:
         return _FIRST / (1 - _FIRST), 99.0
@@ -295,13 +297,6 @@ class RectifiedFlow(Schedule):
 
     def time(self, sigma: Tensor) -> Tensor:
         return self.time_scale * (1 if self.data_last else sigma) / (1 + sigma)
-
-
-def _check_range(least: float, greatest: float) -> None:
-    check_number("sigma_min", least, above=0)
-    check_number("sigma_max", greatest, above=0)
-    if not least < greatest:
-        raise OptionError(f"sigma_min must be below sigma_max, got {least} and {greatest}.")
 
 
 SCHEDULES: Mapping[str, type[Schedule]] = {cls.name: cls for cls in (LinearVP, Cosine, DiscreteVP, VarianceExploding, EDM, RectifiedFlow)}

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from composable_energy.files import replace_file
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN

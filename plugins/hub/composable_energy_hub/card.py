@@ -10,7 +10,6 @@ from typing import Any
 import composable_energy as ce
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
-from composable_energy.supports import format_support
 from composable_energy_hub.location import Location, client
 
 LIBRARY = "composable-energy"
@@ -50,7 +49,7 @@ def _facts(energy: ce.Energy) -> str:
         rows[0] = ("shape of a latent point", rows[0][1])
         rows.append(("decoder", f"`{type(energy.decoder).__name__}`"))
     if energy.support is not None:
-        rows.append(("support", f"`{format_support(energy.support)}`"))
+        rows.append(("support", f"`{ce.inside(energy.support)}`"))
     conditions = sorted(energy.conditions - {CHAINS})
     if conditions:
         rows.append(("conditions", _listed([f"`{name}`" for name in conditions])))

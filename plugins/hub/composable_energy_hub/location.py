@@ -20,11 +20,7 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Returns the location of `owner/name` or `owner/name@revision`.
-
-        Raises:
-            OptionError: The text has no name, or nothing after the `@`.
-        """
+        """Returns the location of `owner/name` or `owner/name@revision`."""
         repository, at, revision = text.partition("@")
         if not repository or (at and not revision):
             raise OptionError(f"{SCHEME}:{text} is no location of the hub: write hf:owner/name or hf:owner/name@revision.")
@@ -35,11 +31,7 @@ class Location:
 
 
 def client() -> Any:
-    """Returns the package `huggingface_hub`.
-
-    Raises:
-        ExtraNotInstalled: It is not installed.
-    """
+    """Returns the package `huggingface_hub`."""
     hub = import_extra("huggingface_hub", "hub")
     for part in ("constants", "errors"):
         import_extra(f"huggingface_hub.{part}", "hub")

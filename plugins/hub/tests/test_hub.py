@@ -229,7 +229,7 @@ def test_the_card_shows_conditions_supports_missing_bounds_and_plugins(hub, push
     label, hill, gamma, bowl = (card_of(hub, f"owner/{name}").text for name in ("label", "hill", "gamma", "bowl"))
     assert "| conditions | `y` |" in label and "E = E.given(y=...)" in label
     assert "it has no lower bound by itself" in hill and "E.sample" not in hill
-    assert "| support | `positive` |" in gamma or "| support | `nonnegative` |" in gamma
+    assert "| support | `inside(positive)` |" in gamma or "| support | `inside(nonnegative)` |" in gamma
     assert "This needs `composable-energy[hub]` and `acme-energies`." in bowl
 
 

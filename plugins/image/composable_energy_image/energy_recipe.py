@@ -18,7 +18,7 @@ from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.files import expanded, stored_options
 from composable_energy.options import check_choice, listed, nearest
 from composable_energy.registry import get, get_factory
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_training import Callback, Recipe, Trainer, join
 from composable_energy_training.setting_types import get_parameters

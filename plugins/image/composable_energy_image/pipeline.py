@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeEnergy, CodeHeads

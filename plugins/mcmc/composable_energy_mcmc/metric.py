@@ -62,11 +62,7 @@ class Metric:
         return map_points(lambda rows: torch.linalg.solve_triangular(scale, rows.T, upper=False).T, x)
 
     def check(self, x: Tensor) -> None:
-        """Raises if points have another shape than those that the metric was tuned for.
-
-        Raises:
-            ShapeError: They have.
-        """
+        """Raises ShapeError if points have another shape than those that the metric was tuned for."""
         if self.event is not None and x.shape[1:] != self.event:
             raise ShapeError(f"This metric was tuned for points of shape {tuple(self.event)}, got {tuple(x.shape[1:])}; tune a new one.")
 

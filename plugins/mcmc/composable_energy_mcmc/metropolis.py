@@ -15,11 +15,7 @@ REFUSED = {"clamp": CLAMP, "temperature": TEMPERATURE}
 
 
 def check_precision(state: State) -> None:
-    """Raises if points or energies have too little precision for an acceptance ratio.
-
-    Raises:
-        DtypeError: They have less than 32 bits.
-    """
+    """Raises if points or energies have too little precision for an acceptance ratio."""
     coarse = next((values.dtype for values in (state.energy, state.x) if torch.finfo(values.dtype).bits < 32), None)
     if coarse is not None:
         raise DtypeError(
@@ -29,11 +25,7 @@ def check_precision(state: State) -> None:
 
 
 def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
-    r"""Accepts proposals with probability $\min(1, e^r)$; see `judge`.
-
-    Raises:
-        DtypeError: Points or energies have less than 32 bits.
-    """
+    r"""Accepts proposals with probability $\min(1, e^r)$; see `judge`."""
     check_precision(proposal)
     accepted, rates = judge(proposal.energy, log_ratio, noise.uniform(state.x, stream).log())
     return select(accepted, proposal, state), Info(rates)

@@ -27,9 +27,6 @@ def tune_unadjusted(
 
     With the gradients $g$ of $E / T$ at whitened points, $\langle g_i^2 \rangle$ is the mean curvature along coordinate $i$, and
     $\lambda \langle g_i^2 \rangle / 4$ the relative excess of the variance along it on a Gaussian.
-
-    Raises:
-        OptionError: All gradients are zero, so that no step size follows.
     """
     state = State(x, *energy_and_gradient(energy, x))
     if energy.has_value and temperature == 1:

@@ -38,7 +38,9 @@ class FrequentRotamer:
 
     def fit(self, data: SideChains) -> FrequentRotamer:
         """Counts rotamers of complete side chains, and returns itself."""
-        rotamer = _rotamers(data)
+        thirds = (torch.remainder(data.chi, 2 * math.pi) * (3 / (2 * math.pi))).long().clamp(0, 2)
+        several = data.mask & (angle_periods(data.context) > 1.5 * math.pi)
+        rotamer = (torch.where(several, thirds, 0) * 3 ** torch.arange(ANGLES)).sum(1)
         residue = data.context[:, 2].long()
         self.found = _most_frequent(residue - len(RESIDUES), rotamer, data, 1)  # negative keys are those of the amino acid alone
         if self.bins > 1 or self.neighbours:
@@ -67,13 +69,6 @@ class FrequentRotamer:
         for group in context[:, 3:].T.long():
             key = key * len(GROUPS) + (group if self.neighbours else 0)
         return key
-
-
-def _rotamers(data: SideChains) -> Tensor:
-    """Returns the number of the rotamer of each side chain, with shape (N,)."""
-    thirds = (torch.remainder(data.chi, 2 * math.pi) * (3 / (2 * math.pi))).long().clamp(0, 2)
-    several = data.mask & (angle_periods(data.context) > 1.5 * math.pi)
-    return (torch.where(several, thirds, 0) * 3 ** torch.arange(ANGLES)).sum(1)
 
 
 def _most_frequent(keys: Tensor, rotamer: Tensor, data: SideChains, least: int) -> dict[int, Tensor]:

@@ -127,11 +127,7 @@ class SideChainContrast(Objective):
         self.normalize = check_number("normalize", normalize, least=0)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `contrast`, the first part, and `log_z`, the mean estimate of $\\log Z$.
-
-        Raises:
-            OptionError: The model is no `SideChainEnergy` of one residue, or the data have no label `context`.
-        """
+        """Returns the loss. Its scalars are `contrast`, the first part, and `log_z`, the mean estimate of $\\log Z$."""
         if not isinstance(model, SideChainEnergy) or model.residues is not None:
             raise OptionError(f"This objective trains a SideChainEnergy of one residue, got {model}.")
         if "context" not in batch.labels:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from composable_energy import ClassifierEnergy, Energy
-from composable_energy.algebra import Conjunction, Weighted
 from composable_energy.errors import ExpressionError
 from composable_energy_planning.over_time import OverTime
 from composable_energy_planning.terms import Effort, Waypoint
@@ -145,9 +144,10 @@ def parts_of(energy: Energy) -> Parts:
     """
     motion, others, zones, efforts, rest = [], [], [], [], []
     waypoints: dict[int, tuple[Waypoint, ...]] = {}
-    lifted = [term for term, _ in _weighted_terms(energy) if isinstance(term, OverTime)]
+    terms = [(term, torch.as_tensor(weight).item()) for term, weight in energy.summands()]
+    lifted = [term for term, _ in terms if isinstance(term, OverTime)]
     horizon, size = lifted[0].event_shape if lifted else (0, 0)  # pyright: ignore[reportGeneralTypeIssues]
-    for term, weight in _weighted_terms(energy):
+    for term, weight in terms:
         if isinstance(term, OverTime) and term.window == 2:
             found = motion if isinstance(term.terms[0], TransitionEnergy) else others
             found.append(Motion(term.terms[0], list(range(size) if term.axes is None else term.axes), weight))
@@ -167,14 +167,6 @@ def parts_of(energy: Energy) -> Parts:
             "state, and a term such as `start(state)` or `goal(target)`. Sample other expressions by `chees` from `init`."
         )
     return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(efforts), tuple(rest), horizon, size)
-
-
-def _weighted_terms(energy: Energy, weight: float = 1.0) -> list[tuple[Energy, float]]:
-    if isinstance(energy, Conjunction):
-        return [found for term in energy.terms for found in _weighted_terms(term, weight)]
-    if isinstance(energy, Weighted):
-        return _weighted_terms(energy.terms[0], weight * torch.as_tensor(energy.factor).item())
-    return [(energy, weight)]
 
 
 def _avoided(term: Energy) -> Entered | None:

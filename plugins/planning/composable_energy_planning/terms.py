@@ -12,6 +12,7 @@ from torch import Tensor
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_number
+from composable_energy_observed import Gaussian
 
 
 class Waypoint(Energy):
@@ -67,15 +68,7 @@ class Waypoint(Energy):
         return False
 
     def known_level(self, quantile: float) -> float | None:
-        low, high = 0.0, 1.0
-        half, share = torch.tensor(len(self.target) / 2, dtype=torch.float64), torch.tensor(quantile, dtype=torch.float64)
-        while torch.special.gammainc(half, torch.tensor(high, dtype=torch.float64)) < share:
-            high *= 2
-        for _ in range(60):  # the quantile of half a chi-squared number
-            middle = (low + high) / 2
-            below = torch.special.gammainc(half, torch.tensor(middle, dtype=torch.float64)) < share
-            low, high = (middle, high) if below else (low, middle)
-        return high + self.least
+        return Gaussian(self.width).level(self.target, quantile)
 
     def seen(self, states: Tensor) -> Tensor:
         """Returns what is compared with the target, for states of shape $(B, d)$."""

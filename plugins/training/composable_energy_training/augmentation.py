@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 _LUMA = (0.299, 0.587, 0.114)
 _YIQ = (_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))

@@ -6,7 +6,6 @@ each takes its own rows.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.files import digest_of
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.fingerprint import Fingerprint, fingerprint_rows
 from composable_energy_training.objective import Batch
 
@@ -44,54 +43,15 @@ class Prepared:
             raise OptionError(f"preparation must be a function of points and noise, or None, got {self.preparation!r}.")
 
 
-class BatchSource(ABC):
-    """The raw rows of each step.
-
-    Attributes:
-        advice: How to resume if the data have changed, for an error.
-    """
-
-    advice: str
-
-    @abstractmethod
-    def rows_at(self, seed: int, step: int, batch_size: int, rows: range) -> Raw:
-        """Returns the points and labels of some rows of a step, from 1 on; the seed is that of the order."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Returns the settings that must not change when a run resumes, as plain data."""
-
-    @abstractmethod
-    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
-        """Returns a fingerprint of the data, of an iterable up to a step."""
-
-
 class BatchLoader:
-    """Loads the prepared batches of one process.
-
-    Args:
-        data: The data of a `Trainer`.
-        batch_size: Rows of a batch, over all processes.
-        rows: The rows of this process.
-        device: The device of the batches.
-        dtype: The dtype of the points.
-
-    Raises:
-        OptionError: The data have another form, or are empty.
-        ShapeError: The numbers of points and labels differ.
-    """
+    """Loads the prepared batches of one process."""
 
     def __init__(self, data: Any, batch_size: int, rows: range, device: torch.device, dtype: torch.dtype) -> None:
         data, self.preparation = (data.data, data.preparation) if isinstance(data, Prepared) else (data, None)
         self.source, self.batch_size, self.rows, self.device, self.dtype = _as_source(data), batch_size, rows, device, dtype
 
     def load(self, seed: int, step: int) -> Batch:
-        """Returns this process's rows of a step.
-
-        Raises:
-            DtypeError: The points are integers.
-            ShapeError: The numbers of points and labels differ.
-        """
+        """Returns this process's rows of a step."""
         x, labels = self.source.rows_at(seed, step, self.batch_size, self.rows)
         noise = Noise(seed, self.rows, step)
         x = x.to(self.device)
@@ -117,21 +77,21 @@ def split_batch(batch: Batch, count: int) -> Iterator[Batch]:
         yield Batch(batch.x[part], labels, batch.noise.for_chains(batch.noise.chains[part]))
 
 
-def _as_source(data: Any) -> BatchSource:
+def _as_source(data: Any) -> IndexedSource | IterableSource:
     """Converts training data to a source of batches."""
     if hasattr(data, "images") and hasattr(data, "labels"):
-        return _IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
+        return IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _check_item(data)
-        return _IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
+        return IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data) and data[0].ndim != data[1].ndim:
         raise OptionError("A pair of points and labels has the labels by name, as `(x, {'y': y})`, got a pair of tensors.")
     if isinstance(data, Iterable) and not isinstance(data, str) and not hasattr(data, "__array__"):
-        return _IterableSource(data)
+        return IterableSource(data)
     raise _unknown_form("Training takes Pictures, a tensor, a pair of a tensor and labels by name, or an iterable of these", data)
 
 
-class _IndexedSource(BatchSource):
+class IndexedSource:
     """Rows with an index, shuffled again in each epoch; `rounded` points may differ by rounding between runs."""
 
     advice = "a value has changed. Restore the data, give another folder, or delete this one to start again."
@@ -144,14 +104,17 @@ class _IndexedSource(BatchSource):
         self._fingerprint: Fingerprint | None = None
 
     def rows_at(self, seed: int, step: int, batch_size: int, rows: range) -> Raw:
+        """Returns the points and labels of some rows of a step, from 1 on; the seed is that of the order."""
         first = (step - 1) * batch_size
         index = self._index(seed, first + rows.start, first + rows.stop)
         return self.points(index), {name: values[index.to(values.device)] for name, values in self.labels.items()}
 
     def settings(self) -> dict[str, Any]:
+        """Returns the settings that must not change when a run resumes, as plain data."""
         return {"rows": self.count, "labels": sorted(self.labels)}
 
     def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        """Returns a fingerprint of the data, which does not depend on the step."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint_rows(self.count, self.points, self.labels, rounded=self.rounded)
         return self._fingerprint
@@ -174,7 +137,7 @@ class _IndexedSource(BatchSource):
         return self._orders[seed, epoch]
 
 
-class _IterableSource(BatchSource):
+class IterableSource:
     """Rows of an iterable, in its own order, which does not depend on the seed of the run.
 
     Before each item torch's global generator is seeded by the epoch and the number of the item. So a `DataLoader` shuffles and augments

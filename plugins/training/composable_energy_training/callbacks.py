@@ -297,13 +297,7 @@ class ProgressLog(Callback):
     """Logs stage, step, loss and time left to the logger `composable_energy_training`, at level INFO.
 
     The stage is the name of the folder of the run, or the class of the model. Every trainer has this callback. The command `train` shows
-    the lines if its output is no terminal.
-
-    Args:
-        every: Seconds between lines.
-
-    Raises:
-        OptionError: `every` is negative.
+    the lines if its output is no terminal. `every` is the number of seconds between lines.
     """
 
     def __init__(self, every: float = 60.0) -> None:

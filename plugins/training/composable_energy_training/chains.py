@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 Factor = float | Tensor
 
@@ -19,12 +19,7 @@ def run_langevin(
     r"""Runs chains $x' = x - a_k \nabla E(x) + b_k\, \xi$, and returns their last points and the share of those that diverged.
 
     A chain that is not finite in the end is replaced by its start.
-
-    Args:
-        gradient: The function $\nabla E$.
-        x: The starts, with shape $(B, *)$.
-        noise: The keyed noise of the rows.
-        factors: $(a_k, b_k)$ of each step: numbers, or tensors with shape $(B,)$.
+    The factors $(a_k, b_k)$ of each step are numbers, or tensors with shape $(B,)$.
     """
     start = x = x.detach()
     for number, (drift, scale) in enumerate(factors, 1):

@@ -20,7 +20,6 @@ from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
 
 _VERSION = 2
-_TEMPORARY = re.compile(r"\.step-\d{8,}\.safetensors\.\d+-[0-9a-f]{8}\.new")
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -44,12 +43,9 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints of a run. All processes call its methods at the same time, except `path`.
+    """Saves and loads the checkpoints of a run: files in a folder, or the last one in memory without a folder.
 
-    Args:
-        folder: The folder of the files; None keeps only the last checkpoint, in memory.
-        keep: The number of files to keep.
-        ranks: The processes of the run.
+    All processes call its methods at the same time, except `path`.
     """
 
     def __init__(self, folder: Path | None, keep: int, ranks: Ranks) -> None:
@@ -59,11 +55,7 @@ class CheckpointStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the lock of the folder, so that no other run writes there.
-
-        Raises:
-            StorageError: Another run, here or in another process, has the folder, or it cannot be written.
-        """
+        """Holds the lock of the folder, so that no other run writes there."""
         with ExitStack() as stack:
             if self.folder is not None:
                 folder = self.folder
@@ -84,14 +76,7 @@ class CheckpointStore:
     ) -> Path | None:
         """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact.
 
-        Args:
-            step: The number of steps taken.
-            metadata: Plain data.
-            parts: Tensors by the name of a part and their own name; values that are not tensors are left out.
-            shared: The parts that a checkpoint in memory does not copy.
-
-        Raises:
-            StorageError: The file cannot be written.
+        `parts` are tensors by the name of a part and their own name; a checkpoint in memory does not copy the parts in `shared`.
         """
         kept = () if self.folder is not None else shared
         tensors = {
@@ -103,40 +88,25 @@ class CheckpointStore:
         return self.ranks.call_on_first(lambda: self._write(Checkpoint(step, metadata, tensors)))
 
     def load(self) -> Checkpoint | None:
-        """Returns the last intact checkpoint; None if there is none. Damaged ones are removed with a warning.
-
-        Raises:
-            FileFormatError: All are damaged, or the last has the format of another version.
-        """
+        """Returns the last intact checkpoint; None if there is none. Damaged ones are removed with a warning."""
         self._restored = None
-        return self._load()
+        return self.ranks.call_on_first(self._read)
 
     def roll_back(self) -> Checkpoint | None:
         """Returns the last checkpoint; the one before it if the run was rolled back to the last one already."""
 
-        def drop() -> None:
+        def read() -> Checkpoint | None:
             steps = self._steps()
             if len(steps) > 1 and steps[-1] == self._restored:
                 self._remove(steps[-1])
+            return self._read()
 
-        self.ranks.call_on_first(drop)
-        checkpoint = self._load()
+        checkpoint = self.ranks.call_on_first(read)
         self._restored = None if checkpoint is None else checkpoint.step
         return checkpoint
 
     def check_run(self, checkpoint: Checkpoint, model: nn.Module, settings: Mapping[str, Any], steps: int) -> None:
-        """Raises if a checkpoint belongs to a run with other settings.
-
-        Args:
-            checkpoint: The checkpoint.
-            model: The model that is trained.
-            settings: The settings that must be equal, as JSON returns them.
-            steps: The requested number of steps.
-
-        Raises:
-            FileFormatError: The tensors of the model differ.
-            OptionError: The settings differ; the message has the old and the new values.
-        """
+        """Raises if a checkpoint belongs to a run with other settings."""
         name = self.path(checkpoint.step) or "The last checkpoint"
         saved, expected = (
             {
@@ -157,17 +127,7 @@ class CheckpointStore:
             )
 
     def check_data(self, checkpoint: Checkpoint, fingerprint: Callable[[], Fingerprint], advice: str) -> None:
-        """Raises if a checkpoint was trained on other data.
-
-        Args:
-            checkpoint: The checkpoint.
-            fingerprint: Returns the fingerprint of the data up to the step of the checkpoint; called in the first process only.
-            advice: How to resume, for the error.
-
-        Raises:
-            OptionError: The data differ.
-            FileFormatError: The checkpoint has no fingerprint.
-        """
+        """Raises if a checkpoint was trained on other data."""
 
         def check() -> None:
             try:
@@ -181,11 +141,7 @@ class CheckpointStore:
 
     @contextmanager
     def restoring(self, checkpoint: Checkpoint) -> Iterator[None]:
-        """Raises a typed error where the state in a checkpoint does not fit.
-
-        Raises:
-            FileFormatError: A part is missing, or has another form.
-        """
+        """Raises a typed error where the state in a checkpoint does not fit."""
         try:
             yield
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -205,7 +161,6 @@ class CheckpointStore:
             self._last = checkpoint
             return None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             header = {"step": checkpoint.step, "metadata": checkpoint.metadata}
             write_record(path, "training", _VERSION, header, checkpoint.tensors)
         except OSError as error:
@@ -220,25 +175,9 @@ class CheckpointStore:
             self._remove(step)
         return path
 
-    def _load(self) -> Checkpoint | None:
-        """Reads the last checkpoint in the first process, and broadcasts it."""
-        box: list[Checkpoint | None] = [None]
-
-        def read() -> tuple[int, Mapping[str, Any]] | None:
-            box[0] = self._read()
-            return None if box[0] is None else (box[0].step, box[0].metadata)
-
-        found = self.ranks.call_on_first(read)
-        if found is None:
-            return None
-        return Checkpoint(*found, self.ranks.broadcast({} if box[0] is None else box[0].tensors))
-
     def _read(self) -> Checkpoint | None:
         if self.folder is None:
             return self._last
-        for path in self.folder.glob(".step-*.new"):  # left by a process that was killed while writing; this one has the lock
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
         steps = self._steps()
         for step in reversed(steps):
             path = self.folder / f"step-{step:08d}.safetensors"

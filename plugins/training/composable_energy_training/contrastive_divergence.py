@@ -15,8 +15,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_sampler, sample
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, Sampler, SamplerLike, Trace, resolve_sampler
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 
@@ -119,9 +118,6 @@ class ContrastiveDivergence(Objective):
         r"""Returns the loss. Its scalars are `energy`, `energy_negative`, `gap` $\langle E(x') - E(x) \rangle$, `magnitude`
         $\langle |E| \rangle$ over both, `spread`, the standard deviation of energies within each, `diverged`, the share of chains that
         diverged, and `acceptance` for a sampler that rejects.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
         samples = self.draw(model, batch, conditions, self.steps)
@@ -183,15 +179,7 @@ class ContrastiveDivergence(Objective):
 def contrast(
     model: nn.Module, x: Tensor, negatives: Tensor, conditions: Mapping[str, Tensor], l2: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns the loss of contrastive divergence, and its scalars.
-
-    Args:
-        model: The energy.
-        x: Data, with shape $(B, *)$.
-        negatives: Negative samples, with shape $(B, *)$.
-        conditions: Conditions of the energy, one value for each row of both.
-        l2: The weight of the squares.
-    """
+    """Returns the loss of contrastive divergence, and its scalars."""
     with cached():  # parametrized weights, such as spectral norms, are computed once for both
         # two calls need half the memory of one in the backward pass
         positive, negative = (as_float32(model(points, **conditions)) for points in (x, negatives))
@@ -212,8 +200,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
     first, moves = _first_chain(noise), steps > 1 and sampler.traits.move is not None
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
-        x, trace = sample(
-            energy.latents,
+        x, trace = energy.latents.sample(
             tuple(x.shape),
             sampler=sampler,
             steps=steps - moves,

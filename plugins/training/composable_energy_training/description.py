@@ -1,6 +1,6 @@
 """Descriptions of settings as plain data: recorded in a checkpoint, and compared when a run resumes.
 
-An objective is described by its constructor's arguments, another object by its attributes, a function by its code, defaults and captured
+An objective is described by its constructor's arguments, another object by its attributes, a function by its source, defaults and captured
 variables, a tensor by a digest of its values. Globals that a function reads are not described.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import inspect
 import math
 import types
 from collections.abc import Collection, Iterator, Mapping, Set
@@ -32,10 +33,7 @@ _STABLE = ("torch", "composable_energy")  # functions of these packages are desc
 def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = ()) -> Any:
     """Returns a description of a value as plain data; values with equal attributes have equal descriptions.
 
-    Args:
-        value: Any object.
-        trained: Ids of tensors that a checkpoint stores, so that their values are not described.
-        path: Ids of the objects that contain this one.
+    A checkpoint stores the tensors with the ids `trained`, so their values are left out. `path` has the ids of the containers.
     """
     if isinstance(value, _PLAIN):
         return value
@@ -105,34 +103,22 @@ def _attributes(value: Any) -> dict[str, Any]:
         return constructor_arguments(value)
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    slots = [name for base in type(value).__mro__ for name in _names(getattr(base, "__slots__", ())) if hasattr(value, name)]
-    return {**{name: getattr(value, name) for name in slots if name != "__weakref__"}, **getattr(value, "__dict__", {})}
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    names = [name for some in slots for name in ([some] if isinstance(some, str) else some) if name != "__weakref__"]
+    return {**{name: getattr(value, name) for name in names if hasattr(value, name)}, **getattr(value, "__dict__", {})}
 
 
 def _describe_function(function: types.FunctionType, inner: Any) -> Any:
     package = (function.__module__ or "").partition(".")[0]
     if package in _STABLE and not function.__closure__:
         return function.__qualname__
-    captured = dict(zip(function.__code__.co_freevars, (_cell_content(cell) for cell in function.__closure__ or ()), strict=True))
-    defaults = {"defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
-    description = {"function": function.__qualname__, "code": _digest_code(function.__code__), **inner(captured)}
-    return {**description, **inner(defaults)} if function.__defaults__ or function.__kwdefaults__ else description
-
-
-def _cell_content(cell: Any) -> Any:
     try:
-        return cell.cell_contents
-    except ValueError:  # the variable is not assigned yet
-        return None
-
-
-def _digest_code(code: types.CodeType) -> str:
-    constants = [_digest_code(part) if isinstance(part, types.CodeType) else describe(part) for part in code.co_consts]
-    return blake2b(repr((code.co_code, code.co_names, constants)).encode(), digest_size=8).hexdigest()
+        source = inspect.getsource(function)
+    except OSError:  # typed at a prompt of Python
+        source = ""
+    captured = {**inspect.getclosurevars(function).nonlocals, "defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
+    digest = blake2b(source.encode(), digest_size=8).hexdigest()
+    return {"function": function.__qualname__, "source": digest, **inner(captured)}
 
 
 def _describe_tensor(tensor: Tensor) -> str:

@@ -41,9 +41,6 @@ class EnergyDiscrepancy(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over the noisy points, and `magnitude`, the mean
         absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions, scale = get_conditions(require_energy(model), batch, self.condition), math.sqrt(self.variance)
         centers = batch.x + scale * batch.noise.child("there").normal(batch.x)
@@ -59,13 +56,7 @@ class EnergyDiscrepancy(Objective):
 
 
 def evaluate_many(model: nn.Module, points: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-    """Returns the energies of several points for each row of a batch, with shape $(B, K)$, in one call.
-
-    Args:
-        model: The energy.
-        points: With shape $(B, K, *)$.
-        conditions: Conditions by name, one value for each row of the batch.
-    """
+    """Returns the energies, with shape $(B, K)$, of points with shape $(B, K, *)$ in one call; conditions have one value for each row."""
     rows, count = points.shape[:2]
     repeated = {name: value.repeat_interleave(count, 0) for name, value in conditions.items()}
     return as_float32(model(points.flatten(0, 1), **repeated)).view(rows, count)

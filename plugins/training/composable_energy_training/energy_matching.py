@@ -79,11 +79,6 @@ class EnergyMatching(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalar is `flow`, the flow term; after the warm-up also those of `ContrastiveDivergence`, and the share of
         chains that `diverged`.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, the data lack the attribute, or the rows are no multiple of
-                `coupling`.
-            ExtraNotInstalled: SciPy is missing.
         """
         energy, warm = require_energy(model), batch.step <= self.warm_up
         conditions = get_conditions(energy, batch, self.condition)

@@ -40,11 +40,7 @@ class Fingerprint:
 def fingerprint_rows(count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor], *, rounded: bool) -> Fingerprint:
     """Returns the fingerprint of all labels and all rows, or of evenly spaced rows if there are more than $2^{28}$ numbers.
 
-    Args:
-        count: The number of rows.
-        points: A function from indices to rows.
-        labels: One value for each row, by name.
-        rounded: Whether rows may differ by rounding.
+    `points` is a function from indices to rows; `rounded` ones may differ by rounding.
     """
     digest, sums = digest_of(labels), []
     size = max(1, points(torch.zeros(1, dtype=torch.int64)).numel())

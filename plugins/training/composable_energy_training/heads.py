@@ -39,12 +39,7 @@ class AttributeHeads(Objective):
         self.levels = check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels that are predicted.
-
-        Raises:
-            OptionError: The data lack an attribute, or a label is out of range.
-            ShapeError: The logits do not fit the variables.
-        """
+        """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels predicted."""
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         logits = as_float32(model(x, sigma))
         widths = [1 if values == 2 else values for values in self.variables.values()]
@@ -89,12 +84,7 @@ class ValueHeads(Objective):
         self.name, self.dims, self.levels = name, check_integer("dims", dims, least=1), check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$.
-
-        Raises:
-            OptionError: The data lack the numbers.
-            ShapeError: The numbers or the predictions have another shape.
-        """
+        """Returns the loss. Its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$."""
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         values, predictions = as_float32(get_labels(batch, self.name)), as_float32(model(x, sigma))
         values = values[:, None] if values.ndim == 1 else values
@@ -114,13 +104,7 @@ class ValueHeads(Objective):
 def cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the cross entropy summed over rows with known labels, the number of correct predictions, and the number of known labels.
 
-    Args:
-        logits: One for each value, with shape $(B, K)$.
-        labels: Values with shape $(B,)$, from 0; -1 where unknown.
-        name: The attribute, for errors.
-
-    Raises:
-        OptionError: A label is out of range.
+    Labels are values from 0; -1 where unknown. The name of the attribute is for errors.
     """
     values = logits.shape[1]
     if bool(((labels < -1) | (labels >= values)).any()):

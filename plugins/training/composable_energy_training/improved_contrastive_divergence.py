@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import twin
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, twin
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence, NegativeSamples, contrast
 from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import Start
@@ -34,17 +33,13 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
 
     Here the parameters of $E$ are constant, and gradients flow through $x_K$ alone: they move chains to low energies, and away from the
     nearest other chain $n(x_K)$ of the buffer, an estimate of their entropy. A chain is compared with others of its row's lane, so that
-    the loss does not depend on the number of processes; the paper compares with any chains of the buffer.
+    the loss does not depend on the number of processes; the paper compares with any chains of the buffer. All other arguments are
+    those of `ContrastiveDivergence`.
 
     Args:
         steps: $K$.
         options: Options of `langevin`: `step_size` $\lambda$, `temperature` $T$, `clamp`, `max_gradient`.
         buffer: Slots of the replay buffer, over all processes; at least two for each row of a batch.
-        fresh: The probability that a row gets a new start instead of its chain.
-        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise).
-        l2: The weight $\alpha$ of squared energies, see `ContrastiveDivergence`.
-        condition: An attribute of the data, classes or numbers, that becomes the condition `y` of the energy.
-        augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn, such as an `Augmentation`.
         kl: $\beta$.
         entropy: $\gamma$.
         among: The number of chains with which each is compared; all others of its lane if there are fewer.
@@ -88,9 +83,6 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the means `kl` of $E(x_K)$ in eval mode and
         `log_distance` of $\log \lVert x_K - n(x_K) \rVert$.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
         samples = self.draw(model, batch, conditions, self.steps - 1)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_number
-from composable_energy.sampling import SamplerLike
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise, SamplerLike
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence
 from composable_energy_training.heads import cross_entropy
 from composable_energy_training.objective import Batch, Loss, RankContext, as_float32, get_labels
@@ -24,18 +23,11 @@ class JointEnergyClassifier(ContrastiveDivergence):
 
     The model has a method `logits(x)` with shape $(B, K)$, and $p(y \mid x) = \text{softmax}(\text{logits})_y$. In the paper the energy is
     $E(x) = -\log \sum_y e^{\text{logits}_y}$ of the same network, called without a class. Rows with the label -1, unknown, add to the
-    divergence only.
+    divergence only. All other arguments are those of `ContrastiveDivergence`.
 
     Args:
         steps: Steps of each chain for each training step; 20 in the paper.
-        sampler: The name, class or instance of a sampler.
-        options: Options of the sampler.
-        buffer: Slots of the replay buffer, over all processes; at least the batch size.
-        fresh: The probability that a row gets a new start instead of its chain.
-        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); for chains that do not persist also `"data"`.
         l2: $\alpha$; 0 in the paper.
-        augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn.
-        persistent: Whether chains continue from step to step.
         label: The attribute of the data with the class.
         weight: $\beta$; 1 in the paper.
 
@@ -74,10 +66,6 @@ class JointEnergyClassifier(ContrastiveDivergence):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
         share of known labels that are predicted.
-
-        Raises:
-            OptionError: The model is not an energy, the data lack the attribute, or a label is out of range.
-            ShapeError: The logits have another shape than $(B, K)$.
         """
         labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
         logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]

@@ -48,9 +48,6 @@ class LabelContrast(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `accuracy`, the share of rows whose own class has the lowest energy of $S$, `margin`, the mean
         of the other classes' energies minus the own, and `magnitude`, the mean absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, the data lack the attribute, or have a class outside of $S$.
         """
         labels = get_conditions(require_energy(model), batch, self.condition)["y"]
         if labels.is_floating_point():

@@ -146,13 +146,7 @@ class MonitorState:
     alerts: list[Alert] = field(default_factory=list)
 
     def update(self, step: int, scalars: Mapping[str, float], finite: bool) -> Alert | None:
-        """Updates the means with a step, and returns an alert if a threshold is exceeded.
-
-        Args:
-            step: The step.
-            scalars: The loss and the scalars of the objective.
-            finite: Whether loss and gradient were finite; if not, the step was skipped.
-        """
+        """Updates the means with a step, and returns an alert if a threshold is exceeded."""
         self.skipped += not finite
         self.in_a_row = 0 if finite else self.in_a_row + 1
         if self.monitor.action is None:
@@ -212,13 +206,7 @@ class MonitorState:
 
 
 def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:
-    """Returns the error of a run that the monitor stops.
-
-    Args:
-        alert: The last alert.
-        acted: The number of actions before it.
-        path: The last good checkpoint, if there is one.
-    """
+    """Returns the error of a run that the monitor stops."""
     where = "" if path is None else f" The last good checkpoint is {path}."
     after = f" after {acted} actions" if acted else ""
     return TrainingDiverged(

@@ -46,10 +46,6 @@ class NoiseContrastive(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `margin`, the
         mean of $E(x') - E(x)$, and `magnitude`, the mean absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
-            ShapeError: The noise has points of another shape.
         """
         energy, keyed = require_energy(model), batch.noise.child("noise")
         conditions = get_conditions(energy, batch, self.condition)

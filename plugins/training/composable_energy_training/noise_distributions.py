@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 
 class NoiseDistribution(nn.Module, ABC):
@@ -101,7 +101,9 @@ class GaussianNoise(NoiseDistribution):
             OptionError: There are fewer than two points, or they are all equal.
         """
         check_number("widen", widen, above=0)
-        flat = _flat_points(x)
+        if x.ndim < 2 or len(x) < 2:
+            raise OptionError(f"A distribution is fitted to at least two points with shape (N, *), got shape {tuple(x.shape)}.")
+        flat = x.detach().flatten(1).double()
         covariance = torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])
         floor = check_number("jitter", jitter, least=0) ** 2 * covariance.diagonal().max()
         scale, failed = torch.linalg.cholesky_ex(covariance + floor * torch.eye(len(covariance), dtype=flat.dtype))
@@ -226,9 +228,3 @@ def _coupling(size: int, hidden: int) -> nn.Sequential:
 
 def _log_normal(z: Tensor) -> Tensor:
     return -z.square().sum(1) / 2 - z.shape[1] * math.log(2 * math.pi) / 2
-
-
-def _flat_points(x: Tensor) -> Tensor:
-    if x.ndim < 2 or len(x) < 2:
-        raise OptionError(f"A distribution is fitted to at least two points with shape (N, *), got shape {tuple(x.shape)}.")
-    return x.detach().flatten(1).double()

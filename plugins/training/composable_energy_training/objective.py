@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ class Objective(ABC):
         """Returns the loss of a model on a batch, and updates the state of the objective, such as chains.
 
         The model is in training mode and its parameters require gradients; an implementation that changes either restores it.
+
+        Raises:
+            OptionError: The model is not one that the objective trains, such as no energy or one without the condition, or the data lack
+                the attribute.
+            ShapeError: Labels or outputs of the model have another shape than the objective takes.
         """
 
     def state(self) -> Mapping[str, Tensor]:
@@ -130,11 +135,7 @@ def constructor_arguments(objective: Objective) -> dict[str, Any]:
 
 
 def require_energy(model: nn.Module) -> Energy:
-    """Returns the model if it is an energy.
-
-    Raises:
-        OptionError: It is not.
-    """
+    """Returns the model if it is an energy."""
     if not isinstance(model, Energy):
         raise OptionError(
             f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or convert it with `as_energy`."
@@ -143,11 +144,7 @@ def require_energy(model: nn.Module) -> Energy:
 
 
 def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
-    """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None.
-
-    Raises:
-        OptionError: The energy does not depend on `y`, the data lack the attribute, or some rows have no label.
-    """
+    """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None."""
     if attribute is None:
         return {}
     if "y" not in energy.conditions:
@@ -162,11 +159,7 @@ def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[
 
 
 def get_labels(batch: Batch, attribute: str) -> Tensor:
-    """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$.
-
-    Raises:
-        OptionError: The data lack the attribute.
-    """
+    """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$."""
     if attribute not in batch.labels:
         known = ", ".join(batch.labels) or "none"
         raise OptionError(f"The data have no attribute {attribute}; they have {known}.")

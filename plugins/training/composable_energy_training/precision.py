@@ -29,10 +29,6 @@ def native_precision(device: torch.device, flags: Collection[str] | None = None)
     A CPU is native if it is an x86 processor with `avx512_bf16` or `amx_bf16`, torch has oneDNN, and the environment variable
     `ONEDNN_MAX_CPU_ISA` does not exclude these instructions; a GPU if its CUDA capability is 8.0 or more. The choice depends on the machine
     alone, not on its load.
-
-    Args:
-        device: The device of the networks.
-        flags: The instruction sets of the CPU by their names in `/proc/cpuinfo`; None detects those of this machine.
     """
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= _CUDA_CAPABILITY
@@ -46,16 +42,7 @@ def native_precision(device: torch.device, flags: Collection[str] | None = None)
 
 
 def resolve_precision(requested: Precision, device: torch.device, previous: Precision | None) -> Precision:
-    """Returns the precision of a run.
-
-    Args:
-        requested: The requested precision; `"auto"` selects the previous or else the native one.
-        device: The device of the networks.
-        previous: The precision before a resumption; None for a new run.
-
-    Raises:
-        OptionError: The device does not support the precision.
-    """
+    """Returns the precision of a run; `"auto"` is the previous one, before a resumption, or else the native one."""
     precision = requested if requested != "auto" else previous or native_precision(device)
     check_precision(precision, device)
     return precision

@@ -134,18 +134,8 @@ class Ranks:
         return box[0]
 
     def broadcast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors of the first process in all processes."""
-        if self.size == 1:
-            return dict(tensors)
-        shapes = self.call_on_first(lambda: [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()])
-        out = {}
-        with detect_loss():
-            for name, dtype, shape in shapes:
-                tensor = _to_backend(tensors[name].contiguous() if self.is_first else torch.empty(shape, dtype=dtype))
-                if tensor.numel():
-                    distributed.broadcast(tensor.reshape(-1).view(torch.uint8), 0)
-                out[name] = tensor
-        return out
+        """Returns the tensors of the first process in all processes, on the CPU where there are several."""
+        return self.call_on_first(lambda: {name: tensor if self.size == 1 else tensor.cpu() for name, tensor in tensors.items()})
 
     def skip_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         """Returns a context in which gradients accumulate without being averaged."""
@@ -166,8 +156,3 @@ class _WithUnused(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         return self.module(*args)
-
-
-def _to_backend(tensor: Tensor) -> Tensor:
-    """Moves a tensor to the device on which the processes communicate: nccl handles GPU tensors only."""
-    return tensor.cuda() if distributed.get_backend() == "nccl" else tensor.cpu()

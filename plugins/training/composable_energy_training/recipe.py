@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
+from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file, replace_file
 from composable_energy.options import listed, nearest, nearest_names
 from composable_energy.registry import get
@@ -176,10 +176,7 @@ def open_recipe(name: str | Path) -> Recipe:
 
 def _open(name: str, folder: Path, seen: tuple[Path, ...]) -> Recipe:
     if not name.endswith(".toml"):
-        recipe = get("recipe", name)
-        if not isinstance(recipe, Recipe):
-            raise PluginLoadError(f"The recipe {name!r} is not a Recipe but a {type(recipe).__name__}; upgrade the plug-in.")
-        return replace(recipe, entry=name)
+        return replace(get("recipe", name), entry=name)
     path = (folder / expanded(name)).resolve()
     if path in seen:
         raise FileFormatError(f"{path} extends itself, through {' and '.join(str(other) for other in seen)}.")

@@ -8,13 +8,12 @@ from itertools import repeat
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_training.chains import run_langevin
 from composable_energy_training.contrastive_divergence import contrast
-from composable_energy_training.objective import Batch, Loss, Objective, get_conditions, require_energy
-from composable_energy_training.score_matching import add_noise, check_levels
+from composable_energy_training.objective import Batch, Loss, Objective, get_conditions
+from composable_energy_training.score_matching import add_noise, check_levels, require_levels
 
 
 class DiffusionRecoveryLikelihood(Objective):
@@ -68,14 +67,8 @@ class DiffusionRecoveryLikelihood(Objective):
         self.step_size, self.l2 = check_number("step_size", step_size, above=0, below=1), check_number("l2", l2, least=0)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the share of chains that `diverged`.
-
-        Raises:
-            OptionError: The model is not an energy or lacks a condition, or the data lack the attribute.
-        """
-        energy = require_energy(model)
-        if "sigma" not in energy.conditions:
-            raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the share of chains that `diverged`."""
+        energy = require_levels(model)
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
         conditions = {"sigma": sigma, **get_conditions(energy, batch, self.condition)}
         width = sigma * math.sqrt(self.ratio**2 - 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.objective import RankContext
 
 Start = Literal["uniform", "normal"] | Callable[[Tensor, Noise], Tensor]
@@ -165,11 +165,7 @@ class ReplayBuffer:
 
 
 def resolve_start(start: Start) -> Callable[[Tensor, Noise], Tensor]:
-    """Returns the function that draws starts.
-
-    Raises:
-        OptionError: The start is unknown.
-    """
+    """Returns the function that draws starts."""
     if start == "uniform":
         return lambda like, noise: torch.special.ndtr(noise.normal(like))
     if start == "normal":
@@ -180,11 +176,7 @@ def resolve_start(start: Start) -> Callable[[Tensor, Noise], Tensor]:
 
 
 def draw_starts(start: Callable[[Tensor, Noise], Tensor], like: Tensor, noise: Noise) -> Tensor:
-    """Draws starts with the shape, dtype and device of given points.
-
-    Raises:
-        ShapeError: The function returns another shape.
-    """
+    """Draws starts with the shape, dtype and device of given points."""
     points = start(like, noise)
     if points.shape != like.shape:
         raise ShapeError(f"start must return points of shape {tuple(like.shape)}, got {tuple(points.shape)}.")

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 from composable_energy_training.second_derivatives import differentiable_gradient
 
@@ -40,14 +41,8 @@ class DenoisingScoreMatching(Objective):
         self.levels, self.condition = check_levels(sigma_min, sigma_max), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy.
-
-        Raises:
-            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
-        """
-        energy = require_energy(model)
-        if "sigma" not in energy.conditions:
-            raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy."""
+        energy = require_levels(model)
         x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
         conditions = get_conditions(energy, batch, self.condition)
         energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **conditions)
@@ -55,25 +50,23 @@ class DenoisingScoreMatching(Objective):
         return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
 
 
-def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """Returns the lowest and the highest noise level as floats.
+def require_levels(model: nn.Module) -> Energy:
+    """Returns the model if it is an energy that depends on the noise level."""
+    energy = require_energy(model)
+    if "sigma" not in energy.conditions:
+        raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+    return energy
 
-    Raises:
-        OptionError: They are not positive, finite and in order.
-    """
+
+def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """Returns the lowest and the highest noise level as floats."""
     if not 0 < sigma_min <= sigma_max < math.inf:
         raise OptionError(f"Noise levels need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}.")
     return float(sigma_min), float(sigma_max)
 
 
 def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$.
-
-    Args:
-        x: The points, with shape $(B, *)$.
-        levels: The lowest and the highest level.
-        noise: The keyed noise of the rows.
-    """
+    r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$."""
     low, high = (math.log(level) for level in levels)
     sigma = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype)
     xi = noise.child("noise").normal(x)

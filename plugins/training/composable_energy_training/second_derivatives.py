@@ -60,9 +60,7 @@ class _Stage:
 class _Layers(TorchFunctionMode):
     """Replaces layers of an energy by those with fast second derivatives.
 
-    Args:
-        point: The points; they require a gradient.
-        alone: Whether nothing else reads their gradient, so that it is needed in the first pass alone.
+    `alone` says that nothing else reads the gradient of the points, so that it is needed in the first pass alone.
     """
 
     def __init__(self, point: Tensor, alone: bool) -> None:

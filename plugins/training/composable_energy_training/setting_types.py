@@ -38,16 +38,9 @@ def check_setting(key: str, value: Any, annotation: Any) -> Any:
     """Returns the value of a setting, converted to plain data.
 
     A path becomes a text, a whole number a float if the type is float, and the text `none` None if the type includes None.
-
-    Args:
-        key: The dotted name of the setting, for the error.
-        value: Plain data, or a path.
-        annotation: The type.
-
-    Raises:
-        OptionError: The value has another type.
     """
-    choices = _choices(annotation)
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    choices = typing.get_args(annotation) if union else (annotation,)
     if isinstance(value, Path):
         value = str(value)
     elif value == NONE and (type(None) in choices or Any in choices):
@@ -57,12 +50,6 @@ def check_setting(key: str, value: Any, annotation: Any) -> Any:
     if type(value) is int and float in choices and int not in choices and Any not in choices:
         return check_number(key, value)
     return value
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Returns the members of a union, or the type itself."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)
 
 
 def _fits(value: Any, annotation: Any) -> bool:

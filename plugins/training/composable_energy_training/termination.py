@@ -25,9 +25,6 @@ class Termination:
         """A context in which a signal sets `requested`, and ends the run on exit; restores the handlers. A second Ctrl-C ends it at once.
 
         A handler of the program stays in place. Outside of the main thread nothing is watched, since Python allows handlers there only.
-
-        Args:
-            enabled: Whether to watch.
         """
         self.requested, own = None, dict[int, Any]()
         if enabled and threading.current_thread() is threading.main_thread():
@@ -44,15 +41,7 @@ class Termination:
                 signal.signal(number, default)
 
     def exit(self, when: str) -> NoReturn:
-        """Ends the run.
-
-        Args:
-            when: What was done, for the message.
-
-        Raises:
-            KeyboardInterrupt: It was Ctrl-C.
-            SystemExit: It was SIGTERM, with the status of a process that it ended.
-        """
+        """Ends the run: by KeyboardInterrupt after Ctrl-C, else by SystemExit with the status of a process that SIGTERM ended."""
         if self.requested == signal.SIGINT:
             raise KeyboardInterrupt(f"Training was interrupted {when}.")
         raise SystemExit(128 + signal.SIGTERM)

@@ -30,12 +30,9 @@ def check_recipe(
     changes: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs the checks of a recipe; see `recipe_checks`.
+    """Runs the checks of a recipe; see `recipe_checks` for the other arguments.
 
     Args:
-        recipe: The recipe, its name, or a function without arguments that builds it.
-        data: A small data set, to train with; None leaves training out.
-        changes: Settings that make the training short, by dotted key.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:

@@ -18,15 +18,7 @@ _DEEPEST = 50
 
 
 def read_toml(text: str, source: str) -> dict[str, Any]:
-    """Returns the data of a TOML document.
-
-    Args:
-        text: The document.
-        source: Its name, for the error.
-
-    Raises:
-        FileFormatError: It is not TOML.
-    """
+    """Returns the data of a TOML document."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also for numbers of 5,000 digits
@@ -34,11 +26,7 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def to_toml(data: Mapping[str, Any]) -> str:
-    """Returns plain data as a TOML document that `read_toml` reads; tuples become lists.
-
-    Raises:
-        OptionError: A value, such as None, has no form in TOML.
-    """
+    """Returns plain data as a TOML document that `read_toml` reads; tuples become lists."""
     import tomli_w
 
     try:
@@ -63,11 +51,7 @@ def parse_value(text: str) -> Any:
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one mapping with dotted keys; an empty mapping stays a value.
-
-    Raises:
-        OptionError: A key contains a dot, or mappings are nested more than 50 times.
-    """
+    """Returns nested mappings as one mapping with dotted keys; an empty mapping stays a value."""
     if prefix.count(".") > _DEEPEST:
         raise OptionError(f"The key {prefix[:40]}... is nested more than {_DEEPEST} times.")
     flat: dict[str, Any] = {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +17,7 @@ from composable_energy_training.ranks import Ranks
 
 
 class TrainStep:
-    """Takes the training steps of a run.
-
-    Args:
-        model: The model; its parameters that require gradients are trained.
-        objective: The objective to minimize.
-        optimizer: The settings of the optimizer.
-        precision: The precision of the networks, not `"auto"`; weights keep their dtype.
-        ranks: The processes that share a batch.
-        device: The device of the model.
-
-    Raises:
-        OptionError: No parameter requires gradients.
-    """
+    """Takes the training steps of a run; weights keep their dtype in any precision."""
 
     def __init__(
         self, model: nn.Module, objective: Objective, optimizer: Optimizer, precision: Precision, ranks: Ranks, device: torch.device
@@ -44,15 +31,9 @@ class TrainStep:
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
     def __call__(self, batch: Batch, rate: float) -> tuple[dict[str, float], bool]:
-        """Takes a step.
+        """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars.
 
-        Args:
-            batch: This process's rows.
-            rate: The learning rate.
-
-        Returns:
-            The means over all rows of the loss, the gradient norm and the objective's scalars; and whether loss and gradient were finite.
-            If not, the weights are unchanged.
+        The second value says whether loss and gradient were finite; if not, the weights are unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
@@ -116,12 +97,9 @@ class _LossModule(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         try:
-            with self._autocast():
+            with nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision]):
                 loss = self.objective.loss(self.model, batch)
             return loss.value, {name: value.detach() for name, value in loss.scalars.items()}
         except SamplingDiverged:  # a NaN loss with a graph: the step is skipped in all processes, and the monitor counts it
             total = torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum()
             return total * math.nan, {}
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision])

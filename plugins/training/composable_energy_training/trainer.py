@@ -21,7 +21,7 @@ from torch import nn
 
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
 from composable_energy.options import check_integer, ran_out
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_training.batches import BatchLoader
 from composable_energy_training.callbacks import Callback, Checkpoints, ProgressLog
 from composable_energy_training.checkpoints import Checkpoint, CheckpointStore

@@ -80,6 +80,10 @@ def divergence(step_size):
     return ContrastiveDivergence(steps=2, sampler=Langevin(step_size), options={"temperature": 0.01}, buffer=64)
 
 
+FORTH = lambda x, noise: noise.normal(x)
+BACK = lambda x, noise: -noise.normal(x)
+
+
 def of(part):
     return Fit(part=part)
 
@@ -91,7 +95,7 @@ def of(part):
         (DenoisingScoreMatching(0.1, 1.0), DenoisingScoreMatching(0.2, 1.0), r"objective\.part\.sigma_min was 0\.1"),
         (Augmentation(blur=1.0), Augmentation(blur=2.0), r"objective\.part\.blur was 1\.0, is 2\.0"),
         (shifted(1.0), shifted(2.0), r"objective\.part\.by was 1\.0, is 2\.0"),
-        (lambda x, noise: noise.normal(x), lambda x, noise: -noise.normal(x), r"objective\.part\.code was"),
+        (FORTH, BACK, r"objective\.part\.source was"),
         (Scaled(1.0), Scaled(0.5), r"objective\.part\.scale was 1\.0, is 0\.5"),
         (torch.zeros(2), torch.ones(2), r"objective\.part was .*\[0\.0, 0\.0\].*\[1\.0, 1\.0\]"),
         (torch.zeros(99), torch.ones(99), r"objective\.part was 'float32 \(99,\) with digest"),

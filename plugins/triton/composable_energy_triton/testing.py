@@ -38,12 +38,9 @@ def check_kernel(
     shapes: Sequence[tuple[int, ...]] = SHAPES,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs the checks of a kernel; see `kernel_checks`.
+    """Runs the checks of a kernel; see `kernel_checks` for the other arguments.
 
     Args:
-        kernel: The kernel, its class or its name.
-        device: The device.
-        shapes: The shapes of points.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.algebra import Conjunction
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy_viz.canvas import DOT, INK, LINES, finish, open_axes, shorten
@@ -87,8 +86,7 @@ def _parts(energy: Any) -> list[ce.Energy]:
         if not energy:
             raise ExpressionError("There are no parts whose forces could be drawn.")
         return [ce.as_energy(part) for part in energy]
-    energy = ce.as_energy(energy)
-    return list(energy.terms) if isinstance(energy, Conjunction) else [energy]
+    return [part if weight == 1 else weight * part for part, weight in ce.as_energy(energy).summands()]
 
 
 def _names(parts: Sequence[ce.Energy], labels: Sequence[str] | None) -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from composable_energy.files import replace_file
 from composable_energy.options import import_extra
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import load_judge

@@ -22,19 +22,7 @@ _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def read_pipeline(location: str, *, revision: str | None = None, variant: str | None = None, dtype: str = "float32") -> Any:
-    """Returns a pipeline of diffusers.
-
-    Args:
-        location: A folder that `save_pretrained` wrote, or `owner/name` of the hub.
-        revision: A branch, tag or commit, for the hub.
-        variant: The variant of the weight files, such as `fp16`.
-        dtype: The precision of the networks: `float32`, `float16` or `bfloat16`.
-
-    Raises:
-        ExtraNotInstalled: diffusers is not installed.
-        FileFormatError: The location holds no pipeline, or a pipeline that cannot be read, such as one with pickled weights alone.
-        OptionError: The pipeline has parts with code of their own, or an option is unknown.
-    """
+    """Returns a pipeline of diffusers."""
     diffusers = import_extra("diffusers", "diffusers")
     precision = DTYPES[check_choice("dtype", dtype, DTYPES)]
     place = str(expanded(location)) if exists(expanded(location)) else location

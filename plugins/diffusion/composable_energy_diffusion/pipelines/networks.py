@@ -13,11 +13,7 @@ from composable_energy_diffusion.pipelines.files import check_fields
 
 
 class Network(nn.Module):
-    """A network of a pipeline without conditions; subclasses are called as `model(x_t, t, **conditions)`.
-
-    Args:
-        model: The network of diffusers.
-    """
+    """A network of a pipeline without conditions; subclasses are called as `model(x_t, t, **conditions)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,13 +34,7 @@ class Network(nn.Module):
 
 
 class ClassNetwork(Network):
-    """A network that takes a class.
-
-    Args:
-        model: The network of diffusers.
-        classes: The number of classes.
-        null_class: The class that stands for none; None if the pipeline does not say.
-    """
+    """A network that takes a class."""
 
     def __init__(self, model: nn.Module, classes: int, null_class: int | None) -> None:
         super().__init__(model)
@@ -70,11 +60,7 @@ class PromptNetwork(Network):
         return self.predict(x, t, encoder_hidden_states=prompt)
 
     def encode(self, pipeline: Any, prompt: object) -> dict[str, Tensor]:
-        """Returns the conditions of a prompt, each with one row, by the tokenizer and the text encoder of a pipeline.
-
-        Raises:
-            OptionError: The prompt is no text, or the pipeline has no text encoder.
-        """
+        """Returns the conditions of a prompt, each with one row, by the tokenizer and the text encoder of a pipeline."""
         return {"prompt": self._encoded(pipeline, prompt)[0]}
 
     def encode_none(self, pipeline: Any) -> dict[str, Tensor]:
@@ -92,12 +78,7 @@ class PromptNetwork(Network):
 
 
 class SizedPromptNetwork(PromptNetwork):
-    """A network that also takes a summary of the text and the size of the picture, as that of Stable Diffusion XL.
-
-    Args:
-        model: The network of diffusers.
-        sizes: The size of the original, the corner of the crop, and the size of the picture: six numbers.
-    """
+    """A network that also takes a summary of the text and the size of the picture, as that of Stable Diffusion XL."""
 
     sizes: Tensor
 
@@ -120,11 +101,7 @@ class SizedPromptNetwork(PromptNetwork):
 
 
 def network_of(pipeline: Any) -> Network:
-    """Returns the network of a pipeline.
-
-    Raises:
-        OptionError: The network has a class or a field that is not known; the message names it.
-    """
+    """Returns the network of a pipeline."""
     found = {name: part for name in ("unet", "transformer") if (part := pipeline.components.get(name)) is not None}
     known = ", ".join(_KNOWN)
     if len(found) != 1:
@@ -210,11 +187,7 @@ class Latents(nn.Module):
 
 
 def decoder_of(pipeline: Any, network: Network) -> nn.Module:
-    """Returns the decoder of the points of a pipeline.
-
-    Raises:
-        OptionError: The autoencoder has a class or a field that is not known, or does not fit the network.
-    """
+    """Returns the decoder of the points of a pipeline."""
     parts = pipeline.components
     vae = parts.get("vae") or parts.get("vqvae")
     if vae is None:

@@ -28,14 +28,7 @@ _EXPLODING = ("ScoreSdeVeScheduler",)
 
 
 def process_of(scheduler: Any) -> tuple[Schedule, str]:
-    """Returns the noise schedule and the parametrisation of a model that was trained with a scheduler of diffusers.
-
-    Args:
-        scheduler: The scheduler.
-
-    Raises:
-        OptionError: The scheduler has a class or a field that no schedule describes; the message names it.
-    """
+    """Returns the noise schedule and the parametrisation of a model that was trained with a scheduler of diffusers."""
     name, config = type(scheduler).__name__, scheduler.config
     if name in _FLOWS:
         check_fields(scheduler, invert_sigmas=False, stochastic_sampling=False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 
 _GRID = 4  # points on a side of the grid whose displacements bend a picture
 

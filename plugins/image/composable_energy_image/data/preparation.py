@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.sampling.noise import Noise
+from composable_energy.sampling import Noise
 from composable_energy_image.data.distortion import Distortion
 
 _FLIP, _DOWN, _ACROSS, _DEQUANTIZE = range(4)

@@ -51,11 +51,7 @@ class Path:
         return self.energy(self.base.from_standard(z)) - self.base.log_volume
 
     def log_density_ratio(self, z: Tensor) -> Tensor:
-        """Returns $E_0 - E$, with shape $(B,)$ in float64.
-
-        Raises:
-            SamplingDiverged: An energy is not a number, or negative infinity.
-        """
+        """Returns $E_0 - E$, with shape $(B,)$ in float64; raises SamplingDiverged where it is not a number or positive infinity."""
         energies = torch.cat([self.energies(some) for some in z.split(self.batch_size)])
         log_ratio = normal_energy(z).double() - energies.double()
         bad = log_ratio.isnan() | (log_ratio == torch.inf)
@@ -69,11 +65,7 @@ class Path:
         return log_ratio
 
     def move(self, z: Tensor, level: float, step_size: float, noise: Noise, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Takes the numbered steps of the sampler at a level; returns the points, and the mean acceptance of each, with shape $(B,)$.
-
-        Raises:
-            OptionError: The sampler does not reject.
-        """
+        """Takes the numbered steps of the sampler at a level; returns the points, and the mean acceptance of each, with shape $(B,)$."""
         sampler, density, points, acceptance = replace(self.sampler, step_size=step_size), _Level(self, level), [], []
         for rows in torch.arange(len(z)).split(self.batch_size):
             first, last = int(rows[0]), int(rows[-1]) + 1
@@ -93,10 +85,6 @@ class Path:
         r"""Returns the log weights of paths, with shape $(B,)$ in float64; the mean weight estimates $Z$, and $1 / Z$ in reverse.
 
         Both directions take the same steps at the same levels, in the opposite order.
-
-        Raises:
-            OptionError: Points where the reverse direction starts have density 0.
-            SamplingDiverged: An energy is not a number.
         """
         levels, last = schedule.levels, len(schedule.levels) - 1
         total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
@@ -116,12 +104,7 @@ class Path:
 
 
 def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Schedule:
-    """Returns a schedule for a path, found by pilot points; by default with four levels for each that they needed, and at least 16.
-
-    Raises:
-        CalibrationError: The pilots do not reach the density.
-        SamplingDiverged: An energy is not a number.
-    """
+    """Returns a schedule for a path, found by pilot points; by default with four levels for each that they needed, and at least 16."""
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
     pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
     schedule = find_schedule(pilots, path.base, noise, given)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy import Disjunction, Energy, as_energy
+import composable_energy as ce
+from composable_energy import Energy
 from composable_energy.algebra import Conditioned, PulledBack, with_levels
 from composable_energy.arithmetic import Estimate
-from composable_energy.energies.identity import same
 from composable_energy.errors import ContradictionError
 from composable_energy.sampling.problem import resolve_points
 from composable_energy_mcmc.annealing.log_z import estimate_log_z, event_of_integral
@@ -51,7 +51,7 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
         >>> [round(z, 1) for z in mixture.log_z]
         [0.8, 3.2]
     """
-    expression = as_energy(expression)
+    expression = ce.as_energy(expression)
     expression = with_levels(expression, lambda: _point_of(expression, **options))
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
@@ -82,27 +82,27 @@ class _Calibration:
 
     options: Mapping[str, Any]
     excluded: set[nn.Module]
-    results: list[tuple[Energy, Mapping[str, Any], Energy]] = field(default_factory=list)
+    results: dict[tuple[Energy, tuple[tuple[str, int], ...]], Energy] = field(default_factory=dict)
     estimates: list[tuple[Energy, Estimate]] = field(default_factory=list)
 
     def calibrate(self, energy: Energy, context: _Context) -> Energy:
         """Returns an energy with its mixtures calibrated."""
         if energy in self.excluded or not any(map(_is_mixture, energy.modules())):
             return energy
-        for old, bound, new in self.results:
-            if old is energy and same(bound, context.bound):
-                return new
+        place = energy, tuple((name, id(value)) for name, value in context.bound.items())  # nodes of the expression keep the values alive
+        if place in self.results:
+            return self.results[place]
         inside = context.enter(energy)
         terms = [self.calibrate(term, inside) for term in energy.terms]
         new = energy
-        if isinstance(energy, Disjunction) and energy.formula is None and energy.shares != "known":
+        if isinstance(energy, ce.Disjunction) and energy.formula is None and energy.shares != "known":
             new = self._calibrate_mixture(energy, terms, inside)
         elif energy.has_config and any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
             new = energy.rebuild(*terms)
-        self.results.append((energy, context.bound, new))
+        self.results[place] = new
         return new
 
-    def _calibrate_mixture(self, node: Disjunction, terms: Sequence[Energy], context: _Context) -> Energy:
+    def _calibrate_mixture(self, node: ce.Disjunction, terms: Sequence[Energy], context: _Context) -> Energy:
         branches = list(terms) if node.weighted else _group_events(terms)
         found = [self._estimate(branch, context) for branch in branches]
         values, errors = ([getattr(estimate, name) for estimate in found] for name in ("value", "standard_error"))
@@ -112,7 +112,7 @@ class _Calibration:
         if branch.log_normalizer is not None:  # a closed form, or a calibrated mixture
             return branch.log_normalizer
         density = branch.given(**{name: value for name, value in context.bound.items() if name in branch.conditions})
-        value = next((value for other, value in self.estimates if same(other, density)), None)
+        value = next((value for other, value in self.estimates if other.equals(density)), None)
         if value is None:
             shape = context.shape if branch.event_shape is None else branch.event_shape
             options = {**self.options, **({} if shape is None else {"event_shape": shape})}
@@ -126,7 +126,7 @@ class _Calibration:
 
 
 def _is_mixture(part: object) -> bool:
-    return isinstance(part, Disjunction) and part.formula is None
+    return isinstance(part, ce.Disjunction) and part.formula is None
 
 
 def _group_events(terms: Sequence[Energy]) -> list[Energy]:

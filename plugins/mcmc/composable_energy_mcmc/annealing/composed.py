@@ -52,14 +52,9 @@ class WeightedParticles(State):
 
 
 class Derivatives(NamedTuple):
-    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, x, z)$ at points.
-
-    Args:
-        value: $F$, with shape $(B,)$.
-        slopes: $F_i = \partial F / \partial l_i$, with shape $(B, M)$.
-        curvatures: $F_{ij}$, with shape $(B, M, M)$.
-        direct: $\partial F / \partial x$ at fixed $l$ and $z$, with shape $(B, *)$.
-        denoised: $\partial F / \partial z$ at fixed $l$ and $x$, with the same shape.
+    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, x, z)$ at points: $F$, $F_i = \partial F / \partial l_i$ and $F_{ij}$ with
+    shapes $(B,)$, $(B, M)$ and $(B, M, M)$; $\partial F / \partial x$ at fixed $l$ and $z$, and $\partial F / \partial z$ at fixed $l$ and
+    $x$, with shape $(B, *)$.
     """
 
     value: Tensor
@@ -75,19 +70,12 @@ class ComposedDensity:
     Leaves depend on the noise level. So does the evidence of a classifier of points with noise, which is evaluated at $x$. Other terms,
     such as a network that was trained without noise, are evaluated at the denoised point $z$.
 
-    Args:
-        energy: The expression $E$, as a sampler gets it.
-
     Attributes:
         leaves: The leaves.
         known: Which leaves have values, with shape $(M,)$.
         has_others: Whether there are terms other than the leaves.
         has_plain: Whether some of them do not depend on the noise level.
         widens_itself: Whether these allow for the spread of the data around denoised points themselves.
-
-    Raises:
-        ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
-            has neither a value nor noise levels.
     """
 
     def __init__(self, energy: Energy) -> None:

@@ -38,11 +38,7 @@ class Gaussian:
 
     @classmethod
     def from_options(cls, mean: float | Tensor, scale: float | Tensor, like: Tensor) -> Gaussian:
-        """Returns the Gaussian of two options of a sampler, for points with shape $(B, *)$.
-
-        Raises:
-            ShapeError: The options do not fit the points.
-        """
+        """Returns the Gaussian of two options of a sampler, for points with shape $(B, *)$."""
         try:
             return cls(*(torch.as_tensor(value).to(like).expand(like.shape[1:]) for value in (mean, scale)))
         except RuntimeError:
@@ -51,11 +47,7 @@ class Gaussian:
 
     @classmethod
     def from_distribution(cls, distribution: Distribution) -> Gaussian:
-        """Returns the Gaussian of a torch distribution; the shape of a point is its batch shape followed by its event shape.
-
-        Raises:
-            OptionError: It is no Gaussian, or a batch of several matrices.
-        """
+        """Returns the Gaussian of a torch distribution; the shape of a point is its batch shape followed by its event shape."""
         inner = distribution
         while isinstance(inner, Independent):
             inner = inner.base_dist
@@ -123,11 +115,7 @@ def fit_bulk(points: Tensor, factor: float) -> Gaussian:
 
 
 def check_gaussian_options(mean: object, scale: object) -> None:
-    """Raises unless `mean` and `scale` are both None, or numbers or tensors with a positive scale.
-
-    Raises:
-        OptionError: They are not.
-    """
+    """Raises unless `mean` and `scale` are both None, or numbers or tensors with a positive scale."""
     if (mean is None) != (scale is None):
         raise OptionError("mean and scale of the base belong together: give both of them, or neither.")
     for name, value in (("mean", mean), ("scale", scale)):

@@ -22,11 +22,7 @@ def geometric_energy(level: float | Tensor, at_base: Tensor, energies: Tensor) -
 
 
 def evaluate(energy: Energy, x: Tensor) -> State:
-    r"""Returns points with $E$ and $\nabla E$; where the energy is not a number it is infinite, and there the gradient is 0.
-
-    Raises:
-        DtypeError: Points or energies have less than 32 bits.
-    """
+    r"""Returns points with $E$ and $\nabla E$; where the energy is not a number it is infinite, and there the gradient is 0."""
     energies, grad = energy_and_gradient(energy, x)
     energies = torch.where(energies.isnan(), torch.inf, energies)
     state = State(x, energies, torch.where(unsqueeze_to(energies == torch.inf, x), 0.0, grad))

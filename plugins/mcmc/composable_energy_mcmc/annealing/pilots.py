@@ -61,12 +61,7 @@ def tune_schedule(
     acceptance: float,
     keep: float = 0.9,
 ) -> tuple[Schedule, Tensor]:
-    """Returns a schedule for points of an energy, and the pilot points at its end, with shape $(B, *)$; without `mean` the base is fitted.
-
-    Raises:
-        OptionError: The pilot points do not reach the density.
-        ShapeError: `mean` or `scale` do not fit the points.
-    """
+    """Returns a schedule for points of an energy, and pilot points at its end, with shape $(B, *)$; without `mean` the base is fitted."""
     given = None if mean is None or scale is None else Gaussian.from_options(mean, scale, x)
     base = given or _fit_base(energy, x, noise.child("base"), leapfrogs)
     pilots = _HamiltonianPilots(energy, base, x, noise.child("climb"), leapfrogs, acceptance, keep)

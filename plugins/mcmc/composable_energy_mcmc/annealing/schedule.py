@@ -36,11 +36,7 @@ class Schedule:
     step_sizes: tuple[float, ...]
 
     def check(self, x: Tensor) -> None:
-        """Raises if points have another shape than those that the schedule was tuned for.
-
-        Raises:
-            ShapeError: They have.
-        """
+        """Raises ShapeError if points have another shape than those that the schedule was tuned for."""
         if x.shape[1:] != self.base.mean.shape:
             raise ShapeError(f"This schedule was tuned for points of shape {tuple(self.base.mean.shape)}, got {tuple(x.shape[1:])}.")
 
@@ -100,9 +96,6 @@ def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float
     """Anneals pilot points from the base to the density and returns the levels and step sizes on the way.
 
     At each level the points are resampled, then move, while the step size follows their acceptance.
-
-    Raises:
-        Exception: That of `pilots.failure`, if they do not reach the density.
     """
     size = 0.5 * max(1, pilots.points[0].numel()) ** -0.25 if step_size is None else step_size
     levels, sizes = [0.0], [size]
@@ -160,14 +153,9 @@ def effective_sample_size(log_weights: Tensor) -> float:
 
 
 def systematic_resample(log_weights: Tensor, offset: Tensor) -> Tensor:
-    r"""Draws rows by their weights at evenly spaced quantiles: row $i$ of $B$ is drawn $B w_i / \sum_j w_j$ times, up to rounding.
+    r"""Draws rows by their weights at evenly spaced quantiles from a uniform offset: row $i$ of $B$ is drawn $B w_i / \sum_j w_j$ times.
 
-    Args:
-        log_weights: With shape $(B,)$.
-        offset: A uniform number in (0, 1).
-
-    Returns:
-        The indices of the rows, in rising order, with shape $(B,)$.
+    The indices of the rows are in rising order.
     """
     cumulative = torch.softmax(log_weights.double(), 0).cumsum(0)
     quantiles = (torch.arange(len(cumulative), device=cumulative.device) + offset.double()) / len(cumulative) * cumulative[-1]

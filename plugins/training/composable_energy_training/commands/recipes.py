@@ -54,15 +54,15 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from composable_energy.registry import get, plugins
+    import composable_energy as ce
 
     rows = []
-    for record in plugins():
+    for record in ce.plugins():
         if record.group != "composable_energy.recipes":
             continue
         name = record.name
         try:
-            rows.append({**_summarize(get("recipe", name)), "name": name})
+            rows.append({**_summarize(ce.get("recipe", name)), "name": name})
         except ComposableEnergyError as error:
             rows.append({"name": name, "error": str(error)})
     return rows

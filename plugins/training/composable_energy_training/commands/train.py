@@ -62,7 +62,10 @@ class Train(Command):
         from composable_energy_training.ranks import join, leave
 
         recipe = open_recipe(arguments.recipe).with_changes(_read_changes(arguments))
-        _check_table(recipe.settings.get("data", {}).get("labels"), "--labels" if arguments.labels else "data.labels")
+        table = recipe.settings.get("data", {}).get("labels")
+        if isinstance(table, str | Path) and not is_file(expanded(table)):
+            setting = "--labels" if arguments.labels else "data.labels"
+            raise FileFormatError(f"{setting}: there is no file {str(table)!r}; it names the CSV of attributes, one line for each picture.")
         _check_device(recipe.settings.get("training", {}).get("device"))
         if arguments.steps is not None:
             recipe = recipe.with_steps(arguments.steps)
@@ -122,12 +125,6 @@ def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         keys = [key for key, _ in given]
         raise OptionError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice.")
     return changes
-
-
-def _check_table(table: Any, setting: str) -> None:
-    """Raises FileFormatError if a table of attributes is named that does not exist."""
-    if isinstance(table, str | Path) and not is_file(expanded(table)):
-        raise FileFormatError(f"{setting}: there is no file {str(table)!r}; it names the CSV of attributes, one line for each picture.")
 
 
 def _check_device(device: Any) -> None:
