@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.registry import get
 from composable_energy.sampling import (
     Info,
@@ -83,9 +83,14 @@ class Annealed(NoiseLevels):
         mean: The mean of the Gaussian from which chains start, a number or a tensor with the shape of a point; None fits it.
         scale: Its standard deviation, a number or a tensor with the shape of a point.
         units: The tuned $u$ of each level of a tempered energy, in units of `scale`; None tunes them with the corrector.
+        averaged: Whether each corrector step adds the mean of its noise and of that of the step before, in place of its own (Leimkuhler &
+            Matthews). The steps then keep the variances of a Gaussian at any $\delta$ below 2, in place of $1 / (1 - \delta / 2)$ times
+            them at most. So $\delta$ can be .5 or so, and chains mix in fewer steps. It is for energies with the condition `sigma`.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
+        Rational construction of stochastic numerical methods for molecular sampling (Leimkuhler & Matthews, 2013),
+        https://arxiv.org/abs/1203.5428
     """
 
     corrector_steps: int = 3
@@ -96,6 +101,7 @@ class Annealed(NoiseLevels):
     mean: float | Tensor | None = None
     scale: float | Tensor | None = None
     units: tuple[float, ...] | None = None
+    averaged: bool = False
 
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
     usual: ClassVar[tuple[int, float, float]] = (40, 0.05, 4.0)
@@ -109,6 +115,7 @@ class Annealed(NoiseLevels):
         check_number("temperature", self.temperature, least=0)
         if self.max_gradient is not None:
             check_number("max_gradient", self.max_gradient, above=0)
+        check_flag("averaged", self.averaged)
         if self.corrector is not None:
             self._check_corrector()
         if isinstance(self.corrector, Sampler) and self.corrector.traits.values:
@@ -124,6 +131,8 @@ class Annealed(NoiseLevels):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
+        if self.averaged and "sigma" not in energy.conditions:
+            raise OptionError(f"averaged is for noise levels, and {energy} does not depend on sigma: leave it out.")
         if "sigma" not in energy.conditions:
             return (self, x) if self.temperature == 0 else self._tune_tempered(energy, x, noise)
         low, high, found = self.find_start(energy, x, noise.child("levels"))
@@ -190,7 +199,7 @@ class Annealed(NoiseLevels):
         delta = _DELTA if self.delta is None else self.delta
         count = 0 if self.corrector else min(self.corrector_steps, GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
         for i in range(count):
-            state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
+            state = self._evaluate(energy, self._corrected(state, delta, noise, i, count), step)
         if step >= self.total_steps:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
             x = check_precise_terms(energy, x, s, self._width, "annealed")
@@ -216,6 +225,16 @@ class Annealed(NoiseLevels):
 
     def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
+
+    def _corrected(self, state: State, delta: float, noise: Noise, i: int, count: int) -> Tensor:
+        """Returns the points after one of the corrector steps at a level."""
+        s = self.level(noise.step)
+        if not self.averaged:
+            return self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i)
+        scale = math.sqrt(delta / 2) * s
+        before = noise if i else noise.at(noise.step - 1) if noise.step > 1 else noise.child("before")
+        x = self._langevin_move(state, delta * s**2, scale, noise, i)
+        return before.add_normal_(x, scale * math.sqrt(self.temperature), (i - 1) % count)
 
     def _step_tempered(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, factor, base, rates, log_weight = noise.step, self._temperature_factor(noise.step), self._base, None, None
@@ -270,6 +289,8 @@ class Annealed(NoiseLevels):
             raise OptionError("A corrector needs corrector_steps and a temperature above 0.")
         if self.max_gradient is not None:
             raise OptionError("max_gradient is for the built-in corrector; another one has rules of its own for steep energies.")
+        if self.averaged:
+            raise OptionError("averaged is for the built-in corrector; another one draws noise by rules of its own: leave it out.")
 
     def level_energy(self, energy: Energy, step: int) -> LevelEnergy:
         """Returns the energy that another corrector follows at a step, counted from 1."""
