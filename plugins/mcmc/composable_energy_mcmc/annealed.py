@@ -43,9 +43,9 @@ GUIDED_STEPS = 1
 class Annealed(NoiseLevels):
     r"""Annealed Langevin: corrector steps at each noise level, and an ancestral step to the next.
 
-    For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically from
-    `sigma_max` to `sigma_min`; chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance. One step of
-    the driver is one level $s$; the next level is $n$:
+    For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically, or by
+    `rho`, from `sigma_max` to `sigma_min`; chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance.
+    One step of the driver is one level $s$; the next level is $n$:
 
     $$x \leftarrow x - \delta s^2 \nabla E(x, s) + \sqrt{2 \delta T}\, s\, \xi \quad \text{(corrector, several times)}$$
     $$x \leftarrow x - (s^2 - n^2) \nabla E(x, s) + n \sqrt{(s^2 - n^2) T / s^2}\, \xi \quad \text{(ancestral)}$$
@@ -86,9 +86,12 @@ class Annealed(NoiseLevels):
         averaged: Whether each corrector step adds the mean of its noise and of that of the step before, in place of its own (Leimkuhler &
             Matthews). The steps then keep the variances of a Gaussian at any $\delta$ below 2, in place of $1 / (1 - \delta / 2)$ times
             them at most. So $\delta$ can be .5 or so, and chains mix in fewer steps. It is for energies with the condition `sigma`.
+        rho: $\rho$ from .5 to below 100, where the levels to the power $1 / \rho$ are equally spaced (Karras et al., 2022); more levels are
+            high for a lower one. None spaces them geometrically.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
         Rational construction of stochastic numerical methods for molecular sampling (Leimkuhler & Matthews, 2013),
         https://arxiv.org/abs/1203.5428
     """
@@ -102,6 +105,7 @@ class Annealed(NoiseLevels):
     scale: float | Tensor | None = None
     units: tuple[float, ...] | None = None
     averaged: bool = False
+    rho: float | None = None
 
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
     usual: ClassVar[tuple[int, float, float]] = (40, 0.05, 4.0)
@@ -116,10 +120,16 @@ class Annealed(NoiseLevels):
         if self.max_gradient is not None:
             check_number("max_gradient", self.max_gradient, above=0)
         check_flag("averaged", self.averaged)
+        if self.rho is not None:
+            check_number("rho", self.rho, least=0.5, below=100)
         if self.corrector is not None:
             self._check_corrector()
         if isinstance(self.corrector, Sampler) and self.corrector.traits.values:
             object.__setattr__(self, "traits", replace(self.traits, values=True))
+
+    def level(self, step: int) -> float:
+        """Returns the noise level at a step, counted from 1."""
+        return super().level(step) if self.rho is None else self.power_level(step, self.rho)
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         if self.mean is None or self.scale is None:

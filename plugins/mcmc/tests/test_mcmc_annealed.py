@@ -111,6 +111,13 @@ def test_averaged_noise_where_there_is_none():
         Annealed(averaged=1)
 
 
+def test_levels_are_equally_spaced_in_a_power_for_a_given_rho():
+    sampler = Annealed(levels=5, sigma_min=0.25, sigma_max=4.0, rho=2.0)
+    assert [sampler.level(step) for step in range(1, 6)] == pytest.approx([4.0, 1.625**2, 1.25**2, 0.875**2, 0.25])
+    with pytest.raises(OptionError, match="rho"):
+        Annealed(rho=0.0)
+
+
 class Steep(ce.Energy):
     """A bowl, and for the first chain one that is a million times as steep."""
 
