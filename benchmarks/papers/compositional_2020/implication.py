@@ -47,8 +47,8 @@ from composable_energy_scenes.concepts import CODE
 OTHERS = len(COLORS) - 1
 FORM_APART = "by classifiers apart"
 EXACT = ("denied together", FORM_APART)  # also drawn at weight 1
-APART = {"levels": 60, "corrector_steps": 3, "delta": 0.5, "averaged": True, "rho": 2.0}
-"""Options of the sampler for classifiers apart: 240 gradients; they were chosen on seeds 7 and 8."""
+APART = {"levels": 54, "corrector_steps": 4, "delta": 0.5, "averaged": True, "rho": 2.0}
+"""Options of the sampler for classifiers apart: 270 gradients; they were chosen on seeds 7 to 9."""
 
 
 class Apart(nn.Sequential):
