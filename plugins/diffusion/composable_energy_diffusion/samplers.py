@@ -40,8 +40,7 @@ class LevelSampler(NoiseLevels, ABC):
 
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
-        low, high = (end ** (1 / self.rho) for end in self.sigma_range)
-        return (high + (step - 1) / (self.total_steps - 1) * (low - high)) ** self.rho
+        return self.power_level(step, self.rho)
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         scale = math.sqrt(self.sigma_range[1] ** 2 + 1) if self.scale is None else torch.as_tensor(self.scale).to(like)

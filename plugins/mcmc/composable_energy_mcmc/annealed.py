@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.registry import get
 from composable_energy.sampling import (
     Info,
@@ -43,9 +43,9 @@ GUIDED_STEPS = 1
 class Annealed(NoiseLevels):
     r"""Annealed Langevin: corrector steps at each noise level, and an ancestral step to the next.
 
-    For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically from
-    `sigma_max` to `sigma_min`; chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance. One step of
-    the driver is one level $s$; the next level is $n$:
+    For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically, or by
+    `rho`, from `sigma_max` to `sigma_min`; chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance.
+    One step of the driver is one level $s$; the next level is $n$:
 
     $$x \leftarrow x - \delta s^2 \nabla E(x, s) + \sqrt{2 \delta T}\, s\, \xi \quad \text{(corrector, several times)}$$
     $$x \leftarrow x - (s^2 - n^2) \nabla E(x, s) + n \sqrt{(s^2 - n^2) T / s^2}\, \xi \quad \text{(ancestral)}$$
@@ -83,9 +83,17 @@ class Annealed(NoiseLevels):
         mean: The mean of the Gaussian from which chains start, a number or a tensor with the shape of a point; None fits it.
         scale: Its standard deviation, a number or a tensor with the shape of a point.
         units: The tuned $u$ of each level of a tempered energy, in units of `scale`; None tunes them with the corrector.
+        averaged: Whether each corrector step adds the mean of its noise and of that of the step before, in place of its own (Leimkuhler &
+            Matthews). The steps then keep the variances of a Gaussian at any $\delta$ below 2, in place of $1 / (1 - \delta / 2)$ times
+            them at most. So $\delta$ can be .5 or so, and chains mix in fewer steps. It is for energies with the condition `sigma`.
+        rho: $\rho$ from .5 to below 100, where the levels to the power $1 / \rho$ are equally spaced (Karras et al., 2022); more levels are
+            high for a lower one. None spaces them geometrically.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
+        Rational construction of stochastic numerical methods for molecular sampling (Leimkuhler & Matthews, 2013),
+        https://arxiv.org/abs/1203.5428
     """
 
     corrector_steps: int = 3
@@ -96,6 +104,8 @@ class Annealed(NoiseLevels):
     mean: float | Tensor | None = None
     scale: float | Tensor | None = None
     units: tuple[float, ...] | None = None
+    averaged: bool = False
+    rho: float | None = None
 
     stored_texts: ClassVar[tuple[str, ...]] = ("corrector",)
     usual: ClassVar[tuple[int, float, float]] = (40, 0.05, 4.0)
@@ -109,10 +119,17 @@ class Annealed(NoiseLevels):
         check_number("temperature", self.temperature, least=0)
         if self.max_gradient is not None:
             check_number("max_gradient", self.max_gradient, above=0)
+        check_flag("averaged", self.averaged)
+        if self.rho is not None:
+            check_number("rho", self.rho, least=0.5, below=100)
         if self.corrector is not None:
             self._check_corrector()
         if isinstance(self.corrector, Sampler) and self.corrector.traits.values:
             object.__setattr__(self, "traits", replace(self.traits, values=True))
+
+    def level(self, step: int) -> float:
+        """Returns the noise level at a step, counted from 1."""
+        return super().level(step) if self.rho is None else self.power_level(step, self.rho)
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         if self.mean is None or self.scale is None:
@@ -124,6 +141,8 @@ class Annealed(NoiseLevels):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
+        if self.averaged and "sigma" not in energy.conditions:
+            raise OptionError(f"averaged is for noise levels, and {energy} does not depend on sigma: leave it out.")
         if "sigma" not in energy.conditions:
             return (self, x) if self.temperature == 0 else self._tune_tempered(energy, x, noise)
         low, high, found = self.find_start(energy, x, noise.child("levels"))
@@ -190,7 +209,7 @@ class Annealed(NoiseLevels):
         delta = _DELTA if self.delta is None else self.delta
         count = 0 if self.corrector else min(self.corrector_steps, GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
         for i in range(count):
-            state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
+            state = self._evaluate(energy, self._corrected(state, delta, noise, i, count), step)
         if step >= self.total_steps:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
             x = check_precise_terms(energy, x, s, self._width, "annealed")
@@ -216,6 +235,16 @@ class Annealed(NoiseLevels):
 
     def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
+
+    def _corrected(self, state: State, delta: float, noise: Noise, i: int, count: int) -> Tensor:
+        """Returns the points after one of the corrector steps at a level."""
+        s = self.level(noise.step)
+        if not self.averaged:
+            return self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i)
+        scale = math.sqrt(delta / 2) * s
+        before = noise if i else noise.at(noise.step - 1) if noise.step > 1 else noise.child("before")
+        x = self._langevin_move(state, delta * s**2, scale, noise, i)
+        return before.add_normal_(x, scale * math.sqrt(self.temperature), (i - 1) % count)
 
     def _step_tempered(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, factor, base, rates, log_weight = noise.step, self._temperature_factor(noise.step), self._base, None, None
@@ -270,6 +299,8 @@ class Annealed(NoiseLevels):
             raise OptionError("A corrector needs corrector_steps and a temperature above 0.")
         if self.max_gradient is not None:
             raise OptionError("max_gradient is for the built-in corrector; another one has rules of its own for steep energies.")
+        if self.averaged:
+            raise OptionError("averaged is for the built-in corrector; another one draws noise by rules of its own: leave it out.")
 
     def level_energy(self, energy: Energy, step: int) -> LevelEnergy:
         """Returns the energy that another corrector follows at a step, counted from 1."""

@@ -133,6 +133,11 @@ class NoiseLevels(Sampler, ABC):
         low, high = self.sigma_range
         return high * (low / high) ** ((step - 1) / (self.total_steps - 1))
 
+    def power_level(self, step: int, rho: float) -> float:
+        r"""Returns the noise level at a step if the levels to the power $1 / \rho$ are equally spaced (Karras et al., 2022)."""
+        low, high = (end ** (1 / rho) for end in self.sigma_range)
+        return (high + (step - 1) / (self.total_steps - 1) * (low - high)) ** rho
+
     def find_start(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[float, float, LevelStart]:
         """Returns the lowest and the highest level for an energy, and the Gaussian at the highest; see `find_start`."""
         return find_start(energy, x, noise, (self.sigma_min, self.sigma_max), self.usual[1:])

@@ -89,6 +89,37 @@ def test_correctors_that_make_no_sense(make, message):
         make()
 
 
+@pytest.mark.parametrize("delta", [0.5, 1.0])
+def test_averaged_noise_keeps_the_variance_at_large_steps_and_other_noise_does_not(delta):
+    """Many steps at levels that hardly fall; the last one takes points to the means without their noise."""
+    n, sigma = 4000, 1.0
+    options = {"levels": 30, "sigma_max": 1.0001, "sigma_min": sigma, "corrector_steps": 2, "delta": delta}
+    curvature = sigma**2 / (SPREAD**2 + sigma**2)
+    expected = (SPREAD**2 + sigma**2) * (1 - curvature) ** 2
+    samplers = (Annealed(averaged=flag, **options) for flag in (True, False))
+    averaged, plain = (Noisy().sample((n, 3), sampler=sampler, seed=0, dtype=F64).var(0) for sampler in samplers)
+    limit = 5 * math.sqrt(2 / n)
+    assert ((averaged / expected - 1).abs() < limit).all()
+    assert ((plain / expected * (1 - delta * curvature / 2) - 1).abs() < limit).all()
+    assert plain[0] / expected[0] > 1.25
+
+
+def test_averaged_noise_where_there_is_none():
+    with pytest.raises(OptionError, match="built-in corrector"):
+        Annealed(averaged=True, corrector="hmc")
+    with pytest.raises(OptionError, match="does not depend on sigma"):
+        Plain().sample((4, 3), sampler="annealed", averaged=True, dtype=F64)
+    with pytest.raises(OptionError, match="averaged"):
+        Annealed(averaged=1)
+
+
+def test_levels_are_equally_spaced_in_a_power_for_a_given_rho():
+    sampler = Annealed(levels=5, sigma_min=0.25, sigma_max=4.0, rho=2.0)
+    assert [sampler.level(step) for step in range(1, 6)] == pytest.approx([4.0, 1.625**2, 1.25**2, 0.875**2, 0.25])
+    with pytest.raises(OptionError, match="rho"):
+        Annealed(rho=0.0)
+
+
 class Steep(ce.Energy):
     """A bowl, and for the first chain one that is a million times as steep."""
 
