@@ -132,9 +132,8 @@ class Negation(Node):
         bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect(bases) if bases else None if is_full(supports[0]) else supports[0]
 
-    @property
-    def grounded(self) -> bool:
-        return self.mode != "power" and any(base.energy.grounded for base in self.bases)
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return self.mode != "power" and super().join_grounded(grounded)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._complement is not None:

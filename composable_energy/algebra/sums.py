@@ -72,9 +72,8 @@ class Conjunction(Node):
         for term in self._others:
             self.evidence_has_value &= term.evidence_has_value
 
-    @property
-    def grounded(self) -> bool:
-        return any(term.grounded for term in Counter(self.terms))
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return any(grounded)
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         bases = [(base.energy, base.energy.support) for base in self.bases]
@@ -136,10 +135,9 @@ class Weighted(Node):
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
-    @property
-    def grounded(self) -> bool:
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
         weight = as_float(self.weight)
-        return self.terms[0].grounded and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
+        return grounded[0] and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with dividing_by(self, self.weight):
@@ -211,9 +209,8 @@ class Relative(Node):
         self.has_value = self.terms[0].has_value
         self.evidence_has_value = all(term.has_value for term in self.terms)
 
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return grounded[0]
 
     @property
     def log_normalizer(self) -> Estimate | None:
