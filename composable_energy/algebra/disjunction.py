@@ -17,6 +17,7 @@ from composable_energy.algebra.node import (
     Weight,
     as_float,
     contains,
+    energies_in,
     flatten,
     join_events,
     shared_bases,
@@ -302,7 +303,7 @@ def _evidence_factors(energy: Energy, found: dict[Energy, Counter[Energy]]) -> C
 
 def warn_of_shares(energy: Energy) -> None:
     """Warns of mixtures of densities whose shares depend on unknown normalisers."""
-    for part in energy.modules():
+    for part in energies_in(energy):
         if isinstance(part, Disjunction) and part.shares == "unknown":
             warn_caller(
                 f"{part} mixes densities with unknown normalisers: a constant added to one energy changes the shares of its branches. "

@@ -62,9 +62,9 @@ class Conjunction(Node):
             raise ExpressionError("A conjunction needs at least one term.")
         super().__init__(*to_common_space(flatten(terms, Conjunction)))
         self.bases = union_of_bases(self.terms)
-        concepts = tuple(term for term in self.terms if not contains(self.bases, term))
+        concepts = tuple(term for term in self.terms if not contains(self.bases, term)) if self.bases else ()
         self.concepts = concepts or self.terms
-        self._formulas, others = join_events(concepts, conjoin)
+        self._formulas, others = join_events(concepts if self.bases else self.terms, conjoin)
         self._others, self.evidence_has_value = Counter(others), True
         for formula in self._formulas:
             self.formula = formula if len(self._formulas) == 1 and not others else None
