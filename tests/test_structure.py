@@ -115,6 +115,23 @@ def test_a_wrapped_energy_keeps_what_it_is():
         (-1.0 * PLAIN).sample((4, 2), seed=0)
 
 
+@pytest.mark.parametrize("leaf", [NORMAL, SCORE, MODES & PLAIN], ids=str)
+def test_a_part_that_occurs_at_each_of_many_levels_is_visited_once(leaf):
+    """There are 4^40 paths through this expression; a walk over them would not end."""
+    energy = leaf
+    for _ in range(40):
+        energy = (energy & energy) | (energy & energy)
+    assert (energy.grounded, energy.support) == (True, None)
+    assert (energy.evidence_has_value, energy.needs_log_densities) == (leaf is not SCORE, leaf is SCORE)
+    assert energy.shares == "known"  # both branches are equal
+    falling = ce.as_energy(lambda x: -x.square().sum(1), event_shape=(2,))
+    assert not ((-1.0 * falling) | energy - leaf).grounded
+    sums = leaf
+    for _ in range(40):
+        sums = sums & sums
+    assert (sums | leaf).shares == ("known" if leaf is SCORE else "unknown")
+
+
 # Classes of third parties -----------------------------------------------------------------------------------------------------------------
 
 

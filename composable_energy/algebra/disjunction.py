@@ -17,6 +17,7 @@ from composable_energy.algebra.node import (
     Weight,
     as_float,
     contains,
+    energies_in,
     flatten,
     join_events,
     shared_bases,
@@ -125,9 +126,9 @@ class Disjunction(Node):
     def config(self) -> dict[str, Any]:
         return {"weights": self.weights, "log_z": self.log_z, "log_z_errors": self.log_z_errors}
 
-    @property
-    def grounded(self) -> bool:
-        return all(term.grounded for term in Counter(self.satisfiable_terms))
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        of_term = dict(zip(self.terms, grounded, strict=True))
+        return all(map(of_term.__getitem__, self.satisfiable_terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         pairs = [(term, support) for term, support in zip(self.terms, supports, strict=True) if term in self.satisfiable_terms]
@@ -261,43 +262,48 @@ def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, Estimate]]:
 def _have_equal_constants(branches: Sequence[Energy]) -> bool:
     """Returns whether the densities of branches have no unknown constant, or all the same, as those of `C & ~A` and `C & ~B` have."""
     first, *others = map(_unknown_factors, branches)
-    return all(len(some) == len(first) and all(_count(one, some) == _count(one, first) for one in first) for some in others)
+    return all(some.total() == first.total() and all(_count(one, some) == _count(one, first) for one in first) for some in others)
 
 
-def _count(factor: Energy, factors: Sequence[Energy]) -> int:
-    return sum(same(factor, other) for other in factors)
+def _count(factor: Energy, factors: Counter[Energy]) -> int:
+    return sum(count for other, count in factors.items() if same(factor, other))
 
 
-def _unknown_factors(branch: Energy) -> list[Energy]:
+def _unknown_factors(branch: Energy) -> Counter[Energy]:
     """Returns the factors of a density whose integrals decide its constant; none for one normalised density times probabilities."""
     if branch.log_normalizer is not None:
-        return []
+        return Counter()
     if any(isinstance(base.weight, Tensor) or base.weight != 1 for base in branch.bases):
-        return [branch]
-    bases = (base.energy for base in branch.bases)
-    factors = [*_evidence_factors(branch), *(base for base in bases if base.has_value or not has_levels(base))]
-    return [] if len(factors) == 1 and factors[0].log_normalizer is not None else factors
+        return Counter([branch])
+    factors = _evidence_factors(branch, {})
+    factors.update(base.energy for base in branch.bases if base.energy.has_value or not has_levels(base.energy))
+    return Counter() if factors.total() == 1 and next(iter(factors)).log_normalizer is not None else factors
 
 
-def _evidence_factors(energy: Energy) -> list[Energy]:
-    """Returns the factors of $e^{-evidence}$ that are no probabilities."""
+def _evidence_factors(energy: Energy, found: dict[Energy, Counter[Energy]]) -> Counter[Energy]:
+    """Returns the factors of $e^{-evidence}$ that are no probabilities, with their numbers; `found` has those of parts."""
     if energy.formula is not None or energy.evidence_normalized:
-        return []
+        return Counter()
     if not energy.evidence_has_value and has_levels(energy):  # log densities that are carried along noise levels are normalised
-        return []
-    match energy:
-        case Negation() if energy.mode != "power":
-            return []
-        case Conjunction():
-            return [factor for term in energy.concepts for factor in _evidence_factors(term)]
-        case Conditioned() | Weighted():
-            return [energy] if _evidence_factors(energy.terms[0]) else []
-    return [energy]
+        return Counter()
+    if energy not in found:
+        own = Counter([energy])
+        match energy:
+            case Negation() if energy.mode != "power":
+                own = Counter[Energy]()
+            case Conjunction():
+                own = Counter[Energy]()
+                for term in energy.concepts:
+                    own.update(_evidence_factors(term, found))
+            case Conditioned() | Weighted():
+                own = own if _evidence_factors(energy.terms[0], found) else Counter()
+        found[energy] = own
+    return found[energy].copy()
 
 
 def warn_of_shares(energy: Energy) -> None:
     """Warns of mixtures of densities whose shares depend on unknown normalisers."""
-    for part in energy.modules():
+    for part in energies_in(energy):
         if isinstance(part, Disjunction) and part.shares == "unknown":
             warn_caller(
                 f"{part} mixes densities with unknown normalisers: a constant added to one energy changes the shares of its branches. "

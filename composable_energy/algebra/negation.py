@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, energies_in, set_weight
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate, scale, zeros
@@ -132,9 +132,8 @@ class Negation(Node):
         bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect(bases) if bases else None if is_full(supports[0]) else supports[0]
 
-    @property
-    def grounded(self) -> bool:
-        return self.mode != "power" and any(base.energy.grounded for base in self.bases)
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return self.mode != "power" and super().join_grounded(grounded)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._complement is not None:
@@ -207,7 +206,7 @@ def _default_mode(operand: Energy) -> Mode:
 
 def lacks_level(module: nn.Module) -> bool:
     """Returns whether a negation inside of a module has a level that is not known yet."""
-    return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in module.modules())
+    return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in energies_in(module))
 
 
 def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
@@ -311,7 +310,8 @@ def _level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Es
     ordered, count = evidence.double().sort().values, len(evidence)
     # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
     rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
-    below, found, above = (ordered[min(max(math.ceil(r) - 1, 0), count - 1)].item() for r in (rank - deviation, rank, rank + deviation))
+    ranks = torch.tensor([rank - deviation, rank, rank + deviation], dtype=torch.float64).ceil().long()
+    below, found, above = ordered[ranks.sub(1).clamp(0, count - 1).to(ordered.device)].tolist()
     low, high, share = found, found, min(2 * (1 - quantile), 1 - quantile / 2)
     for _ in range(60):
         if torch.sigmoid((evidence.double() - high) / temperature).mean() <= share:

@@ -8,7 +8,7 @@ from abc import ABC
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,9 @@ _LONGEST = 20_000  # characters
 class Node(RelativeEnergy, ABC):
     """Abstract node: an energy computed from energies at the same points and conditions; one of other points is `Transformed`.
 
-    A subclass implements `forward_evidence` and `grounded`, and overrides `join_supports` if the supports of its terms may differ. `terms`
-    are positional arguments of its constructor, and `config()` returns the others. Its attributes, such as the conditions, are set from the
-    terms once, as a part may occur many times; a subclass changes what differs.
+    A subclass implements `forward_evidence` and `join_grounded`, and overrides `join_supports` if the supports of its terms may differ.
+    `terms` are positional arguments of its constructor, and `config()` returns the others. Its attributes, such as the conditions, are set
+    from the terms once, as a part may occur many times; a subclass changes what differs.
 
     Args:
         operands: The sub-expressions, in one space (see `to_common_space`).
@@ -86,7 +86,8 @@ class Node(RelativeEnergy, ABC):
                 if term not in counts:
                     todo.append(term)
                 counts[term] += 1
-        self._repeated = tuple(term for term in counts if counts[term] > 1)
+                if counts[term] == 2:
+                    self._repeated += (term,)
         if not (self.sums or self._notes_needs):
             self.need_values(type(self).__name__, operands)
 
@@ -110,19 +111,28 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def support(self) -> Support:
-        return self.find_support({})
+        return self.find("support", {})
+
+    @property
+    def grounded(self) -> bool:
+        return self.find("grounded", {})
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""
         return supports[0]
 
-    def find_support(self, found: dict[Energy, Support]) -> Support:
-        """Returns the support; `found` has those of parts, so that each is visited once."""
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        """Returns whether the density can be normalised, from whether those of the terms can; by default if a base can."""
+        return super().grounded
+
+    def find(self, name: Literal["support", "grounded"], found: dict[Energy, Any]) -> Any:
+        """Returns what `join_supports` or `join_grounded` makes of the terms; `found` has it of parts, so that each is visited once."""
         if self not in found:
-            supports: list[Support] = []
+            of_terms, usual = list[Any](), getattr(Node, name)
             for term in self.terms:  # without a frame of its own, in a deep recursion
-                supports.append(cast(Node, term).find_support(found) if type(term).support is Node.support else term.support)
-            found[self] = self.join_supports(supports)
+                walks = getattr(type(term), name) is usual
+                of_terms.append(cast(Node, term).find(name, found) if walks else getattr(term, name))
+            found[self] = self.join_supports(of_terms) if name == "support" else self.join_grounded(of_terms)
         return found[self]
 
     def config(self) -> dict[str, Any]:
@@ -181,9 +191,8 @@ class Transformed(Node, ABC):
 
     sums: ClassVar[bool] = True
 
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return grounded[0]
 
 
 @contextmanager
@@ -222,6 +231,22 @@ def set_weight(node: Node, weight: Weight) -> None:
 def as_float(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
+
+
+def energies_in(module: nn.Module) -> list[Energy]:
+    """Returns the energies inside of a module and itself, each once; faster than `modules()`, a generator for each module."""
+    found, seen, todo = list[Energy](), set[nn.Module](), [module]
+    while todo:
+        part = todo.pop()
+        if part in seen:
+            continue
+        seen.add(part)
+        if isinstance(part, Energy):
+            found.append(part)
+        for inner in reversed(part._modules.values()):
+            if inner is not None:
+                todo.append(inner)
+    return found
 
 
 # What terms have in common ---------------------------------------------------------------------------------------------------------------

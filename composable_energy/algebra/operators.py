@@ -95,10 +95,10 @@ def complement(energy: Energy) -> Energy:
 
 
 _BINARY: dict[str, Callable[[Energy, Energy], Energy]] = {
-    "&": all_of,
-    "|": any_of,
-    "^": lambda left, right: any_of(all_of(left, negate(right)), all_of(negate(left), right)),
-    ">>": lambda condition, conclusion: any_of(negate(condition), conclusion),
+    "&": Conjunction,
+    "|": Disjunction,
+    "^": lambda left, right: Disjunction(Conjunction(left, negate(right)), Conjunction(negate(left), right)),
+    ">>": lambda condition, conclusion: Disjunction(negate(condition), conclusion),
     "-": Difference,
 }
 

@@ -64,7 +64,7 @@ class Conjunction(Node):
             raise ExpressionError("A conjunction needs at least one term.")
         super().__init__(*to_common_space(flatten(terms, Conjunction)))
         self.bases = union_of_bases(self.terms)
-        concepts = tuple(term for term in self.terms if not contains(self.bases, term))
+        concepts = tuple(term for term in self.terms if not contains(self.bases, term)) if self.bases else self.terms
         self.concepts = concepts or self.terms
         self._others = Counter(term for term in concepts if not _powers_of(term))
         powers = tuple(dict.fromkeys(power for term in concepts for power in _powers_of(term)))
@@ -84,9 +84,8 @@ class Conjunction(Node):
         """Returns exponents and formulas of the evidence; they follow learnable weights."""
         return [event for group in self._groups for event in _join(group, self._joined)]
 
-    @property
-    def grounded(self) -> bool:
-        return any(term.grounded for term in Counter(self.terms))
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return any(grounded)
 
     def summands(self) -> list[tuple[Energy, Weight]]:
         return [found for term in self.terms for found in term.summands()]
@@ -158,10 +157,9 @@ class Weighted(Node):
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
-    @property
-    def grounded(self) -> bool:
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
         weight = as_float(self.weight)
-        return self.terms[0].grounded and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
+        return grounded[0] and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
 
     def summands(self) -> list[tuple[Energy, Weight]]:
         if self.of_evidence and self.bases:
@@ -288,9 +286,8 @@ class Relative(Node):
         self.has_value = self.terms[0].has_value
         self.evidence_has_value = all(term.has_value for term in self.terms)
 
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return grounded[0]
 
     @property
     def log_normalizer(self) -> Estimate | None:

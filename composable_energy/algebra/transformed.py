@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -206,16 +206,15 @@ class Restricted(Transformed):
     def config(self) -> dict[str, Any]:
         return {"support": self._within}
 
-    def find_support(self, found: dict[Energy, Support]) -> Support:
+    def find(self, name: Literal["support", "grounded"], found: dict[Energy, Any]) -> Any:
         try:
-            inner = super().find_support(found)
+            inner = super().find(name, found)
         except ExpressionError:  # the support of the operand is not known, and need not be
             return self._within
-        return intersect([(self.terms[0], inner), (self, self._within)])
+        return intersect([(self.terms[0], inner), (self, self._within)]) if name == "support" else inner
 
-    @property
-    def grounded(self) -> bool:
-        return self.terms[0].grounded or is_bounded(self._within)
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return grounded[0] or is_bounded(self._within)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return evaluate_inside(self._within, x, lambda points: evidence_of(self.terms[0], points, conditions))

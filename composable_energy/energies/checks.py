@@ -134,8 +134,15 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
 
 def has_levels(energy: Energy) -> bool:
     """Returns whether all parts without value depend on a noise level, along which a sampler can carry their log densities."""
-    parts = _parts_without_value(energy)
-    return all(map(has_levels, parts)) if parts else "sigma" in energy.conditions
+    seen, todo = {energy}, [energy]
+    while todo:  # each part once, however often it occurs
+        part = todo.pop()
+        inside = _parts_without_value(part)
+        if not inside and "sigma" not in part.conditions:
+            return False
+        todo += set(inside) - seen
+        seen.update(inside)
+    return True
 
 
 def _parts_without_value(energy: Energy) -> list[Energy]:

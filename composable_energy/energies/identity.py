@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -228,7 +228,7 @@ T = TypeVar("T")
 _PLAIN = {str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device, torch.Size, ModuleType, BuiltinFunctionType}
 _PLAIN |= {TracebackType, FrameType, CodeType}  # an exception knows who called, which is no part of it
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "composable_energy"}  # their functions use no module of a user
-_DICTS = (dict, OrderedDict)  # a module has many empty ones
+_DICTS, _EMPTY = (dict, OrderedDict), (dict, OrderedDict, set, frozenset)  # a module has many empty ones
 _MANY = 1000  # a container with more items is data
 
 
@@ -249,28 +249,30 @@ def twin(energy: T) -> T:
         (True, False)
     """
     memo: dict[int, Any] = {}
-    modules: list[nn.Module] = []
+    parts: list[Any] = []  # modules, and distributions of torch
     functions: dict[FunctionType, None] = {}
     for item in contents(energy, captured=False):
         if isinstance(item, Tensor):
             memo[id(item)] = _share_storage(item)
         elif isinstance(item, nn.Module):
-            modules.append(item)
+            parts.append(item)
             item = getattr(type(item), "forward", None)
+        elif type(item) in ARGUMENTS:
+            parts.append(item)
         if isinstance(item, FunctionType):
             functions[item] = None
     try:
-        for module in reversed(modules):  # inner parts first, so that deep expressions need no deep recursion
-            _copy(module, memo)
+        for part in reversed(parts):  # inner ones first, so that deep expressions need no deep recursion
+            _copy(part, memo)
         copied = copy.deepcopy(energy, memo)
     except Exception as error:
         raise ExpressionError(
             f"Sampling runs on a copy, and {energy} cannot be copied ({type(error).__name__}: {error}). Remove parts that "
             "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
         ) from error
-    for module in modules:
-        new = memo.get(id(module))
-        if new is not None:  # else its class says that it is its own copy
+    for part in parts:
+        new = memo.get(id(part))
+        if isinstance(new, nn.Module):  # else its class says that it is its own copy
             new.training = False
             if hasattr(new, "became_twin"):
                 new.became_twin()
@@ -328,18 +330,32 @@ def _is_of_library(value: FunctionType | type) -> bool:
     return (value.__module__ or "").partition(".")[0] in _LIBRARIES
 
 
-def _copy(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Adds a copy of a module to a memo, as `copy.deepcopy` does in five times the time: a module has many empty dictionaries."""
-    cls = type(module)
-    own = any(getattr(cls, name, None) is not getattr(nn.Module, name, None) for name in ("__deepcopy__", "__setstate__", "__reduce_ex__"))
-    state = None if own else getattr(module, "__getstate__", lambda: vars(module).copy())()
+def _copy(part: Any, memo: dict[int, Any]) -> None:
+    """Adds a copy of a module or distribution to a memo, as `copy.deepcopy` does in five times the time: most of their values are plain."""
+    cls = type(part)
+    state = None if _copies_itself(cls) else getattr(part, "__getstate__", lambda: vars(part).copy())()
     if not isinstance(state, dict):  # an own way, or slots
-        copy.deepcopy(module, memo)
-    elif id(module) not in memo:
-        new = memo[id(module)] = cls.__new__(cls)
+        copy.deepcopy(part, memo)
+    elif id(part) not in memo:
+        new = memo[id(part)] = cls.__new__(cls)
         for name, value in state.items():
-            empty = type(value) in _DICTS and not value
-            vars(new)[name] = type(value)() if empty else value if type(value) in _PLAIN else copy.deepcopy(value, memo)
+            kind = type(value)
+            if kind in _EMPTY and not value:
+                value = kind()
+            elif kind is dict and name in ("_parameters", "_modules"):
+                value, given = {}, value
+                for key, item in given.items():
+                    value[key] = memo[id(item)] if id(item) in memo else copy.deepcopy(item, memo)
+            elif kind not in _PLAIN:
+                value = memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
+            vars(new)[name] = value
+
+
+@lru_cache(maxsize=512)
+def _copies_itself(cls: type) -> bool:
+    """Returns whether a class has its own way to be copied."""
+    usual = nn.Module if issubclass(cls, nn.Module) else object
+    return any(getattr(cls, name, None) is not getattr(usual, name, None) for name in ("__deepcopy__", "__setstate__", "__reduce_ex__"))
 
 
 def _share_storage(tensor: Tensor) -> Tensor:

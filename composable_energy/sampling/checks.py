@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Negation, Node, Weighted
+from composable_energy.algebra.node import energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import Use, evaluating
@@ -136,7 +137,10 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     Raises:
         ExpressionError: Values and gradients do not fit at more than half of the points.
     """
-    if not any(getattr(part, "has_own_gradient", False) and not isinstance(part, EnergyWrapper) for part in energy.modules()):
+    for part in energies_in(energy):
+        if part.has_own_gradient and not isinstance(part, EnergyWrapper):
+            break
+    else:
         return
     with evaluating(uses=[]) as check:
         Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
@@ -188,7 +192,7 @@ def check_detached(uses: Sequence[Use]) -> None:
 
 def mixes_values(energy: Energy) -> bool:
     """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
-    for part in energy.modules():
+    for part in energies_in(energy):
         if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
             return True
     return False

@@ -54,10 +54,13 @@ class GuardedEnergy(EnergyWrapper):
         faults: Counts the points.
     """
 
+    plain: Energy
+    faults: Faults
+    _known: tuple[Tensor, int, Mapping[str, Any]] | None = None
+
     def __init__(self, energy: Energy) -> None:
         super().__init__(energy)
-        self.plain, self.faults = energy, Faults()
-        self._known: tuple[Tensor, int, Mapping[str, Any]] | None = None
+        vars(self).update(plain=energy, faults=Faults())  # `plain` is no second module
 
     def evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         try:

@@ -97,7 +97,9 @@ class Noise:
     def child(self, label: str) -> Noise:
         """Returns independent noise for another purpose, such as a pilot run; its seed is a hash of this seed and the label."""
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
-        return replace(self, seed=int.from_bytes(digest, "little"), _memory={})
+        noise = object.__new__(Noise)  # as in `at`
+        vars(noise).update(vars(self), seed=int.from_bytes(digest, "little"), _memory={})
+        return noise
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns standard normal numbers with the shape, dtype and device of points.
@@ -235,6 +237,8 @@ def _generator_of(thread: int) -> tuple[np.random.Philox, Any]:
 
 
 def _check_word(what: str, value: Any) -> None:
+    if type(value) is int and 0 <= value <= _WORD:  # the usual case, quickly
+        return
     if type(value) is bool or not isinstance(value, Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
 from composable_energy.algebra import Branch, Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
-from composable_energy.algebra.node import as_float
+from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.lift import DistributionEnergy, seeded_draws
@@ -57,7 +57,7 @@ def tune_sampler(problem: Problem) -> Problem:
     seed of the draws, their number or batches. The sampler of a resumed trace is tuned already. Observers hear of each evaluation.
     """
     sampler, points, energy = problem.sampler, problem.points, problem.energy
-    if type(sampler).tune is Sampler.tune or problem.call.resume is not None:
+    if type(sampler).tune is Sampler.tune or sampler.tuned or problem.call.resume is not None:
         return problem
     noise, rows = Noise(0, range(_PILOTS), kind=problem.noise.kind).child("pilot"), torch.arange(_PILOTS) % points.n
     if problem.drawn is not None:
@@ -160,9 +160,11 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
     sources = _proposals(energy, points)
-    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(sources)))
+    if not sources:
+        return None, False
+    count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))
     guarded, found, logs, weights, effective = GuardedEnergy(energy), [], [], torch.empty(0), 0.0
-    for number in range(_ROUNDS if sources else 0):
+    for number in range(_ROUNDS):
         for i, source in enumerate(sources):
             drawn = _draw_distribution(source, points, count, number * len(sources) + i)
             if drawn is None:
@@ -193,7 +195,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     while isinstance(energy, Disjunction) and len(energy.satisfiable_terms) == 1:  # branches without density hold no modes
         energy = energy.satisfiable_terms[0]
     modes = False
-    for part in energy.modules():
+    for part in energies_in(energy):
         law = part.distribution if isinstance(part, DistributionEnergy) else None
         while isinstance(law, Independent):
             law = law.base_dist

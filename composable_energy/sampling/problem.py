@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from operator import index
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra import Branch, fill_levels, known_branches
-from composable_energy.energies.checks import check_tails
+from composable_energy.energies.checks import check_tails, weights_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import tensors_of, twin
@@ -151,10 +152,13 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
             raise DeviceError(f"init is on {start.device}, requested is {device}; move it with `.to(...)`.")
         dtype, device = start.dtype, start.device
     if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
-        held = list(filter(Tensor.is_floating_point, [*energy.parameters(), *energy.buffers()]))
-        held = held or sorted(filter(Tensor.is_floating_point, tensors_of(energy)), key=lambda tensor: not isinstance(tensor, nn.Parameter))
-        dtype = dtype or (held[0].dtype if held else torch.get_default_dtype())
-        device = device or (held[0].device if held else torch.get_default_device())
+        like = next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)
+        if like is None:
+            held = list(filter(Tensor.is_floating_point, tensors_of(energy)))
+            learnt = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
+            like = next(iter(learnt or held), None)
+        dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
+        device = device or (torch.get_default_device() if like is None else like.device)
     if device.type == "meta":
         raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
     if not dtype.is_floating_point:

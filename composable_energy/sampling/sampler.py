@@ -140,6 +140,7 @@ class Sampler(ABC):
 
     Attributes:
         traits: What it needs, and what its chains are.
+        tuned: Whether `tune` has nothing to do, as all options that it sets are given; it is not called then.
         total_steps: The length of the schedule; None for a chain without end.
     """
 
@@ -179,6 +180,10 @@ class Sampler(ABC):
             state: The state that `init` or the last `step` returned; it must not be changed in place.
             noise: The noise of these chains at this step; `noise.step` counts from 1.
         """
+
+    @property
+    def tuned(self) -> bool:
+        return False
 
     @property
     def total_steps(self) -> int | None:
@@ -233,7 +238,8 @@ def start_points(sampler: Sampler, like: Tensor, noise: Noise) -> Tensor:
 
 def bound_conditions(sampler: Sampler, energy: Energy, *, last: bool = True) -> dict[str, float]:
     """Returns the values of the conditions that a sampler binds itself, at the last step, or at another one."""
-    return {name: values(sampler, energy)[0 if last else 1] for name, values in sampler.traits.binds.items() if name in energy.conditions}
+    binds = sampler.traits.binds
+    return {name: binds[name](sampler, energy)[0 if last else 1] for name in binds if name in energy.conditions} if binds else {}
 
 
 def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
@@ -43,7 +44,7 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
 
 
 def _forwarded(name: str) -> Any:
-    return property(lambda self: getattr(self.energy, name))
+    return property(attrgetter(f"energy.{name}"))
 
 
 class EnergyWrapper(Energy, ABC):
@@ -55,12 +56,11 @@ class EnergyWrapper(Energy, ABC):
 
     has_value, evidence_has_value, needs_log_densities = map(_forwarded, ("has_value", "evidence_has_value", "needs_log_densities"))
     conditions, required_conditions = _forwarded("conditions"), _forwarded("required_conditions")
-    grounded, unsatisfiable = _forwarded("grounded"), _forwarded("unsatisfiable")
+    grounded, unsatisfiable, event_shape = map(_forwarded, ("grounded", "unsatisfiable", "event_shape"))
 
     def __init__(self, energy: Energy) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # without a token of its own, which takes longer than the rest
         self.energy = energy
-        self.event_shape = energy.event_shape
 
     @property
     def terms(self) -> tuple[Energy, ...]:
@@ -160,12 +160,12 @@ class UnconstrainedEnergy(EnergyWrapper):
     """
 
     with_gradient = Energy.with_gradient  # by autograd
+    event_shape: Any = property(attrgetter("coordinates.shape"))
 
     def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: bool = True) -> None:
         super().__init__(energy)
         self.coordinates = coordinates
         self.volume = volume
-        self.event_shape = coordinates.shape
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
         good, x, volume = self._points(u)

@@ -78,8 +78,12 @@ class Langevin(Sampler):
         check_number("noise", noise, least=0)
         return cls(step, noise**2 / step, clamp)
 
+    @property
+    def tuned(self) -> bool:
+        return self.step_size is not None
+
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        if self.step_size is not None:
+        if self.tuned:
             return self, x
         if self.temperature == 0:
             raise OptionError("At temperature 0 there is no bias to tune a step size for: give `step_size`, or use descent.")
