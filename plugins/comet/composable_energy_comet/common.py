@@ -166,11 +166,7 @@ def _covariances(objects: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def object_shares(comet: Comet, z: Tensor) -> Tensor:
-    """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$.
-
-    Raises:
-        OptionError: The model has no windows.
-    """
+    """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$."""
     if not isinstance(comet.energy, WindowEnergy):
         raise OptionError(f"The components of {comet.energy} are no objects on a ground: train a `comet-window`.")
     energy = cast(WindowEnergy, twin(comet.energy))

@@ -84,11 +84,7 @@ class Autoencoder(nn.Module):
 
 
 def check_picture_shape(size: int, channels: int) -> None:
-    """Raises if the autoencoder does not support this height, width and number of channels.
-
-    Raises:
-        OptionError: It does not.
-    """
+    """Raises if the autoencoder does not support this height, width and number of channels."""
     if size not in range(16, 257, 16):
         raise OptionError(f"size must be a multiple of 16 from 16 to 256, got {size!r}.")
     if channels not in (1, 3):

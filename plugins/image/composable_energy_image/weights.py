@@ -28,9 +28,6 @@ def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[
     """Loads PART.safetensors into a network of the same architecture, in single precision; returns it frozen and in eval mode.
 
     `renamed` has the current names of layers by their names in the file.
-
-    Raises:
-        FileFormatError: The file is missing or damaged, or belongs to another network.
     """
     path = folder / f"{part}.safetensors"
     try:

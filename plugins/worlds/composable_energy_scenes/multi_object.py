@@ -73,9 +73,6 @@ def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int
     """Returns the position of one random object of each picture: the only label that training uses.
 
     Whether each object exists has shape $(N, K)$, their positions $(N, K, 2)$.
-
-    Raises:
-        OptionError: A picture has no object.
     """
     if not present.any(1).all():
         raise OptionError("Each picture needs at least one object.")

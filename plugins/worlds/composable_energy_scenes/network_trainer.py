@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,27 +16,14 @@ from torch import Tensor, nn
 
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.network_training import read_costs, scaled, seeded, set_standardization, train_network
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import Judge
 from composable_energy_scenes.patches import PatchCoder
 from composable_energy_scenes.renderer import KINDS
-from composable_energy_training import (
-    AttributeHeads,
-    Batch,
-    Checkpoints,
-    DenoisingScoreMatching,
-    Loss,
-    Monitor,
-    Objective,
-    Optimizer,
-    Prepared,
-    ProgressBar,
-    Trainer,
-    ValueHeads,
-)
+from composable_energy_training import AttributeHeads, Batch, DenoisingScoreMatching, Loss, Objective, Prepared, ValueHeads
 
 _CHUNK = 500
 _NUMBERS = ("position", "size", "light")
@@ -72,8 +58,7 @@ class NetworkTrainer:
         self.fit("autoencoder", AutoencoderWithLabels(coder, 0), objective, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
         with torch.no_grad():
             raw = torch.cat([coder.encode_raw(part) for part in _chunks(images)])
-            coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
-            coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
+        set_standardization(coder.standardize, raw)
         if decoder_steps:
             objective = Reconstruction(code, {}, noise=noise)
             self.fit("decoder", DecoderOnly(coder), objective, pictures, decoder_steps, 96, 1e-3, ema=0.998, precision="auto")
@@ -106,7 +91,7 @@ class NetworkTrainer:
     def _train_head(self, base: CodeEnergy, outputs: int, objective: Objective, data: Any, name: str, steps: int, width: int) -> CodeHeads:
         with self.seeded(name):
             head = CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
-        self.fit(name, head, objective, data, steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        self.fit(name, head, objective, data, steps, 256, 2e-3, ema=0.998, weight_decay=1e-2)
         return head.eval().requires_grad_(False)
 
     def train_conditional(
@@ -121,12 +106,9 @@ class NetworkTrainer:
         found = {folder.name: read_costs(folder) for folder in sorted(self.folder.iterdir()) if folder.is_dir()}
         return {name: costs for name, costs in found.items() if costs}
 
-    @contextmanager
-    def seeded(self, part: str) -> Iterator[None]:
+    def seeded(self, part: str) -> AbstractContextManager[None]:
         """Seeds initial weights by the seed and the name of a part, and restores the random state on exit."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(blake2b(f"{self.seed} {part}".encode(), digest_size=8).digest(), "little"))
-            yield
+        return seeded(self.seed, part)
 
     def fit(
         self,
@@ -138,23 +120,13 @@ class NetworkTrainer:
         batch: int,
         rate: float,
         *,
-        decay: float = 1e-4,
         preparation: Preparation | None = None,
         **options: Any,
     ) -> None:
         """Trains a model in the folder of a name, or resumes its training, with further options of `Optimizer`."""
-        steps = max(5, round(steps * self.effort))
-        rates: dict[str, Any] = {"rate": rate, "betas": (0.9, 0.999), "weight_decay": decay, "warm_up": min(200, steps // 10), "decay": 0.7}
-        Trainer(
-            model,
-            objective,
-            Prepared(data, preparation),
-            steps=steps,
-            batch_size=batch,
-            seed=self.seed,
-            optimizer=Optimizer(**rates, clip=1.0, **{"precision": "float32", **options}),
-            callbacks=[Checkpoints(self.folder / name, keep=1), Monitor(None), CostLog(), *[ProgressBar()] * self.progress],
-        ).fit()
+        sizes = {"steps": scaled(steps, self.effort), "batch_size": batch, "rate": rate, "seed": self.seed}
+        data, store = Prepared(data, preparation), {"keep": 1}
+        train_network(self.folder / name, model, objective, data, store=store, progress=self.progress, **sizes, **options)
 
 
 @torch.no_grad()

@@ -48,11 +48,7 @@ class PatchCoder(nn.Module):
         return CHANNELS * PATCHES**2
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$.
-
-        Raises:
-            ShapeError: The pictures have another shape.
-        """
+        """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$."""
         if images.shape[1:] != (3, _PIXELS, _PIXELS):
             raise ShapeError(f"The patch coder encodes pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
         return self.standardize(self.encoder(images * 2 - 1).float())

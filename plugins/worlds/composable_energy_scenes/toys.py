@@ -70,11 +70,7 @@ def parts_of(shape: int) -> int:
 
 
 def put_shape(camera: Camera, solids: Sequence[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-    """Puts a shape, a class in `SHAPES`, on the floor, of at least as many solids as it has; see `Camera.put`.
-
-    Raises:
-        OptionError: `half` is not positive.
-    """
+    """Puts a shape, a class in `SHAPES`, on the floor, of at least as many solids as it has; see `Camera.put`."""
     if shape < len(KINDS):
         camera.put(solids[0], shape, where, half, color)
         return

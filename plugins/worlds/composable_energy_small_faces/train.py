@@ -27,12 +27,12 @@ from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import load_judge
 from composable_energy_faces.networks import Judge
-from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
+from composable_energy_image.network_training import read_costs, scaled, train_network
 from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
-from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, ProgressBar, Trainer
+from composable_energy_training import Batch, Loss, Monitor, Objective
 
 _FACES, _JUDGE_FACES = 40_000, 16_000
 _STEPS, _JUDGE_STEPS = 5_000, 800
@@ -108,11 +108,9 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
     judge = Judge()
     judge.load_state_dict(load_judge().state_dict())
     faces = draw_small(folder, "judge", max(1, round(_JUDGE_FACES * min(1.0, effort))))
-    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-3, "warm_up": 20, "decay": 0.7, "clip": 1.0}
-    optimizer = Optimizer(**rates, ema=0.99, precision="auto")
-    callbacks = [Checkpoints(folder / "judge-small"), Monitor(None), CostLog()]
-    steps = max(5, round(_JUDGE_STEPS * effort))
-    Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, optimizer=optimizer, callbacks=callbacks).fit()
+    options = {"rate": 1e-3, "weight_decay": 1e-3, "warm_up": 20, "ema": 0.99, "precision": "auto"}
+    steps = scaled(_JUDGE_STEPS, effort)
+    train_network(folder / "judge-small", judge, _SmallAttributes(), faces, steps=steps, batch_size=96, **options)
     write_weights(judge, "judge-small", folder / "weights")
     return judge.eval()
 
@@ -127,11 +125,9 @@ def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] =
         torch.manual_seed(SEEDS["train"])
         unet = small_unet()
     faces = draw_small(folder, "train", max(1, round(_FACES * min(1.0, effort))))
-    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-4, "warm_up": 200, "decay": 0.7, "clip": 1.0}
-    optimizer = Optimizer(**rates, ema=0.998, precision="auto")
-    steps = max(5, round(_STEPS * effort))
-    watching = [Checkpoints(folder / "small-faces", every=250), Monitor(None), ProgressBar(), CostLog(), *callbacks]
-    Trainer(unet, ClassDiffusion(), faces, steps=steps, batch_size=32, optimizer=optimizer, callbacks=watching).fit()
+    options = {"rate": 1e-3, "betas": (0.9, 0.99), "warm_up": 200, "ema": 0.998, "precision": "auto"}
+    options |= {"steps": scaled(_STEPS, effort), "batch_size": 32, "store": {"every": 250}, "callbacks": [Monitor(None), *callbacks]}
+    train_network(folder / "small-faces", unet, ClassDiffusion(), faces, progress=True, **options)
     return save_pipeline(unet, folder / "weights" / PIPELINE.name)
 
 

@@ -13,11 +13,7 @@ from composable_energy_image.data.source import ENDINGS, join_names
 
 
 def read_labels(path: Path, names: Sequence[str], folder: Path, strict: bool) -> dict[str, Labels]:
-    """Returns the attributes of the pictures of a folder from a table; those of a picture without a row are unknown.
-
-    Raises:
-        FileFormatError: The table is damaged or does not match the pictures, or a column is empty or mixes words and numbers.
-    """
+    """Returns the attributes of the pictures of a folder from a table; those of a picture without a row are unknown."""
     columns, rows = _read_csv(path)
     check_match(path, rows, names, folder, strict)
     found, unknown = {}, [""] * len(columns)
@@ -79,11 +75,7 @@ def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str]
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file in UTF-8.
-
-    Raises:
-        FileFormatError: The file does not exist, or is not text.
-    """
+    """Returns the text of a file in UTF-8."""
     try:
         return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:

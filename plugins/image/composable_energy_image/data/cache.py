@@ -24,10 +24,6 @@ def cached_pictures(
 
     The key of the file is the settings, and the paths, sizes and modification times of the originals. Several processes may write the same
     file at once; their contents are equal, and the last one wins.
-
-    Raises:
-        FileFormatError: An original is a link that leads nowhere.
-        StorageError: The disk is full, or the folder cannot be written.
     """
     digest = blake2b(json.dumps([_FORMAT, settings]).encode(), digest_size=12)
     for file in files:

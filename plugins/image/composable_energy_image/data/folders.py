@@ -28,11 +28,7 @@ def is_folder(path: Path) -> bool:
 
 
 def read_folder(request: ReadRequest) -> PictureSource:
-    """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels.
-
-    Raises:
-        FileFormatError: There is no picture, or the table does not fit.
-    """
+    """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels."""
     folder = request.path
     request.check("an image folder", hint=" (open that of another part by its own path)", own_labels=False)
     names = [path.relative_to(folder).as_posix() for path in _list_files(request)]
@@ -58,11 +54,7 @@ def is_celeba(path: Path) -> bool:
 
 
 def read_celeba(request: ReadRequest) -> PictureSource:
-    """Reads CelebA: aligned pictures of 178 x 218, cropped to the central 178 x 178, and attributes of -1 and 1.
-
-    Raises:
-        FileFormatError: A list is truncated, or names pictures that do not exist.
-    """
+    """Reads CelebA: aligned pictures of 178 x 218, cropped to the central 178 x 178, and attributes of -1 and 1."""
     description, folder = "CelebA", request.path / _CELEBA
     path = request.path / "list_attr_celeba.txt"
     if not exists(path):

@@ -93,10 +93,6 @@ def decode_pictures(
     """Yields pictures by index as bytes of shape $(C, H, W)$, all of one shape.
 
     Without `size` they keep that of the files; without `channels` they have those of the first picture.
-
-    Raises:
-        ShapeError: Pictures differ in size and `size` is None, or the first picture is grey and a later one is in color.
-        FileFormatError: A file is damaged.
     """
     from tqdm import tqdm
 
@@ -124,11 +120,7 @@ def decode_pictures(
 
 
 def open_image(path: Path) -> Image.Image:
-    """Opens the picture in a file, upright, with mode L or RGB and without transparency.
-
-    Raises:
-        FileFormatError: The file is damaged, it has more than 2**26 pixels, or its pixels have 32 bits.
-    """
+    """Opens the picture in a file, upright, with mode L or RGB and without transparency."""
     from PIL import Image, ImageOps
 
     if not is_file(path):  # to open a pipe never returns
