@@ -44,7 +44,7 @@ class OneAttributeMatching(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         coins = torch.stack([batch.labels[name] for name in ATTRIBUTES], 1) * 2 - 1
         truth = torch.cat([coins, one_hot(batch.labels["hair"], len(HAIR_COLORS))], 1).to(batch.x)
-        return self._scores.loss(model.given(condition=keep_one_attribute(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
+        return self._scores.loss(model.given(y=keep_one_attribute(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
 
 
 def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:

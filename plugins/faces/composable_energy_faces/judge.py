@@ -19,11 +19,9 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, one_thread
 from composable_energy_faces.networks import SIZE, Judge
 from composable_energy_faces.weights import read
-from composable_energy_image.metrics import frechet_distance
+from composable_energy_image.metrics import features_of, frechet_distance
 
 __all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
-
-_CHUNK = 250
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     Raises:
         ShapeError: The pictures have another shape.
     """
-    network = network or load_judge()
-    logits = torch.cat([network(_check_shape(part)) for part in images.split(_CHUNK)])
+    logits = features_of(network or load_judge(), _check_shape(images))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
 
 
@@ -80,8 +77,7 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
 @torch.no_grad()
 def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
-    network = network or load_judge()
-    return torch.cat([network.features(_check_shape(part)) for part in images.split(_CHUNK)])
+    return features_of((network or load_judge()).features, _check_shape(images))
 
 
 @one_thread()

@@ -75,5 +75,5 @@ def test_the_conditional_energy_learns_from_what_it_is_reported(tmp_path, monkey
     monkeypatch.setattr(data, "PART", 60)
     network = train_conditional(TrainingRun(tmp_path, 0.0005)).double()
     codes, conditions = torch.randn(3, 64).double(), torch.eye(9)[:3].double()
-    told, untold = (network(codes, sigma=0.5, condition=share * conditions) for share in (1, 0))
+    told, untold = (network(codes, sigma=0.5, y=share * conditions) for share in (1, 0))
     assert (told != untold).all()

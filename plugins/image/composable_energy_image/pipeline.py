@@ -15,9 +15,9 @@ import composable_energy as ce
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeEnergy, CodeHeads
+from composable_energy_image.code_energy import CodeEnergy, CodeHeads, CodeNetwork
 from composable_energy_image.data import Labels, Pictures, Preparation
-from composable_energy_image.data.distortion import Distortion
+from composable_energy_image.data.preparation import Distortion
 from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
 from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
@@ -115,7 +115,12 @@ class AttributePipeline:
     def train_base(self, energy: CodeEnergy, codes: Tensor, changes: Tensor | None = None) -> None:
         """Trains a base on codes with shape $(N, D)$ of pictures, some of them with changes with shape $(N, C)$.
 
-        Half of the rows are pictures as they are. Without the changes as a condition, draws would be changed pictures.
+        Half of the rows are pictures as they are. Without the changes as a condition, draws would be changed pictures. Trained on both
+        together, the energy learns from both, and without a change it is the density of unchanged pictures alone.
+
+        References:
+            Distribution augmentation for generative modeling (Jun et al., 2020).
+            Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
         """
         levels = energy.sigma_min, energy.sigma_max
         if changes is None:
@@ -127,9 +132,9 @@ class AttributePipeline:
         with self.seeded("augmented base"):
             layers = energy.net.net
             sizes = {"width": layers.read.out_features, "blocks": len(layers.inner)}
-            model = AugmentedCodeNetwork(codes.shape[1], changes.shape[1], **sizes).to(codes.device)
+            model = CodeNetwork(codes.shape[1], conditions=changes.shape[1], **sizes).to(codes.device)
         self._fit("base", model, DenoisingScoreMatching(*levels, condition="changes"), (data[0], {"changes": data[1]}))
-        model.write_unchanged(energy.net)
+        model.write_unconditioned(energy.net)
 
     def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
         """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute."""

@@ -12,12 +12,11 @@ from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
 from composable_energy_image.attributes import attribute_energies, select_attributes
-from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeNetwork
+from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.data.distortion import Distortion
+from composable_energy_image.data.preparation import Distortion
 from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels, label_columns, label_loss
-from composable_energy_image.picture_loss import outline_weights, picture_loss
-from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction, outline_weights, picture_loss
 from composable_energy_training import Batch
 from plugins.image.tests.picture_files import pictures_of
 
@@ -185,11 +184,11 @@ NOISE = Noise(3, range(6))
 
 def test_the_written_network_is_the_energy_of_unchanged_pictures():
     torch.manual_seed(0)
-    augmented = AugmentedCodeNetwork(4, 7, width=16, blocks=2)
+    augmented = CodeNetwork(4, conditions=7, width=16, blocks=2)
     for parameter in augmented.parameters():
         nn.init.normal_(parameter, std=0.3)  # the last layers begin with zeros
     plain = CodeNetwork(4, width=16, blocks=2)
-    augmented.write_unchanged(plain)
+    augmented.write_unconditioned(plain)
     z, sigma = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), torch.full((5,), 0.3)
     torch.testing.assert_close(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.zeros(5, 7)))
     assert not torch.allclose(plain(z, sigma=sigma), augmented(z, sigma=sigma, y=torch.ones(5, 7)))

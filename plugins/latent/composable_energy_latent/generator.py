@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class Generator(nn.Module):
         self.event_shape: torch.Size | None = None
         for part in (function, mapping):
             if isinstance(part, nn.Module) and part.training:
-                _to_eval(part)
+                with suppress(NotImplementedError):  # an exported program, whose mode was fixed when it was exported
+                    part.eval()
         self.training = False
         self._probe()
 
@@ -166,13 +168,6 @@ def latent(
     base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else options))
     base.name = name
     return base
-
-
-def _to_eval(module: nn.Module) -> None:
-    try:
-        module.eval()
-    except NotImplementedError:  # an exported program, whose mode was fixed when it was exported
-        return
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -1,14 +1,14 @@
 from composable_energy_scenes.colored_sprites import FULL_COLORS as FULL_COLORS
 from composable_energy_scenes.colored_sprites import ColoredSprites as ColoredSprites
 from composable_energy_scenes.concepts import Concepts as Concepts
+from composable_energy_scenes.concepts import SceneFamily as SceneFamily
 from composable_energy_scenes.concepts import load_concepts as load_concepts
 from composable_energy_scenes.concepts import load_judge as load_judge
 from composable_energy_scenes.conditional import ConditionalEnergy as ConditionalEnergy
-from composable_energy_scenes.detector import Detector as Detector
-from composable_energy_scenes.detector import detect_objects as detect_objects
-from composable_energy_scenes.family import SceneFamily as SceneFamily
+from composable_energy_scenes.judge import Detector as Detector
 from composable_energy_scenes.judge import Judge as Judge
 from composable_energy_scenes.judge import Verdict as Verdict
+from composable_energy_scenes.judge import detect_objects as detect_objects
 from composable_energy_scenes.judge import judge_images as judge_images
 from composable_energy_scenes.multi_object import MultiObjectEnergies as MultiObjectEnergies
 from composable_energy_scenes.multi_object import load_detector as load_detector

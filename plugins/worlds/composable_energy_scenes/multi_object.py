@@ -9,7 +9,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_scenes import weights
-from composable_energy_scenes.detector import Detector
+from composable_energy_scenes.judge import Detector
 from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import PlaceHead, Presence

@@ -13,19 +13,12 @@ _WHITE, _GREY, _DARK = (0.85, 0.85, 0.85), (0.6, 0.6, 0.6), (0.1, 0.1, 0.1)
 
 
 class Part(NamedTuple):
-    """A solid of a toy, in half widths of the toy.
+    """A solid of a toy, in half widths of the toy."""
 
-    Attributes:
-        kind: A solid of MuJoCo.
-        at: Its centre: right, away and up, from the middle of the toy on the floor.
-        size: Its half sizes, as MuJoCo reads them.
-        color: Its color; None for the color of the toy.
-    """
-
-    kind: str
-    at: tuple[float, float, float]
-    size: tuple[float, ...]
-    color: tuple[float, float, float] | None = None
+    kind: str  # a solid of MuJoCo
+    at: tuple[float, float, float]  # its centre: right, away and up, from the middle of the toy on the floor
+    size: tuple[float, ...]  # its half sizes, as MuJoCo reads them
+    color: tuple[float, float, float] | None = None  # None for the color of the toy
 
 
 _WHEELS = tuple(Part("ellipsoid", (right, away, 0.28), (0.28, 0.14, 0.28), _DARK) for right in (-0.5, 0.6) for away in (-0.5, 0.5))

@@ -15,19 +15,19 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.network_training import set_standardization
 from composable_energy_image.reconstruction import Reconstruction
 from composable_energy_scenes import multi_object
-from composable_energy_scenes.detector import DetectionLoss, Detector
+from composable_energy_scenes.judge import CELL, GRID, Detector
 from composable_energy_scenes.multi_object import draw_labelled_positions, multi_object_world
-from composable_energy_scenes.network_trainer import LabelledPictures, encode_images
+from composable_energy_scenes.network_trainer import LabelledPictures, RunFolder, encode_images, run_command
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
-from composable_energy_scenes.run_folder import RunFolder, run_command
-from composable_energy_training import AttributeHeads, DenoisingScoreMatching
+from composable_energy_training import AttributeHeads, Batch, DenoisingScoreMatching, Loss, Objective
 
 SEEDS = {"train": 1, "detector": 2}
 """Seeds of the renders. The detector and the energies train on different renders; experiments score on further seeds."""
@@ -107,6 +107,23 @@ def _finish(run: RunFolder, model: _Model, network: nn.Module, part: str) -> _Mo
     """Saves the trained network of a model, and returns the model frozen and in eval mode."""
     run.save(network, part)
     return model.eval().requires_grad_(False)
+
+
+class DetectionLoss(Objective):
+    """The detector's objective: cross entropy of cells, plus the position error of all objects in the label `position`, padded with NaN."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        logits, places = model(batch.x)
+        position = batch.labels["position"].unflatten(1, (-1, 2))
+        row, which = position.isfinite().all(2).nonzero(as_tuple=True)
+        truth = position[row, which]
+        column, line = ((truth + 1) / CELL).long().clamp(0, GRID - 1).unbind(1)
+        cell = line * GRID + column
+        occupied = torch.zeros_like(logits)
+        occupied[row, cell] = 1.0
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), occupied, reduction="sum") / len(logits)
+        error = (places.float()[row, cell] - truth).abs().mean()
+        return Loss(entropy + 5 * error, {"cells": entropy.detach(), "off": error.detach()})
 
 
 class _NoisyCoder(nn.Module):

@@ -14,7 +14,7 @@ from composable_energy.errors import ExtraNotInstalled, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_image import network_training
 from composable_energy_scenes import train_multi_object
-from composable_energy_scenes.detector import Detector, detect_objects
+from composable_energy_scenes.judge import Detector, detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of

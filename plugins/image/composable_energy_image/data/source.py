@@ -46,25 +46,15 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures that can be read one by one.
+    """Pictures that can be read one by one."""
 
-    Attributes:
-        description: The format, in words.
-        count: Number of pictures.
-        picture: Returns a picture by its index, with mode L or RGB.
-        name: Returns the name of a picture by its index, for errors.
-        files: The files; a cache is valid while their names, sizes and modification times stay the same.
-        labels: Attributes by name.
-        array: All pictures as bytes of shape $(N, C, H, W)$, if the files store them so.
-    """
-
-    description: str
+    description: str  # the format, in words
     count: int
-    picture: Callable[[int], Image.Image]
-    name: Callable[[int], str]
-    files: Sequence[Path]
+    picture: Callable[[int], Image.Image]  # by index, with mode L or RGB
+    name: Callable[[int], str]  # by index, for errors
+    files: Sequence[Path]  # a cache is valid while their names, sizes and modification times stay the same
     labels: dict[str, Labels]
-    array: np.ndarray | None = None
+    array: np.ndarray | None = None  # all pictures as bytes of shape (N, C, H, W), if the files store them so
 
 
 def array_source(
@@ -109,7 +99,7 @@ def decode_pictures(
                 first = first or (name, picture.size, channels or found)
                 if picture.size != first[1]:
                     raise ShapeError(
-                        f"{first[0]} has {_times(first[1])} pixels and {name} {_times(picture.size)}: "
+                        f"{first[0]} has {' x '.join(map(str, first[1]))} pixels and {name} {' x '.join(map(str, picture.size))}: "
                         "give size= to make all of them squares of one size."
                     )
                 if channels is None and found > first[2]:
@@ -153,7 +143,3 @@ def _resize(picture: Image.Image, size: int | None) -> Image.Image:
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     left, top = (width - size) // 2, (height - size) // 2
     return picture.crop((left, top, left + size, top + size))
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
