@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, one_thread
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, one_thread
 from composable_energy_faces.networks import SIZE, Judge
 from composable_energy_faces.weights import read
 from composable_energy_image.metrics import features_of, frechet_distance
 
-__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
+__all__ = ["Verdict", "accuracy", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     """
     logits = features_of(network or load_judge(), _check_shape(images))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
+
+
+def accuracy(verdict: Verdict, faces: DrawnFaces) -> dict[str, float]:
+    """Returns the share of faces for which a verdict is right, by attribute."""
+    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
 
 
 @one_thread()

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from composable_energy.files import replace_file
 from composable_energy_faces import weights
 from composable_energy_faces.data import SEEDS
-from composable_energy_faces.draw import ATTRIBUTES, DrawnFaces, draw
+from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.energies import Faces
-from composable_energy_faces.judge import judge
+from composable_energy_faces.judge import accuracy, judge
 from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import CRITERIA, build_expression, score
 from composable_energy_faces.training_run import JUDGE_FACES, TRAINING_FACES, TrainingRun
@@ -46,18 +45,12 @@ def evaluate_run(run: TrainingRun, samples: int) -> dict[str, Any]:
     energies = {name: family.load(name) for name in family.members()}
     rows = [score(build_expression(row, energies), row, samples=samples, network=network)[0] for row in tqdm(CRITERIA, desc="scores")]
     return {
-        "drawn": _accuracy(faces, faces.images, network),
-        "decoded": _accuracy(faces, decoded, network),
+        "drawn": accuracy(judge(faces.images, network), faces),
+        "decoded": accuracy(judge(decoded, network), faces),
         "recommended": vars(family.base.recommended),
         "samples": samples,
         "rows": rows,
     }
-
-
-def _accuracy(faces: DrawnFaces, images: Tensor, network: Judge) -> dict[str, float]:
-    verdict = judge(images, network)
-    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
 
 
 def build_model_card(run: TrainingRun, scores: dict[str, Any]) -> str:

@@ -17,9 +17,8 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import read_record, write_record
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import twin
-from composable_energy_latent.errors import EditError
 from composable_energy_latent.fit import draw_latents
-from composable_energy_latent.flow import descend
+from composable_energy_latent.flow import EditError, descend
 from composable_energy_latent.kept import Keep, Kept, check_contradictions, held_labels, kept_attributes
 
 _TENSORS = ("latents", "reached", "distance", "evaluations")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,13 +11,19 @@ from torch.distributions import biject_to, constraints
 
 import composable_energy as ce
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy_latent.errors import EditError
+from composable_energy.errors import ComposableEnergyError
 
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
 _SPAN = 5.0  # the time of the paper's process
 _FIRST = 0.2  # the greatest change in the first step, relative to 1 + |x|
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class EditError(ComposableEnergyError, ValueError):
+    """An edit that contradicts what it keeps, or that left the support of the prior."""
+
+    documentation: ClassVar[str] = "errors.md#editerror"
 
 
 def integrate(

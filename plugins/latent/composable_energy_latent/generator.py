@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,14 @@ from typing_extensions import Self
 import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
-from composable_energy_latent.errors import GeneratorError
 
 _PROBES = 2
+
+
+class GeneratorError(ComposableEnergyError, ValueError):
+    """A generator returned something else than finite pictures of one shape, one for each latent point."""
+
+    documentation: ClassVar[str] = "errors.md#generatorerror"
 
 
 class Generator(nn.Module):

@@ -14,6 +14,7 @@ from composable_energy_scenes.multi_object import MultiObjectEnergies as MultiOb
 from composable_energy_scenes.multi_object import load_detector as load_detector
 from composable_energy_scenes.multi_object import load_multi_object as load_multi_object
 from composable_energy_scenes.multi_object import multi_object_world as multi_object_world
+from composable_energy_scenes.objects import TOYS as TOYS
 from composable_energy_scenes.objects import Objects as Objects
 from composable_energy_scenes.one_object import COLORS as COLORS
 from composable_energy_scenes.one_object import PALETTE as PALETTE
@@ -28,4 +29,3 @@ from composable_energy_scenes.sprites import SPRITES as SPRITES
 from composable_energy_scenes.sprites import Sprites as Sprites
 from composable_energy_scenes.tetris import PIECES as PIECES
 from composable_energy_scenes.tetris import Tetris as Tetris
-from composable_energy_scenes.toys import TOYS as TOYS

@@ -69,17 +69,7 @@ def load_mujoco() -> ModuleType:
 
 
 class Camera:
-    """Renders the scenes of one MuJoCo model.
-
-    Args:
-        xml: The model, with a camera named `c`.
-        size: Height and width of the pictures.
-
-    Attributes:
-        mujoco: The package `mujoco`.
-        model: The model, which may be changed in place between pictures.
-        data: The state of the model.
-    """
+    """Renders the scenes of one MuJoCo model with a camera named `c`, which may be changed in place between pictures."""
 
     def __init__(self, xml: str, size: int) -> None:
         self.mujoco = load_mujoco()

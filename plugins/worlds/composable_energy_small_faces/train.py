@@ -25,7 +25,7 @@ from composable_energy.options import import_extra
 from composable_energy.sampling.noise import Noise
 from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
-from composable_energy_faces.judge import load_judge
+from composable_energy_faces.judge import accuracy, load_judge
 from composable_energy_faces.networks import Judge
 from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
@@ -34,7 +34,7 @@ from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
 from composable_energy_training import Batch, Loss, Monitor, Objective
 
-_FACES, _JUDGE_FACES = 40_000, 16_000
+_FACES, _JUDGE_FACES, _TEST_FACES = 40_000, 16_000, 2_000
 _STEPS, _JUDGE_STEPS = 5_000, 800
 _WITHOUT_CLASS = 0.2
 
@@ -138,14 +138,6 @@ def save_pipeline(unet: Any, folder: Path) -> Path:
     return folder
 
 
-def accuracy(network: Judge, count: int = 2000) -> dict[str, float]:
-    """Returns the accuracy of the judge of small pictures on test faces, by attribute."""
-    faces = draw(count, seed=SEEDS["test"])
-    verdict = judge_small(shrink(faces.images), network)
-    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
     parser = argparse.ArgumentParser(prog="python -m composable_energy_small_faces.train", description=(__doc__ or "").partition("\n")[0])
@@ -157,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.effort > 0:
         parser.error(f"--effort must be positive, got {options.effort}.")
     torch.set_num_threads(options.threads)
-    found = accuracy(train_small_judge(options.out, options.effort))
+    judge, faces = train_small_judge(options.out, options.effort), draw(_TEST_FACES, seed=SEEDS["test"])
+    found = accuracy(judge_small(shrink(faces.images), judge), faces)
     pipeline = train_pipeline(options.out, options.effort)
     report = {"judge": found, "costs": {name: read_costs(options.out / name) for name in ("judge-small", "small-faces")}}
     replace_file(pipeline / "training.json", f"{json.dumps(report, indent=1)}\n".encode())

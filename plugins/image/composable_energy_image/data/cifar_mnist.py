@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
-from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
-from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text
 from composable_energy_viz.files import LARGEST_PICTURE, read_gzip
 
 _PARTS = ("train", "test")

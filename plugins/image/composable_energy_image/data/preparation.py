@@ -23,15 +23,6 @@ class Distortion:
     Values between pixels are interpolated, and pixels from outside have the value of the nearest pixel of the border. The changes of a row
     depend on the key of its chain and step only.
 
-    Args:
-        rotation: Largest angle in degrees, in either direction.
-        zoom: Largest relative change of the size, and of the ratio of width and height.
-        shift: Largest shift in each direction, as a share of the side.
-        bend: Standard deviation of the displacements of a grid of 4 x 4 points, as a share of the side (Simard et al., 2003).
-
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Best practices for convolutional neural networks applied to visual document analysis (Simard, Steinkraus & Platt, 2003).
     """
@@ -39,10 +30,10 @@ class Distortion:
     NUMBERS: ClassVar[int] = 5 + 2 * _GRID**2
     """Numbers that describe a change."""
 
-    rotation: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
-    bend: float = 0.0
+    rotation: float = 0.0  # largest angle in degrees, in either direction
+    zoom: float = 0.0  # largest relative change of the size, and of the ratio of width and height
+    shift: float = 0.0  # largest shift in each direction, as a share of the side
+    bend: float = 0.0  # standard deviation of the displacements of a grid of 4 x 4 points, as a share of the side
 
     def __post_init__(self) -> None:
         for name, most in (("rotation", 180), ("zoom", 0.9), ("shift", 1), ("bend", 1)):

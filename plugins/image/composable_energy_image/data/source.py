@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_file
+from composable_energy.files import is_file, read_bytes
 from composable_energy.options import printable
 from composable_energy_image.data.labels import Labels
 from composable_energy_viz.files import open_picture
@@ -68,6 +68,14 @@ def array_source(
 def join_names(names: Sequence[str], most: int = 3) -> str:
     """Returns the first names, and the number of the others, as text."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file in UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is not text in UTF-8: save it as CSV in UTF-8.") from None
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
@@ -141,5 +149,10 @@ def _resize(picture: Image.Image, size: int | None) -> Image.Image:
     short = min(width, height)
     width, height = max(size, round(width * size / short)), max(size, round(height * size / short))
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - size) // 2, (height - size) // 2
+    return crop_centre(picture, size)
+
+
+def crop_centre(picture: Image.Image, size: int) -> Image.Image:
+    """Returns the square of a size in the middle of a picture."""
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))
