@@ -69,7 +69,7 @@ class Conditional(ce.Energy):
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
         """Returns the conditional energy, with shape $(B,)$."""
-        return self.net(x, sigma=sigma, condition=self.condition)
+        return self.net(x, sigma=sigma, y=self.condition)
 
 
 def rules(cache: Path | None) -> dict[str, Rule]:

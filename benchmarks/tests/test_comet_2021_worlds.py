@@ -8,7 +8,7 @@ from benchmarks.papers.comet_2021.crop_classifier import LabelledScenes
 from benchmarks.papers.comet_2021.joined_objects import GAP, separate_pairs
 from benchmarks.papers.comet_2021.two_worlds import join_worlds, render_pairs
 from composable_energy_scenes import KINDS, TOYS
-from composable_energy_scenes.toys import OUTLINES
+from composable_energy_scenes.objects import OUTLINES
 
 SIZE = 64
 

@@ -23,8 +23,9 @@ from composable_energy.sampling import Noise
 from composable_energy_comet import Comet
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS
-from composable_energy_scenes.detector import DetectionLoss, Detector, detect_objects
-from composable_energy_scenes.toys import OUTLINES
+from composable_energy_scenes.judge import Detector, detect_objects
+from composable_energy_scenes.objects import OUTLINES
+from composable_energy_scenes.train_multi_object import DetectionLoss
 from composable_energy_training import Batch
 
 PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06

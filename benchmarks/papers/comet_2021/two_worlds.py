@@ -29,7 +29,7 @@ from benchmarks.papers.comet_2021.worlds import WORLDS, read_experiment, render_
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet
-from composable_energy_scenes.detector import Detector, detect_objects
+from composable_energy_scenes.judge import Detector, detect_objects
 
 SOLIDS, TOYS, BOTH, TRAINED = "three-64", "three-toys-64", "solids-toys-64", "toys-64"
 PICTURES, PAIRS = 500, 200

@@ -116,7 +116,7 @@ class Holistic(ce.Energy):
         self.net = CodeNetwork(WHERE + WHAT, width=232, blocks=4, conditions=21)
 
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float = LEVELS[0]) -> Tensor:
-        return self.net(x, sigma=sigma, condition=waves(y))
+        return self.net(x, sigma=sigma, y=waves(y))
 
 
 def waves(y: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_image.cost_log import CostLog
 from composable_energy_image.data import Scenes, open_scenes, render_to
+from composable_energy_image.network_training import CostLog
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_training import Checkpoints, ContrastiveDivergence, Optimizer, ProgressBar, Trainer
 

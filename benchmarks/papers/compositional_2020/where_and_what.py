@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composable_energy_image.picture_loss import picture_loss
+from composable_energy_image.reconstruction import picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
 WHERE, WHAT = 2, 8

@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import OptionError
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
-from composable_energy_comet.comet import Comet
+from composable_energy_comet.model import Comet, encode_pair
 from composable_energy_comet.window import WindowEnergy
 
 _BATCH = 64
@@ -34,20 +34,11 @@ class PictureCode(ABC):
 
     @abstractmethod
     def encode(self, z: Tensor) -> Tensor:
-        """Returns the codes of pictures, with shape $(B, *)$.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$, as `Comet.encode` returns them.
-        """
+        """Returns the codes, with shape $(B, *)$, of pictures with latents of all components, with shape $(B, K, D)$."""
 
     @abstractmethod
     def move(self, z: Tensor, code: Tensor) -> Tensor:
-        """Returns latents with shape $(B, K, D)$ of the same ground and objects, with other codes.
-
-        Args:
-            z: Latents of all components, with shape $(B, K, D)$.
-            code: The codes, one for each picture.
-        """
+        """Returns latents with shape $(B, K, D)$ of the same ground and objects, with other codes, one for each picture."""
 
     def swap(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns pictures of the objects of x with the code and the ground of y, with shape $(B, C, S, S)$.
@@ -59,7 +50,7 @@ class PictureCode(ABC):
         Raises:
             ShapeError: `y` has another length, or the pictures another size.
         """
-        own, others = self._encode_pair(x, y)
+        own, others = encode_pair(self.comet, x, y)
         moved = self.move(own, self.encode(others))
         return self.comet.decode(torch.cat([others[:, :1], moved[:, 1:]], 1))
 
@@ -75,14 +66,9 @@ class PictureCode(ABC):
         Raises:
             ShapeError: `y` has another length, or the pictures another size.
         """
-        own, others = self._encode_pair(x, y)
+        own, others = encode_pair(self.comet, x, y)
         moved = self.move(others, self.encode(own))
         return self.comet.decode(torch.cat([own, moved[:, 1:]], 1))
-
-    def _encode_pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if len(x) != len(y):
-            raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
-        return self.comet.encode(x), self.comet.encode(y)
 
 
 @dataclass(frozen=True)
@@ -139,10 +125,9 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
         observations: Multi-level variational autoencoder (Bouchacourt et al., 2018), https://arxiv.org/abs/1705.08841.
     """
     check_number("least", least, least=0)
-    if not isinstance(comet.energy, WindowEnergy):
-        raise OptionError(f"The components of {comet.energy} are no objects on a ground: train a `comet-window`.")
     z = comet.encode(x)
-    objects, shares = z[:, 1:, : comet.energy.latent].double(), object_shares(comet, z).double()
+    shares = object_shares(comet, z).double()
+    objects = z[:, 1:, : comet.energy.latent].double()
     mean = (shares[..., None] * objects).sum(1).mean(0)
     total, between = _covariances(objects - mean, shares)
     size = total.diagonal().mean()
@@ -166,11 +151,7 @@ def _covariances(objects: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def object_shares(comet: Comet, z: Tensor) -> Tensor:
-    """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$.
-
-    Raises:
-        OptionError: The model has no windows.
-    """
+    """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$."""
     if not isinstance(comet.energy, WindowEnergy):
         raise OptionError(f"The components of {comet.energy} are no objects on a ground: train a `comet-window`.")
     energy = cast(WindowEnergy, twin(comet.energy))

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.sampling import Noise
-from composable_energy_comet.comet import Comet
 from composable_energy_comet.component import TargetEnergy, joint_minimum
 from composable_energy_comet.conv import SPREAD, ConvEnergy, descent_iterates, descent_step
+from composable_energy_comet.model import Comet
 from composable_energy_training import Batch, Loss, Objective
 
 _EDGES = 6.0  # weight of differences of neighbors

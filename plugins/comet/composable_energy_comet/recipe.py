@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,19 +16,19 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded, replace_file
 from composable_energy.options import check_choice
-from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
+from composable_energy_comet.model import Comet
 from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_training import Checkpoints, CSVLog, Monitor, Optimizer, ProgressBar, Ranks, Recipe, Trainer, join
+from composable_energy_image.network_training import read_costs, train_network
+from composable_energy_training import CSVLog, Monitor, Ranks, Recipe, join
 
 _STAGES = ("quadratic", "conv", "window")
 _OBJECTIVE = ("iterates", "truncate", "cover")
 _ERRORS = {"squared": squared_error, "charbonnier": charbonnier, "edges": edge_error}
-_TRAINING = ("steps", "batch_size", "rate")
 _BOUNDS = ("model.cap", "training.clip")  # a number, or none
 _MEDIAN_OF = 2_000  # pictures; their median is the start image
 
@@ -75,12 +74,10 @@ class CometRecipe(Recipe):
             check_choice(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
         ranks = join()
         ranks.call_on_first(lambda: self.save(out))
-        report: dict[str, dict[str, float]] = {}
         comet: Comet | None = None
         for name in stages:
-            began = time.process_time()
             comet = self._stage(name, pictures, out, comet, ranks, progress and ranks.is_first)
-            report[name] = {"steps": self.settings[name]["steps"], "cpu_seconds": round(time.process_time() - began, 1)}
+        report = {name: read_costs(out / "stages" / name) for name in stages}
         ranks.call_on_first(lambda: _export(cast(Comet, comet), pictures, out, report))
         return out / "comet"
 
@@ -94,33 +91,28 @@ class CometRecipe(Recipe):
 
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
-        options = {key: table.pop(key) for key in _TRAINING}
+        steps, batch_size, rate = (table.pop(key) for key in ("steps", "batch_size", "rate"))
         error, share = _ERRORS[table.pop("reconstruction")], table.pop("slow", 1.0)
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
         known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
         device = torch.device(training["device"] or ranks.device)
-        store = Checkpoints(out / "stages" / name, every=training["checkpoint_every"], keep=2)
-        monitor = Monitor(None)  # its limits are for energy gaps, which this objective does not have
-        Trainer(
+        train_network(
+            out / "stages" / name,
             (comet if before is None else _take_encoder(comet, before)).to(device),
             objective,
             pictures,
-            steps=options["steps"],
-            batch_size=options["batch_size"],
+            steps=steps,
+            batch_size=batch_size,
             seed=training["seed"],
-            optimizer=Optimizer(
-                rate=options["rate"],
-                betas=(0.9, 0.999),
-                warm_up=min(200, options["steps"] // 10),
-                decay=training["decay"],
-                slow=() if before is None or share == 1 else ((known, share),),
-                clip=training["clip"],
-                ema=training["ema"],
-                precision=training["precision"],
-            ),
-            callbacks=[store, monitor, CSVLog(), *[ProgressBar()] * progress],
-        ).fit()
+            store={"every": training["checkpoint_every"], "keep": 2},
+            callbacks=[Monitor(None), CSVLog()],  # the limits of the monitor are for energy gaps, which this objective does not have
+            progress=progress,
+            rate=rate,
+            weight_decay=0.0,
+            slow=() if before is None or share == 1 else ((known, share),),
+            **{key: training[key] for key in ("decay", "clip", "ema", "precision")},
+        )
         ranks.call_on_first(lambda: save_comet(comet, out / name))
         return comet
 

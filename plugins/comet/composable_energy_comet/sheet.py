@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from composable_energy_comet.comet import Comet
+from composable_energy_comet.model import Comet
 from composable_energy_image.sheets import tile_rows, write_rows
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy_comet.comet import Comet
 from composable_energy_comet.common import CommonCode, PictureCode, fit_common, object_shares
+from composable_energy_comet.model import Comet
 
 _LEAST = 0.85  # explained by two means; of a Gaussian they explain .64, of an even distribution .75, of the cosine of an angle .81
 _ROUNDS = 50  # of two-means in one dimension

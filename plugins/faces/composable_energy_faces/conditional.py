@@ -17,18 +17,8 @@ from composable_energy_faces.energies import Faces
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
 from composable_energy_faces.training_run import TRAINING_FACES, TrainingRun
 from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_image.cost_log import CostLog
-from composable_energy_training import (
-    Batch,
-    Checkpoints,
-    DenoisingScoreMatching,
-    Loss,
-    Monitor,
-    Objective,
-    Optimizer,
-    ProgressBar,
-    Trainer,
-)
+from composable_energy_image.network_training import scaled, train_network
+from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective
 
 _WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000
@@ -36,19 +26,12 @@ _STEPS = 20_000
 
 def train_conditional(run: TrainingRun) -> CodeNetwork:
     """Trains a conditional energy with the size, codes and steps of the base, or loads it if it is trained already."""
-    codes, labels = _encode_faces(run)
+    data = _encode_faces(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = CodeNetwork(CODE, conditions=_WIDTH)
-    Trainer(
-        network,
-        OneAttributeMatching(),
-        (codes, labels),
-        steps=max(5, round(_STEPS * run.effort)),
-        batch_size=256,
-        optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0, ema=0.999),
-        callbacks=[Checkpoints(run.folder / "conditional"), Monitor(None), CostLog(), ProgressBar()],
-    ).fit()
+    steps, folder = scaled(_STEPS, run.effort), run.folder / "conditional"
+    train_network(folder, network, OneAttributeMatching(), data, steps=steps, batch_size=256, rate=2e-3, ema=0.999, progress=True)
     return network
 
 
@@ -61,7 +44,7 @@ class OneAttributeMatching(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         coins = torch.stack([batch.labels[name] for name in ATTRIBUTES], 1) * 2 - 1
         truth = torch.cat([coins, one_hot(batch.labels["hair"], len(HAIR_COLORS))], 1).to(batch.x)
-        return self._scores.loss(model.given(condition=keep_one_attribute(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
+        return self._scores.loss(model.given(y=keep_one_attribute(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
 
 
 def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:

@@ -22,13 +22,7 @@ PART = 4_000
 
 
 def draw_to(folder: Path, count: int, seed: int) -> Pictures:
-    """Draws faces of a seed into a folder, or resumes, and returns them with their attributes.
-
-    Args:
-        folder: The folder.
-        count: Number of faces, rounded up to a multiple of 4,000.
-        seed: Seed of the faces.
-    """
+    """Draws faces of a seed into a folder, or resumes, and returns them with their attributes; the count is rounded up to `PART`."""
     folder.mkdir(parents=True, exist_ok=True)
     parts, file = -(-count // PART), folder / "faces.npy"
     shape = (parts * PART, 3, SIZE, SIZE)

@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, one_thread
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, one_thread
 from composable_energy_faces.networks import SIZE, Judge
 from composable_energy_faces.weights import read
-from composable_energy_image.metrics import frechet_distance
+from composable_energy_image.metrics import features_of, frechet_distance
 
-__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
-
-_CHUNK = 250
+__all__ = ["Verdict", "accuracy", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,21 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     Raises:
         ShapeError: The pictures have another shape.
     """
-    network = network or load_judge()
-    logits = torch.cat([network(_check_shape(part)) for part in images.split(_CHUNK)])
+    logits = features_of(network or load_judge(), _check_shape(images))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
+
+
+def accuracy(verdict: Verdict, faces: DrawnFaces) -> dict[str, float]:
+    """Returns the share of faces for which a verdict is right, by attribute."""
+    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
 
 
 @one_thread()
 @torch.no_grad()
 def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
-    network = network or load_judge()
-    return torch.cat([network.features(_check_shape(part)) for part in images.split(_CHUNK)])
+    return features_of((network or load_judge()).features, _check_shape(images))
 
 
 @one_thread()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 from torch import Tensor, nn
+
+from composable_energy_image.layers import halving_convolutions
 
 SIZE = 64
 """Height and width of the pictures."""
@@ -21,11 +21,7 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 48, 64, 96)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
+        self.body = nn.Sequential(*halving_convolutions(3, 24, 48, 64, 96))
         self.classify = nn.Sequential(nn.Flatten(), nn.Linear(96 * 4 * 4, 9))
 
     def features(self, images: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from composable_energy_faces.draw import ATTRIBUTES
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE, Judge
 from composable_energy_image import CodeEnergy
 from composable_energy_image.base_and_attributes import BaseAndAttributes, base_and_attributes
-from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.label_columns import label_loss
-from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, Prepared, ProgressBar, Trainer
+from composable_energy_image.network_training import read_costs, scaled, train_network
+from composable_energy_training import Batch, Loss, Objective, Prepared
 
 TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 
@@ -53,24 +53,10 @@ class TrainingRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEEDS["judge"])
             judge = Judge()
-        Trainer(
-            judge,
-            _AttributeLoss(),
-            Prepared(faces, Preparation(padding=2, dequantize=0.03)),
-            steps=self._scale_steps(_JUDGE_STEPS),
-            batch_size=96,
-            optimizer=Optimizer(
-                rate=3e-3,
-                betas=(0.9, 0.999),
-                weight_decay=1e-3,
-                warm_up=self._scale_steps(200),
-                decay=0.7,
-                clip=1.0,
-                ema=0.998,
-                precision="auto",
-            ),
-            callbacks=[Checkpoints(self.folder / "judge"), Monitor(None), CostLog(), ProgressBar()],
-        ).fit()
+        data, folder = Prepared(faces, Preparation(padding=2, dequantize=0.03)), self.folder / "judge"
+        options = {"rate": 3e-3, "weight_decay": 1e-3, "ema": 0.998, "precision": "auto"}
+        steps = scaled(_JUDGE_STEPS, self.effort)
+        train_network(folder, judge, _AttributeLoss(), data, steps=steps, batch_size=96, progress=True, **options)
         weights.write(judge, "judge", self.weights)
 
     def train_energies(self, faces: Pictures) -> None:
@@ -83,7 +69,7 @@ class TrainingRun:
 
     def recipe(self) -> BaseAndAttributes:
         """Returns the recipe with the settings for faces."""
-        steps = {f"{stage}.steps": self._scale_steps(count) for stage, count in _STEPS.items()}
+        steps = {f"{stage}.steps": scaled(count, self.effort) for stage, count in _STEPS.items()}
         model = {"model.code": CODE, "model.sigma_min": SIGMA_MIN, "model.sigma_max": SIGMA_MAX}
         return base_and_attributes().with_changes({"data.size": SIZE, "data.held_out": 0.0, "small.below": 0, **model, **steps})
 
@@ -91,9 +77,6 @@ class TrainingRun:
         """Returns the steps, processor seconds and loss of each training."""
         energies = self.folder / "energies" / "stages"
         return {"judge": read_costs(self.folder / "judge")} | {stage: read_costs(energies / stage) for stage in _STEPS}
-
-    def _scale_steps(self, count: int) -> int:
-        return max(5, round(count * self.effort))
 
 
 class _AttributeLoss(Objective):

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
-import torch
-from torch import nn
+from composable_energy_image.weights import Network, read_weights
+from composable_energy_image.weights import write_weights as write
 
-from composable_energy_image.weights import read_weights, write_weights
+__all__ = ["FOLDER", "read", "write"]
 
 FOLDER = Path(__file__).parent / "weights"
 """The folder of the weights that come with the package."""
 
 _RENAMED = {"to_64": "to_pixels"}  # a layer of the autoencoder that was renamed after the shipped weights were written
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def write(network: nn.Module, part: str, folder: Path = FOLDER, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a network's weights; see `write_weights`."""
-    write_weights(network, part, folder, dtype)
 
 
 def read(network: Network, part: str, folder: Path = FOLDER) -> Network:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from composable_energy_faces import data, train, training_run, weights
+from composable_energy_faces import data, train, weights
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
 from composable_energy_faces.training_run import TrainingRun
-from composable_energy_image import pipeline
+from composable_energy_image import network_training
 from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32
 
@@ -54,7 +54,7 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
     monkeypatch.setattr(train, "CRITERIA", train.CRITERIA[:1])
     monkeypatch.setattr(train, "TEST_FACES", 20)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
-    train_in_float32(monkeypatch, training_run, pipeline)
+    train_in_float32(monkeypatch, network_training)
     command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]
     train.main(command)
     files = sorted((tmp_path / "run" / "weights").glob("*.safetensors"))
@@ -75,5 +75,5 @@ def test_the_conditional_energy_learns_from_what_it_is_reported(tmp_path, monkey
     monkeypatch.setattr(data, "PART", 60)
     network = train_conditional(TrainingRun(tmp_path, 0.0005)).double()
     codes, conditions = torch.randn(3, 64).double(), torch.eye(9)[:3].double()
-    told, untold = (network(codes, sigma=0.5, condition=share * conditions) for share in (1, 0))
+    told, untold = (network(codes, sigma=0.5, y=share * conditions) for share in (1, 0))
     assert (told != untold).all()

@@ -19,11 +19,7 @@ _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")
 
 
 def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Labels]:
-    """Returns the attributes of pictures to learn: those with the names, or all.
-
-    Raises:
-        OptionError: There is no such attribute, all pictures have the same value, or its name cannot name a folder.
-    """
+    """Returns the attributes of pictures to learn: those with the names, or all."""
     found = {name: pictures.variable(name) for name in names or pictures.labels}
     for name, labels in found.items():
         for event in _event_names(name, labels):

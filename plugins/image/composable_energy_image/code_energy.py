@@ -18,7 +18,8 @@ class CodeNetwork(ce.Energy):
     r"""The energy of codes alone, $B(z, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.
 
     Here $u = c z$ and $c = (1 + \sigma^2)^{-1/2}$. With this form $\sigma \nabla_z B = \sigma z / (1 + \sigma^2) + f + J_f^T u$: the
-    network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes.
+    network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes. `conditions` numbers $y$ enter by
+    a linear layer, so that at $y = 0$ it is the energy of a network without conditions.
     """
 
     def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:
@@ -26,40 +27,18 @@ class CodeNetwork(ce.Energy):
         self.event_shape = (code,)
         self.net = NoiseConditionedMLP(code, code, width=width, blocks=blocks, conditions=conditions)
 
-    def forward(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, y: Tensor | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
         sigma = level_column(sigma, x)
         scale = (1 + sigma * sigma).rsqrt()
         u = x * scale
-        energy = u * (u / 2 + self.net(u, sigma, condition) / (sigma * scale))
+        energy = u * (u / 2 + self.net(u, sigma, y) / (sigma * scale))
         return energy.sum(1)
 
-
-class AugmentedCodeNetwork(ce.Energy):
-    r"""The energy $B(z, \sigma \mid c)$ of codes $z$ of pictures with changes $c$, such as angles and shifts; $c = 0$ is no change.
-
-    Trained on changed and unchanged pictures together, it learns from both, and at $c = 0$ it is the density of unchanged pictures alone.
-    There it is a `CodeNetwork` without conditions, since the changes enter by a linear layer.
-
-    References:
-        Distribution augmentation for generative modeling (Jun et al., 2020).
-        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
-    """
-
-    def __init__(self, code: int, changes: int, *, width: int, blocks: int) -> None:
-        super().__init__()
-        self.event_shape = (code,)
-        self.net = CodeNetwork(code, width=width, blocks=blocks, conditions=changes)
-
-    def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $(B,)$, for changes with shape $(B, C)$."""
-        return self.net(x, sigma=sigma, condition=y)
-
     @torch.no_grad()
-    def write_unchanged(self, network: CodeNetwork) -> None:
-        """Copies the energy of unchanged pictures into a network of the same width without conditions."""
-        weights = self.net.state_dict()
-        first = "net.embed.0.weight"
+    def write_unconditioned(self, network: CodeNetwork) -> None:
+        """Copies the energy at $y = 0$ into a network of the same width without conditions."""
+        weights, first = self.state_dict(), "net.embed.0.weight"
         network.load_state_dict({**weights, first: weights[first][:, :EMBEDDING]})
 
 

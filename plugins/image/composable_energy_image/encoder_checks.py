@@ -56,11 +56,13 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
 
 def _check(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> None:
     subject = _built(encoder)
-    assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
     with torch.no_grad():
         function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
         if function is _state and subject is not encoder:
-            _compare_with_another(subject, _built(encoder), x)
+            other = _built(encoder)
+            other.load_state_dict(subject.state_dict())
+            advice = "another one with its `state_dict` has other outputs: make each tensor a parameter or buffer"
+            _assert_equal(_outputs(other.eval(), x), _outputs(copy.deepcopy(subject).eval(), x), advice)
 
 
 def _built(encoder: EncoderLike) -> nn.Module:
@@ -76,7 +78,7 @@ def _outputs(encoder: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def _build(encoder: nn.Module, x: Tensor) -> None:
-    """Does nothing: what it checks has happened before."""
+    assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
 
 
 def _shape(encoder: nn.Module, x: Tensor) -> None:
@@ -124,14 +126,6 @@ def _state(encoder: nn.Module, x: Tensor) -> None:
             value.add_(0.5)
     changed.load_state_dict(encoder.state_dict())
     _assert_equal(_outputs(changed, x), outputs, "its `state_dict` leaves out something that outputs depend on")
-
-
-def _compare_with_another(encoder: nn.Module, other: nn.Module, x: Tensor) -> None:
-    other.load_state_dict(encoder.state_dict())
-    outputs = _outputs(copy.deepcopy(encoder).eval(), x)
-    _assert_equal(
-        _outputs(other.eval(), x), outputs, "another one with its `state_dict` has other outputs: make each tensor a parameter or buffer"
-    )
 
 
 def _gradient(encoder: nn.Module, x: Tensor) -> None:

@@ -92,13 +92,7 @@ class ImageEnergy(ce.Energy, ABC):
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
-    """Returns labels as vectors with shape $(B, K)$, from integers with shape $(B,)$ or vectors with shape $(B, K)$.
-
-    Raises:
-        DtypeError: The labels are not integers.
-        OptionError: A label is out of range.
-        ShapeError: The vectors have another length.
-    """
+    """Returns labels as vectors with shape $(B, K)$, from integers with shape $(B,)$ or vectors with shape $(B, K)$."""
     if y.ndim == 1:
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise DtypeError(
@@ -119,10 +113,6 @@ def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
     r"""Returns numbers $v$ with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$.
 
     The numbers have shape $(B, K)$, or $(B,)$ where $K$ is 1.
-
-    Raises:
-        DtypeError: They are not real numbers.
-        ShapeError: They have another shape.
     """
     if y.is_complex() or y.dtype == torch.bool:
         raise DtypeError(f"y must be real numbers, got {y.dtype}.")

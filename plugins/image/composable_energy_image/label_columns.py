@@ -27,14 +27,14 @@ def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
     """Returns the columns of each attribute, in order, from the number of its values."""
     found, first = {}, 0
     for name, values in variables.items():
-        found[name] = slice(first, first + _width(values))
-        first += _width(values)
+        found[name] = slice(first, first + (1 if values == 2 else values))
+        first = found[name].stop
     return found
 
 
 def count_columns(variables: Mapping[str, int]) -> int:
     """Returns the total number of columns."""
-    return sum(map(_width, variables.values()))
+    return max((columns.stop for columns in label_columns(variables).values()), default=0)
 
 
 def label_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
@@ -49,14 +49,9 @@ def label_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[
 
 
 class JointLabels:
-    """The combinations of the values of attributes, numbered with the last attribute fastest.
+    """The combinations of the values of attributes, given by their numbers of values; the last attribute is fastest.
 
-    Args:
-        variables: Number of values of each attribute, by name.
-
-    Attributes:
-        variables: Number of values of each attribute, by name.
-        table: The value of each attribute in each combination, with shape $(K, A)$.
+    `table` has the value of each attribute in each combination, with shape $(K, A)$.
     """
 
     def __init__(self, variables: Mapping[str, int]) -> None:
@@ -84,12 +79,8 @@ class JointLabels:
 class JointHeads(Objective):
     r"""Cross entropy of combinations at noisy points $x + \sigma \xi$ with $\log \sigma$ uniform between two levels, in nats.
 
-    Of a row with unknown attributes, the sum over all combinations that agree with the known ones counts.
-
-    Args:
-        variables: Number of values of each attribute, by name.
-        sigma_min: The lowest level, in units of the points.
-        sigma_max: The highest level.
+    Of a row with unknown attributes, the sum over all combinations that agree with the known ones counts. `variables` are the numbers of
+    values of the attributes.
     """
 
     def __init__(self, variables: Mapping[str, int], sigma_min: float, sigma_max: float) -> None:
@@ -119,7 +110,3 @@ def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
     found = joint.consistent({name: some.values[known] for name, some in labels.items()})
     seen = int(found.any(0).sum())
     return joint if 0 < seen <= min(len(joint) // 2, int(known.sum()) // _PICTURES) else None
-
-
-def _width(values: int) -> int:
-    return 1 if values == 2 else values

@@ -10,6 +10,7 @@ to evaluation by `energy.eval()`, also for averaged weights. In evaluation mode 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,12 +30,7 @@ class PerLabel(nn.Module):
     r"""A gain or bias per channel and label: $s + y T$ with a table $T$ of shape $(K, C)$ that starts at zero.
 
     So all labels start alike. For integer labels this is the papers' table of gains that start at 1. For vectors it differs: the vector 0
-    gives $s$ and not 0.
-
-    Args:
-        channels: Channels $C$.
-        rows: Rows $K$ of the table; None for one row for all images.
-        start: The initial value $s$, 1 for a gain and 0 for a bias.
+    gives $s$ and not 0. `rows` is $K$, None for one row for all images, and `start` is $s$, 1 for a gain and 0 for a bias.
     """
 
     def __init__(self, channels: int, rows: int | None, start: float) -> None:
@@ -64,12 +60,14 @@ def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:
     return _initialize(_Linear(inputs, outputs), spectral, False)
 
 
-class _AtMostOne(nn.Module):
-    """A parametrization that divides a weight by its spectral norm if that is above 1.
+def halving_convolutions(*channels: int) -> list[nn.Module]:
+    """Returns convolutions that halve height and width, each with a batch norm and an activation, for networks that judge pictures."""
+    pairs = itertools.pairwise(channels)
+    return [layer for pair in pairs for layer in (nn.Conv2d(*pair, 3, 2, 1), nn.BatchNorm2d(pair[1]), nn.SiLU())]
 
-    Args:
-        unit: PyTorch's parametrization, which always divides; it runs the power iteration.
-    """
+
+class _AtMostOne(nn.Module):
+    """A parametrization that divides a weight by its spectral norm if that is above 1; `unit`, PyTorch's own, always divides."""
 
     def __init__(self, unit: nn.Module) -> None:
         super().__init__()

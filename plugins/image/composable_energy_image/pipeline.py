@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,28 +15,15 @@ import composable_energy as ce
 from composable_energy.sampling import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.code_energy import AugmentedCodeNetwork, CodeEnergy, CodeHeads
-from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.code_energy import CodeEnergy, CodeHeads, CodeNetwork
 from composable_energy_image.data import Labels, Pictures, Preparation
-from composable_energy_image.data.distortion import Distortion
+from composable_energy_image.data.preparation import Distortion
 from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
+from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
-from composable_energy_training import (
-    AttributeHeads,
-    Checkpoints,
-    DenoisingScoreMatching,
-    Monitor,
-    Objective,
-    Optimizer,
-    Prepared,
-    ProgressBar,
-    Ranks,
-    Trainer,
-    join,
-)
+from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Prepared, Ranks, join
 
 _CHUNK = 500
-_CLIP, _WARM_UP = 1.0, 200
 _NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 
@@ -73,13 +59,9 @@ class AttributePipeline:
         test, train = pictures.split(share, self.settings["training"]["seed"])
         return train, test
 
-    @contextmanager
-    def seeded(self, part: str) -> Iterator[None]:
+    def seeded(self, part: str) -> AbstractContextManager[None]:
         """Seeds initial weights by the seed of the run and the name of a part, and restores the random state on exit."""
-        with torch.random.fork_rng(devices=[]):
-            key = f"{self.settings['training']['seed']} {part}".encode()
-            torch.manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
-            yield
+        return seeded(self.settings["training"]["seed"], part)
 
     def train_autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
         """Trains an autoencoder, then its decoder alone. The attributes are an auxiliary task, which keeps them readable from codes."""
@@ -90,7 +72,9 @@ class AttributePipeline:
         with self.seeded("labels"):
             model = AutoencoderWithLabels(coder, count_columns(variables))
         self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
-        self._standardize(coder, pictures)
+        with torch.no_grad():
+            raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
+        set_standardization(coder.standardize, raw)
         objective = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
         self._fit("decoder", DecoderOnly(coder), objective, pictures)
 
@@ -131,7 +115,12 @@ class AttributePipeline:
     def train_base(self, energy: CodeEnergy, codes: Tensor, changes: Tensor | None = None) -> None:
         """Trains a base on codes with shape $(N, D)$ of pictures, some of them with changes with shape $(N, C)$.
 
-        Half of the rows are pictures as they are. Without the changes as a condition, draws would be changed pictures.
+        Half of the rows are pictures as they are. Without the changes as a condition, draws would be changed pictures. Trained on both
+        together, the energy learns from both, and without a change it is the density of unchanged pictures alone.
+
+        References:
+            Distribution augmentation for generative modeling (Jun et al., 2020).
+            Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
         """
         levels = energy.sigma_min, energy.sigma_max
         if changes is None:
@@ -143,9 +132,9 @@ class AttributePipeline:
         with self.seeded("augmented base"):
             layers = energy.net.net
             sizes = {"width": layers.read.out_features, "blocks": len(layers.inner)}
-            model = AugmentedCodeNetwork(codes.shape[1], changes.shape[1], **sizes).to(codes.device)
+            model = CodeNetwork(codes.shape[1], conditions=changes.shape[1], **sizes).to(codes.device)
         self._fit("base", model, DenoisingScoreMatching(*levels, condition="changes"), (data[0], {"changes": data[1]}))
-        model.write_unchanged(energy.net)
+        model.write_unconditioned(energy.net)
 
     def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
         """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute."""
@@ -170,34 +159,21 @@ class AttributePipeline:
     def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
         table, training = self.settings[name], self.settings["training"]
         pictures = isinstance(data, Pictures)
-        store = Checkpoints(self.folder / name, every=training["checkpoint_every"], keep=2)
-        monitor = Monitor(gap=None, magnitude=None, acceptance=None)  # these energies are of codes, and large
-        Trainer(
+        batch = table["batch_size"] * (self.settings["small"]["batch"] if self.small else 1)
+        train_network(
+            self.folder / name,
             model.to(self.device),
             objective,
             Prepared(data, self._preparation()) if pictures else data,
             steps=table["steps"],
-            batch_size=max(1, round(table["batch_size"] * self.settings["small"]["batch"])) if self.small else table["batch_size"],
+            batch_size=max(1, round(batch)),
             seed=training["seed"],
-            optimizer=Optimizer(
-                rate=table["rate"],
-                betas=(0.9, 0.999),
-                weight_decay=table["weight_decay"],
-                warm_up=min(_WARM_UP, table["steps"] // 10),
-                decay=table["decay"],
-                clip=_CLIP,
-                ema=table["ema"],
-                precision=training["precision"] if pictures else "float32",
-            ),
-            callbacks=[store, monitor, CostLog(), *[ProgressBar()] * self.progress],
-        ).fit()
-
-    @torch.no_grad()
-    def _standardize(self, coder: Autoencoder, pictures: Pictures) -> None:
-        """Sets the mean and variance of codes to those over all pictures; the running averages of training lag behind the weights."""
-        raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
-        coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
-        coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
+            store={"every": training["checkpoint_every"], "keep": 2},
+            callbacks=[Monitor(gap=None, magnitude=None, acceptance=None)],  # these energies are of codes, and large
+            progress=self.progress,
+            precision=training["precision"] if pictures else "float32",
+            **{option: table[option] for option in ("rate", "weight_decay", "decay", "ema")},
+        )
 
     def _chunks(self, pictures: Pictures) -> Iterator[Tensor]:
         for rows in torch.arange(len(pictures), device=self.device).split(_CHUNK):

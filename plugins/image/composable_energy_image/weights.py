@@ -28,15 +28,14 @@ def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[
     """Loads PART.safetensors into a network of the same architecture, in single precision; returns it frozen and in eval mode.
 
     `renamed` has the current names of layers by their names in the file.
-
-    Raises:
-        FileFormatError: The file is missing or damaged, or belongs to another network.
     """
     path = folder / f"{part}.safetensors"
     try:
-        tensors = {_rename(name, renamed or {}): value for name, value in load_file(path).items()}
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train again.") from error
+    for old, new in (renamed or {}).items():
+        tensors = {new + name.removeprefix(old) if name.startswith(f"{old}.") else name: value for name, value in tensors.items()}
     expected = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in expected.items()}:
         differing = sorted(name for name in tensors.keys() | expected.keys() if name not in tensors or name not in expected)
@@ -45,8 +44,3 @@ def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[
         for name, value in expected.items():
             value.copy_(tensors[name])
     return network.requires_grad_(False).eval()
-
-
-def _rename(name: str, renamed: Mapping[str, str]) -> str:
-    layer, dot, rest = name.partition(".")
-    return renamed.get(layer, layer) + dot + rest

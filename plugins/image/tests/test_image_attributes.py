@@ -16,7 +16,7 @@ from composable_energy_image.attributes import attribute_energies, select_attrib
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.label_columns import JointHeads, count_columns, label_columns, label_loss
-from composable_energy_image.picture_loss import outline_weights, picture_loss
+from composable_energy_image.reconstruction import outline_weights, picture_loss
 from composable_energy_image.weights import read_weights, write_weights
 from composable_energy_training import Batch
 

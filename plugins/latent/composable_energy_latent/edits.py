@@ -1,21 +1,25 @@
-"""Sequences of edits: what was asked, what came of it, undoing, and files."""
+"""Edits of pictures in the latent space: what is asked changes, the rest stays, as latent points flow down a potential."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy import Energy
-from composable_energy.errors import FileFormatError
+from composable_energy import Energy, SamplingWarning
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.files import read_record, write_record
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import twin
-from composable_energy_latent.errors import EditError
+from composable_energy_latent.fit import draw_latents
+from composable_energy_latent.flow import EditError, descend
+from composable_energy_latent.kept import Keep, Kept, check_contradictions, held_labels, kept_attributes
 
 _TENSORS = ("latents", "reached", "distance", "evaluations")
 
@@ -79,8 +83,6 @@ class Edits:
 
     def edit(self, expression: Energy, **options: Any) -> Edits:
         """Returns the edits with one more; see `composable_energy_latent.edit`."""
-        from composable_energy_latent.edit import edit
-
         return edit(self, expression, **options)
 
     def undo(self, steps: int = 1) -> Self:
@@ -140,3 +142,200 @@ class Edits:
             kept = f", kept {min(step.kept.values()):.3f}" if step.kept else ""
             rows.append(f"  {step.asked}: reached {reached}{kept}, distance {step.distance.mean().item():.3f}")
         return "\n".join(rows)
+
+
+_MOVES = 8
+_DRAWS, _WIDTH = 256, 0.2  # draws of the prior for the spread of a value, and the share of it that is its width
+_ROUNDS = 1000  # tried steps of a point
+
+
+@dataclass(frozen=True)
+class EditWeights:
+    r"""The weights of an edit.
+
+    Args:
+        asked: The weight of the evidence of the expression.
+        kept: The weight of the evidence of what is kept; for a value $v$ of spread $s$ it is $(v(z) - v(z_0))^2 / 2 (.2 s)^2$.
+        logits: The weight of $(f(z) - f(z_0))^2$ for the log odds $f$ of the events that are kept.
+        distance: The weight of $\lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2$.
+        margin: Evidence is averaged over eight moves of $z$ with this standard deviation, in that of the prior. Without it edits stop
+            where the heads have just become certain, and they may be wrong there.
+
+    Raises:
+        OptionError: A weight is negative.
+    """
+
+    asked: float = 3.0
+    kept: float = 1.0
+    logits: float = 0.01
+    distance: float = 0.04
+    margin: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_number(name, value, least=0)
+
+
+def edit(
+    z: Tensor | Edits,
+    expression: Energy,
+    *,
+    keep: Keep = (),
+    base: Energy | None = None,
+    weights: EditWeights | None = None,
+    identity: Callable[[Tensor], Tensor] | None = None,
+    tolerance: float = 1e-2,
+) -> Edits:
+    r"""Moves latent points until their pictures fulfil an expression, near where they were.
+
+    It follows the flow $dz / d\tau = -\nabla U(z)$ over the time 5 of the paper, with
+
+    $$U(z) = w_a\, \text{evidence}(z) + w_k \sum_k \text{evidence}_k(z) + w_l \sum_k (f_k(z) - f_k(z_0))^2
+      + w_d \bigl( \lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2 \bigr) .$$
+
+    Evidence is averaged over random moves of $z$ nearby (`margin`), so that pictures are well inside of what is asked.
+
+    What is kept is the label that each picture has now, or its value of a continuous attribute. If `keep` is a mapping, such as all
+    `Attributes`, those that the expression speaks of are skipped; attributes of a list must not contradict the expression.
+
+    Args:
+        z: Latent points with shape $(B, *)$, or earlier edits, which are continued.
+        expression: What is asked, such as `smiling & ~glasses`, `age(0.3)` or `graded(smiling)(1.0)`.
+        keep: Attributes that stay as they are: `Attributes`, or a list of events and continuous attributes.
+        base: The prior, if the expression has none.
+        weights: The weights; those of `EditWeights` if None.
+        identity: Features of pictures with shape $(B, F)$, in which the identity distance is measured; None for the pixels.
+        tolerance: The error of a step of the flow.
+
+    Returns:
+        The edits, which can be continued, undone and saved.
+
+    Raises:
+        EditError: The expression contradicts what is kept or itself, or a latent point is outside the support of the prior.
+        ShapeError: The latent points do not fit the prior.
+        ExpressionError: The expression has no prior with a generator.
+
+    References:
+        Controllable and compositional generation with latent-space energy-based models (Nie et al., 2021), https://arxiv.org/abs/2110.10873
+    """
+    check_number("tolerance", tolerance, above=0)
+    base = _base_of(expression, base)
+    history = z if isinstance(z, Edits) else Edits(base, _checked(base, z))
+    if expression.unsatisfiable:
+        raise EditError(f"No picture fulfils {expression}, so no edit leads to it.")
+    kept = kept_attributes(keep, expression)
+    potential = _Potential(expression, kept, base, history.latents, weights or EditWeights())
+    check_contradictions(expression, kept, potential.labels)
+    end, evaluations = _follow(potential, tolerance)
+    distance = _distance(base, history.original, end, identity)
+    step = EditStep(str(expression), end, potential.reached(end), potential.stayed(end), distance, evaluations)
+    return Edits(base, history.original, (*history.steps, step))
+
+
+def _base_of(expression: Energy, base: Energy | None) -> Energy:
+    if not isinstance(expression, Energy):
+        raise OptionError(f"An edit asks for an expression, got {type(expression).__name__}.")
+    bases = [part.energy for part in expression.bases]
+    base = bases[0] if base is None and len(bases) == 1 else base
+    if base is None or base.decoder is None or base.event_shape is None:
+        raise ExpressionError(f"{expression} has no prior with a generator as its base: make attributes over one base, or give `base`.")
+    return base
+
+
+def _checked(base: Energy, z: Tensor) -> Tensor:
+    shape = base.event_shape or ()
+    if not isinstance(z, Tensor) or z.shape[1:] != torch.Size(shape) or not len(z):
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ShapeError(f"An edit takes latent points of shape (B, {', '.join(map(str, shape))}) of {base}, got {got}.")
+    with torch.no_grad():
+        outside = int((~base(z).isfinite()).sum()) if base.has_value else 0
+    if outside:
+        raise EditError(f"{outside} of {len(z)} latent points are outside the support of {base}.")
+    return z.detach().clone()
+
+
+@torch.no_grad()
+def _distance(base: Energy, before: Tensor, after: Tensor, identity: Callable[[Tensor], Tensor] | None) -> Tensor:
+    pictures = [base.decoder(z) for z in (before, after)]  # pyright: ignore[reportOptionalCall]
+    first, second = pictures if identity is None else map(identity, pictures)
+    return (first - second).flatten(1).square().mean(1).sqrt()
+
+
+class _Potential(Energy):
+    """The potential of an edit; it evaluates twins, so that the modules of the caller do not change."""
+
+    def __init__(self, expression: Energy, kept: Mapping[str, Kept], base: Energy, start: Tensor, weights: EditWeights) -> None:
+        super().__init__()
+        parts = [one for part in kept.values() for one in (part.energy, part.opposite) if one is not None]
+        copies: Iterator[Any] = iter(twin(nn.ModuleList([expression, base, *parts])))  # together, so that they share the generator
+        self.expression, own = next(copies), next(copies)
+        self.kept = {name: Kept(next(copies), None if part.opposite is None else next(copies)) for name, part in kept.items()}
+        self.base: Any = own
+        self.map = getattr(self.base.decoder, "map", None)
+        self.start, self.weights = start, weights
+        with torch.no_grad():
+            self.mapped = start if self.map is None else self.map(start)
+            self.outputs = {name: part.output(start) for name, part in self.kept.items()}
+            self.labels = held_labels(self.kept, start)
+            self.noise = self._noise(start)
+            values = [name for name, part in self.kept.items() if part.opposite is None]
+            drawn = draw_latents(own, _DRAWS, 0) if values else start
+            self.widths = {name: _WIDTH * self.kept[name].output(drawn).std().clamp(min=1e-6) for name in values}
+
+    def forward(self, z: Tensor, *, rows: Tensor) -> Tensor:
+        """Returns the potential, with shape $(b,)$, of points with shape $(b, *)$ that belong to some rows of the start."""
+        weights = self.weights
+        near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
+        count = self.noise.shape[1]
+        every = rows.repeat_interleave(count)
+        total = weights.asked * self.expression.evidence(near, **self._chains(every)).view(-1, count).mean(1)
+        total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
+        moved = z if self.map is None else self.map(z)
+        if moved is not z:
+            total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
+        for name, part in self.kept.items():
+            away = part.output(z) - self.outputs[name][rows]
+            if part.opposite is None:  # in units of a share of the spread: the widths of heads may be so small that the flow is stiff
+                total = total + weights.kept * (away / self.widths[name]).square() / 2
+            else:
+                total = total + weights.logits * away.square()
+                total = total + weights.kept * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
+        return total
+
+    def _noise(self, start: Tensor) -> Tensor:
+        """Returns the moves of points, the same for all, with shape $(1, K, *)$."""
+        if not self.weights.margin:
+            return start.new_zeros(1, 1, *start.shape[1:])
+        scale = self.weights.margin * draw_latents(self.base, _DRAWS, 0).std().to(start)
+        half = torch.randn(_MOVES // 2, *start.shape[1:], generator=torch.Generator().manual_seed(0)).to(start)
+        return scale * torch.cat([half, -half]).unsqueeze(0)
+
+    @torch.no_grad()
+    def reached(self, z: Tensor) -> Tensor:
+        """Returns the probability of the expression, with shape $(B,)$; NaN for one that is no event."""
+        if self.expression.formula is None:
+            return z.new_full((len(z),), torch.nan)
+        return (-self.expression.evidence(z, **self._chains(torch.arange(len(z), device=z.device)))).exp()
+
+    @torch.no_grad()
+    def stayed(self, z: Tensor) -> dict[str, float]:
+        """Returns how far each kept attribute stayed."""
+        return {name: part.stayed(self.labels[name], z) for name, part in self.kept.items()}
+
+    def _chains(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"chains": rows} if "chains" in self.expression.conditions else {}
+
+
+def _follow(potential: _Potential, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Returns where the points flow, in the unconstrained coordinates of the prior, and the evaluations of each."""
+    end, evaluations, arrived = descend(
+        lambda z, rows: potential(z, rows=rows), potential.base.support, potential.start, tolerance=tolerance, rounds=_ROUNDS
+    )
+    broken = int((~end.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise EditError(f"{broken} of {len(end)} edits went to latent points that are not finite: lower the weight `asked`.")
+    if not arrived.all():
+        seen = f"{int((~arrived).sum())} of {len(end)} edits were stopped after {_ROUNDS} tried steps, before the end of their way."
+        advice = "Narrow values make it stiff: ask for wider ones, keep less, or raise `tolerance`. See `reached` and `kept`."
+        warnings.warn(SamplingWarning("edit", seen, advice), stacklevel=3)
+    return end, evaluations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -16,12 +17,10 @@ from composable_energy import Energy, GaussianHead
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import Attributes, attribute
-from composable_energy_latent.errors import LabelError
 from composable_energy_latent.flow import descend
 from composable_energy_latent.generator import Generator
-from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
+from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, label_pictures
 from composable_energy_latent.networks import WIDTHS, FixedWidth, LatentHeads, network_on
-from composable_energy_latent.report import AttributeReport, FitReport
 
 _NORMAL_90 = 1.6449
 _BINS = 15
@@ -285,3 +284,51 @@ def _attributes(
                 name = f"{column.name}={known[label] if label < len(known) else label}"
                 found[name] = attribute(base, network, name, label=label, columns=column.columns)
     return found
+
+
+@dataclass(frozen=True)
+class AttributeReport:
+    """One attribute on held-out pictures.
+
+    Attributes:
+        name: The attribute.
+        kind: `binary`, `labels` or `continuous`.
+        share: The share of the most frequent label, the accuracy of a guess; 0 for a continuous one.
+        accuracy: The share of right labels; for a continuous one the share of the variance that is explained.
+        ece: The expected calibration error; for a continuous one $\\lvert c - .9 \\rvert$ with the coverage $c$ of 90 % intervals.
+        width: The width of the Gaussian of a continuous attribute; the temperature of labels.
+    """
+
+    name: str
+    kind: str
+    share: float
+    accuracy: float
+    ece: float
+    width: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """All attributes on held-out pictures.
+
+    Attributes:
+        rows: One report for each attribute.
+        pictures: How many pictures were labelled.
+        held_out: How many of them the figures are from.
+        seconds: How long it took.
+    """
+
+    rows: tuple[AttributeReport, ...]
+    pictures: int
+    held_out: int
+    seconds: float
+
+    def __getitem__(self, name: str) -> AttributeReport:
+        """Returns the report of an attribute."""
+        return next(row for row in self.rows if row.name == name)
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        head = f"{'':{width}}  kind        accuracy  guess   ECE"
+        lines = [f"{r.name:{width}}  {r.kind:10}  {r.accuracy:8.3f}  {r.share:5.3f}  {r.ece:.3f}" for r in self.rows]
+        return "\n".join([head, *lines, f"{self.pictures} pictures, {self.held_out} held out, {self.seconds:.0f} s"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.distributions import biject_to, constraints
 
 import composable_energy as ce
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy_latent.errors import EditError
+from composable_energy.errors import ComposableEnergyError
 
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
 _SPAN = 5.0  # the time of the paper's process
@@ -20,12 +20,19 @@ _FIRST = 0.2  # the greatest change in the first step, relative to 1 + |x|
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class EditError(ComposableEnergyError, ValueError):
+    """An edit that contradicts what it keeps, or that left the support of the prior."""
+
+    documentation: ClassVar[str] = "errors.md#editerror"
+
+
 def integrate(
     velocity: Velocity, x: Tensor, start: float, end: float, *, tolerance: float, first: float, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Returns the points at the end of the flow $dx / dt = v(x, t)$, by the method of Bogacki and Shampine of order 3(2).
 
-    Each chain has its own steps, so its result does not depend on the others.
+    Each chain has its own steps, so its result does not depend on the others. The results are the points, with shape $(B, *)$, and the
+    number of evaluations of each chain and whether it arrived, with shape $(B,)$.
 
     Args:
         velocity: $v$, called with points of shape $(b, *)$, their times with shape $(b,)$, and the rows of the chains that they belong to.
@@ -35,9 +42,6 @@ def integrate(
         tolerance: The error of a step, relative to $1 + |x|$, as a root mean square over coordinates.
         first: The longest first step that is tried.
         rounds: The largest number of tried steps of a chain.
-
-    Returns:
-        The points, with shape $(B, *)$, the number of evaluations of each chain, and whether it arrived, each with shape $(B,)$.
     """
     x, active = x.clone(), torch.arange(len(x), device=x.device)
     time, step = x.new_full((len(x),), start), x.new_full((len(x),), first)
@@ -74,18 +78,8 @@ def descend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Returns where points flow down a potential, $du / d\tau = -\nabla_u U$, in unconstrained coordinates $u$ of their support.
 
-    Args:
-        potential: $U$, called with points of shape $(b, *)$ and the rows of the start that they belong to; its sum is differentiated.
-        support: The support.
-        z: The points at the start, with shape $(B, *)$.
-        tolerance: The error of a step; see `integrate`.
-        rounds: The largest number of tried steps of a point.
-
-    Returns:
-        The points, the number of evaluations of each, and whether it arrived; see `integrate`.
-
-    Raises:
-        EditError: The support has no coordinates.
+    $U$ is called with points of shape $(b, *)$ and the rows of the start that they belong to. For the results, `tolerance` and `rounds` see
+    `integrate`.
     """
     try:
         inside = biject_to(constraints.real if support is None or support is ce.supports.circle else support)

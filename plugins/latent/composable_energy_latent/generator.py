@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,14 @@ from typing_extensions import Self
 import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
-from composable_energy_latent.errors import GeneratorError
 
 _PROBES = 2
+
+
+class GeneratorError(ComposableEnergyError, ValueError):
+    """A generator returned something else than finite pictures of one shape, one for each latent point."""
+
+    documentation: ClassVar[str] = "errors.md#generatorerror"
 
 
 class Generator(nn.Module):
@@ -50,7 +56,8 @@ class Generator(nn.Module):
         self.event_shape: torch.Size | None = None
         for part in (function, mapping):
             if isinstance(part, nn.Module) and part.training:
-                _to_eval(part)
+                with suppress(NotImplementedError):  # an exported program, whose mode was fixed when it was exported
+                    part.eval()
         self.training = False
         self._probe()
 
@@ -166,13 +173,6 @@ def latent(
     base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else options))
     base.name = name
     return base
-
-
-def _to_eval(module: nn.Module) -> None:
-    try:
-        module.eval()
-    except NotImplementedError:  # an exported program, whose mode was fixed when it was exported
-        return
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
 from composable_energy.errors import OptionError
 from composable_energy_latent.attributes import Attributes
-from composable_energy_latent.errors import EditError
+from composable_energy_latent.flow import EditError
 from composable_energy_latent.networks import FixedWidth, LogOdds
 
 _ALL = 1e-3  # how far from 1 the probabilities of all labels of a classifier may sum up to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from typing_extensions import Self
 
 from composable_energy import Energy
-from composable_energy_latent.errors import LabelError
+from composable_energy.errors import ComposableEnergyError
 from composable_energy_latent.generator import Generator
 
 Labeller = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
@@ -19,6 +20,12 @@ Labeller = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 _CHUNK = 250
 _FEWEST = 10  # of each label; fewer say nothing about the held-out part
 _MOST_LABELS = 100
+
+
+class LabelError(ComposableEnergyError, ValueError):
+    """Labels from which no attribute can be learnt, such as one without positives."""
+
+    documentation: ClassVar[str] = "errors.md#labelerror"
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
 
 
 def report_conditions(order: Order, report: Report) -> Energy:
-    """Builds the energy of an order, and reports its conditions but the noise level, which samplers set.
-
-    Raises:
-        ComposableEnergyError: The expression cannot be built.
-    """
+    """Builds the energy of an order, and reports its conditions but the noise level, which samplers set."""
     energy = build_energy(order.text, order.family)
     names = sorted(energy.conditions - {"sigma", "chains"})
     report({"kind": "conditions", "conditions": [{"name": name, "required": name in energy.required_conditions} for name in names]})

@@ -99,11 +99,7 @@ class Order:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The values of conditions.
-
-        Raises:
-            OptionError: A text is no number.
-        """
+        """The values of conditions."""
         try:
             return dict(read_condition(f"{name}={text}") for name, text in self.given.items())
         except argparse.ArgumentTypeError as error:
@@ -152,12 +148,7 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
 
 
 def find_names(asked: str | None, own: str | None) -> Names:
-    """Returns the names of a family: the playground's own, or a plug-in's; a request never says in which folder to look.
-
-    Raises:
-        OptionError: No plug-in offers the family.
-        FileFormatError: The playground's own folder has no saved energies.
-    """
+    """Returns the names of a family: the playground's own, or a plug-in's; a request never says in which folder to look."""
     known = Names(own)
     if asked in (own, None):
         return known

@@ -82,22 +82,14 @@ class Worker:
         return job is not None
 
     def kept(self, name: str) -> Kept:
-        """Returns the points of an earlier order.
-
-        Raises:
-            OptionError: They are not kept any more.
-        """
+        """Returns the points of an earlier order."""
         try:
             return self._kept[name]
         except KeyError:
             raise OptionError("The playground does not keep this image any more; draw it again.") from None
 
     def events(self, order: Order) -> Generator[Event | None, None, None]:
-        """Yields what happens to an order, and None now and then; to close the iterator cancels the order.
-
-        Raises:
-            OptionError: Too many orders wait, or the image to edit is not kept any more.
-        """
+        """Yields what happens to an order, and None now and then; to close the iterator cancels the order."""
         orders, start = (order,), None
         if order.edit is not None:
             kept = self.kept(order.edit.job)

@@ -23,12 +23,7 @@ _DPI = 150
 
 
 def open_axes(ax: Axes | None, path: str | Path | None, width: float, height: float) -> tuple[Figure, Axes]:
-    """Returns the figure and the axes to draw on, those of the caller or new ones of a size in inches; checks the file to write.
-
-    Raises:
-        ExtraNotInstalled: Matplotlib is not installed.
-        OptionError: The file cannot be written, or `ax` is no axes of Matplotlib.
-    """
+    """Returns the figure and the axes to draw on, those of the caller or new ones of a size in inches; checks the file to write."""
     figure = _figure_class()(figsize=(width, height), layout="constrained")
     if path is not None:
         known = Path(path).suffix[1:].lower() in figure.canvas.get_supported_filetypes()

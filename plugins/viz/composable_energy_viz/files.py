@@ -30,11 +30,7 @@ _GAP = 2
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Opens a picture in PNG, JPEG, WebP or BMP, whatever its name, and reads its header only.
-
-    Raises:
-        FileFormatError: It has another format, or more than 2**26 pixels.
-    """
+    """Opens a picture in PNG, JPEG, WebP or BMP, whatever its name, and reads its header only."""
     from PIL import Image, UnidentifiedImageError
 
     found = "too many"
@@ -57,11 +53,7 @@ def is_picture(shape: tuple[int, ...]) -> bool:
 
 
 def check_path(path: str | Path, known: bool, kinds: str) -> Path:
-    """Returns the path of a picture that will be written, if its ending is `known`, one of `kinds`, and its folder exists.
-
-    Raises:
-        OptionError: They are not.
-    """
+    """Returns the path of a picture that will be written, if its ending is `known`, one of `kinds`, and its folder exists."""
     path = Path(path)
     if not known:
         raise OptionError(f"path takes a file that ends in {kinds}, got {str(path)!r}.")
@@ -71,11 +63,7 @@ def check_path(path: str | Path, known: bool, kinds: str) -> Path:
 
 
 def check_labels(labels: Sequence[object], count: int, what: str) -> list[str]:
-    """Returns labels as texts.
-
-    Raises:
-        ShapeError: They are not one for each of what they name.
-    """
+    """Returns labels as texts."""
     if isinstance(labels, str) or len(labels) != count:
         raise ShapeError(f"labels must be one for each of {count} {what}, got {'a text' if isinstance(labels, str) else len(labels)}.")
     return [str(label) for label in labels]
@@ -123,12 +111,7 @@ def write_image(path: Path, image: Image.Image, about: Mapping[str, Any] | None 
 
 
 def check_archive(path: Path) -> None:
-    """Raises if the files in a zip archive, such as `.npz`, are too large; reads the list of its files only.
-
-    Raises:
-        FileFormatError: They have more than 2**32 bytes together.
-        BadZipFile: It is no archive.
-    """
+    """Raises if the files in a zip archive, such as `.npz`, are too large; reads the list of its files only."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > LARGEST:
@@ -136,11 +119,7 @@ def check_archive(path: Path) -> None:
 
 
 def check_gzip(path: Path, largest: int = LARGEST) -> None:
-    """Raises if a file compressed by gzip is damaged or too large; unpacks it piece by piece, and keeps nothing.
-
-    Raises:
-        FileFormatError: It is damaged, or unpacks to more.
-    """
+    """Raises if a file compressed by gzip is damaged or too large; unpacks it piece by piece, and keeps nothing."""
     size = 0
     try:
         with gzip.open(path) as file:
@@ -153,11 +132,7 @@ def check_gzip(path: Path, largest: int = LARGEST) -> None:
 
 
 def read_gzip(path: Path, most: int) -> bytes:
-    """Returns the first bytes, `most` of them, of a file compressed by gzip.
-
-    Raises:
-        FileFormatError: It is damaged, or `most` is more than 2**32.
-    """
+    """Returns the first bytes, `most` of them, of a file compressed by gzip."""
     if most > LARGEST:
         raise FileFormatError(f"{path} unpacks to {most:,} bytes, and {LARGEST:,} at most are read: unpack it to a plain file.")
     try:

@@ -1,7 +1,8 @@
-"""The trained concepts of `one-object`: a base, evidence for each concept over it, and two conditional energies."""
+"""The trained concepts of `one-object`: a base, evidence for each concept over it, two conditional energies, and their names."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import cast
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_scenes import weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import Judge
-from composable_energy_scenes.one_object import COLORS
+from composable_energy_scenes.one_object import COLORS, SIZES
 from composable_energy_scenes.renderer import KINDS
 
 CODE = 48
@@ -49,6 +50,7 @@ class Concepts:
 
     def __init__(self, folder: Path = weights.FOLDER) -> None:
         self.folder = folder
+        self._head, self._conditional = cache(self._load_head), cache(self._load_conditional)  # expressions share networks
 
     @cached_property
     def base(self) -> CodeEnergy:
@@ -77,57 +79,41 @@ class Concepts:
 
     def color(self, *values: int | str) -> ce.ClassifierEnergy:
         """Returns the event that the color is one of some, by names or indices; without any, the color is the condition `y`."""
-        return self._event("color", self._colors, COLORS, values)
+        return self._event("color", COLORS, values)
 
     def shape(self, *values: int | str) -> ce.ClassifierEnergy:
         """Returns the event that the shape is one of some, by names or indices; without any, the shape is the condition `y`."""
-        return self._event("shape", self._shapes, KINDS, values)
+        return self._event("shape", KINDS, values)
 
     def of_position(self, c: Sequence[float] | Tensor | None = None) -> ce.Energy:
         """Returns the conditional energy given the position: (2,) for all chains, (n, 2) for each. None leaves the condition `y` free."""
         import torch
 
+        energy = self._conditional("of_position", dims=2)
         if c is None:
-            return self._of_position
+            return energy
         points = torch.as_tensor(c, dtype=torch.float32)
-        return self._of_position.given(y=points if points.ndim == 2 else points[None])
+        return energy.given(y=points if points.ndim == 2 else points[None])
 
     def of_color(self, value: int | str | Tensor | None = None) -> ce.Energy:
         """Returns the conditional energy given the color, or a tensor of one color per chain. None leaves the condition `y` free."""
-        if value is None:
-            return self._of_color
-        return self._of_color.given(y=value if isinstance(value, Tensor) else _class_index("color", COLORS, value))
+        energy = self._conditional("of_color", classes=len(COLORS))
+        return energy if value is None else energy.given(y=value if isinstance(value, Tensor) else _class_index("color", COLORS, value))
 
-    @cached_property
-    def _colors(self) -> CodeHeads:
-        return self._head("color", len(COLORS))
-
-    @cached_property
-    def _shapes(self) -> CodeHeads:
-        return self._head("shape", len(KINDS))
-
-    @cached_property
-    def _of_position(self) -> ConditionalEnergy:
-        return self._conditional("of_position", dims=2)
-
-    @cached_property
-    def _of_color(self) -> ConditionalEnergy:
-        return self._conditional("of_color", classes=len(COLORS))
-
-    def _conditional(self, name: str, **options: int) -> ConditionalEnergy:
+    def _load_conditional(self, name: str, **options: int) -> ConditionalEnergy:
         energy = cast(ConditionalEnergy, ce.get("energy", "code-conditional", base=self.base, **options))
         energy.name = name
         weights.read(energy.net, name, self.folder)
         return energy.eval()
 
-    def _head(self, name: str, outputs: int) -> CodeHeads:
+    def _load_head(self, name: str, outputs: int) -> CodeHeads:
         head = ce.get("encoder", "code-heads", outputs=outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
         return weights.read(cast(CodeHeads, head), name, self.folder)
 
-    def _event(self, name: str, head: CodeHeads, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:
+    def _event(self, name: str, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:
         label = [_class_index(name, known, value) for value in values] or None
         text = f"{name}={'|'.join(known[i] for i in label)}" if label else name
-        return ce.ClassifierEnergy(head, label, self.base, labels=len(known), name=text)
+        return ce.ClassifierEnergy(self._head(name, len(known)), label, self.base, labels=len(known), name=text)
 
 
 def load_concepts(folder: Path = weights.FOLDER) -> Concepts:
@@ -150,3 +136,61 @@ def _class_index(name: str, known: Sequence[str], value: int | str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(known):
         return value
     raise OptionError(f"There is no {name} {value!r}; known are {', '.join(known)}, or 0 to {len(known) - 1}.")
+
+
+_MIDDLE = sum(SIZES) / 2
+_PLACES = {"left": (0, -1), "right": (0, 1), "front": (1, -1), "back": (1, 1)}
+_SIZES = {"small": -1, "large": 1}
+
+
+class SceneFamily(ce.EnergyFamily):
+    """Rendered scenes of objects and their attributes; weights are loaded once, on first use.
+
+    `scenes` is the base. Members are events over it: `scenes/color=red`, `scenes/shape=box`, `scenes/left` (half of the floor),
+    `scenes/large` (half of the sizes) and so on. For events at any position or size use `composable_energy_scenes.load_concepts`.
+
+    Args:
+        folder: The folder of the weights; None for those of the package.
+
+    Example:
+        >>> import composable_energy as ce
+        >>> images = (ce.get("energy", "scenes/left") & ~ce.get("energy", "scenes/color=red")).sample(4, seed=0)
+    """
+
+    comes_trained = True
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folder = weights.FOLDER if folder is None else Path(folder)
+
+    def members(self) -> tuple[str, ...]:
+        """Returns the names of the events, without loading weights."""
+        return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
+
+    def load(self, member: str | None) -> ce.Energy:
+        """Returns the energy of an event, or the base for None.
+
+        Raises:
+            PluginNotFound: There is no such event.
+        """
+        concepts = load_concepts(self._folder)
+        if member is None:
+            return concepts.base
+        if member not in self.members():
+            raise PluginNotFound(f"The family scenes has no event {member!r}; known are {', '.join(self.members())}.")
+        name, _, value = member.partition("=")
+        if value:
+            return concepts.color(value) if name == "color" else concepts.shape(value)
+        return _half_space(concepts, member)
+
+
+def _half_space(concepts: Concepts, name: str) -> ce.Energy:
+    if name in _SIZES:
+        low, high = (-math.inf, _MIDDLE) if _SIZES[name] < 0 else (_MIDDLE, math.inf)
+        event = concepts.size.between(low, high)
+    else:
+        axis, sign = _PLACES[name]
+        low, high = [-math.inf, -math.inf], [math.inf, math.inf]
+        (high if sign < 0 else low)[axis] = 0.0
+        event = concepts.position.between(low, high)
+    event.name = name
+    return event

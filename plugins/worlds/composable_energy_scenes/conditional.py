@@ -55,9 +55,10 @@ class ConditionalEnergy(ce.Energy):
             OptionError: There is no such class.
             ShapeError: `y` has another number of classes or numbers for each code.
         """
-        return self.net(x, sigma=self.sigma_min if sigma is None else sigma, condition=self._features(y).to(x))
+        return self.net(x, sigma=self.sigma_min if sigma is None else sigma, y=self.features(y).to(x))
 
-    def _features(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
+        """Returns the numbers that the network reads for classes or numbers $y$: one of them is 1, or the numbers and waves of them."""
         wanted = self.dims or 1
         if y.numel() != wanted * len(y):
             what = "a class" if self.classes else f"{wanted} numbers"

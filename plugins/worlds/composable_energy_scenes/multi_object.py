@@ -9,7 +9,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_scenes import weights
-from composable_energy_scenes.detector import Detector
+from composable_energy_scenes.judge import Detector
 from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import PlaceHead, Presence
@@ -73,9 +73,6 @@ def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int
     """Returns the position of one random object of each picture: the only label that training uses.
 
     Whether each object exists has shape $(N, K)$, their positions $(N, K, 2)$.
-
-    Raises:
-        OptionError: A picture has no object.
     """
     if not present.any(1).all():
         raise OptionError("Each picture needs at least one object.")

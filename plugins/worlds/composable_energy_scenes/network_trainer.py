@@ -1,11 +1,16 @@
-"""Training of the networks of scenes: one call per network, which resumes after an interruption."""
+"""Training of the networks of scenes in a run folder, which resumes after an interruption, and the command line of trainings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,29 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from composable_energy.files import replace_file
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.cost_log import CostLog, read_costs
-from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.data import Pictures, Preparation, Scenes, World, render_to
+from composable_energy_image.network_training import read_costs, scaled, seeded, set_standardization, train_network
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
+from composable_energy_scenes import weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import Judge
 from composable_energy_scenes.patches import PatchCoder
 from composable_energy_scenes.renderer import KINDS
-from composable_energy_training import (
-    AttributeHeads,
-    Batch,
-    Checkpoints,
-    DenoisingScoreMatching,
-    Loss,
-    Monitor,
-    Objective,
-    Optimizer,
-    Prepared,
-    ProgressBar,
-    Trainer,
-    ValueHeads,
-)
+from composable_energy_training import AttributeHeads, Batch, DenoisingScoreMatching, Loss, Objective, Prepared, ValueHeads
 
 _CHUNK = 500
 _NUMBERS = ("position", "size", "light")
@@ -72,8 +66,7 @@ class NetworkTrainer:
         self.fit("autoencoder", AutoencoderWithLabels(coder, 0), objective, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
         with torch.no_grad():
             raw = torch.cat([coder.encode_raw(part) for part in _chunks(images)])
-            coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
-            coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
+        set_standardization(coder.standardize, raw)
         if decoder_steps:
             objective = Reconstruction(code, {}, noise=noise)
             self.fit("decoder", DecoderOnly(coder), objective, pictures, decoder_steps, 96, 1e-3, ema=0.998, precision="auto")
@@ -106,14 +99,15 @@ class NetworkTrainer:
     def _train_head(self, base: CodeEnergy, outputs: int, objective: Objective, data: Any, name: str, steps: int, width: int) -> CodeHeads:
         with self.seeded(name):
             head = CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
-        self.fit(name, head, objective, data, steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        self.fit(name, head, objective, data, steps, 256, 2e-3, ema=0.998, weight_decay=1e-2)
         return head.eval().requires_grad_(False)
 
     def train_conditional(
         self, energy: ConditionalEnergy, codes: Tensor, y: Tensor, name: str, sigmas: tuple[float, float], steps: int
     ) -> None:
         """Trains a conditional energy on codes with conditions, by denoising score matching."""
-        self.fit(name, energy.net, _ConditionalMatching(energy, sigmas), (codes, {"y": y}), steps, 256, 2e-3, ema=0.999)
+        data, objective = (codes, {"y": energy.features(y).to(codes)}), DenoisingScoreMatching(*sigmas, condition="y")
+        self.fit(name, energy.net, objective, data, steps, 256, 2e-3, ema=0.999)
         energy.eval().requires_grad_(False)
 
     def costs(self) -> dict[str, dict[str, float]]:
@@ -121,12 +115,9 @@ class NetworkTrainer:
         found = {folder.name: read_costs(folder) for folder in sorted(self.folder.iterdir()) if folder.is_dir()}
         return {name: costs for name, costs in found.items() if costs}
 
-    @contextmanager
-    def seeded(self, part: str) -> Iterator[None]:
+    def seeded(self, part: str) -> AbstractContextManager[None]:
         """Seeds initial weights by the seed and the name of a part, and restores the random state on exit."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(blake2b(f"{self.seed} {part}".encode(), digest_size=8).digest(), "little"))
-            yield
+        return seeded(self.seed, part)
 
     def fit(
         self,
@@ -138,23 +129,13 @@ class NetworkTrainer:
         batch: int,
         rate: float,
         *,
-        decay: float = 1e-4,
         preparation: Preparation | None = None,
         **options: Any,
     ) -> None:
         """Trains a model in the folder of a name, or resumes its training, with further options of `Optimizer`."""
-        steps = max(5, round(steps * self.effort))
-        rates: dict[str, Any] = {"rate": rate, "betas": (0.9, 0.999), "weight_decay": decay, "warm_up": min(200, steps // 10), "decay": 0.7}
-        Trainer(
-            model,
-            objective,
-            Prepared(data, preparation),
-            steps=steps,
-            batch_size=batch,
-            seed=self.seed,
-            optimizer=Optimizer(**rates, clip=1.0, **{"precision": "float32", **options}),
-            callbacks=[Checkpoints(self.folder / name, keep=1), Monitor(None), CostLog(), *[ProgressBar()] * self.progress],
-        ).fit()
+        sizes = {"steps": scaled(steps, self.effort), "batch_size": batch, "rate": rate, "seed": self.seed}
+        data, store = Prepared(data, preparation), {"keep": 1}
+        train_network(self.folder / name, model, objective, data, store=store, progress=self.progress, **sizes, **options)
 
 
 @torch.no_grad()
@@ -191,11 +172,70 @@ class _JudgeLoss(Objective):
         return Loss(error + 0.3 * (F.cross_entropy(shape, batch.labels["shape"]) + F.cross_entropy(color, batch.labels["color"])))
 
 
-class _ConditionalMatching(Objective):
-    """Denoising score matching of a conditional energy; the trained module is its network."""
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a training run. Every result is kept, so an interrupted run resumes.
 
-    def __init__(self, energy: ConditionalEnergy, sigmas: tuple[float, float]) -> None:
-        self._energy, self._scores = energy, DenoisingScoreMatching(*sigmas, condition="y")
+    `seeds` and `counts` are those of the renders, by their use. `effort` is a factor of the training steps and, below 1, of the renders.
+    """
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        return self._scores.loss(self._energy, batch)
+    folder: Path
+    world: World
+    seeds: Mapping[str, int]
+    counts: Mapping[str, int]
+    effort: float = 1.0
+    progress: bool = True
+
+    @property
+    def weights(self) -> Path:
+        """The folder of finished weights."""
+        return self.folder / "weights"
+
+    @cached_property
+    def trainer(self) -> NetworkTrainer:
+        """The trainer, with its checkpoints in this folder."""
+        return NetworkTrainer(self.folder / "run", effort=self.effort, progress=self.progress)
+
+    def render(self, use: str) -> Scenes:
+        """Returns the renders for one use; the first call renders them."""
+        count = max(8, round(self.counts[use] * min(1.0, self.effort)))
+        return render_to(self.folder / use, self.world, count, self.seeds[use], progress=self.progress)
+
+    def encode(self, coder: Autoencoder | PatchCoder, use: str) -> Tensor:
+        """Returns the codes of the renders for one use; the first call encodes them."""
+        target = self.folder / f"codes-{use}.npy"
+        if not target.exists():
+            file = BytesIO()
+            np.save(file, encode_images(coder, self.render(use).images).numpy())
+            replace_file(target, file.getvalue())
+        return torch.from_numpy(np.load(target))
+
+    def save(self, network: nn.Module, part: str) -> None:
+        """Writes finished weights."""
+        weights.write(network, part, self.weights)
+
+    def write_report(self, **scores: Any) -> None:
+        """Writes `report.json` with the costs of each training, and scores."""
+        report = {"trainings": self.trainer.costs()} | scores
+        replace_file(self.folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
+
+
+def run_command(train: Callable[[RunFolder], None], run: Callable[..., RunFolder], home: Path, arguments: Sequence[str] | None) -> None:
+    """Runs the command of a module, whose first line is the description of `--help`, with one thread.
+
+    It trains in the run folder that `run` makes of a path and a factor `effort`; `--install` copies weights and report to `home`.
+    """
+    module = sys.modules[train.__module__]
+    name = module.__spec__.name if module.__spec__ else train.__module__
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(module.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps (default: 1)")
+    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    done = run(options.out, effort=options.effort)
+    train(done)
+    if options.install:
+        home.mkdir(parents=True, exist_ok=True)
+        for path in [*done.weights.glob("*.safetensors"), done.folder / "report.json"]:
+            shutil.copy(path, home)

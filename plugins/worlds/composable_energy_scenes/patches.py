@@ -48,11 +48,7 @@ class PatchCoder(nn.Module):
         return CHANNELS * PATCHES**2
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$.
-
-        Raises:
-            ShapeError: The pictures have another shape.
-        """
+        """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$."""
         if images.shape[1:] != (3, _PIXELS, _PIXELS):
             raise ShapeError(f"The patch coder encodes pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
         return self.standardize(self.encoder(images * 2 - 1).float())
@@ -75,16 +71,12 @@ class PatchNetwork(ce.Energy):
 
     Here $u = c z$, $c = (1 + \sigma^2)^{-1/2}$, and $f$ is a U-Net on the grid of patches. Before training, when $f = 0$, codes are
     standard normal.
-
-    Args:
-        width: Channels of the U-Net at 8 x 8; at 4 x 4 twice as many.
-        blocks: Residual blocks at each size, on the way down and on the way up.
     """
 
-    def __init__(self, width: int = 48, blocks: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.event_shape = (CHANNELS, PATCHES, PATCHES)
-        self.net = UNet(CHANNELS, None, width=width, levels=2, blocks=blocks, activation="swish", dropout=0.0)
+        self.net = UNet(CHANNELS, None, width=48, levels=2, blocks=1, activation="swish", dropout=0.0)
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
@@ -95,21 +87,17 @@ class PatchNetwork(ce.Energy):
 
 
 class PatchEnergy(ce.Energy):
-    """The energy of any picture at a noise level, over codes of its patches; its decoder is a `PatchCoder`.
+    """The energy of any picture at a noise level, over codes of its patches; its decoder is a `PatchCoder`."""
 
-    Args:
-        sigma_min: The lowest noise level, and the default.
-        sigma_max: The highest noise level.
-        name: The name in expressions.
-    """
+    sigma_min, sigma_max = 0.05, 8.0
 
-    def __init__(self, *, sigma_min: float = 0.05, sigma_max: float = 8.0, name: str = "several") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.sigma_min, self.sigma_max, self.name = sigma_min, sigma_max, name
+        self.name = "several"
         self.net = PatchNetwork()
         self.decoder = PatchCoder()
         self.event_shape = self.net.event_shape
-        options = {"levels": 40, "sigma_max": sigma_max, "sigma_min": sigma_min, "corrector_steps": 0}
+        options = {"levels": 40, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 0}
         self.recommended = ce.Recommendation("annealed", options, threads=1)
 
     @property

@@ -25,17 +25,12 @@ _WIDTH = 2 / CELLS
 
 
 class PlaceHead(nn.Module):
-    """Logits of the cell of the labelled object, given codes with noise; cells are in row-major order.
+    """Logits of the cell of the labelled object, given codes with noise; cells are in row-major order."""
 
-    Args:
-        sigma_min: The default noise level.
-        width: Channels of the network.
-    """
-
-    def __init__(self, sigma_min: float = 0.05, width: int = 32) -> None:
+    def __init__(self, sigma_min: float = 0.05) -> None:
         super().__init__()
         self.sigma_min = sigma_min
-        self.net = UNet(_READ, None, width=width, levels=2, blocks=1, activation="swish", dropout=0.0)
+        self.net = UNet(_READ, None, width=32, levels=2, blocks=1, activation="swish", dropout=0.0)
         self.read = nn.Linear(_READ * PATCHES**2, CELLS**2)
 
     def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:

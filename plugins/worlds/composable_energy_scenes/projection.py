@@ -19,17 +19,11 @@ _FAR = 1e6
 
 @dataclass(frozen=True)
 class CameraView:
-    """A camera that looks along the second axis and down; its right is the first axis.
-
-    Attributes:
-        position: Position of the camera.
-        down: Tilt below the horizon, in degrees.
-        angle: Vertical field of view, in degrees.
-    """
+    """A camera that looks along the second axis and down; its right is the first axis."""
 
     position: tuple[float, float, float]
-    down: float
-    angle: float
+    down: float  # tilt below the horizon, in degrees
+    angle: float  # vertical field of view, in degrees
 
     def axes(self) -> np.ndarray:
         """Returns the directions right, up and forward, as rows."""
@@ -56,17 +50,9 @@ class CameraView:
 
 
 def count_visible_pixels(view: CameraView, kinds: np.ndarray, where: np.ndarray, halves: np.ndarray, size: int = 64) -> np.ndarray:
-    """Counts the pixels that show each of $K$ solids on the floor.
+    """Returns the number of pixels that show each of $K$ solids on the floor, with shape $(K,)$.
 
-    Args:
-        view: The camera.
-        kinds: Classes of the solids in `KINDS`, with shape $(K,)$.
-        where: Centres on the floor, with shape $(K, 2)$.
-        halves: Half widths, which are also half heights, with shape $(K,)$.
-        size: Height and width of the picture.
-
-    Returns:
-        The counts, with shape $(K,)$.
+    The classes of the solids in `KINDS` and the half widths, also half heights, have shape $(K,)$; the centres have shape $(K, 2)$.
     """
     rays = view.rays(size)
     entries = np.stack(

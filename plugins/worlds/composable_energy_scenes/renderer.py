@@ -44,11 +44,7 @@ _INSTALL = (
 
 
 def check_picture_size(size: int) -> int:
-    """Returns the height and width of pictures, 8 to 256.
-
-    Raises:
-        OptionError: It is not a whole number in this range.
-    """
+    """Returns the height and width of pictures, 8 to 256."""
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 8 <= size <= 256:
         raise OptionError(f"size must be the height and width of pictures, a whole number from 8 to 256, got {size!r}.")
     return int(size)
@@ -58,9 +54,6 @@ def load_mujoco() -> ModuleType:
     """Imports MuJoCo for off-screen rendering.
 
     The environment variable `MUJOCO_GL` selects the backend. On Linux, if it is not set, EGL is used if installed, else OSMesa.
-
-    Raises:
-        ExtraNotInstalled: MuJoCo or a backend is not installed.
     """
     _load_triton_first()
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
@@ -76,20 +69,7 @@ def load_mujoco() -> ModuleType:
 
 
 class Camera:
-    """Renders the scenes of one MuJoCo model.
-
-    Args:
-        xml: The model, with a camera named `c`.
-        size: Height and width of the pictures.
-
-    Attributes:
-        mujoco: The package `mujoco`.
-        model: The model, which may be changed in place between pictures.
-        data: The state of the model.
-
-    Raises:
-        ExtraNotInstalled: MuJoCo or a backend is not installed, or the backend does not start.
-    """
+    """Renders the scenes of one MuJoCo model with a camera named `c`, which may be changed in place between pictures."""
 
     def __init__(self, xml: str, size: int) -> None:
         self.mujoco = load_mujoco()
@@ -140,11 +120,7 @@ class Camera:
         return self.model.geom(name).id
 
     def put(self, solid: int, kind: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
-        """Puts a solid of a class in `KINDS` on the floor; `half` is half of its height and width, and `color` is in [0, 1].
-
-        Raises:
-            OptionError: `half` is not positive.
-        """
+        """Puts a solid of a class in `KINDS` on the floor; `half` is half of its height and width, and `color` is in [0, 1]."""
         if not half > 0:
             raise OptionError(f"The half width of a solid must be positive, got {half}.")
         model = self.model

@@ -104,17 +104,9 @@ class Sprites(World):
 
 
 def inside(size: int, shape: np.ndarray, middle: np.ndarray, scale: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """Returns whether the centres of pixels are inside sprites.
+    """Returns whether the centres of pixels are inside sprites, with shape $(N, S, S)$; pictures show the square [-1, 1] x [-1, 1].
 
-    Args:
-        size: Height and width $S$ of the pictures, which show the square [-1, 1] x [-1, 1].
-        shape: Classes in `SPRITES`, with shape $(N,)$.
-        middle: Centres, right and up, with shape $(N, 2)$.
-        scale: Scales, with shape $(N,)$; the area is `AREA` times the square.
-        orientation: Cosines and sines of the angles of rotation, with shape $(N, 2)$.
-
-    Returns:
-        Booleans with shape $(N, S, S)$.
+    The centres, right and up, and the cosines and sines of the orientations have shape $(N, 2)$; the classes and scales have shape $(N,)$.
     """
     steps = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
     x = (steps[None, None, :] - middle[:, 0, None, None]) / (scale * np.sqrt(AREA))[:, None, None]

@@ -22,10 +22,9 @@ from composable_energy_scenes import weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS, Concepts, load_judge
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import judge_images
-from composable_energy_scenes.network_trainer import encode_images
+from composable_energy_scenes.network_trainer import RunFolder, encode_images, run_command
 from composable_energy_scenes.one_object import COLORS, OneObject
 from composable_energy_scenes.renderer import KINDS
-from composable_energy_scenes.run_folder import RunFolder, run_command
 
 SEEDS = {"train": 1, "judge": 2, "test": 3, "light": 4}
 """Seeds of the renders. The judge and the energies train on different renders, and are scored on a third set."""

@@ -15,18 +15,19 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.network_training import set_standardization
 from composable_energy_image.reconstruction import Reconstruction
 from composable_energy_scenes import multi_object
-from composable_energy_scenes.detector import DetectionLoss, Detector
+from composable_energy_scenes.judge import CELL, GRID, Detector
 from composable_energy_scenes.multi_object import draw_labelled_positions, multi_object_world
-from composable_energy_scenes.network_trainer import LabelledPictures, encode_images
+from composable_energy_scenes.network_trainer import LabelledPictures, RunFolder, encode_images, run_command
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
-from composable_energy_scenes.run_folder import RunFolder, run_command
-from composable_energy_training import AttributeHeads, DenoisingScoreMatching
+from composable_energy_training import AttributeHeads, Batch, DenoisingScoreMatching, Loss, Objective
 
 SEEDS = {"train": 1, "detector": 2}
 """Seeds of the renders. The detector and the energies train on different renders; experiments score on further seeds."""
@@ -36,6 +37,7 @@ COUNTS = {"train": 32_000, "detector": 16_000}
 
 _STEPS = {"coder": 1_400, "base": 2_500, "place": 750, "detector": 1_200}
 _CODE_NOISE = 0.05
+_STANDARDIZED = 8_000  # pictures over which codes are standardized
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -56,7 +58,10 @@ def _train_coder(run: RunFolder) -> PatchCoder:
     objective = Reconstruction(coder.numbers, {}, noise=_CODE_NOISE)
     pictures = Pictures(images, {}, "several")
     run.trainer.fit("coder", _NoisyCoder(coder), objective, pictures, _STEPS["coder"], 96, 2e-3, ema=0.998, precision="auto")
-    _standardize(coder, images)
+    parts = np.array_split(images[:_STANDARDIZED], max(1, min(_STANDARDIZED, len(images)) // 500))
+    with torch.no_grad():
+        raw = torch.cat([coder.encoder(torch.from_numpy(np.array(part)).float() / 127.5 - 1) for part in parts])
+    set_standardization(coder.standardize, raw)
     return _finish(run, coder, coder, "coder")
 
 
@@ -82,7 +87,7 @@ def _train_place_head(run: RunFolder, base: PatchEnergy) -> None:
     with run.trainer.seeded("place"):
         head = PlaceHead(base.sigma_min)
     objective = AttributeHeads({"place": CELLS**2}, base.sigma_min, base.sigma_max)
-    run.trainer.fit("place", head, objective, (codes, {"place": cells}), _STEPS["place"], 256, 2e-3, ema=0.998, decay=1e-2)
+    run.trainer.fit("place", head, objective, (codes, {"place": cells}), _STEPS["place"], 256, 2e-3, ema=0.998, weight_decay=1e-2)
     _finish(run, head, head, "place")
 
 
@@ -104,6 +109,23 @@ def _finish(run: RunFolder, model: _Model, network: nn.Module, part: str) -> _Mo
     return model.eval().requires_grad_(False)
 
 
+class DetectionLoss(Objective):
+    """The detector's objective: cross entropy of cells, plus the position error of all objects in the label `position`, padded with NaN."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        logits, places = model(batch.x)
+        position = batch.labels["position"].unflatten(1, (-1, 2))
+        row, which = position.isfinite().all(2).nonzero(as_tuple=True)
+        truth = position[row, which]
+        column, line = ((truth + 1) / CELL).long().clamp(0, GRID - 1).unbind(1)
+        cell = line * GRID + column
+        occupied = torch.zeros_like(logits)
+        occupied[row, cell] = 1.0
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), occupied, reduction="sum") / len(logits)
+        error = (places.float()[row, cell] - truth).abs().mean()
+        return Loss(entropy + 5 * error, {"cells": entropy.detach(), "off": error.detach()})
+
+
 class _NoisyCoder(nn.Module):
     """The coder with noise on its codes, as `Reconstruction` trains it."""
 
@@ -115,15 +137,6 @@ class _NoisyCoder(nn.Module):
         codes = self.coder.encode(images.contiguous(memory_format=torch.channels_last))
         flat = codes.flatten(1)
         return self.coder.decode(codes + noise.view_as(codes)), flat, flat[:, :0]
-
-
-@torch.no_grad()
-def _standardize(coder: PatchCoder, images: np.ndarray, count: int = 8_000) -> None:
-    """Sets the mean and variance of codes to those over many pictures; training leaves those of its last batches."""
-    parts = np.array_split(images[:count], max(1, min(count, len(images)) // 500))
-    raw = torch.cat([coder.encoder(torch.from_numpy(np.array(part)).float() / 127.5 - 1) for part in parts])
-    coder.standardize.running_mean.copy_(raw.mean((0, 2, 3)))  # pyright: ignore[reportOptionalMemberAccess]
-    coder.standardize.running_var.copy_(raw.var((0, 2, 3)))  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

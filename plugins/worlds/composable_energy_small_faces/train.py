@@ -25,16 +25,16 @@ from composable_energy.options import import_extra
 from composable_energy.sampling import Noise
 from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
-from composable_energy_faces.judge import load_judge
+from composable_energy_faces.judge import accuracy, load_judge
 from composable_energy_faces.networks import Judge
-from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
+from composable_energy_image.network_training import read_costs, scaled, train_network
 from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
-from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, ProgressBar, Trainer
+from composable_energy_training import Batch, Loss, Monitor, Objective
 
-_FACES, _JUDGE_FACES = 40_000, 16_000
+_FACES, _JUDGE_FACES, _TEST_FACES = 40_000, 16_000, 2_000
 _STEPS, _JUDGE_STEPS = 5_000, 800
 _WITHOUT_CLASS = 0.2
 
@@ -108,11 +108,9 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
     judge = Judge()
     judge.load_state_dict(load_judge().state_dict())
     faces = draw_small(folder, "judge", max(1, round(_JUDGE_FACES * min(1.0, effort))))
-    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.999), "weight_decay": 1e-3, "warm_up": 20, "decay": 0.7, "clip": 1.0}
-    optimizer = Optimizer(**rates, ema=0.99, precision="auto")
-    callbacks = [Checkpoints(folder / "judge-small"), Monitor(None), CostLog()]
-    steps = max(5, round(_JUDGE_STEPS * effort))
-    Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, optimizer=optimizer, callbacks=callbacks).fit()
+    options = {"rate": 1e-3, "weight_decay": 1e-3, "warm_up": 20, "ema": 0.99, "precision": "auto"}
+    steps = scaled(_JUDGE_STEPS, effort)
+    train_network(folder / "judge-small", judge, _SmallAttributes(), faces, steps=steps, batch_size=96, **options)
     write_weights(judge, "judge-small", folder / "weights")
     return judge.eval()
 
@@ -127,11 +125,9 @@ def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] =
         torch.manual_seed(SEEDS["train"])
         unet = small_unet()
     faces = draw_small(folder, "train", max(1, round(_FACES * min(1.0, effort))))
-    rates: dict[str, Any] = {"rate": 1e-3, "betas": (0.9, 0.99), "weight_decay": 1e-4, "warm_up": 200, "decay": 0.7, "clip": 1.0}
-    optimizer = Optimizer(**rates, ema=0.998, precision="auto")
-    steps = max(5, round(_STEPS * effort))
-    watching = [Checkpoints(folder / "small-faces", every=250), Monitor(None), ProgressBar(), CostLog(), *callbacks]
-    Trainer(unet, ClassDiffusion(), faces, steps=steps, batch_size=32, optimizer=optimizer, callbacks=watching).fit()
+    options = {"rate": 1e-3, "betas": (0.9, 0.99), "warm_up": 200, "ema": 0.998, "precision": "auto"}
+    options |= {"steps": scaled(_STEPS, effort), "batch_size": 32, "store": {"every": 250}, "callbacks": [Monitor(None), *callbacks]}
+    train_network(folder / "small-faces", unet, ClassDiffusion(), faces, progress=True, **options)
     return save_pipeline(unet, folder / "weights" / PIPELINE.name)
 
 
@@ -140,14 +136,6 @@ def save_pipeline(unet: Any, folder: Path) -> Path:
     pipeline = import_extra("diffusers", "diffusers").DDPMPipeline(copy.deepcopy(unet).half(), small_scheduler())
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
-
-
-def accuracy(network: Judge, count: int = 2000) -> dict[str, float]:
-    """Returns the accuracy of the judge of small pictures on test faces, by attribute."""
-    faces = draw(count, seed=SEEDS["test"])
-    verdict = judge_small(shrink(faces.images), network)
-    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -161,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.effort > 0:
         parser.error(f"--effort must be positive, got {options.effort}.")
     torch.set_num_threads(options.threads)
-    found = accuracy(train_small_judge(options.out, options.effort))
+    judge, faces = train_small_judge(options.out, options.effort), draw(_TEST_FACES, seed=SEEDS["test"])
+    found = accuracy(judge_small(shrink(faces.images), judge), faces)
     pipeline = train_pipeline(options.out, options.effort)
     report = {"judge": found, "costs": {name: read_costs(options.out / name) for name in ("judge-small", "small-faces")}}
     replace_file(pipeline / "training.json", f"{json.dumps(report, indent=1)}\n".encode())

@@ -12,8 +12,9 @@ import composable_energy as ce
 from benchmarks.papers.compositional_2020.several_objects import conjunction, requested_places
 from composable_energy.errors import ExtraNotInstalled, ShapeError
 from composable_energy.testing import check_energy
-from composable_energy_scenes import network_trainer, train_multi_object
-from composable_energy_scenes.detector import detect_objects
+from composable_energy_image import network_training
+from composable_energy_scenes import train_multi_object
+from composable_energy_scenes.judge import detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
@@ -111,7 +112,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     try:
         with pytest.MonkeyPatch.context() as patch:
-            train_in_float32(patch, network_trainer)
+            train_in_float32(patch, network_training)
             train_multi_object.main(["--out", str(folder), "--effort", "0.001"])
     except ExtraNotInstalled as error:
         pytest.skip(str(error))

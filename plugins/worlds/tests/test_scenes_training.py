@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
-from composable_energy_scenes import Concepts, load_judge, network_trainer, train, weights
+from composable_energy_image import network_training
+from composable_energy_scenes import Concepts, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
 from tests.precision import train_in_float32
@@ -25,7 +26,7 @@ def made(tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        train_in_float32(patch, network_trainer)
+        train_in_float32(patch, network_training)
         train.main(["--out", str(folder), "--effort", "0.001"])
     return folder
 
@@ -33,7 +34,7 @@ def made(tmp_path_factory):
 @pytest.mark.full
 def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    train_in_float32(monkeypatch, network_trainer)
+    train_in_float32(monkeypatch, network_training)
     names = {"judge", "autoencoder", "base", "position", "size", "light", "color", "shape", "of_position", "of_color"}
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == names

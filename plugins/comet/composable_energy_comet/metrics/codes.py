@@ -42,9 +42,6 @@ def beta_vae_score(
         exactly_one: Whether pairs differ in all other factors. In the paper these are free, and may agree by chance.
         seed: Seed of the draws.
 
-    Returns:
-        The accuracy, in [0, 1].
-
     Raises:
         ShapeError: An argument is not a table, or the numbers of rows differ.
         DtypeError: Codes are not numbers, or factors not whole numbers.
@@ -124,9 +121,6 @@ def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, poin
         points: Number of rows to subsample without replacement, if there are more; None uses all.
         seed: Seed of the subsample.
 
-    Returns:
-        A number in [0, 1].
-
     Raises:
         ShapeError: An argument is not a table, or the numbers of rows differ.
         DtypeError: Codes are not numbers, or factors not whole numbers.
@@ -190,9 +184,6 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
         codes: Codes with shape $(N, D)$.
         factors: Numbers with shape $(N, F)$.
         kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.
-
-    Returns:
-        A number in [0, 1].
 
     Raises:
         ShapeError: An argument is not a table, or the numbers of rows differ.

@@ -14,11 +14,7 @@ Array: TypeAlias = Tensor | np.ndarray
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
-    """Returns an array as a tensor without a graph on the CPU.
-
-    Raises:
-        DtypeError: It is not an array of numbers.
-    """
+    """Returns an array as a tensor without a graph on the CPU."""
     if isinstance(values, Tensor):
         return values.detach().cpu()
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
@@ -28,12 +24,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
 
 
 def as_labels(name: str, values: Any) -> Tensor:
-    """Returns label maps as int64, with the same shape.
-
-    Raises:
-        DtypeError: The labels are not whole numbers.
-        ShapeError: The shape is neither $(B, H, W)$ nor $(B, P)$.
-    """
+    """Returns label maps as int64, with the same shape."""
     maps = as_tensor(name, values)
     if maps.is_floating_point() or maps.is_complex() or maps.dtype == torch.bool:
         raise DtypeError(
@@ -47,13 +38,7 @@ def as_labels(name: str, values: Any) -> Tensor:
 
 
 def as_table(name: str, values: Any) -> Tensor:
-    """Returns a table with one row for each picture, as float64.
-
-    Raises:
-        DtypeError: It does not hold real numbers.
-        ShapeError: It is not a table, or has fewer than two rows or no column.
-        OptionError: A number is not finite.
-    """
+    """Returns a table with one row for each picture, as float64."""
     rows = as_tensor(name, values)
     if rows.is_complex() or rows.dtype == torch.bool:
         raise DtypeError(f"`{name}` must hold real numbers, got {rows.dtype}; write `.double()`.")
@@ -71,11 +56,6 @@ def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[
     """Returns codes with shape $(N, D)$, and factors with shape $(N, F)$ without constant columns.
 
     With `levels` factors must be whole numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column.
-
-    Raises:
-        ShapeError: An argument is not a table, or the numbers of rows differ.
-        DtypeError: An argument does not hold real numbers, or, with `levels`, the factors are not whole numbers.
-        OptionError: A number is not finite, or a factor is constant.
     """
     codes, raw = as_table("codes", codes), as_tensor("factors", factors)
     if levels and (raw.is_floating_point() or raw.is_complex() or raw.dtype == torch.bool):

@@ -23,13 +23,7 @@ _OTHER_PART = " (open that of another part by its own path)"
 
 
 def read_npy(request: ReadRequest) -> PictureSource:
-    """Reads an array of pictures without labels. Bytes are memory-mapped; numbers in [0, 1] are rounded to bytes.
-
-    Raises:
-        FileFormatError: The file is damaged, or needs unpickling.
-        ShapeError: The shape is none of $(N, H, W)$, $(N, H, W, C)$ and $(N, C, H, W)$.
-        DtypeError: The numbers are neither bytes nor floating.
-    """
+    """Reads an array of pictures without labels. Bytes are memory-mapped; numbers in [0, 1] are rounded to bytes."""
     request.check("an array of numpy", hint=_OTHER_PART)
     try:
         array = np.lib.format.open_memmap(request.path, mode="r")
@@ -42,11 +36,6 @@ def read_npz(request: ReadRequest) -> PictureSource:
     """Reads an archive with `images`, or `imgs` as in dSprites, and labels by name into memory, because it may be compressed.
 
     An array of several columns is an attribute for each. A single Python object, such as `metadata`, is skipped and not unpickled.
-
-    Raises:
-        FileFormatError: The file is damaged, unpacks to more than 2**32 bytes, has no `images`, or needs unpickling.
-        ShapeError: The pictures have another shape, or the number of labels differs.
-        DtypeError: Pictures are neither bytes nor floating, or labels are not whole numbers.
     """
     path = request.path
     request.check("an archive of numpy", hint=_OTHER_PART)

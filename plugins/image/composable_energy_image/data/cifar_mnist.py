@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
-from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
-from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text
 from composable_energy_viz.files import LARGEST_PICTURE, read_gzip
 
 _PARTS = ("train", "test")
@@ -36,21 +35,13 @@ def is_idx(path: Path) -> bool:
 
 
 def read_cifar10(request: ReadRequest) -> PictureSource:
-    """Reads CIFAR-10: records of one label and 3,072 bytes, in five files for training and one for testing.
-
-    Raises:
-        FileFormatError: A file is missing or truncated, or a label has no name.
-    """
+    """Reads CIFAR-10: records of one label and 3,072 bytes, in five files for training and one for testing."""
     names = ["test_batch.bin"] if request.part == "test" else [f"data_batch_{number}.bin" for number in range(1, 6)]
     return _read_cifar(request, "CIFAR-10", names, {"class": "batches.meta.txt"})
 
 
 def read_cifar100(request: ReadRequest) -> PictureSource:
-    """Reads CIFAR-100: records of a superclass, a class and 3,072 bytes.
-
-    Raises:
-        FileFormatError: A file is missing or truncated, or a label has no name.
-    """
+    """Reads CIFAR-100: records of a superclass, a class and 3,072 bytes."""
     listings = {"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"}
     return _read_cifar(request, "CIFAR-100", [f"{request.part}.bin"], listings)
 
@@ -88,11 +79,7 @@ def _read_records(path: Path, record: int) -> np.ndarray:
 
 
 def read_idx(request: ReadRequest) -> PictureSource:
-    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits.
-
-    Raises:
-        FileFormatError: A file is missing, truncated or of another type, or the number of labels differs.
-    """
+    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits."""
     part, files, shapes = request.check("IDX files", _PARTS), [], []
     for what, dimensions in (("images", 3), ("labels", 1)):
         file = _find_idx_file(request.path, part, what, dimensions)

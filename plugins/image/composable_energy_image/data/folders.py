@@ -1,19 +1,19 @@
-"""Readers of folders with one file per picture: image folders, and CelebA."""
+"""Readers of folders with one file per picture, image folders with a table of attributes and CelebA."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.attribute_table import check_match, read_labels, read_text
-from composable_energy_image.data.labels import BINARY, Labels
-from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, open_image
+from composable_energy_image.data.labels import BINARY, Labels, labels_from_words
+from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, crop_centre, join_names, open_image, read_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,11 +28,7 @@ def is_folder(path: Path) -> bool:
 
 
 def read_folder(request: ReadRequest) -> PictureSource:
-    """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels.
-
-    Raises:
-        FileFormatError: There is no picture, or the table does not fit.
-    """
+    """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels."""
     folder = request.path
     request.check("an image folder", hint=" (open that of another part by its own path)", own_labels=False)
     names = [path.relative_to(folder).as_posix() for path in _list_files(request)]
@@ -58,11 +54,7 @@ def is_celeba(path: Path) -> bool:
 
 
 def read_celeba(request: ReadRequest) -> PictureSource:
-    """Reads CelebA: aligned pictures of 178 x 218, cropped to the central 178 x 178, and attributes of -1 and 1.
-
-    Raises:
-        FileFormatError: A list is truncated, or names pictures that do not exist.
-    """
+    """Reads CelebA: aligned pictures of 178 x 218, cropped to the central 178 x 178, and attributes of -1 and 1."""
     description, folder = "CelebA", request.path / _CELEBA
     path = request.path / "list_attr_celeba.txt"
     if not exists(path):
@@ -80,7 +72,12 @@ def read_celeba(request: ReadRequest) -> PictureSource:
     values = torch.frombuffer(bytearray().join(rows[name] for name in names), dtype=torch.uint8).long().view(len(names), -1)
     labels = {name: Labels(values[:, column].contiguous(), BINARY) for column, name in enumerate(columns)}
     files = [folder / name for name in names]
-    return _source(f"{description}, part {part}", files, lambda path: _crop_square(open_image(path)), labels)
+
+    def read(path: Path) -> Image.Image:
+        picture = open_image(path)
+        return crop_centre(picture, min(picture.size))
+
+    return _source(f"{description}, part {part}", files, read, labels)
 
 
 def _source(description: str, files: list[Path], read: Callable[[Path], Image.Image], labels: dict[str, Labels]) -> PictureSource:
@@ -135,13 +132,6 @@ def _only_table(folder: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _crop_square(picture: Image.Image) -> Image.Image:
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
-
-
 def _list_files(request: ReadRequest) -> list[Path]:
     from tqdm import tqdm
 
@@ -169,3 +159,65 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
                 yield from _files(Path(entry.path), seen)
             elif entry.name.lower().endswith(ENDINGS):
                 yield Path(entry.path)
+
+
+def read_labels(path: Path, names: Sequence[str], folder: Path, strict: bool) -> dict[str, Labels]:
+    """Returns the attributes of the pictures of a folder from a table; those of a picture without a row are unknown."""
+    columns, rows = _read_csv(path)
+    check_match(path, rows, names, folder, strict)
+    found, unknown = {}, [""] * len(columns)
+    for column, attribute in enumerate(columns):
+        try:
+            found[attribute] = labels_from_words([rows.get(name, unknown)[column] for name in names])
+        except OptionError as error:
+            raise FileFormatError(f"{path}, column {attribute!r}: {error}") from None
+    return found
+
+
+def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns the names of the attributes and the cells of each picture; the separator is the most frequent one of the first line."""
+    lines = read_text(path).splitlines()
+    head = lines[0] if lines else ""
+    reader = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
+    rows, line_of = {}, {}
+    try:
+        first, *columns = [name.strip() for name in next(reader, [])] or [""]
+        if not columns or "" in columns or len(set(columns)) < len(columns) or first.lower().endswith(ENDINGS):
+            raise FileFormatError(
+                f"{path}: the first line must name the columns, the file first and then each attribute once, as in "
+                f"'file,smiling,male', got {head[:80]!r}."
+            )
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            name = row[0].strip().replace("\\", "/").removeprefix("./")
+            if len(row) != len(columns) + 1:
+                raise FileFormatError(f"{path}, line {reader.line_num}: expected {len(columns) + 1} cells, found {len(row)}.")
+            if name in rows:
+                raise FileFormatError(f"{path}, line {reader.line_num}: {name} is already in line {line_of[name]}; keep one of them.")
+            rows[name], line_of[name] = row[1:], reader.line_num
+    except csv.Error as error:
+        raise FileFormatError(f"{path}, line {reader.line_num}: {error}.") from None
+    if not rows:
+        raise FileFormatError(f"{path} lists no picture: each line after the first needs a file name and its attributes.")
+    return columns, rows
+
+
+def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
+    """Raises if a table and the files of a folder do not match, for example after an incomplete download.
+
+    Without `strict`, one matching name is enough.
+    """
+    files = set(present)
+    missing = [name for name in listed if name not in files]
+    if missing and (strict or len(missing) == len(listed)):
+        raise FileFormatError(
+            f"{len(missing):,} of the {len(listed):,} pictures that {path} lists are not in {folder}: {join_names(missing)}. "
+            "File names are relative to that folder; add the pictures or delete the lines, or give strict=False to ignore such lines."
+        )
+    extra = [name for name in present if name not in listed]
+    if extra and strict:
+        raise FileFormatError(
+            f"{len(extra):,} of the {len(present):,} pictures in {folder} are not listed in {path}: {join_names(extra)}. "
+            "Add lines for them (an empty cell is unknown), or give strict=False to use them without labels."
+        )

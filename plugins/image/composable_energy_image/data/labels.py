@@ -78,9 +78,6 @@ def labels_from_words(words: Sequence[str]) -> Labels:
 
     A column of 0 and 1, -1 and 1, no and yes, or false and true (in any case) is binary. Any other is categorical: integers in numeric
     order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, fractions as their multiples.
-
-    Raises:
-        OptionError: All cells are empty, numbers and words are mixed, or a number is not an integer.
     """
     words = [_normalize(word) for word in words]
     known = set(words) - {""}
@@ -106,11 +103,6 @@ def labels_from_numbers(values: Tensor) -> Labels:
 
     Booleans, and integers of 0 and 1, are binary. Other integers are indices into the names "0", "1" and so on; -1 is unknown. Fractions
     from 0 to 1, multiples of $1 / (k - 1)$ with both ends and half of the $k$ values among them, are the integers from 0 to $k - 1$.
-
-    Raises:
-        ShapeError: The tensor is not one-dimensional.
-        DtypeError: The values are neither integers, booleans nor such fractions.
-        OptionError: A value is below -1.
     """
     fractions = _classes(values.detach().cpu().double()) if values.is_floating_point() else None
     if fractions is not None:

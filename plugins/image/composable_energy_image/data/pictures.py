@@ -173,12 +173,7 @@ class Pictures:
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Returns numbers in [0, 1] as the nearest bytes.
-
-    Raises:
-        DtypeError: They are integers.
-        OptionError: Some lie outside [0, 1].
-    """
+    """Returns numbers in [0, 1] as the nearest bytes."""
     if not images.is_floating_point():
         raise DtypeError(
             f"Images must be uint8, or floating in [0, 1], got {images.dtype}; for integers of 0 to 255 write `images.to(torch.uint8)`."

@@ -54,8 +54,9 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     folder = expanded(folder)
     check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
-    metadata = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
     classes = {name: list(field.values) for name, field in world.fields.items() if field.values}
+    about = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
+    metadata = {**about, "classes": classes}
     first = world.labels(min(n, _COMPARED), seed)
     done = _count_done(folder, metadata, first)
     if done == n and done is not None:
@@ -75,24 +76,20 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
             parts.append(world.labels(stop - start, seed, start))
             if done is None or start >= done:
                 scenes = world.render(parts[-1], masks=masks)
-                _append(pixels, scenes.images)
-                if regions is not None and scenes.masks is not None:
-                    _append(regions, scenes.masks)
+                for file, rows in ((pixels, scenes.images), (regions, scenes.masks)):
+                    if file is not None and rows is not None:
+                        file.write(np.ascontiguousarray(rows).data)
+                        file.flush()
                 if stop < n:
-                    _write_metadata(folder, metadata | {"done": stop, "classes": classes})  # last, because it marks them as done
+                    _write_metadata(folder, metadata, stop)  # last, because it marks them as done
             bar.update(stop - start)
         _write_labels(folder, {name: np.concatenate([first[name][:0], *(part[name] for part in parts)]) for name in first})
-        _write_metadata(folder, metadata | {"done": n, "classes": classes})
+        _write_metadata(folder, metadata, n)
     return open_scenes(folder)
 
 
 def _check_needs(folder: Path, world: World, labels: Mapping[str, np.ndarray], n: int, masks: bool) -> None:
-    """Raises if the world cannot render here or the disk has no space, before anything is written.
-
-    Raises:
-        ExtraNotInstalled: The world needs a package that is not installed.
-        StorageError: The disk has no space for the pictures.
-    """
+    """Raises if the world cannot render here or the disk has no space, before anything is written."""
     if not n:
         return
     world.render({name: array[:1] for name, array in labels.items()}, masks=masks)
@@ -131,12 +128,7 @@ def is_rendered(path: Path) -> bool:
 
 
 def read_rendered(request: ReadRequest) -> PictureSource:
-    """Reads a rendered world. Labels with one class for each picture become attributes; numbers, and labels of several objects, do not.
-
-    Raises:
-        FileFormatError: The pictures are unfinished or damaged.
-        OptionError: A table of labels is given, or a part that does not exist.
-    """
+    """Reads a rendered world. Labels with one class for each picture become attributes; numbers, and labels of several objects, do not."""
     folder = request.path
     metadata = _read_metadata(folder)
     if metadata is None:
@@ -165,25 +157,18 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
     saved = _read_metadata(folder)
     if saved is None:
         return None
-    found, requested = _flatten(saved), _flatten(metadata)
+    found, requested = ({**of["options"], **of, "options": None, "classes": None} for of in (saved, metadata))
     differences = [f"{name} {found[name]!r} instead of {value!r}" for name, value in requested.items() if found.get(name, value) != value]
     if not differences:
         labels = _read_labels(folder)
-        same = labels.keys() == first.keys() and all(_is_close(labels[name][:_COMPARED], array) for name, array in first.items())
+        pairs = [(labels[name][:_COMPARED], array) for name, array in first.items() if name in labels]
+        same = labels.keys() == first.keys() and all(a.shape == b.shape and np.allclose(a, b, atol=1e-5) for a, b in pairs)
         differences = [] if same else ["the labels differ, so the world is another"]
     if differences:
         raise FileFormatError(
             f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder, or delete this one."
         )
     return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
-
-
-def _flatten(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {**metadata["options"], **{name: value for name, value in metadata.items() if name not in ("options", "done", "classes")}}
-
-
-def _is_close(array: np.ndarray, other: np.ndarray) -> bool:
-    return array.shape == other.shape and np.allclose(array, other, atol=1e-5)
 
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
@@ -241,19 +226,14 @@ def _open_rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator
         yield file
 
 
-def _append(file: BinaryIO, rows: np.ndarray) -> None:
-    file.write(np.ascontiguousarray(rows).data)
-    file.flush()
-
-
 def _write_labels(folder: Path, labels: Mapping[str, np.ndarray]) -> None:
     file = BytesIO()
     np.savez(file, **labels)  # pyright: ignore[reportArgumentType]
     replace_file(folder / _LABELS, file.getvalue())
 
 
-def _write_metadata(folder: Path, metadata: Mapping[str, object]) -> None:
-    replace_file(folder / _METADATA, f"{json.dumps(metadata)}\n".encode())
+def _write_metadata(folder: Path, metadata: Mapping[str, object], done: int) -> None:
+    replace_file(folder / _METADATA, f"{json.dumps({**metadata, 'done': done})}\n".encode())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_file
+from composable_energy.files import is_file, read_bytes
 from composable_energy.options import printable
 from composable_energy_image.data.labels import Labels
 from composable_energy_viz.files import open_picture
@@ -46,25 +46,15 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures that can be read one by one.
+    """Pictures that can be read one by one."""
 
-    Attributes:
-        description: The format, in words.
-        count: Number of pictures.
-        picture: Returns a picture by its index, with mode L or RGB.
-        name: Returns the name of a picture by its index, for errors.
-        files: The files; a cache is valid while their names, sizes and modification times stay the same.
-        labels: Attributes by name.
-        array: All pictures as bytes of shape $(N, C, H, W)$, if the files store them so.
-    """
-
-    description: str
+    description: str  # the format, in words
     count: int
-    picture: Callable[[int], Image.Image]
-    name: Callable[[int], str]
-    files: Sequence[Path]
+    picture: Callable[[int], Image.Image]  # by index, with mode L or RGB
+    name: Callable[[int], str]  # by index, for errors
+    files: Sequence[Path]  # a cache is valid while their names, sizes and modification times stay the same
     labels: dict[str, Labels]
-    array: np.ndarray | None = None
+    array: np.ndarray | None = None  # all pictures as bytes of shape (N, C, H, W), if the files store them so
 
 
 def array_source(
@@ -80,6 +70,14 @@ def join_names(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def read_text(path: Path) -> str:
+    """Returns the text of a file in UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is not text in UTF-8: save it as CSV in UTF-8.") from None
+
+
 def to_image(pixels: np.ndarray) -> Image.Image:
     """Returns bytes of shape $(C, H, W)$ as an image."""
     from PIL import Image
@@ -93,10 +91,6 @@ def decode_pictures(
     """Yields pictures by index as bytes of shape $(C, H, W)$, all of one shape.
 
     Without `size` they keep that of the files; without `channels` they have those of the first picture.
-
-    Raises:
-        ShapeError: Pictures differ in size and `size` is None, or the first picture is grey and a later one is in color.
-        FileFormatError: A file is damaged.
     """
     from tqdm import tqdm
 
@@ -113,7 +107,7 @@ def decode_pictures(
                 first = first or (name, picture.size, channels or found)
                 if picture.size != first[1]:
                     raise ShapeError(
-                        f"{first[0]} has {_times(first[1])} pixels and {name} {_times(picture.size)}: "
+                        f"{first[0]} has {' x '.join(map(str, first[1]))} pixels and {name} {' x '.join(map(str, picture.size))}: "
                         "give size= to make all of them squares of one size."
                     )
                 if channels is None and found > first[2]:
@@ -124,11 +118,7 @@ def decode_pictures(
 
 
 def open_image(path: Path) -> Image.Image:
-    """Opens the picture in a file, upright, with mode L or RGB and without transparency.
-
-    Raises:
-        FileFormatError: The file is damaged, it has more than 2**26 pixels, or its pixels have 32 bits.
-    """
+    """Opens the picture in a file, upright, with mode L or RGB and without transparency."""
     from PIL import Image, ImageOps
 
     if not is_file(path):  # to open a pipe never returns
@@ -159,9 +149,10 @@ def _resize(picture: Image.Image, size: int | None) -> Image.Image:
     short = min(width, height)
     width, height = max(size, round(width * size / short)), max(size, round(height * size / short))
     picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - size) // 2, (height - size) // 2
+    return crop_centre(picture, size)
+
+
+def crop_centre(picture: Image.Image, size: int) -> Image.Image:
+    """Returns the square of a size in the middle of a picture."""
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

@@ -83,10 +83,7 @@ class Comet(nn.Module):
         Parts are ordinary energies: `&` joins parts of other pictures, other models, and closed forms. Sampling gives $B$ pictures.
 
         Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-
-        Raises:
-            ShapeError, DtypeError, OptionError: See `encode`.
+            x: Pictures, with shape $(B, C, S, S)$; for its errors see `encode`.
         """
         return [self.energy.given(z=z) for z in self.encode(x).unbind(1)]
 
@@ -127,9 +124,10 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError, DtypeError, OptionError: See `encode`; or `y` has another length, or there is no such component.
+            ShapeError: `y` has another length.
+            OptionError: There is no such component.
         """
-        (mixed, others), indices = self._encode_pair(x, y), self._check_components(k)
+        (mixed, others), indices = encode_pair(self, x, y), self._check_components(k)
         mixed[:, indices] = others[:, indices]
         return self.decode(mixed, seed)
 
@@ -144,9 +142,9 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start, the same for all points.
 
         Raises:
-            ShapeError, DtypeError, OptionError: See `swap`; or n is below 2.
+            ShapeError, OptionError: See `swap`; or n is below 2.
         """
-        (own, others), indices, n = self._encode_pair(x, y), self._check_components(k), check_integer("n", n, 2)
+        (own, others), indices, n = encode_pair(self, x, y), self._check_components(k), check_integer("n", n, 2)
         found = []
         for weight in torch.linspace(0, 1, n).tolist():
             mixed = own.clone()
@@ -163,7 +161,6 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError, DtypeError, OptionError: See `encode`.
             ExpressionError: The energy has no masks.
         """
         z, noise, energy = self.encode(x), Noise(seed, range(len(x))).child("start"), twin(self.energy)
@@ -181,18 +178,10 @@ class Comet(nn.Module):
             x: Pictures, with shape $(B, C, S, S)$.
             merge: Components whose scores have a cosine above it count as one, so that an object with two components stays whole. None
                 merges none.
-            read: The score: `"share"`, `"single"` or `"weight"`; the best for the energy if None.
+            read: The score, see `scores`.
             seed: Seed of the noise at the start.
-
-        Raises:
-            ShapeError, DtypeError, OptionError, ExpressionError: See `scores`.
         """
         return merge_components(self.scores(x, read, seed), merge)
-
-    def _encode_pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        if len(x) != len(y):
-            raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
-        return self.encode(x).clone(), self.encode(y)
 
     def _check_components(self, k: int | Sequence[int]) -> list[int]:
         indices = list(k) if isinstance(k, Sequence) else [k]
@@ -212,6 +201,13 @@ class Comet(nn.Module):
             raise DtypeError(f"This model encodes pictures of {own.dtype} in [0, 1], got {x.dtype}: {hint}.")
         if len(x) and not -_TOLERANCE <= float(x.min()) <= float(x.max()) <= 1 + _TOLERANCE:
             raise OptionError(f"Pictures must lie in [0, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}.")
+
+
+def encode_pair(model: Comet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the latents of as many pictures x and y, each with shape $(B, K, D)$."""
+    if len(x) != len(y):
+        raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
+    return model.encode(x), model.encode(y)
 
 
 def _encode(encoder: nn.Module, energy: ConvEnergy | TargetEnergy, x: Tensor) -> Tensor:

@@ -1,0 +1,9 @@
+from composable_energy_comet.metrics.baselines import kmeans_labels as kmeans_labels
+from composable_energy_comet.metrics.baselines import quadrant_labels as quadrant_labels
+from composable_energy_comet.metrics.baselines import territory_labels as territory_labels
+from composable_energy_comet.metrics.codes import beta_vae_score as beta_vae_score
+from composable_energy_comet.metrics.codes import linear_r2 as linear_r2
+from composable_energy_comet.metrics.codes import mean_correlation as mean_correlation
+from composable_energy_comet.metrics.codes import mutual_information_gap as mutual_information_gap
+from composable_energy_comet.metrics.segmentation import adjusted_rand_index as adjusted_rand_index
+from composable_energy_comet.metrics.segmentation import mean_segmentation_covering as mean_segmentation_covering

@@ -1,0 +1,101 @@
+"""The training of one network in a folder of its own: it resumes after an interruption, and its costs are recorded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.files import replace_file
+from composable_energy_training import Callback, Checkpoints, Monitor, Objective, Optimizer, ProgressBar, Trainer
+
+_FILE = "costs.json"
+_WINDOW = 200  # steps of the running loss
+
+
+def train_network(
+    folder: Path,
+    model: nn.Module,
+    objective: Objective,
+    data: Any,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    store: Mapping[str, int] | None = None,
+    callbacks: Sequence[Callback] = (Monitor(None),),
+    progress: bool = False,
+    **optimizer: Any,
+) -> None:
+    """Trains a network, with checkpoints in a folder, or resumes.
+
+    `store` are options of `Checkpoints`, and `optimizer` those of `Optimizer` that differ from the usual ones of small networks.
+    """
+    usual = {"betas": (0.9, 0.999), "weight_decay": 1e-4, "warm_up": min(200, steps // 10), "decay": 0.7, "clip": 1.0}
+    Trainer(
+        model,
+        objective,
+        data,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        optimizer=Optimizer(**{**usual, **optimizer}),
+        callbacks=[Checkpoints(folder, **(store or {})), *callbacks, CostLog(), *[ProgressBar()] * progress],
+    ).fit()
+
+
+def scaled(steps: int, effort: float) -> int:
+    """Returns a number of steps times an effort, at least 5."""
+    return max(5, round(steps * effort))
+
+
+@contextmanager
+def seeded(seed: int, part: str) -> Iterator[None]:
+    """Seeds initial weights by a seed and the name of a part, and restores the random state on exit."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(blake2b(f"{seed} {part}".encode(), digest_size=8).digest(), "little"))
+        yield
+
+
+def set_standardization(layer: nn.Module, codes: Tensor) -> None:
+    """Sets the mean and variance of a batch norm to those of all codes; the running averages of training lag behind the weights."""
+    axes = [axis for axis in range(codes.ndim) if axis != 1]
+    layer.get_buffer("running_mean").copy_(codes.mean(axes))
+    layer.get_buffer("running_var").copy_(codes.var(axes))
+
+
+class CostLog(Callback):
+    """Records the steps, processor seconds and running loss of a training in its folder, accumulated over interruptions."""
+
+    def __init__(self) -> None:
+        self._began, self._seconds, self._loss = time.process_time(), 0.0, 0.0
+
+    def on_start(self, trainer: Trainer) -> None:
+        before = read_costs(_folder(trainer)) if trainer.step else {}
+        self._seconds, self._loss = before.get("cpu_seconds", 0.0), before.get("loss", 0.0)
+
+    def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
+        self._loss += (scalars["loss"] - self._loss) / min(trainer.step, _WINDOW)
+
+    def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
+        now = time.process_time()
+        self._seconds, self._began = self._seconds + now - self._began, now
+        costs = {"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}
+        replace_file(_folder(trainer) / _FILE, json.dumps(costs).encode())
+
+
+def read_costs(folder: Path) -> dict[str, float]:
+    """Returns `steps`, `cpu_seconds` and `loss` of a training at its last checkpoint; an empty dictionary if there is none."""
+    file = folder / _FILE
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _folder(trainer: Trainer) -> Path:
+    return trainer.out or Path()
