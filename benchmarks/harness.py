@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
 _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")
 
 
@@ -113,9 +114,14 @@ def peak_memory() -> float:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def latest_checkpoint(run: Path) -> Path:
-    """Returns the last checkpoint of a training run."""
-    return max((run / "checkpoints").iterdir())
+def kept(path: Path, module: M, fit: Callable[[M], object]) -> M:
+    """Returns a module with the weights of a file; fits the module and writes the file if there is none."""
+    if not path.exists():
+        fit(module)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(module.state_dict(), path)
+    module.load_state_dict(torch.load(path))
+    return module.eval()
 
 
 def _version(package: str) -> str | None:

@@ -25,8 +25,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, ROOT, environment, read_json, read_options, write_json
-from benchmarks.planning_baselines import ForwardModel, cross_entropy, grid_plan
-from benchmarks.planning_reference import Solvable, reference_plan
+from benchmarks.planning_baselines import ForwardModel, Solvable, cross_entropy, grid_plan, reference_plan
 from benchmarks.planning_tasks import Grid, Task, succeeds
 from composable_energy_planning import WORLDS, Planner, PlanWarning, TransitionEnergy, World, effort, goal, zone
 

@@ -1,11 +1,13 @@
-"""Other planners for the same tasks: shortest paths on a grid, and a learned forward model with the cross-entropy method."""
+"""Other planners for the same tasks: paths on a grid, a learned forward model, and a reference that knows map and dynamics."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.planning_tasks import Grid, Task, clearance_of, resample
+from benchmarks.planning_tasks import Grid, Task, clearance_of, draw_tasks, resample
 from composable_energy_planning import World
 from composable_energy_planning.transition import features
 
@@ -105,3 +107,121 @@ def cross_entropy(world: World, model: ForwardModel, task: Task, seed: int, draw
         elite = actions[order[: draws // 10]]
         mean, spread = elite.mean(0), elite.std(0) + 0.02 * world.reach
     return best
+
+
+MARGIN = 0.02
+"""The clearance of the reference, the same as that of the random motion."""
+
+_CELLS = {"maze": (0.04, 0.04), "arm": (0.08, 0.08), "car": (0.06, 0.06, math.pi / 8, 0.03)}
+_NEAR = 0.8  # of the tolerance of a goal
+_REST = 0.01  # the speed of a car that stays where it is
+
+
+def reference_plan(world: World, task: Task) -> tuple[Tensor | None, int]:
+    """Returns the trajectory that arrives first, with shape $(T, d)$, and the number of moves tried; None if nothing arrives.
+
+    Breadth-first in time: from all states that are reached, a fixed set of actions is tried by the true dynamics without slip, and one
+    state is kept for each cell that no earlier one was in. So each trajectory that it finds is a real one, with a clearance of `MARGIN`.
+    A car has to stop at the goal.
+    """
+    actions, table = _actions(world), _Table(world)
+    states, before, tried = [task.start[None]], [], 0
+    table.new(states[0])
+    for time in range(world.horizon):
+        arrived = torch.where(_arrived(world, task, states[-1]))[0]
+        if len(arrived) > 0:
+            return _traced(world, states, before, int(arrived[0])), tried
+        if time == world.horizon - 1 or len(states[-1]) == 0:
+            break
+        begins = states[-1].repeat_interleave(len(actions), 0)
+        ends = world.moved(begins, actions.repeat(len(states[-1]), 1))
+        tried += len(ends)
+        rows = torch.where(~table.taken(ends))[0]
+        rows = rows[_free(world, task, begins[rows], ends[rows])]
+        rows = rows[table.new(ends[rows])]
+        states.append(ends[rows])
+        before.append(rows // len(actions))
+    return None, tried
+
+
+class Solvable:
+    """The tasks that `reference_plan` solves, in the order in which they are drawn."""
+
+    def __init__(self, world: World, seed: int, later: bool, known: list[bool]) -> None:
+        self.world, self.known, self.drawn, self.kept = world, known, 0, []
+        self.tasks = draw_tasks(world, seed, later=later)
+
+    def first(self, count: int) -> list[Task]:
+        """Returns the first tasks that are solved."""
+        while len(self.kept) < count:
+            task = next(self.tasks)
+            if self.drawn == len(self.known):
+                self.known.append(reference_plan(self.world, task)[0] is not None)
+            if self.known[self.drawn]:
+                self.kept.append(task)
+            self.drawn += 1
+        return self.kept[:count]
+
+
+class _Table:
+    """The cells of states that were reached; directions a full turn apart share one."""
+
+    def __init__(self, world: World) -> None:
+        sizes = _CELLS[world.name]
+        low, high = world.low.clone(), world.high.clone()
+        if world.name == "car":
+            low[2], high[2] = 0, 2 * math.pi
+        self.low, self.sizes = low, torch.tensor(sizes)
+        self.counts = ((high - low) / self.sizes).round().long() + 1
+        self.cyclic = torch.tensor([world.name == "car" and axis == 2 for axis in range(len(low))])
+        self.strides = torch.cat([self.counts[1:].flip(0).cumprod(0).flip(0), torch.ones(1, dtype=torch.long)])
+        self.reached = torch.zeros(int(self.counts.prod()), dtype=torch.bool)
+
+    def index(self, states: Tensor) -> Tensor:
+        states = torch.where(self.cyclic, torch.remainder(states, 2 * math.pi), states)
+        at = ((states - self.low) / self.sizes).round().long()
+        return (torch.minimum(at.clamp_min(0), self.counts - 1) * self.strides).sum(1)
+
+    def taken(self, states: Tensor) -> Tensor:
+        return self.reached[self.index(states)]
+
+    def new(self, states: Tensor) -> Tensor:
+        """Marks the cells of states, and returns the index of one state of each."""
+        cells = self.index(states)
+        found = torch.empty_like(self.reached, dtype=torch.long)
+        found[cells] = torch.arange(len(cells))
+        self.reached[cells] = True
+        return found[cells[found[cells] == torch.arange(len(cells))]]
+
+
+def _actions(world: World) -> Tensor:
+    if world.name == "car":
+        return torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 3)) * world.reach
+    side = torch.linspace(-1, 1, 5)
+    return torch.cartesian_prod(side, side) * world.reach
+
+
+def _free(world: World, task: Task, begins: Tensor, ends: Tensor) -> Tensor:
+    """Returns which moves keep the margin, from the known map and from the later obstacle."""
+    free = ~world.hits(begins, ends, MARGIN)
+    if task.obstacle is not None:
+        shares = torch.linspace(0, 1, 5)[1:, None, None]
+        between = begins + shares * (ends - begins)
+        clear = clearance_of(world, task.obstacle, between.flatten(0, 1)).view(between.shape[:2])
+        free &= (clear > MARGIN).all(0)
+    return free
+
+
+def _arrived(world: World, task: Task, states: Tensor) -> Tensor:
+    near = (world.position(states) - task.goal).norm(dim=1) < _NEAR * world.tolerance
+    return near & (states[:, 3] < _REST) if world.name == "car" else near
+
+
+def _traced(world: World, states: list[Tensor], before: list[Tensor], at: int) -> Tensor:
+    """Returns the trajectory to a state of the last layer, which waits at its end."""
+    found = [states[-1][at]]
+    for layer, parents in zip(reversed(states[:-1]), reversed(before), strict=True):
+        at = int(parents[at])
+        found.append(layer[at])
+    found.reverse()
+    return torch.stack(found + found[-1:] * (world.horizon - len(found)))

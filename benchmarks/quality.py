@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.effective import least_effective
-from benchmarks.energies import CountingEnergy
+from benchmarks.energies import CountingEnergy, least_effective
 from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from torch import nn
 
-from benchmarks.effective import least_effective
+from benchmarks.energies import least_effective
 
 Array = Any
 Density = Callable[[Array], Array]  # the log density at one point

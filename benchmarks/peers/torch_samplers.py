@@ -18,7 +18,7 @@ from torch import Tensor
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo
 
-from benchmarks.effective import least_effective
+from benchmarks.energies import least_effective
 
 Energy = Callable[[Tensor], Tensor]
 Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)

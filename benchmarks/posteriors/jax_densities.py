@@ -8,8 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.posteriors.dynamics import BETWEEN, CENTER, LOG_NOISE, SPAN, SPREAD, STEPS, populations
-from benchmarks.posteriors.hierarchies import SCHOOLS, counts_data, gp_data, mixture_data
+from benchmarks.posteriors.hierarchies import (
+    BETWEEN,
+    CENTER,
+    LOG_NOISE,
+    SCHOOLS,
+    SPAN,
+    SPREAD,
+    STEPS,
+    counts_data,
+    gp_data,
+    mixture_data,
+    populations,
+)
 from benchmarks.posteriors.regressions import breast_cancer_data, diabetes_data, horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import TORUS_MODES, TORUS_SHARES
 

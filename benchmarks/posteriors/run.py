@@ -27,8 +27,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
-from benchmarks.posteriors.accuracy import Reference, compare, read_reference
-from benchmarks.posteriors.table import OURS, print_rows
+from benchmarks.posteriors.accuracy import OURS, Reference, compare, print_rows, read_reference
 from benchmarks.posteriors.target import Target
 from benchmarks.posteriors.targets import TARGETS, get_target
 from composable_energy.errors import ComposableEnergyError

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness import RESULTS, read_json
 from benchmarks.pages import Blocks, format_number, markdown_table, short
-from benchmarks.posteriors.table import NUTS, OURS, verdict
+from benchmarks.posteriors.accuracy import NUTS, OURS, verdict
 from benchmarks.posteriors.targets import get_target
 
 LEAST = 100  # effective draws, below which costs mean little

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
-from benchmarks.papers.comet_2021.factor_rows import Autoencoder, fit_principal_components
+from benchmarks.papers.comet_2021.factors import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
+from benchmarks.papers.comet_2021.recombination import CropClassifier, LabelledScenes, crop, pad
 from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
 from benchmarks.papers.comet_2021.worlds import majority_labels
 from composable_energy_training.precision import DTYPES

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.crop_classifier import LabelledScenes
-from benchmarks.papers.comet_2021.joined_objects import GAP, separate_pairs
-from benchmarks.papers.comet_2021.two_worlds import join_worlds, render_pairs
+from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.recombination import LabelledScenes
+from benchmarks.papers.comet_2021.two_worlds import render_pairs
 from composable_energy_scenes import KINDS, TOYS
 from composable_energy_scenes.toys import OUTLINES
 
@@ -43,7 +43,7 @@ def test_objects_of_two_models_share_the_ground_of_the_first():
     options = {"size": 16, "window": 8, "seen": 16, "filters": 16, "encoder_filters": 8}
     solids, toys = (ce.get("encoder", "comet-window", **options).eval() for _ in range(2))
     x, y = torch.rand(2, 2, 3, 16, 16)
-    both = join_worlds(solids, toys, x, y)
+    both = join_objects(solids, x, y, toys)
     weights = torch.cat([solids.energy.decode_targets(solids.encode(x))[1], toys.energy.decode_targets(toys.encode(y)[:, 1:])[1]], 1)
     pictures = torch.cat([solids.energy.decode_targets(solids.encode(x))[0], toys.energy.decode_targets(toys.encode(y)[:, 1:])[0]], 1)
     torch.testing.assert_close(both, (weights.softmax(1) * pictures).sum(1).clamp(0, 1))

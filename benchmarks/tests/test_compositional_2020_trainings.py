@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.papers.compositional_2020 import continual, extrapolation
 from benchmarks.papers.compositional_2020.claims import Attributes
-from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, WhereAndWhat, silhouettes
+from benchmarks.papers.compositional_2020.extrapolation import WHAT, WHERE, WhereAndWhat, silhouettes
 from composable_energy_scenes import COLORS, KINDS
 
 

@@ -5,9 +5,21 @@ import math
 import pytest
 import torch
 
-from benchmarks.papers.implicit_2019.picture_sets import LEVELS, SETS, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.robustness import right
-from benchmarks.papers.implicit_2019.training import Autoencoder, Autoregressive, DenoisingEnergy, DigitEnergy, minimise, summary, weights
+from benchmarks.papers.implicit_2019.training import (
+    LEVELS,
+    SETS,
+    Autoencoder,
+    Autoregressive,
+    DenoisingEnergy,
+    DigitEnergy,
+    corrupted,
+    minimise,
+    split,
+    summary,
+    unusual_sets,
+    weights,
+)
 
 
 def test_a_split_divides_the_digits():

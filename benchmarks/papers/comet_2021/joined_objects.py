@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.harness import kept
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.compositional_2020.several_objects import scores
 from composable_energy.sampling import Noise
@@ -27,6 +28,7 @@ from composable_energy_scenes.detector import DetectionLoss, Detector, detect_ob
 from composable_energy_scenes.toys import OUTLINES
 from composable_energy_training import Batch
 
+Labels = Mapping[str, np.ndarray]
 PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
 DETECTOR: Mapping[str, Any] = {"count": (1, 8), "sizes": (0.14, 0.26)}
 
@@ -58,30 +60,27 @@ def _circles(labels: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.array(labels["position"])), torch.from_numpy(labels["size"] * np.where(box, np.sqrt(2), 1))
 
 
-def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
-    """Returns the ground and the objects of x with the objects of y, with shape $(B, 3, S, S)$."""
-    return comet.recombine([*comet.decompose(x), *comet.decompose(y)[1:]])
+def join_objects(comet: Comet, x: Tensor, y: Tensor, other: Comet | None = None) -> Tensor:
+    """Returns the ground and the objects of x with the objects of y, maybe by another model, with shape $(B, 3, S, S)$."""
+    return comet.recombine([*comet.decompose(x), *(other or comet).decompose(y)[1:]])
 
 
 def train_detector(parts: Path, seconds: float, name: str = "detector", options: Mapping[str, Any] = DETECTOR) -> Detector:
     """Returns the detector of up to eight objects; trains it if it does not exist."""
-    path, detector = parts / f"{name}.pt", Detector()
-    if not path.exists():
-        scenes = ce.get("world", "objects", **{"size": 64, **options}).draw(8_000, seed=6)
+
+    def train(detector: Detector) -> None:
+        scenes, objective = ce.get("world", "objects", **{"size": 64, **options}).draw(8_000, seed=6), DetectionLoss()
         images = torch.from_numpy(scenes.images)
         places = torch.from_numpy(np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)).float().flatten(1)
-        torch.manual_seed(0)
-        detector, objective = Detector().train(), DetectionLoss()
 
         def loss(rows: Tensor, step: int) -> Tensor:
             x = images[rows].float() / 255 + 0.03 * torch.randn(len(rows), 3, 64, 64)
             return objective.loss(detector, Batch(x, {"position": places[rows]}, Noise(0, range(len(rows)), step))).value
 
         fit(loss, detector.parameters(), len(images), Budget(seconds, rate=3e-3, batch=64), 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(detector.state_dict(), path)
-    detector.load_state_dict(torch.load(path))
-    return detector.eval()
+
+    torch.manual_seed(0)
+    return kept(parts / f"{name}.pt", Detector(), train)
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,20 @@ def render_joined(data: Path, count: int = 4) -> Joined:
     world = ce.get("world", "objects", size=64, count=(count, count), sizes=SMALL)
     drawn = render_to(data / "four-small-64", world, PICTURES, 3)
     a, b = separate_pairs(drawn.labels, PAIRS).unbind(1)
+    return render_both(drawn.images[a.numpy()], drawn.images[b.numpy()], drawn.labels, drawn.labels, (a, b), {"sizes": SMALL})
+
+
+def render_both(
+    x: np.ndarray, y: np.ndarray, first: Labels, second: Labels, pairs: tuple[Tensor, Tensor], options: Mapping[str, Any]
+) -> Joined:
+    """Returns pairs of pictures, and renders of all objects of each under the light of the first."""
     fields = ("present", "position", "size", "shape", "color")
-    both = {name: np.concatenate([drawn.labels[name][a], drawn.labels[name][b]], 1) for name in fields}
-    labels = {**both, "light": drawn.labels["light"][a], "floor": drawn.labels["floor"][a]}
-    rendered = ce.get("world", "objects", size=64, count=(2 * count, 2 * count), sizes=SMALL).render(labels).images
-    x, y, rendered = (
-        torch.from_numpy(np.array(some)).float() / 255 for some in (drawn.images[a.numpy()], drawn.images[b.numpy()], rendered)
-    )
-    return Joined(x, y, rendered, torch.from_numpy(both["position"]))
+    both = {name: np.concatenate([first[name][pairs[0]], second[name][pairs[1]]], 1) for name in fields}
+    count = both["present"].shape[1]
+    world = ce.get("world", "objects", **{"size": 64, **options, "count": (count, count)})
+    rendered = world.render({**both, **{name: first[name][pairs[0]] for name in ("light", "floor")}}).images
+    images = (torch.from_numpy(np.array(some)).float() / 255 for some in (x, y, rendered))
+    return Joined(*images, torch.from_numpy(both["position"]))
 
 
 def find_joined(comet: Comet, detector: Detector, pairs: Joined) -> tuple[list[dict[str, Any]], Tensor]:
@@ -118,4 +123,4 @@ def find_joined(comet: Comet, detector: Detector, pairs: Joined) -> tuple[list[d
         {"pictures": "**joined**", **scores(found, pairs.places)},
         {"pictures": "joined, places of another pair", **scores(found, pairs.places.roll(1, 0))},
     ]
-    return [{**row, "pairs": len(joined)} for row in rows], joined
+    return rows, joined

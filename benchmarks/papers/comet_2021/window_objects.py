@@ -12,7 +12,7 @@ widths .16 to .38, seed 1). Settings were chosen on seed 0. Models that exist ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import read_json
-from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score, segmentation_baselines
-from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
-from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment, render_objects
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, load_classifier, measure, render_labelled, swap_objects
+from benchmarks.papers.comet_2021.worlds import SEEDS, render_objects, run_experiment
+from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe
 from composable_energy_image.data import Pictures
@@ -33,7 +32,7 @@ from composable_energy_image.data import Pictures
 WORLD = "solids-64"
 MERGE = 0.6
 COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
-SHOWN, PICTURE = 6, "window-eight"
+SHOWN = 6
 
 
 def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str, Any] | None = None) -> tuple[Comet, dict[str, Any]]:
@@ -57,15 +56,14 @@ def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
     return [x, comet.decode(z), masks, *(comet.decode(z[:, some]) for some in shown)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = read_experiment("window-objects", __doc__, arguments, seed=SEEDS, classifier=150.0)
-    parts = args.parts / "objects"
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the figures after each seed."""
+    parts, pictures = args.parts / "objects", {}
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     labelled = render_labelled(WORLD, 2 * PAIRS, 3, args.data)
     classifier, detector = load_classifier(WORLD, args.classifier, parts, args.data), train_detector(parts, args.classifier)
     pairs, masks, swaps, joins = draw_pairs(labelled, PAIRS), [], [], []
     baselines, fours = segmentation_baselines(test), render_joined(args.data)
-    print_table("Baselines", [baselines])
     for seed in args.seed:
         comet, stages = train(WORLD, seed, parts / f"windows-{seed}", args.data)
         masks.append({"seed": seed, "seconds": spent(stages), **score(comet, validation, test)})
@@ -73,15 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         swaps += [{"seed": seed, **row} for row in measure(comet, classifier, labelled, pairs, mixed)]
         rows, joined = find_joined(comet, detector, fours)
         joins += [{"seed": seed, **row} for row in rows]
-        for title, table in (("Masks", masks), ("Recombined", swaps), ("Eight objects", joins)):
-            print_table(f"{title}, to seed {seed}", table)
-        if args.write and seed == args.seed[0]:
-            eight = (fours.first, fours.second, joined, fours.rendered)
-            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows([row[:SHOWN] for row in eight], 4))
-        if args.write:  # after each seed, so that a stop loses little
-            figures = {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins}
-            COMET.write("window-objects", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)
+        shown = [some[:SHOWN] for some in (fours.first, fours.second, joined, fours.rendered)]
+        pictures = pictures or {"window-eight": arrange_rows(shown, 4)}
+        yield {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins, "pictures": pictures}
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment("window-objects", __doc__, run, seed=SEEDS, classifier=150.0)

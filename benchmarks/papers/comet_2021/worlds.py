@@ -6,8 +6,7 @@ and seed 3 for scores.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.harness import read_options
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS, TOYS
@@ -27,12 +25,13 @@ SEEDS = (5, 6, 7)
 """Seeds of the trainings in the tables; settings were chosen on others."""
 
 
-def read_experiment(name: str, doc: str | None, arguments: Sequence[str] | None, **defaults: Any) -> argparse.Namespace:
-    """Returns the options of an experiment; all have a folder of renders, and one of models and figures of parts."""
-    return read_options(doc, COMET.results / f"{name}.json", arguments, data=COMET.cache, parts=COMET.cache, **defaults)
+def run_experiment(name: str, doc: str | None, experiment: Callable[[Any], Iterable[Mapping[str, Any]]], **defaults: Any) -> None:
+    """Runs an experiment from the command line; all have a folder of renders, and one of models and figures of parts."""
+    COMET.run(name, doc, experiment, data=COMET.cache, parts=COMET.cache, **defaults)
 
 
-SEEDS = {"train": 1, "validation": 2, "test": 3}
+SPLITS = {"train": 1, "validation": 2, "test": 3}
+"""Seeds of the renders."""
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "sprites": ("colored-sprites", {"size": 32, "count": (2, 3)}, 1),
@@ -75,7 +74,7 @@ class Room:
 def render_room(data: Path = COMET.cache) -> Room:
     """Renders the room in two minutes of one core, or reads it: 8,000 pictures for training, 2,000 for tests, and the grid."""
     world = ce.get("world", "room", size=32)
-    parts = [render_to(data / f"room-{name}", world, n, SEEDS[name]) for name, n in (("train", 8000), ("test", 2000))]
+    parts = [render_to(data / f"room-{name}", world, n, SPLITS[name]) for name, n in (("train", 8000), ("test", 2000))]
     images = [torch.from_numpy(np.array(part.images)).float() / 255 for part in parts]
     factors = [torch.from_numpy(np.array(part.labels["factors"])) for part in parts]
     levels = np.array(list(product(range(4), repeat=7)))
@@ -90,7 +89,7 @@ def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.c
     """Renders the first pictures of a world with masks, or reads them."""
     world, options, shrink = WORLDS[name]
     folder = data / f"{folder_of(name)}-{split}-{n}"
-    scenes = render_to(folder, ce.get("world", world, **options), n, SEEDS[split], masks=True)
+    scenes = render_to(folder, ce.get("world", world, **options), n, SPLITS[split], masks=True)
     masks = torch.from_numpy(np.array(scenes.masks)).long()
     return Scenes(average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink), majority_labels(masks, shrink))
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import Evaluator, Options, accuracy, evaluate, render, run_experiment, share
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, render, run_experiment, share
 from benchmarks.papers.experiment import COMPOSITIONAL, print_table
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
@@ -106,12 +106,9 @@ def single(options: Options, network: Evaluator) -> list[dict[str, Any]]:
 
 def run(options: Options) -> dict[str, Any]:
     """Prints the tables and returns their figures."""
-    network = supervised_network()
-    known = accuracy(options.evaluator)
-    print_table("Accuracy of the evaluator on renders", [known])
-    rows = single(options, network)
+    rows = single(options, supervised_network())
     print_table(f"One picture, {options.samples} renders", rows)
-    return {"evaluator": known, "one picture": rows}
+    return {"one picture": rows}
 
 
 if __name__ == "__main__":

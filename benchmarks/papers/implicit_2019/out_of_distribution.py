@@ -21,18 +21,21 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.picture_sets import Split, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.training import (
     Autoencoder,
     Autoregressive,
     DigitEnergy,
     Joint,
+    Split,
+    corrupted,
     denoising,
     joint,
     minimise,
     run_experiment,
     softmax,
+    split,
     summary,
+    unusual_sets,
 )
 from composable_energy_classification import (
     auroc,

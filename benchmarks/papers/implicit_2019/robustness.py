@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.picture_sets import Split, split
-from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, adversarial, joint, run_experiment, softmax, summary
+from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, Split, adversarial, joint, run_experiment, softmax, split, summary
 from composable_energy_classification import Classifier, Refinement, calibration_error, pgd
 
 PICTURES, NOISE, RADIUS = 200, 0.25, 0.15

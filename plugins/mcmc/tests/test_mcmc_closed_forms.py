@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
-from benchmarks.closed_forms import effective
+from benchmarks.energies import effective
 from composable_energy.sampling import Noise
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
 
