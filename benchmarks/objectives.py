@@ -152,7 +152,7 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
     optimizer = Optimizer(rate=1e-3, betas=(0.9, 0.99), clip=10.0, ema=0.99)
     data, callbacks = Prepared(clean, None if levels else add_noise), [clock, Monitor(None), Checkpoints(every=10**7)]
     report = Trainer(model, objective, data, steps=10**6, seed=seed, optimizer=optimizer, callbacks=callbacks).fit()
-    figures: dict[str, float] = {"steps": report.steps, "skipped": report.skipped}
+    figures: dict[str, float] = {"steps": report.steps}
     judge, energy = train_judge(pictures.train, pictures.train_labels), model.at(NOISE) if levels else model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,12 +163,8 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
                 figures["log likelihood"] = float(-energy(test).mean() - log_z)
             figures["frechet"] = distance(judge, denoised(energy, draws), pictures)
             if isinstance(objective, EnergyMatching):
-                options = {
-                    "step_size": 2 * objective.step_size * objective.temperature,
-                    "steps": 50,
-                    "init": torch.randn(DRAWS, pictures.size),
-                }
-                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, **options)
+                step, start = 2 * objective.step_size * objective.temperature, torch.randn(DRAWS, pictures.size)
+                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, step_size=step, steps=50, init=start)
                 figures["frechet of its chains"] = distance(judge, denoised(energy, chains), pictures)
             if levels:
                 figures["frechet of annealed"] = distance(judge, model.sample(DRAWS, seed=seed), pictures)
@@ -213,7 +209,7 @@ def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for run in runs for name in run))
     values = {name: [run[name] for run in runs if name in run] for name in names}
     spread = {name: {"mean": statistics.fmean(v), "deviation": statistics.pstdev(v)} for name, v in values.items()}
-    return {"figures": spread, "complete": sum("frechet" in run for run in runs), "runs": list(runs)}
+    return {"figures": spread, "runs": list(runs)}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -147,19 +148,13 @@ def reference_plan(world: World, task: Task) -> tuple[Tensor | None, int]:
 class Solvable:
     """The tasks that `reference_plan` solves, in the order in which they are drawn."""
 
-    def __init__(self, world: World, seed: int, later: bool, known: list[bool]) -> None:
-        self.world, self.known, self.drawn, self.kept = world, known, 0, []
-        self.tasks = draw_tasks(world, seed, later=later)
+    def __init__(self, world: World, seed: int, later: bool) -> None:
+        drawn = draw_tasks(world, seed, later=later)
+        self.solved, self.kept = (task for task in drawn if reference_plan(world, task)[0] is not None), []
 
     def first(self, count: int) -> list[Task]:
         """Returns the first tasks that are solved."""
-        while len(self.kept) < count:
-            task = next(self.tasks)
-            if self.drawn == len(self.known):
-                self.known.append(reference_plan(self.world, task)[0] is not None)
-            if self.known[self.drawn]:
-                self.kept.append(task)
-            self.drawn += 1
+        self.kept += itertools.islice(self.solved, max(0, count - len(self.kept)))
         return self.kept[:count]
 
 

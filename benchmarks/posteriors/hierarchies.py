@@ -35,7 +35,7 @@ def eight_schools(*, centered: bool) -> Target:
     names = ("mu", "log_tau", *numbered("theta", 8))
     if not centered:
         return Target("schools", "eight schools, non-centred", 10, log_density, names, center)
-    about = {"solved": False, "reference": "schools", "from_reference": center}
+    about = {"reference": "schools", "from_reference": center}
     return Target("schools-centered", "eight schools, centred", 10, log_density, names, lambda x: x, **about)
 
 

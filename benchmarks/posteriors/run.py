@@ -105,13 +105,13 @@ def _kind(warning: Warning | str) -> str:
     return str(getattr(warning, "kind", type(warning).__name__))
 
 
-def rows(names: Sequence[str], seeds: Sequence[int], starts: Sequence[str], peers: bool, ours: bool = True) -> Iterator[Figures]:
+def rows(names: Sequence[str], seeds: Sequence[int], starts: Sequence[str], peers: bool) -> Iterator[Figures]:
     """Yields the rows of the table. Peers start by their own defaults."""
     for name in names:
         target = get_target(name)
         reference = read_reference(target)
         for seed in seeds:
-            for start in starts if ours else ():
+            for start in starts:
                 yield measure(target, reference, seed, start)
             if peers:
                 from benchmarks.posteriors.peers import measure_peers  # needs JAX
@@ -120,11 +120,9 @@ def rows(names: Sequence[str], seeds: Sequence[int], starts: Sequence[str], peer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = read_options(
-        __doc__, PATH, arguments, rows=list(TARGETS), seeds=[0, 1, 2], starts=list(STARTS), peers=False, only_peers=False
-    )
+    options = read_options(__doc__, PATH, arguments, rows=list(TARGETS), seeds=[0, 1, 2], starts=list(STARTS), peers=False)
     found = []
-    for row in rows(options.rows, options.seeds, options.starts, options.peers or options.only_peers, not options.only_peers):
+    for row in rows(options.rows, options.seeds, options.starts, options.peers):
         print_rows([row], head=not found)
         found.append(row)
     if options.write:

@@ -22,7 +22,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "diabetes": diabetes,
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
-    "banana-2": partial(banana, 1, 0.5, solved=False),
+    "banana-2": partial(banana, 1, 0.5),
     "banana-10": partial(banana, 5, 0.5),
     "torus": torus,
     "funnel": funnel,

@@ -24,7 +24,7 @@ from torch import Tensor
 import composable_energy as ce
 from benchmarks.papers.compositional_2020.claims import Options, near, render, share
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
-from benchmarks.papers.experiment import COMPOSITIONAL, print_table
+from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_faces.judge import frechet_distance
 from composable_energy_image.cost_log import CostLog
 from composable_energy_image.data import Scenes, open_scenes, render_to
@@ -192,11 +192,8 @@ def run(options: Options) -> dict[str, Any]:
     pixels = of_pixels(CHAIN, ALPHA, SCALE)
     lowered = enlarge(reduce(render(max(2000, options.samples), 12)[0]))
     table = _rows(pixels, options, lowered)
-    print_table("Table 1 by the paper's method: [paper], (chance)", table)
     some = replace(options, samples=max(2, options.samples // 4), seed=options.seed + 1)
     nots, ors = _nots(pixels, some, lowered), _ors(pixels, some)
-    print_table(f"NOT: {some.samples} pictures a line", nots)
-    print_table(f"OR of two positions: {some.samples} pictures a line", ors)
     return {"settings": dict(SETTINGS), "table": table, "not": nots, "or": ors}
 
 

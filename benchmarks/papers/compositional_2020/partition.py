@@ -20,7 +20,6 @@ from torch.distributions import Normal
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020.claims import SAMPLER, Options, run_experiment, share
-from benchmarks.papers.experiment import print_table
 from composable_energy.algebra import Disjunction
 from composable_energy_scenes import COLORS as NAMES
 from composable_energy_scenes.concepts import CODE
@@ -82,8 +81,6 @@ def run(options: Options) -> dict[str, Any]:
             before, after = ((branch_shares(options, kind, energy) - of_b) / (of_a - of_b) for energy in (mixture, calibrated))
             line = {"branches": name, "requested": requested, "as it is": before, "calibrated": after, "off by": abs(after - requested)}
             found.append(line | {"log Z_A - log Z_B": first - second, "A, B alone": [of_a, of_b]})
-    error = (1 / options.samples) ** 0.5
-    print_table(f"The share of A in `A | B`; standard error at most {error / 1.4:.3f} for positions, {error / 0.8:.3f} for colors", found)
     return {"level": LEVEL, "rows": found}
 
 

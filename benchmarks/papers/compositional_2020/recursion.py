@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.compositional_2020.claims import WEIGHT, Attributes, Claim, Heads, Options, render, run_experiment, share
-from benchmarks.papers.experiment import arrange_grid, print_table
+from benchmarks.papers.experiment import arrange_grid
 from composable_energy_scenes import COLORS, KINDS
 
 MARGIN = 0.15
@@ -78,7 +78,6 @@ def run(options: Options) -> dict[str, Any]:
         line = {"depth": claim.depth, "holds": holds, "weight 1": exact, "chance": share(claim.holds(chance))}
         rows.append(line | {"expression": claim.text[1:-1] if claim.text[0] == "(" else claim.text})
         pictures.append(images[:16])
-    print_table(f"Expressions of expressions, weight {WEIGHT:g}", rows)
     return {"weight": WEIGHT, "rows": rows, "pictures": {"recursion": arrange_grid(torch.cat(pictures))}}
 
 

@@ -131,9 +131,8 @@ class TestCounting:
     def test_as_many_places_as_can_be_have_an_object(self):
         """The nearest object of the first place is the only one of the second."""
         asked = torch.tensor([[0.0, 0.0], [0.6, 0.0]])
-        near, off = match_objects(torch.tensor([[0.3, 0.0], [-0.35, 0.1]]), asked)
-        assert near.tolist() == [True, True] and torch.allclose(off, torch.tensor([0.225, 0.15]))
-        near, _ = match_objects(torch.tensor([[0.3, 0.0], [0.0, 0.41]]), asked)
+        assert match_objects(torch.tensor([[0.3, 0.0], [-0.35, 0.1]]), asked).tolist() == [True, True]
+        near = match_objects(torch.tensor([[0.3, 0.0], [0.0, 0.41]]), asked)
         assert near.sum() == 1
 
     def test_missing_and_extra_objects(self):
@@ -141,7 +140,6 @@ class TestCounting:
         found = [asked[0], asked[0][:1], torch.cat([asked[0], torch.tensor([[-0.9, -0.9]])])]
         told = scores(found, asked)
         assert told["all found"] == pytest.approx(2 / 3) and told["each found"] == pytest.approx(5 / 6)
-        assert told["as many"] == pytest.approx(1 / 3) and told["count error"] == pytest.approx(2 / 3) and told["extra"] == pytest.approx(0)
         assert scores([asked[0][:0]] * 3, asked)["all found"] == 0
 
 
