@@ -111,8 +111,8 @@ def face_data(path: Path) -> Pictures:
     return Pictures.from_tensors(torch.load(path, weights_only=True))
 
 
-def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) -> ce.Energy:
-    """Trains until the minutes are used up and returns the energy."""
+def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) -> None:
+    """Trains until the minutes are used up."""
     every = 500 if careful(run) else 100
     model, done = energy(run), False
     while not done:
@@ -130,7 +130,6 @@ def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) 
         trainer.fit()
         row = curve.rows[-1]
         print(f"{run}: step {row['step']:,}, {row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}", flush=True)
-    return model
 
 
 def main() -> None:
@@ -146,9 +145,7 @@ def main() -> None:
     reference = features(enlarged(draw(2 * EVALUATED, seed=12, size=SIZE).images))
     other = features(enlarged(draw(EVALUATED, seed=13, size=SIZE).images))
     curve = Curve(args.run, folder / "curve.json", reference)
-    model = train(args.run, folder, data, curve, args.minutes)
-    model.recommended = ce.Recommendation("langevin", {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)})
-    model.save(folder / "energy")
+    train(args.run, folder, data, curve, args.minutes)
     if args.write:
         results = read_json(PATH) if PATH.exists() else {}
         about = environment(**{"real against real": frechet_distance(other, reference)})

@@ -11,7 +11,7 @@ the pictures and drawing the sheet of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, better_of_two, environment, read_options, write_json
+from benchmarks.harness import RESULTS, better_of_two, environment, run_benchmark
 from benchmarks.own_pictures import train
 from composable_energy.parsing import parse
 from composable_energy.sampling.noise import Noise
@@ -107,24 +107,22 @@ def nearest(pictures: Tensor, others: Tensor) -> float:
     return float(torch.cdist(pictures.flatten(1), others.flatten(1)).min(1).values.mean())
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, work=Path(".cache/digits"), samples=500, split=0, steps=0)
+def run(args: Any) -> Iterator[dict[str, Any]]:
     data, others = split_digits(args.split, args.work)
-    run = args.work / f"run-{args.split}"
+    folder = args.work / f"run-{args.split}"
     report: dict[str, Any] = {**environment("scikit-learn"), "pictures": TRAINING}
     report |= {"samples": args.samples, "split": args.split, "steps": args.steps}
     settings = [f"data.size={SIZE}", "data.channels=1"]
-    report["training"] = train("base-and-attributes", data, run, settings, args.steps or None)
+    report["training"] = train("base-and-attributes", data, folder, settings, args.steps or None)
     print("{cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report["training"]))
     training, other = open_digits(data), open_digits(others)
     judge = train_judge(*other)
-    report["distances"] = distances(cast(CodeEnergy, ce.load(run / "base")), training[0], other[0])
+    report["distances"] = distances(cast(CodeEnergy, ce.load(folder / "base")), training[0], other[0])
     print("mean distances to the nearest digit for training:", report["distances"])
     real = {digit: judge(training[0][training[1] == digit]) for digit in range(10)}
-    report["rows"] = evaluate(run, report["training"]["energies"], judge, args.samples, real)
-    if args.write:
-        write_json(PATH, report)
+    report["rows"] = evaluate(folder, report["training"]["energies"], judge, args.samples, real)
+    yield report
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, work=Path(".cache/digits"), samples=500, split=0, steps=0)

@@ -44,18 +44,6 @@ class Mixture(ce.Energy):
         return mixture_energy(x, self.means)
 
 
-class Convolutions(ce.Energy):
-    r"""Three convolutions and $\lVert x \rVert^2 / 2$."""
-
-    def __init__(self, width: int = 32, size: int | None = None) -> None:
-        super().__init__()
-        self.net = convolution_layers(width)
-        self.event_shape = None if size is None else torch.Size([3, size, size])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
-
-
 class Perceptron(ce.Energy):
     r"""Two hidden layers of 256 on 64 coordinates, and $\lVert x \rVert^2 / 2$: the size of the latent energies of the faces."""
 

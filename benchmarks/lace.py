@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
+from benchmarks.harness import RESULTS, environment, read_json, run_benchmark
 from composable_energy.sampling import Sampler
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import Verdict, features, frechet_distance, judge
@@ -96,7 +96,7 @@ def drawn_faces(found: Attributes) -> tuple[Tensor, Verdict]:
     return z, Verdict(torch.cat([v.attributes for v in verdicts]), torch.cat([v.hair for v in verdicts]))
 
 
-def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
+def faces(found: Attributes) -> list[dict[str, Any]]:
     """Returns figures of each expression by each sampler, and of an exact one."""
     rows = []
     z, seen = drawn_faces(found)
@@ -105,7 +105,7 @@ def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
         E, real = build_expression(row, found), reference(row)
         rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, row, z, seen)})
         print(rows[-1], flush=True)
-        for name in samplers:
+        for name in SAMPLERS:
             points, _, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
             pictures = decode(found.base, points)
             verdict = judge(pictures)
@@ -119,13 +119,6 @@ def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
             rows.append(result)
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}, flush=True)
     return rows
-
-
-def joined(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns rows of expressions and samplers in the order of the table; those of samplers that were not measured again stay."""
-    order = ["exact", *SAMPLERS]
-    found = {(row["expression"], row["sampler"]): row for row in [*before, *rows]}
-    return [found[text, name] for text in ROWS for name in order if (text, name) in found]
 
 
 def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
@@ -187,24 +180,20 @@ def closed() -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    names = ("closed", "faces", "edits")
-    args = read_options(__doc__, PATH, only=names, samplers=list(SAMPLERS))
-    sections: dict[str, Callable[[], Any]] = {"closed": closed} if "closed" in args.only else {}
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the sections after each, as some take long."""
+    results = {**(read_json(PATH) if PATH.exists() else {}), **environment(), "pictures": PICTURES}
+    if "closed" in args.only:
+        results["closed"] = closed()
+        yield results
     if {"faces", "edits"} & set(args.only):
         found = attributes()
         print(found.report)
-        sections["fit"] = lambda: [vars(row) for row in found.report.rows]
-        known = {"edits": lambda: edits(found), "faces": lambda: faces(found, args.samplers)}
-        sections |= {name: measure for name, measure in known.items() if name in args.only}
-    for name, measure in sections.items():
-        measured = measure()
-        if args.write:  # after each section, as some take long
-            before = read_json(PATH) if PATH.exists() else {}
-            if name == "faces":
-                measured = joined(before.get("faces", []), measured)
-            write_json(PATH, {**before, **environment(), "pictures": PICTURES, name: measured})
+        for name, measure in {"edits": edits, "faces": faces}.items():
+            if name in args.only:
+                results[name] = measure(found)
+                yield results
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, only=("closed", "faces", "edits"))

@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool2d
 
 import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
-from benchmarks.harness import RESULTS, chosen, environment, read_json, read_options, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_json, run_benchmark
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.noise import Noise
 from composable_energy_faces import ATTRIBUTES, draw
@@ -212,8 +212,7 @@ def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     return {"figures": spread, "runs": list(runs)}
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=SEEDS, seconds=SECONDS, only=())
+def run(args: Any) -> Iterator[dict[str, Any]]:
     names = chosen(objectives(torch.randn(100, 2), 0), args.only or ())
     sets: dict[str, dict[str, Any]] = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
@@ -225,9 +224,8 @@ def main() -> None:
         runs = [measure(name, SETS[kind](seed), seed, args.seconds) for seed in args.seeds]
         row = sets[kind]["objectives"][name] = summary(runs)
         print(kind, name, {key: f"{v['mean']:.3g} +- {v['deviation']:.2g}" for key, v in row["figures"].items()}, flush=True)
-        if args.write:
-            write_json(PATH, {"about": about | {"cpu_seconds": time.process_time()}, "sets": sets})
+        yield {"about": about | {"cpu_seconds": time.process_time()}, "sets": sets}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=SEEDS, seconds=SECONDS, only=())

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, environment, kept, read_options, write_json
-from benchmarks.planning_baselines import ForwardModel, Solvable, cross_entropy, grid_plan, reference_plan
-from benchmarks.planning_tasks import Grid, Task, succeeds
+from benchmarks.harness import RESULTS, ROOT, environment, kept, run_benchmark
+from benchmarks.planning_tasks import ForwardModel, Grid, Solvable, Task, cross_entropy, grid_plan, reference_plan, succeeds
 from composable_energy_planning import WORLDS, Planner, PlanWarning, TransitionEnergy, World, effort, goal, zone
 
 PATH = RESULTS / "planning.json"
@@ -116,6 +115,8 @@ def measure(methods: Methods, name: str, task: Task, seed: int) -> dict[str, Any
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields the rows after each chunk, so that an early end leaves as many tasks in each."""
+    torch.manual_seed(0)
+    shutil.rmtree(WEIGHTS, ignore_errors=True)
     methods = {name: Methods(WORLDS[name]()) for name in args.worlds}
     tasks = {(name, later): Solvable(methods[name].world, SEED + later, later) for name in args.worlds for later in (False, True)}
     results: dict[str, list[dict[str, Any]]] = {}
@@ -126,17 +127,9 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
             for index, task in list(enumerate(solvable.first(count)))[len(rows) :]:
                 rows.append(measure(methods[world], name, task, index))
             print(key, len(rows), sum(row["success"] for row in rows) / len(rows), flush=True)
-        yield {name: {key: [row[key] for row in table] for key in table[0]} for name, table in results.items()}
-
-
-def main() -> None:
-    args = read_options(__doc__, PATH, tasks=200, others=50, worlds=list(WORLDS), methods=list(METHODS))
-    torch.manual_seed(0)
-    shutil.rmtree(WEIGHTS, ignore_errors=True)
-    for rows in run(args):
-        if args.write:
-            write_json(PATH, {**environment(motion=MOTION), "rows": rows})
+        columns = {name: {key: [row[key] for row in table] for key in table[0]} for name, table in results.items()}
+        yield {**environment(motion=MOTION), "rows": columns}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, tasks=200, others=50, worlds=list(WORLDS), methods=list(METHODS))

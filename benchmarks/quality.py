@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.energies import CountingEnergy, least_effective
-from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, replace_rows, run_benchmark
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
@@ -128,8 +128,12 @@ def one_processor() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=3, only=[], peers=False)
+def summary(runs: list[Figures]) -> Figures:
+    """Returns the medians over seeds."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def run(args: Any) -> Iterator[dict[str, Any]]:
     one_processor()
     known = {
         f"{target.name} {name}": (target.name, name, run)
@@ -146,14 +150,8 @@ def main() -> None:
         rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
             print({key: value for key, value in row.items() if key != "runs"}, flush=True)
-        if args.write:
-            write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
-
-
-def summary(runs: list[Figures]) -> Figures:
-    """Returns the medians over seeds."""
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        yield {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=3, only=[], peers=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_options, write_json
+from benchmarks.harness import RESULTS, environment, run_benchmark
 from composable_energy.errors import MixtureWarning
 from composable_energy.sampling import Sampler
 from composable_energy_mcmc import Annealed, FeynmanKac
@@ -220,12 +220,9 @@ def _written(row: dict[str, Any]) -> str:
     return f"error {row['error']:.3f}, ess {row['lowest_ess']:.2f}, {row['seconds']:.1f} s"
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH)
-    found = {"plane": on_the_plane(), "dimensions": over_dimensions()}
-    if args.write:
-        write_json(PATH, {**environment(), "chains": CHAINS, "seeds": len(SEEDS), **found})
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    yield {**environment(), "chains": CHAINS, "seeds": len(SEEDS), "plane": on_the_plane(), "dimensions": over_dimensions()}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run)

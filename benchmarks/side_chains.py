@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, environment, read_options, write_json
+from benchmarks.harness import RESULTS, ROOT, environment, run_benchmark
 from composable_energy_molecules import (
     AngleLibrary,
     FrequentRotamer,
@@ -147,10 +147,12 @@ def agreement(counts: Tensor, weights: Tensor) -> dict[str, float]:
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields the rows after each seed, and with those of the draws."""
+    shutil.rmtree(NETWORKS, ignore_errors=True)
+    about = environment(train=TRAIN, test=TEST, steps=STEPS, batch=BATCH, negatives=NEGATIVES, chains=CHAINS, sweeps=SWEEPS, long=LONG)
     rows: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         rows += measure_seed(seed)
-        yield {"rows": rows, "draws": []}
+        yield {**about, "rows": rows, "draws": []}
     energy, library = network(0, generate(TRAIN, 0))
     found, kept = [], {}
     for name, (model, way) in itertools.product(("VAL", "LEU", "LYS"), WAYS):
@@ -162,17 +164,8 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
             kept[model] = chi[:, :2].contiguous()
     if args.write:
         save_file(kept, DRAWS)
-    yield {"rows": rows, "draws": found}
-
-
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=3)
-    shutil.rmtree(NETWORKS, ignore_errors=True)
-    about = environment(train=TRAIN, test=TEST, steps=STEPS, batch=BATCH, negatives=NEGATIVES, chains=CHAINS, sweeps=SWEEPS, long=LONG)
-    for found in run(args):
-        if args.write:
-            write_json(PATH, {**about, **found})
+    yield {**about, "rows": rows, "draws": found}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=3)

@@ -15,24 +15,13 @@ import numpy as np
 import torch
 from ebm.samplers import HMC, NUTS, AdaptiveMALA
 from torch import Tensor
-from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo
 
 from benchmarks.energies import least_effective
+from benchmarks.peers.implementations import Torchebm
 
 Energy = Callable[[Tensor], Tensor]
 Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)
-
-
-class Torchebm(BaseModel):
-    """An energy in the form that torchebm takes."""
-
-    def __init__(self, energy: Energy) -> None:
-        super().__init__()
-        self.energy = [energy]  # in a list, because a module would be registered and walked at each step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energy[0](x)
 
 
 def samplers(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
@@ -55,7 +44,7 @@ def _ebmkit_hmc(step: float, leapfrogs: int) -> Draw:
 
 def _torchebm_hmc(step: float, leapfrogs: int) -> Draw:
     def draw(energy: Energy, x: Tensor, n: int) -> Tensor:
-        sampler = HamiltonianMonteCarlo(Torchebm(energy), step_size=step, n_leapfrog_steps=leapfrogs)
+        sampler = HamiltonianMonteCarlo(Torchebm(energy, tuple(x.shape)), step_size=step, n_leapfrog_steps=leapfrogs)
         return sampler.sample(x=x, n_steps=n, return_trajectory=True).transpose(0, 1)
 
     return draw

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
-from benchmarks.posteriors.accuracy import OURS, Reference, compare, print_rows, read_reference
+from benchmarks.posteriors.accuracy import OURS, Reference, compare, print_row, read_reference
 from benchmarks.posteriors.target import Target
 from benchmarks.posteriors.targets import TARGETS, get_target
 from composable_energy.errors import ComposableEnergyError
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(__doc__, PATH, arguments, rows=list(TARGETS), seeds=[0, 1, 2], starts=list(STARTS), peers=False)
     found = []
     for row in rows(options.rows, options.seeds, options.starts, options.peers):
-        print_rows([row], head=not found)
+        print_row(row)
         found.append(row)
     if options.write:
         all_rows = replace_rows(PATH, found, ("row", "sampler", "seed", "start"))

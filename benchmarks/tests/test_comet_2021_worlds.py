@@ -5,20 +5,20 @@ import torch
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
-from benchmarks.papers.comet_2021.recombination import LabelledScenes
 from benchmarks.papers.comet_2021.two_worlds import render_pairs
+from benchmarks.papers.comet_2021.worlds import Scenes
 from composable_energy_scenes import KINDS, TOYS
 from composable_energy_scenes.toys import OUTLINES
 
 SIZE = 64
 
 
-def labelled(shapes: tuple[str, ...], n: int, seed: int) -> LabelledScenes:
+def labelled(shapes: tuple[str, ...], n: int, seed: int) -> Scenes:
     """Returns pictures of two objects each."""
     scenes = ce.get("world", "objects", size=SIZE, count=(2, 2), sizes=(0.16, 0.26), shapes=shapes).draw(n, seed=seed, masks=True)
     shape, color = (torch.from_numpy(scenes.labels[name]).long() for name in ("shape", "color"))
     assert scenes.masks is not None
-    return LabelledScenes(torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long(), shape, color, scenes.labels)
+    return Scenes(torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long(), shape, color, scenes.labels)
 
 
 def test_solids_and_toys_of_pairs_stand_apart_and_each_toy_picture_is_in_one_pair():

@@ -27,17 +27,14 @@ from benchmarks.harness import kept
 from benchmarks.papers.comet_2021.objects import TRAIN
 from benchmarks.papers.comet_2021.recombination import (
     PICTURES,
-    SEED,
     CropClassifier,
-    LabelledScenes,
     centers,
     classify,
     load_classifier,
-    render_labelled,
 )
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects, run_experiment
+from benchmarks.papers.comet_2021.worlds import WORLDS, Scenes, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.judge import Judge, judge_images
@@ -46,7 +43,7 @@ SCENES, PAIRS = "three-64", 500
 FITTED = 1_000
 
 
-def lights(scenes: LabelledScenes) -> Tensor:
+def lights(scenes: Scenes) -> Tensor:
     """Returns the directions of the lamps, cosine and sine, with shape $(N, 2)$."""
     return torch.from_numpy(np.array(scenes.labels["light"])).float()
 
@@ -56,7 +53,7 @@ def angle(found: Tensor, wanted: Tensor) -> float:
     return float(F.cosine_similarity(found, wanted).clamp(-1, 1).acos().rad2deg().mean())
 
 
-def relight(scenes: LabelledScenes) -> Tensor:
+def relight(scenes: Scenes) -> Tensor:
     """Returns renders of pictures with the light and the floor of the next picture, with shape $(N, 3, S, S)$."""
     world, options, _ = WORLDS[SCENES]
     labels = {name: np.array(value) for name, value in scenes.labels.items()}
@@ -68,7 +65,7 @@ def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
     """Returns the judge of light; trains it if it does not exist."""
 
     def train(judge: Judge) -> None:
-        scenes = render_labelled(WORLD, PICTURES, SEED, data)
+        scenes = render_objects(WORLD, PICTURES, "classifier", data)
         truth = lights(scenes)
 
         def loss(rows: Tensor, step: int) -> Tensor:
@@ -83,9 +80,7 @@ def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
     return kept(parts / "light-judge.pt", Judge(), train)
 
 
-def measure(
-    common: CommonCode, judge: Judge, classifier: CropClassifier, scenes: LabelledScenes
-) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes: Scenes) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
     comet, x, other = common.comet, scenes.images, lights(scenes).roll(-1, 0)
     y, row_and_object = x.roll(-1, 0), (scenes.shape >= 0).nonzero(as_tuple=True)
@@ -108,7 +103,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     parts, fits, rows, pictures = args.parts / "objects", [], [], {}
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
     classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)
-    scenes = render_labelled(SCENES, PAIRS, 3, args.data)
+    scenes = render_objects(SCENES, PAIRS, "test", args.data)
     for seed in args.seed:
         common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
         fits.append({"seed": seed, "agreement": common.agreement.tolist()})

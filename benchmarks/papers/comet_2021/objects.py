@@ -12,7 +12,7 @@ existing ones are used again.
   stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
   learned. Losses are in bfloat16 where the processor has it.
 - **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
-  scored once. `unmerged` is the best reading without merging.
+  scored once.
 - **Baselines** on the same 320: k-means of colors with the true number of segments, and four quadrants, which ignore the picture.
 """
 
@@ -101,16 +101,12 @@ def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
         for threshold in THRESHOLDS:
             found[read, threshold] = foreground_ari(validation.masks, merge_components(scores, threshold))
     read, threshold = best = max(found, key=lambda key: found[key])
-    plain, _ = max(((read, None) for read in readings), key=lambda key: found[key])
     each = adjusted_rand_index(test.masks, comet.masks(test.images, threshold, read), foreground=True)
     return {
         "read": read,
         "merge": threshold,
         "validation FG-ARI": found[best],
-        "error": float((comet.decode(comet.encode(test.images)) - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
-        "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": foreground_ari(test.masks, comet.masks(test.images, None, plain)),
     }
 
 

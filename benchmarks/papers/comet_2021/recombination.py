@@ -16,7 +16,7 @@ A classifier evaluates the place of B's object in four pictures:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,39 +26,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import composable_energy as ce
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
 from benchmarks.papers.comet_2021.training import Budget, fit
-from benchmarks.papers.comet_2021.worlds import SEEDS, WORLDS, average_pixels, folder_of, majority_labels, run_experiment
+from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, render_objects, run_experiment
 from benchmarks.papers.experiment import print_table
 from composable_energy_comet import Comet
-from composable_energy_image.data import render_to
 
-PICTURES, SEED = 5_000, 4
+PICTURES = 5_000
 HALF = 7
 BLURRED = 0.5
-
-
-@dataclass(frozen=True)
-class LabelledScenes:
-    """Pictures with masks and labels of up to $M$ objects."""
-
-    images: Tensor  # pictures in [0, 1], with shape $(N, 3, S, S)$
-    masks: Tensor
-    shape: Tensor  # shapes of the objects, with shape $(N, M)$; -1 for no object
-    color: Tensor  # their colors
-    labels: Mapping[str, np.ndarray]  # all labels of the world, by field
-
-
-def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
-    """Renders pictures of a world with masks and labels, or reads them; hidden objects have the label -1."""
-    world, options, shrink = WORLDS[name]
-    scenes = render_to(data / f"{folder_of(name)}-labelled-{seed}-{n}", ce.get("world", world, **options), n, seed, masks=True)
-    masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
-    images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
-    shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
-    visible = torch.stack([(masks == i + 1).flatten(1).any(1) for i in range(shape.shape[1])], 1)
-    return LabelledScenes(images, masks, shape.where(visible, -1), color.where(visible, -1), scenes.labels)
 
 
 class CropClassifier(nn.Module):
@@ -105,13 +81,17 @@ def centers(masks: Tensor) -> Tensor:
 
 
 def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> CropClassifier:
-    """Returns the classifier of a world; trains it if it does not exist."""
+    """Returns the classifier of a world; trains it for some seconds on other renders if it does not exist.
+
+    Crops of sprites are rotated and mirrored, those of upright solids mirrored only, and those of tetris, where a rotated piece is another
+    piece, neither.
+    """
     path = parts / f"classifier-{world}.pt"
     if not path.exists():
         upright = world.startswith(("solids", "objects", "toys"))
         budget = Budget(seconds, batch=64, rate=2e-3, cosine=True) if upright else Budget(seconds, batch=64)
         turned, mirrored = world.startswith("sprites"), not world.startswith("tetris")
-        classifier = train_classifier(render_labelled(world, PICTURES, SEED, data), budget, turned, mirrored)
+        classifier = train_classifier(render_objects(world, PICTURES, "classifier", data), budget, turned, mirrored)
         path.parent.mkdir(parents=True, exist_ok=True)
         sizes = {name: getattr(classifier, name) for name in ("shapes", "colors", "margin")}
         torch.save({**sizes, "weights": classifier.state_dict()}, path)
@@ -121,7 +101,7 @@ def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> Crop
     return classifier.eval()
 
 
-def train_classifier(scenes: LabelledScenes, budget: Budget, turned: bool, mirrored: bool) -> CropClassifier:
+def train_classifier(scenes: Scenes, budget: Budget, turned: bool, mirrored: bool) -> CropClassifier:
     """Returns a classifier that is trained on crops, three at objects for one at an empty place."""
     rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
     places = centers(scenes.masks[rows] == which[:, None, None] + 1)
@@ -180,7 +160,7 @@ class Pairs:
     of_b: Tensor
 
 
-def draw_pairs(scenes: LabelledScenes, n: int, seed: int = 0) -> Pairs:
+def draw_pairs(scenes: Scenes, n: int, seed: int = 0) -> Pairs:
     """Returns random pairs of pictures and objects in which B's object is apart from A's others."""
     generator = np.random.default_rng(seed)
     there = [np.flatnonzero(row >= 0) for row in scenes.shape.numpy()]
@@ -196,7 +176,7 @@ def draw_pairs(scenes: LabelledScenes, n: int, seed: int = 0) -> Pairs:
     return Pairs(*torch.tensor(found).unbind(1))
 
 
-def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Tensor, merge: float) -> list[list[int]]:
+def components_of(comet: Comet, scenes: Scenes, rows: Tensor, which: Tensor, merge: float) -> list[list[int]]:
     """Returns the components of objects: the one with most of an object's pixels, and those with similar scores, by the cosine."""
     found = []
     for row, one, scores in zip(rows.tolist(), which.tolist(), comet.scores(scenes.images[rows]), strict=True):
@@ -210,7 +190,7 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
     return found
 
 
-def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
+def swap_objects(comet: Comet, scenes: Scenes, pairs: Pairs, merge: float) -> Tensor:
     """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$."""
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
@@ -225,7 +205,7 @@ def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: floa
     return found
 
 
-def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pairs: Pairs, mixed: Tensor) -> list[dict[str, Any]]:
+def measure(comet: Comet, classifier: CropClassifier, scenes: Scenes, pairs: Pairs, mixed: Tensor) -> list[dict[str, Any]]:
     """Returns a row of figures for each of the evaluated pictures."""
     x = scenes.images
     rebuilt = comet.decode(comet.encode(x))
@@ -244,7 +224,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     parts, results = args.parts / "objects", []
     for plan in args.plan:
         world = PLANS[plan].world
-        classifier, scenes = load_classifier(world, args.classifier, parts, args.data), render_labelled(world, TEST, 3, args.data)
+        classifier, scenes = load_classifier(world, args.classifier, parts, args.data), render_objects(world, TEST, "test", args.data)
         pairs, chance = draw_pairs(scenes, PAIRS), 1 / classifier.shapes / classifier.colors
         for seed in args.seed:
             comet = train_plan(plan, seed, parts, args.data)[0]

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from benchmarks.papers.comet_2021.joined_objects import Joined, join_objects, render_both, separate_pairs, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, VALIDATION, score
-from benchmarks.papers.comet_2021.recombination import LabelledScenes, render_labelled
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, spent, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects, run_experiment
+from benchmarks.papers.comet_2021.worlds import WORLDS, Scenes, render_objects, run_experiment
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import Comet
@@ -31,7 +30,7 @@ SOLIDS, TOYS, BOTH, TRAINED = "three-64", "three-toys-64", "solids-toys-64", "to
 PICTURES, PAIRS = 500, 200
 
 
-def render_pairs(solids: LabelledScenes, toys: LabelledScenes, n: int) -> Joined:
+def render_pairs(solids: Scenes, toys: Scenes, n: int) -> Joined:
     """Returns pairs of pictures whose objects stand apart, and renders of all objects of each, under the light of the solids."""
     a, b = separate_pairs(solids.labels, n, toys.labels).unbind(1)
     pictures = (some.mul(255).round().byte().numpy() for some in (solids.images[a], toys.images[b]))
@@ -50,7 +49,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     parts, masks, joins, pictures = args.parts / "objects", [], [], {}
     detector = train_detector(parts, args.judges, "detector-toys", WORLDS[BOTH][1])
     test, validation = (render_objects(TRAINED, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
-    pairs = render_pairs(render_labelled(SOLIDS, PICTURES, 3, args.data), render_labelled(TOYS, PICTURES, 3, args.data), PAIRS)
+    pairs = render_pairs(render_objects(SOLIDS, PICTURES, "test", args.data), render_objects(TOYS, PICTURES, "test", args.data), PAIRS)
     for seed in args.seed:
         toys, stages = train(TRAINED, seed, parts / f"toys-windows-{seed}", args.data)
         solids = train(WORLD, seed, parts / f"windows-{seed}", args.data)[0]

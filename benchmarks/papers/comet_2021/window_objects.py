@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score, segmentation_baselines
-from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, load_classifier, measure, render_labelled, swap_objects
+from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, load_classifier, measure, swap_objects
 from benchmarks.papers.comet_2021.worlds import SEEDS, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import Comet, load_comet
@@ -60,7 +60,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields the figures after each seed."""
     parts, pictures = args.parts / "objects", {}
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
-    labelled = render_labelled(WORLD, 2 * PAIRS, 3, args.data)
+    labelled = render_objects(WORLD, 2 * PAIRS, "test", args.data)
     classifier, detector = load_classifier(WORLD, args.classifier, parts, args.data), train_detector(parts, args.classifier)
     pairs, masks, swaps, joins = draw_pairs(labelled, PAIRS), [], [], []
     baselines, fours = segmentation_baselines(test), render_joined(args.data)

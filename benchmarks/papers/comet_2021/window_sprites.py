@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.papers.comet_2021.objects import TEST, VALIDATION, score
-from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, load_classifier, measure, render_labelled, swap_objects
+from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, load_classifier, measure, swap_objects
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spent, train
 from benchmarks.papers.comet_2021.worlds import SEEDS, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows, print_table
@@ -26,7 +26,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields the figures after each seed."""
     parts, masks, runs, pictures = args.parts / "objects", [], [], {}
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
-    scenes, classifier = render_labelled(WORLD, 2 * PAIRS, 3, args.data), load_classifier(WORLD, args.classifier, parts, args.data)
+    scenes, classifier = render_objects(WORLD, 2 * PAIRS, "test", args.data), load_classifier(WORLD, args.classifier, parts, args.data)
     pairs, chance = draw_pairs(scenes, PAIRS), 1 / classifier.shapes / classifier.colors
     for seed in args.seed:
         comet, stages = train(WORLD, seed, parts / f"{MODEL}-{seed}", args.data, SETTINGS)

@@ -30,7 +30,7 @@ def run_experiment(name: str, doc: str | None, experiment: Callable[[Any], Itera
     COMET.run(name, doc, experiment, data=COMET.cache, parts=COMET.cache, **defaults)
 
 
-SPLITS = {"train": 1, "validation": 2, "test": 3}
+SPLITS = {"train": 1, "validation": 2, "test": 3, "classifier": 4}
 """Seeds of the renders."""
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
@@ -53,10 +53,13 @@ _FOLDERS = {name: name for name in ("solids-64", "three-64", "toys-64", "three-t
 
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures in [0, 1] with shape $(N, 3, S, S)$, and masks with shape $(N, S, S)$: 0 for the background, $i$ for the $i$-th object."""
+    """Pictures with masks and labels of up to $M$ objects; hidden objects have the label -1."""
 
-    images: Tensor
-    masks: Tensor
+    images: Tensor  # pictures in [0, 1], with shape $(N, 3, S, S)$
+    masks: Tensor  # 0 for the background, $i$ for the $i$-th object, with shape $(N, S, S)$
+    shape: Tensor  # shapes of the objects, with shape $(N, M)$; -1 for no object
+    color: Tensor  # their colors
+    labels: Mapping[str, np.ndarray]  # all labels of the world, by field
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ def render_room(data: Path = COMET.cache) -> Room:
 
 
 def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.cache) -> Scenes:
-    """Renders the first pictures of a world with masks, or reads them."""
+    """Renders the first pictures of a world with masks and labels, or reads them."""
     world, options, shrink = WORLDS[name]
-    folder = data / f"{folder_of(name)}-{split}-{n}"
-    scenes = render_to(folder, ce.get("world", world, **options), n, SPLITS[split], masks=True)
-    masks = torch.from_numpy(np.array(scenes.masks)).long()
-    return Scenes(average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink), majority_labels(masks, shrink))
+    scenes = render_to(data / f"{folder_of(name)}-{split}-{n}", ce.get("world", world, **options), n, SPLITS[split], masks=True)
+    masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
+    images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
+    shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
+    visible = torch.stack([(masks == i + 1).flatten(1).any(1) for i in range(shape.shape[1])], 1)
+    return Scenes(images, masks, shape.where(visible, -1), color.where(visible, -1), scenes.labels)
 
 
 def folder_of(name: str) -> str:

@@ -210,11 +210,6 @@ class Autoregressive(nn.Module):
         return (share.log_softmax(2) + (cdf_upper - cdf_lower).clamp_min(1e-9).log()).logsumexp(2)
 
 
-def weights(model: nn.Module) -> int:
-    """Returns the number of weights."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
 
 
