@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,8 +95,8 @@ def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
     return chains * n / steps, total
 
 
-def least_effective(points: np.ndarray) -> float:
-    """Returns the least effective sample size over coordinates, and over $x$ and its squared distance from the mean."""
-    x = torch.from_numpy(points.astype(np.float64)).transpose(0, 1)
-    squares = (x - x.mean((0, 1))).square()
-    return min(float(effective(values)[0].min()) for values in (x, squares))
+def least_effective(values: Tensor) -> float:
+    """Returns the least effective sample size over numbers, with shape (draws, chains, k), and their squared distances from the mean."""
+    x = values.double()
+    sizes = torch.cat([effective(some)[0] for some in (x, (x - x.mean((0, 1))).square())])
+    return float(sizes.nan_to_num(0.0).min())

@@ -115,10 +115,9 @@ class Posterior:
         return start, draws, time.process_time() - begin
 
 
-Solved = tuple[dict[str, Any], dict[str, Tensor]]
-
-
-def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float, sampler: Posterior) -> Solved:
+def solve(
+    base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float, sampler: Posterior
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the figures of one problem, and pictures."""
     truth, y, seen = measure(base, operator, z, index)
     start, draws, seconds = sampler.draw(base & seen, name, index)

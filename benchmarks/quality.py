@@ -83,7 +83,7 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
     _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1, compile=fast is not None)
     seconds = time.process_time() - began
     per_draw = energy.take_count() / CHAINS / draws if fast is None else counted
-    samples = least_effective(trace.points.transpose(0, 1).numpy())
+    samples = least_effective(trace.points)
     return {
         "gradients_per_effective_sample": per_draw * draws * CHAINS / samples,
         "effective_samples": samples,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from ebm.samplers import HMC, NUTS, AdaptiveMALA
 from torch import Tensor
@@ -95,7 +94,7 @@ def _record(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) 
     began = time.process_time()
     points = draw(fast, start, draws)
     seconds = time.process_time() - began
-    samples = least_effective(points.transpose(0, 1).numpy().astype(np.float64))
+    samples = least_effective(points)
     per_draw = gradients / counted
     return {
         "gradients_per_effective_sample": per_draw * draws * len(start) / samples,

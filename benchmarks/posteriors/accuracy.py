@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.energies import effective
+from benchmarks.energies import effective, least_effective
 from benchmarks.harness import read_json, write_json
 from benchmarks.posteriors.target import Target
 
@@ -64,12 +64,6 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return mean, sd, (variance / size).sqrt(), (spread / sizes).sqrt() / (2 * sd)
 
 
-def least_effective(values: Tensor) -> float:
-    """Returns the least effective sample size over the statistics and their squared distances from the mean; NaN counts as 0."""
-    sizes = torch.cat([effective(some)[0] for some in (values, (values - values.mean((0, 1))).square())])
-    return float(sizes.nan_to_num(0.0).min())
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """The largest errors of draws. A statistic is right within .1 sd or 4 standard errors, its sd within 5 % or 4 standard errors."""
@@ -104,7 +98,7 @@ def compare(values: Tensor, reference: Reference) -> Accuracy:
         worst_ratio=reference.names[second],
         wrong=[name for name, bad in zip(reference.names, (wrong_mean | wrong_ratio).tolist(), strict=True) if bad],
         undecided=bool((error_se > _RESOLUTION).any()),
-        ess=least_effective(values.double()),
+        ess=least_effective(values),
     )
 
 

@@ -39,7 +39,6 @@ def table1() -> str:
 
 
 def nots() -> str:
-    """Returns the table of the paper's negation by its factor, and of two others."""
     cells = {
         "NOT": lambda row: NOTS.get(row["NOT"], f"$-{row['NOT']}$"),
         "position": number("position"),
@@ -50,13 +49,11 @@ def nots() -> str:
 
 
 def ors() -> str:
-    """Returns the table of the paper's disjunction by scale."""
     cells = {"scale $s$": lambda row: row["scale"], "either": number("either"), "first": number("first"), "second": number("second")}
     return columns([row for row in read_results("compositional-2020/paper_method")["or"] if "less" not in row["scale"]], cells)
 
 
 def implication() -> str:
-    """Returns the table of implications."""
     cells = {"form": lambda row: f"`{row['way']}`", "weight": lambda row: f"{row['weight']:g}"}
     return columns(
         read_results("compositional-2020/implication")["rows"], cells | {"holds": number("holds"), "holds for renders": number("chance")}
@@ -94,13 +91,11 @@ def extrapolation() -> str:
 
 
 def continual() -> str:
-    """Returns the table of concepts after the last one was added."""
     rows = [row for row in read_results("compositional-2020/continual")["rows"] if row["after"] == "color"]
     return columns(rows, {"method": lambda row: row[""], **{key: number(key) for key in ("position", "shape", "color", "joint")}})
 
 
 def inference() -> str:
-    """Returns the table of answers from one picture."""
     names = {"heads": "heads", "conditional": "conditional energies", "supervised": "supervised", "chance": "chance"}
     cells = {"condition": lambda row: row["condition"], **{title: number(name) for name, title in names.items()}}
     return columns(read_results("compositional-2020/inference")["one picture"], cells)

@@ -22,7 +22,6 @@ def training() -> Blocks:
 
 
 def expressions() -> str:
-    """Returns the table of expressions of the user's own pictures."""
     found = read_results("own_pictures")
     rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items()]
     rows += [{"text": f"`{text.replace('smiling', 'new')}`", **row} for text, row in found["rows with the new attribute"].items()]
@@ -40,7 +39,6 @@ def training_cost() -> str:
 
 
 def digits() -> str:
-    """Returns the table of expressions of digits."""
     found = read_results("digits")
     rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items() if "share" in row]
     cells = {"expression": lambda row: row["text"], "correct": number("share"), "better of two": number("share of best")}
@@ -113,8 +111,7 @@ def from_class_to_class() -> str:
 
 
 def robustness() -> Blocks:
-    functions = {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas}
-    return dict(functions)
+    return {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas}
 
 
 def accuracy() -> str:

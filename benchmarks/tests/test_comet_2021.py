@@ -7,11 +7,10 @@ from torch import nn
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.factors import Autoencoder, fit_principal_components
-from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
 from benchmarks.papers.comet_2021.recombination import CropClassifier, crop, pad
-from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
-from benchmarks.papers.comet_2021.worlds import Scenes, majority_labels
+from benchmarks.papers.comet_2021.window_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.worlds import PRECISION, SLOW, Budget, Scenes, fit, majority_labels
 from composable_energy_training.precision import DTYPES
 
 

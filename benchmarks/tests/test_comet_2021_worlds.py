@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.two_worlds import render_pairs
+from benchmarks.papers.comet_2021.window_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.worlds import Scenes
 from composable_energy_scenes import KINDS, TOYS
 from composable_energy_scenes.toys import OUTLINES

@@ -37,8 +37,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.harness import read_json
-from benchmarks.papers.comet_2021.training import Budget, fit
-from benchmarks.papers.comet_2021.worlds import SEEDS, Room, average_pixels, render_room, run_experiment
+from benchmarks.papers.comet_2021.worlds import SEEDS, Budget, Room, average_pixels, fit, render_room, run_experiment
 from benchmarks.papers.experiment import write_rounded
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier

@@ -32,9 +32,8 @@ from benchmarks.papers.comet_2021.recombination import (
     classify,
     load_classifier,
 )
-from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, Scenes, render_objects, run_experiment
+from benchmarks.papers.comet_2021.worlds import WORLDS, Budget, Scenes, fit, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.judge import Judge, judge_images
@@ -99,7 +98,6 @@ def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each seed."""
     parts, fits, rows, pictures = args.parts / "objects", [], [], {}
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
     classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)

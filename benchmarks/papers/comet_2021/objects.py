@@ -29,8 +29,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.training import Budget, fit
-from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, render_objects, run_experiment
+from benchmarks.papers.comet_2021.worlds import SEEDS, Budget, Scenes, fit, render_objects, run_experiment
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
 from composable_energy_comet.masks import SCORE_METHODS

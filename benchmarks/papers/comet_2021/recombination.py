@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.training import Budget, fit
-from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, render_objects, run_experiment
+from benchmarks.papers.comet_2021.worlds import SEEDS, Budget, Scenes, fit, render_objects, run_experiment
 from benchmarks.papers.experiment import print_table
 from composable_energy_comet import Comet
 

@@ -6,7 +6,7 @@ The model of solids is that of `window_objects.py`. The model of toys has the sa
 pins, trucks, tables and snowmen (world `toys-64`, half widths .22 to .40, seed 1). Neither model saw an object of the other.
 
 Pairs of a picture A of three solids and a picture B of three toys whose objects stand apart (seed 3). `recombine` joins the ground and the
-solids of A, energies of one model, with the toys of B, energies of the other. The detector of `joined_objects.py`, trained on solids and
+solids of A, energies of one model, with the toys of B, energies of the other. The detector of `window_objects.py`, trained on solids and
 toys in one picture, looks for all six. The ceiling are renders of all six under the light of A, the floor the places of another pair.
 """
 
@@ -17,9 +17,18 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.papers.comet_2021.joined_objects import Joined, join_objects, render_both, separate_pairs, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, VALIDATION, score
-from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, spent, train
+from benchmarks.papers.comet_2021.window_objects import (
+    SHOWN,
+    WORLD,
+    Joined,
+    join_objects,
+    render_both,
+    separate_pairs,
+    spent,
+    train,
+    train_detector,
+)
 from benchmarks.papers.comet_2021.worlds import WORLDS, Scenes, render_objects, run_experiment
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import arrange_rows
@@ -45,7 +54,6 @@ def measure(solids: Comet, toys: Comet, detector: Detector, pairs: Joined) -> tu
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each seed."""
     parts, masks, joins, pictures = args.parts / "objects", [], [], {}
     detector = train_detector(parts, args.judges, "detector-toys", WORLDS[BOTH][1])
     test, validation = (render_objects(TRAINED, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))

@@ -23,7 +23,6 @@ SETTINGS = {"model.components": 4, "model.window": 16, "quadratic.steps": 4_000,
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each seed."""
     parts, masks, runs, pictures = args.parts / "objects", [], [], {}
     test, validation = (render_objects(WORLD, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     scenes, classifier = render_objects(WORLD, 2 * PAIRS, "test", args.data), load_classifier(WORLD, args.classifier, parts, args.data)

@@ -1,4 +1,4 @@
-"""The worlds of the experiments as tensors.
+"""The worlds of the experiments as tensors, and trainings for a number of steps or of seconds of one processor.
 
 Pictures are rendered once into the folder `--data` and read from there. Seed 1 of a world is for training, seed 2 for choosing settings,
 and seed 3 for scores.
@@ -6,6 +6,8 @@ and seed 3 for scores.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +22,7 @@ import composable_energy as ce
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS, TOYS
+from composable_energy_training.precision import DTYPES, Precision, native_precision
 
 SEEDS = (5, 6, 7)
 """Seeds of the trainings in the tables; settings were chosen on others."""
@@ -46,9 +49,6 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "solids-toys-64": ("objects", {"size": 64, "count": (2, 6), "sizes": (0.16, 0.40), "shapes": (*KINDS, *TOYS)}, 1),
 }
 """Worlds with masks: name, options, and the side of the squares of pixels that are averaged. Objects are rendered at 64 pixels."""
-
-_FOLDERS = {name: name for name in ("solids-64", "three-64", "toys-64", "three-toys-64", "solids-toys-64")}
-"""Folders of renders of worlds with options of their own; others are named by world and size."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.c
 def folder_of(name: str) -> str:
     """Returns the beginning of the names of folders with renders of a world, which worlds that differ only in their pixels share."""
     world, options, _ = WORLDS[name]
-    return _FOLDERS.get(name, f"{world}-{options['size']}")
+    return name if name.endswith("-64") else f"{world}-{options['size']}"
 
 
 def average_pixels(images: Tensor, shrink: int) -> Tensor:
@@ -118,3 +118,69 @@ def majority_labels(masks: Tensor, shrink: int) -> Tensor:
     squares = masks.view(n, size, shrink, size, shrink).transpose(2, 3).flatten(3)
     counts = torch.stack([(squares == label).sum(3) for label in range(int(masks.max()) + 1)])
     return counts.argmax(0)
+
+
+PRECISION = native_precision(torch.device("cpu"))
+"""The precision of trainings with `precision="auto"` on this processor."""
+
+SLOW = 0.05
+"""The share of the learning rate for parameters that were trained before: an encoder that convolutional energies start with."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length and the settings of a training.
+
+    The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant, with a tenth in the last `tail` of the
+    budget; or it falls to 0 as half a cosine, if `cosine`.
+    """
+
+    seconds: float = 150.0  # processor seconds
+    steps: int | None = None  # number of steps, instead of seconds
+    rate: float = 1e-3
+    warm_up: int = 200  # steps of warm-up
+    tail: float = 0.15  # share of the budget with a tenth of the rate
+    cosine: bool = False  # whether the rate falls as half a cosine
+    clip: float = 1.0  # largest norm of the gradients
+    batch: int = 16
+    precision: Precision = "float32"  # of the loss; trainings that are compared at equal time have float32
+
+    def spent(self, seconds: float, steps: int) -> float:
+        """Returns the share of the budget that is used."""
+        return seconds / self.seconds if self.steps is None else steps / self.steps
+
+    def rate_at(self, step: int, spent: float) -> float:
+        """Returns the learning rate of a step; the first step is 1."""
+        left = (1 + math.cos(math.pi * spent)) / 2 if self.cosine else 0.1 if spent >= 1 - self.tail else 1.0
+        return self.rate * min(1.0, step / max(self.warm_up, 1)) * left
+
+
+def fit(
+    loss: Callable[[Tensor, int], Tensor],
+    parameters: Iterable[nn.Parameter],
+    count: int,
+    budget: Budget,
+    seed: int = 0,
+    slow: Iterable[nn.Parameter] = (),
+) -> dict[str, float]:
+    """Trains by Adam on random batches until the budget is used."""
+    trained, known = [parameter for parameter in parameters if parameter.requires_grad], {id(parameter) for parameter in slow}
+    groups = [{"params": [one for one in trained if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)
+    generator = torch.Generator().manual_seed(seed)
+    precision = PRECISION if budget.precision == "auto" else budget.precision
+    started, steps, seconds, losses = time.process_time(), 0, 0.0, []
+    while (spent := budget.spent(seconds, steps)) < 1:
+        steps += 1
+        for group in adam.param_groups:
+            group["lr"] = group["share"] * budget.rate_at(steps, spent)
+        adam.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "float32"):
+            value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, budget.clip, foreach=True)
+        adam.step()
+        losses.append(float(value.detach()))
+        seconds = time.process_time() - started
+    last = losses[-max(1, steps // 10) :]
+    return {"steps": steps, "seconds": seconds, "loss": sum(last) / len(last)}

@@ -183,7 +183,6 @@ def scores(found: Attributes, wanted: dict[str, Tensor], concepts: Sequence[str]
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the tables and returns their figures."""
     learner, wanted = Learner(options), random_conditions(options.samples, options.seed)
     heads: dict[str, CodeHeads] = {}
     rows = []

@@ -345,7 +345,6 @@ def ball_evaluator() -> Evaluator:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Returns the figures."""
     evaluator = ball_evaluator()
     return {"rows": [row for ratio in RATIOS for row in rows(Trainings(ratio), options, evaluator)]}
 

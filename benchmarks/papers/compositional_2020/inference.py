@@ -105,7 +105,6 @@ def single(options: Options, network: Evaluator) -> list[dict[str, Any]]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Returns the figures."""
     return {"one picture": single(options, supervised_network())}
 
 

@@ -179,7 +179,6 @@ def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the tables and returns their figures."""
     pixels = of_pixels(CHAIN, ALPHA, SCALE)
     lowered = enlarge(reduce(render(max(2000, options.samples), 12)[0]))
     table = _rows(pixels, options, lowered)

@@ -67,7 +67,6 @@ def branch_shares(options: Options, kind: str, energy: ce.Energy) -> float:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the table and returns its figures."""
     base = Normal(torch.zeros(CODE), SPREAD)
     found = []
     for name, (kind, a, b) in pairs(options).items():

@@ -69,7 +69,6 @@ def claims(heads: Heads) -> list[Claim]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the table and returns its figures."""
     chance = options.evaluate(render(options.samples, options.seed)[0])
     rows, pictures = [], []
     for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.depth):

@@ -56,7 +56,6 @@ def two_cubes(options: Options, several: Any) -> list[dict[str, Any]]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the table and returns its figures."""
     folder = options.weights / "several"
     several, detector = load_multi_object(folder), load_detector(folder)
     rows, pictures = [], []

@@ -152,7 +152,6 @@ def measure(row: Row, rule: str, c: Conditions, options: Options) -> tuple[dict[
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the table and returns its figures."""
     c = conditions(options.samples, options.seed)
     truth = options.evaluate(render(options.samples, options.seed)[0])
     chances = {row.text: row.scores(truth, c) for row in ROWS}

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 import composable_energy as ce
+from benchmarks.handwritten import load_digits
 from benchmarks.papers.experiment import IMPLICIT
 from composable_energy import Energy
 from composable_energy.options import import_extra
@@ -41,9 +42,8 @@ class Split:
 
 def split(seed: int) -> Split:
     """Returns the 1,797 digits, divided at random into 1,197, 200 and 400."""
-    found = import_extra("sklearn.datasets", "metrics").load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
-    x, y = torch.from_numpy(found.images).float()[order].unsqueeze(1) / (LEVELS - 1), torch.from_numpy(found.target).long()[order]
+    digits = load_digits(seed, test=0)
+    x, y = digits.train.view(-1, 1, SIZE, SIZE), digits.train_labels
     ends = (0, TRAINING, TRAINING + HELD_OUT, len(x))
     first, second, third = ((x[a:b], y[a:b]) for a, b in itertools.pairwise(ends))
     return Split(first, second, third)
