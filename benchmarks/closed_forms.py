@@ -102,7 +102,7 @@ def measure(row: Row, seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         torch.manual_seed(seed)
         _, trace = energy.sample(effort.chains, sampler=sampler, seed=seed, dtype=F64, **steps)
-        centred = trace.points - target.mean
+        centred = trace.points - target.mean  # pyright: ignore[reportOptionalOperand]
         numbers = torch.cat([centred, centred.square() - target.variance], 2)
         effective_size, variance = effective(numbers)
         found.append((numbers.mean((0, 1)), (variance / effective_size).sqrt(), effective_size))

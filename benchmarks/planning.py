@@ -121,10 +121,10 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     tasks = {(name, later): Solvable(methods[name].world, SEED + later, later) for name in args.worlds for later in (False, True)}
     results: dict[str, list[dict[str, Any]]] = {}
     for most in range(CHUNK, args.tasks + CHUNK, CHUNK):
-        for ((world, later), solvable), name in itertools.product(tasks.items(), args.methods):
+        for (world, later), name in itertools.product(tasks, args.methods):
             key = f"{world}/{'later' if later else 'known'}/{name}"
             rows, count = results.setdefault(key, []), min(most, args.tasks if name == "energies" else args.others)
-            for index, task in list(enumerate(solvable.first(count)))[len(rows) :]:
+            for index, task in list(enumerate(tasks[world, later].first(count)))[len(rows) :]:
                 rows.append(measure(methods[world], name, task, index))
             print(key, len(rows), sum(row["success"] for row in rows) / len(rows), flush=True)
         columns = {name: {key: [row[key] for row in table] for key in table[0]} for name, table in results.items()}
