@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_options, write_json
+from benchmarks.harness import RESULTS, environment, run_benchmark
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_image import CodeHeads
 
@@ -59,16 +60,13 @@ def measure(energies: dict[str, ce.Energy], points: int, rounds: int) -> dict[st
     }
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, rounds=40)
-    rows: dict[str, dict[str, Any]] = {}
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    rows: dict[str, Any] = {}
     for family, energies in expressions().items():
         rows[family] = {str(points): measure(energies, points, args.rounds) for points in POINTS}
-        for points, row in rows[family].items():
-            print(f"{family:24}{points:>5}", row, flush=True)
-    if args.write:
-        write_json(PATH, {**environment(rounds=args.rounds), "rows": rows})
+        print(family, rows[family], flush=True)
+    yield {**environment(rounds=args.rounds), "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, rounds=40)

@@ -5,8 +5,8 @@
 RUN is `monitored`, plain contrastive divergence; `improved`, Improved CD; or `careless-monitored` and `careless-unmonitored`, the plain one
 without spectral norms and penalty at thirty times the rate, with the monitor and without. A run continues from its last checkpoint;
 `--minutes` counts processor time, of all calls together. Every 500 steps the classifier of the faces, which no run trains, evaluates 1,000
-chains of the replay buffer: the Frechet distance of its features to those of drawn faces, and the variety of the chains. With `--write` the
-curve goes to `benchmarks/results/contrastive.json`, and the chains to a picture beside it.
+chains of the replay buffer: the Frechet distance of its features to those of drawn faces. With `--write` the curve goes to
+`benchmarks/results/contrastive.json`, and the chains to a picture beside it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ class Curve(Callback):
     def __init__(self, run: str, path: Path, reference: Tensor) -> None:
         self.run, self.path, self.reference = run, path, reference
         self.rows: list[dict[str, float]] = read_json(path) if path.exists() else []
-        self.sums: dict[str, float] = {}
-        self.steps = 0
         self.before, self.began = self.seconds, time.process_time()
 
     @property
@@ -87,11 +85,6 @@ class Curve(Callback):
         self.rows = [row for row in self.rows if row["step"] <= trainer.step]
         self.before, self.began = self.seconds, time.process_time()
 
-    def on_step(self, trainer: Trainer, scalars) -> None:
-        self.steps += 1
-        for name in ("gap", "magnitude", "loss"):
-            self.sums[name] = self.sums.get(name, 0.0) + scalars[name]
-
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         seconds = self.before + time.process_time() - self.began
         if self.rows and self.rows[-1]["step"] >= trainer.step:
@@ -102,12 +95,8 @@ class Curve(Callback):
             "step": trainer.step,
             "seconds": round(seconds, 1),
             "frechet": frechet_distance(features(enlarged(some)), self.reference),
-            "variety": float(some.std(0).mean()),
-            "rate": trainer.rate,
             "attempt": trainer.attempt,
-            **{name: total / self.steps for name, total in self.sums.items() if self.steps},
         }
-        self.sums, self.steps = {}, 0
         self.rows.append(row)
         write_json(self.path, self.rows)
         write_grid(self.path.parent / "chains.png", some[:: EVALUATED // 64][:64], (0, 1), {"step": trainer.step})
@@ -122,8 +111,8 @@ def face_data(path: Path) -> Pictures:
     return Pictures.from_tensors(torch.load(path, weights_only=True))
 
 
-def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) -> ce.Energy:
-    """Trains until the minutes are used up and returns the energy."""
+def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) -> None:
+    """Trains until the minutes are used up."""
     every = 500 if careful(run) else 100
     model, done = energy(run), False
     while not done:
@@ -140,9 +129,7 @@ def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) 
         )
         trainer.fit()
         row = curve.rows[-1]
-        figures = f"{row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}, gap {row['gap']:.4f}"
-        print(f"{run}: step {row['step']:,}, {figures}", flush=True)
-    return model
+        print(f"{run}: step {row['step']:,}, {row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}", flush=True)
 
 
 def main() -> None:
@@ -158,9 +145,7 @@ def main() -> None:
     reference = features(enlarged(draw(2 * EVALUATED, seed=12, size=SIZE).images))
     other = features(enlarged(draw(EVALUATED, seed=13, size=SIZE).images))
     curve = Curve(args.run, folder / "curve.json", reference)
-    model = train(args.run, folder, data, curve, args.minutes)
-    model.recommended = ce.Recommendation("langevin", {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)})
-    model.save(folder / "energy")
+    train(args.run, folder, data, curve, args.minutes)
     if args.write:
         results = read_json(PATH) if PATH.exists() else {}
         about = environment(**{"real against real": frechet_distance(other, reference)})

@@ -14,15 +14,16 @@ doubled in size for it. All rules of the pipeline get the same network, in chann
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, replace_rows, run_benchmark
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import Criterion
@@ -53,13 +54,15 @@ def by_classes(row: Criterion, count: int) -> Drawn:
     return by_levels(ce.all_of(*terms).sharpened(WEIGHT), count)
 
 
-def by_negation(row: Criterion, count: int) -> Drawn:
+def signed(row: Criterion, negate: Callable[[ce.Energy], ce.Energy]) -> ce.Energy:
+    """Returns the conjunction of a row, with a negation for what it denies."""
     faces = pipeline()
-    terms = [faces.concept(class_label=class_of(name)) for name, _ in row.branches[0]]
-    signed = [
-        term if wanted else ce.negate(term, mode="power", weight=1.0) for term, (_, wanted) in zip(terms, row.branches[0], strict=True)
-    ]
-    return by_levels(ce.all_of(*signed).sharpened(WEIGHT), count)
+    terms = [(faces.concept(class_label=class_of(name)), wanted) for name, wanted in row.branches[0]]
+    return ce.all_of(*(term if wanted else negate(term) for term, wanted in terms))
+
+
+def by_negation(row: Criterion, count: int) -> Drawn:
+    return by_levels(signed(row, lambda term: ce.negate(term, mode="power", weight=1.0)).sharpened(WEIGHT), count)
 
 
 def by_levels(energy: ce.Energy, count: int) -> Drawn:
@@ -68,11 +71,9 @@ def by_levels(energy: ce.Energy, count: int) -> Drawn:
 
 
 def bounded(row: Criterion, count: int) -> Drawn:
-    faces = pipeline()
-    terms = [faces.concept(class_label=class_of(name)) for name, _ in row.branches[0]]
-    signed = [term if wanted else ~term for term, (_, wanted) in zip(terms, row.branches[0], strict=True)]
     options = {"levels": LEVELS, "sigma_max": 50.0, "sigma_min": 0.03, "spread": 0.5}
-    return ce.all_of(*signed).sample(count, sampler="feynman-kac", seed=SEED, batch_size=CHUNK, **options), 2.0 * LEVELS
+    energy = signed(row, lambda term: ~term)
+    return energy.sample(count, sampler="feynman-kac", seed=SEED, batch_size=CHUNK, **options), 2.0 * LEVELS
 
 
 @torch.no_grad()
@@ -113,23 +114,19 @@ RULES: dict[str, Callable[[Criterion, int], Drawn]] = {
 }
 
 
-def measure(rule: str, row: Criterion, count: int) -> tuple[dict[str, Any], Tensor]:
-    """Returns the scores of a rule on a row, and its pictures."""
+def measure(rule: str, row: Criterion, count: int) -> dict[str, Any]:
+    """Returns the scores of a rule on a row."""
     started = time.process_time()
     images, evaluations = RULES[rule](row, count)
     seconds = time.process_time() - started
-    verdict = judge_small(images)
-    free = [name for name in ("male", "smiling", "glasses", "hat", "old") if name not in row.variables]
-    found = {
+    return {
         "rule": rule,
         "row": row.text,
-        "joint": float(row.satisfied(verdict).float().mean()),
-        "free": {name: round(float(verdict[name].float().mean()), 3) for name in free},
+        "joint": float(row.satisfied(judge_small(images)).float().mean()),
         "frechet": round(distance(images, row), 2),
         "evaluations": evaluations,
         "seconds": round(seconds, 1),
     }
-    return found, images
 
 
 def distance(images: Tensor, row: Criterion) -> float:
@@ -146,20 +143,15 @@ def judge_accuracy(count: int = 2000) -> float:
     return float((judge_small(shrink(faces.images)).attributes == (faces.attributes > 0.5)).all(1).float().mean())
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, samples=500, rules=list(RULES), rows=range(len(ROWS)))
-    accuracy = judge_accuracy()
-    for rule in args.rules:
-        for row in (ROWS[index] for index in args.rows):
-            if rule in ("negation", "bounded") and all(wanted for _, wanted in row.branches[0]):
-                continue  # the same as by classes
-            found = measure(rule, row, args.samples)[0]
-            print(found, flush=True)
-            if args.write:
-                settings = {"samples": args.samples, "levels": LEVELS, "weight": WEIGHT, "seed": SEED}
-                content = {**environment("diffusers", **settings), "command": "python -m benchmarks.diffusers --write"}
-                write_json(PATH, {**content, "judge": accuracy, "rows": replace_rows(PATH, [found], ("rule", "row"))})
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    about = environment("diffusers", samples=args.samples, levels=LEVELS, weight=WEIGHT, seed=SEED, judge=judge_accuracy())
+    for rule, row in itertools.product(args.rules, (ROWS[index] for index in args.rows)):
+        if rule in ("negation", "bounded") and all(wanted for _, wanted in row.branches[0]):
+            continue  # the same as by classes
+        found = measure(rule, row, args.samples)
+        print(found, flush=True)
+        yield {**about, "rows": replace_rows(PATH, [found], ("rule", "row"))}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, samples=500, rules=list(RULES), rows=range(len(ROWS)))

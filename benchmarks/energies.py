@@ -1,6 +1,8 @@
-"""Energies that several benchmarks sample."""
+"""Energies that several benchmarks sample, and effective sample sizes of several chains."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +43,6 @@ class Mixture(ce.Energy):
         return mixture_energy(x, self.means)
 
 
-class Convolutions(ce.Energy):
-    r"""Three convolutions and $\lVert x \rVert^2 / 2$."""
-
-    def __init__(self, width: int = 32, size: int | None = None) -> None:
-        super().__init__()
-        self.net = convolution_layers(width)
-        self.event_shape = None if size is None else torch.Size([3, size, size])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
-
-
 class Perceptron(ce.Energy):
     r"""Two hidden layers of 256 on 64 coordinates, and $\lVert x \rVert^2 / 2$: the size of the latent energies of the faces."""
 
@@ -88,3 +78,25 @@ class CountingEnergy(ce.Energy):
         count = int(self.counter)
         self.counter.zero_()
         return count
+
+
+def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the effective sample sizes and the variances of k numbers, each with shape $(k,)$."""
+    n, chains, _ = draws.shape
+    means = draws.mean(0)
+    spectrum = torch.fft.rfft(draws - means, 1 << (2 * n - 1).bit_length(), dim=0)
+    covariance = torch.fft.irfft(spectrum * spectrum.conj(), dim=0)[:n].mean(1) / n
+    within, total = covariance[0] * n / (n - 1), covariance[0] + means.var(0)
+    correlation = 1 - (within - covariance) / total
+    correlation[0] = 1.0
+    pairs = correlation[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
+    pairs = torch.where((pairs < 0).cumsum(0) > 0, 0.0, pairs).cummin(0).values  # Geyer's: positive and falling
+    steps = (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(chains * n))
+    return chains * n / steps, total
+
+
+def least_effective(values: Tensor) -> float:
+    """Returns the least effective sample size over numbers, with shape (draws, chains, k), and their squared distances from the mean."""
+    x = values.double()
+    sizes = torch.cat([effective(some)[0] for some in (x, (x - x.mean((0, 1))).square())])
+    return float(sizes.nan_to_num(0.0).min())

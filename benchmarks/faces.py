@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, environment, read_options, write_json
+from benchmarks.papers.experiment import arrange_grid, write_picture
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
@@ -37,7 +37,6 @@ from composable_energy_faces.training_run import TrainingRun
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
-OF = ("", " of drawn sets", " of decoded sets")
 Rule = Callable[[Criterion], ce.Energy]
 
 
@@ -144,22 +143,12 @@ def decoded(images: Tensor) -> Tensor:
 
 
 def classifier_accuracy(count: int = 2000) -> dict[str, dict[str, float]]:
-    """Returns the accuracy of the classifier on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
-    faces = draw(count, seed=3)
-    coder = ce.get("energy", "faces").decoder
-    with torch.no_grad():
-        codes = torch.cat([coder.encode(part) for part in faces.images.split(250)])  # pyright: ignore
-        noisy = codes + 0.1 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
-        sets = {
-            "drawn": faces.images,
-            "decoded": decoded(faces.images),
-            "decoded, code noise .1": torch.cat([coder(part) for part in noisy.split(250)]),  # pyright: ignore[reportOptionalCall]
-        }
-    found = {}
-    for name, images in sets.items():
-        found_labels = judge(images)
-        right = (found_labels.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((found_labels.hair == faces.hair).float().mean())}
+    """Returns the accuracy of the classifier on drawn faces, and on decoded ones."""
+    faces, found = draw(count, seed=3), {}
+    for name, images in (("drawn", faces.images), ("decoded", decoded(faces.images))):
+        labels = judge(images)
+        right = (labels.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((labels.hair == faces.hair).float().mean())}
     return found
 
 
@@ -187,47 +176,31 @@ def _spin() -> None:
         pass
 
 
-def save_picture(images: Tensor, path: Path, columns: int = 16) -> None:
-    """Saves pictures, with shape $(B, 3, 64, 64)$, as one."""
-    rows = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
-    sheet = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray(sheet.mul(255).round().byte().numpy()).save(path, optimize=True)
-
-
 def compare_rows(found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Prints a line for each row and returns the scores of all, and a picture of some."""
-    rules = "".join(f"{name:>18}" for name in found)
-    print(f"\n{'expression':<38}{'target':>7}{rules}   free between   Frechet (drawn, decoded)   nearest, mean: samples, drawn, decoded")
     rows, sheets = {}, []
     for row in CRITERIA:
         scores, images = compare(row, found, samples, seed)
         rows[row.text] = {"target": row.target, **scores}
         if row.text.count("&") or "|" in row.text:
             sheets.append(images[:16])
-        free, close = scores["library"]["free"].values(), scores["diversity"]
-        line = f"{row.text:<38}{row.target:>7.2f}" + "".join(f"{scores[name]['joint']:>18.3f}" for name in found)
-        line += f"   {min(free, default=0.5):.2f} to {max(free, default=0.5):.2f}"
-        line += f"   {close['frechet']:.2f} ({close['frechet of drawn sets']:.2f}, {close['frechet of decoded sets']:.2f})"
-        line += "   " + "   ".join(f"{close[f'nearest{of}']['smallest']:.3f} {close[f'nearest{of}']['mean']:.3f}" for of in OF)
-        branches = scores["library"]["branches"]
-        print(line + ("   branches " + ", ".join(f"{share:.2f}" for share in branches) if len(branches) > 1 else ""), flush=True)
-    return rows, torch.cat(sheets)
+        shares = "".join(f"{name} {scores[name]['joint']:.3f}, " for name in found)
+        print(f"{row.text:<38}{shares}{scores['diversity']}", flush=True)
+    return rows, arrange_grid(torch.cat(sheets))
 
 
 def main() -> None:
     args = read_options(__doc__, samples=1000, seed=0, cache=Path(".cache/faces"), skip_plain=False, skip_timing=False)
     found = rules(None if args.skip_plain else args.cache)
     report: dict[str, Any] = {**environment(), "samples": args.samples, "seed": args.seed, "classifier": classifier_accuracy()}
-    for name, right in report["classifier"].items():
-        print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
+    print(report["classifier"])
     report["rows"], images = compare_rows(found, args.samples, args.seed)
     if not args.skip_timing:
         report["timings"] = timings(ce.get("energy", "faces/male") & ~ce.get("energy", "faces/smiling"))
-        for entry in report["timings"]:
-            print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
+        print(*report["timings"], sep="\n")
     name = "faces" if args.seed == 0 else f"faces-seed-{args.seed}"
     write_json(RESULTS / f"{name}.json", report)
-    save_picture(images, RESULTS / f"{name}.png")
+    write_picture(RESULTS / f"{name}.png", images)
 
 
 if __name__ == "__main__":

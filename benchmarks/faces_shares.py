@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
-from composable_energy.sampling import Trace
+from benchmarks.harness import RESULTS, chosen, environment, replace_rows, run_benchmark
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import judge
 from composable_energy_faces.networks import SIGMA_MIN, SIZE
@@ -78,20 +77,10 @@ def having(*names: str) -> Callable[[Tensor], Tensor]:
     return lambda pictures: torch.stack([judge(pictures)[name] for name in names]).all(0).double()
 
 
-def brightness(pictures: Tensor) -> Tensor:
-    """Returns the mean brightness of pictures."""
-    return pictures.mean((1, 2, 3)).double()
-
-
 def one_of_hat_and_glasses(pictures: Tensor) -> Tensor:
     """Returns whether pictures have exactly one of hat and glasses."""
     found = judge(pictures)
     return (found["hat"] ^ found["glasses"]).double()
-
-
-def without_hat(pictures: Tensor) -> Tensor:
-    """Returns whether pictures have no hat."""
-    return (~judge(pictures)["hat"]).double()
 
 
 def rows() -> dict[str, Row]:
@@ -107,9 +96,9 @@ def rows() -> dict[str, Row]:
         "(male & glasses).sharpened(.3)": Row((male & glasses).sharpened(0.3), having("male", "glasses"), {}),
         ".5 * male & smiling": Row(0.5 * male & smiling, having("male", "smiling"), {}),
         "male & ~smiling & pixel hat": Row(male & ~smiling & pixel, having("hat"), {"male": 1, "smiling": 0}),
-        "male & ~smiling & dark": Row(male & ~smiling & dark, brightness, {"male": 1, "smiling": 0}),
+        "male & ~smiling & dark": Row(male & ~smiling & dark, lambda x: x.mean((1, 2, 3)).double(), {"male": 1, "smiling": 0}),
         "male.sharpened(3)": Row(male.sharpened(3), having("male"), {}),
-        "male & ~pixel event": Row(male & ~event, without_hat, {}),
+        "male & ~pixel event": Row(male & ~event, lambda x: 1 - having("hat")(x), {}),
         "glasses ^ pixel event": Row(glasses ^ event, one_of_hat_and_glasses, {}),
     }
 
@@ -136,14 +125,10 @@ def drawn(row: Row, options: dict[str, Any], samples: int, seed: int) -> dict[st
         sampler = {} if not options else {**OPTIONS, **options}
         pictures, trace = row.energy.sample(samples, seed=seed, trace=True, **sampler)
     seconds = time.process_time() - began
-    value = row.measure(pictures).mean()
-    scalars = trace.scalars
     return {
-        "value": float(value),
+        "value": float(row.measure(pictures).mean()),
         "sampler": type(trace.sampler).__name__,
-        "ess": min((ess for ess in scalars.get("ess", []) if not math.isnan(ess)), default=None),
-        "ancestors": scalars["ancestors"][-1] if "ancestors" in scalars else None,
-        "weighted": _last(trace, "weighted"),
+        "ess": min((ess for ess in trace.scalars.get("ess", []) if not math.isnan(ess)), default=None),
         "warnings": sorted({str(one.message).partition(":")[0] for one in caught}),
         "milliseconds": 1000 * seconds / samples,
     }
@@ -151,10 +136,6 @@ def drawn(row: Row, options: dict[str, Any], samples: int, seed: int) -> dict[st
 
 OPTIONS: dict[str, Any] = {"levels": 25, "sigma_max": 4.0, "sigma_min": 0.05, "corrector_steps": 3, "delta": 0.25}
 """What the faces recommend."""
-
-
-def _last(trace: Trace, name: str) -> float | None:
-    return trace.scalars[name][-1] if name in trace.scalars else None
 
 
 def measure(name: str, row: Row, samples: int, seeds: list[int], only: list[str]) -> dict[str, Any]:
@@ -167,26 +148,17 @@ def measure(name: str, row: Row, samples: int, seeds: list[int], only: list[str]
         runs = found["default"]["runs"] if same else [drawn(row, SAMPLERS[sampler], samples, seed) for seed in seeds]
         mean = sum(run["value"] for run in runs) / len(runs)
         found[sampler] = {"mean": mean, "runs": runs}
-        values = " ".join(f"{run['value']:.3f}" for run in runs)
-        ess = " ".join("-" if run["ess"] is None else f"{run['ess']:.0f}" for run in runs)
-        told = f"ess {ess}, ancestors {runs[0]['ancestors']}, weighted {runs[0]['weighted']}, {runs[0]['milliseconds']:.0f} ms a sample"
-        print(
-            f"  {sampler:12s} {mean:.3f} ({values}), off by {mean - truth:+.3f}  {runs[0]['sampler']}, {told} {runs[0]['warnings']}",
-            flush=True,
-        )
+        print(f"  {sampler:12s} {mean:.3f}, off by {mean - truth:+.3f}", *runs, sep="\n    ", flush=True)
     return found
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, samples=500, seeds=[10, 11, 12], rows=(), samplers=list(SAMPLERS))
+def run(args: Any) -> Iterator[dict[str, Any]]:
     known = rows()
-    some = chosen(known, args.rows or ())
-    figures = [measure(name, row, args.samples, args.seeds, args.samplers) for name, row in some.items()]
-    if args.write:
-        about = environment(samples=args.samples, seeds=args.seeds)
-        found = replace_rows(PATH, figures, ["row"])
-        write_json(PATH, {**about, "rows": sorted(found, key=lambda row: list(known).index(row["row"]))})
+    for name, row in chosen(known, args.rows or ()).items():
+        found = replace_rows(PATH, [measure(name, row, args.samples, args.seeds, args.samplers)], ["row"])
+        ordered = sorted(found, key=lambda row: list(known).index(row["row"]))
+        yield {**environment(samples=args.samples, seeds=args.seeds), "rows": ordered}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, samples=500, seeds=[10, 11, 12], rows=(), samplers=list(SAMPLERS))

@@ -1,10 +1,8 @@
-"""The fused step on a GPU, its correctness and its speed, in some minutes: `python -m benchmarks.gpu`.
+"""The fused step on a GPU, its correctness and its speed, in a minute: `python -m benchmarks.gpu`.
 
 1. *Parity*: the conformance kit's checks of the Triton kernel against the reference, and a tensor of more than 2^31 numbers.
 2. *Bandwidth*: a step of one gradient, for 2^16 to 2^28 numbers in each dtype, beside a device copy of as many bytes; beside the same step
    in torch, eager and compiled, with noise from `randn_like`; and beside the reference with its Philox noise.
-3. *Loops*: `sample` with Langevin, eager and compiled, beside a plain loop, and beside torchebm and ebmkit where they are installed.
-4. *Composition*: gradients of eight terms of one architecture beside those of one.
 
 Times are medians of rounds that are measured in turns, by the clock of the device. The file of results is written after each row, so a run
 that is broken off leaves what it measured. A row that fails has its error in the table and in the file, and the next one runs.
@@ -16,7 +14,6 @@ mean nothing, so it writes to a folder that git ignores.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import statistics
@@ -32,9 +29,8 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.energies import Convolutions, Mixture, Perceptron
 from benchmarks.harness import RESULTS, ROOT, argument_parser, chosen, environment, read_json, write_json
-from composable_energy.sampling import StepCoefficients, energy_and_gradient, langevin_step
+from composable_energy.sampling import StepCoefficients, langevin_step
 from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.noise import Noise
 from composable_energy_triton.testing import kernel_checks
@@ -57,14 +53,10 @@ class Plan:
     big: tuple[int, int]  # shape of points for the check of large offsets
     rounds: int
     seconds: float  # how long one round of one function takes, approximately
-    steps: int  # steps of a loop
-    mixture: tuple[int, ...]  # chains of the loops on the plane
-    images: tuple[int, ...]  # chains of the loops on images
-    terms: tuple[int, ...]  # chains of the composition
 
 
-FULL = Plan("cuda", tuple(range(16, 29, 2)), 24, (131_073, 16_385), 7, 0.03, 200, (4096, 2**20), (16, 256), (64, 4096))
-TINY = Plan("cpu", (10,), 10, (3, 1025), 1, 0.0, 2, (16,), (2,), (4,))
+FULL = Plan("cuda", tuple(range(16, 29, 2)), 24, (131_073, 16_385), 7, 0.03)
+TINY = Plan("cpu", (10,), 10, (3, 1025), 1, 0.0)
 
 
 def rows(plan: Plan) -> Iterator[tuple[str, Callable[[], Row]]]:
@@ -72,25 +64,10 @@ def rows(plan: Plan) -> Iterator[tuple[str, Callable[[], Row]]]:
     kernel = ce.get("kernel", "triton")
     checks = kernel_checks(kernel, device=plan.device) if plan.device != "cpu" else kernel_checks(kernel, shapes=[(3, 5)])
     for check in checks:
-        yield f"parity, {check.name}", partial(holds, check)
+        yield f"parity, {check.name}", lambda check=check: check() or {"found": "holds"}
     yield "parity, beyond 2^31 numbers", partial(beyond_int32, plan)
     for name, exponent in ((name, exponent) for name in DTYPES for exponent in plan.exponents):
         yield f"bandwidth, {name}, 2^{exponent}", partial(bandwidth, plan, DTYPES[name], exponent)
-    for chains in plan.mixture:
-        yield f"loops, mixture on a plane, {chains}", partial(loop, plan, Mixture, chains)
-    for chains in plan.images:
-        yield f"loops, convolutions 3x32x32, {chains}", partial(loop, plan, partial(Convolutions, 64, size=32), chains)
-    for chains in plan.terms:
-        yield f"composition, perceptron of 64, {chains}", partial(composition, plan, Perceptron, chains)
-        yield (
-            f"composition, convolutions 3x32x32, {max(chains // 16, 2)}",
-            partial(composition, plan, partial(Convolutions, 32, size=32), max(chains // 16, 2)),
-        )
-
-
-def holds(check: Callable[[], object]) -> Row:
-    check()
-    return {"found": "holds"}
 
 
 def beyond_int32(plan: Plan) -> Row:
@@ -143,73 +120,6 @@ def bandwidth(plan: Plan, dtype: torch.dtype, exponent: int) -> Row:
     return row
 
 
-def loop(plan: Plan, make: Callable[[], ce.Energy], chains: int) -> Row:
-    """Returns microseconds of a Langevin step by each implementation; all take the same steps from the same points."""
-    energy = make().to(plan.device).requires_grad_(False)
-    start = torch.randn(chains, *(energy.event_shape or ()), device=plan.device)
-
-    def gradient(x: Tensor) -> Tensor:
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(energy.forward(x).sum(), x)[0]
-
-    def bare() -> None:
-        for _ in range(plan.steps):
-            gradient(start)
-
-    def by_hand() -> None:
-        x = start
-        for _ in range(plan.steps):
-            x = x - STEP_SIZE / 2 * gradient(x) + math.sqrt(STEP_SIZE) * torch.randn_like(x)
-
-    def ours(**more: object) -> Callable[[], object]:
-        options = {"sampler": "langevin", "step_size": STEP_SIZE, "steps": plan.steps, "init": start, "seed": 0, **more}
-        return lambda: energy.sample(tuple(start.shape), **options)
-
-    works: Works = {
-        "bare gradient": bare,
-        "loop by hand": by_hand,
-        "sample": by("triton", ours()),
-        "sample without the kernel": by("torch", ours()),
-    }
-    if plan.device != "cpu":
-        works["sample, compiled"] = by("triton", ours(compile=True))
-    if importlib.util.find_spec("torchebm"):
-        works["torchebm"] = torchebm(energy, start, plan.steps)
-    if importlib.util.find_spec("ebm"):
-        works["ebmkit"] = ebmkit(energy, start, plan.steps)
-    return measured(works, plan, plan.steps)
-
-
-def torchebm(energy: ce.Energy, start: Tensor, steps: int) -> Callable[[], object]:
-    """Returns the loop of torchebm; its points are flat, so the energy unflattens them."""
-    from torchebm.core import BaseModel  # pyright: ignore[reportMissingImports]
-    from torchebm.samplers import LangevinDynamics  # pyright: ignore[reportMissingImports]
-
-    class Model(BaseModel):
-        def forward(self, x: Tensor) -> Tensor:
-            return energy.forward(x.unflatten(1, tuple(start.shape[1:])))
-
-    sampler = LangevinDynamics(Model().to(start.device), step_size=STEP_SIZE / 2, device=start.device)
-    return lambda: sampler.sample(x=start.flatten(1), n_steps=steps)
-
-
-def ebmkit(energy: ce.Energy, start: Tensor, steps: int) -> Callable[[], object]:
-    from ebm.samplers import LangevinDynamics  # pyright: ignore[reportMissingImports]
-
-    sampler = LangevinDynamics(step_size=STEP_SIZE / 2)
-    return lambda: sampler.sample(energy.forward, start, steps=steps)
-
-
-def composition(plan: Plan, make: Callable[[], ce.Energy], chains: int) -> Row:
-    """Returns microseconds of the gradient of a conjunction of eight beside that of one."""
-    terms = [make().to(plan.device).requires_grad_(False) for _ in range(8)]
-    x = torch.randn(chains, *(terms[0].event_shape or ()), device=plan.device)
-    eight = ce.all_of(*terms)
-    row = measured({"one": lambda: energy_and_gradient(terms[0], x), "eight": lambda: energy_and_gradient(eight, x)}, plan)
-    one, all_ = (row.get(f"{name}_microseconds") for name in ("one", "eight"))
-    return row | ({"eight_over_one": all_ / one} if one and all_ else {})
-
-
 def by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
     """Returns a function that does the work with the kernel of this name, and fails where that kernel cannot run."""
 
@@ -226,8 +136,8 @@ def by(kernel: str, work: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def measured(works: Mapping[str, Callable[[], object]], plan: Plan, parts: int = 1) -> Row:
-    """Returns the median microseconds of each work over its parts, measured in turns, or its error.
+def measured(works: Mapping[str, Callable[[], object]], plan: Plan) -> Row:
+    """Returns the median microseconds of each work, measured in turns, or its error.
 
     The first calls, which may compile, do not count.
     """
@@ -244,7 +154,7 @@ def measured(works: Mapping[str, Callable[[], object]], plan: Plan, parts: int =
     for _ in range(plan.rounds):
         for name, count in repeats.items():
             found[name].append(timed(works[name], count, plan))
-    return row | {f"{name}_microseconds": statistics.median(values) / parts * 1e6 for name, values in found.items()}
+    return row | {f"{name}_microseconds": statistics.median(values) * 1e6 for name, values in found.items()}
 
 
 def timed(work: Callable[[], object], repeats: int, plan: Plan) -> float:
@@ -291,7 +201,7 @@ def run(some: Mapping[str, Callable[[], Row]], out: Path, about: Mapping[str, An
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures the chosen rows; returns 1 if there is no GPU or a row has an error."""
-    parser = argument_parser(__doc__, whole=True)
+    parser = argument_parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu checks this file at tiny sizes")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="measure the rows whose names have one of these")
     parser.add_argument("--out", type=Path, help="the file of results (default benchmarks/results/gpu.json, for cpu .benchmarks/gpu.json)")

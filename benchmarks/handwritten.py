@@ -1,6 +1,6 @@
 """Handwritten digits as rows of pixels, scikit-learn's or MNIST's from IDX files, and a classifier that judges them.
 
-`benchmarks.digits` is the benchmark of the recipe on digits; `benchmarks.papers.implicit_2019.picture_sets` has sets of other pictures.
+`benchmarks.digits` is the benchmark of the recipe on digits; `benchmarks.papers.implicit_2019.training` has sets of other pictures.
 """
 
 from __future__ import annotations

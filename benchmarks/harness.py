@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,15 +19,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
 _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")
 
 
-def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
+def argument_parser(doc: str | None, path: Path | None = None) -> argparse.ArgumentParser:
     """Returns a parser whose description is a module's docstring."""
-    text = doc or ""
-    parser = argparse.ArgumentParser(
-        description=text if whole else text.partition("\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if path is not None:
         parser.add_argument("--write", action="store_true", help=f"write {path.relative_to(ROOT)}")
     return parser
@@ -39,7 +37,7 @@ def read_options(doc: str | None, path: Path | None = None, arguments: Sequence[
     Each default is an option of its type: False a switch, a sequence any number of values; one of texts takes some of them alone, unless it
     is empty.
     """
-    parser = argument_parser(doc, path, whole=True)
+    parser = argument_parser(doc, path)
     for name, default in defaults.items():
         settings: dict[str, Any] = {"default": default, "help": f"(default {default})"}
         if isinstance(default, bool):
@@ -105,6 +103,16 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[s
     return [*(row for row in before if tuple(row[key] for key in keys) not in new), *rows]
 
 
+def run_benchmark(
+    doc: str | None, path: Path, run: Callable[[Any], Iterable[Any]], arguments: Sequence[str] | None = None, **defaults: Any
+) -> None:
+    """Runs a benchmark from the command line, and writes what it yields each time, if asked, so that a stop loses little."""
+    args = read_options(doc, path, arguments, **defaults)
+    for content in run(args):
+        if args.write:
+            write_json(path, content)
+
+
 def peak_memory() -> float:
     """Returns the largest resident memory of this process so far, in MB, on Linux.
 
@@ -113,9 +121,14 @@ def peak_memory() -> float:
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def latest_checkpoint(run: Path) -> Path:
-    """Returns the last checkpoint of a training run."""
-    return max((run / "checkpoints").iterdir())
+def kept(path: Path, module: M, fit: Callable[[M], object]) -> M:
+    """Returns a module with the weights of a file; fits the module and writes the file if there is none."""
+    if not path.exists():
+        fit(module)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(module.state_dict(), path)
+    module.load_state_dict(torch.load(path))
+    return module.eval()
 
 
 def _version(package: str) -> str | None:

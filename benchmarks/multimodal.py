@@ -7,13 +7,14 @@ those of the tuning, which happens once for an energy, stand in a column of thei
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
+from benchmarks.harness import RESULTS, chosen, environment, replace_rows, run_benchmark
 from composable_energy_mcmc import HMC, SMC, Annealed, ChEES, Tempering
 
 PATH = RESULTS / "multimodal.json"
@@ -73,15 +74,12 @@ def measure(name: str, seeds: int) -> dict[str, Any]:
     return {"target": "modes", "sampler": name, **counts, **figures}
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=20, only=[])
-    rows = []
+def run(args: Any) -> Iterator[dict[str, Any]]:
     for name in chosen(SAMPLERS, args.only):
-        rows.append(measure(name, args.seeds))
-        print(rows[-1], flush=True)
-    if args.write:
-        write_json(PATH, {**environment(seeds=args.seeds), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
+        row = measure(name, args.seeds)
+        print(row, flush=True)
+        yield {**environment(seeds=args.seeds), "rows": replace_rows(PATH, [row], ("target", "sampler"))}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=20, only=[])

@@ -12,13 +12,14 @@ sums of noised gradients, which are not those of the noised density. The standar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_options, write_json
+from benchmarks.harness import RESULTS, environment, run_benchmark
 from composable_energy.sampling import Sampler
 from composable_energy_diffusion import ODE, SDE, DiffusionEnergy, VarianceExploding
 from composable_energy_mcmc import Annealed
@@ -86,14 +87,12 @@ def measure(sampler: Sampler) -> dict[str, float]:
     return {"share": round((shares - WEIGHTS).abs().max().item(), 4), "spread": round(spread, 4)}
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH)
+def run(args: Any) -> Iterator[dict[str, Any]]:
     rows = [{"sampler": name, "evaluations": n, **measure(build(n))} for name, build in SAMPLERS.items() for n in BUDGETS]
     expressions = [{"sampler": name, "expressions": measure_expressions(sampler)} for name, sampler in FOLLOWERS.items()]
     print(*rows, *expressions, sep="\n")
-    if args.write:
-        write_json(PATH, {**environment(chains=CHAINS, seed=0), "exact": EXACT, "rows": rows, "expressions": expressions})
+    yield {**environment(chains=CHAINS, seed=0), "exact": EXACT, "rows": rows, "expressions": expressions}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run)

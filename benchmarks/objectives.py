@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool2d
 
 import composable_energy as ce
 from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
-from benchmarks.harness import RESULTS, chosen, environment, read_json, read_options, write_json
+from benchmarks.harness import RESULTS, chosen, environment, read_json, run_benchmark
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.noise import Noise
 from composable_energy_faces import ATTRIBUTES, draw
@@ -152,7 +152,7 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
     optimizer = Optimizer(rate=1e-3, betas=(0.9, 0.99), clip=10.0, ema=0.99)
     data, callbacks = Prepared(clean, None if levels else add_noise), [clock, Monitor(None), Checkpoints(every=10**7)]
     report = Trainer(model, objective, data, steps=10**6, seed=seed, optimizer=optimizer, callbacks=callbacks).fit()
-    figures: dict[str, float] = {"steps": report.steps, "skipped": report.skipped}
+    figures: dict[str, float] = {"steps": report.steps}
     judge, energy = train_judge(pictures.train, pictures.train_labels), model.at(NOISE) if levels else model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -163,12 +163,8 @@ def measure(name: str, pictures: LabelledPixels, seed: int, seconds: float) -> d
                 figures["log likelihood"] = float(-energy(test).mean() - log_z)
             figures["frechet"] = distance(judge, denoised(energy, draws), pictures)
             if isinstance(objective, EnergyMatching):
-                options = {
-                    "step_size": 2 * objective.step_size * objective.temperature,
-                    "steps": 50,
-                    "init": torch.randn(DRAWS, pictures.size),
-                }
-                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, **options)
+                step, start = 2 * objective.step_size * objective.temperature, torch.randn(DRAWS, pictures.size)
+                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, step_size=step, steps=50, init=start)
                 figures["frechet of its chains"] = distance(judge, denoised(energy, chains), pictures)
             if levels:
                 figures["frechet of annealed"] = distance(judge, model.sample(DRAWS, seed=seed), pictures)
@@ -213,11 +209,10 @@ def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for run in runs for name in run))
     values = {name: [run[name] for run in runs if name in run] for name in names}
     spread = {name: {"mean": statistics.fmean(v), "deviation": statistics.pstdev(v)} for name, v in values.items()}
-    return {"figures": spread, "complete": sum("frechet" in run for run in runs), "runs": list(runs)}
+    return {"figures": spread, "runs": list(runs)}
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=SEEDS, seconds=SECONDS, only=())
+def run(args: Any) -> Iterator[dict[str, Any]]:
     names = chosen(objectives(torch.randn(100, 2), 0), args.only or ())
     sets: dict[str, dict[str, Any]] = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
@@ -229,9 +224,8 @@ def main() -> None:
         runs = [measure(name, SETS[kind](seed), seed, args.seconds) for seed in args.seeds]
         row = sets[kind]["objectives"][name] = summary(runs)
         print(kind, name, {key: f"{v['mean']:.3g} +- {v['deviation']:.2g}" for key, v in row["figures"].items()}, flush=True)
-        if args.write:
-            write_json(PATH, {"about": about | {"cpu_seconds": time.process_time()}, "sets": sets})
+        yield {"about": about | {"cpu_seconds": time.process_time()}, "sets": sets}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=SEEDS, seconds=SECONDS, only=())

@@ -6,21 +6,22 @@ its options are tuned at the first truth of an operator. The interval from the l
 one in 90 % of cases.
 
 Baselines: DPS, diffusion posterior sampling (Chung et al., 2023) in the latent space, whose one option is chosen on two other truths; and
-the least-squares projection on the range of the decoder. Results are kept after each problem; a second run continues.
+the least-squares projection on the range of the decoder.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_json, read_options, write_json
+from benchmarks.harness import RESULTS, environment, run_benchmark
 from composable_energy_faces import judge
 from composable_energy_observed import Blur, Downsample, Mask, Operator
 
@@ -114,10 +115,9 @@ class Posterior:
         return start, draws, time.process_time() - begin
 
 
-Solved = tuple[dict[str, Any], dict[str, Tensor]]
-
-
-def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float, sampler: Posterior) -> Solved:
+def solve(
+    base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float, sampler: Posterior
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the figures of one problem, and pictures."""
     truth, y, seen = measure(base, operator, z, index)
     start, draws, seconds = sampler.draw(base & seen, name, index)
@@ -163,7 +163,7 @@ def choose_scale(base: ce.Energy, operator: Operator, z: Tensor) -> float:
 def compose(base: ce.Energy, z: Tensor, index: int) -> list[dict[str, Any]]:
     """Returns the judge's verdicts on draws of `annealed` with an attribute that the measurement hardly shows, and without it."""
     smiling, rows = ce.load("faces/smiling"), []
-    options = {**(base.recommended.options if base.recommended else {}), **LEVELS}
+    options = Posterior(base).annealed
     for name, operator, noise in (("half", operators()["half"], NOISE), ("8 x 8", Downsample(8), 2 * NOISE)):
         _, _, seen = measure(base, operator, z, index, noise)
         for wanted, energy in ((True, smiling & seen), (False, ~smiling & seen), (None, base & seen)):
@@ -182,21 +182,14 @@ def _shown(operator: Operator, y: Tensor) -> Tensor:
     return picture
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, truths=12, composed=4)
-    kept = read_json(PATH) if PATH.exists() else {}
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the figures after each problem, and writes the pictures of the first truth."""
+    base, used = ce.load("faces"), operators()
     results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
-    results |= {key: kept[key] for key in results if key in kept}
-    run(results, args)
-
-
-def run(results: dict[str, Any], args: Any) -> None:
-    base = ce.load("faces")
-    shown: dict[str, Tensor] = load_file(PICTURES) if PICTURES.exists() else {}
-    z, used, sampler = truths(base, args.truths + 2), operators(), Posterior(base)
+    results |= environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS)
+    shown: dict[str, Tensor] = {}
+    z, sampler = truths(base, args.truths + 2), Posterior(base)
     for index, name in itertools.product(range(args.truths), used):
-        if any(row["operator"] == name and row["truth"] == index for row in results["rows"]):
-            continue
         if name not in results["scales"]:
             results["scales"][name] = choose_scale(base, used[name], z[args.truths :])
         row, pictures = solve(base, name, used[name], z, index, results["scales"][name], sampler)
@@ -204,19 +197,13 @@ def run(results: dict[str, Any], args: Any) -> None:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
         if index == 0:
             shown |= {key: (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for key, value in pictures.items()}
-        _write(results, shown, args)
+        if args.write:
+            save_file(shown, PICTURES)
+        yield results
     for index in range(args.composed):
-        if not any(row["truth"] == index for row in results["composed"]):
-            results["composed"] += compose(base, z, index)
-            _write(results, shown, args)
-
-
-def _write(results: dict[str, Any], shown: dict[str, Tensor], args: Any) -> None:
-    if args.write:
-        about = environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS)
-        write_json(PATH, {**about, "command": "python -m benchmarks.observations --write", **results})
-        save_file(shown, PICTURES)
+        results["composed"] += compose(base, z, index)
+        yield results
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, truths=12, composed=4)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import RESULTS, read_json
+
 Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
 
-_BLOCK = re.compile(r"<!-- (?!end -->|not run)(.+?) -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (?!end -->|not run)(.+?) -->.*?<!-- end -->", re.DOTALL)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
@@ -44,6 +46,11 @@ def code_cell(text: str) -> str:
     return f"<code>{text.replace('&', '&amp;').replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
+def read_results(name: str) -> Any:
+    """Returns the content of a file of results."""
+    return read_json(RESULTS / f"{name}.json")
+
+
 def format_number(value: float, digits: int = 3) -> str:
     """Returns a number with fixed digits after the point and no zero before it: .950, 1.000, -.240."""
     text = f"{value:.{digits}f}"
@@ -60,17 +67,12 @@ def fill_page(page: str, blocks: Blocks) -> str:
     found = block_names(page)
     if sorted(found) != sorted(blocks):
         raise ValueError(f"The page has the blocks {sorted(found)}, the functions are for {sorted(blocks)}; each needs the other.")
-    return _BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n\n{blocks[match[1]]().strip()}\n\n<!-- end -->", page)
+    return BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n\n{blocks[match[1]]().strip()}\n\n<!-- end -->", page)
 
 
 def block_names(page: str) -> list[str]:
     """Returns the names of the blocks of a page."""
-    return [match[1] for match in _BLOCK.finditer(page)]
-
-
-def outside_blocks(page: str) -> str:
-    """Returns the text of a page without its blocks."""
-    return _BLOCK.sub("", page)
+    return [match[1] for match in BLOCK.finditer(page)]
 
 
 def write_page(path: Path, blocks: Blocks) -> None:

@@ -5,29 +5,25 @@ planner solves that knows the true map and the true dynamics. Such tasks are als
 saw. A plan is followed by a controller that all planners share; success is to be within the tolerance of the goal at the end, with no
 blocked move and no touch of the obstacle, also between states.
 
-Settings were chosen on tasks of other seeds; the figures are of the seeds 10 and 11, which were first drawn for them. `--resume` goes on
-where an earlier run with `--write` ended.
+Settings were chosen on tasks of other seeds; the figures are of the seeds 10 and 11, which were first drawn for them.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, environment, read_json, read_options, write_json
-from benchmarks.planning_baselines import ForwardModel, cross_entropy, grid_plan
-from benchmarks.planning_reference import Solvable, reference_plan
-from benchmarks.planning_tasks import Grid, Task, succeeds
+from benchmarks.harness import RESULTS, ROOT, environment, kept, run_benchmark
+from benchmarks.planning_tasks import ForwardModel, Grid, Solvable, Task, cross_entropy, grid_plan, reference_plan, succeeds
 from composable_energy_planning import WORLDS, Planner, PlanWarning, TransitionEnergy, World, effort, goal, zone
 
 PATH = RESULTS / "planning.json"
@@ -46,36 +42,21 @@ CHUNK = 25
 
 def trained(world: World) -> TransitionEnergy:
     """Returns the energy of moves of a world, trained on random motion or read."""
-    energy = TransitionEnergy(len(world.low), ANGLES[world.name])
-    return _kept(WEIGHTS / f"{world.name}.safetensors", energy, lambda: _fit_energy(world, energy))
+
+    def fit(energy: TransitionEnergy) -> None:
+        pairs, _, blocked = world.random_motion(MOTION, torch.Generator().manual_seed(0), MARGINS[world.name])
+        energy.fit(pairs[~blocked], steps=TRAINING[world.name])
+
+    return kept(WEIGHTS / f"{world.name}.pt", TransitionEnergy(len(world.low), ANGLES[world.name]), fit)
 
 
 def forward_model(world: World) -> ForwardModel:
     """Returns the forward model of a world, trained on the same random motion with its actions and blocked moves, or read."""
-    model = ForwardModel(world, ANGLES[world.name])
-    return _kept(WEIGHTS / f"{world.name}-forward.safetensors", model, lambda: _fit_forward(world, model))
 
+    def fit(model: ForwardModel) -> None:
+        model.fit(*world.random_motion(MOTION, torch.Generator().manual_seed(0), MARGINS[world.name])[:2])
 
-def _fit_energy(world: World, energy: TransitionEnergy) -> None:
-    pairs, _, blocked = world.random_motion(MOTION, torch.Generator().manual_seed(0), MARGINS[world.name])
-    energy.fit(pairs[~blocked], steps=TRAINING[world.name])
-
-
-def _fit_forward(world: World, model: ForwardModel) -> None:
-    pairs, actions, _ = world.random_motion(MOTION, torch.Generator().manual_seed(0), MARGINS[world.name])
-    model.fit(pairs, actions)
-
-
-def _kept(path: Path, module: Any, fit: Callable[[], None]) -> Any:
-    if path.exists():
-        module.load_state_dict(load_file(path))
-        return module.eval()
-    begin = time.process_time()
-    fit()
-    print(f"{path.stem}: trained in {time.process_time() - begin:.0f} s", flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
-    return module.eval()
+    return kept(WEIGHTS / f"{world.name}-forward.pt", ForwardModel(world, ANGLES[world.name]), fit)
 
 
 def expression(world: World, energy: ce.Energy, task: Task) -> ce.Energy:
@@ -132,59 +113,23 @@ def measure(methods: Methods, name: str, task: Task, seed: int) -> dict[str, Any
     return {"success": success, "evaluations": evaluations, "seconds": round(seconds, 3)}
 
 
-def run(results: dict[str, Any], args: Any) -> None:
-    """Measures all rows in parts, so that an early end leaves as many tasks in each."""
-    methods = {name: Methods(WORLDS[name]()) for name in args.worlds}
-    tasks = {
-        (name, later): Solvable(methods[name].world, SEED + later, later, results["solvable"].setdefault(_key(name, later), []))
-        for name in args.worlds
-        for later in (False, True)
-    }
-    for most in range(CHUNK, args.tasks + 1, CHUNK):
-        for (world, later), solvable in tasks.items():
-            for name in args.methods:
-                rows = results["rows"].setdefault(f"{_key(world, later)}/{name}", [])
-                count = min(most, args.tasks if name == "energies" else args.others)
-                begin = len(rows)
-                rows += [measure(methods[world], name, solvable.first(count)[index], index) for index in range(begin, count)]
-                if len(rows) > begin:
-                    print(world, later, name, len(rows), _mean(rows, "success"), round(_mean(rows, "seconds"), 2), flush=True)
-                    if args.write:
-                        _write(results)
-
-
-def _key(world: str, later: bool) -> str:
-    return f"{world}/{'later' if later else 'known'}"
-
-
-def _mean(rows: list[dict[str, Any]], key: str) -> float:
-    return sum(float(row[key]) for row in rows) / max(1, len(rows))
-
-
-def _read() -> dict[str, Any]:
-    """Returns the results of an earlier run."""
-    kept = read_json(PATH)
-    rows = {name: [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)] for name, table in kept["rows"].items()}
-    return {"rows": rows, "solvable": kept["solvable"]}
-
-
-def _write(results: dict[str, Any]) -> None:
-    """Writes the results, the rows of each planner as columns."""
-    about = environment(
-        motion=MOTION, settings={"training steps": TRAINING, "efforts": EFFORTS, "weight of dynamics": WEIGHT, "margins": MARGINS}
-    )
-    rows = {name: {key: [row[key] for row in table] for key in table[0]} for name, table in results["rows"].items() if table}
-    write_json(PATH, {**about, "command": "python -m benchmarks.planning --write", "rows": rows, "solvable": results["solvable"]})
-
-
-def main() -> None:
-    args = read_options(__doc__, PATH, tasks=200, others=50, worlds=list(WORLDS), methods=list(METHODS), resume=False)
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the rows after each chunk, so that an early end leaves as many tasks in each."""
     torch.manual_seed(0)
-    results: dict[str, Any] = _read() if args.resume and PATH.exists() else {"rows": {}, "solvable": {}}
-    if not args.resume:
-        shutil.rmtree(WEIGHTS, ignore_errors=True)
-    run(results, args)
+    shutil.rmtree(WEIGHTS, ignore_errors=True)
+    methods = {name: Methods(WORLDS[name]()) for name in args.worlds}
+    tasks = {(name, later): Solvable(methods[name].world, SEED + later, later) for name in args.worlds for later in (False, True)}
+    results: dict[str, list[dict[str, Any]]] = {}
+    for most in range(CHUNK, args.tasks + CHUNK, CHUNK):
+        for (world, later), name in itertools.product(tasks, args.methods):
+            key = f"{world}/{'later' if later else 'known'}/{name}"
+            rows, count = results.setdefault(key, []), min(most, args.tasks if name == "energies" else args.others)
+            for index, task in list(enumerate(tasks[world, later].first(count)))[len(rows) :]:
+                rows.append(measure(methods[world], name, task, index))
+            print(key, len(rows), sum(row["success"] for row in rows) / len(rows), flush=True)
+        columns = {name: {key: [row[key] for row in table] for key in table[0]} for name, table in results.items()}
+        yield {**environment(motion=MOTION), "rows": columns}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, tasks=200, others=50, worlds=list(WORLDS), methods=list(METHODS))

@@ -7,7 +7,7 @@ coordinates, 127,489 weights) are random networks plus a quadratic term, $E(x) =
 64 chains start at normal points, run a warm-up of as many steps as they take to settle, and are then recorded. The effective sample size
 is the multi-chain one of Geyer and Stan, the least over all coordinates and over $x$ and $(x - \\bar x)^2$; gradients are those of the
 recorded part, each trajectory with its leapfrogs. The cost of tuning is a column of its own, and so are the effective samples per second
-of one processor. Several seeds, with the median and the range. Seeds are the outer loop, so that a slow minute of the machine is slow for
+of one processor. Several seeds, with the median. Seeds are the outer loop, so that a slow minute of the machine is slow for
 all.
 
 `--peers` adds the samplers of ebmkit, torchebm and BlackJAX (`make bench` creates the environment that has them).
@@ -26,9 +26,8 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.effective import least_effective
-from benchmarks.energies import CountingEnergy
-from benchmarks.harness import RESULTS, chosen, environment, read_options, replace_rows, write_json
+from benchmarks.energies import CountingEnergy, least_effective
+from benchmarks.harness import RESULTS, chosen, environment, replace_rows, run_benchmark
 from benchmarks.peers.energies import Gaussian, Network, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
@@ -84,19 +83,14 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
     _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1, compile=fast is not None)
     seconds = time.process_time() - began
     per_draw = energy.take_count() / CHAINS / draws if fast is None else counted
-    samples = least_effective(trace.points.transpose(0, 1).numpy())
-    figures = {
+    samples = least_effective(trace.points)
+    return {
         "gradients_per_effective_sample": per_draw * draws * CHAINS / samples,
         "effective_samples": samples,
         "effective_samples_per_second": samples / seconds,
         "gradients_per_draw": per_draw,
         "tuning_gradients_per_chain": tuning,
-        "acceptance": float(trace.acceptance.mean()),
-        "step_size": trace.sampler.step_size,
     }
-    if isinstance(trace.sampler, ChEES):
-        figures |= {"trajectory": trace.sampler.trajectory, "metric": trace.sampler.metric.kind}
-    return figures
 
 
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
@@ -134,8 +128,12 @@ def one_processor() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, seeds=3, only=[], peers=False)
+def summary(runs: list[Figures]) -> Figures:
+    """Returns the medians over seeds."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def run(args: Any) -> Iterator[dict[str, Any]]:
     one_processor()
     known = {
         f"{target.name} {name}": (target.name, name, run)
@@ -148,22 +146,12 @@ def main() -> None:
         runs: dict[str, list[Figures]] = {name: [] for name, _ in mine}
         for seed in range(args.seeds):
             for name, run in mine:
-                runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
+                runs[name].append({key: float(f"{value:.4g}") for key, value in run(seed).items()})
         rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
             print({key: value for key, value in row.items() if key != "runs"}, flush=True)
-        if args.write:
-            write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
-
-
-def summary(runs: list[Figures]) -> Figures:
-    """Returns the medians over seeds, and the ranges of the two main figures."""
-    found: Figures = {key: statistics.median(run[key] for run in runs) for key, v in runs[0].items() if not isinstance(v, str)}
-    for key, name in (("gradients_per_effective_sample", ""), ("effective_samples_per_second", "_per_second")):
-        values = [run[key] for run in runs]
-        found |= {f"least{name}": min(values), f"most{name}": max(values)}
-    return found
+        yield {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, seeds=3, only=[], peers=False)

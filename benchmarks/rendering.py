@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, environment, read_options, replace_rows, write_json
+from benchmarks.harness import RESULTS, environment, replace_rows, run_benchmark
 
 PATH = RESULTS / "rendering.json"
 RENDERED = dict.fromkeys(("one-object", "objects", "room"), (64, 128))
@@ -38,15 +39,13 @@ def measure(name: str, size: int, n: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    args = read_options(__doc__, PATH, n=200)
+def run(args: Any) -> Iterator[dict[str, Any]]:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rows = [row for name, sizes in (RENDERED | FLAT).items() for size in sizes for row in measure(name, size, args.n)]
-    if args.write:
-        about = environment("mujoco", "numpy", pictures=args.n, repeats=REPEATS, cores=os.cpu_count())
-        write_json(PATH, {**about, "rows": replace_rows(PATH, rows, ("world", "size", "masks", "by"))})
+    about = environment("mujoco", "numpy", pictures=args.n, repeats=REPEATS, cores=os.cpu_count())
+    yield {**about, "rows": replace_rows(PATH, rows, ("world", "size", "masks", "by"))}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, n=200)

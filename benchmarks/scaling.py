@@ -8,7 +8,6 @@ turns too. `python -m benchmarks.tables` writes the page.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -203,8 +202,6 @@ def main() -> None:
         if args.write:  # after each part, so that an interruption loses one part only
             about = environment(batch_size=BATCH, rounds=args.rounds)
             write_json(PATH, {**(read_json(PATH) if PATH.exists() else {}), "about": about, part: result})
-        else:
-            print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

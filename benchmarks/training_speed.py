@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from benchmarks.harness import RESULTS, environment, read_options, write_json
+from benchmarks.harness import RESULTS, environment, run_benchmark
 
 PATH = RESULTS / "training_speed.json"
 BATCH, K, BUFFER, STEP, NOISE = 32, 20, 10_000, 10.0, 0.005
@@ -153,21 +153,13 @@ def speed(turns: int) -> dict[str, Any]:
         for name in others:
             row[name]["ours_is_faster_by"] = median(a / b for a, b in zip(warm[name], warm[OURS], strict=True))
         result[f"{task}, {size} pixels"] = row
-        print(f"{task}, {size} pixels: " + "; ".join(f"{name} {_text(row[name])}" for name in WHO), flush=True)
+        print(f"{task}, {size} pixels:", row, flush=True)
     return result
 
 
-def _text(row: dict[str, float]) -> str:
-    faster = f", ours {row['ours_is_faster_by']:.2f}x" if "ours_is_faster_by" in row else ""
-    return f"{row['images_per_second']:.1f} images/s{faster}"
-
-
-def main() -> None:
-    args = read_options(__doc__, PATH, turns=15)
-    result = speed(args.turns)
-    if args.write:
-        write_json(PATH, {"about": environment("ebmkit", "torchebm", turns=args.turns, batch=BATCH, K=K), **result})
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    yield {"about": environment("ebmkit", "torchebm", turns=args.turns, batch=BATCH, K=K), **speed(args.turns)}
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, PATH, run, turns=15)

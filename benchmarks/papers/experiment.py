@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness import RESULTS, ROOT, environment, write_json
+from benchmarks.harness import RESULTS, ROOT, environment, read_options, write_json
 from benchmarks.pages import format_number
 
 
@@ -37,11 +38,36 @@ class Paper:
         """The folder of renders and trained models."""
         return self.root / ".cache" / self.name
 
-    def write(self, name: str, figures: Mapping[str, Any], picture: Tensor | None = None, **settings: Any) -> None:
-        """Writes the figures of an experiment as JSON, and its picture for the documentation."""
+    def run(
+        self,
+        name: str,
+        doc: str | None,
+        experiment: Callable[[Any], Iterable[Mapping[str, Any]]],
+        arguments: Sequence[str] | None = None,
+        **defaults: Any,
+    ) -> None:
+        """Runs an experiment from the command line.
+
+        What it has found is printed and written each time that it yields, so that a stop loses little.
+        """
+        args = read_options(doc, self.results / f"{name}.json", arguments, **defaults)
+        wall, processor = time.perf_counter(), time.process_time()
+        options = {key: value for key, value in vars(args).items() if key != "write" and not isinstance(value, Path)}
+        for found in experiment(args):
+            spent = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+            for title, rows in found.items():
+                if isinstance(rows, list) and title != "runs":  # the figures of single seeds
+                    print_table(f"{name}: {title}", rows)
+            if args.write:
+                self.write(name, found, **options, **spent)
+        print(f"\n{time.perf_counter() - wall:.0f} s, of which {time.process_time() - processor:.0f} s of the processor")
+
+    def write(self, name: str, found: Mapping[str, Any], **settings: Any) -> None:
+        """Writes the figures of an experiment as JSON, and its `pictures` for the documentation by their names."""
+        figures = {key: value for key, value in found.items() if key != "pictures"}
         write_rounded(self.results / f"{name}.json", {"about": environment(**settings), **figures})
-        if picture is not None:
-            write_picture(self.pictures / f"{name}.png", picture)
+        for title, picture in found.get("pictures", {}).items():
+            write_picture(self.pictures / f"{title}.png", picture)
 
 
 COMPOSITIONAL, COMET, IMPLICIT = Paper("compositional-2020"), Paper("comet-2021"), Paper("implicit-2019")

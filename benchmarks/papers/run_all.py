@@ -24,19 +24,11 @@ from benchmarks.harness import ROOT, argument_parser
 from benchmarks.tables import write_tables
 
 STAGES: Mapping[str, Sequence[Sequence[str]]] = {
-    "compositional_2020": (
-        (  # the longest first, so that no long one runs alone at the end
-            *("extrapolation", "continual", "paper_method", "table1", "several_objects"),
-            *("inference", "implication", "recursion", "partition"),
-        ),
-    ),
-    "comet_2021": (
-        (  # the longest first; two_worlds as soon as it has the models that it needs
-            *("objects", "window_objects", "factors", "two_worlds", "window_sprites"),
-            *("light", "recombination"),
-        ),
-    ),
-    "implicit_2019": (
+    "compositional_2020": [  # the longest first, so that no long one runs alone at the end
+        ("extrapolation", "continual", "paper_method", "table1", "several_objects", "inference", "implication", "recursion", "partition")
+    ],
+    "comet_2021": [("objects", "window_objects", "factors", "two_worlds", "window_sprites", "light", "recombination")],
+    "implicit_2019": [
         (
             "robustness",
             "continual",
@@ -47,15 +39,11 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
             "cross_class",
         ),
         ("benchmarks.objectives",),  # alone, because its trainings have equal time
-    ),
+    ],
 }
 """The experiments of each paper, or modules of other benchmarks; one stage runs after the other."""
 
-NEEDS: Mapping[str, str] = {
-    "two_worlds": "window_objects",
-    "light": "window_objects",
-    "recombination": "objects",
-}
+NEEDS: Mapping[str, str] = {"two_worlds": "window_objects", "light": "window_objects", "recombination": "objects"}
 """Experiments that load the models or judges of another one, which stands before them in their stage."""
 
 KEEP_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
@@ -90,21 +78,20 @@ def run(paper: str, name: str, options: Sequence[str], needed: Future[Any] | Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for stages in STAGES.values() for stage in stages for name in stage]
-    parser = argument_parser(__doc__, whole=True)
+    parser = argument_parser(__doc__)
     parser.add_argument("paper", choices=STAGES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
     parser.add_argument("--write", action="store_true", help="write figures, pictures and the page into the repository")
     args, options = parser.parse_known_args(arguments)
     options += ["--write"] if args.write else []
-    started, failed, count = time.perf_counter(), [], 0
+    started, failed = time.perf_counter(), []
     for stage in STAGES[args.paper]:
         with ThreadPoolExecutor(args.jobs) as pool:
             futures: dict[str, Future[tuple[str, int, float, str]]] = {}
             for name in stage:
                 if name in args.only:
                     futures[name] = pool.submit(run, args.paper, name, options, futures.get(NEEDS.get(name, "")))
-            count += len(futures)
             for future in as_completed(futures.values()):
                 name, code, seconds, printed = future.result()
                 print(f"\n{'=' * 20} {name}: {seconds:.0f} s\n{printed.strip()}", flush=True)
@@ -112,9 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failed.append(name)
     if args.write:
         write_tables()
-    minutes, times = (time.perf_counter() - started) / 60, os.times()
-    processor = (times.children_user + times.children_system) / 60
-    print(f"\n{count} experiments in {minutes:.1f} minutes, {processor:.1f} of processors; failed: {', '.join(failed) or 'none'}")
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes; failed: {', '.join(failed) or 'none'}")
     return len(failed)
 
 

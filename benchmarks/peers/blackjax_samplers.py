@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import torch
 from torch import nn
 
-from benchmarks.effective import least_effective
+from benchmarks.energies import least_effective
 
 Array = Any
 Density = Callable[[Array], Array]  # the log density at one point
@@ -99,7 +100,7 @@ def _record(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> di
     began = time.process_time()
     _, points, leapfrogs = jax.block_until_ready(run(states, key))
     seconds = time.process_time() - began
-    samples = least_effective(np.asarray(points).transpose(1, 0, 2))
+    samples = least_effective(torch.from_numpy(np.array(points)))
     return {
         "gradients_per_effective_sample": float(leapfrogs.sum()) / samples,
         "effective_samples": samples,

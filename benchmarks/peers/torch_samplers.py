@@ -11,28 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from ebm.samplers import HMC, NUTS, AdaptiveMALA
 from torch import Tensor
-from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo
 
-from benchmarks.effective import least_effective
+from benchmarks.energies import least_effective
+from benchmarks.peers.implementations import Torchebm
 
 Energy = Callable[[Tensor], Tensor]
 Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)
-
-
-class Torchebm(BaseModel):
-    """An energy in the form that torchebm takes."""
-
-    def __init__(self, energy: Energy) -> None:
-        super().__init__()
-        self.energy = [energy]  # in a list, because a module would be registered and walked at each step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.energy[0](x)
 
 
 def samplers(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
@@ -55,7 +43,7 @@ def _ebmkit_hmc(step: float, leapfrogs: int) -> Draw:
 
 def _torchebm_hmc(step: float, leapfrogs: int) -> Draw:
     def draw(energy: Energy, x: Tensor, n: int) -> Tensor:
-        sampler = HamiltonianMonteCarlo(Torchebm(energy), step_size=step, n_leapfrog_steps=leapfrogs)
+        sampler = HamiltonianMonteCarlo(Torchebm(energy, tuple(x.shape)), step_size=step, n_leapfrog_steps=leapfrogs)
         return sampler.sample(x=x, n_steps=n, return_trajectory=True).transpose(0, 1)
 
     return draw
@@ -106,7 +94,7 @@ def _record(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) 
     began = time.process_time()
     points = draw(fast, start, draws)
     seconds = time.process_time() - began
-    samples = least_effective(points.transpose(0, 1).numpy().astype(np.float64))
+    samples = least_effective(points)
     per_draw = gradients / counted
     return {
         "gradients_per_effective_sample": per_draw * draws * len(start) / samples,

@@ -1,8 +1,9 @@
-"""References of targets, and the errors of draws against them."""
+"""References of targets, the errors of draws against them, the verdict on a run, and its line in the terminal."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.effective import effective
+from benchmarks.energies import effective, least_effective
 from benchmarks.harness import read_json, write_json
 from benchmarks.posteriors.target import Target
 
@@ -63,12 +64,6 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return mean, sd, (variance / size).sqrt(), (spread / sizes).sqrt() / (2 * sd)
 
 
-def least_effective(values: Tensor) -> float:
-    """Returns the least effective sample size over the statistics and their squared distances from the mean; NaN counts as 0."""
-    sizes = torch.cat([effective(some)[0] for some in (values, (values - values.mean((0, 1))).square())])
-    return float(sizes.nan_to_num(0.0).min())
-
-
 @dataclass(frozen=True)
 class Accuracy:
     """The largest errors of draws. A statistic is right within .1 sd or 4 standard errors, its sd within 5 % or 4 standard errors."""
@@ -103,7 +98,7 @@ def compare(values: Tensor, reference: Reference) -> Accuracy:
         worst_ratio=reference.names[second],
         wrong=[name for name, bad in zip(reference.names, (wrong_mean | wrong_ratio).tolist(), strict=True) if bad],
         undecided=bool((error_se > _RESOLUTION).any()),
-        ess=least_effective(values.double()),
+        ess=least_effective(values),
     )
 
 
@@ -117,3 +112,21 @@ def _round(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _round(some) for name, some in value.items()}
     return [_round(some) for some in value] if isinstance(value, list) else value
+
+
+OURS, NUTS = "composable-energy", "NumPyro NUTS"
+Rows = Sequence[Mapping[str, Any]]
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """Returns `right`, `wrong`, `undecided` or `error`."""
+    if "error" in row:
+        return "error"
+    return "wrong" if row["wrong"] else "undecided" if row["undecided"] else "right"
+
+
+def print_row(row: Mapping[str, Any]) -> None:
+    """Prints a line for a run."""
+    names = ("row", "sampler", "seed", "start", "mean", "ratio", "ess", "gradients_per_effective", "seconds", "error", "warnings")
+    cells = (f"{name} {row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names if name in row)
+    print(f"{verdict(row):9}", *cells, sep="  ", flush=True)

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.posteriors.dynamics import BETWEEN, CENTER, LOG_NOISE, SPAN, SPREAD, STEPS, populations
-from benchmarks.posteriors.hierarchies import SCHOOLS, counts_data, gp_data, mixture_data
+from benchmarks.posteriors import hierarchies
 from benchmarks.posteriors.regressions import breast_cancer_data, diabetes_data, horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import TORUS_MODES, TORUS_SHARES
 
@@ -18,7 +17,7 @@ Density = Callable[[Array], Array]
 
 
 def schools(centered: bool) -> Density:
-    effects, errors = (jnp.array(values) for values in SCHOOLS)
+    effects, errors = (jnp.array(values) for values in hierarchies.SCHOOLS)
 
     def log_density(x: Array) -> Array:
         mean, tau, rest = x[0], jnp.exp(x[1]), x[2:]
@@ -77,7 +76,7 @@ def diabetes() -> Density:
 
 
 def gaussian_process() -> Density:
-    places, values = (jnp.asarray(array) for array in gp_data())
+    places, values = (jnp.asarray(array) for array in hierarchies.gp_data())
 
     def log_density(x: Array) -> Array:
         length, amplitude, noise = jnp.exp(x)
@@ -91,7 +90,7 @@ def gaussian_process() -> Density:
 
 
 def mixture() -> Density:
-    numbers = jnp.asarray(mixture_data())
+    numbers = jnp.asarray(hierarchies.mixture_data())
 
     def log_density(x: Array) -> Array:
         first, second = x[0], x[0] + jnp.exp(x[1])
@@ -105,11 +104,16 @@ def mixture() -> Density:
 
 
 def lotka_volterra() -> Density:
-    observed, center, spread, h = jnp.asarray(populations()), jnp.log(jnp.array(CENTER)), jnp.array(SPREAD), SPAN / STEPS
+    observed, center, spread, h = (
+        jnp.asarray(hierarchies.populations()),
+        jnp.log(jnp.array(hierarchies.CENTER)),
+        jnp.array(hierarchies.SPREAD),
+        hierarchies.SPAN / hierarchies.STEPS,
+    )
 
     def log_density(x: Array) -> Array:
         birth, predation, death, growth, prey, predators = jnp.exp(center + spread * x[:6])
-        log_noise = LOG_NOISE[0] + LOG_NOISE[1] * x[6]
+        log_noise = hierarchies.LOG_NOISE[0] + hierarchies.LOG_NOISE[1] * x[6]
 
         def rates(y: Array) -> Array:
             return jnp.array([birth - predation * jnp.exp(y[1]), growth * jnp.exp(y[0]) - death])
@@ -121,14 +125,16 @@ def lotka_volterra() -> Density:
             y = y + h * (a + 2 * b + 2 * c + rates(y + h * c)) / 6
             return y, y
 
-        path = jax.lax.scan(step, jnp.log(jnp.array([prey, predators])), None, STEPS)[1][BETWEEN - 1 :: BETWEEN]
+        path = jax.lax.scan(step, jnp.log(jnp.array([prey, predators])), None, hierarchies.STEPS)[1][
+            hierarchies.BETWEEN - 1 :: hierarchies.BETWEEN
+        ]
         return -x @ x / 2 - jnp.sum((observed - path) ** 2) / (2 * jnp.exp(2 * log_noise)) - 20 * log_noise
 
     return log_density
 
 
 def dirichlet_multinomial() -> Density:
-    counts = jnp.asarray(counts_data())
+    counts = jnp.asarray(hierarchies.counts_data())
 
     def log_density(x: Array) -> Array:
         lgamma = jax.scipy.special.gammaln

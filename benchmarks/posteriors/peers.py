@@ -16,9 +16,8 @@ import torch
 from numpyro.infer.hmc import hmc
 from torch import Tensor
 
-from benchmarks.posteriors.accuracy import Reference
+from benchmarks.posteriors.accuracy import NUTS, Reference
 from benchmarks.posteriors.jax_densities import jax_density
-from benchmarks.posteriors.table import NUTS
 from benchmarks.posteriors.target import Target
 
 NUTS_CHAINS, NUTS_WARM_UP, NUTS_DRAWS = 4, 1000, 1000  # as NumPyro's examples

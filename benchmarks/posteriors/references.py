@@ -49,7 +49,6 @@ def nuts_reference(target: Target, acceptance: float) -> Reference:
         "draws": DRAWS,
         "warm_up": WARM_UP,
         "acceptance": acceptance,
-        "divergences": divergences,
         "drawn": drawn.name,
     }
     about |= {"divergences": divergences, "r_hat": r_hat(values), "ess": least_effective(values), "torch_and_jax_differ": agreement}

@@ -32,7 +32,7 @@ def funnel() -> Target:
         return ClosedForm(mean, sd, torch.zeros(10, dtype=torch.float64), scale, "moments of a normal and of a log chi-square")
 
     names = ("v", *numbered("log_abs_x", 9))
-    return Target("funnel", "Neal's funnel", 10, log_density, names, statistics, solved=False, closed_form=closed_form)
+    return Target("funnel", "Neal's funnel", 10, log_density, names, statistics, closed_form=closed_form)
 
 
 def far_modes() -> Target:
@@ -54,10 +54,10 @@ def far_modes() -> Target:
         return ClosedForm(mean, sd, center, scale, "moments of a mixture of normals; the symmetry of the modes")
 
     names = ("x[0]", "x[1]", *numbered("share", 8))
-    return Target("modes", "8 far modes", 2, log_density, names, statistics, solved=False, closed_form=closed_form)
+    return Target("modes", "8 far modes", 2, log_density, names, statistics, closed_form=closed_form)
 
 
-def banana(pairs: int, width: float, *, solved: bool = True) -> Target:
+def banana(pairs: int, width: float) -> Target:
     """Pairs of $a \\sim N(0, 1)$ and $b \\mid a \\sim N(a^2, w)$; first all $a$, then all $b$."""
 
     def log_density(x: Tensor) -> Tensor:
@@ -71,8 +71,7 @@ def banana(pairs: int, width: float, *, solved: bool = True) -> Target:
 
     names = (*numbered("a", pairs), *numbered("b", pairs))
     size = 2 * pairs
-    about = {"closed_form": closed_form, "solved": solved}
-    return Target(f"banana-{size}", f"banana, {size}-d", size, log_density, names, lambda x: x, **about)
+    return Target(f"banana-{size}", f"banana, {size}-d", size, log_density, names, lambda x: x, closed_form=closed_form)
 
 
 def torus() -> Target:

@@ -32,7 +32,6 @@ class Target:
     log_density: Points  # log density up to a constant: points of shape $(B, d)$ to shape $(B,)$, in the dtype of the points
     names: tuple[str, ...]  # names of the $k$ statistics
     statistics: Points  # statistics, constrained where that is natural: $(B, d)$ to $(B, k)$
-    solved: bool = True  # whether NUTS with its own defaults solves it
     closed_form: Callable[[], ClosedForm] | None = None  # returns the moments, where they are known without sampling
     reference: str = ""  # name of the target whose draws `from_reference` maps to draws of this one; the target itself if empty
     from_reference: Points | None = None  # map, $(B, d)$ to $(B, d)$

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from benchmarks.posteriors.dynamics import lotka_volterra
-from benchmarks.posteriors.hierarchies import dirichlet_multinomial, eight_schools, gaussian_process, mixture
+from benchmarks.posteriors.hierarchies import dirichlet_multinomial, eight_schools, gaussian_process, lotka_volterra, mixture
 from benchmarks.posteriors.regressions import breast_cancer_data, diabetes, horseshoe, logistic, logistic_data, poisson
 from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
 from benchmarks.posteriors.target import Target
@@ -23,7 +22,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "diabetes": diabetes,
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
-    "banana-2": partial(banana, 1, 0.5, solved=False),
+    "banana-2": partial(banana, 1, 0.5),
     "banana-10": partial(banana, 5, 0.5),
     "torus": torus,
     "funnel": funnel,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.harness import ROOT
 from benchmarks.pages import Blocks, write_page
-from benchmarks.tables import comet, compositional, samplers, scaling, speed, training, uses
+from benchmarks.tables import papers, samplers, speed, training, uses
 
 DOCS = ROOT / "docs"
 PAGES: Mapping[str, Callable[[], Blocks]] = {
@@ -14,8 +14,8 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "diffusion": samplers.noise_levels,
     "samplers": samplers.blocks,
     "speed": lambda: {"attributes": speed.attributes},
-    "results/comet-2021": comet.blocks,
-    "results/compositional-2020": compositional.blocks,
+    "results/comet-2021": papers.comet,
+    "results/compositional-2020": papers.compositional,
     "results/continual": training.continual,
     "results/diffusers": uses.diffusers,
     "results/faces-shares": uses.faces_shares,
@@ -25,12 +25,12 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "results/planning": uses.planning,
     "results/posteriors": samplers.posteriors,
     "results/robustness": training.robustness,
-    "results/scaling": scaling.blocks,
+    "results/scaling": speed.scaling,
     "results/score-expressions": uses.score_expressions,
     "results/side-chains": uses.side_chains,
     "results/training": training.training,
 }
-"""The functions of the blocks of each page under `docs/` with tables, by its name."""
+"""Each returns the functions of the blocks of a page under `docs/`, by its name."""
 
 
 def write_tables() -> None:

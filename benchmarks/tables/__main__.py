@@ -12,7 +12,7 @@ from benchmarks.tables import speed, write_tables
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, whole=True)
+    parser = argument_parser(__doc__)
     parser.add_argument("--speed", type=Path, help="the file of pytest-benchmark")
     args = parser.parse_args()
     if args.speed is not None:

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, read_json
-from benchmarks.pages import Blocks, format_number, markdown_table, short
-from benchmarks.posteriors.table import NUTS, OURS, verdict
+from benchmarks.pages import Blocks, format_number, markdown_table, read_results, short
+from benchmarks.posteriors.accuracy import NUTS, OURS, verdict
 from benchmarks.posteriors.targets import get_target
 
 LEAST = 100  # effective draws, below which costs mean little
@@ -16,7 +15,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def blocks() -> Blocks:
-    """Returns the functions of all blocks."""
     return {"which sampler": which_sampler}
 
 
@@ -39,8 +37,7 @@ def which_sampler() -> str:
 
 
 def noise_levels() -> Blocks:
-    """Returns the functions of the blocks of `diffusion.md`."""
-    found = read_json(RESULTS / "noise_levels.json")
+    found = read_results("noise_levels")
 
     def bias() -> str:
         rows: dict[str, dict[int, str]] = {}
@@ -59,8 +56,7 @@ def noise_levels() -> Blocks:
 
 
 def posteriors() -> Blocks:
-    """Returns the functions of the blocks of `posteriors.md`."""
-    rows = _rows("posteriors")
+    rows = read_results("posteriors")["rows"]
     return {"accuracy": lambda: accuracy(rows), "cost": lambda: cost(rows)}
 
 
@@ -98,7 +94,7 @@ def cost(rows: Rows) -> str:
 
 def _default() -> str:
     """Returns what `posteriors.json` says about the defaults."""
-    rows = [row for row in _rows("posteriors") if row["sampler"] == OURS and row["start"] == "default"]
+    rows = [row for row in read_results("posteriors")["rows"] if row["sampler"] == OURS and row["start"] == "default"]
     runs = {name: [row for row in rows if row["row"] == name] for name in dict.fromkeys(row["row"] for row in rows)}
     right = {name: some for name, some in runs.items() if {verdict(row) for row in some} == {"right"}}
     missed = [row for name, some in runs.items() if name not in right for row in some if verdict(row) != "right"]
@@ -112,7 +108,7 @@ def _default() -> str:
 
 
 def _steps(sampler: str) -> str:
-    rows = {row["sampler"]: row for row in _rows("quality") if row["target"] == "perceptron"}
+    rows = {row["sampler"]: row for row in read_results("quality")["rows"] if row["target"] == "perceptron"}
     costs, tunings = (
         {name: short(rows[name][key]) for name in (sampler, "chees")}
         for key in ("gradients_per_effective_sample", "tuning_gradients_per_chain")
@@ -124,39 +120,35 @@ def _steps(sampler: str) -> str:
 
 
 def _biased(sampler: str, target: str) -> str:
-    row = next(row for row in _rows("closed_forms") if (row["name"], row["target"]) == (sampler, target))
+    row = next(row for row in read_results("closed_forms")["rows"] if (row["name"], row["target"]) == (sampler, target))
     return f"{short(row['gradients_per_effective'])} gradients for an effective draw of a Gaussian"
 
 
 def _modes(sampler: str) -> str:
-    rows = {row["sampler"]: row for row in _rows("multimodal") if row["target"] == "modes"}
+    rows = {row["sampler"]: row for row in read_results("multimodal")["rows"] if row["target"] == "modes"}
     row, default = rows[sampler], rows["chees"]
     cost = _millions(row["gradients"] + row["tuning_gradients"])
     return f"weights of four modes within {format_number(row['error'])} for {cost} gradients (`chees` {format_number(default['error'])})"
 
 
 def _levels(sampler: str, evaluations: int) -> str:
-    row = next(row for row in _rows("noise_levels") if (row["sampler"], row["evaluations"]) == (f"`{sampler}`", evaluations))
+    row = next(row for row in read_results("noise_levels")["rows"] if (row["sampler"], row["evaluations"]) == (f"`{sampler}`", evaluations))
     wrong = f"shares within {format_number(row['share'])}, spread within {abs(row['spread']):.0%}"
     return f"{evaluations} gradients a draw: {wrong}"
 
 
 def _scores() -> str:
-    rows = read_json(RESULTS / "score_expressions.json")["plane"].values()
+    rows = read_results("score_expressions")["plane"].values()
     errors = [max(row[variant]["error"] for row in rows) for variant in ("weighted", "unweighted")]
     weighted, plain = map(format_number, errors)
     return f"shares of {len(rows)} expressions [within {weighted}](results/score-expressions.md) (without weights {plain})"
 
 
 def _lace() -> str:
-    rows = {(row["expression"], row["sampler"]): row for row in read_json(RESULTS / "lace.json")["faces"]}
+    rows = {(row["expression"], row["sampler"]): row for row in read_results("lace")["faces"]}
     fast, exact = rows["male & ~smiling", "lace, draws=0"], rows["male & ~smiling", "chees"]
     texts = [f"{format_number(row['accuracy'])} correct in {row['seconds']:.1f} s" for row in (fast, exact)]
     return f"`male & ~smiling`: {texts[0]}, [with too little variety](results/lace.md); `chees` {texts[1]}"
-
-
-def _rows(name: str) -> Any:
-    return read_json(RESULTS / f"{name}.json")["rows"]
 
 
 def _range(values: Sequence[float]) -> str:

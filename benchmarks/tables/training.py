@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks.harness import RESULTS, read_json
-from benchmarks.pages import Blocks, columns, format_number, markdown_table, number
-from benchmarks.papers.experiment import IMPLICIT
+from benchmarks.pages import Blocks, columns, format_number, markdown_table, number, read_results
 
 Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
@@ -20,13 +18,11 @@ PAPERS = {
 
 
 def training() -> Blocks:
-    """Returns the functions of the blocks of `training.md`."""
     return {"expressions": expressions, "cost": training_cost, "digits": digits, "contrastive": contrastive, "speed": speed}
 
 
 def expressions() -> str:
-    """Returns the table of expressions of the user's own pictures."""
-    found = _read("own_pictures")
+    found = read_results("own_pictures")
     rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items()]
     rows += [{"text": f"`{text.replace('smiling', 'new')}`", **row} for text, row in found["rows with the new attribute"].items()]
     return columns(rows, {"expression": lambda row: row["text"], "correct": number("joint")})
@@ -34,7 +30,7 @@ def expressions() -> str:
 
 def training_cost() -> str:
     """Returns the processor seconds of the trainings, and the distance of samples."""
-    found = _read("own_pictures")
+    found = read_results("own_pictures")
     lines = [[f"`{name}`: seconds of a core", f"{found[name]['cpu_seconds']:.0f}"] for name in ("base-and-attributes", "attribute")]
     lines += [
         [f"Frechet distance of {name}", f"{found['frechet'][key]:.2f}"] for name, key in (("samples", "samples"), ("other faces", "drawn"))
@@ -43,8 +39,7 @@ def training_cost() -> str:
 
 
 def digits() -> str:
-    """Returns the table of expressions of digits."""
-    found = _read("digits")
+    found = read_results("digits")
     rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items() if "share" in row]
     cells = {"expression": lambda row: row["text"], "correct": number("share"), "better of two": number("share of best")}
     return columns(rows, cells | {"of real digits": number("real")})
@@ -52,7 +47,7 @@ def digits() -> str:
 
 def contrastive() -> str:
     """Returns the first and the last row of each long run."""
-    found = _read("contrastive")
+    found = read_results("contrastive")
     lines = []
     for run in (run for run in found if run != "about"):
         for row in (found[run][0], found[run][-1]):
@@ -64,7 +59,7 @@ def contrastive() -> str:
 def speed() -> str:
     """Returns the table of training steps beside other libraries."""
     lines = []
-    for task, found in ((task, found) for task, found in _read("training_speed").items() if task != "about"):
+    for task, found in ((task, found) for task, found in read_results("training_speed").items() if task != "about"):
         for name, row in found.items():
             faster = f"{row['ours_is_faster_by']:.2f}" if "ours_is_faster_by" in row else ""
             lines.append([task, name, f"{row['images_per_second']:.0f}", faster])
@@ -72,12 +67,11 @@ def speed() -> str:
 
 
 def objectives() -> Blocks:
-    """Returns the functions of the blocks of `objectives.md`."""
     return {kind: partial(_objectives, kind) for kind in ("digits", "faces")}
 
 
 def _objectives(kind: str) -> str:
-    found = _read("objectives")["sets"][kind]
+    found = read_results("objectives")["sets"][kind]
 
     def value(row: Row, name: str, digits: int) -> str:
         known = row["figures"].get(name)
@@ -93,13 +87,12 @@ def _objectives(kind: str) -> str:
 
 
 def continual() -> Blocks:
-    """Returns the functions of the blocks of `continual.md`."""
     return {"learners": learners, "from class to class": from_class_to_class}
 
 
 def learners() -> str:
     """Returns the accuracies after tasks that come one after the other."""
-    found = _read("continual", IMPLICIT.results)
+    found = read_results("implicit-2019/continual")
     rows = [{"name": name, **row} for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))]
     rows += [{"name": PAPERS[name], "mean": share} for name, (share, _) in found["paper"].items()]
     cells: dict[str, Callable[[Any], str]] = {
@@ -114,48 +107,50 @@ def learners() -> str:
 def from_class_to_class() -> str:
     """Returns the table of chains that start at digits of other classes."""
     cells = {"steps": lambda row: f"{row['steps']:.0f}", "read as b": number("read as b"), "distance to the start": number("distance", 2)}
-    return columns(_read("cross_class", IMPLICIT.results)["rows"], cells)
+    return columns(read_results("implicit-2019/cross_class")["rows"], cells)
 
 
 def robustness() -> Blocks:
-    """Returns the functions of the blocks of `robustness.md`."""
-    functions = {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas}
-    return dict(functions)
+    return {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas}
 
 
 def accuracy() -> str:
     """Returns the accuracies over radii of both norms."""
-    found = _read("robustness", IMPLICIT.results)["accuracy"]
+    found = read_results("implicit-2019/robustness")["accuracy"]
     keys = ["clean", *_radii(found)]
-    return markdown_table(["", *map(_radius, keys)], [[name, *(_n(row[key]["mean"]) for key in keys)] for name, row in found.items()])
+    return markdown_table(
+        ["", *map(_radius, keys)], [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
+    )
 
 
 def attacks() -> str:
     """Returns the accuracies of refined classifiers by what the attack sees."""
-    found, lines = _read("robustness", IMPLICIT.results)["accuracy"], []
+    found, lines = read_results("implicit-2019/robustness")["accuracy"], []
     keys = _radii(found)
     for name, row in ((name, row) for name, row in found.items() if f"{keys[0]} adaptive" in row):
-        lines += [[name, kind, *(_n(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
-        lines.append([name, "both", *(_n(row[key]["mean"]) for key in keys)])
+        lines += [[name, kind, *(format_number(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
+        lines.append([name, "both", *(format_number(row[key]["mean"]) for key in keys)])
     return markdown_table(["", "attack", *map(_radius, keys)], lines)
 
 
 def calibration() -> str:
     """Returns the calibration errors before and after a temperature is fitted."""
-    rows = _read("robustness", IMPLICIT.results)["calibration"].items()
+    rows = read_results("implicit-2019/robustness")["calibration"].items()
     keys = {"accuracy": "accuracy", "calibration error": "error", "after the fit": "fitted error"}
-    return markdown_table(["", *keys], [[name, *(_n(row[key]["mean"]) for key in keys.values())] for name, row in rows])
+    return markdown_table(["", *keys], [[name, *(format_number(row[key]["mean"]) for key in keys.values())] for name, row in rows])
 
 
 def areas() -> str:
     """Returns the areas under the ROC curve; the best of a kind are bold."""
-    found = _read("out_of_distribution", IMPLICIT.results)["scores"]
+    found = read_results("implicit-2019/out_of_distribution")["scores"]
     kinds = [kind for kind in next(iter(found.values())) if ", " not in kind]
     best = {kind: max(round(row[kind]["mean"], 3) for row in found.values()) for kind in kinds}
     lines = []
     for name, row in found.items():
         cells = {kind: round(row[kind]["mean"], 3) for kind in kinds}
-        lines.append([name, *(f"**{_n(value)}**" if value == best[kind] else _n(value) for kind, value in cells.items())])
+        lines.append(
+            [name, *(f"**{format_number(value)}**" if value == best[kind] else format_number(value) for kind, value in cells.items())]
+        )
     return markdown_table(["score", *kinds], lines)
 
 
@@ -165,12 +160,4 @@ def _radii(found: Mapping[str, Row]) -> list[str]:
 
 def _radius(key: str) -> str:
     norm, _, radius = key.partition(" ")
-    return f"{NORMS[norm]} {_n(float(radius), 2)}" if norm in NORMS else "no attack"
-
-
-def _n(value: float, digits: int = 3) -> str:
-    return format_number(value, digits)
-
-
-def _read(name: str, folder: Any = RESULTS) -> Any:
-    return read_json(folder / f"{name}.json")
+    return f"{NORMS[norm]} {format_number(float(radius), 2)}" if norm in NORMS else "no attack"

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import RESULTS, read_json
-from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number
+from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
 
 PLANNERS = {
     "energies": "energies",
@@ -19,8 +18,7 @@ PLANNERS = {
 
 
 def planning() -> Blocks:
-    """Returns the functions of the blocks of `planning.md`."""
-    found = read_json(RESULTS / "planning.json")["rows"]
+    found = read_results("planning")["rows"]
     worlds = dict.fromkeys(tuple(key.split("/")[:2]) for key in found)
 
     def table(cell: Callable[[Mapping[str, Any]], str], later: str) -> list[list[str]]:
@@ -46,8 +44,7 @@ def planning() -> Blocks:
 
 
 def lace() -> Blocks:
-    """Returns the functions of the blocks of `lace.md`."""
-    found = read_json(RESULTS / "lace.json")
+    found = read_results("lace")
 
     def closed() -> str:
         def worst(key: str) -> Callable[[Any], str]:
@@ -81,8 +78,7 @@ def lace() -> Blocks:
 
 
 def side_chains() -> Blocks:
-    """Returns the functions of the blocks of `side-chains.md`."""
-    found = read_json(RESULTS / "side_chains.json")
+    found = read_results("side_chains")
 
     def recovery() -> str:
         def spread(rows: list[Any], key: str) -> str:
@@ -106,8 +102,7 @@ def side_chains() -> Blocks:
 
 
 def observations() -> Blocks:
-    """Returns the functions of the blocks of `observations.md`."""
-    found = read_json(RESULTS / "observations.json")
+    found = read_results("observations")
 
     def coverage() -> str:
         lines = []
@@ -138,8 +133,7 @@ def observations() -> Blocks:
 
 
 def diffusers() -> Blocks:
-    """Returns the functions of the blocks of `diffusers.md`."""
-    found = read_json(RESULTS / "diffusers.json")
+    found = read_results("diffusers")
     cells = {(row["row"], row["rule"]): row for row in found["rows"]}
     texts, rules = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
 
@@ -155,8 +149,6 @@ def diffusers() -> Blocks:
 
 
 def faces_shares() -> Blocks:
-    """Returns the functions of the blocks of `faces-shares.md`."""
-
     def shares() -> str:
         def average(sampler: str) -> Callable[[Any], str]:
             return lambda row: format_number(row[sampler]["mean"]) if sampler in row else ""
@@ -166,14 +158,13 @@ def faces_shares() -> Blocks:
         cells |= {name: average(name) for name in ("default", "annealed", "feynman-kac", "correctors")}
         cells["default is"] = lambda row: row["default"]["runs"][0]["sampler"]
         cells["ms a sample"] = lambda row: f"{mean(row['default']['runs'], 'milliseconds'):.0f}"
-        return columns(read_json(RESULTS / "faces_shares.json")["rows"], cells)
+        return columns(read_results("faces_shares")["rows"], cells)
 
     return {"shares": shares}
 
 
 def score_expressions() -> Blocks:
-    """Returns the functions of the blocks of `score-expressions.md`."""
-    found = read_json(RESULTS / "score_expressions.json")
+    found = read_results("score_expressions")
 
     def plane() -> str:
         rows = [{"name": code_cell(name), **row} for name, row in found["plane"].items()]

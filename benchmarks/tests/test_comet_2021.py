@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
-from benchmarks.papers.comet_2021.factor_rows import Autoencoder, fit_principal_components
-from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.factors import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.light import angle, relight
-from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
-from benchmarks.papers.comet_2021.worlds import majority_labels
+from benchmarks.papers.comet_2021.recombination import CropClassifier, crop, pad
+from benchmarks.papers.comet_2021.window_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.worlds import PRECISION, SLOW, Budget, Scenes, fit, majority_labels
 from composable_energy_training.precision import DTYPES
 
 
@@ -130,8 +129,8 @@ def test_only_light_and_floor_come_from_the_next_picture():
     one_light = {name: np.array(value) for name, value in drawn.labels.items()}
     one_light |= {name: one_light[name][[1, 1, 1]] for name in ("light", "floor")}
     first, none = torch.from_numpy(drawn.images).float() / 255, torch.zeros(3, 3).long()
-    alike = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, one_light))
+    alike = relight(Scenes(first, torch.from_numpy(drawn.masks).long(), none, none, one_light))
     torch.testing.assert_close(alike[1], first[1])
-    other = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, drawn.labels))
+    other = relight(Scenes(first, torch.from_numpy(drawn.masks).long(), none, none, drawn.labels))
     torch.testing.assert_close(other[0], alike[0])
     assert (other[0] - first[0]).abs().mean() > 1e-3

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.papers.comet_2021.factor_rows import ROWS, Autoencoder, codes_of_row, scaled_steps, train_row
-from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
+from benchmarks.papers.comet_2021.factors import ROWS, Autoencoder, codes_of_row, mean_and_error, scaled_steps, summarize, train_row
 
 SCORES = {"BetaVAE": 90.0, "MIG": 10.0, "MCC": 50.0}
 

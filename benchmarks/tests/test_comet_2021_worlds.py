@@ -4,21 +4,21 @@ import numpy as np
 import torch
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.crop_classifier import LabelledScenes
-from benchmarks.papers.comet_2021.joined_objects import GAP, separate_pairs
-from benchmarks.papers.comet_2021.two_worlds import join_worlds, render_pairs
+from benchmarks.papers.comet_2021.two_worlds import render_pairs
+from benchmarks.papers.comet_2021.window_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.worlds import Scenes
 from composable_energy_scenes import KINDS, TOYS
 from composable_energy_scenes.objects import OUTLINES
 
 SIZE = 64
 
 
-def labelled(shapes: tuple[str, ...], n: int, seed: int) -> LabelledScenes:
+def labelled(shapes: tuple[str, ...], n: int, seed: int) -> Scenes:
     """Returns pictures of two objects each."""
     scenes = ce.get("world", "objects", size=SIZE, count=(2, 2), sizes=(0.16, 0.26), shapes=shapes).draw(n, seed=seed, masks=True)
     shape, color = (torch.from_numpy(scenes.labels[name]).long() for name in ("shape", "color"))
     assert scenes.masks is not None
-    return LabelledScenes(torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long(), shape, color, scenes.labels)
+    return Scenes(torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long(), shape, color, scenes.labels)
 
 
 def test_solids_and_toys_of_pairs_stand_apart_and_each_toy_picture_is_in_one_pair():
@@ -43,7 +43,7 @@ def test_objects_of_two_models_share_the_ground_of_the_first():
     options = {"size": 16, "window": 8, "seen": 16, "filters": 16, "encoder_filters": 8}
     solids, toys = (ce.get("encoder", "comet-window", **options).eval() for _ in range(2))
     x, y = torch.rand(2, 2, 3, 16, 16)
-    both = join_worlds(solids, toys, x, y)
+    both = join_objects(solids, x, y, toys)
     weights = torch.cat([solids.energy.decode_targets(solids.encode(x))[1], toys.energy.decode_targets(toys.encode(y)[:, 1:])[1]], 1)
     pictures = torch.cat([solids.energy.decode_targets(solids.encode(x))[0], toys.energy.decode_targets(toys.encode(y)[:, 1:])[0]], 1)
     torch.testing.assert_close(both, (weights.softmax(1) * pictures).sum(1).clamp(0, 1))

@@ -45,12 +45,14 @@ class TestTable:
     def test_pictures_with_all_that_was_asked_for_score_one_in_every_row(self):
         c = table1.conditions(N, 5)
         for row in table1.ROWS:
-            alternatives = [row.right(requested(c, which), c) for which in ((1, 2) if row.branches else (1,) if "1" in row.text else (0,))]
+            alternatives = [
+                row.right(requested(c, which), c) for which in ((1, 2) if len(row.branches) > 1 else (1,) if "1" in row.text else (0,))
+            ]
             positive = [torch.stack(list(parts.values())) for parts in alternatives]
             if "~" in row.text:
                 names = list(alternatives[0])
                 assert [bool(parts.any()) for parts in positive[0]] == ["not" not in name for name in names]
-            elif row.branches:
+            elif len(row.branches) > 1:
                 assert positive[0].sum() == positive[1].sum() == N and positive[0][0].all() and positive[1][1].all()
             else:
                 assert positive[0].all() and row.scores(requested(c, 1 if "1" in row.text else 0), c)[list(alternatives[0])[-1]] == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020 import paper_energies
+from benchmarks.papers.compositional_2020 import paper_method
 from benchmarks.papers.compositional_2020.paper_method import (
     Method,
     bounded_not,
@@ -57,7 +57,7 @@ def test_not_of_the_classifier_that_energies_make_is_exact():
 
 
 def test_every_row_of_the_table_has_an_expression():
-    bowls = {concept: lambda values: ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,)) for concept in paper_energies.CONCEPTS}
+    bowls = {concept: lambda values: ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,)) for concept in paper_method.CONCEPTS}
     method = Method(bowls, lambda energy, n, seed: torch.empty(0), 0.01, 1.0)
     rows = expressions(method, conditions(4, 3))
     assert rows.keys() == {row.text for row in ROWS}
@@ -70,23 +70,23 @@ def test_every_row_of_the_table_has_an_expression():
 
 @pytest.mark.slow
 def test_weights_keep_energies(tmp_path):
-    networks = {concept: paper_energies.network(concept) for concept in paper_energies.CONCEPTS}
+    networks = {concept: paper_method.network(concept) for concept in paper_method.CONCEPTS}
     for concept, network in networks.items():
         weights.write(network, f"paper-{concept}", tmp_path)
-    x = torch.rand(4, 3, paper_energies.SIZE, paper_energies.SIZE)
+    x = torch.rand(4, 3, paper_method.SIZE, paper_method.SIZE)
     y: dict[str, Any] = {"position": torch.rand(4, 2), "color": torch.arange(4), "shape": torch.arange(4) % 3, "size": torch.rand(4)}
-    for concept, energy in paper_energies.load(tmp_path).items():
+    for concept, energy in paper_method.load(tmp_path).items():
         torch.testing.assert_close(energy(x, y=y[concept]), networks[concept].eval()(x, y=y[concept]), rtol=0.01, atol=1e-3)
 
 
 @pytest.mark.full
 def test_a_training_goes_on(tmp_path, monkeypatch):
     for name, value in {"EACH": 16, "K": 1, "BATCH": 4, "BUFFER": 8}.items():
-        monkeypatch.setattr(paper_energies, name, value)
+        monkeypatch.setattr(paper_method, name, value)
     for steps in ({"position": 1, "size": 2}, {"position": 3}):
-        paper_energies.train(tmp_path / "runs", steps, to=tmp_path / "some", progress=False)
-    paper_energies.train(tmp_path / "other", {"position": 3}, to=tmp_path / "once", progress=False)
+        paper_method.train(tmp_path / "runs", steps, to=tmp_path / "some", progress=False)
+    paper_method.train(tmp_path / "other", {"position": 3}, to=tmp_path / "once", progress=False)
     first, second = (
-        weights.read(paper_energies.network("position"), "paper-position", tmp_path / name).state_dict() for name in ("some", "once")
+        weights.read(paper_method.network("position"), "paper-position", tmp_path / name).state_dict() for name in ("some", "once")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)

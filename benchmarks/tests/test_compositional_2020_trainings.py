@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.papers.compositional_2020 import continual, extrapolation
 from benchmarks.papers.compositional_2020.claims import Attributes
-from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, WhereAndWhat, silhouettes
+from benchmarks.papers.compositional_2020.extrapolation import WHAT, WHERE, WhereAndWhat, silhouettes
 from composable_energy_scenes import COLORS, KINDS
 
 
@@ -115,22 +115,25 @@ def test_normalized_codes_have_unit_variance():
     torch.testing.assert_close(what.std(0), torch.ones(WHAT), atol=1e-2, rtol=0)
 
 
-def test_digests_notice_one_bit():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    before = continual.digest(net)
-    assert continual.digest(net) == before
-    weight = next(net.parameters())
-    with torch.no_grad():
-        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
-    assert continual.digest(net) != before
+def test_a_head_that_changes_other_weights_is_refused():
+    base, net = nn.Linear(3, 3), nn.Linear(3, 3)
 
+    class Changing:
+        def __init__(self, changed):
+            self.base, self.changed = base, changed
 
-def test_digests_notice_buffers():
-    net = nn.BatchNorm1d(3)
-    before = continual.digest(net)
-    net(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
-    assert continual.digest(net) != before
+        def head(self, concept):
+            with torch.no_grad():
+                weight = next(self.changed.parameters())
+                weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+            return self.changed
+
+    heads = {"position": net}
+    with pytest.raises(RuntimeError, match="changed weights of position"):
+        continual.add_head(Changing(net), heads, "shape")
+    heads = {"position": net}
+    continual.add_head(Changing(nn.Linear(3, 3)), heads, "shape")
+    assert set(heads) == {"position", "shape"}
 
 
 def test_each_set_varies_in_its_label_and_in_less_than_the_next():

@@ -29,11 +29,11 @@ def test_figures_and_tables(capsys, tmp_path):
     lines = ["Title", "row  value  more", "---  -----  ----------", "a    .988", "b           .500 2.000"]
     assert capsys.readouterr().out.splitlines()[1:] == lines
     paper = Paper("some-paper", tmp_path)
-    paper.write("some", {"a": (0.1234567, {"b": 1})}, torch.rand(3, 4, 6), samples=7)
+    paper.write("some", {"a": (0.1234567, {"b": 1}), "pictures": {"drawn": torch.rand(3, 4, 6)}}, samples=7)
     text = (paper.results / "some.json").read_text()
     assert paper.results == tmp_path / "benchmarks" / "results" / "some-paper" and '"samples": 7' in text
     assert text.partition('"a"')[2].split() == [":", "[", "0.12346,", "{", '"b":', "1", "}", "]", "}"]
-    assert (paper.pictures / "some.png").stat().st_size > 50
+    assert (paper.pictures / "drawn.png").stat().st_size > 50
 
 
 @pytest.mark.parametrize(("paper", "name"), [(paper, name) for paper in STAGES for stage in STAGES[paper] for name in stage])

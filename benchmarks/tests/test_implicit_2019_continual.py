@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx, train_judge
 from benchmarks.papers.implicit_2019 import continual, cross_class
-from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, Heads, fit_base
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, fit_base, heads
 
 
 def points(rows: int = 40, seed: int = 0) -> LabelledPixels:
@@ -50,7 +50,7 @@ def test_softmax_forgets_and_an_energy_with_negatives_of_the_present_task_does_n
 
 def test_a_head_that_is_trained_changes_no_other_head():
     data = points()
-    learner = Heads(data.size, 0, fit_base(data.train, 0, steps=50))
+    learner = heads(0, fit_base(data.train, 0, steps=50))
     before = {name: value.detach().clone() for name, value in learner.model.named_parameters()}
     rows = data.train_labels < 2
     learner.learn((learner.prepare(data.train[rows]), {"digit": data.train_labels[rows]}), 5, (0, 1))

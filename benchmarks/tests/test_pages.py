@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import ROOT
-from benchmarks.pages import block_names, fill_page, format_number, markdown_table, outside_blocks
+from benchmarks.pages import BLOCK, block_names, fill_page, format_number, markdown_table
 from benchmarks.tables import DOCS, PAGES
 
 SETTINGS = json.loads((ROOT / "benchmarks" / "papers" / "settings.json").read_text(encoding="utf-8"))
-SOURCES = ("comet", "compositional", "training")
+SOURCES = ("papers", "training")
 NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*\d|\d)?(?:\.\d+)?(?:e-?\d+)?(?![\w])")
 
 
 def page(name: str) -> str:
     return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def outside_blocks(text: str) -> str:
+    return BLOCK.sub("", text)
 
 
 def prose(text: str) -> str:

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.posteriors.accuracy import Reference, compare, least_effective, moments, read_reference
+from benchmarks.posteriors.__main__ import Counter, main, measure, start_points
+from benchmarks.posteriors.accuracy import Reference, compare, least_effective, moments, read_reference, verdict
 from benchmarks.posteriors.references import closed_reference
-from benchmarks.posteriors.run import Counter, main, measure, start_points
-from benchmarks.posteriors.table import verdict
 from benchmarks.posteriors.targets import TARGETS, get_target
 from benchmarks.tables.samplers import accuracy, cost
 

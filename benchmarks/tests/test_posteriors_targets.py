@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.posteriors.dynamics import populations, runge_kutta
-from benchmarks.posteriors.hierarchies import counts_data, gp_data, mixture_data
+from benchmarks.posteriors.hierarchies import counts_data, gp_data, mixture_data, populations, runge_kutta
 from benchmarks.posteriors.regressions import horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
 from benchmarks.posteriors.targets import TARGETS, get_target

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks import gpu, multimodal
-from benchmarks.harness import ROOT, read_json, write_json
+from benchmarks.harness import ROOT, read_json, run_benchmark, write_json
 
 
 def test_a_row_that_fails_is_one_line_and_the_others_run(tmp_path, capsys):
@@ -46,10 +46,9 @@ def test_a_run_on_the_cpu_that_is_killed_leaves_its_rows(tmp_path):
     assert read_json(out)["rows"][0]["found"] == "holds"
 
 
-def test_a_text_that_no_row_has_is_an_error_with_the_names(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["multimodal", "--only", "four"])
+def test_a_text_that_no_row_has_is_an_error_with_the_names(capsys):
     with pytest.raises(SystemExit) as stop:
-        multimodal.main()
+        run_benchmark(None, multimodal.PATH, multimodal.run, ["--only", "four"], seeds=1, only=[])
     assert stop.value.code == 2 and "hmc; chees; annealed; tempering; smc" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal, VonMises
 
 import composable_energy as ce
-from benchmarks.score_mixtures import expressions
+from benchmarks.score_expressions import expressions
 from composable_energy import SamplingWarning
 from tests.factories import DTYPE, LEAVES, Noisy
 from tests.toys import AnyTiles

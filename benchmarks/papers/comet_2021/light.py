@@ -8,12 +8,12 @@ in common, from 1,000 of the training pictures without their labels. Its thresho
 `CommonCode.swap` gives pictures A the common code and the ground of pictures B, and leaves A's objects. 500 pairs of pictures of three
 solids (half widths .16 to .26, seed 3), swapped, and as renders of A's solids under the light of B. Networks that were trained on other
 renders evaluate them: a judge of light, with the layers of `composable_energy_scenes.Judge`, by the angle between its direction and that
-of the lamp of B (by chance 90 degrees), and the classifier of `crop_classifier.py` at the places of A's solids.
+of the lamp of B (by chance 90 degrees), and the classifier of `recombination.py` at the places of A's solids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +23,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.crop_classifier import (
+from benchmarks.harness import kept
+from benchmarks.papers.comet_2021.objects import TRAIN
+from benchmarks.papers.comet_2021.recombination import (
     PICTURES,
-    SEED,
     CropClassifier,
-    LabelledScenes,
     centers,
     classify,
     load_classifier,
-    render_labelled,
 )
-from benchmarks.papers.comet_2021.objects import TRAIN
-from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
-from benchmarks.papers.comet_2021.worlds import WORLDS, read_experiment, render_objects
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from benchmarks.papers.comet_2021.worlds import WORLDS, Budget, Scenes, fit, render_objects, run_experiment
+from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.judge import Judge, judge_images
 
 SCENES, PAIRS = "three-64", 500
-FITTED, PICTURE = 1_000, "window-light"
+FITTED = 1_000
 
 
-def lights(scenes: LabelledScenes) -> Tensor:
+def lights(scenes: Scenes) -> Tensor:
     """Returns the directions of the lamps, cosine and sine, with shape $(N, 2)$."""
     return torch.from_numpy(np.array(scenes.labels["light"])).float()
 
@@ -55,7 +52,7 @@ def angle(found: Tensor, wanted: Tensor) -> float:
     return float(F.cosine_similarity(found, wanted).clamp(-1, 1).acos().rad2deg().mean())
 
 
-def relight(scenes: LabelledScenes) -> Tensor:
+def relight(scenes: Scenes) -> Tensor:
     """Returns renders of pictures with the light and the floor of the next picture, with shape $(N, 3, S, S)$."""
     world, options, _ = WORLDS[SCENES]
     labels = {name: np.array(value) for name, value in scenes.labels.items()}
@@ -65,12 +62,10 @@ def relight(scenes: LabelledScenes) -> Tensor:
 
 def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
     """Returns the judge of light; trains it if it does not exist."""
-    path, judge = parts / "light-judge.pt", Judge()
-    if not path.exists():
-        scenes = render_labelled(WORLD, PICTURES, SEED, data)
+
+    def train(judge: Judge) -> None:
+        scenes = render_objects(WORLD, PICTURES, "classifier", data)
         truth = lights(scenes)
-        torch.manual_seed(0)
-        judge = Judge().train()
 
         def loss(rows: Tensor, step: int) -> Tensor:
             x, mirrored = scenes.images[rows], (torch.rand(len(rows)) < 0.5)[:, None]
@@ -79,15 +74,12 @@ def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
             return (judge(x + 0.03 * torch.randn_like(x))[:, 3:5] - wanted).square().sum(1).mean()
 
         fit(loss, judge.parameters(), len(truth), Budget(seconds, rate=3e-3, batch=64, cosine=True), 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(judge.state_dict(), path)
-    judge.load_state_dict(torch.load(path))
-    return judge.eval()
+
+    torch.manual_seed(0)
+    return kept(parts / "light-judge.pt", Judge(), train)
 
 
-def measure(
-    common: CommonCode, judge: Judge, classifier: CropClassifier, scenes: LabelledScenes
-) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes: Scenes) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
     comet, x, other = common.comet, scenes.images, lights(scenes).roll(-1, 0)
     y, row_and_object = x.roll(-1, 0), (scenes.shape >= 0).nonzero(as_tuple=True)
@@ -105,24 +97,19 @@ def measure(
     return rows, [x, y, comet.decode(comet.encode(x)), *versions.values()]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = read_experiment("light", __doc__, arguments, seed=[6, 7], judges=150.0)
-    parts, fits, rows = args.parts / "objects", [], []
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    parts, fits, rows, pictures = args.parts / "objects", [], [], {}
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
     classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)
-    scenes = render_labelled(SCENES, PAIRS, 3, args.data)
+    scenes = render_objects(SCENES, PAIRS, "test", args.data)
     for seed in args.seed:
         common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
         fits.append({"seed": seed, "agreement": common.agreement.tolist()})
-        found, pictures = measure(common, judge, classifier, scenes)
+        found, shown = measure(common, judge, classifier, scenes)
         rows += [{"seed": seed, **row} for row in found]
-        for title, table in (("Common directions", fits), ("Light", rows)):
-            print_table(f"{title}, to seed {seed}", table)
-        if args.write and seed == args.seed[0]:
-            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows([some[:SHOWN] for some in pictures], 4))
-        if args.write:  # after each seed, so that a stop loses little
-            COMET.write("light", {"fits": fits, "rows": rows}, fitted=FITTED, pairs=PAIRS, judge_seconds=args.judges)
+        pictures = pictures or {"window-light": arrange_rows([some[:SHOWN] for some in shown], 4)}
+        yield {"fits": fits, "rows": rows, "pictures": pictures}
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment("light", __doc__, run, seed=[6, 7], judges=150.0)

@@ -1,10 +1,9 @@
 r"""Objects without labels: how well the masks of components match those of the objects, on four worlds, beside baselines.
 
-    python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 5] [--data FOLDER] [--parts FOLDER]
-    python -m benchmarks.papers.comet_2021.objects --gather [--seed 5 6 7] [--write]
+    python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 5] [--write] [--data FOLDER] [--parts FOLDER]
 
-The first trains and scores models in one thread, by default all of them for seeds 5, 6 and 7; weights and figures go to the folder of
-parts, and existing ones are used again. Both print the table of the parts of these seeds.
+It trains and scores models in one thread, by default all of them for seeds 5, 6 and 7; weights and figures go to the folder of parts, and
+existing ones are used again.
 
 - **Data**: 12,000 training pictures (seed 1), 128 pictures that choose how masks are read (seed 2), 320 pictures for the scores (seed 3).
   Objects are rendered at 64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object with most of its area.
@@ -13,14 +12,15 @@ parts, and existing ones are used again. Both print the table of the parts of th
   stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
   learned. Losses are in bfloat16 where the processor has it.
 - **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
-  scored once. `unmerged` is the best reading without merging.
+  scored once.
 - **Baselines** on the same 320: k-means of colors with the true number of segments, and four quadrants, which ignore the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
-from benchmarks.papers.comet_2021.worlds import SEEDS, Scenes, read_experiment, render_objects
-from benchmarks.papers.experiment import COMET, print_table
+from benchmarks.papers.comet_2021.worlds import SEEDS, Budget, Scenes, fit, render_objects, run_experiment
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
 from composable_energy_comet.masks import SCORE_METHODS
@@ -102,16 +100,12 @@ def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
         for threshold in THRESHOLDS:
             found[read, threshold] = foreground_ari(validation.masks, merge_components(scores, threshold))
     read, threshold = best = max(found, key=lambda key: found[key])
-    plain, _ = max(((read, None) for read in readings), key=lambda key: found[key])
     each = adjusted_rand_index(test.masks, comet.masks(test.images, threshold, read), foreground=True)
     return {
         "read": read,
         "merge": threshold,
         "validation FG-ARI": found[best],
-        "error": float((comet.decode(comet.encode(test.images)) - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
-        "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": foreground_ari(test.masks, comet.masks(test.images, None, plain)),
     }
 
 
@@ -128,38 +122,20 @@ def segmentation_baselines(test: Scenes) -> dict[str, float]:
     return {"k-means": foreground_ari(test.masks, colors), "quadrants": foreground_ari(test.masks, quadrants)}
 
 
-def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
-    """Prints the table of the parts of some seeds, and writes it."""
-    files = [parts / f"{plan}-{seed}" / "scores.json" for plan in PLANS for seed in seeds]
-    rows = [read_json(path) for path in files if path.exists()]
-    worlds = {PLANS[row["plan"]].world for row in rows}
-    found = {world: segmentation_baselines(render_objects(world, TEST, "test", data)) for world in sorted(worlds)}
-    print_table("Objects", rows)
-    print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
-    if write:
-        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, seeds=list(seeds), precision=PRECISION)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = read_experiment("objects", __doc__, arguments, only=list(PLANS), seed=SEEDS, gather=False)
-    parts = args.parts / "objects"
-    if not args.gather:
-        for plan in args.only:
-            for seed in args.seed:
-                _train_and_score(plan, seed, parts, args.data)
-    gather(args.seed, parts, args.data, args.write)
-
-
-def _train_and_score(plan: str, seed: int, parts: Path, data: Path) -> None:
-    comet, cost = train_plan(plan, seed, parts, data)
-    target = parts / f"{plan}-{seed}" / "scores.json"
-    if not target.exists():
-        world = PLANS[plan].world
-        found = score(comet, render_objects(world, VALIDATION, "validation", data), render_objects(world, TEST, "test", data))
-        row = {"plan": plan, "seed": seed, "seconds": round(cost["seconds_of_all"]), "steps": cost["steps"], **found}
-        write_json(target, row)
-        print_table(f"{plan}, seed {seed}", [row])
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the scores of all models, and of the baselines on their worlds."""
+    parts, rows = args.parts / "objects", []
+    for plan, seed in product(args.only, args.seed):
+        comet, cost = train_plan(plan, seed, parts, args.data)
+        target, world = parts / f"{plan}-{seed}" / "scores.json", PLANS[plan].world
+        if not target.exists():
+            found = score(comet, render_objects(world, VALIDATION, "validation", args.data), render_objects(world, TEST, "test", args.data))
+            write_json(target, {"plan": plan, "seed": seed, "seconds": round(cost["seconds_of_all"]), "steps": cost["steps"], **found})
+        rows.append(read_json(target))
+        print(rows[-1], flush=True)
+    worlds = sorted({PLANS[plan].world for plan in args.only})
+    yield {"rows": rows, "baselines": {world: segmentation_baselines(render_objects(world, TEST, "test", args.data)) for world in worlds}}
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment("objects", __doc__, run, only=list(PLANS), seed=SEEDS)

@@ -8,7 +8,7 @@ For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such th
 objects. The components of an object are the component with most of its pixels, and those that the threshold of merging assigns to the same
 object. A's are replaced by B's, and the whole is decoded. True masks assign components to objects, and are not used otherwise.
 
-A classifier (`crop_classifier.py`) evaluates the place of B's object in four pictures:
+A classifier evaluates the place of B's object in four pictures:
 
 - `renders`: B itself, the accuracy of the classifier; `rebuilt`: B's reconstruction without a swap, the limit of the model;
 - `swapped`: A with the object of B; `before`: A itself at the place of B's object, the rate without a swap.
@@ -16,20 +16,133 @@ A classifier (`crop_classifier.py`) evaluates the place of B's object in four pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, centers, classify, load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.worlds import SEEDS, read_experiment
-from benchmarks.papers.experiment import COMET, print_table
+from benchmarks.papers.comet_2021.worlds import SEEDS, Budget, Scenes, fit, render_objects, run_experiment
+from benchmarks.papers.experiment import print_table
 from composable_energy_comet import Comet
+
+PICTURES = 5_000
+HALF = 7
+BLURRED = 0.5
+
+
+class CropClassifier(nn.Module):
+    """A network that classifies crops by shape and color; the last class of shapes is "nothing"."""
+
+    def __init__(self, shapes: int, colors: int, margin: int = HALF) -> None:
+        super().__init__()
+        self.shapes, self.colors, self.margin = shapes, colors, margin
+        self.net = nn.Sequential(
+            *(
+                nn.Conv2d(3, 32, 3, 1 if margin == HALF else 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(32, 48, 3, 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(48, 64, 3, 2, 1),
+                nn.SiLU(),
+            ),
+            *(nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors)),
+        )
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits of shapes and of colors for crops with shape $(B, 3, 2 h + 1, 2 h + 1)$."""
+        outputs = self.net(crops * 2 - 1)
+        return outputs[:, : self.shapes + 1], outputs[:, self.shapes + 1 :]
+
+
+def crop(images: Tensor, rows: Tensor, places: Tensor, half: int = HALF) -> Tensor:
+    """Returns squares around places of pictures, with shape $(P, 3, 2 h + 1, 2 h + 1)$."""
+    around = torch.arange(2 * half + 1)
+    down, right = places[:, :1] + around, places[:, 1:] + around
+    return images[rows[:, None, None], :, down[:, :, None], right[:, None]].permute(0, 3, 1, 2)
+
+
+def pad(images: Tensor, half: int = HALF) -> Tensor:
+    """Returns pictures with repeated borders, so that there are crops around each pixel."""
+    return F.pad(images, (half,) * 4, mode="replicate")
+
+
+def centers(masks: Tensor) -> Tensor:
+    """Returns the rounded centers of nonempty masks, with shape $(P, 2)$."""
+    line, weight = torch.arange(masks.shape[-1]).float(), masks.float()
+    total = weight.sum((1, 2))
+    return torch.stack([weight.sum(2) @ line / total, weight.sum(1) @ line / total], 1).round().long()
+
+
+def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> CropClassifier:
+    """Returns the classifier of a world; trains it for some seconds on other renders if it does not exist.
+
+    Crops of sprites are rotated and mirrored, those of upright solids mirrored only, and those of tetris, where a rotated piece is another
+    piece, neither.
+    """
+    path = parts / f"classifier-{world}.pt"
+    if not path.exists():
+        upright = world.startswith(("solids", "objects", "toys"))
+        budget = Budget(seconds, batch=64, rate=2e-3, cosine=True) if upright else Budget(seconds, batch=64)
+        turned, mirrored = world.startswith("sprites"), not world.startswith("tetris")
+        classifier = train_classifier(render_objects(world, PICTURES, "classifier", data), budget, turned, mirrored)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sizes = {name: getattr(classifier, name) for name in ("shapes", "colors", "margin")}
+        torch.save({**sizes, "weights": classifier.state_dict()}, path)
+    found = torch.load(path)
+    weights, classifier = found.pop("weights"), CropClassifier(**found)
+    classifier.load_state_dict(weights)
+    return classifier.eval()
+
+
+def train_classifier(scenes: Scenes, budget: Budget, turned: bool, mirrored: bool) -> CropClassifier:
+    """Returns a classifier that is trained on crops, three at objects for one at an empty place."""
+    rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
+    places = centers(scenes.masks[rows] == which[:, None, None] + 1)
+    shapes, colors = int(scenes.shape.max()) + 1, int(scenes.color.max()) + 1
+    empty = torch.randint(scenes.masks.shape[-1], (len(rows), 2), generator=torch.Generator().manual_seed(0))
+    near = F.max_pool2d((scenes.masks > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
+    free = ~near[rows, empty[:, 0], empty[:, 1]]
+    torch.manual_seed(0)
+    half = HALF if scenes.images.shape[-1] <= 32 else 2 * HALF + 1
+    classifier, images = CropClassifier(shapes, colors, half), pad(scenes.images, half)
+
+    def loss(batch: Tensor, step: int) -> Tensor:
+        here = batch[: len(batch) * 3 // 4]
+        moved = (places[here] + torch.randint(-1, 2, (len(here), 2))).clamp(0, scenes.masks.shape[-1] - 1)
+        nothing = batch[len(here) :][free[batch[len(here) :]]]
+        x = crop(images, torch.cat([rows[here], rows[nothing]]), torch.cat([moved, empty[nothing]]), half)
+        shape, color = classifier(_augment(x, turned, mirrored))
+        truth = torch.cat([scenes.shape[rows[here], which[here]], torch.full((len(nothing),), shapes)])
+        return F.cross_entropy(shape, truth) + F.cross_entropy(color[: len(here)], scenes.color[rows[here], which[here]])
+
+    fit(loss, classifier.parameters(), len(rows), budget, 0)
+    return classifier.eval()
+
+
+def _augment(x: Tensor, turned: bool, mirrored: bool) -> Tensor:
+    """Returns crops with noise, half of them blurred; optionally all rotated by quarter turns, and half mirrored."""
+    x = torch.rot90(x, int(torch.randint(4, ())), (2, 3)) if turned else x
+    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x) if mirrored else x
+    line = torch.tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(3, 1, 3, 3)
+    soft = F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernel, groups=3)
+    x = torch.where(torch.rand(len(x), 1, 1, 1) < BLURRED, soft, x)
+    return x + 0.05 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+
+
+@torch.no_grad()
+def classify(classifier: CropClassifier, images: Tensor, rows: Tensor, places: Tensor, shape: Tensor, color: Tensor) -> dict[str, float]:
+    """Returns how often the classifier finds shapes, colors and both at places of pictures."""
+    shapes, colors = classifier(crop(pad(images, classifier.margin), rows, places, classifier.margin))
+    right, tone = shapes.argmax(1) == shape, (colors.argmax(1) == color) & (shapes.argmax(1) < classifier.shapes)
+    return {name: float(found.float().mean()) for name, found in (("shape", right), ("color", tone), ("both", right & tone))}
+
 
 SCORED = ("tetris-16-quadratic", "sprites-quadratic", "sprites-conv")
 PAIRS, TEST = 500, 1_000
@@ -46,7 +159,7 @@ class Pairs:
     of_b: Tensor
 
 
-def draw_pairs(scenes: LabelledScenes, n: int, seed: int = 0) -> Pairs:
+def draw_pairs(scenes: Scenes, n: int, seed: int = 0) -> Pairs:
     """Returns random pairs of pictures and objects in which B's object is apart from A's others."""
     generator = np.random.default_rng(seed)
     there = [np.flatnonzero(row >= 0) for row in scenes.shape.numpy()]
@@ -62,7 +175,7 @@ def draw_pairs(scenes: LabelledScenes, n: int, seed: int = 0) -> Pairs:
     return Pairs(*torch.tensor(found).unbind(1))
 
 
-def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Tensor, merge: float) -> list[list[int]]:
+def components_of(comet: Comet, scenes: Scenes, rows: Tensor, which: Tensor, merge: float) -> list[list[int]]:
     """Returns the components of objects: the one with most of an object's pixels, and those with similar scores, by the cosine."""
     found = []
     for row, one, scores in zip(rows.tolist(), which.tolist(), comet.scores(scenes.images[rows]), strict=True):
@@ -76,7 +189,7 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
     return found
 
 
-def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
+def swap_objects(comet: Comet, scenes: Scenes, pairs: Pairs, merge: float) -> Tensor:
     """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$."""
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
@@ -91,7 +204,7 @@ def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: floa
     return found
 
 
-def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pairs: Pairs, mixed: Tensor) -> list[dict[str, Any]]:
+def measure(comet: Comet, classifier: CropClassifier, scenes: Scenes, pairs: Pairs, mixed: Tensor) -> list[dict[str, Any]]:
     """Returns a row of figures for each of the evaluated pictures."""
     x = scenes.images
     rebuilt = comet.decode(comet.encode(x))
@@ -105,22 +218,20 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pa
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = read_experiment("recombination", __doc__, arguments, plan=list(SCORED), seed=SEEDS, merge=0.6, classifier=60.0)
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the figures after each model."""
     parts, results = args.parts / "objects", []
     for plan in args.plan:
         world = PLANS[plan].world
-        classifier, scenes = load_classifier(world, args.classifier, parts, args.data), render_labelled(world, TEST, 3, args.data)
+        classifier, scenes = load_classifier(world, args.classifier, parts, args.data), render_objects(world, TEST, "test", args.data)
         pairs, chance = draw_pairs(scenes, PAIRS), 1 / classifier.shapes / classifier.colors
         for seed in args.seed:
             comet = train_plan(plan, seed, parts, args.data)[0]
-            mixed = swap_objects(comet, scenes, pairs, args.merge)
-            rows = measure(comet, classifier, scenes, pairs, mixed)
+            rows = measure(comet, classifier, scenes, pairs, swap_objects(comet, scenes, pairs, args.merge))
             print_table(f"{plan}, seed {seed}; by chance both are right in {chance:.3f}", rows)
             results.append({"model": plan, "seed": seed, "chance": chance, "rows": rows})
-    if args.write:
-        COMET.write("recombination", {"runs": results}, pairs=PAIRS, merge=args.merge, classifier_seconds=args.classifier)
+        yield {"runs": results}
 
 
 if __name__ == "__main__":
-    main()
+    run_experiment("recombination", __doc__, run, plan=list(SCORED), seed=SEEDS, merge=0.6, classifier=60.0)

@@ -1,4 +1,4 @@
-"""The worlds of the experiments as tensors.
+"""The worlds of the experiments as tensors, and trainings for a number of steps or of seconds of one processor.
 
 Pictures are rendered once into the folder `--data` and read from there. Seed 1 of a world is for training, seed 2 for choosing settings,
 and seed 3 for scores.
@@ -6,8 +6,9 @@ and seed 3 for scores.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,21 +19,22 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.harness import read_options
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 from composable_energy_scenes import KINDS, TOYS
+from composable_energy_training.precision import DTYPES, Precision, native_precision
 
 SEEDS = (5, 6, 7)
 """Seeds of the trainings in the tables; settings were chosen on others."""
 
 
-def read_experiment(name: str, doc: str | None, arguments: Sequence[str] | None, **defaults: Any) -> argparse.Namespace:
-    """Returns the options of an experiment; all have a folder of renders, and one of models and figures of parts."""
-    return read_options(doc, COMET.results / f"{name}.json", arguments, data=COMET.cache, parts=COMET.cache, **defaults)
+def run_experiment(name: str, doc: str | None, experiment: Callable[[Any], Iterable[Mapping[str, Any]]], **defaults: Any) -> None:
+    """Runs an experiment from the command line; all have a folder of renders, and one of models and figures of parts."""
+    COMET.run(name, doc, experiment, data=COMET.cache, parts=COMET.cache, **defaults)
 
 
-SEEDS = {"train": 1, "validation": 2, "test": 3}
+SPLITS = {"train": 1, "validation": 2, "test": 3, "classifier": 4}
+"""Seeds of the renders."""
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "sprites": ("colored-sprites", {"size": 32, "count": (2, 3)}, 1),
@@ -48,16 +50,16 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
 }
 """Worlds with masks: name, options, and the side of the squares of pixels that are averaged. Objects are rendered at 64 pixels."""
 
-_FOLDERS = {name: name for name in ("solids-64", "three-64", "toys-64", "three-toys-64", "solids-toys-64")}
-"""Folders of renders of worlds with options of their own; others are named by world and size."""
-
 
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures in [0, 1] with shape $(N, 3, S, S)$, and masks with shape $(N, S, S)$: 0 for the background, $i$ for the $i$-th object."""
+    """Pictures with masks and labels of up to $M$ objects; hidden objects have the label -1."""
 
-    images: Tensor
-    masks: Tensor
+    images: Tensor  # pictures in [0, 1], with shape $(N, 3, S, S)$
+    masks: Tensor  # 0 for the background, $i$ for the $i$-th object, with shape $(N, S, S)$
+    shape: Tensor  # shapes of the objects, with shape $(N, M)$; -1 for no object
+    color: Tensor  # their colors
+    labels: Mapping[str, np.ndarray]  # all labels of the world, by field
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Room:
 def render_room(data: Path = COMET.cache) -> Room:
     """Renders the room in two minutes of one core, or reads it: 8,000 pictures for training, 2,000 for tests, and the grid."""
     world = ce.get("world", "room", size=32)
-    parts = [render_to(data / f"room-{name}", world, n, SEEDS[name]) for name, n in (("train", 8000), ("test", 2000))]
+    parts = [render_to(data / f"room-{name}", world, n, SPLITS[name]) for name, n in (("train", 8000), ("test", 2000))]
     images = [torch.from_numpy(np.array(part.images)).float() / 255 for part in parts]
     factors = [torch.from_numpy(np.array(part.labels["factors"])) for part in parts]
     levels = np.array(list(product(range(4), repeat=7)))
@@ -87,18 +89,20 @@ def render_room(data: Path = COMET.cache) -> Room:
 
 
 def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.cache) -> Scenes:
-    """Renders the first pictures of a world with masks, or reads them."""
+    """Renders the first pictures of a world with masks and labels, or reads them."""
     world, options, shrink = WORLDS[name]
-    folder = data / f"{folder_of(name)}-{split}-{n}"
-    scenes = render_to(folder, ce.get("world", world, **options), n, SEEDS[split], masks=True)
-    masks = torch.from_numpy(np.array(scenes.masks)).long()
-    return Scenes(average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink), majority_labels(masks, shrink))
+    scenes = render_to(data / f"{folder_of(name)}-{split}-{n}", ce.get("world", world, **options), n, SPLITS[split], masks=True)
+    masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
+    images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
+    shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
+    visible = torch.stack([(masks == i + 1).flatten(1).any(1) for i in range(shape.shape[1])], 1)
+    return Scenes(images, masks, shape.where(visible, -1), color.where(visible, -1), scenes.labels)
 
 
 def folder_of(name: str) -> str:
     """Returns the beginning of the names of folders with renders of a world, which worlds that differ only in their pixels share."""
     world, options, _ = WORLDS[name]
-    return _FOLDERS.get(name, f"{world}-{options['size']}")
+    return name if name.endswith("-64") else f"{world}-{options['size']}"
 
 
 def average_pixels(images: Tensor, shrink: int) -> Tensor:
@@ -114,3 +118,69 @@ def majority_labels(masks: Tensor, shrink: int) -> Tensor:
     squares = masks.view(n, size, shrink, size, shrink).transpose(2, 3).flatten(3)
     counts = torch.stack([(squares == label).sum(3) for label in range(int(masks.max()) + 1)])
     return counts.argmax(0)
+
+
+PRECISION = native_precision(torch.device("cpu"))
+"""The precision of trainings with `precision="auto"` on this processor."""
+
+SLOW = 0.05
+"""The share of the learning rate for parameters that were trained before: an encoder that convolutional energies start with."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length and the settings of a training.
+
+    The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant, with a tenth in the last `tail` of the
+    budget; or it falls to 0 as half a cosine, if `cosine`.
+    """
+
+    seconds: float = 150.0  # processor seconds
+    steps: int | None = None  # number of steps, instead of seconds
+    rate: float = 1e-3
+    warm_up: int = 200  # steps of warm-up
+    tail: float = 0.15  # share of the budget with a tenth of the rate
+    cosine: bool = False  # whether the rate falls as half a cosine
+    clip: float = 1.0  # largest norm of the gradients
+    batch: int = 16
+    precision: Precision = "float32"  # of the loss; trainings that are compared at equal time have float32
+
+    def spent(self, seconds: float, steps: int) -> float:
+        """Returns the share of the budget that is used."""
+        return seconds / self.seconds if self.steps is None else steps / self.steps
+
+    def rate_at(self, step: int, spent: float) -> float:
+        """Returns the learning rate of a step; the first step is 1."""
+        left = (1 + math.cos(math.pi * spent)) / 2 if self.cosine else 0.1 if spent >= 1 - self.tail else 1.0
+        return self.rate * min(1.0, step / max(self.warm_up, 1)) * left
+
+
+def fit(
+    loss: Callable[[Tensor, int], Tensor],
+    parameters: Iterable[nn.Parameter],
+    count: int,
+    budget: Budget,
+    seed: int = 0,
+    slow: Iterable[nn.Parameter] = (),
+) -> dict[str, float]:
+    """Trains by Adam on random batches until the budget is used."""
+    trained, known = [parameter for parameter in parameters if parameter.requires_grad], {id(parameter) for parameter in slow}
+    groups = [{"params": [one for one in trained if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)
+    generator = torch.Generator().manual_seed(seed)
+    precision = PRECISION if budget.precision == "auto" else budget.precision
+    started, steps, seconds, losses = time.process_time(), 0, 0.0, []
+    while (spent := budget.spent(seconds, steps)) < 1:
+        steps += 1
+        for group in adam.param_groups:
+            group["lr"] = group["share"] * budget.rate_at(steps, spent)
+        adam.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "float32"):
+            value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, budget.clip, foreach=True)
+        adam.step()
+        losses.append(float(value.detach()))
+        seconds = time.process_time() - started
+    last = losses[-max(1, steps // 10) :]
+    return {"steps": steps, "seconds": seconds, "loss": sum(last) / len(last)}

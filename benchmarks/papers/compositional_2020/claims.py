@@ -6,7 +6,6 @@ seeds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import read_options
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, OneObject, load_concepts, load_judge
 from composable_energy_scenes import Judge as Evaluator
@@ -53,28 +51,13 @@ def accuracy(evaluator: Evaluator, n: int = 2000) -> dict[str, float]:
     """Returns the accuracy of the evaluator on renders of a seed that nothing else uses."""
     images, truth = render(n, TEST_SEED)
     found = evaluate(images, evaluator)
-    return compare(found, truth) | {"light cosine": float(torch.cosine_similarity(found.light, truth["light"]).mean())}
-
-
-def compare(found: Attributes, truth: dict[str, Tensor]) -> dict[str, float]:
-    """Returns errors and accuracies of attributes."""
     return {
         "position within .4": share(near(found.position, truth["position"])),
         "position error": float((found.position - truth["position"]).abs().mean()),
         "size error": float((found.size - truth["size"]).abs().mean()),
         "shape": share(found.shape == truth["shape"]),
         "color": share(found.color == truth["color"]),
-    }
-
-
-def free_attributes(found: Attributes) -> dict[str, Any]:
-    """Returns means, spreads and shares of the attributes, for those that were not requested."""
-    return {
-        "size": float(found.size.mean()),
-        "size spread": float(found.size.std()),
-        "position spread": float(found.position.std(0).mean()),
-        "shapes": [share(found.shape == k) for k in range(len(KINDS))],
-        "colors": [share(found.color == k) for k in range(len(COLORS))],
+        "light cosine": float(torch.cosine_similarity(found.light, truth["light"]).mean()),
     }
 
 
@@ -103,14 +86,8 @@ class Options:
 
 def run_experiment(name: str, doc: str | None, run: Callable[[Options], dict[str, Any]], **defaults: Any) -> None:
     """Runs an experiment from the command line."""
-    default = Options(**defaults)
-    args = read_options(doc, COMPOSITIONAL.results / f"{name}.json", samples=default.samples, seed=default.seed, weights=default.weights)
-    started = time.perf_counter()
-    figures = run(Options(args.samples, args.seed, args.weights))
-    picture, seconds = figures.pop("picture", None), time.perf_counter() - started
-    print(f"\n{seconds:.0f} s")
-    if args.write:
-        COMPOSITIONAL.write(name, figures, picture, samples=args.samples, seed=args.seed, seconds=seconds)
+    options = {"samples": 1000, "seed": 11, "weights": FOLDER, **defaults}
+    COMPOSITIONAL.run(name, doc, lambda args: [run(Options(args.samples, args.seed, args.weights))], **options)
 
 
 SAMPLER = {"sampler": SAMPLING.sampler, **SAMPLING.options}

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import Evaluator, Options, accuracy, evaluate, render, run_experiment, share
-from benchmarks.papers.experiment import COMPOSITIONAL, print_table
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, render, run_experiment, share
+from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
 
@@ -105,13 +105,7 @@ def single(options: Options, network: Evaluator) -> list[dict[str, Any]]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the tables and returns their figures."""
-    network = supervised_network()
-    known = accuracy(options.evaluator)
-    print_table("Accuracy of the evaluator on renders", [known])
-    rows = single(options, network)
-    print_table(f"One picture, {options.samples} renders", rows)
-    return {"evaluator": known, "one picture": rows}
+    return {"one picture": single(options, supervised_network())}
 
 
 if __name__ == "__main__":

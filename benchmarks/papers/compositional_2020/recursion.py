@@ -15,20 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.papers.compositional_2020.claims import (
-    WEIGHT,
-    Attributes,
-    Claim,
-    Heads,
-    Options,
-    accuracy,
-    evaluate,
-    free_attributes,
-    render,
-    run_experiment,
-    share,
-)
-from benchmarks.papers.experiment import arrange_grid, print_table
+from benchmarks.papers.compositional_2020.claims import WEIGHT, Attributes, Claim, Heads, Options, render, run_experiment, share
+from benchmarks.papers.experiment import arrange_grid
 from composable_energy_scenes import COLORS, KINDS
 
 MARGIN = 0.15
@@ -81,25 +69,15 @@ def claims(heads: Heads) -> list[Claim]:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Prints the table and returns its figures."""
-    known = accuracy(options.evaluator)
-    print_table("Accuracy of the evaluator on renders", [known])
-    chance = evaluate(render(options.samples, options.seed)[0], options.evaluator)
+    chance = options.evaluate(render(options.samples, options.seed)[0])
     rows, pictures = [], []
     for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.depth):
-        holds, images, attributes = claim.draw(options)
+        holds, images, _ = claim.draw(options)
         exact, _, _ = claim.draw(options, 1.0)
-        line = {
-            "depth": claim.depth,
-            "holds": holds,
-            "weight 1": exact,
-            "chance": share(claim.holds(chance)),
-            "size": free_attributes(attributes)["size"],
-        }
+        line = {"depth": claim.depth, "holds": holds, "weight 1": exact, "chance": share(claim.holds(chance))}
         rows.append(line | {"expression": claim.text[1:-1] if claim.text[0] == "(" else claim.text})
         pictures.append(images[:16])
-    print_table(f"Expressions of expressions, weight {WEIGHT:g}", rows)
-    return {"evaluator": known, "weight": WEIGHT, "rows": rows, "picture": arrange_grid(torch.cat(pictures))}
+    return {"weight": WEIGHT, "rows": rows, "pictures": {"recursion": arrange_grid(torch.cat(pictures))}}
 
 
 if __name__ == "__main__":

@@ -14,16 +14,15 @@ and 101; all learners take the same number of steps.
 from __future__ import annotations
 
 import statistics
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx
-from benchmarks.harness import read_options
-from benchmarks.papers.experiment import IMPLICIT, print_table
-from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, Heads, Learner, Softmax, fit_base
+from benchmarks.papers.experiment import IMPLICIT
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, Learner, fit_base, heads
 
 TASKS = [(first, first + 1) for first in range(0, CLASSES, 2)]
 HEADS = {"heads, base of the first task": True, "heads, base of all pictures": False}
@@ -36,7 +35,7 @@ def make(name: str, digits: LabelledPixels, seed: int) -> Learner:
     if name not in HEADS:
         return LEARNERS[name](digits.size, seed)
     seen = digits.train[digits.train_labels < 2] if HEADS[name] else digits.train
-    return Heads(digits.size, seed, fit_base(seen, seed))
+    return heads(seed, fit_base(seen, seed))
 
 
 def by_tasks(learner: Learner, digits: LabelledPixels, steps: int) -> list[float]:
@@ -52,7 +51,7 @@ def by_tasks(learner: Learner, digits: LabelledPixels, steps: int) -> list[float
 
 def joint(digits: LabelledPixels, steps: int, seed: int) -> float:
     """Returns the accuracy of the softmax network on all pictures at once."""
-    learner = Softmax(digits.size, seed)
+    learner = LEARNERS["softmax"](digits.size, seed)
     learner.learn((digits.train, {"digit": digits.train_labels}), len(TASKS) * steps)
     return learner.accuracy(digits.test, digits.test_labels)
 
@@ -62,34 +61,20 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0, "seeds": values}
 
 
-def run(folder: Path | None, seeds: list[int], steps: int, write: bool) -> dict[str, Any]:
-    """Prints the tables and returns their figures; writes them after each learner, if asked."""
-    data = {seed: load_digits(seed) if folder is None else load_idx(folder) for seed in seeds}
-    figures: dict[str, Any] = {"paper": PAPER, "tasks": {}}
-    figures["joint"] = spread([joint(data[seed], steps, seed) for seed in seeds])
+def run(args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the figures after each learner."""
+    idx = args.idx != Path()
+    data = {seed: load_idx(args.idx) if idx else load_digits(seed) for seed in args.seeds}
+    figures: dict[str, Any] = {"paper": PAPER, "tasks": {}, "pictures of training": len(data[args.seeds[0]].train)}
+    figures["joint"] = spread([joint(data[seed], args.steps, seed) for seed in args.seeds])
     for name in (*LEARNERS, *HEADS):
-        began = time.process_time()
-        learners = {seed: make(name, data[seed], seed) for seed in seeds}
-        found = [by_tasks(learners[seed], data[seed], steps) for seed in seeds]
-        figures["tasks"][name] = {
-            **spread([values[-1] for values in found]),
-            "after each": [statistics.fmean(values) for values in zip(*found, strict=True)],
-            "parameters": sum(parameter.numel() for parameter in learners[seeds[0]].model.parameters()),
-            "seconds": (time.process_time() - began) / len(seeds),
-        }
+        learners = {seed: make(name, data[seed], seed) for seed in args.seeds}
+        found = [by_tasks(learners[seed], data[seed], args.steps)[-1] for seed in args.seeds]
+        parameters = sum(parameter.numel() for parameter in learners[args.seeds[0]].model.parameters())
+        figures["tasks"][name] = {**spread(found), "parameters": parameters}
         print(name, figures["tasks"][name]["mean"], flush=True)
-        if write:
-            name = "continual" if folder is None else "continual-idx"
-            IMPLICIT.write(name, figures, seeds=seeds, steps=steps, pictures=len(data[seeds[0]].train))
-    columns = ("mean", "deviation", "after each", "parameters", "seconds")
-    print_table("Accuracy after five tasks", [{"": name} | {key: row[key] for key in columns} for name, row in figures["tasks"].items()])
-    return figures
-
-
-def main() -> None:
-    args = read_options(__doc__, IMPLICIT.results / "continual.json", idx=Path(), seeds=SEEDS, steps=STEPS)
-    run(None if args.idx == Path() else args.idx, args.seeds, args.steps, args.write)
+        yield figures
 
 
 if __name__ == "__main__":
-    main()
+    IMPLICIT.run("continual", __doc__, run, idx=Path(), seeds=SEEDS, steps=STEPS)

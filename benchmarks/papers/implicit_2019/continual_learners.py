@@ -1,15 +1,13 @@
 """The learners of the continual experiments: energies, heads over a frozen base, softmax, and a VAE.
 
-A learner is a model, an objective for the present classes, and a rule that classifies by one number for each class. All are trained by
+A learner is a model, an objective for the classes so far, and a rule that classifies by one number for each class. All are trained by
 `Trainer`, on the data of the present task alone.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -118,124 +116,71 @@ class NegativeBound(Objective):
         return Loss(-model.bound(batch.x, batch.labels["digit"], xi).mean())  # pyright: ignore[reportCallIssue]
 
 
-class Learner(ABC):
+class Learner:
     """A learner of classes that come one after the other."""
 
-    rate = 1e-3
-
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        model: Callable[[], nn.Module],
+        objective: Callable[[set[int]], Objective],
+        scores: Callable[[nn.Module, Tensor], Tensor] | None = None,
+        rate: float = 1e-3,
+        prepare: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
         torch.manual_seed(seed)
-        self.seed, self.size, self.seen, self.model = seed, size, set[int](), self.build(size)
-
-    @abstractmethod
-    def build(self, size: int) -> nn.Module:
-        """Returns the network for a number of pixels."""
-
-    @abstractmethod
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        """Returns the objective for the classes of a task; None where tasks have no boundaries."""
-
-    def prepare(self, x: Tensor) -> Tensor:
-        """Returns what the model gets of pictures."""
-        return x
+        self.seed, self.model, self.seen = seed, model(), set[int]()
+        self.objective, self.rate = objective, rate  # the objective for the classes so far
+        self.scores, self.prepare = scores or energy_scores, prepare
 
     def learn(self, data: object, steps: int, classes: Sequence[int] | None = None) -> None:
         """Trains on the data of a task, or on a stream of batches."""
         self.seen |= set(classes or range(CLASSES))
         optimizer = Optimizer(rate=self.rate, betas=(0.9, 0.99), clip=10.0)
         options = {"batch_size": 32, "seed": self.seed, "optimizer": optimizer, "callbacks": [Monitor(None), Checkpoints(every=10**6)]}
-        Trainer(self.model, self.objective(classes), data, steps=steps, **options).fit()
+        Trainer(self.model, self.objective(self.seen), data, steps=steps, **options).fit()
 
     @torch.no_grad()
-    def scores(self, x: Tensor) -> Tensor:
-        """Returns a number for each class, with shape $(N, 10)$; the largest is the answer."""
-        labels = torch.arange(CLASSES).repeat(len(x))
-        return -self.model(self.prepare(x).repeat_interleave(CLASSES, 0), y=labels).view(len(x), CLASSES)
-
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
         """Returns the share of correct answers among all classes that came so far."""
         unseen = [c for c in range(CLASSES) if c not in self.seen]
-        return (self.scores(x).index_fill(1, torch.tensor(unseen, dtype=torch.long), -math.inf).argmax(1) == labels).float().mean().item()
+        scores = self.scores(self.model, self.prepare(x))
+        return (scores.index_fill(1, torch.tensor(unseen, dtype=torch.long), -math.inf).argmax(1) == labels).float().mean().item()
 
 
-class Softmax(Learner):
-    def build(self, size: int) -> nn.Module:
-        return Classifier(size)
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return CrossEntropy()
-
-    @torch.no_grad()
-    def scores(self, x: Tensor) -> Tensor:
-        return self.model(x)
+def energy_scores(model: nn.Module, x: Tensor) -> Tensor:
+    """Returns a number for each class, with shape $(N, 10)$; the largest is the answer."""
+    return -model(x.repeat_interleave(CLASSES, 0), y=torch.arange(CLASSES).repeat(len(x))).view(len(x), CLASSES)
 
 
-class Contrast(Learner):
-    """One conditional energy; the classes that contrast are those of the batch, so that no boundary need be known."""
-
-    def build(self, size: int) -> nn.Module:
-        return ConditionalEnergy(size)
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return LabelContrast("digit")
+def bound_scores(model: nn.Module, x: Tensor) -> Tensor:
+    """Returns the mean bound of each class over ten draws of the code."""
+    points, labels, generator = x.repeat_interleave(CLASSES, 0), torch.arange(CLASSES).repeat(len(x)), torch.Generator().manual_seed(0)
+    draws = [torch.randn(len(points), LATENT, generator=generator) for _ in range(10)]
+    return torch.stack([model.bound(points, labels, xi) for xi in draws]).mean(0).view(len(x), CLASSES)  # pyright: ignore[reportCallIssue]
 
 
-class ContrastOfBoth(Contrast):
-    """One conditional energy; the classes of the batch contrast, and pictures contrast with noise under the same classes.
+def contrast_of_both(size: int) -> Objective:
+    """The classes of the batch contrast, and pictures contrast with noise under the same classes.
 
     The noise is a wide Gaussian that no picture determines, so that energies of all classes are normalized in the same way.
     """
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        noise = GaussianNoise(torch.full((self.size,), 0.3), 0.45 * torch.eye(self.size))
-        return CombinedObjective(LabelContrast("digit"), NoiseContrastive(noise, ratio=2, condition="digit"))
+    noise = GaussianNoise(torch.full((size,), 0.3), 0.45 * torch.eye(size))
+    return CombinedObjective(LabelContrast("digit"), NoiseContrastive(noise, ratio=2, condition="digit"))
 
 
-class ContrastOfSeen(Contrast):
-    """One conditional energy; all classes that came so far contrast."""
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return LabelContrast("digit", classes=sorted(self.seen))
-
-
-class Divergence(Learner):
+def divergence(size: int, seed: int) -> Learner:
     """One conditional energy trained by contrastive divergence: chains under the classes of the batch, as in the slides."""
-
-    options = {"step_size": 0.02, "temperature": 0.01, "clamp": (0.0, 1.0)}
-
-    def build(self, size: int) -> nn.Module:
-        return ConditionalEnergy(size)
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return ContrastiveDivergence(steps=10, options=self.options, buffer=1000, l2=0.1, condition="digit")
+    return Learner(
+        seed,
+        lambda: ConditionalEnergy(size),
+        lambda _: ContrastiveDivergence(steps=10, options=CHAINS, buffer=1000, l2=0.1, condition="digit"),
+    )
 
 
-class ConditionalVAE(Learner):
-    draws = 10
-
-    def build(self, size: int) -> nn.Module:
-        return VAE(size)
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return NegativeBound()
-
-    @torch.no_grad()
-    def scores(self, x: Tensor) -> Tensor:
-        points, labels = x.repeat_interleave(CLASSES, 0), torch.arange(CLASSES).repeat(len(x))
-        generator = torch.Generator().manual_seed(0)
-        bounds = [self._bound(points, labels, torch.randn(len(points), LATENT, generator=generator)) for _ in range(self.draws)]
-        return torch.stack(bounds).mean(0).view(len(x), CLASSES)
-
-    def _bound(self, x: Tensor, y: Tensor, xi: Tensor) -> Tensor:
-        return self.model.bound(x, y, xi)  # pyright: ignore[reportCallIssue]
-
-
-@dataclass
-class Base:
-    """A frozen autoencoder: codes of pictures, and the Gaussian that fits the codes of its training pictures."""
-
-    encoder: nn.Module
-    noise: GaussianNoise = field(repr=False)
+CHAINS = {"step_size": 0.02, "temperature": 0.01, "clamp": (0.0, 1.0)}
+Base = tuple[nn.Module, GaussianNoise]
+"""A frozen encoder of pictures, and the Gaussian that fits the codes of its training pictures."""
 
 
 def fit_base(x: Tensor, seed: int, steps: int = 1500) -> Base:
@@ -252,33 +197,28 @@ def fit_base(x: Tensor, seed: int, steps: int = 1500) -> Base:
             (decoder(encoder(rows + 0.1 * torch.randn_like(rows))) - rows).square().sum(1).mean().backward()
             optimizer.step()
         codes = encoder.requires_grad_(False)(x)
-    return Base(encoder, GaussianNoise.fit(codes, widen=1.5, jitter=0.1))
+    return encoder, GaussianNoise.fit(codes, widen=1.5, jitter=0.1)
 
 
-class Heads(Learner):
+def heads(seed: int, base: Base) -> Learner:
     """A head for each class over a frozen base, each trained against the same noise, so that heads compare without a common training."""
-
-    rate = 1e-2
-
-    def __init__(self, size: int, seed: int, base: Base) -> None:
-        self.base = base
-        super().__init__(size, seed)
-
-    def build(self, size: int) -> nn.Module:
-        return ClassHeads(self.base.noise)
-
-    def objective(self, classes: Sequence[int] | None) -> Objective:
-        return NoiseContrastive(self.base.noise, ratio=4, condition="digit")
-
-    def prepare(self, x: Tensor) -> Tensor:
-        return self.base.encoder(x)
+    encoder, noise = base
+    contrast = NoiseContrastive(noise, ratio=4, condition="digit")
+    return Learner(seed, lambda: ClassHeads(noise), lambda _: contrast, rate=1e-2, prepare=encoder)
 
 
-LEARNERS: dict[str, type[Learner]] = {
-    "softmax": Softmax,
-    "VAE": ConditionalVAE,
-    "energy, contrast of classes and noise": ContrastOfBoth,
-    "energy, contrast of present classes": Contrast,
-    "energy, contrast of classes so far": ContrastOfSeen,
-    "energy, contrastive divergence": Divergence,
+LEARNERS: dict[str, Callable[[int, int], Learner]] = {
+    "softmax": lambda size, seed: Learner(seed, lambda: Classifier(size), lambda _: CrossEntropy(), lambda model, x: model(x)),
+    "VAE": lambda size, seed: Learner(seed, lambda: VAE(size), lambda _: NegativeBound(), bound_scores),
+    "energy, contrast of classes and noise": lambda size, seed: Learner(
+        seed, lambda: ConditionalEnergy(size), lambda _: contrast_of_both(size)
+    ),
+    "energy, contrast of present classes": lambda size, seed: Learner(
+        seed, lambda: ConditionalEnergy(size), lambda _: LabelContrast("digit")
+    ),
+    "energy, contrast of classes so far": lambda size, seed: Learner(
+        seed, lambda: ConditionalEnergy(size), lambda seen: LabelContrast("digit", classes=sorted(seen))
+    ),
+    "energy, contrastive divergence": divergence,
 }
+"""Functions of the number of pixels and a seed."""

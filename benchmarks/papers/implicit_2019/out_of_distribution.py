@@ -20,19 +20,21 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.picture_sets import Split, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.training import (
     Autoencoder,
     Autoregressive,
     DigitEnergy,
     Joint,
+    Split,
+    corrupted,
     denoising,
     joint,
     minimise,
     run_experiment,
     softmax,
+    split,
     summary,
+    unusual_sets,
 )
 from composable_energy_classification import (
     auroc,
@@ -89,7 +91,7 @@ def run(seeds: Sequence[int]) -> dict[str, Any]:
         data = split(seed)
         measured.append(areas(scores(data, seed), data.test[0], unusual_sets(*data.test, seed)))
     found = {name: summary([rows[name] for rows in measured]) for name in measured[0]}
-    print_table("areas", [{"score": name, **{kind: v["mean"] for kind, v in row.items()}} for name, row in found.items()])
+    print(found)
     return {"scores": found}
 
 

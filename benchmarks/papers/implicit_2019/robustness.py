@@ -18,9 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.picture_sets import Split, split
-from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, adversarial, joint, run_experiment, softmax, summary
+from benchmarks.papers.implicit_2019.training import DigitEnergy, Joint, Split, adversarial, joint, run_experiment, softmax, split, summary
 from composable_energy_classification import Classifier, Refinement, calibration_error, pgd
 
 PICTURES, NOISE, RADIUS = 200, 0.25, 0.15
@@ -102,8 +100,7 @@ def run(seeds: Sequence[int]) -> dict[str, Any]:
         calibrated.append(calibration(models, data))
     parts = {"accuracy": measured, "calibration": calibrated}
     figures = {part: {name: summary([row[name] for row in rows]) for name in rows[0]} for part, rows in parts.items()}
-    for part, found in figures.items():
-        print_table(part, [{"model": name, **{key: v["mean"] for key, v in row.items()}} for name, row in found.items()])
+    print(figures)
     return figures
 
 

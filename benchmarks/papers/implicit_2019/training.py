@@ -1,26 +1,118 @@
-"""The networks of digits of about 26,000 weights, their training, and the command line of the experiments with the 2019 paper."""
+"""scikit-learn's digits, sets of pictures that are no digits, networks of about 26,000 weights, and their training."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.harness import read_options
+from benchmarks.handwritten import load_digits
 from benchmarks.papers.experiment import IMPLICIT
-from benchmarks.papers.implicit_2019.picture_sets import LEVELS
 from composable_energy import Energy
+from composable_energy.options import import_extra
 from composable_energy.sampling.noise import Noise
 from composable_energy_classification import Classifier, pgd
 from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Monitor, Optimizer, Prepared, Trainer
+
+TRAINING, HELD_OUT, LEVELS, SIZE = 1197, 200, 17, 8
+LETTERS = "ACDEFGHJKLMNPQRTUVWXYadefhkmnprtuvwxy"  # without those that are written as a digit is
+FONTS = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif"),
+    *("DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10"),
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with shape $(n, 1, 8, 8)$ in [0, 1], and their digits, in three parts."""
+
+    training: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def split(seed: int) -> Split:
+    """Returns the 1,797 digits, divided at random into 1,197, 200 and 400."""
+    digits = load_digits(seed, test=0)
+    x, y = digits.train.view(-1, 1, SIZE, SIZE), digits.train_labels
+    ends = (0, TRAINING, TRAINING + HELD_OUT, len(x))
+    first, second, third = ((x[a:b], y[a:b]) for a, b in itertools.pairwise(ends))
+    return Split(first, second, third)
+
+
+def quantised(x: Tensor) -> Tensor:
+    """Returns pictures with the 17 levels of the digits."""
+    return (x.clamp(0, 1) * (LEVELS - 1)).round() / (LEVELS - 1)
+
+
+def drawn(texts: Sequence[str], count: int, generator: torch.Generator) -> Tensor:
+    """Returns characters drawn with fonts as the digits were scanned: 32 x 32 black or white pixels, counted in squares of 4 x 4."""
+    folder = Path(import_extra("matplotlib", "viz").get_data_path()) / "fonts" / "ttf"
+    pictures = []
+    for _ in range(count):
+        text = texts[int(torch.randint(len(texts), (), generator=generator))]
+        font = FONTS[int(torch.randint(len(FONTS), (), generator=generator))]
+        picture = Image.new("L", (96, 96))
+        ImageDraw.Draw(picture).text((24, 12), text, fill=255, font=ImageFont.truetype(str(folder / f"{font}.ttf"), 56))
+        box = picture.getbbox() or (0, 0, 96, 96)
+        height = 30
+        width = max(4, min(26, round((box[2] - box[0]) * height / (box[3] - box[1]))))
+        fitted = torch.zeros(32, 32)
+        letter = picture.crop(box).resize((width, height))
+        left = (32 - width) // 2
+        fitted[1 : 1 + height, left : left + width] = (torch.tensor(list(letter.tobytes())).view(height, width) > 127).float()
+        pictures.append(F.avg_pool2d(fitted[None], 4))
+    return torch.stack(pictures)
+
+
+def textures(count: int, generator: torch.Generator) -> Tensor:
+    """Returns waves of any direction, length, phase and contrast."""
+    y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    angle, length, phase, contrast = (torch.rand(count, 1, 1, 1, generator=generator) for _ in range(4))
+    along = x * (torch.pi * angle).cos() + y * (torch.pi * angle).sin()
+    wave = (2 * torch.pi * (along / (2 + 6 * length) + phase)).sin()
+    return 0.5 + (0.2 + 0.3 * contrast) * wave
+
+
+def interpolations(x: Tensor, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Returns means of two pictures of different digits."""
+    a, b = torch.randint(len(x), (2, 20 * count), generator=generator)
+    kept = (y[a] != y[b]).nonzero().flatten()[:count]
+    return (x[a[kept]] + x[b[kept]]) / 2
+
+
+SETS: tuple[str, ...] = ("printed digits", "printed letters", "textures", "noise", "interpolations", "inverted", "constant")
+
+
+def unusual_sets(x: Tensor, y: Tensor, seed: int) -> dict[str, Tensor]:
+    """Returns as many pictures of each of seven kinds as there are test pictures."""
+    count, generator = len(x), torch.Generator().manual_seed(seed)
+    makers: dict[str, Callable[[], Tensor]] = {
+        "printed digits": lambda: drawn("0123456789", count, generator),
+        "printed letters": lambda: drawn(LETTERS, count, generator),
+        "textures": lambda: textures(count, generator),
+        "noise": lambda: torch.rand(x.shape, generator=generator),
+        "interpolations": lambda: interpolations(x, y, count, generator),
+        "inverted": lambda: 1 - x,
+        "constant": lambda: torch.rand(count, 1, 1, 1, generator=generator).expand(x.shape),
+    }
+    return {name: quantised(makers[name]()).contiguous() for name in SETS}
+
+
+def corrupted(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Returns pictures with a share of their pixels replaced by random levels."""
+    random = quantised(torch.rand(x.shape, generator=generator))
+    return torch.where(torch.rand(x.shape, generator=generator) < share, random, x)
+
 
 WIDTH, PIXELS, DIGITS = 128, 64, 10
 
@@ -118,23 +210,12 @@ class Autoregressive(nn.Module):
         return (share.log_softmax(2) + (cdf_upper - cdf_lower).clamp_min(1e-9).log()).logsumexp(2)
 
 
-def weights(model: nn.Module) -> int:
-    """Returns the number of weights."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
 
 
 def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], dict[str, Any]]) -> None:
     """Runs an experiment from the command line."""
-    args = read_options(doc, IMPLICIT.results / f"{name}.json", seeds=SEEDS)
-    wall, processor = time.perf_counter(), time.process_time()
-    figures = run(args.seeds)
-    seconds: dict[str, Any] = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
-    print(f"\n{seconds['seconds']:.0f} s, of which {seconds['processor_seconds']:.0f} s of the processor")
-    if args.write:
-        IMPLICIT.write(name, figures, seeds=list(args.seeds), **seconds)
+    IMPLICIT.run(name, doc, lambda args: [run(args.seeds)], seeds=SEEDS)
 
 
 def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

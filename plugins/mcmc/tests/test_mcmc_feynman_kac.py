@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal, constraints
 
 import composable_energy as ce
-from benchmarks.score_mixtures import EXPRESSIONS, Mixture, expressions, quadrant_shares, quadrants
+from benchmarks.score_expressions import EXPRESSIONS, Mixture, expressions, quadrant_shares, quadrants
 from composable_energy.errors import ExpressionError, MixtureWarning, OptionError
 from composable_energy.sampling import Trace
 from composable_energy.testing import Gaussian
