@@ -30,7 +30,7 @@ from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Pictures, Scenes
-from composable_energy_image.picture_loss import picture_loss
+from composable_energy_image.reconstruction import picture_loss
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
 from composable_energy_training import Batch, Checkpoints, DenoisingScoreMatching, Loss, Monitor, Objective, Optimizer, Trainer, ValueHeads

@@ -30,8 +30,8 @@ from benchmarks.papers.compositional_2020.claims import Options, near, render, s
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_faces.judge import frechet_distance
-from composable_energy_image.cost_log import CostLog
 from composable_energy_image.data import Scenes, open_scenes, render_to
+from composable_energy_image.network_training import CostLog
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_scenes.weights import FOLDER
 from composable_energy_training import Checkpoints, ContrastiveDivergence, Optimizer, ProgressBar, Trainer
