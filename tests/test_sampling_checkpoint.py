@@ -12,9 +12,8 @@ from composable_energy import SamplingWarning
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, SamplingDiverged, SamplingInterrupted
 from composable_energy.files import write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
-from composable_energy_mcmc import Annealed, Langevin
+from composable_energy_mcmc import HMC, Annealed, Langevin
 from tests.checkpoint_runs import BOWL, broken_off, kept, same
-from tests.factories import quadratic
 
 LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
 HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
@@ -66,6 +65,13 @@ def test_more_steps_go_on_from_a_finished_run(tmp_path):
     same(BOWL.sample((5, 3), steps=25, **call), kept(BOWL, (5, 3), tmp_path / "c", steps=25, **call))
     with pytest.raises(OptionError, match="25 steps are done already, 10 were asked for"):
         kept(BOWL, (5, 3), tmp_path / "c", steps=10, **call)
+
+
+def test_a_trace_that_is_resumed_has_checkpoints_too(tmp_path):
+    _, trace = BOWL.sample((5, 3), seed=0, steps=10, trace=True, **LANGEVIN)
+    call = {"resume": trace, "steps": 10, "trace": True}
+    broken_off(BOWL, (5, 3), 14, tmp_path / "c", **call)
+    same(BOWL.sample((5, 3), **call), kept(BOWL, (5, 3), tmp_path / "c", **call))
 
 
 def test_a_seed_that_nobody_gave_is_kept(tmp_path):
@@ -154,6 +160,10 @@ def test_what_a_state_may_not_hold(tmp_path):
 CALL = {"sampler": "langevin", "step_size": 0.1, "seed": 3}
 
 
+def bowl(x):
+    return x.square().sum(1) / 2
+
+
 def interrupting(step):
     """Returns a callback that presses Ctrl-C at a step."""
 
@@ -172,13 +182,13 @@ def interrupting_energy(calls):
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return quadratic(x)
+        return bowl(x)
 
     return ce.as_energy(energy)
 
 
 def test_an_interrupt_carries_the_points_and_the_trace_of_the_steps_so_far():
-    energy = ce.as_energy(quadratic)
+    energy = ce.as_energy(bowl)
     with pytest.raises(KeyboardInterrupt) as caught:
         energy.sample((5, 3), steps=100, observers=[ce.sampling.Stop(interrupting(40))], **CALL)
     error = caught.value
@@ -195,14 +205,14 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
         interrupting_energy(31).sample((6, 3), steps=30, **CALL, **call)
     before = caught.value.trace
     assert 0 < before.steps < 30 and len(before.energies) == before.steps and before.point_steps == list(range(2, before.steps + 1, 2))
-    points, trace = ce.as_energy(quadratic).sample((6, 3), steps=30 - before.steps, resume=before, **call)
-    whole, record = ce.as_energy(quadratic).sample((6, 3), steps=30, **CALL, **call)
+    points, trace = ce.as_energy(bowl).sample((6, 3), steps=30 - before.steps, resume=before, **call)
+    whole, record = ce.as_energy(bowl).sample((6, 3), steps=30, **CALL, **call)
     assert torch.equal(points, whole)
     assert torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
-    energy = ce.as_energy(quadratic)
+    energy = ce.as_energy(bowl)
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
     with pytest.raises(SamplingInterrupted):
         energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
@@ -352,3 +362,24 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
     x = draw(network, **call)
     for size in (1, 7, 16):
         assert torch.equal(draw(network, batch_size=size, **call), x)
+
+
+class Bowl(ce.Energy):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.scale).square().sum(1) / 2
+
+
+@pytest.mark.full
+def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed():
+    energy, call = Bowl(1.0), {"sampler": HMC(tuning_steps=60), "steps": 20, "trace": True}
+    _, wide = draw(energy, **call)
+    energy.scale = 0.01
+    x, narrow = draw(energy, **call)
+    assert narrow.acceptance.mean() > 0.4
+    assert narrow.sampler.step_size != wide.sampler.step_size
+    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": HMC(tuning_steps=60)})
+    assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributions as td
 
 import composable_energy as ce
-from composable_energy_diffusion import DiffusionEnergy
+from composable_energy_diffusion import DiffusionEnergy, log_likelihood
 
 N, ERRORS = 2000, 4.5
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -178,3 +178,10 @@ def test_a_base_that_two_terms_count_warns_also_where_their_author_recommends_le
 
     with pytest.warns(ce.SamplingWarning, match=r"start: .* relative to one base"):
         (noised(0.0) & noised(1.0)).sample((64, 2), sampler="annealed", seed=0)
+
+
+@pytest.mark.parametrize(("mean", "width", "low", "high"), [(5.0, 20.0, 0.01, 50.0), (50.0, 1.0, 0.01, 80.0)])
+def test_the_likelihood_of_data_of_any_width_is_that_of_the_closed_form(mean, width, low, high):
+    points = mean + width * torch.tensor([[0.0], [1.0], [-2.0]])
+    found = log_likelihood(Data([mean], [width], [1.0]).model(low, high), points, exact=True)
+    torch.testing.assert_close(found.values, torch.distributions.Normal(mean, width).log_prob(points[:, 0]), atol=0.01, rtol=0)

@@ -7,11 +7,11 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Chi2
+from torch.distributions import Chi2, Dirichlet, Gamma
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError, SupportWarning
 from composable_energy_mcmc import MALA, ChEES, Langevin
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -219,3 +219,17 @@ class TestLifting:
             energy = ce.as_energy(make())
             assert str(energy) == name
             assert energy.sample((5, 2), sampler=MALA(0.1), steps=3, seed=0).isfinite().all()
+
+
+@pytest.mark.full
+def test_trajectories_that_leave_the_numbers_of_a_support_are_rejected():
+    """Gamma(2, 1) has mean 2 and variance 2; long trajectories reach points whose gradient would overflow."""
+    x = ce.as_energy(Gamma(2.0, 1.0)).sample(1000, sampler="hmc", step_size=1.2, leapfrogs=4, steps=60, seed=5)
+    assert abs(x.mean() - 2) < 4 * math.sqrt(2 / 1000)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("density", [Chi2(0.1), Dirichlet(torch.full((3,), 0.01))], ids=lambda one: type(one).__name__)
+def test_mass_beyond_the_numbers_of_float32_warns_and_names_float64(density):
+    with pytest.warns(SupportWarning, match=r"sample in dtype=torch.float64, with parameters in it"):
+        ce.as_energy(density).sample(1000, steps=40, seed=4)

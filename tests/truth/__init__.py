@@ -1,0 +1,1 @@
+"""Random expressions, whose draws are compared with quadrature: `python -m tests.truth`."""
