@@ -7,7 +7,7 @@ $(B,)$. Operators, `sample`, `save` and others belong to upper layers, which are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -86,7 +86,6 @@ class Energy(nn.Module, ABC):
     has_value: bool = True
     has_gradient: bool = True
     widens_itself: bool = False
-    event_shape: torch.Size | None = None
     support: Support = None
     grounded: bool = True
     conditions: frozenset[str] = frozenset()
@@ -203,6 +202,16 @@ class Energy(nn.Module, ABC):
         if found[0] is None:
             raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
         return -found[0]
+
+    if TYPE_CHECKING:  # any sequence may be assigned; `__setattr__` makes a shape of it
+
+        @property
+        def event_shape(self) -> torch.Size | None: ...
+
+        @event_shape.setter
+        def event_shape(self, shape: Sequence[int] | None) -> None: ...
+    else:
+        event_shape = None
 
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 

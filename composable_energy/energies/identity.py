@@ -271,11 +271,12 @@ def twin(energy: T) -> T:
             "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
         ) from error
     for part in parts:
-        new = memo.get(id(part))
+        new: Any = memo.get(id(part))
         if isinstance(new, nn.Module):  # else its class says that it is its own copy
             new.training = False
-            if hasattr(new, "became_twin"):
-                new.became_twin()
+            became_twin: Any = getattr(new, "became_twin", None)
+            if became_twin is not None:
+                became_twin()
     for function in functions:
         for item in contents(_captured(function)):
             # Lists and the library's own nodes are the same in both modes; the networks in them are items, too.
@@ -332,7 +333,7 @@ def _is_of_library(value: FunctionType | type) -> bool:
 
 def _copy(part: Any, memo: dict[int, Any]) -> None:
     """Adds a copy of a module or distribution to a memo, as `copy.deepcopy` does in five times the time: most of their values are plain."""
-    cls = type(part)
+    cls: Any = type(part)
     state = None if _copies_itself(cls) else getattr(part, "__getstate__", lambda: vars(part).copy())()
     if not isinstance(state, dict):  # an own way, or slots
         copy.deepcopy(part, memo)
