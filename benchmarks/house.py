@@ -39,7 +39,7 @@ LIMITS = {
     "ce.__all__": 30,
     "a call with langevin: functions of the core": 224,
     "a call with langevin: files of the core": 31,
-    "a call with the default sampler: functions of the core": 224,
+    "a call with the default sampler: functions of the core": 223,
     "a call with the default sampler: files of the core": 31,
     "a Langevin step: Python calls": 60,
 }
