@@ -81,6 +81,8 @@ class _Subject:
         steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
+            if self.instance.traits.check_init is not None:
+                options.pop("init", None)  # it may not suit, as where a sampler starts at a noise level
             return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, **options})
 
     @cached_property

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from composable_energy_scenes.toys import OUTLINES
+from composable_energy_scenes.objects import OUTLINES
 from torch import Tensor
 
 import composable_energy as ce
