@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from composable_energy_scenes.objects import OUTLINES
 from torch import Tensor
 
 import composable_energy as ce
@@ -36,7 +35,9 @@ from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe
 from composable_energy_image.data import Pictures, render_to
 from composable_energy_scenes import KINDS
-from composable_energy_scenes.judge import DetectionLoss, Detector, detect_objects
+from composable_energy_scenes.judge import Detector, detect_objects
+from composable_energy_scenes.objects import OUTLINES
+from composable_energy_scenes.train_multi_object import DetectionLoss
 from composable_energy_training import Batch
 
 Labels = Mapping[str, np.ndarray]
