@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from composable_energy.algebra.node import (
     contains,
     dividing_by,
     flatten,
+    join_events,
     set_weight,
     shared_bases,
     to_common_space,
@@ -58,6 +60,7 @@ class Conjunction(Node):
 
     sums = True
     precedence = 60
+    _groups: Sequence[Sequence[Power]] = ()
 
     def __init__(self, *terms: Energy) -> None:
         if not terms:
@@ -66,23 +69,29 @@ class Conjunction(Node):
         self.bases = union_of_bases(self.terms)
         concepts = tuple(term for term in self.terms if not contains(self.bases, term)) if self.bases else self.terms
         self.concepts = concepts or self.terms
-        self._others = Counter(term for term in concepts if not _powers_of(term))
-        powers = tuple(dict.fromkeys(power for term in concepts for power in _powers_of(term)))
-        self.powers = () if self._others else powers
-        self._groups = _group(powers)
-        self._learnable = any(isinstance(node.weight, Tensor) for power in powers for node in power.nodes)
-        self._joined: dict[tuple[Formula, ...], Formula] = {}
-        events = self._join_events()
-        self._events = () if self._learnable else tuple(events)
-        for weight, formula in events:
-            alone = len(events) == 1 and not self._others and not self._learnable
-            self.formula = formula if alone and weight == 1 else None
-            self.unsatisfiable |= formula.constant is False and as_float(weight) > 0
-        self.evidence_has_value = all(term.evidence_has_value for term in self._others)
+        self._formulas, others = join_events(concepts, conjoin)
+        self._others, self.evidence_has_value, weighted = Counter(others), True, False
+        for formula in self._formulas:
+            self.formula = formula if len(self._formulas) == 1 and not others else None
+            self.unsatisfiable |= formula.constant is False
+        for term in self._others:
+            self.evidence_has_value &= term.evidence_has_value
+            weighted |= isinstance(term, Weighted | Conjunction)
+        if weighted:
+            self._join_weighted()
 
-    def _join_events(self) -> list[tuple[Weight, Formula]]:
-        """Returns exponents and formulas of the evidence; they follow learnable weights."""
-        return [event for group in self._groups for event in _join(group, self._joined)]
+    def _join_weighted(self) -> None:
+        """Makes groups of dependent events, if terms are powers of events."""
+        powers = {term: found for term in self._others if (found := powers_of(term))}
+        if powers:
+            every = dict.fromkeys([*(Power((), formula) for formula in self._formulas), *itertools.chain(*powers.values())])
+            self._formulas, self._others = (), Counter({term: n for term, n in self._others.items() if term not in powers})
+            self._groups, self._joined, self.formula = _group(every), dict[tuple[Formula, ...], Formula](), None
+            self.unsatisfiable |= any(formula.constant is False and as_float(weight) > 0 for weight, formula in self._weighted())
+
+    def _weighted(self) -> Iterator[tuple[Weight, Formula]]:
+        """Yields exponents and formulas of groups of dependent events; they follow learnable weights."""
+        return itertools.chain(*(_join(group, self._joined) for group in self._groups))
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         return any(grounded)
@@ -94,9 +103,15 @@ class Conjunction(Node):
         bases = [(base.energy, base.energy.support) for base in self.bases]
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
+    @property
+    def powers(self) -> list[Power]:
+        """The powers of events whose product is its evidence; none if it is no such product."""
+        return [] if self._others else [*(Power((), formula) for formula in self._formulas), *itertools.chain(*self._groups)]
+
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        events = self._join_events() if self._learnable else self._events
-        parts = [scale(weight, formula.energy(x, **conditions)) for weight, formula in events]
+        parts = [formula.energy(x, **conditions) for formula in self._formulas] if self._formulas else []
+        if self._groups:
+            parts += [scale(weight, formula.energy(x, **conditions)) for weight, formula in self._weighted()]
         for term, count in self._others.items():
             evidence = evidence_of(term, x, conditions)
             parts.append(evidence if count == 1 else scale(count, evidence))
@@ -148,12 +163,6 @@ class Weighted(Node):
         """A key that is equal for nodes whose factors stay equal in training."""
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
-    @property
-    def powers(self) -> tuple[Power, ...]:
-        """The powers of events whose product is its evidence; none if it is no such product, or a number is not positive."""
-        positive = isinstance(self.weight, Tensor) or self.weight > 0
-        return tuple(Power((self, *nodes), formula) for nodes, formula in _powers_of(self.terms[0])) if positive else ()
-
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
@@ -194,14 +203,16 @@ class Power(NamedTuple):
         return math.prod((node.factor for node in self.nodes), start=1.0)
 
 
-def _powers_of(term: Energy) -> tuple[Power, ...]:
-    """Returns the powers of events whose product is the evidence of a term; none if it is no such product."""
+def powers_of(term: Energy) -> list[Power]:
+    """Returns the powers of events whose product is the evidence of a term; none if it is no such product, or a number is not positive."""
     if term.formula is not None:
-        return (Power((), term.formula),)
-    return term.powers if isinstance(term, Conjunction | Weighted) else ()
+        return [Power((), term.formula)]
+    if isinstance(term, Weighted) and (isinstance(term.weight, Tensor) or term.weight > 0):
+        return [Power((term, *nodes), formula) for nodes, formula in powers_of(term.terms[0])]
+    return term.powers if isinstance(term, Conjunction) else []
 
 
-def _group(powers: Sequence[Power]) -> list[list[Power]]:
+def _group(powers: Iterable[Power]) -> list[list[Power]]:
     """Returns groups of powers that have a base and variables in common; those without a weight over one base are in one group."""
     groups: list[list[Power]] = []
     for power in powers:
