@@ -71,11 +71,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
 
 
 def own_chains(n: int) -> range:
-    """Returns which of `n` chains this process draws; two processes differ by at most one chain.
-
-    Raises:
-        OptionError: There is no process group, or there are fewer chains than processes.
-    """
+    """Returns which of `n` chains this process draws; two processes differ by at most one chain."""
     if not (distributed.is_available() and distributed.is_initialized()):
         raise OptionError(
             "There is no process group: start the program with `torchrun --nproc-per-node=N`, and call "

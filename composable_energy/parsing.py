@@ -119,10 +119,6 @@ class Expression:
 
         Args:
             energies: The energies by name.
-
-        Raises:
-            ParseError: A name is unknown.
-            ExpressionError: The energies cannot be combined; the message shows the location.
         """
         for name in self.names:
             if name.name not in energies:

@@ -88,12 +88,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
 
 
 def encode_points(energy: Energy, x: Tensor) -> Tensor:
-    """Returns points in the space of an energy; decoded points of a latent energy are encoded by its decoder.
-
-    Raises:
-        ExpressionError: The decoder cannot encode.
-        ShapeError: The decoder does not take these points.
-    """
+    """Returns points in the space of an energy; decoded points of a latent energy are encoded by its decoder."""
     check_batch(energy, x)
     decoder, shape = energy.decoder, energy.event_shape
     if decoder is None or shape is None or x.shape[1:] == shape:

@@ -231,9 +231,6 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
         energy: The expression.
         x: A point with shape $(1, *)$, which gives the shape, dtype and device of draws.
         binds: Conditions that are bound around the expression, such as a noise level.
-
-    Raises:
-        CalibrationError: The operand of a negation cannot be sampled.
     """
     if not lacks_level(energy):
         return

@@ -197,11 +197,7 @@ class Transformed(Node, ABC):
 
 @contextmanager
 def dividing_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
-    """A context in which a node takes a power of a density, a negative one by default.
-
-    Raises:
-        ExpressionError: It divides by a density that is 0 everywhere. The quotient has no value, so it is no `ContradictionError`.
-    """
+    """A context in which a node takes a power of a density, a negative one by default."""
     try:
         yield
     except ContradictionError as error:
@@ -211,11 +207,7 @@ def dividing_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
 
 
 def set_weight(node: Node, weight: Weight) -> None:
-    """Sets the weight of a node: a learnable parameter, a buffer for another tensor, or a number.
-
-    Raises:
-        OptionError: The weight is not a finite number or 0-d tensor.
-    """
+    """Sets the weight of a node: a learnable parameter, a buffer for another tensor, or a number."""
     try:
         if (isinstance(weight, Tensor) and weight.ndim) or not math.isfinite(as_float(weight)):
             raise ValueError("not a finite number")

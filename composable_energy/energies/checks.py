@@ -59,12 +59,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
 
 
 def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
-    """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error.
-
-    Raises:
-        ShapeError: The energies have another shape.
-        DtypeError: The energies are not a dense floating tensor on the device of the points.
-    """
+    """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error."""
     same_kind = type(energies) is Tensor and energies.dtype is x.dtype and energies.device == x.device
     if same_kind and energies.shape == x.shape[:1] and energies.layout is torch.strided:  # the usual case, quickly
         return energies
@@ -170,10 +165,6 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
 
     The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
     library name their energy already.
-
-    Raises:
-        ExpressionError: The energy calls NumPy where a gradient is needed.
-        ShapeError: The function of the energy works on single points, not on a batch.
     """
     if isinstance(error, RuntimeError) and _NUMPY in str(error):
         raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
@@ -223,9 +214,6 @@ def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -
         energy: An energy on all of $\mathbb{R}^n$, such as one in unconstrained coordinates.
         points: Points where to begin, with shape $(n, *)$; standard normal ones take their place if one is not finite.
         conditions: Values of its conditions.
-
-    Raises:
-        UngroundedError: From a quarter of the points the energy grows too slowly.
     """
     points = points.detach()[:: -(-len(points) // _POINTS)]
     if not points.isfinite().all() or points.abs().max() > _FARTHEST:

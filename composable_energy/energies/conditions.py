@@ -72,10 +72,6 @@ def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) 
         value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
         x: The points, with shape $(B, *)$.
         chains: The chains of the points; None if they are all chains.
-
-    Raises:
-        ShapeError: The first axis is neither 1 nor the number of chains.
-        OptionError: The value is not a number or tensor.
     """
     if not isinstance(value, Tensor):
         try:

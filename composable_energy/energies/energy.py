@@ -100,6 +100,7 @@ class Energy(nn.Module, ABC):
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
+    _event_shape: torch.Size | None = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
     _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
     _direct: Set[Any] = frozenset()  # those of points whose energies `forward` alone gives: the same, or none
@@ -119,8 +120,6 @@ class Energy(nn.Module, ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "support":
             value = check_support(value)  # pyright: ignore[reportArgumentType]
-        elif name == "event_shape":
-            value = None if value is None else torch.Size(value)
         elif isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
@@ -203,22 +202,21 @@ class Energy(nn.Module, ABC):
             raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
         return -found[0]
 
-    if TYPE_CHECKING:  # any sequence may be assigned; `__setattr__` makes a shape of it
-
-        @property
-        def event_shape(self) -> torch.Size | None: ...
-
-        @event_shape.setter
-        def event_shape(self, shape: Sequence[int] | None) -> None: ...
-    else:
-        event_shape = None
-
     # Structure ---------------------------------------------------------------------------------------------------------------------------
 
     @property
     def evidence_has_value(self) -> bool:
         """Whether the evidence has values; for events it has, even if the base has none."""
         return self.has_value
+
+    @property
+    def event_shape(self) -> torch.Size | None:
+        """The shape of one point; None if the energy takes several shapes."""
+        return self._event_shape
+
+    @event_shape.setter
+    def event_shape(self, shape: Sequence[int] | None) -> None:
+        self._event_shape = None if shape is None else torch.Size(shape)
 
     @property
     def decoder(self) -> nn.Module | None:

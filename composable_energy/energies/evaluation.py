@@ -248,9 +248,6 @@ def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tens
     Args:
         x: The points, with shape $(B, *)$, as the gradients.
         **conditions: One value for all points, or one row for each.
-
-    Raises:
-        ExpressionError: The energies have no gradient.
     """
     if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
         with torch.inference_mode(False):

@@ -37,11 +37,7 @@ _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUM
 
 
 def encode(value: Any, store: Store, hint: str) -> Any:
-    """Returns a value as JSON data, with a tag where it is no number, text, list or dict.
-
-    Raises:
-        ExpressionError: The value has another type, or a number is not finite.
-    """
+    """Returns a value as JSON data, with a tag where it is no number, text, list or dict."""
     match value:
         case None | bool() | str():
             return value
@@ -207,12 +203,7 @@ def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | No
 
 
 def check_origin(kind: str, origin: Origin) -> str:
-    """Returns the name of the entry that builds an object of a file again, after a check of its options.
-
-    Raises:
-        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
-        OptionError: An option may be a path or an address, which no saved file may give.
-    """
+    """Returns the name of the entry that builds an object of a file again, after a check of its options."""
     name = origin.entry
     if origin.distribution is not None and (kind, name) not in registered:
         name = f"{origin.distribution}:{name}"

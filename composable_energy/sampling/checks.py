@@ -51,11 +51,7 @@ def _levels(problem: Problem) -> list[dict[str, float]]:
 
 
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
-    """Raises if the energy has other values than those of before, of an owner that the message names with the advice.
-
-    Raises:
-        OptionError: The energy is another one, or its weights have changed: a step would mix both.
-    """
+    """Raises if the energy has other values than those of before, of an owner that the message names with the advice."""
     for before in reference:
         found = _difference(problem, before, values_of(problem, before.chains.cpu(), before.x)) if len(before.x) else None
         if found is not None:
@@ -99,9 +95,6 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
 
     A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
     numbers differ without that, and are not judged.
-
-    Raises:
-        ExpressionError: A value differs by more than rounding.
     """
     row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
@@ -133,9 +126,6 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
 
     A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
     at the points where the expression evaluates that energy, by a central difference along the gradient.
-
-    Raises:
-        ExpressionError: Values and gradients do not fit at more than half of the points.
     """
     for part in energies_in(energy):
         if part.has_own_gradient and not isinstance(part, EnergyWrapper):
@@ -168,9 +158,6 @@ def check_detached(uses: Sequence[Use]) -> None:
     """Raises if an energy that autograd finds constant, in these uses, changes with its points: its gradient would lack without a word.
 
     Walls and steps, which are constant nearly everywhere, are right, and so are energies that declare to have no gradient.
-
-    Raises:
-        ExpressionError: The values change at more than half of the points.
     """
     seen = set[Energy]()
     for use in reversed(uses):

@@ -148,11 +148,7 @@ def first_line(error: Exception) -> str:
 
 
 def explain_failure(error: Exception, doing: str) -> None:
-    """Adds a note to an exception of third-party code: what the library was doing. The caller raises the exception again.
-
-    Raises:
-        MemoryShortage: The memory of the machine ran out.
-    """
+    """Adds a note to an exception of third-party code: what the library was doing. The caller raises the exception again."""
     if isinstance(error, ComposableEnergyError):
         return
     if ran_out(error) and not isinstance(error, torch.cuda.OutOfMemoryError):  # of a GPU, which torch names well

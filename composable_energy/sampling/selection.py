@@ -86,14 +86,7 @@ def _check_options(name: str, kind: type[Sampler], options: Mapping[str, Any], a
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
-    """Raises if the energy has no density, or no value where the sampler needs one.
-
-    Raises:
-        ContradictionError: The structure or the supports shows that no point fulfils it.
-        ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or a term has no gradient where
-            the sampler follows gradients alone.
-        UngroundedError: The structure shows no lower bound.
-    """
+    """Raises if the energy has no density, or no value where the sampler needs one."""
     traits, name = sampler.traits, f"The sampler {type(sampler).__name__.lower()}"
     if energy.unsatisfiable:
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")

@@ -131,11 +131,7 @@ def has_rows(energy: Energy) -> bool:
 
 
 def check_rows(energy: Energy, n: int) -> None:
-    """Raises if a bound condition has rows, and not one for each of the `n` points that are asked for.
-
-    Raises:
-        ShapeError: It has another number of rows.
-    """
+    """Raises if a bound condition has rows, and not one for each of the `n` points that are asked for."""
     for part in energy.modules():
         for name, value in part.values.items() if isinstance(part, Conditioned) else ():
             if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, n):
@@ -208,11 +204,7 @@ def visible_state(energy: Energy, state: State) -> State:
 
 
 def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
-    """Returns the coordinates of start points, or other given points.
-
-    Raises:
-        OptionError: A point is not inside the support.
-    """
+    """Returns the coordinates of start points, or other given points."""
     if coordinates is None:
         return init
     inside = contains(energy.support, init)

@@ -236,11 +236,7 @@ class _Parts(Coordinates):
 
 
 def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> Coordinates | None:
-    """Returns the coordinates of a support for points of a shape; None for all of R^n.
-
-    Raises:
-        ShapeError, OptionError: The support is for points of another shape, or has no coordinates.
-    """
+    """Returns the coordinates of a support for points of a shape; None for all of R^n."""
     if plain(support) is None:
         return None
     inner: Any = sets.map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))

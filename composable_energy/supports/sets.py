@@ -71,11 +71,7 @@ _RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0,
 
 
 def check_support(support: Any) -> Support:
-    """Returns a support as `plain` does, if chains can be run on it.
-
-    Raises:
-        OptionError: It is no constraint, is discrete, depends on arguments, or has no known coordinates.
-    """
+    """Returns a support as `plain` does, if chains can be run on it."""
     if support is None:
         return None
     if not isinstance(support, Constraint):
@@ -278,9 +274,6 @@ def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
 
     Args:
         terms: Energies with their supports.
-
-    Raises:
-        ExpressionError: An intersection is none of the known supports.
     """
     owner, found = terms[0]
     for other, support in terms[1:]:
@@ -320,9 +313,6 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
     Args:
         terms: Energies with their supports.
         one_number: Whether a point is one number, so that overlapping intervals have an interval as union.
-
-    Raises:
-        ExpressionError: A union is none of the known supports.
     """
     (owner, found), *others = [term for term in terms if not isinstance(term[1], _Empty)] or terms
     for other, support in others:
