@@ -119,8 +119,8 @@ def test_its_pictures_are_faces_of_all_kinds():
 
 @pytest.mark.full
 def test_the_training_brings_the_mapping_nearer_to_the_flow():
-    z, codes = pairs(500, levels=8, seed=2)
-    assert torch.equal(codes[:5], pairs(500, levels=8, seed=2)[1][:5])
+    z, codes = pairs(1_500, levels=8, seed=2)
+    assert torch.equal(codes[:5], pairs(1_500, levels=8, seed=2)[1][:5])
     mapping, error = train(z, codes, steps=60, batch_size=64)
     assert isinstance(mapping, FaceMapping)
     assert error < codes.square().mean()
