@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 LIMIT = 300.0  # seconds, many times what the longest takes on a busy machine
 # With what torch and the samplers import late, in the first step: once and not in each process.
-PRELOADED = ["pytest", "safetensors.torch", "torch._dynamo", "composable_energy_training", "composable_energy_mcmc"]
+PRELOADED = ["pytest", "safetensors.torch", "torch._dynamo", "composable_energy_training.trainer", "composable_energy_mcmc"]
 needs_forkserver = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a server of forks")
 
 
