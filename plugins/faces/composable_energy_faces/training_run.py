@@ -71,7 +71,11 @@ class TrainingRun:
         """Returns the recipe with the settings for faces."""
         steps = {f"{stage}.steps": scaled(count, self.effort) for stage, count in _STEPS.items()}
         model = {"model.code": CODE, "model.sigma_min": SIGMA_MIN, "model.sigma_max": SIGMA_MAX}
-        return base_and_attributes().with_changes({"data.size": SIZE, "data.held_out": 0.0, "small.below": 0, **model, **steps})
+        # The shipped weights were trained with networks of this form and a plain decoder.
+        plain = {"adversarial": 0.0, "batch_size": 96, "rate": 1e-3, "decay": 0.7, "weight_decay": 1e-4}
+        settings = {"data.size": SIZE, "data.held_out": 0.0, "small.below": 0, "model.balanced": False, "model.components": 0}
+        settings |= {f"decoder.{name}": value for name, value in plain.items()}
+        return base_and_attributes().with_changes({**settings, **model, **steps})
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each training."""

@@ -1,6 +1,7 @@
 from composable_energy_image.autoencoder import Autoencoder as Autoencoder
 from composable_energy_image.code_energy import CodeEnergy as CodeEnergy
 from composable_energy_image.code_energy import CodeHeads as CodeHeads
+from composable_energy_image.code_mixture import MixtureHeads as MixtureHeads
 from composable_energy_image.energy import ImageEnergy as ImageEnergy
 from composable_energy_image.energy_recipe import EnergyRecipe as EnergyRecipe
 from composable_energy_image.igebm import compositional_64 as compositional_64

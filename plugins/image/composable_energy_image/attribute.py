@@ -8,10 +8,11 @@ from pathlib import Path
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded
-from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
+from composable_energy_image.attributes import AttributeReader, attribute_energies, select_attributes
 from composable_energy_image.base_and_attributes import export_run
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import open_pictures
+from composable_energy_image.label_columns import find_joint_labels
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
@@ -40,13 +41,14 @@ class Attribute(Recipe):
             )
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, table["attributes"])
+        joint = find_joint_labels(labels)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         heads = pipeline.train_heads(
-            base, pipeline.encode(coder, train, mirrored=table["flip"]), labels, self.settings["model"]["heads_width"]
+            base, pipeline.encode(coder, train, mirrored=table["flip"]), labels, joint, self.settings["model"]["heads_width"]
         )
-        energies = list(attribute_energies(base, heads, labels))
-        accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
-        pipeline.ranks.call_on_first(lambda: export_run(out, energies, pipeline.costs(), accuracy))
+        energies = list(attribute_energies(base, heads, labels, joint))
+        measured = AttributeReader(coder, heads, labels, joint).measure(pipeline.encode(coder, test), test.labels)
+        pipeline.ranks.call_on_first(lambda: export_run(out, energies, pipeline.costs(), measured))
         return out
 
     def _base(self) -> CodeEnergy:

@@ -13,17 +13,19 @@ from typing import Any, Literal, cast
 import composable_energy as ce
 from composable_energy.errors import ShapeError
 from composable_energy.files import expanded, replace_file
-from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
+from composable_energy_image.attributes import AttributeReader, attribute_energies, draw_events, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.code_mixture import divide_components
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_image.pipeline import AttributePipeline
+from composable_energy_image.label_columns import find_common_combinations, find_joint_labels
+from composable_energy_image.pipeline import STAGES, AttributePipeline
 from composable_energy_image.sheets import write_rows
 from composable_energy_training import Recipe
 
 _LOG = logging.getLogger("composable_energy_training")
-_STAGES = ("autoencoder", "decoder", "base", "heads")
 _ROWS, _COLUMNS = 16, 8
+_DRAWS = 64  # of each energy, for the report
 _LARGEST, _SAMPLE = 64, 32
 
 AUTOMATIC = {
@@ -32,6 +34,7 @@ AUTOMATIC = {
     "blocks": (4, 3),
     "heads_width": (256, 128),
     "corrector_steps": (3, 8),
+    "components": (128, 0),
     "features": (64, 64),  # 32 for 16 pixels and 48 up to 32, whatever the number of pictures
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
@@ -41,11 +44,15 @@ _FEATURES = {1: 32, 2: 48}  # by the side in blocks of 16 pixels
 
 @dataclass(frozen=True)
 class BaseAndAttributes(Recipe):
-    """Trains an autoencoder of pictures, a base energy of its codes, and heads that classify the attributes of codes.
+    """Trains an autoencoder of pictures, a base energy of its codes, heads that classify the attributes of codes, and last its decoder.
+
+    Where combinations of attributes are few and each has many pictures, base and heads are one Gaussian mixture of codes. Else they are
+    networks.
 
     The run folder holds `base`, a folder for each attribute (`male`; `hair=red` and so on for attributes that are not binary), the contact
-    sheet `samples.png`, and `report.json` with steps, processor seconds, losses and the accuracy of heads on held-out pictures. Pictures
-    without labels give the base alone.
+    sheet `samples.png`, and `report.json` with steps, processor seconds, losses, the accuracy of heads on held-out pictures and on their
+    reconstructions, and the probability of each attribute given its draws, as codes and as pictures. A warning in the log names an
+    attribute that the decoder loses. Pictures without labels give the base alone.
 
     With several processes, batch statistics of the autoencoder's codes are computed per process; everything else is as with one.
     """
@@ -56,7 +63,7 @@ class BaseAndAttributes(Recipe):
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
-        now = {name: self.settings[name]["steps"] for name in _STAGES}
+        now = {name: self.settings[name]["steps"] for name in STAGES}
         return self.with_changes({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
@@ -91,23 +98,35 @@ class BaseAndAttributes(Recipe):
             _LOG.warning("The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names a table of attributes.")
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
+        common = find_common_combinations(labels) if sizes["components"] else None
+        options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
+        options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
+        if common is not None:
+            options["components"] = sum(divide_components(common[1], sizes["components"]).values())
         with pipeline.seeded("base"):
             channels, size, _ = pictures.event_shape
-            options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
-            options |= {name: model[name] for name in ("sigma_min", "sigma_max")}
             base = cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options)).to(pipeline.device)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)
         codes, changes = pipeline.encode_training(coder, train)
-        pipeline.train_base(base, codes, changes)
-        energies, accuracy = [], {}
-        if labels:
-            heads = pipeline.train_heads(base, codes, labels, sizes["heads_width"])
-            energies = list(attribute_energies(base, heads, labels))
-            accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
+        heads, joint = None, find_joint_labels(labels) if labels else None
+        if common is not None:
+            joint, groups = common
+            plain = codes if changes is None else codes[(changes == 0).all(1)]
+            heads = pipeline.fit_mixture(base, plain, joint, groups, sizes["components"])
+        else:
+            pipeline.train_base(base, codes, changes)
+            if labels:
+                heads = pipeline.train_heads(base, codes, labels, joint, sizes["heads_width"])
         base.eval()
-        pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), accuracy))
+        pipeline.train_decoder(base, train)
+        base.eval()
+        energies, measured = [], {}
+        if heads is not None:
+            energies = list(attribute_energies(base, heads, labels, joint))
+            measured = AttributeReader(coder, heads, labels, joint).measure(pipeline.encode(coder, test), test.labels)
+        pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), measured))
         return out
 
 
@@ -134,15 +153,17 @@ def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[s
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 
-def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, float]) -> None:
+def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], measured: Mapping[str, Any]) -> None:
     """Writes a folder for each energy, a contact sheet with a row of samples for each of the first 16, and the report of a run."""
     for energy in energies:
         energy.save(out / energy.name)
-    write_rows(out / "samples.png", [energy.sample(_COLUMNS, seed=0) for energy in energies[:_ROWS]])
+    pictures, draws = draw_events(energies, _DRAWS)
+    write_rows(out / "samples.png", [some[:_COLUMNS] for some in pictures[:_ROWS]])
     report = {
         "energies": [energy.name for energy in energies],
         "stages": stages,
         "cpu_seconds": sum(stage["cpu_seconds"] for stage in stages.values()),
-        "held_out_accuracy": accuracy,
+        **measured,
+        "draws": draws,
     }
     replace_file(out / "report.json", f"{json.dumps(report, indent=1)}\n".encode())

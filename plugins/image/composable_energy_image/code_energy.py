@@ -9,22 +9,24 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer
+from composable_energy.options import check_flag, check_integer
 from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.code_mixture import CodeMixture
 from composable_energy_image.noise_conditioning import EMBEDDING, NoiseConditionedMLP, level_column
 
 
 class CodeNetwork(ce.Energy):
     r"""The energy of codes alone, $B(z, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.
 
-    Here $u = c z$ and $c = (1 + \sigma^2)^{-1/2}$. With this form $\sigma \nabla_z B = \sigma z / (1 + \sigma^2) + f + J_f^T u$: the
-    network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes. `conditions` numbers $y$ enter by
-    a linear layer, so that at $y = 0$ it is the energy of a network without conditions.
+    Here $u = c z$ and $c = (1 + \sigma^2)^{-1/2}$. With this form $\sigma \nabla_z B = \sigma z / (1 + \sigma^2) + f + J_f^T u$, and before
+    training $B$ is that of standard normal codes. What is left for $f$ to learn has size $c$: a `balanced` network has $c f$ in place of
+    $f$, so that $f$ has unit size at every level (Karras et al., 2022). `conditions` numbers $y$ enter by a linear layer, so that at
+    $y = 0$ it is the energy of a network without conditions.
     """
 
-    def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:
+    def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0, balanced: bool = False) -> None:
         super().__init__()
-        self.event_shape = (code,)
+        self.event_shape, self.balanced = (code,), check_flag("balanced", balanced)
         self.net = NoiseConditionedMLP(code, code, width=width, blocks=blocks, conditions=conditions)
 
     def forward(self, x: Tensor, sigma: Tensor | float, y: Tensor | None = None) -> Tensor:
@@ -32,7 +34,7 @@ class CodeNetwork(ce.Energy):
         sigma = level_column(sigma, x)
         scale = (1 + sigma * sigma).rsqrt()
         u = x * scale
-        energy = u * (u / 2 + self.net(u, sigma, y) / (sigma * scale))
+        energy = u * (u / 2 + self.net(u, sigma, y) / (sigma if self.balanced else sigma * scale))
         return energy.sum(1)
 
     @torch.no_grad()
@@ -59,6 +61,8 @@ class CodeEnergy(ce.Energy):
         name: The name in expressions.
         features: Channels of the decoder, see `Autoencoder`.
         corrector_steps: Steps of the recommended sampler at each noise level.
+        balanced: Whether the network's output is scaled as `CodeNetwork` says; weights fit one of the two.
+        components: Gaussians of a `CodeMixture`, which the energy is in place of a network; 0 for a network.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -84,12 +88,18 @@ class CodeEnergy(ce.Energy):
         name: str = "base",
         features: int = 64,
         corrector_steps: int = 3,
+        balanced: bool = False,
+        components: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise OptionError(f"Noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
-        self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
+        if check_integer("components", components, 0):
+            self.net = CodeMixture(check_integer("code", code), components)
+        else:
+            sizes = {"width": check_integer("width", width), "blocks": check_integer("blocks", blocks, 0)}
+            self.net = CodeNetwork(check_integer("code", code), **sizes, balanced=balanced)
         self.decoder = Autoencoder(size, channels, code, features)
         self.event_shape = (code,)
         levels = {"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min}

@@ -87,8 +87,13 @@ class CostLog(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         now = time.process_time()
         self._seconds, self._began = self._seconds + now - self._began, now
-        costs = {"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}
-        replace_file(_folder(trainer) / _FILE, json.dumps(costs).encode())
+        write_costs(_folder(trainer), trainer.step, self._seconds, self._loss)
+
+
+def write_costs(folder: Path, steps: int, seconds: float, loss: float) -> None:
+    """Records the costs of a training in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / _FILE, json.dumps({"steps": steps, "cpu_seconds": seconds, "loss": loss}).encode())
 
 
 def read_costs(folder: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,15 +14,20 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
+from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy, CodeHeads, CodeNetwork
+from composable_energy_image.code_mixture import CodeMixture, MixtureHeads, divide_components
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.preparation import Distortion
-from composable_energy_image.label_columns import JointHeads, count_columns, find_joint_labels
-from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network
+from composable_energy_image.label_columns import JointHeads, JointLabels, count_columns
+from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network, write_costs
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Prepared, Ranks, join
+
+STAGES = ("autoencoder", "base", "decoder", "heads")
+"""The stages, in order. The decoder comes after the base, because it learns from draws of the base."""
 
 _CHUNK = 500
 _NAMING = (0.018, 0.05)  # for many pictures, and for a small set
@@ -29,7 +35,7 @@ _NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another in folders of their names.
+    """The stages in `STAGES`, trained one after another in folders of their names.
 
     The settings of a recipe have a table for each stage, and `data`, `model` and `training`.
     """
@@ -64,7 +70,7 @@ class AttributePipeline:
         return seeded(self.settings["training"]["seed"], part)
 
     def train_autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
-        """Trains an autoencoder, then its decoder alone. The attributes are an auxiliary task, which keeps them readable from codes."""
+        """Trains an autoencoder. The attributes are an auxiliary task, which keeps them readable from codes."""
         table, variables = self.settings["autoencoder"], count_values(labels)
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
         if weights["naming"] == "auto":
@@ -75,8 +81,18 @@ class AttributePipeline:
         with torch.no_grad():
             raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
         set_standardization(coder.standardize, raw)
-        objective = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
-        self._fit("decoder", DecoderOnly(coder), objective, pictures)
+
+    def train_decoder(self, energy: CodeEnergy, pictures: Pictures) -> None:
+        """Trains the decoder alone: adversarially, on reconstructions and on draws of the energy, or on reconstructions only."""
+        coder, table = energy.autoencoder, self.settings["decoder"]
+        if not table["adversarial"]:
+            self._fit("decoder", DecoderOnly(coder), Reconstruction(coder.code, {}, noise=table["noise"]), pictures)
+            return
+        draws = energy.latents.sample(table["draws"], seed=self.settings["training"]["seed"])
+        with self.seeded("discriminator"):
+            model = AdversarialDecoder(coder, draws)
+        objective = AdversarialReconstruction(coder.code, noise=table["noise"], weight=table["adversarial"])
+        self._fit("decoder", model, objective, pictures, betas=(0.5, 0.99), warm_up=min(50, table["steps"] // 10))
 
     @torch.no_grad()
     def encode(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
@@ -122,23 +138,43 @@ class AttributePipeline:
             Distribution augmentation for generative modeling (Jun et al., 2020).
             Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
         """
-        levels = energy.sigma_min, energy.sigma_max
+        net = cast(CodeNetwork, energy.net)
+        options: dict[str, Any] = {"sigma_min": energy.sigma_min, "sigma_max": energy.sigma_max, "scale": 1.0 if net.balanced else None}
         if changes is None:
-            self._fit("base", energy.net, DenoisingScoreMatching(*levels), codes)
+            self._fit("base", net, DenoisingScoreMatching(**options), codes)
             return
         as_they_are = (changes == 0).all(1)
         times = max(1, round(int((~as_they_are).sum()) / int(as_they_are.sum())))
         data = [torch.cat([part[as_they_are].repeat(times, 1), part[~as_they_are]]) for part in (codes, changes)]
         with self.seeded("augmented base"):
-            layers = energy.net.net
-            sizes = {"width": layers.read.out_features, "blocks": len(layers.inner)}
-            model = CodeNetwork(codes.shape[1], conditions=changes.shape[1], **sizes).to(codes.device)
-        self._fit("base", model, DenoisingScoreMatching(*levels, condition="changes"), (data[0], {"changes": data[1]}))
-        model.write_unconditioned(energy.net)
+            sizes = {"width": net.net.read.out_features, "blocks": len(net.net.inner)}
+            model = CodeNetwork(codes.shape[1], conditions=changes.shape[1], balanced=net.balanced, **sizes).to(codes.device)
+        self._fit("base", model, DenoisingScoreMatching(**options, condition="changes"), (data[0], {"changes": data[1]}))
+        model.write_unconditioned(net)
 
-    def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
-        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute."""
-        variables, model, joint = count_values(labels), self.settings["model"], find_joint_labels(labels)
+    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, groups: Tensor, total: int) -> MixtureHeads:
+        """Fits the mixture of a base, of about `total` components, to codes, and those of mirror images behind them; returns its heads.
+
+        `groups` are the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown.
+        """
+        mixture, began = cast(CodeMixture, energy.net), time.process_time()
+        components, seed = divide_components(groups, total), self.settings["training"]["seed"]
+        mixture.fit(codes, groups.repeat(len(codes) // len(groups)).to(codes.device), components, seed)
+        loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()
+        options = {"code": codes.shape[1], "components": len(mixture.log_weights), "sigma_min": energy.sigma_min}
+        heads = cast(MixtureHeads, ce.get("encoder", "code-mixture-heads", outputs=len(joint), **options))
+        heads.mixture = mixture
+        self.ranks.call_on_first(lambda: write_costs(self.folder / "base", mixture.STEPS, time.process_time() - began, float(loss)))
+        return heads
+
+    def train_heads(
+        self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], joint: JointLabels | None, width: int
+    ) -> CodeHeads:
+        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute.
+
+        They are of combinations of attributes if `joint` is given.
+        """
+        variables, model = count_values(labels), self.settings["model"]
         outputs = count_columns(variables) if joint is None else len(joint)
         objective = AttributeHeads if joint is None else JointHeads
         with self.seeded("heads"):
@@ -153,10 +189,10 @@ class AttributePipeline:
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each finished stage."""
-        found = {name: read_costs(self.folder / name) for name in ("autoencoder", "decoder", "base", "heads")}
+        found = {name: read_costs(self.folder / name) for name in STAGES}
         return {name: costs for name, costs in found.items() if costs}
 
-    def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
+    def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any, **options: Any) -> None:
         table, training = self.settings[name], self.settings["training"]
         pictures = isinstance(data, Pictures)
         batch = table["batch_size"] * (self.settings["small"]["batch"] if self.small else 1)
@@ -173,6 +209,7 @@ class AttributePipeline:
             progress=self.progress,
             precision=training["precision"] if pictures else "float32",
             **{option: table[option] for option in ("rate", "weight_decay", "decay", "ema")},
+            **options,
         )
 
     def _chunks(self, pictures: Pictures) -> Iterator[Tensor]:

@@ -33,7 +33,7 @@ class AutoencoderWithLabels(nn.Module):
         The noise is added to the codes and has their shape.
         """
         coder = self.autoencoder
-        codes = coder.standardize(coder.encode_raw(_channels_last(images)).float())
+        codes = coder.standardize(coder.encode_raw(channels_last(images)).float())
         noisy = codes + noise
         return coder.decode(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
 
@@ -49,7 +49,7 @@ class DecoderOnly(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns reconstructions, codes, and logits without columns; see `AutoencoderWithLabels`."""
         with torch.no_grad():
-            codes = self.autoencoder.encode(_channels_last(images)).float()
+            codes = self.autoencoder.encode(channels_last(images)).float()
         return self.autoencoder.decode(codes + noise), codes, codes[:, :0]
 
     def train(self, mode: bool = True) -> Self:
@@ -86,7 +86,7 @@ class Reconstruction(Objective):
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
 
-def _channels_last(images: Tensor) -> Tensor:
+def channels_last(images: Tensor) -> Tensor:
     """Converts the memory format: convolutions are faster with channels last."""
     return images.contiguous(memory_format=torch.channels_last)
 

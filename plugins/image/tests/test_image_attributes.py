@@ -100,7 +100,7 @@ class TestAttributes:
         labels = {"old": Labels(torch.tensor([0, 1]), ("no", "yes")), "sex": Labels(torch.tensor([0, 1]), ("female", "male"))}
         labels["hair"] = Labels(torch.tensor([0, 1]), ("black", "red", "white"))
         base, heads = CodeEnergy(16, code=4, width=8, blocks=0), stirred(CodeHeads(5, code=4, width=8, blocks=0))
-        found = {energy.name: energy for energy in attribute_energies(base, heads, labels)}
+        found = {energy.name: energy for energy in attribute_energies(base, heads, labels, None)}
         assert list(found) == ["old", "sex=female", "sex=male", "hair=black", "hair=red", "hair=white"]
         z = torch.randn(6, 4)
         logits = heads(z)

@@ -212,6 +212,16 @@ def test_denoising_is_least_at_the_density_of_the_data():
         assert DenoisingScoreMatching(low, high).loss(wrong, batch_of(mean + math.sqrt(variance) * data(rows, 1))).value > loss.value
 
 
+def test_with_a_scale_all_levels_count_alike():
+    r"""For normal points of variance $s^2$ the weight makes the error at the truth 1 at each level; `scale` must be positive."""
+    rows, variance = 200_000, 0.5
+    points = batch_of(0.7 + math.sqrt(variance) * data(rows, 1))
+    loss = DenoisingScoreMatching(0.3, 3.0, scale=math.sqrt(variance)).loss(NoisyBell(0.7, variance), points)
+    assert abs(loss.value.item() - 1) < 4 * math.sqrt(2 / rows)
+    with pytest.raises(OptionError, match="scale must be"):
+        DenoisingScoreMatching(0.3, 3.0, scale=0.0)
+
+
 def test_noise_levels_are_log_uniform_and_belong_to_rows():
     seen = []
 

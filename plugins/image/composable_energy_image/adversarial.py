@@ -1,0 +1,108 @@
+r"""Adversarial training of a decoder: its pictures, reconstructed ones and drawn ones, become as sharp as real ones.
+
+Trained on reconstructions alone, a decoder averages over what a code leaves open, and it never sees the codes that the energy draws.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm
+from typing_extensions import Self
+
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.reconstruction import channels_last, picture_loss
+from composable_energy_training import Batch, Loss, Objective
+
+_WIDTHS = (32, 64, 96, 128)
+_MATCHING = 0.3  # weight of the features of the discriminator
+
+
+class Discriminator(nn.Module):
+    """Scores pictures by convolutions with spectral normalization, summed over all places; real ones should have high scores."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = list(zip((channels, *_WIDTHS), _WIDTHS, strict=False))
+        strided = [nn.Conv2d(before, after, 4, 2, 1) for before, after in sizes[:-1]]
+        self.layers = nn.ModuleList(spectral_norm(layer) for layer in (*strided, nn.Conv2d(*sizes[-1], 3, 1, 1)))
+        self.score = spectral_norm(nn.Linear(_WIDTHS[-1], 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Returns scores with shape $(B,)$ of pictures in [0, 1] with shape $(B, C, S, S)$, and the maps of all layers."""
+        h, maps = channels_last(images * 2 - 1), []
+        for layer in self.layers:
+            h = F.leaky_relu(layer(h), 0.2)
+            maps.append(h)
+        return self.score(h.sum((2, 3)))[:, 0], maps
+
+
+class AdversarialDecoder(nn.Module):
+    """The decoder of an autoencoder, whose encoder is frozen, its discriminator, and drawn codes with shape $(N, D)$."""
+
+    draws: Tensor
+
+    def __init__(self, autoencoder: Autoencoder, draws: Tensor) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        autoencoder.encoder.requires_grad_(False)
+        self.discriminator = Discriminator(autoencoder.channels)
+        self.register_buffer("draws", draws, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.autoencoder.standardize.eval()  # its mean and variance are those of all pictures, not of a batch
+        return self
+
+    def forward(self, images: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
+        """Returns decoded pictures: of the codes of images plus noise, followed by those of rows of the draws."""
+        with torch.no_grad():
+            codes = self.autoencoder.encode(channels_last(images))
+        return self.autoencoder.decode(torch.cat([codes + noise, self.draws[rows]]))
+
+
+class AdversarialReconstruction(Objective):
+    r"""The objective of an `AdversarialDecoder`: sharp reconstructions, and draws that the discriminator takes for pictures.
+
+    The first half of a batch is reconstructed, as many draws are decoded, and the whole batch is what is real. The decoder descends
+    `picture_loss` of reconstructions, plus 0.3 times the $L_1$ distance of the discriminator's maps from those of the pictures, minus
+    `weight` times the mean score. The discriminator descends the hinge loss. Neither gradient reaches the other network.
+
+    Args:
+        code: Numbers $D$ in a code.
+        noise: Standard deviation of the noise on the codes of pictures.
+        weight: Weight of the scores.
+
+    References:
+        Geometric GAN (Lim & Ye, 2017), https://arxiv.org/abs/1705.02894
+        Spectral normalization for generative adversarial networks (Miyato et al., 2018), https://arxiv.org/abs/1802.05957
+        Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016), https://arxiv.org/abs/1512.09300
+    """
+
+    def __init__(self, code: int, *, noise: float, weight: float) -> None:
+        self.code, self.noise, self.weight = code, noise, weight
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        decoder, images = _require_decoder(model), batch.x[: (len(batch.x) + 1) // 2]
+        noise = batch.noise.normal(batch.x.new_empty(len(batch.x), self.code))[: len(images)] * self.noise
+        rows = (batch.noise.child("draws").uniform(batch.x)[: len(images)] * len(decoder.draws)).long().clamp_(max=len(decoder.draws) - 1)
+        decoded, discriminator = decoder(images, noise, rows), decoder.discriminator
+        frozen = {name: weight.detach() for name, weight in discriminator.named_parameters()}
+        scores, maps = functional_call(discriminator, frozen, (decoded,))
+        fake, real = discriminator(decoded.detach())[0], discriminator(batch.x)
+        targets = [each[: len(images)].detach() for each in real[1]]
+        picture = picture_loss(decoded[: len(images)].to(batch.x.dtype).contiguous(), images)
+        matching = torch.stack([(ours[: len(images)] - target).abs().mean() for ours, target in zip(maps, targets, strict=True)]).sum()
+        hinge = F.relu(1 + fake).mean() + F.relu(1 - real[0]).mean()
+        score = scores.mean()
+        total = picture + _MATCHING * matching - self.weight * score + hinge
+        terms = {"picture": picture, "matching": matching, "score": score, "discriminator": hinge}
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
+
+
+def _require_decoder(model: nn.Module) -> AdversarialDecoder:
+    if not isinstance(model, AdversarialDecoder):
+        raise TypeError(f"AdversarialReconstruction trains an AdversarialDecoder, got {type(model).__name__}.")
+    return model
