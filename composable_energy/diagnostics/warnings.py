@@ -34,8 +34,10 @@ _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
 _ADVICE = {
     "diverged": "Take a smaller {step}; if that does not help, look at the energy there.",
     "errors": "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
-    "formula": "The base may have no such points, or the classifiers contradict one another: look at `E.explain(x)`; `E.sharpened(w)` "
-    "weighs the formula more.",
+    "formula": "Such points may be rare or absent in the data of the base, or the classifiers contradict one another: look at "
+    "`E.explain(x)`; `E.sharpened(w)` weighs the formula more.",
+    "decoded": "Such points may be rare in the data, or the decoder does not show it: a judge of decoded points decides; "
+    "`E.sharpened(w)` weighs the formula more.",
     "longer": "Take a larger {step}{tune}: steps this short mix slowly.",
     "shorter": "Take a smaller {step}{tune}; take a longer `burn_in`.",
     "tuned": "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), take a "

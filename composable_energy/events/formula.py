@@ -88,6 +88,10 @@ class Formula:
         """Returns the formula that a variable has one of some values."""
         return cls((variable,), (Atom(0, values if isinstance(values, Interval) else frozenset(values), name or f"{variable.source}"),))
 
+    def atoms(self) -> list[Formula]:
+        """Returns the statements about single variables of which this formula consists."""
+        return [Formula((self.variables[node.variable],), (replace(node, variable=0),)) for node in self.nodes if isinstance(node, Atom)]
+
     @property
     def base(self) -> Energy | None:
         """The base of all variables."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
+_READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
@@ -200,6 +201,9 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     formulas = _stated_formulas(problem.whole)
     if formulas or problem.branches or isinstance(problem.whole, Disjunction):
         _describe(problem, problem.points.constrain(drawn), formulas, trace)
+    decoded = problem.points.decode(drawn)
+    if formulas and hasattr(problem.points.decoder, "encode"):
+        _read_decoded(problem, problem.points.constrain(drawn[:_READ]), decoded[:_READ], formulas, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
     if trace.errors or formulas or chains.active < chains.count:
@@ -208,7 +212,34 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
         trace.reference = (chains.values(),)
     if isinstance(problem.plain, UnconstrainedEnergy):
         warn_of_rounding(problem.plain, drawn)
-    return problem.points.decode(drawn), trace
+    return decoded, trace
+
+
+def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: list[Formula], trace: Trace) -> None:
+    r"""Compares $P(\text{formula} \mid z)$ at latent points with that at the codes of what they decode to, and reports what is lost."""
+    try:
+        again = cast(Any, problem.points.decoder).encode(decoded)
+    except Exception:  # a third-party decoder may call something else so, and the draws are there
+        return
+    if again.shape != latent.shape:
+        return
+    bound = problem.conditions_at(latent, torch.arange(len(latent)))
+
+    def read(parts: Sequence[Formula]) -> list[Tensor]:
+        return [(-torch.stack([one.energy(z, **bound) for one in parts]).sum(0)).exp() for z in (latent, again)]
+
+    claimed, shown = read(formulas)
+    trace.decoded_probability, lost = shown.mean().item(), claimed - shown
+    if len(lost) < _READABLE or lost.mean() < _LOST + 2 * lost.std() / len(lost) ** 0.5:
+        return
+    atoms = [one for formula in formulas for one in formula.atoms()]
+    parts = [tuple(some.mean().item() for some in read([atom])) for atom in atoms]
+    name, (before, after) = max(zip(map(str, atoms), parts, strict=True), key=lambda pair: abs(pair[1][0] - pair[1][1]))
+    seen = (
+        f"Decoded points lose the formula: the classifiers give it a mean probability of {claimed.mean():.2g} at the latent points, and of "
+        f"{shown.mean():.2g} at the codes of what they decode to. Most is lost of {name}: {before:.2g} and {after:.2g}."
+    )
+    trace.observed += (SamplingWarning("decoded", seen, advise("decoded", trace.sampler)),)
 
 
 def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: Trace) -> None:

@@ -73,6 +73,7 @@ class Trace:
             mixtures inside it count one by one. None for any other energy.
         exact: Whether chains started at draws of the density, as those of a mixture of distributions do; they need not mix to be draws.
         formula_probability: For events, the mean of P(formula | x) at the points that were returned, by the heads; None without events.
+        decoded_probability: The same at the codes of up to 64 decoded points, if the decoder can encode; else None.
         alike: Whether all chains have one density; not if each has bound conditions of its own.
         errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
             energy.
@@ -104,6 +105,7 @@ class Trace:
     branch_of: Tensor | None = None
     exact: bool = False
     formula_probability: float | None = None
+    decoded_probability: float | None = None
     alike: bool = True
     errors: int = 0
     first_error: str = ""

@@ -189,6 +189,49 @@ class TestFormulas:
         assert BOWL.sample((64, 2), sampler=MALA(), steps=60, seed=0, trace=True)[1].formula_probability is None
 
 
+class Copier(torch.nn.Module):
+    """A decoder of two numbers that keeps the first one, and of the second one a share; or whose `encode` is something else."""
+
+    event_shape = (2, 1)
+
+    def __init__(self, share: float, error: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.share, self.error = share, error
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z * torch.tensor([1.0, self.share]))[..., None]
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error is not None:
+            raise self.error("not of points")
+        return x[..., 0]
+
+
+class TestDecodedFormulas:
+    """What classifiers say of latent points counts if the decoded points show it."""
+
+    def expression(self, decoder: Copier) -> ce.Energy:
+        base = ce.as_energy(Independent(Normal(torch.zeros(2), 1.0), 1), decoder=decoder)
+        first, second = (ce.ClassifierEnergy(lambda z, k=k: 20 * z[:, k : k + 1] - 10, 1, base, name=name) for k, name in enumerate("ab"))
+        return first & ~second
+
+    @pytest.mark.parametrize("weight", [1, 2])
+    def test_what_the_decoder_loses_is_reported_with_its_term(self, weight):
+        energy = weight * self.expression(Copier(-1.0))
+        with pytest.warns(SamplingWarning, match=r"decoded: Decoded points lose the formula.*Most is lost of b: "):
+            _, trace = energy.sample(64, sampler=MALA(), steps=200, seed=0, trace=True)
+        assert trace.formula_probability > 0.9 and trace.decoded_probability < 0.8
+        z = energy.latents.sample(64, sampler=MALA(), steps=200, seed=0)
+        expected = (-self.expression(Copier(-1.0)).evidence(z * torch.tensor([1.0, -1.0]))).exp().mean().item()
+        assert trace.decoded_probability == pytest.approx(expected)
+
+    @pytest.mark.parametrize("decoder", [Copier(1.0), Copier(-1.0, TypeError), Copier(-1.0, RuntimeError)])
+    def test_what_is_shown_or_cannot_be_read_is_not(self, decoder):
+        _, trace = self.expression(decoder).sample(64, sampler=MALA(), steps=200, seed=0, trace=True)
+        assert "decoded" not in kinds(trace)
+        assert trace.decoded_probability == (None if decoder.error else pytest.approx(trace.formula_probability))
+
+
 def text(trace: Trace, kind: str) -> str:
     (found,) = [str(warning) for warning in trace.warnings() if warning.kind == kind]
     return found
