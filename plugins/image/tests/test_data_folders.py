@@ -270,6 +270,16 @@ class TestIdx:
             assert found.labels["class"].values.tolist() == labels.tolist()
             assert found.labels["class"].names == tuple("0123456789")
 
+    def test_a_table_names_pictures_by_their_number(self, tmp_path):
+        self.write(tmp_path)
+        table = tmp_path / "attributes.csv"
+        table.write_text("number,round\n2,1\n0,0\n1,\n3,1\n")
+        found = open_pictures(tmp_path, labels=table).labels
+        assert found.keys() == {"round"} and found["round"].values.tolist() == [0, -1, 1, 1]
+        table.write_text("number,round\n0,0\n4,1\n")
+        with pytest.raises(FileFormatError, match="attributes.csv"):
+            open_pictures(tmp_path, labels=table)
+
     @pytest.mark.parametrize("pack", [False, True])
     def test_damage(self, tmp_path, pack):
         self.write(tmp_path, pack)

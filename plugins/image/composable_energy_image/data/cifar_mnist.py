@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
+from composable_energy_image.data.folders import read_labels
 from composable_energy_image.data.labels import Labels
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text
 from composable_energy_viz.files import LARGEST_PICTURE, read_gzip
@@ -79,8 +80,11 @@ def _read_records(path: Path, record: int) -> np.ndarray:
 
 
 def read_idx(request: ReadRequest) -> PictureSource:
-    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits."""
-    part, files, shapes = request.check("IDX files", _PARTS), [], []
+    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits.
+
+    In a table of labels the first column has the numbers of the pictures, from 0.
+    """
+    part, files, shapes = request.check("IDX files", _PARTS, own_labels=False), [], []
     for what, dimensions in (("images", 3), ("labels", 1)):
         file = _find_idx_file(request.path, part, what, dimensions)
         if file is None:
@@ -91,11 +95,13 @@ def read_idx(request: ReadRequest) -> PictureSource:
         raise FileFormatError(
             f"{files[0]} has {shapes[0][0]:,} pictures and {files[1]} {shapes[1][0]:,} labels: they belong to different data sets."
         )
-    images, labels = map(_read_idx_values, files, shapes)
-    values = torch.from_numpy(labels.astype(np.int64))
-    attribute = Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))
+    images, numbers = map(_read_idx_values, files, shapes)
+    values = torch.from_numpy(numbers.astype(np.int64))
+    labels = {"class": Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))}
+    if request.labels is not None:
+        labels = read_labels(request.labels, list(map(str, range(len(values)))), request.path, request.strict)
     description = f"IDX files, part {part}"
-    return array_source(description, description, images[:, None], files, {"class": attribute})
+    return array_source(description, description, images[:, None], files, labels)
 
 
 def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path | None:

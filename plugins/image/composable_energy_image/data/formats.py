@@ -61,7 +61,8 @@ def open_pictures(
         size: Height and width in pixels: the shorter side is resized (Lanczos), then the picture is cropped at the centre. None keeps the
             size of the files, which must be the same for all.
         channels: 1 for grey, 3 for color. None takes the channels of the first picture, and converts later grey pictures to color.
-        labels: For an image folder, a CSV file of attributes. None takes the only CSV file of the folder, if there is one.
+        labels: For an image folder or IDX files, a CSV file of attributes; IDX pictures are named by their number, from 0. None takes the
+            only CSV file of an image folder, if there is one, and the classes of IDX files.
         part: The part of a data set with parts: `"train"`, `"test"`, and for CelebA `"valid"`.
         cache: A folder for decoded pictures.
         limit: The largest number of pictures. They are spread evenly, so that every class of a sorted folder is included.
