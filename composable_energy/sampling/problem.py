@@ -88,17 +88,11 @@ def resolve_points(
 ) -> PointSpec:
     """Checks a requested shape, dtype and device against the energy, the start points and the memory of the device.
 
-    Args:
-        energy: The energy.
-        shape: $(n, *)$ or $n$, as for `sample`.
-        latents: Whether points of a latent space stay as they are.
-        start: Points that the chains start from or continue at, if they are known.
-        dtype: The requested dtype; None takes that of `start`, else of the energy's tensors, else torch's default.
-        device: The requested device; None follows the same order.
+    The shape is $(n, *)$ or $n$. A dtype or device of None is that of `start`, else of the energy's tensors, else torch's default. With
+    `latents`, points of a latent space stay as they are.
 
     Raises:
-        ShapeError: The shape is not positive, is unknown, or is not that of the energy.
-        DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
+        ShapeError, DtypeError, DeviceError: The request, the start and the energy do not fit.
         OptionError: Points with a gradient each, and the result, do not fit into memory. What an energy needs itself is not counted.
     """
     try:
