@@ -56,10 +56,14 @@ class CodeMixture(ce.Energy):
 
     def log_joint(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Returns the log weight and density of each component, with shape $(B, J)$; see `forward`."""
-        centered = (x @ self.axes).unflatten(1, self.means.shape) - self.means
         variances = self.variances + level_column(sigma, x)[..., None].square()
-        squares = (centered.square() / variances + variances.log()).sum(2)
-        return self.log_weights - (squares + x.shape[1] * math.log(2 * math.pi)) / 2
+        scales = variances.rsqrt()
+        if len(scales) == 1:  # one level, as in sampling: scaled axes make squared distances in two operations
+            z = torch.addmm(-(self.means * scales).flatten(), x, self.axes * scales.flatten()).unflatten(1, self.means.shape)
+        else:
+            z = ((x @ self.axes).unflatten(1, self.means.shape) - self.means) * scales
+        constants = variances.log().sum(2) + x.shape[1] * math.log(2 * math.pi)
+        return self.log_weights - (z.square().sum(2) + constants) / 2
 
     @torch.no_grad()
     def fit(self, codes: Tensor, groups: Tensor, components: Mapping[int, int], seed: int) -> None:
