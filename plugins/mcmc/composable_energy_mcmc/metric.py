@@ -89,12 +89,7 @@ def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 class CovarianceEstimator:
-    """Estimates the variances of points from several batches, and their covariance if they have few enough coordinates.
-
-    Args:
-        kind: `"diagonal"`; `"dense"`; `"auto"` for dense where that pays and diagonal elsewhere.
-        like: Points, with shape $(B, *)$.
-    """
+    """Estimates the variances of points from several batches, and their covariance if they have few enough coordinates."""
 
     def __init__(self, kind: str, like: Tensor) -> None:
         self.kind, self.event = kind, like.shape[1:]

@@ -17,17 +17,11 @@ _FARTHEST, _LEAST = 2.0, 1e-8
 
 
 class Widened(NamedTuple):
-    r"""The gradient of terms without noise levels, for data that vary around the denoised points.
+    """The gradient of terms without noise levels, for data that vary around the denoised points."""
 
-    Attributes:
-        slope: $(I + v H)^{-1} g$, with shape $(B, *)$.
-        pull: $C (I + v H)^{-1} g$, with the same shape.
-        rise: How much higher the log density is than at the denoised point, $v\, g^\top (I + v H)^{-1} g / 2$, with shape $(B,)$.
-    """
-
-    slope: Tensor
-    pull: Tensor
-    rise: Tensor
+    slope: Tensor  # (I + v H)^-1 g, with shape (B, *)
+    pull: Tensor  # C (I + v H)^-1 g, with the same shape
+    rise: Tensor  # how much higher the log density is than at the denoised point, v g^T (I + v H)^-1 g / 2, with shape (B,)
 
 
 def widen(

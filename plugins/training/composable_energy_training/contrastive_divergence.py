@@ -22,18 +22,12 @@ from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_s
 
 @dataclass(frozen=True)
 class NegativeSamples:
-    """Negative samples of a batch.
+    """Negative samples of a batch."""
 
-    Args:
-        x: The points, with shape $(B, *)$.
-        noise: The noise of their chains.
-        slots: Their slots of the replay buffer, with shape $(B,)$; None without a buffer.
-        scalars: The share of chains that `diverged`, and the mean `acceptance` rate of a sampler that rejects.
-    """
-
-    x: Tensor
-    noise: Noise
-    slots: Tensor | None = None
+    x: Tensor  # the points, with shape (B, *)
+    noise: Noise  # the noise of their chains
+    slots: Tensor | None = None  # their slots of the replay buffer, with shape (B,); None without a buffer
+    # The share of chains that `diverged`, and the mean `acceptance` rate of a sampler that rejects.
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
 
 

@@ -27,9 +27,6 @@ class ConditionalEnergy(ce.Energy):
         dims: Number of numbers in `y`.
         center: Centre of the range of each number.
         reach: Half width of the range.
-
-    Raises:
-        OptionError: `y` has neither classes nor numbers, or both.
     """
 
     comes_trained = False
@@ -50,10 +47,6 @@ class ConditionalEnergy(ce.Energy):
             x: The codes.
             y: Classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
             sigma: The levels.
-
-        Raises:
-            OptionError: There is no such class.
-            ShapeError: `y` has another number of classes or numbers for each code.
         """
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma, y=self.features(y).to(x))
 

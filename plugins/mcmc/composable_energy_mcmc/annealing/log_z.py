@@ -249,9 +249,6 @@ def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
         forward: $f$, with shape $(*, n_f)$: log weights of paths from draws of $p_0$, whose weights have the mean $Z_1 / Z_0$.
         reverse: $r$, with shape $(*, n_r)$: log weights of paths from draws of $p_1$, whose weights have the mean $Z_0 / Z_1$.
 
-    Returns:
-        The estimates, with the shape of the leading axes.
-
     References:
         Efficient estimation of free energy differences from Monte Carlo data (Bennett, 1976), https://doi.org/10.1016/0021-9991(76)90078-4
     """
