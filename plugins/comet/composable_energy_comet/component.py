@@ -39,9 +39,6 @@ class ComponentEnergy(ce.Energy, ABC):
 
     Attributes:
         image: The start image, with shape $(C, S, S)$.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     comes_trained = False

@@ -65,7 +65,6 @@ def comet(
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
 
     Raises:
-        OptionError: An option is unknown or out of range.
         FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
@@ -106,7 +105,6 @@ def comet_global(
         network: The encoder: `"plain"`, or the paper's `"residual"`.
 
     Raises:
-        OptionError: An option is unknown or out of range.
         FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
@@ -152,7 +150,6 @@ def comet_window(
         **energy: Other options of `WindowEnergy`, such as `colors`.
 
     Raises:
-        OptionError: An option is unknown or out of range.
         FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:

@@ -25,9 +25,6 @@ class VectorEncoder(nn.Module):
             pooling.
         filters: Channels of the first convolution.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.
     """

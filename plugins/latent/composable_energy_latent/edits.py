@@ -160,9 +160,6 @@ class EditWeights:
         distance: The weight of $\lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2$.
         margin: Evidence is averaged over eight moves of $z$ with this standard deviation, in that of the prior. Without it edits stop
             where the heads have just become certain, and they may be wrong there.
-
-    Raises:
-        OptionError: A weight is negative.
     """
 
     asked: float = 3.0

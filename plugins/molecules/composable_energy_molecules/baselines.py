@@ -26,9 +26,6 @@ class FrequentRotamer:
         bins: Bins of $\phi$ and of $\psi$; 1 ignores the backbone.
         neighbours: Whether the groups of both neighbours count.
         least: The least number of residues in a bin; with fewer the prediction is that of the amino acid alone.
-
-    Raises:
-        OptionError: A number is not positive.
     """
 
     def __init__(self, bins: int = 1, *, neighbours: bool = False, least: int = 10) -> None:
@@ -111,9 +108,6 @@ class VonMisesMixture:
         context: Whether the density depends on the context.
         iterations: Steps of expectation maximisation.
         seed: The seed of the start.
-
-    Raises:
-        OptionError: A number is not positive.
     """
 
     def __init__(self, components: int = 32, *, context: bool = True, iterations: int = 60, seed: int = 0) -> None:

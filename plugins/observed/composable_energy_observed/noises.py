@@ -51,9 +51,6 @@ class Gaussian(Noise):
 
     Args:
         scale: $\sigma > 0$: a number, or a tensor that broadcasts to the shape of a measurement.
-
-    Raises:
-        OptionError: The scale is not positive.
     """
 
     name = "gaussian"

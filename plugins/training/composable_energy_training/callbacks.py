@@ -92,9 +92,6 @@ class CSVLog(Callback):
 
     Args:
         every: Steps between rows.
-
-    Raises:
-        OptionError: `every` is below 1.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -157,9 +154,6 @@ class TensorBoard(Callback):
 
     Args:
         every: Steps between points.
-
-    Raises:
-        OptionError: `every` is below 1.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -209,9 +203,6 @@ class SampleSheet(Callback):
         of: A function from the averaged model to the energy to sample, such as `lambda energy: energy.given(y=3)`; None samples the model.
         value_range: The values of black and white.
         **options: Options of `Energy.sample`, such as `sampler` and `steps`; the defaults are those that the energy recommends.
-
-    Raises:
-        OptionError: A number is below 1.
     """
 
     def __init__(

@@ -81,9 +81,6 @@ class Monitor(Callback):
         factor: The factor of the learning rate.
         limit: The number of actions before the run is stopped.
 
-    Raises:
-        OptionError: A value is out of range.
-
     References:
         Compositional visual generation with energy based models (Du et al., 2020), https://arxiv.org/abs/2004.06030
         Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316

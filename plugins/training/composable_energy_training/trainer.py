@@ -90,9 +90,6 @@ class Trainer:
         precision: The precision of the networks; `fit` resolves `"auto"`.
         context: The part of the run that this process computes; set by `fit`.
 
-    Raises:
-        OptionError: An option is out of range.
-
     Example:
         >>> import torch
         >>> from torch import nn

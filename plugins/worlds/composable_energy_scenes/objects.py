@@ -121,9 +121,6 @@ class Objects(World):
         shapes: Names of shapes, among box, sphere and cylinder, and the toys pin, truck, table and snowman.
         sizes: The smallest and the largest half width, between 0.1 and 0.5 in the units of positions.
         shadows: Whether solids cast shadows.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     name = "objects"

@@ -65,9 +65,6 @@ class Presence(RelativeEnergy):
         radius: The error $r$, in the units of positions.
         name: The name in expressions.
 
-    Raises:
-        OptionError: The radius is not positive.
-
     References:
         Compositional visual generation with energy based models (Du et al., 2020), section 4.2: conjunctions of positions.
     """

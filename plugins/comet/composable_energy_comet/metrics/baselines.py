@@ -70,9 +70,6 @@ def quadrant_labels(n: int, size: int | tuple[int, int]) -> Tensor:
     Returns:
         Labels, int64 with shape $(n, H, W)$, 0 to 3.
 
-    Raises:
-        OptionError: A number is not whole, or below 1.
-
     Example:
         >>> quadrant_labels(1, 2)
         tensor([[[0, 1],
