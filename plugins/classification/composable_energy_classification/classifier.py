@@ -162,7 +162,6 @@ class Classifier(nn.Module):
 
         Raises:
             OptionError: A class is out of range, or with `offsets` absent; or offsets would change the energies that a threshold is for.
-            ShapeError: There is not one class for each point.
 
         Warns:
             CalibrationWarning: The points do not determine the temperature.

@@ -59,7 +59,6 @@ def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
 
     Raises:
         OptionError: The parametrisation is unknown, or does not fit the schedule.
-        ShapeError: The output does not have the shape of the points.
     """
     p, q = _mixture(parametrisation, schedule, sigma)
     _check_shape(output, x)
@@ -87,7 +86,6 @@ def output_of(clean: Tensor, noise: Tensor, sigma: Tensor, parametrisation: str,
 
     Raises:
         OptionError: The parametrisation is unknown, or does not fit the schedule.
-        ShapeError: The noises do not have the shape of the clean points.
     """
     p, q = _mixture(parametrisation, schedule, sigma)
     _check_shape(noise, clean)

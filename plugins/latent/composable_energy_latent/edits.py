@@ -209,7 +209,6 @@ def edit(
 
     Raises:
         EditError: The expression contradicts what is kept or itself, or a latent point is outside the support of the prior.
-        ShapeError: The latent points do not fit the prior.
         ExpressionError: The expression has no prior with a generator.
 
     References:

@@ -35,7 +35,6 @@ class Noise(Described):
 
         Raises:
             OptionError: It is.
-            ShapeError: An option does not fit its shape.
         """
 
     def level(self, y: Tensor, quantile: float) -> float | None:

@@ -145,9 +145,6 @@ class TransitionEnergy(Energy):
 
         Returns:
             This energy.
-
-        Raises:
-            ShapeError: The pairs have another shape.
         """
         if pairs.ndim != 3 or pairs.shape[1:] != self.event_shape:
             raise ShapeError(f"Pairs have the shape (n, 2, {self.size}), got {tuple(pairs.shape)}.")

@@ -164,7 +164,6 @@ class TensorBoard(Callback):
         """Opens the folder; TensorBoard hides points after `trainer.step`.
 
         Raises:
-            ExtraNotInstalled: TensorBoard is not installed.
             OptionError: The run has no folder.
         """
         try:

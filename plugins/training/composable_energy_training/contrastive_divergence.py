@@ -58,9 +58,6 @@ class ContrastiveDivergence(Objective):
         augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn.
         persistent: Whether chains continue from step to step.
 
-    Raises:
-        OptionError: A number is out of range, or the start is unknown.
-
     References:
         Training products of experts by minimizing contrastive divergence (Hinton, 2002).
         Training restricted Boltzmann machines using approximations to the likelihood gradient (Tieleman, 2008).

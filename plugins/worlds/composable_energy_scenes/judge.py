@@ -63,9 +63,6 @@ def judge_images(images: Tensor, judge: Judge) -> Verdict:
     Args:
         images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
         judge: The judge.
-
-    Raises:
-        ShapeError: The pictures have another shape.
     """
     _check_shape("judge", images)
     output = features_of(judge, images)
@@ -107,9 +104,6 @@ def detect_objects(images: Tensor, detector: Detector) -> list[Tensor]:
     Args:
         images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
         detector: The detector.
-
-    Raises:
-        ShapeError: The pictures have another shape.
     """
     _check_shape("detector", images)
     found = []

@@ -71,7 +71,6 @@ class Sprites(World):
             steps: Indices from 0, with shape $(N, 5)$, in the order of `SPRITE_FACTORS`.
 
         Raises:
-            ShapeError: The indices have another shape.
             OptionError: An index is outside the grid.
         """
         steps, most = np.asarray(steps), np.array(list(SPRITE_FACTORS.values()))

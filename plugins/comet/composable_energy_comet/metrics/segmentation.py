@@ -33,8 +33,6 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
         One number for each picture, with shape $(B,)$; NaN if no pixel is evaluated.
 
     Raises:
-        ShapeError: The shapes differ, or are not those of label maps.
-        DtypeError: The labels are not whole numbers.
         OptionError: `foreground` is neither True nor False.
 
     Example:
@@ -76,8 +74,6 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
         One number in [0, 1] for each picture, with shape $(B,)$; NaN if no segment is evaluated.
 
     Raises:
-        ShapeError: The shapes differ, or are not those of label maps.
-        DtypeError: The labels are not whole numbers.
         OptionError: `foreground` is neither True nor False.
 
     Example:
