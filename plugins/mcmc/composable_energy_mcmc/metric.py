@@ -17,10 +17,8 @@ _DRAWS_PER_AXIS = 10
 class Metric:
     r"""A linear map $S$ from whitened points to points, $x = S y$: the identity, diagonal, or a triangular matrix.
 
-    Args:
-        scale: Standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None is the
-            identity.
-        event: The shape of a point; only needed beside a matrix.
+    The scale is a tensor of standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None
+    is the identity. The shape of a point, `event`, is only needed beside a matrix.
 
     Example:
         >>> Metric(torch.tensor([1.0, 2.0]))

@@ -148,16 +148,9 @@ def find_start(
 ) -> tuple[float, float, LevelStart]:
     """Returns the lowest and the highest level of a sampler, and the Gaussian at the highest; warns if points are not Gaussian there.
 
-    A level that nothing says is found by looking: the highest is doubled until points are nearly Gaussian, the lowest falls with the
-    narrowest coordinate.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-        like: Points with shape $(B, *)$; only their shape counts, and their number where chains have conditions of their own.
-        noise: The noise of the pilots.
-        ends: The lowest and highest level that the user gives, or None.
-        default: The levels to begin with.
-        warn: Whether to warn.
+    A level that is not among the `ends` that the user gives is found by looking, from the `default`: the highest is doubled until points
+    are nearly Gaussian, the lowest falls with the narrowest coordinate. Of the points `like` only the shape counts, and their number where
+    chains have conditions of their own.
     """
     low, high = known_range(energy)
     count = len(like) if has_rows(energy) else max(2, min(_PILOTS, _COORDINATES // max(1, like[0].numel())))

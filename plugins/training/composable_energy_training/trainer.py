@@ -36,8 +36,6 @@ from composable_energy_training.ranks import Ranks
 from composable_energy_training.termination import Termination
 from composable_energy_training.train_step import TrainStep
 
-__all__ = ["Report", "Trainer"]
-
 _LOG = logging.getLogger("composable_energy_training")
 
 

@@ -43,10 +43,7 @@ class ConditionalEnergy(ce.Energy):
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$.
 
-        Args:
-            x: The codes.
-            y: Classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
-            sigma: The levels.
+        The condition $y$ are classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
         """
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma, y=self.features(y).to(x))
 

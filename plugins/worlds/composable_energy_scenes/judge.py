@@ -77,15 +77,8 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = [
-            *halving_convolutions(3, 24, 48, 64),
-            nn.Conv2d(64, 64, 3, 1, 1),
-            nn.BatchNorm2d(64),
-            nn.SiLU(),
-            nn.Conv2d(64, 16, 1),
-            nn.SiLU(),
-        ]
-        self.read = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 3 * GRID**2))
+        refine = [nn.Conv2d(64, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 16, 1), nn.SiLU()]
+        self.read = nn.Sequential(*halving_convolutions(3, 24, 48, 64), *refine, nn.Flatten(), nn.Linear(16 * 64, 3 * GRID**2))
         rows, columns = torch.meshgrid(*[(torch.arange(GRID) + 0.5) * CELL - 1] * 2, indexing="ij")
         self.register_buffer("middles", torch.stack([columns, rows], 2).flatten(0, 1), persistent=False)
 
