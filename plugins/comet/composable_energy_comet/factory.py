@@ -63,9 +63,6 @@ def comet(
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
             untrained model.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
-
-    Raises:
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)
@@ -103,9 +100,6 @@ def comet_global(
         size: Height and width of pictures; as for `comet`, `channels`, `components`, `head`, `filters`, `weights` and `**energy`.
         latent: Numbers in the latent of a component.
         network: The encoder: `"plain"`, or the paper's `"residual"`.
-
-    Raises:
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)
@@ -142,9 +136,6 @@ def comet_window(
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
         again: Further components of decomposed pictures, each a window where the picture is explained worst; 0 for those of the training.
         **energy: Other options of `WindowEnergy`, such as `colors`.
-
-    Raises:
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)

@@ -105,7 +105,6 @@ class CSVLog(Callback):
         """Opens the table and removes the rows after the checkpoint.
 
         Raises:
-            OptionError: The run has no folder.
             FileFormatError: `log.csv` is another table.
         """
         self._path, self._started = _folder(trainer, "a table") / "log.csv", time.monotonic()
@@ -161,11 +160,7 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
-        """Opens the folder; TensorBoard hides points after `trainer.step`.
-
-        Raises:
-            OptionError: The run has no folder.
-        """
+        """Opens the folder; TensorBoard hides points after `trainer.step`."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -95,7 +95,6 @@ class ContrastiveDivergence(Objective):
 
         Raises:
             OptionError: The model is not an energy, an option does not fit, or the sampler has no step size.
-            PluginNotFound: No plug-in offers the sampler.
         """
         sampler = resolve_sampler(require_energy(model), *self._sampler_request)
         if getattr(sampler, "step_size", 1.0) is None:
