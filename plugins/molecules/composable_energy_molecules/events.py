@@ -56,12 +56,9 @@ def arc(
     r"""Returns the event that an angle is within some degrees of a centre.
 
     Args:
-        chi: The number of the angle, from 1 on.
+        chi: The number of the angle, from 1 on; `base`, `residue` and `border` are those of `Wells`.
         centre: The centre in degrees.
         half_width: The largest distance from the centre, in degrees, below 180.
-        base: The density of the angles; None for evidence alone.
-        residue: The index of the residue, for points of several residues.
-        border: The width of the borders in degrees.
     """
     chi, residue = _check_place(chi, residue)
     half = math.radians(check_number("half_width", half_width, above=0, below=180))
