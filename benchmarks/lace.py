@@ -166,15 +166,7 @@ def closed() -> list[dict[str, Any]]:
                 along = z @ a
                 of_mean = (along.mean().item() - mean) / (variance / CHAINS) ** 0.5
                 of_variance = (along.var().item() - variance) / ((fourth - variance**2) / CHAINS) ** 0.5
-                found.append(
-                    {
-                        "d": d,
-                        "mean": of_mean,
-                        "variance": of_variance,
-                        "evaluations": evaluations,
-                        "seconds": seconds,
-                    }
-                )
+                found.append({"d": d, "mean": of_mean, "variance": of_variance, "evaluations": evaluations, "seconds": seconds})
             rows.append({"slope": slope, "offset": offset, "sampler": label, "dimensions": found})
             print(slope, offset, label, [(f"{r['mean']:.1f}", f"{r['variance']:.1f}") for r in found], flush=True)
     return rows

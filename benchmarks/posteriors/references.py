@@ -44,13 +44,7 @@ def nuts_reference(target: Target, acceptance: float) -> Reference:
     flat = flat if target.from_reference is None else target.from_reference(flat)
     values, coordinates = (some.unflatten(0, points.shape[:2]) for some in (target.statistics(flat), flat))
     about: dict[str, Any] = environment("numpyro", "jax", "jaxlib", "numpy", command=COMMAND.format(target.name), seconds=round(seconds, 1))
-    about |= {
-        "chains": CHAINS,
-        "draws": DRAWS,
-        "warm_up": WARM_UP,
-        "acceptance": acceptance,
-        "drawn": drawn.name,
-    }
+    about |= {"chains": CHAINS, "draws": DRAWS, "warm_up": WARM_UP, "acceptance": acceptance, "drawn": drawn.name}
     about |= {"divergences": divergences, "r_hat": r_hat(values), "ess": least_effective(values), "torch_and_jax_differ": agreement}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     quantiles = torch.stack([some.quantile(levels) for some in values.flatten(0, 1).T], 1)

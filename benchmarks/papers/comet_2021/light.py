@@ -25,13 +25,7 @@ from torch.nn import functional as F
 import composable_energy as ce
 from benchmarks.harness import kept
 from benchmarks.papers.comet_2021.objects import TRAIN
-from benchmarks.papers.comet_2021.recombination import (
-    PICTURES,
-    CropClassifier,
-    centers,
-    classify,
-    load_classifier,
-)
+from benchmarks.papers.comet_2021.recombination import PICTURES, CropClassifier, centers, classify, load_classifier
 from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
 from benchmarks.papers.comet_2021.worlds import WORLDS, Budget, Scenes, fit, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows

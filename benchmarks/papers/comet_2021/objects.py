@@ -101,12 +101,7 @@ def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
             found[read, threshold] = foreground_ari(validation.masks, merge_components(scores, threshold))
     read, threshold = best = max(found, key=lambda key: found[key])
     each = adjusted_rand_index(test.masks, comet.masks(test.images, threshold, read), foreground=True)
-    return {
-        "read": read,
-        "merge": threshold,
-        "validation FG-ARI": found[best],
-        "FG-ARI": float(each.nanmean()),
-    }
+    return {"read": read, "merge": threshold, "validation FG-ARI": found[best], "FG-ARI": float(each.nanmean())}
 
 
 def foreground_ari(masks: Tensor, labels: Tensor) -> float:

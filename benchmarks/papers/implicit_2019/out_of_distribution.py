@@ -36,14 +36,7 @@ from benchmarks.papers.implicit_2019.training import (
     summary,
     unusual_sets,
 )
-from composable_energy_classification import (
-    auroc,
-    energy_score,
-    gradient_score,
-    relative_score,
-    typicality_score,
-    uncertainty_score,
-)
+from composable_energy_classification import auroc, energy_score, gradient_score, relative_score, typicality_score, uncertainty_score
 
 LEVEL, JOINT = 0.2, Joint(noise=0.1, step_size=0.01)
 BACKGROUND = 0.3  # the share of pixels that are replaced in the pictures of the background

@@ -58,8 +58,6 @@ def pgd(
     Raises:
         OptionError: An option is out of range, or a point is not within the bounds.
         ExpressionError: The model has no gradient, or one that is not finite.
-        DtypeError: The points are no floating tensor, or the classes no whole numbers.
-        ShapeError: The logits do not have shape $(B, K)$, or classes do not fit.
 
     References:
         Towards deep learning models resistant to adversarial attacks (Madry et al., 2018), https://arxiv.org/abs/1706.06083

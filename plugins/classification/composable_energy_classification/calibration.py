@@ -31,7 +31,6 @@ def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float
 
     Raises:
         OptionError: Rows are no probabilities, or a class is out of range.
-        ShapeError: The shapes do not fit.
 
     References:
         On calibration of modern neural networks (Guo et al., 2017), https://arxiv.org/abs/1706.04599
@@ -68,7 +67,6 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
 
     Raises:
         ExpressionError: The true class of a point has infinite energy, or an energy is not a number.
-        ShapeError: The energies do not have shape $(B, K)$, or there is not one class for each point.
         OptionError: A class is out of range, or with `offsets` has no held-out point.
     """
     if energies.ndim != 2:

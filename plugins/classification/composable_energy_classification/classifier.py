@@ -125,9 +125,7 @@ class Classifier(nn.Module):
     def predict(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Returns the most probable classes as numbers of `labels`, with shape $(B,)$; -1 where the energy is above the threshold.
 
-        Args:
-            x: The points, with shape $(B, *)$.
-            batch_size: The number of points that are evaluated together.
+        The arguments are those of `probabilities`.
         """
         with torch.no_grad():
             kept = torch.ones(len(check_points(x)), dtype=torch.bool, device=x.device)
@@ -142,9 +140,7 @@ class Classifier(nn.Module):
     def energy(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Returns the energies of points of any class, before refinement, with shape $(B,)$ and without a graph.
 
-        Args:
-            x: The points, with shape $(B, *)$.
-            batch_size: The number of points that are evaluated together.
+        The arguments are those of `probabilities`.
         """
         with torch.no_grad():
             return torch.cat([self.marginal(part) for part, _ in _parts(x, None, batch_size)])
@@ -162,7 +158,6 @@ class Classifier(nn.Module):
 
         Raises:
             OptionError: A class is out of range, or with `offsets` absent; or offsets would change the energies that a threshold is for.
-            ShapeError: There is not one class for each point.
 
         Warns:
             CalibrationWarning: The points do not determine the temperature.
@@ -186,7 +181,6 @@ class Classifier(nn.Module):
             batch_size: The number of points that are evaluated together.
 
         Raises:
-            OptionError: `keep` is not between 0 and 1.
             ExpressionError: The quantile of the energies is not finite.
         """
         keep = check_number("keep", keep, above=0, below=1)

@@ -29,9 +29,6 @@ class Refinement:
         clamp: The lowest and the highest value of a coordinate, such as `(0, 1)`; None leaves points alone.
         seed: The seed of the noise.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020),
         https://arxiv.org/abs/1912.03263

@@ -116,7 +116,6 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         outside: Scores of other points, with shape $(m,)$.
 
     Raises:
-        ShapeError: There are no scores, or they are no vectors.
         OptionError: A score is not a number.
 
     Example:
@@ -140,7 +139,6 @@ def fpr_at_95(inside: Tensor, outside: Tensor, *, kept: float = 0.95) -> float:
         kept: The share of the data that is accepted, at least.
 
     Raises:
-        ShapeError: There are no scores, or they are no vectors.
         OptionError: A score is not a number, or `kept` is not between 0 and 1.
     """
     inside, outside = _scores(inside), _scores(outside)
@@ -173,7 +171,6 @@ def histogram(inside: Tensor, outside: Tensor, bins: int = 30, *, trim: float = 
         trim: The share of each end of all scores that is counted in the outermost bins, for a few extreme scores.
 
     Raises:
-        ShapeError: There are no scores, or they are no vectors.
         OptionError: A score is not a number or infinite, or an option is out of range.
     """
     inside, outside = _scores(inside), _scores(outside)

@@ -101,11 +101,7 @@ def _third_party(name: str) -> Iterator[None]:
 
 
 def _add_command(commands: Any, name: str, common: Parser, *, whole: bool) -> None:
-    """Adds a command to the parser, with its arguments if they are needed.
-
-    Raises:
-        PluginLoadError: It is one of a plug-in, and fails to load, to be built, or to add its arguments.
-    """
+    """Adds a command to the parser, with its arguments if they are needed."""
     with nullcontext() if name in _COMMANDS else _third_party(name):
         command = _COMMANDS[name]() if name in _COMMANDS else ce.get("command", name)()
         summary, description = printable(command.summary), command.description or command.summary

@@ -52,12 +52,7 @@ def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
 
 
 def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """Returns a type of arguments: whole numbers in a range, also as `1e6`.
-
-    Args:
-        least: The lowest number.
-        most: The highest number.
-    """
+    """Returns a type of arguments: whole numbers in a range, also as `1e6`."""
 
     def read(text: str) -> int:
         try:

@@ -56,11 +56,7 @@ def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, A
     with os.fdopen(here, "rb") as answers:
         code = f"import sys; sys.path[:] = {sys.path!r}; from composable_energy_cli.trial import serve; serve({there}, {entries!r})"
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[there],
+            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[there]
         )
         os.close(there)
         problem = f"loading it did not end within {limit:g} s"

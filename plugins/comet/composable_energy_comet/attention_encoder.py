@@ -37,9 +37,6 @@ class AttentionEncoder(nn.Module):
         cells: Height and width of the attention grid, a half or a quarter of `seen`; a quarter, but at least 8, if None. Two objects in one
             cell are hard to separate.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A; the pose,
         the coordinate channels, the inhibition and the cap are added. Inhibition is the scope of MONet (Burgess et al., 2019),

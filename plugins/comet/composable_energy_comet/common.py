@@ -46,9 +46,6 @@ class PictureCode(ABC):
         Args:
             x: Pictures, with shape $(B, C, S, S)$.
             y: As many other pictures.
-
-        Raises:
-            ShapeError: `y` has another length, or the pictures another size.
         """
         own, others = encode_pair(self.comet, x, y)
         moved = self.move(own, self.encode(others))
@@ -62,9 +59,6 @@ class PictureCode(ABC):
         Args:
             x: Pictures, with shape $(B, C, S, S)$.
             y: As many other pictures.
-
-        Raises:
-            ShapeError: `y` has another length, or the pictures another size.
         """
         own, others = encode_pair(self.comet, x, y)
         moved = self.move(others, self.encode(own))

@@ -39,9 +39,6 @@ class ComponentEnergy(ce.Energy, ABC):
 
     Attributes:
         image: The start image, with shape $(C, S, S)$.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     comes_trained = False
@@ -68,10 +65,6 @@ class ComponentEnergy(ce.Energy, ABC):
         Args:
             x: Pictures, with shape $(B, C, S, S)$.
             z: Latents, with shape $(B, K, D)$, or $(B, D)$ for one component.
-
-        Raises:
-            ShapeError: The latents have another size.
-            DtypeError: The latents are not floating.
         """
         if not z.is_floating_point():
             raise DtypeError(f"z must be latents of a floating dtype, as `encode` returns; got {z.dtype}.")
@@ -89,7 +82,6 @@ class ComponentEnergy(ce.Energy, ABC):
             images: Images in [0, 1], with shape $(N, C, S, S)$.
 
         Raises:
-            ShapeError: The images have another size.
             OptionError: There is no image, or values lie outside [0, 1].
         """
         if images.shape[1:] != self.image.shape:

@@ -40,9 +40,6 @@ class ConvEnergy(ComponentEnergy):
         iterations: Number of steps of the descent.
         start: `"image"` or `"uniform"`.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A: 64 filters,
         absolute coordinates, `start="uniform"`. The released code never calls its normalization layers, so this network has none.

@@ -63,10 +63,6 @@ def comet(
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
             untrained model.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
-
-    Raises:
-        OptionError: An option is unknown or out of range.
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)
@@ -104,10 +100,6 @@ def comet_global(
         size: Height and width of pictures; as for `comet`, `channels`, `components`, `head`, `filters`, `weights` and `**energy`.
         latent: Numbers in the latent of a component.
         network: The encoder: `"plain"`, or the paper's `"residual"`.
-
-    Raises:
-        OptionError: An option is unknown or out of range.
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)
@@ -138,22 +130,12 @@ def comet_window(
     The first component is the ground, with the light on it; it has no place. Windows have as many pixels in a picture of any size.
 
     Args:
-        size: Height and width of pictures: 16, 32, 64, ...
-        channels: Channels of pictures.
+        size: Height and width of pictures; as for `comet`, `channels`, `latent`, `filters`, `encoder_filters` and `weights`.
         components: Number of components of a picture, with the ground: one more than the largest number of objects.
-        latent: Numbers in the latent of a component, without its pose.
         window: Height and width of the largest windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
-        filters: Channels of the energy.
-        encoder_filters: Channels of the encoder.
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
         again: Further components of decomposed pictures, each a window where the picture is explained worst; 0 for those of the training.
-        weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
-            untrained model.
         **energy: Other options of `WindowEnergy`, such as `colors`.
-
-    Raises:
-        OptionError: An option is unknown or out of range.
-        FileFormatError: The folder is damaged, or holds something else.
     """
     if weights is not None:
         return load_comet(weights)

@@ -38,9 +38,6 @@ class GlimpseEncoder(nn.Module):
         seen: Height and width of the copy that attention reads; `size` if None.
         again: Further windows of `Comet.encode`, where the picture is explained worst; see `look_again`. Training does without them.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Attend, infer, repeat (Eslami et al., 2016), https://arxiv.org/abs/1603.08575; Spatial transformer networks (Jaderberg et al.,
         2015), https://arxiv.org/abs/1506.02025

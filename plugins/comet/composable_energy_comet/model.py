@@ -68,8 +68,6 @@ class Comet(nn.Module):
             x: Pictures in [0, 1], with shape $(B, C, S, S)$.
 
         Raises:
-            ShapeError: The pictures have another size.
-            DtypeError: The pictures have another dtype than the weights.
             OptionError: Values lie outside [0, 1].
         """
         self._check_pictures(x)
@@ -93,9 +91,6 @@ class Comet(nn.Module):
         Args:
             z: Latents of any number of components, with shape $(B, K, D)$.
             seed: Seed of the noise at the start.
-
-        Raises:
-            ShapeError: The latents have another size.
         """
         if z.ndim != 3 or z.shape[2] != self.energy.numbers:
             raise ShapeError(f"Latents must have shape (B, K, {self.energy.numbers}), got {tuple(z.shape)}.")
@@ -124,7 +119,6 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError: `y` has another length.
             OptionError: There is no such component.
         """
         (mixed, others), indices = encode_pair(self, x, y), self._check_components(k)

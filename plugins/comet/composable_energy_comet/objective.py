@@ -71,9 +71,6 @@ class Decomposition(Objective):
         cover: Weight of the mean share of pixels that components other than the first take, for energies with targets. It leaves to the
             ground what the ground explains, so that objects of two pictures do not cover one another with pieces of ground.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, equation 4 and
         algorithm 1; the random iterate is our addition.

@@ -31,9 +31,6 @@ class QuadraticEnergy(TargetEnergy):
         coordinates: `"relative"` or `"absolute"`. Without coordinates the decoder would paint all pixels alike.
         start: `"image"` or `"uniform"`: the start of joint descents with other energies.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         The decoder: Spatial broadcast decoder (Watters et al., 2019), https://arxiv.org/abs/1901.07017.
     """

@@ -25,9 +25,6 @@ class VectorEncoder(nn.Module):
             pooling.
         filters: Channels of the first convolution.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.
     """
@@ -49,10 +46,7 @@ class VectorEncoder(nn.Module):
         numbers = self.components * self.latent
         if check_choice("network", network, ("plain", "residual")) == "plain":
             self.net = nn.Sequential(
-                *halving_layers(channels, filters, 64, 64),
-                nn.Linear(64 * (size // 8) ** 2, 256),
-                nn.SiLU(),
-                nn.Linear(256, numbers),
+                *halving_layers(channels, filters, 64, 64), nn.Linear(64 * (size // 8) ** 2, 256), nn.SiLU(), nn.Linear(256, numbers)
             )
         else:
             self.net = nn.Sequential(

@@ -44,9 +44,6 @@ class WindowEnergy(TargetEnergy):
         ground: Height and width of the grid of the ground's colors.
         start: `"image"` or `"uniform"`: the start of joint descents with other energies.
 
-    Raises:
-        OptionError: An option is out of range.
-
     References:
         Windows: Attend, infer, repeat (Eslami et al., 2016), https://arxiv.org/abs/1603.08575; Spatial transformer networks (Jaderberg et
         al., 2015), https://arxiv.org/abs/1506.02025.

@@ -69,7 +69,6 @@ def log_likelihood(
 
     Raises:
         ExpressionError: The energy does not depend on noise levels, or on another condition that is not bound.
-        OptionError: An option is out of range.
 
     References:
         Score-based generative modeling through stochastic differential equations (Song et al., 2021), https://arxiv.org/abs/2011.13456

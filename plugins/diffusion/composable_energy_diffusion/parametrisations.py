@@ -59,7 +59,6 @@ def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
 
     Raises:
         OptionError: The parametrisation is unknown, or does not fit the schedule.
-        ShapeError: The output does not have the shape of the points.
     """
     p, q = _mixture(parametrisation, schedule, sigma)
     _check_shape(output, x)
@@ -78,16 +77,7 @@ def clean_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
 def output_of(clean: Tensor, noise: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
     r"""Returns the output of a model that predicts these clean points and noises, with shape $(B, *)$; the target of its training.
 
-    Args:
-        clean: $x_0$, with shape $(B, *)$.
-        noise: $\epsilon$, with shape $(B, *)$.
-        sigma: The noise levels, with shape $(B,)$.
-        parametrisation: The kind of output.
-        schedule: The noise schedule.
-
-    Raises:
-        OptionError: The parametrisation is unknown, or does not fit the schedule.
-        ShapeError: The noises do not have the shape of the clean points.
+    The clean points $x_0$ and the noises $\epsilon$ have that shape, too; see `noise_of` for the other arguments and errors.
     """
     p, q = _mixture(parametrisation, schedule, sigma)
     _check_shape(noise, clean)

@@ -303,11 +303,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = {cls.name: cls for cls in (LinearVP, C
 
 
 def schedule_of(schedule: Schedule | str | Mapping[str, Any]) -> Schedule:
-    """Returns a schedule: itself, that of a name, or that of a mapping with `name` and options.
-
-    Raises:
-        OptionError: The name or an option is unknown, or an option is out of range.
-    """
+    """Returns a schedule: itself, that of a name, or that of a mapping with `name` and options."""
     if isinstance(schedule, Schedule):
         return schedule
     options = dict(schedule) if isinstance(schedule, Mapping) else {"name": schedule}

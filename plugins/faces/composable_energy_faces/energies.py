@@ -39,11 +39,7 @@ class Faces(ce.EnergyFamily):
         return (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the energy of an attribute, or the base for None.
-
-        Raises:
-            PluginNotFound: There is no such attribute.
-        """
+        """Returns the energy of an attribute, or the base for None."""
         if member is None:
             return self.base
         if member not in self.members():

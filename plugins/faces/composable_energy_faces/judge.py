@@ -65,9 +65,6 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     Args:
         images: Pictures in [0, 1], with shape $(B, 3, 64, 64)$.
         network: The judge; that of the package if None.
-
-    Raises:
-        ShapeError: The pictures have another shape.
     """
     logits = features_of(network or load_judge(), _check_shape(images))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))

@@ -59,11 +59,7 @@ class GeneratedFaces(ce.EnergyFamily):
         return ()
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the prior.
-
-        Raises:
-            PluginNotFound: A member is asked for.
-        """
+        """Returns the prior."""
         if member is not None:
             raise PluginNotFound(f"generated-faces has no {member!r}: fit attributes with composable_energy_latent.fit_attributes.")
         return self.base

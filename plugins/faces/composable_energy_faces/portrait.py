@@ -47,10 +47,7 @@ class _Portrait:
         self.skin = torch.lerp(_SKIN[lower], _SKIN[lower + 1], (tone - lower)[:, None])
         shade = torch.cat([numbers.uniform(f"hair {channel}", -0.04, 0.04).flatten(1) for channel in "rgb"], 1)
         self.hair = torch.lerp((_HAIR[hair] + shade).clamp(0, 1), _GREY, 0.18 * self.old.flatten(1))
-        self.head_width, self.head_height = (
-            numbers.uniform("head width", 0.47, 0.53),
-            numbers.uniform("head", 0.60, 0.65),
-        )
+        self.head_width, self.head_height = (numbers.uniform("head width", 0.47, 0.53), numbers.uniform("head", 0.60, 0.65))
         self.eye_x, self.eye_y = numbers.uniform("eye x", 0.205, 0.235), numbers.uniform("eye y", -0.03, 0.01)
 
     def background(self) -> None:
@@ -138,8 +135,7 @@ class _Portrait:
         c.paint(_WHITE, teeth, self.smiling)
         bend = numbers.uniform("serious bend", -0.5, 0.3) * c.x.square()
         line = torch.maximum(
-            (level - 0.03 + bend).abs() - (0.026 + 0.012 * (1 - self.male)),
-            c.side - numbers.uniform("serious width", 0.13, 0.16),
+            (level - 0.03 + bend).abs() - (0.026 + 0.012 * (1 - self.male)), c.side - numbers.uniform("serious width", 0.13, 0.16)
         )
         c.paint(lip * 0.92, line, 1 - self.smiling)
 

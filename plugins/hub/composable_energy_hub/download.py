@@ -46,7 +46,6 @@ def load(
         FileFormatError: The repository has only pickled weights, has no energy of this library, or the files are damaged.
         PluginNotFound: The energy needs a plug-in that is not installed.
         OptionError: The location is malformed.
-        ExtraNotInstalled: `huggingface_hub` is not installed.
     """
     place, hub = Location.parse(location), client()
     options: dict[str, Any] = {

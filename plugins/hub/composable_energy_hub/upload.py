@@ -53,7 +53,6 @@ def push(
         HubConnectionError: The hub cannot be reached, or is switched off.
         HubError: The hub failed.
         OptionError: The location is malformed.
-        ExtraNotInstalled: `huggingface_hub` is not installed.
     """
     place, hub = Location.parse(location), client()
     api = hub.HfApi(endpoint=endpoint, token=token, library_name="composable-energy", library_version=ce.__version__)

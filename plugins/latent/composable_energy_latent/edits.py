@@ -160,9 +160,6 @@ class EditWeights:
         distance: The weight of $\lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2$.
         margin: Evidence is averaged over eight moves of $z$ with this standard deviation, in that of the prior. Without it edits stop
             where the heads have just become certain, and they may be wrong there.
-
-    Raises:
-        OptionError: A weight is negative.
     """
 
     asked: float = 3.0
@@ -212,7 +209,6 @@ def edit(
 
     Raises:
         EditError: The expression contradicts what is kept or itself, or a latent point is outside the support of the prior.
-        ShapeError: The latent points do not fit the prior.
         ExpressionError: The expression has no prior with a generator.
 
     References:

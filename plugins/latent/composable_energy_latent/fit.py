@@ -74,7 +74,6 @@ def fit_attributes(
 
     Raises:
         LabelError: Labels have a wrong shape, are not finite, or an attribute has too few pictures of a label.
-        OptionError: An option is out of range.
 
     Example:
         >>> import torch

@@ -34,14 +34,9 @@ def integrate(
     Each chain has its own steps, so its result does not depend on the others. The results are the points, with shape $(B, *)$, and the
     number of evaluations of each chain and whether it arrived, with shape $(B,)$.
 
-    Args:
-        velocity: $v$, called with points of shape $(b, *)$, their times with shape $(b,)$, and the rows of the chains that they belong to.
-        x: The points at the start, with shape $(B, *)$.
-        start: The time at the start.
-        end: The time at the end.
-        tolerance: The error of a step, relative to $1 + |x|$, as a root mean square over coordinates.
-        first: The longest first step that is tried.
-        rounds: The largest number of tried steps of a chain.
+    The velocity gets points of shape $(b, *)$, their times with shape $(b,)$, and the rows of the chains that they belong to. The tolerance
+    is the error of a step, relative to $1 + |x|$, as a root mean square over coordinates; `first` is the longest first step that is tried,
+    and `rounds` the largest number of tried steps of a chain.
     """
     x, active = x.clone(), torch.arange(len(x), device=x.device)
     time, step = x.new_full((len(x),), start), x.new_full((len(x),), first)

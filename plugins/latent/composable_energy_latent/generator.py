@@ -77,7 +77,6 @@ class Generator(nn.Module):
         """Returns the pictures $g(z)$, with shape $(B, *)$.
 
         Raises:
-            ShapeError: The latent points have another shape.
             GeneratorError: The pictures have another shape than before, or are not finite.
         """
         if z.shape[1:] != self.latent_shape:

@@ -63,7 +63,6 @@ class LACE(Sampler):
         scale: $s$; None finds it in the expression.
 
     Raises:
-        OptionError: An option is out of range.
         ExpressionError: The expression has no normal prior.
 
     References:

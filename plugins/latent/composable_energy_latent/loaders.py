@@ -38,7 +38,6 @@ def load_generator(path: str | Path, *, trust: bool = False) -> nn.Module:
     Raises:
         OptionError: The file may run code, and `trust` is False.
         FileFormatError: The file is missing, damaged, or of another kind, such as a checkpoint of `torch.save`.
-        ExtraNotInstalled: `onnx2torch` is not installed.
     """
     check_flag("trust", trust)
     path = Path(path)

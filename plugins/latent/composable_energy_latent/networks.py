@@ -31,9 +31,6 @@ class LatentHeads(nn.Module):
         layers: Hidden layers.
         mean: The mean of each input, a number.
         scale: The standard deviation of each input, a number.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     temperature: Tensor

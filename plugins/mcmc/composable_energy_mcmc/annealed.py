@@ -14,15 +14,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.registry import get
-from composable_energy.sampling import (
-    Info,
-    Noise,
-    Sampler,
-    State,
-    Traits,
-    energy_and_gradient,
-    langevin_step,
-)
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_bulk
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, log_density_ratio, warn_of_last_level
@@ -336,16 +328,7 @@ class _Guided(State):
 
 
 class LevelEnergy(Energy):
-    r"""The energy $E(u y, c) / T + r E_0(u y)$ of points $y$ in units of a level, with a Gaussian $E_0$.
-
-    Args:
-        energy: $E$.
-        unit: $u$, a number or a tensor with the shape of a point.
-        temperature: $T$.
-        base: $E_0$; None leaves it out.
-        rest: $r$.
-        **bound: The conditions $c$.
-    """
+    r"""The energy $E(u y, c) / T + r E_0(u y)$ of points $y$ in units $u$ of a level, with a Gaussian $E_0$ as its base."""
 
     def __init__(
         self, energy: Energy, unit: float | Tensor, temperature: float, base: Gaussian | None = None, rest: float = 0.0, **bound: float

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import bound_kicks, sum_of_each
@@ -53,8 +53,7 @@ class HMC(Sampler):
         if self.step_size is not None:
             check_number("step_size", self.step_size, above=0)
         check_integer("leapfrogs", self.leapfrogs)
-        if not isinstance(self.jitter, bool):
-            raise OptionError(f"jitter must be True or False, got {self.jitter!r}.")
+        check_flag("jitter", self.jitter)
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("tuning_steps", self.tuning_steps)
 

@@ -20,19 +20,13 @@ _PRECISE, _AWAY = 0.85, 10.0
 
 
 class LevelGradient(NamedTuple):
-    r"""Energies and gradients at a noise level.
+    """Energies and gradients at a noise level."""
 
-    Attributes:
-        energy: The energies, with shape $(B,)$.
-        grad: The gradients, with shape $(B, *)$.
-        plain: The energies of terms without noise levels, with shape $(B,)$; None if there are none, or if they do not add.
-        slope: Their widened gradients at the denoised points, with shape $(B, *)$; None as above.
-    """
-
-    energy: Tensor
-    grad: Tensor
+    energy: Tensor  # the energies, with shape (B,)
+    grad: Tensor  # the gradients, with shape (B, *)
+    # The energies of terms without noise levels, with shape (B,); None if there are none, or if they do not add.
     plain: Tensor | None = None
-    slope: Tensor | None = None
+    slope: Tensor | None = None  # their widened gradients at the denoised points, with shape (B, *); None as above
 
 
 class _Mixed:

@@ -17,10 +17,8 @@ _DRAWS_PER_AXIS = 10
 class Metric:
     r"""A linear map $S$ from whitened points to points, $x = S y$: the identity, diagonal, or a triangular matrix.
 
-    Args:
-        scale: Standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None is the
-            identity.
-        event: The shape of a point; only needed beside a matrix.
+    The scale is a tensor of standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None
+    is the identity. The shape of a point, `event`, is only needed beside a matrix.
 
     Example:
         >>> Metric(torch.tensor([1.0, 2.0]))
@@ -89,12 +87,7 @@ def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 class CovarianceEstimator:
-    """Estimates the variances of points from several batches, and their covariance if they have few enough coordinates.
-
-    Args:
-        kind: `"diagonal"`; `"dense"`; `"auto"` for dense where that pays and diagonal elsewhere.
-        like: Points, with shape $(B, *)$.
-    """
+    """Estimates the variances of points from several batches, and their covariance if they have few enough coordinates."""
 
     def __init__(self, kind: str, like: Tensor) -> None:
         self.kind, self.event = kind, like.shape[1:]

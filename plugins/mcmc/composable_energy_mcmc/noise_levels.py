@@ -37,23 +37,14 @@ _LEAST, _LARGEST = 1e-8, 1 - 1e-5
 
 @dataclass(frozen=True)
 class LevelStart:
-    r"""The Gaussian of the points at a noise level.
-
-    Args:
-        sigma: $\sigma$.
-        mean: $m$, with the shape of a point.
-        variance: $V$, the variance of the data, with the shape of a point.
-        misfit: How far denoised points are from those of this Gaussian, in units of the noise level.
-        slope: The gradient over that of $N(m, (\sigma^2 + 1) I)$.
-        narrowest: The least standard deviation of a coordinate of the data.
-    """
+    """The Gaussian of the points at a noise level."""
 
     sigma: float
-    mean: Tensor
-    variance: Tensor
-    misfit: float
-    slope: float
-    narrowest: float
+    mean: Tensor  # m, with the shape of a point
+    variance: Tensor  # V, the variance of the data, with the shape of a point
+    misfit: float  # how far denoised points are from those of this Gaussian, in units of the noise level
+    slope: float  # the gradient over that of N(m, (sigma^2 + 1) I)
+    narrowest: float  # the least standard deviation of a coordinate of the data
 
     @property
     def fits(self) -> bool:
@@ -73,14 +64,7 @@ class LevelStart:
 
 
 def known_range(energy: Energy) -> tuple[float | None, float | None]:
-    """Returns the noise levels that all models in an expression know, else those of a recommendation, else None.
-
-    Args:
-        energy: The expression. A part of it with a range has the attribute `sigma_range`, as diffusion models have.
-
-    Raises:
-        OptionError: The models have no level in common.
-    """
+    """Returns the noise levels that all models in an expression know, else those of a recommendation, else None."""
     known = [found for part in energy.modules() if (found := getattr(part, "sigma_range", None)) is not None]
     if not known:
         options: dict[str, Any] = {}
@@ -95,17 +79,11 @@ def known_range(energy: Energy) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True)
 class NoiseLevels(Sampler, ABC):
-    """Abstract sampler along falling noise levels, one at each step, geometric unless a subclass says others.
+    """Abstract sampler along falling noise levels, one at each step, geometric unless a subclass says others."""
 
-    Args:
-        levels: The number of levels, at least 2; None takes the usual one, or more for a wider range.
-        sigma_max: The highest level; None finds it, see `find_start`.
-        sigma_min: The lowest level; None finds it.
-    """
-
-    levels: int | None = None
-    sigma_max: float | None = None
-    sigma_min: float | None = None
+    levels: int | None = None  # the number of levels, at least 2; None takes the usual one, or more for a wider range
+    sigma_max: float | None = None  # the highest level; None finds it, see `find_start`
+    sigma_min: float | None = None  # the lowest level; None finds it
 
     usual: ClassVar[tuple[int, float, float]]
     """The number of levels, the lowest and the highest, where nothing says others."""
@@ -170,19 +148,9 @@ def find_start(
 ) -> tuple[float, float, LevelStart]:
     """Returns the lowest and the highest level of a sampler, and the Gaussian at the highest; warns if points are not Gaussian there.
 
-    A level that nothing says is found by looking: the highest is doubled until points are nearly Gaussian, the lowest falls with the
-    narrowest coordinate.
-
-    Args:
-        energy: The energy, as a sampler gets it.
-        like: Points with shape $(B, *)$; only their shape counts, and their number where chains have conditions of their own.
-        noise: The noise of the pilots.
-        ends: The lowest and highest level that the user gives, or None.
-        default: The levels to begin with.
-        warn: Whether to warn.
-
-    Raises:
-        OptionError: The lowest level is above the highest, or the models have none in common.
+    A level that is not among the `ends` that the user gives is found by looking, from the `default`: the highest is doubled until points
+    are nearly Gaussian, the lowest falls with the narrowest coordinate. Of the points `like` only the shape counts, and their number where
+    chains have conditions of their own.
     """
     low, high = known_range(energy)
     count = len(like) if has_rows(energy) else max(2, min(_PILOTS, _COORDINATES // max(1, like[0].numel())))
@@ -263,13 +231,7 @@ def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[floa
 
 
 def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) -> LevelStart:
-    r"""Fits the Gaussian at a noise level to denoised points, coordinate by coordinate, and measures what it leaves out.
-
-    Args:
-        gradient: $\nabla E(\cdot, \sigma)$ of points with shape $(B, *)$.
-        xi: Standard normal numbers, with that shape.
-        sigma: $\sigma$.
-    """
+    r"""Fits the Gaussian at a noise level to denoised points, coordinate by coordinate, and measures what it leaves out."""
 
     def denoise(x: Tensor) -> Tensor:
         return x.double() - sigma**2 * gradient(x).double()

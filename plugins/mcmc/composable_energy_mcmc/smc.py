@@ -28,15 +28,10 @@ _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separ
 
 @dataclass(frozen=True)
 class Particles(State):
-    """A state with weights and ancestors; points without density, whose weight is 0, have the energy of the base.
+    """A state with weights and ancestors; points without density, whose weight is 0, have the energy of the base."""
 
-    Args:
-        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
-        ancestor: The index of the draw of the base that each point descends from, with shape $(B,)$.
-    """
-
-    log_weight: Tensor
-    ancestor: Tensor
+    log_weight: Tensor  # with shape (B,); the mean of the weights is the estimate of Z
+    ancestor: Tensor  # the index of the draw of the base that each point descends from, with shape (B,)
 
 
 @dataclass(frozen=True)

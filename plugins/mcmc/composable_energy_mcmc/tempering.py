@@ -31,19 +31,12 @@ _OLD, _LEAST_STEPS = 0.1, 80  # of the chains, which bias a share by less; and s
 
 @dataclass(frozen=True)
 class Replicas(State):
-    r"""A state of the replicas at the last level, with all replicas of each chain.
+    """A state of the replicas at the last level, with all replicas of each chain."""
 
-    Args:
-        points: With shape $(B, K, *)$, from the base to the energy; `x` is the last of them.
-        energies: Their $E$, with shape $(B, K)$.
-        grads: Their $\nabla E$, with shape $(B, K, *)$.
-        born: The last step at which each was drawn from the base, with shape $(B, K)$; 0 for a replica that descends from the start.
-    """
-
-    points: Tensor
-    energies: Tensor
-    grads: Tensor
-    born: Tensor
+    points: Tensor  # with shape (B, K, *), from the base to the energy; `x` is the last of them
+    energies: Tensor  # E, with shape (B, K)
+    grads: Tensor  # the gradients of E, with shape (B, K, *)
+    born: Tensor  # the last step at which each was drawn from the base, with shape (B, K); 0 for a replica that descends from the start
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,7 @@ def tune_step_size(
 
 
 class DualAveraging:
-    r"""Dual averaging of the logarithm of a length, to bring the mean of an error that falls with it to zero (Hoffman & Gelman, 2014).
-
-    Args:
-        first: A first length; the search is drawn to ten times as much.
-
-    Attributes:
-        length: The length to try next.
-    """
+    r"""Dual averaging of the logarithm of a length, to bring the mean of an error that falls with it to zero (Hoffman & Gelman, 2014)."""
 
     def __init__(self, first: float) -> None:
         self.length = first

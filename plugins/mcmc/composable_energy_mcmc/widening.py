@@ -17,17 +17,11 @@ _FARTHEST, _LEAST = 2.0, 1e-8
 
 
 class Widened(NamedTuple):
-    r"""The gradient of terms without noise levels, for data that vary around the denoised points.
+    """The gradient of terms without noise levels, for data that vary around the denoised points."""
 
-    Attributes:
-        slope: $(I + v H)^{-1} g$, with shape $(B, *)$.
-        pull: $C (I + v H)^{-1} g$, with the same shape.
-        rise: How much higher the log density is than at the denoised point, $v\, g^\top (I + v H)^{-1} g / 2$, with shape $(B,)$.
-    """
-
-    slope: Tensor
-    pull: Tensor
-    rise: Tensor
+    slope: Tensor  # (I + v H)^-1 g, with shape (B, *)
+    pull: Tensor  # C (I + v H)^-1 g, with the same shape
+    rise: Tensor  # how much higher the log density is than at the denoised point, v g^T (I + v H)^-1 g / 2, with shape (B,)
 
 
 def widen(
@@ -42,16 +36,10 @@ def widen(
     An energy that levels off downhill, as the evidence of a classifier, is not widened. Such evidence chooses among modes of the data, and
     the choice follows it more than a Gaussian does. Widened are energies that rise again farther downhill, where data alone would
     not go, and those whose curvature is above thirty times that of the data alone; in between, in part. What is still too long, since an
-    energy is far from quadratic, is cut: the mean of the data moves by two standard deviations of each coordinate at most.
+    energy is far from quadratic, is cut: the mean of the data moves by two standard deviations of each coordinate at most. For chains that
+    are weighed against each other, `together`, the points decide by their median how much is widened, and nothing is cut.
 
-    Args:
-        z: The denoised points, with shape $(B, *)$.
-        slope: $g$, with the same shape.
-        pulled: $C g$, as `denoised_pull` returns it.
-        sigma: $\sigma$.
-        slope_at: The gradient as a function of points.
-        together: Whether the points decide by their median how much is widened, and nothing is cut, for chains that are weighed against
-            each other.
+    `slope` is $g$ at the denoised points $z$, and `pulled` is $C g$, as `denoised_pull` returns it, each with shape $(B, *)$.
     """
     tiny = torch.finfo(z.dtype).tiny
     squares = _product(slope, slope).clamp_min(tiny)

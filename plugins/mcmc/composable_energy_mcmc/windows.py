@@ -175,17 +175,11 @@ def _scale_ratio(metric: Metric, before: Metric) -> float:
 
 @dataclass(frozen=True)
 class Mixing:
-    r"""How fast chains mix.
+    """How fast chains mix."""
 
-    Args:
-        cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
-        longest: The longest correlation time $\tau$, in steps.
-        state: The chains after the trial.
-    """
-
-    cost: float
-    longest: float
-    state: State
+    cost: float  # gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing
+    longest: float  # the longest correlation time, in steps
+    state: State  # the chains after the trial
 
 
 def measure_mixing(

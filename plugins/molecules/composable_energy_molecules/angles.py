@@ -33,9 +33,6 @@ def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float =
         truth: Angles, with shape $(N, 4)$.
         periods: The period of each angle, with shape $(N, 4)$: $\pi$ where a half turn changes only the names of atoms.
         within: The largest difference, in radians.
-
-    Raises:
-        ShapeError: The shapes differ.
     """
     if not predicted.shape == truth.shape == periods.shape:
         raise ShapeError(

@@ -18,7 +18,7 @@ _STRONGEST = 500.0
 
 
 class FrequentRotamer:
-    r"""Predicts the mean angles of the most frequent rotamer.
+    r"""Predicts the mean angles of the most frequent rotamer; amino acids that were not in the data of `fit` raise `OptionError`.
 
     A rotamer is a combination of thirds of the circle, from 0 on, of all angles but a symmetric one, which has one well.
 
@@ -26,9 +26,6 @@ class FrequentRotamer:
         bins: Bins of $\phi$ and of $\psi$; 1 ignores the backbone.
         neighbours: Whether the groups of both neighbours count.
         least: The least number of residues in a bin; with fewer the prediction is that of the amino acid alone.
-
-    Raises:
-        OptionError: A number is not positive.
     """
 
     def __init__(self, bins: int = 1, *, neighbours: bool = False, least: int = 10) -> None:
@@ -48,11 +45,7 @@ class FrequentRotamer:
         return self
 
     def predict(self, context: Tensor) -> Tensor:
-        """Returns angles, with shape (B, 4); 0 beyond the angles of an amino acid.
-
-        Raises:
-            OptionError: An amino acid was not in the data of `fit`.
-        """
+        """Returns angles, with shape (B, 4); 0 beyond the angles of an amino acid."""
         rows = []
         for key, residue in zip(self._keys(context).tolist(), context[:, 2].long().tolist(), strict=True):
             found = self.found.get(key, self.found.get(residue - len(RESIDUES)))
@@ -104,16 +97,14 @@ class VonMisesMixture:
     r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid.
 
     Angles are independent in a component. With the context, they are those of backbone and side chain, and the groups of the neighbours
-    have a probability in each component; the density of $\chi$ given the context is then a mixture too.
+    have a probability in each component; the density of $\chi$ given the context is then a mixture too. Amino acids that were not in the
+    data of `fit` raise `OptionError`.
 
     Args:
         components: The number of components of each amino acid.
         context: Whether the density depends on the context.
         iterations: Steps of expectation maximisation.
         seed: The seed of the start.
-
-    Raises:
-        OptionError: A number is not positive.
     """
 
     def __init__(self, components: int = 32, *, context: bool = True, iterations: int = 60, seed: int = 0) -> None:
@@ -140,11 +131,7 @@ class VonMisesMixture:
         return self
 
     def log_prob(self, chi: Tensor, context: Tensor) -> Tensor:
-        """Returns the log densities of the angles that each amino acid has, with shape (B,).
-
-        Raises:
-            OptionError: An amino acid was not in the data of `fit`.
-        """
+        """Returns the log densities of the angles that each amino acid has, with shape (B,)."""
         result = chi.new_empty(len(chi))
         for residue, rows, found in self._parts(context):
             angles, groups = self._features(chi[rows], context[rows], residue)
@@ -155,11 +142,7 @@ class VonMisesMixture:
         return result
 
     def predict(self, context: Tensor) -> Tensor:
-        """Returns for each context the mean of a component with the highest density there, with shape (B, 4).
-
-        Raises:
-            OptionError: An amino acid was not in the data of `fit`.
-        """
+        """Returns for each context the mean of a component with the highest density there, with shape (B, 4)."""
         result = context.new_zeros(len(context), 4)
         for residue, rows, found in self._parts(context):
             count, first = RESIDUES[residue].angles, 2 if self.context else 0

@@ -33,7 +33,6 @@ def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
 
     Raises:
         OptionError: The amino acid is unknown.
-        ShapeError: A shape is wrong.
     """
     about = RESIDUES[index_of(residue)]
     if backbone.shape[-2:] != (3, 3) or backbone.ndim not in (2, 3) or chi.shape[1:] != (ANGLES,):
@@ -65,7 +64,6 @@ class ClashEnergy(Energy):
 
     Raises:
         OptionError: An amino acid is unknown, there are fewer than two, or a number is not positive.
-        ShapeError: The backbones have a wrong shape.
     """
 
     stored_texts: ClassVar[tuple[str, ...]] = ("residues",)

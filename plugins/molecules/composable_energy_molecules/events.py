@@ -29,9 +29,6 @@ class Wells:
         residue: The index of the residue, for points of several residues.
         border: The width of the borders in degrees: the distance from a border where the odds are $e$.
 
-    Raises:
-        OptionError: A number is out of range.
-
     Example:
         >>> from composable_energy_molecules import GeneratedRotamers, Wells, context_of
         >>> base = GeneratedRotamers().given(context=context_of("LYS", -1.1, -0.8))
@@ -59,15 +56,9 @@ def arc(
     r"""Returns the event that an angle is within some degrees of a centre.
 
     Args:
-        chi: The number of the angle, from 1 on.
+        chi: The number of the angle, from 1 on; `base`, `residue` and `border` are those of `Wells`.
         centre: The centre in degrees.
         half_width: The largest distance from the centre, in degrees, below 180.
-        base: The density of the angles; None for evidence alone.
-        residue: The index of the residue, for points of several residues.
-        border: The width of the borders in degrees.
-
-    Raises:
-        OptionError: A number is out of range.
     """
     chi, residue = _check_place(chi, residue)
     half = math.radians(check_number("half_width", half_width, above=0, below=180))

@@ -114,9 +114,6 @@ class SideChainContrast(Objective):
         negatives: $K$.
         normalize: $\beta$.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Noise contrastive estimation and negative sampling for conditional models (Ma & Collins, 2018), https://arxiv.org/abs/1809.01812
         Energy-based models for atomic-resolution protein conformations (Du et al., 2020), https://arxiv.org/abs/2004.13167

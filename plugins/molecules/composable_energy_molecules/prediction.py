@@ -29,9 +29,6 @@ def predict(
         candidates: The number of candidates for each context.
         steps: Steps of the descent.
         seed: The seed of the candidates.
-
-    Raises:
-        OptionError: A number is not positive.
     """
     check_integer("candidates", candidates)
     check_integer("steps", steps, least=0)
@@ -70,9 +67,6 @@ def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *,
         library: The library $q$.
         candidates: The number of candidates for each draw.
         seed: The seed of candidates and choice.
-
-    Raises:
-        OptionError: The number of candidates is not positive.
     """
     check_integer("candidates", candidates)
     generator, found = torch.Generator().manual_seed(seed), []
@@ -98,9 +92,6 @@ def log_probs(
         library: The library $q$.
         draws: The number of draws for each context.
         seed: The seed of the draws.
-
-    Raises:
-        OptionError: The number of draws is not positive.
     """
     check_integer("draws", draws)
     generator = torch.Generator().manual_seed(seed)

@@ -108,7 +108,6 @@ def context_of(
 
     Raises:
         OptionError: An amino acid is unknown.
-        ShapeError: The numbers of rows differ.
 
     Example:
         >>> context_of("LEU", -1.1, -0.8, before="GLY")
@@ -169,9 +168,6 @@ class SideChains:
         chi: Angles in radians, with shape $(N, 4)$; NaN where atoms are missing, 0 beyond the angles of the amino acid.
         context: Contexts, with shape $(N, 5)$; see `context_of`.
         places: Where each residue is, such as `A/LEU 12`; empty for generated residues.
-
-    Raises:
-        ShapeError: The shapes do not fit.
     """
 
     chi: Tensor

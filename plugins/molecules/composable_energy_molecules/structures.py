@@ -39,7 +39,6 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
         model: The index of the model, from 0 on.
 
     Raises:
-        ExtraNotInstalled: gemmi is not installed.
         FileFormatError: The file is missing, cannot be read, unpacks to more than 2**30 bytes, or has no amino acids.
         OptionError: It has no such model or chain.
     """

@@ -118,7 +118,6 @@ class ObservedEnergy(Energy):
         """Returns $A x$, with shape $(B, *)$ of measurements.
 
         Raises:
-            ShapeError: It does not have the shape of the measurement.
             ExpressionError: The gradient is needed, and the operator has none.
         """
         predicted: Any = self.operator(x)

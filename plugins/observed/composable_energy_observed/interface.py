@@ -14,11 +14,7 @@ from composable_energy.options import check_choice
 
 
 class Described(nn.Module, ABC):
-    """Abstract module whose attributes have the names of the constructor's arguments.
-
-    Attributes:
-        name: The name in descriptions.
-    """
+    """Abstract module whose attributes have the names of the constructor's arguments."""
 
     name: ClassVar[str] = ""
 

@@ -35,7 +35,6 @@ class Noise(Described):
 
         Raises:
             OptionError: It is.
-            ShapeError: An option does not fit its shape.
         """
 
     def level(self, y: Tensor, quantile: float) -> float | None:
@@ -51,9 +50,6 @@ class Gaussian(Noise):
 
     Args:
         scale: $\sigma > 0$: a number, or a tensor that broadcasts to the shape of a measurement.
-
-    Raises:
-        OptionError: The scale is not positive.
     """
 
     name = "gaussian"

@@ -17,9 +17,6 @@ class Disc(nn.Module):
     Args:
         center: The center.
         radius: The radius.
-
-    Raises:
-        OptionError: The radius is not positive.
     """
 
     center: Tensor

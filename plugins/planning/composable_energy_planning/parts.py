@@ -33,27 +33,16 @@ class Motion(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """An expression over trajectories, apart.
+    """An expression over trajectories, apart."""
 
-    Args:
-        motion: The terms over transitions that can draw moves; together they see all numbers of a state.
-        others: Other lifted energies of pairs.
-        waypoints: Terms over one state, by the index of that state.
-        zones: The zones that are avoided.
-        efforts: Costs of speed, with their weights.
-        rest: Terms that are no sum over transitions, such as zones to pass; they weigh whole trajectories.
-        horizon: The number of states.
-        size: The numbers of a state.
-    """
-
-    motion: tuple[Motion, ...]
-    others: tuple[Motion, ...]
-    waypoints: dict[int, tuple[Waypoint, ...]]
-    zones: tuple[Entered, ...]
-    efforts: tuple[tuple[Effort, float], ...]
-    rest: tuple[Energy, ...]
-    horizon: int
-    size: int
+    motion: tuple[Motion, ...]  # the terms over transitions that can draw moves; together they see all numbers of a state
+    others: tuple[Motion, ...]  # other lifted energies of pairs
+    waypoints: dict[int, tuple[Waypoint, ...]]  # terms over one state, by the index of that state
+    zones: tuple[Entered, ...]  # the zones that are avoided
+    efforts: tuple[tuple[Effort, float], ...]  # costs of speed, with their weights
+    rest: tuple[Energy, ...]  # terms that are no sum over transitions, such as zones to pass; they weigh whole trajectories
+    horizon: int  # the number of states
+    size: int  # the numbers of a state
 
     def of_states(self, states: Tensor, time: int) -> Tensor:
         """Returns the energies, with shape $(B,)$, of states at a time, with shape $(B, d)$; without zones, which moves count."""
@@ -137,11 +126,7 @@ class Parts:
 
 
 def parts_of(energy: Energy) -> Parts:
-    """Takes an expression over trajectories apart.
-
-    Raises:
-        ExpressionError: It is no conjunction with a lifted `TransitionEnergy` and a waypoint, or nothing moves some number of a state.
-    """
+    """Takes an expression over trajectories apart."""
     motion, others, zones, efforts, rest = [], [], [], [], []
     waypoints: dict[int, tuple[Waypoint, ...]] = {}
     terms = [(term, torch.as_tensor(weight).item()) for term, weight in energy.summands()]

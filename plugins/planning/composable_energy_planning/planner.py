@@ -120,11 +120,7 @@ class Planner:
         return self.last[time:]
 
     def change(self, task: Energy) -> None:
-        """Takes another expression, such as one with a new obstacle; the last plan is the start of the next.
-
-        Raises:
-            ShapeError: Its trajectories have another shape.
-        """
+        """Takes another expression, such as one with a new obstacle; the last plan is the start of the next."""
         if task.event_shape != self.task.event_shape:
             raise ShapeError(f"The plan has shape {self.task.event_shape}, and trajectories of {task} have {task.event_shape}.")
         self.task = task

@@ -137,36 +137,17 @@ class Effort(Energy):
 
 
 def start(state: Tensor | Sequence[float], width: float | Tensor = 0.01, **options: Any) -> Waypoint:
-    """Returns the term that a trajectory starts at a state.
-
-    Args:
-        state: The state.
-        width: The standard deviation.
-        **options: `axes` and `of` of `Waypoint`.
-    """
+    """Returns the term that a trajectory starts at a state; the other arguments are those of `Waypoint`."""
     return Waypoint(state, 0, width, **{"name": "start", **options})
 
 
 def goal(target: Tensor | Sequence[float], width: float | Tensor = 0.02, **options: Any) -> Waypoint:
-    """Returns the term that a trajectory ends at a target.
-
-    Args:
-        target: The target.
-        width: The standard deviation.
-        **options: `axes` and `of` of `Waypoint`, if the target is not a whole state.
-    """
+    """Returns the term that a trajectory ends at a target, by `axes` or `of` if that is not a whole state; see `Waypoint`."""
     return Waypoint(target, -1, width, **{"name": "goal", **options})
 
 
 def via(target: Tensor | Sequence[float], time: int, width: float | Tensor = 0.02, **options: Any) -> Waypoint:
-    """Returns the term that a trajectory is at a target at a time; `zone` has places to pass at any time.
-
-    Args:
-        target: The target.
-        time: The index of the state.
-        width: The standard deviation.
-        **options: `axes` and `of` of `Waypoint`.
-    """
+    """Returns the term that a trajectory is at a target at a time; see `Waypoint`. `zone` has places to pass at any time."""
     return Waypoint(target, time, width, **{"name": "via", **options})
 
 

@@ -34,10 +34,7 @@ def features(states: Tensor, angles: Sequence[int], scale: Tensor, waves: int = 
 class GaussianStep(nn.Module):
     r"""A Gaussian of the change of a state, $s' - s \sim N(\mu(s), L L^\top(s))$, with a network for $\mu$ and $L$.
 
-    Args:
-        size: $d$, the numbers of a state.
-        angles: The axes of states that are angles.
-        hidden: The width of the network.
+    Some axes of states are angles; `size` is the numbers of a state, $d$.
     """
 
     def __init__(self, size: int, angles: Sequence[int] = (), hidden: int = 64) -> None:
@@ -145,9 +142,6 @@ class TransitionEnergy(Energy):
 
         Returns:
             This energy.
-
-        Raises:
-            ShapeError: The pairs have another shape.
         """
         if pairs.ndim != 3 or pairs.shape[1:] != self.event_shape:
             raise ShapeError(f"Pairs have the shape (n, 2, {self.size}), got {tuple(pairs.shape)}.")

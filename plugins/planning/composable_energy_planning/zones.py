@@ -134,13 +134,7 @@ def apart(one: Sequence[int], other: Sequence[int], least: float, *, name: str =
 
 
 class Gap(nn.Module):
-    """The distance between two agents over a least one.
-
-    Args:
-        one: The numbers of a state that are the place of the first agent.
-        other: Those of the second agent.
-        least: The least distance.
-    """
+    """The distance between two agents over a least one."""
 
     def __init__(self, one: Sequence[int], other: Sequence[int], least: float) -> None:
         super().__init__()

@@ -30,9 +30,6 @@ class Augmentation:
         blur: The largest standard deviation of a Gaussian blur, in pixels; that of a picture is uniform between 0 and this.
         box: The lowest and the highest value of a pixel; changed colors are clamped to it.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
     """

@@ -92,9 +92,6 @@ class CSVLog(Callback):
 
     Args:
         every: Steps between rows.
-
-    Raises:
-        OptionError: `every` is below 1.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -108,7 +105,6 @@ class CSVLog(Callback):
         """Opens the table and removes the rows after the checkpoint.
 
         Raises:
-            OptionError: The run has no folder.
             FileFormatError: `log.csv` is another table.
         """
         self._path, self._started = _folder(trainer, "a table") / "log.csv", time.monotonic()
@@ -157,9 +153,6 @@ class TensorBoard(Callback):
 
     Args:
         every: Steps between points.
-
-    Raises:
-        OptionError: `every` is below 1.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -167,12 +160,7 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
-        """Opens the folder; TensorBoard hides points after `trainer.step`.
-
-        Raises:
-            ExtraNotInstalled: TensorBoard is not installed.
-            OptionError: The run has no folder.
-        """
+        """Opens the folder; TensorBoard hides points after `trainer.step`."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -209,9 +197,6 @@ class SampleSheet(Callback):
         of: A function from the averaged model to the energy to sample, such as `lambda energy: energy.given(y=3)`; None samples the model.
         value_range: The values of black and white.
         **options: Options of `Energy.sample`, such as `sampler` and `steps`; the defaults are those that the energy recommends.
-
-    Raises:
-        OptionError: A number is below 1.
     """
 
     def __init__(

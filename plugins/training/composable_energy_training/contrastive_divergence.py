@@ -22,18 +22,12 @@ from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_s
 
 @dataclass(frozen=True)
 class NegativeSamples:
-    """Negative samples of a batch.
+    """Negative samples of a batch."""
 
-    Args:
-        x: The points, with shape $(B, *)$.
-        noise: The noise of their chains.
-        slots: Their slots of the replay buffer, with shape $(B,)$; None without a buffer.
-        scalars: The share of chains that `diverged`, and the mean `acceptance` rate of a sampler that rejects.
-    """
-
-    x: Tensor
-    noise: Noise
-    slots: Tensor | None = None
+    x: Tensor  # the points, with shape (B, *)
+    noise: Noise  # the noise of their chains
+    slots: Tensor | None = None  # their slots of the replay buffer, with shape (B,); None without a buffer
+    # The share of chains that `diverged`, and the mean `acceptance` rate of a sampler that rejects.
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -63,9 +57,6 @@ class ContrastiveDivergence(Objective):
             chain of the buffer continues under the value of the row that draws it.
         augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn.
         persistent: Whether chains continue from step to step.
-
-    Raises:
-        OptionError: A number is out of range, or the start is unknown.
 
     References:
         Training products of experts by minimizing contrastive divergence (Hinton, 2002).
@@ -104,7 +95,6 @@ class ContrastiveDivergence(Objective):
 
         Raises:
             OptionError: The model is not an energy, an option does not fit, or the sampler has no step size.
-            PluginNotFound: No plug-in offers the sampler.
         """
         sampler = resolve_sampler(require_energy(model), *self._sampler_request)
         if getattr(sampler, "step_size", 1.0) is None:

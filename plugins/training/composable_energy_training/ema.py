@@ -15,10 +15,6 @@ class EMA:
     r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.
 
     Buffers, such as the vectors of spectral normalization, are copied unchanged.
-
-    Args:
-        model: The model to average.
-        decay: The limit of $k = \min(\text{decay}, (1 + t) / (10 + t))$ at step $t$; the first weights are forgotten soon.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -27,9 +27,6 @@ class EnergyDiscrepancy(Objective):
         stabilizer: $w$; it bounds the loss from below and biases little if $M$ is large.
         condition: An attribute of the data that becomes the condition `y` of the energy.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Energy discrepancies: a score-independent loss for energy-based models (Schröder et al., 2023), https://arxiv.org/abs/2307.06431
     """

@@ -48,9 +48,6 @@ class EnergyMatching(Objective):
         l2: The weight of squared energies, see `ContrastiveDivergence`.
         condition: An attribute of the data that becomes the condition `y` of the energy.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Energy matching: unifying flow matching and energy-based models for generative modeling (Balcerak et al., 2025),
         https://arxiv.org/abs/2504.10612

@@ -17,15 +17,11 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A summary of data by value.
+    """A summary of data by value."""
 
-    Args:
-        digest: A digest of the values that are compared bit by bit.
-        sums: For each group of rows with fractions, a weighted sum and the norm. They are compared up to rounding, since such rows may be
-            computed by a network, on another device or with another number of threads.
-    """
-
-    digest: str
+    digest: str  # a digest of the values that are compared bit by bit
+    # For each group of rows with fractions, a weighted sum and the norm. They are compared up to rounding, since such rows may be computed
+    # by a network, on another device or with another number of threads.
     sums: Sequence[Sequence[float]] = ()
 
     def matches(self, other: Fingerprint) -> bool:

@@ -45,9 +45,6 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         among: The number of chains with which each is compared; all others of its lane if there are fewer.
         entropy_after: The number of chains, drawn so far, after which the entropy term is used; before, the buffer holds mostly starts.
 
-    Raises:
-        OptionError: A number is out of range, or the start is unknown.
-
     References:
         Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
     """

@@ -31,9 +31,6 @@ class JointEnergyClassifier(ContrastiveDivergence):
         label: The attribute of the data with the class.
         weight: $\beta$; 1 in the paper.
 
-    Raises:
-        OptionError: A number is out of range, or the start is unknown.
-
     References:
         Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020),
         https://arxiv.org/abs/1912.03263

@@ -23,9 +23,6 @@ class MLPEnergy(Energy):
         layers: The number of hidden layers.
         scale: $s$, in units of the points; several times their distance from the origin.
 
-    Raises:
-        OptionError: A number is out of range.
-
     Example:
         >>> from composable_energy_training import MLPEnergy
         >>> MLPEnergy(2)(torch.zeros(5, 2)).shape

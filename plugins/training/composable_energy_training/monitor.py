@@ -81,9 +81,6 @@ class Monitor(Callback):
         factor: The factor of the learning rate.
         limit: The number of actions before the run is stopped.
 
-    Raises:
-        OptionError: A value is out of range.
-
     References:
         Compositional visual generation with energy based models (Du et al., 2020), https://arxiv.org/abs/2004.06030
         Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
@@ -121,28 +118,16 @@ def _is_number(value: object) -> bool:
 
 @dataclass
 class MonitorState:
-    """The state of a monitor during a run; a checkpoint stores it.
+    """The state of a monitor during a run; a checkpoint stores it."""
 
-    Args:
-        monitor: The thresholds; with no action it only counts skipped steps.
-        means: The running means by name.
-        steps: The number of steps in the means.
-        factor: The present factor of the learning rate.
-        acted: The number of actions.
-        attempt: The number of rollbacks; random numbers depend on it.
-        skipped: The number of steps that were skipped since loss or gradient was not finite.
-        in_a_row: The number of consecutive skipped steps up to the present one.
-        alerts: All alerts.
-    """
-
-    monitor: Monitor
-    means: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
-    factor: float = 1.0
-    acted: int = 0
-    attempt: int = 0
-    skipped: int = 0
-    in_a_row: int = 0
+    monitor: Monitor  # the thresholds; with no action it only counts skipped steps
+    means: dict[str, float] = field(default_factory=dict)  # the running means by name
+    steps: int = 0  # the number of steps in the means
+    factor: float = 1.0  # the present factor of the learning rate
+    acted: int = 0  # the number of actions
+    attempt: int = 0  # the number of rollbacks; random numbers depend on it
+    skipped: int = 0  # the number of steps that were skipped since loss or gradient was not finite
+    in_a_row: int = 0  # the number of consecutive skipped steps up to the present one
     alerts: list[Alert] = field(default_factory=list)
 
     def update(self, step: int, scalars: Mapping[str, float], finite: bool) -> Alert | None:

@@ -33,11 +33,7 @@ class NoiseDistribution(nn.Module, ABC):
         r"""Returns the normal numbers $z(x)$ with shape $(B, D)$ and $\log \lvert dx/dz \rvert$ with shape $(B,)$."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Returns log densities, with shape $(B,)$, of points with shape $(B, *)$.
-
-        Raises:
-            ShapeError: The points have another shape.
-        """
+        """Returns log densities, with shape $(B,)$, of points with shape $(B, *)$."""
         self._check(x)
         z, log_det = self.pull(x.flatten(1))
         return _log_normal(z) - log_det
@@ -50,9 +46,6 @@ class NoiseDistribution(nn.Module, ABC):
             like: Points with shape $(B, *)$.
             noise: The keyed noise of the rows.
             stream: The number of the draw at this step.
-
-        Raises:
-            ShapeError: The points have another shape.
         """
         self._check(like)
         z = noise.normal(like, stream).flatten(1)
@@ -72,7 +65,6 @@ class GaussianNoise(NoiseDistribution):
         scale: $L$: a lower triangular matrix with shape $(D, D)$ and a positive diagonal.
 
     Raises:
-        ShapeError: The shapes do not fit.
         OptionError: The diagonal is not positive.
     """
 

@@ -35,9 +35,6 @@ class Optimizer:
         accumulate: The number of parts that a batch is split into, to save memory.
         precision: The precision of the networks: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; `"auto"` is bfloat16 where the device
             has instructions for it and float32 elsewhere. Weights stay in their dtype. A resumed run keeps its precision.
-
-    Raises:
-        OptionError: A value is out of range.
     """
 
     rate: float = 3e-4

@@ -44,9 +44,6 @@ class DiffusionRecoveryLikelihood(Objective):
         l2: The weight of squared energies, see `ContrastiveDivergence`.
         condition: An attribute of the data that becomes the condition `y` of the energy.
 
-    Raises:
-        OptionError: A number is out of range.
-
     References:
         Learning energy-based models by diffusion recovery likelihood (Gao et al., 2021), https://arxiv.org/abs/2012.08125
     """

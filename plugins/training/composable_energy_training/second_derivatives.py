@@ -239,44 +239,27 @@ def _average(
     apart = stride in (None, (), cell, (cell, cell), [cell, cell]) and padding in (0, (0, 0), [0, 0]) and divisor_override is None
     if not apart or cell < 1 or input.ndim != 4 or input.shape[2] % cell or input.shape[3] % cell or not input.requires_grad:
         return None
-    return _Average.apply(input, cell)
+    return _Average.apply(input, cell, False)
 
 
 class _Average(Function):
-    """The mean of each cell of a picture."""
+    """The mean of each cell of a picture, or its gradient, `spread`: each number is divided among the pixels of its cell."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, cell: int) -> Tensor:
-        return F.avg_pool2d(x, cell)
+    def forward(x: Tensor, cell: int, spread: bool) -> Tensor:
+        return F.interpolate(x / cell**2, scale_factor=float(cell), mode="nearest") if spread else F.avg_pool2d(x, cell)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.cell = inputs[1]
-        ctx.save_for_backward(inputs[0])  # as torch does, so that `checkpoint`, which computes layers again, finds the same tensors
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: Tensor) -> None:
+        x, ctx.cell, ctx.spread = inputs
+        if not ctx.spread:
+            ctx.save_for_backward(x)  # as torch does, so that `checkpoint`, which computes layers again, finds the same tensors
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Spread.apply(gradient, ctx.cell), None
-
-
-class _Spread(Function):
-    """The gradient of the means of cells: each is divided among the pixels of its cell."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(gradient: Tensor, cell: int) -> Tensor:
-        return F.interpolate(gradient / cell**2, scale_factor=float(cell), mode="nearest")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.cell = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Average.apply(outer, ctx.cell), None
+        return _Average.apply(gradient, ctx.cell, not ctx.spread), None, None
 
 
 _PLAIN = (Tensor, Parameter)  # subclasses may have layers of their own

@@ -11,11 +11,7 @@ from typing import Any, NoReturn
 
 
 class Termination:
-    """Whether SIGTERM or Ctrl-C has arrived. The signal sets a flag, so that a step is never left half done.
-
-    Attributes:
-        requested: The signal that asked to end; None as long as none did.
-    """
+    """Whether SIGTERM or Ctrl-C has arrived. The signal sets a flag, so that a step is never left half done."""
 
     def __init__(self) -> None:
         self.requested: int | None = None

@@ -25,9 +25,6 @@ def sample(name: str, n: int, *, seed: int = 0) -> Tensor:
     Returns:
         Points with shape $(n, 2)$.
 
-    Raises:
-        OptionError: There is no such data set, or a number is out of range.
-
     Example:
         >>> from composable_energy_training import toys
         >>> toys.sample("two-moons", 100, seed=0).shape

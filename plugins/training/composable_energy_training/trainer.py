@@ -36,8 +36,6 @@ from composable_energy_training.ranks import Ranks
 from composable_energy_training.termination import Termination
 from composable_energy_training.train_step import TrainStep
 
-__all__ = ["Report", "Trainer"]
-
 _LOG = logging.getLogger("composable_energy_training")
 
 
@@ -89,9 +87,6 @@ class Trainer:
         attempt: The number of rollbacks before that step.
         precision: The precision of the networks; `fit` resolves `"auto"`.
         context: The part of the run that this process computes; set by `fit`.
-
-    Raises:
-        OptionError: An option is out of range.
 
     Example:
         >>> import torch

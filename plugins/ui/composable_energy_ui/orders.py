@@ -124,10 +124,6 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
     """Returns the order of a request of the page, the fields of `Order` as JSON, with every name located.
 
     The page may ask for another family than that of its tab, by name. Only users of this computer, `local`, name folders and locations.
-
-    Raises:
-        ParseError: The expression is malformed, or a name is unknown.
-        OptionError: A field is missing, unknown or out of its limits.
     """
     try:
         values = {**fields, "weights": tuple(fields.get("weights", ())), "family": fields.get("family") or family}

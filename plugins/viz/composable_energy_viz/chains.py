@@ -33,7 +33,6 @@ def trace(record: Trace, *, chains: int = 5, ax: Axes | None = None, path: str |
 
     Raises:
         OptionError: It is no trace, or has no energies, as that of an energy without values.
-        ExtraNotInstalled: Matplotlib is not installed.
 
     Example:
         >>> import torch, composable_energy as ce

@@ -59,7 +59,6 @@ def show(
         ShapeError: Points of the energy have more than two numbers, or the given points do not fit.
         ExpressionError: An energy is not a number, or minus infinity, or it has no values.
         OptionError: The trace has no points, the density is 0 in the whole window, or an option is out of range.
-        ExtraNotInstalled: Matplotlib is not installed.
 
     Example:
         >>> import torch, composable_energy as ce

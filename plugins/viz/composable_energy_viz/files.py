@@ -7,7 +7,8 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,26 +122,26 @@ def check_archive(path: Path) -> None:
 def check_gzip(path: Path, largest: int = LARGEST) -> None:
     """Raises if a file compressed by gzip is damaged or too large; unpacks it piece by piece, and keeps nothing."""
     size = 0
-    try:
-        with gzip.open(path) as file:
-            while found := len(file.read(_BLOCK)):
-                size += found
-                if size > largest:
-                    raise FileFormatError(f"{path} unpacks to more than {largest:,} bytes, the most that are read.")
-    except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, error) from None
+    with _unpacked(path) as file:
+        while found := len(file.read(_BLOCK)):
+            size += found
+            if size > largest:
+                raise FileFormatError(f"{path} unpacks to more than {largest:,} bytes, the most that are read.")
 
 
 def read_gzip(path: Path, most: int) -> bytes:
     """Returns the first bytes, `most` of them, of a file compressed by gzip."""
     if most > LARGEST:
         raise FileFormatError(f"{path} unpacks to {most:,} bytes, and {LARGEST:,} at most are read: unpack it to a plain file.")
+    with _unpacked(path) as file:
+        return file.read(most)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[gzip.GzipFile]:
+    """A context with a file that unpacks while it is read; a damaged one raises FileFormatError."""
     try:
         with gzip.open(path) as file:
-            return file.read(most)
+            yield file
     except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> FileFormatError:
-    return FileFormatError(f"{path} cannot be decompressed ({error}): it is damaged or truncated. Download it again.")
+        raise FileFormatError(f"{path} cannot be decompressed ({error}): it is damaged or truncated. Download it again.") from None

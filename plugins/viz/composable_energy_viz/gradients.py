@@ -58,7 +58,6 @@ def forces(
         ShapeError: Points are neither two numbers nor pictures, or labels are not one for each part.
         ExpressionError: The list is empty, or a force is not finite.
         OptionError: Neither points nor a window are given, or an option is out of range.
-        ExtraNotInstalled: Matplotlib is not installed.
 
     Example:
         >>> import torch, composable_energy as ce

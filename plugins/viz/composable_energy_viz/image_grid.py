@@ -50,7 +50,6 @@ def grid(
             images.
 
     Raises:
-        ShapeError: They are no images, or labels are not one for each.
         OptionError: A value is not finite, an option is out of range, or the file cannot be written.
 
     Warns:

@@ -35,7 +35,6 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
 
     Raises:
         OptionError: It is no explanation, or has no points.
-        ExtraNotInstalled: Matplotlib is not installed.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -82,8 +81,6 @@ def shares(
 
     Raises:
         OptionError: There is no mixture, or labels are given for an explanation.
-        ShapeError: Labels are not one for each branch.
-        ExtraNotInstalled: Matplotlib is not installed.
 
     Example:
         >>> import torch, composable_energy as ce

@@ -30,9 +30,6 @@ class ColoredSprites(World):
     Args:
         size: Height and width of the pictures.
         count: The smallest and the largest number of sprites, at most 4.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     name = "colored-sprites"

@@ -167,11 +167,7 @@ class SceneFamily(ce.EnergyFamily):
         return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the energy of an event, or the base for None.
-
-        Raises:
-            PluginNotFound: There is no such event.
-        """
+        """Returns the energy of an event, or the base for None."""
         concepts = load_concepts(self._folder)
         if member is None:
             return concepts.base

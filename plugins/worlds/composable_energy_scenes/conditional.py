@@ -27,9 +27,6 @@ class ConditionalEnergy(ce.Energy):
         dims: Number of numbers in `y`.
         center: Centre of the range of each number.
         reach: Half width of the range.
-
-    Raises:
-        OptionError: `y` has neither classes nor numbers, or both.
     """
 
     comes_trained = False
@@ -46,14 +43,7 @@ class ConditionalEnergy(ce.Energy):
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$.
 
-        Args:
-            x: The codes.
-            y: Classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
-            sigma: The levels.
-
-        Raises:
-            OptionError: There is no such class.
-            ShapeError: `y` has another number of classes or numbers for each code.
+        The condition $y$ are classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
         """
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma, y=self.features(y).to(x))
 

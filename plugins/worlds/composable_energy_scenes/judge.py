@@ -63,9 +63,6 @@ def judge_images(images: Tensor, judge: Judge) -> Verdict:
     Args:
         images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
         judge: The judge.
-
-    Raises:
-        ShapeError: The pictures have another shape.
     """
     _check_shape("judge", images)
     output = features_of(judge, images)
@@ -80,15 +77,8 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = [
-            *halving_convolutions(3, 24, 48, 64),
-            nn.Conv2d(64, 64, 3, 1, 1),
-            nn.BatchNorm2d(64),
-            nn.SiLU(),
-            nn.Conv2d(64, 16, 1),
-            nn.SiLU(),
-        ]
-        self.read = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 3 * GRID**2))
+        refine = [nn.Conv2d(64, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 16, 1), nn.SiLU()]
+        self.read = nn.Sequential(*halving_convolutions(3, 24, 48, 64), *refine, nn.Flatten(), nn.Linear(16 * 64, 3 * GRID**2))
         rows, columns = torch.meshgrid(*[(torch.arange(GRID) + 0.5) * CELL - 1] * 2, indexing="ij")
         self.register_buffer("middles", torch.stack([columns, rows], 2).flatten(0, 1), persistent=False)
 
@@ -107,9 +97,6 @@ def detect_objects(images: Tensor, detector: Detector) -> list[Tensor]:
     Args:
         images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
         detector: The detector.
-
-    Raises:
-        ShapeError: The pictures have another shape.
     """
     _check_shape("detector", images)
     found = []

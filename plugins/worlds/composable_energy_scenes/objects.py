@@ -35,11 +35,7 @@ _PARTS: Mapping[str, Sequence[Part]] = {
         Part("cylinder", (0, 0, 1.12), (0.54, 0.1), _WHITE),
         Part("sphere", (0, 0, 1.68), (0.36,)),
     ),
-    "truck": (
-        Part("box", (-0.28, 0, 0.85), (0.7, 0.55, 0.6)),
-        Part("box", (0.7, 0, 0.62), (0.28, 0.5, 0.37), _GREY),
-        *_WHEELS,
-    ),
+    "truck": (Part("box", (-0.28, 0, 0.85), (0.7, 0.55, 0.6)), Part("box", (0.7, 0, 0.62), (0.28, 0.5, 0.37), _GREY), *_WHEELS),
     "table": (
         Part("cylinder", (0, 0, 1.3), (1.0, 0.15)),
         Part("cylinder", (0, 0, 0.6), (0.16, 0.6), _GREY),
@@ -121,9 +117,6 @@ class Objects(World):
         shapes: Names of shapes, among box, sphere and cylinder, and the toys pin, truck, table and snowman.
         sizes: The smallest and the largest half width, between 0.1 and 0.5 in the units of positions.
         shadows: Whether solids cast shadows.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     name = "objects"

@@ -56,9 +56,6 @@ class OneObject(World):
 
     Args:
         size: Height and width of the pictures.
-
-    Raises:
-        OptionError: The size is out of range.
     """
 
     name = "one-object"

@@ -65,9 +65,6 @@ class Presence(RelativeEnergy):
         radius: The error $r$, in the units of positions.
         name: The name in expressions.
 
-    Raises:
-        OptionError: The radius is not positive.
-
     References:
         Compositional visual generation with energy based models (Du et al., 2020), section 4.2: conjunctions of positions.
     """
@@ -90,9 +87,6 @@ class Presence(RelativeEnergy):
             x: The codes.
             c: Positions on the floor, with shape $(B, 2)$.
             sigma: Noise levels, with shape $(B,)$.
-
-        Raises:
-            ShapeError: The positions are not pairs.
         """
         likelihoods = self._log_likelihoods(c.to(x))
         logits = self.head(x) if sigma is None else self.head(x, sigma=sigma)
@@ -114,9 +108,6 @@ class Presence(RelativeEnergy):
         Args:
             x: Codes without noise, with shape $(B, 4, 8, 8)$.
             places: Positions on the floor, with shape $(P, 2)$.
-
-        Raises:
-            ShapeError: The positions are not pairs.
         """
         likelihoods = self._log_likelihoods(places.to(x))
         return torch.cat([-torch.logsumexp(row[:, None] + likelihoods, 2) for row in self.head(x).log_softmax(1).split(8)])

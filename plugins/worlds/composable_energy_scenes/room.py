@@ -86,9 +86,6 @@ class Room(World):
 
     Args:
         size: Height and width of the pictures.
-
-    Raises:
-        OptionError: The size is out of range.
     """
 
     name = "room"

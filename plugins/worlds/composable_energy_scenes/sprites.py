@@ -36,9 +36,6 @@ class Sprites(World):
         size: Height and width of the pictures.
         grid: Whether to draw factors from the grid of dSprites, with 3 shapes, 6 scales, 40 orientations and 32 x 32 positions. Otherwise
             all but the shape are continuous.
-
-    Raises:
-        OptionError: The size is out of range.
     """
 
     name = "sprites"
@@ -74,7 +71,6 @@ class Sprites(World):
             steps: Indices from 0, with shape $(N, 5)$, in the order of `SPRITE_FACTORS`.
 
         Raises:
-            ShapeError: The indices have another shape.
             OptionError: An index is outside the grid.
         """
         steps, most = np.asarray(steps), np.array(list(SPRITE_FACTORS.values()))

@@ -52,9 +52,6 @@ class Tetris(World):
     Args:
         size: Height and width of the pictures, a multiple of `cells`.
         cells: Number of rows and columns of the board.
-
-    Raises:
-        OptionError: An option is out of range.
     """
 
     name = "tetris"

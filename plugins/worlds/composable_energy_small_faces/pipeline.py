@@ -33,12 +33,7 @@ PIPELINE = FOLDER / "small-faces"
 
 
 def class_of(name: str, present: bool = True) -> int:
-    """Returns the index of the class of an attribute, or of its absence.
-
-    Args:
-        name: One of `ATTRIBUTES`.
-        present: Whether the faces have the attribute.
-    """
+    """Returns the index of the class of an attribute, or of its absence."""
     return 2 * ATTRIBUTES.index(name) + (not present)
 
 
@@ -54,14 +49,6 @@ def load_small_judge(folder: Path = FOLDER) -> Judge:
 
 
 def judge_small(images: Tensor, network: Judge | None = None) -> Verdict:
-    """Returns the predictions of the judge for pictures of 32 pixels.
-
-    Args:
-        images: Pictures in [0, 1], with shape $(B, 3, 32, 32)$.
-        network: The judge of small pictures; that of the package if None.
-
-    Raises:
-        ShapeError: The pictures have another shape.
-    """
+    """Returns the predictions of the judge for pictures of 32 pixels."""
     with torch.no_grad():
         return judge(interpolate(images, scale_factor=2), network or load_small_judge())

@@ -116,11 +116,7 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
 
 
 def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] = ()) -> Path:
-    """Trains the pipeline, or resumes, and returns its folder; `effort` is a factor of the steps and, below 1, of the faces.
-
-    Raises:
-        ExtraNotInstalled: diffusers is not installed.
-    """
+    """Trains the pipeline, or resumes, and returns its folder; `effort` is a factor of the steps and, below 1, of the faces."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEEDS["train"])
         unet = small_unet()

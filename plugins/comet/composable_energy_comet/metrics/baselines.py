@@ -29,10 +29,7 @@ def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int 
         Labels, int64 with shape $(B, H, W)$. A picture with fewer colors than segments has as many labels as colors.
 
     Raises:
-        ShapeError: `images` has another shape, or `counts` another length.
-        DtypeError: `images` or `counts` have another dtype.
         OptionError: A pixel is not finite, or an option is out of range.
-        ExtraNotInstalled: scikit-learn is not installed.
 
     Example:
         >>> kmeans_labels(torch.tensor([[[[0.0, 0.1], [0.9, 1.0]]]]), 2).unique(return_counts=True)
@@ -70,9 +67,6 @@ def quadrant_labels(n: int, size: int | tuple[int, int]) -> Tensor:
     Returns:
         Labels, int64 with shape $(n, H, W)$, 0 to 3.
 
-    Raises:
-        OptionError: A number is not whole, or below 1.
-
     Example:
         >>> quadrant_labels(1, 2)
         tensor([[[0, 1],
@@ -96,10 +90,6 @@ def territory_labels(predicted: Array) -> Tensor:
 
     Returns:
         The map, repeated for each picture, int64 with the same shape. Ties go to the lowest label.
-
-    Raises:
-        ShapeError: The labels have another shape, or there is no picture.
-        DtypeError: The labels are not whole numbers.
 
     Example:
         >>> territory_labels(torch.tensor([[0, 2, 2], [1, 2, 0], [1, 2, 1]]))

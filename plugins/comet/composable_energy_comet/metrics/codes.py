@@ -43,11 +43,8 @@ def beta_vae_score(
         seed: Seed of the draws.
 
     Raises:
-        ShapeError: An argument is not a table, or the numbers of rows differ.
-        DtypeError: Codes are not numbers, or factors not whole numbers.
         OptionError: A number is not finite, a factor is constant, there is only one factor, an option is out of range, or no pair satisfies
             `exactly_one`.
-        ExtraNotInstalled: scikit-learn is not installed.
 
     Example:
         >>> factors = torch.cartesian_prod(*[torch.arange(4)] * 3)
@@ -122,8 +119,6 @@ def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, poin
         seed: Seed of the subsample.
 
     Raises:
-        ShapeError: An argument is not a table, or the numbers of rows differ.
-        DtypeError: Codes are not numbers, or factors not whole numbers.
         OptionError: A number is not finite, a factor is constant, or an option is out of range.
 
     Example:
@@ -186,10 +181,7 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
         kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.
 
     Raises:
-        ShapeError: An argument is not a table, or the numbers of rows differ.
-        DtypeError: An argument does not hold real numbers.
         OptionError: A number is not finite, a factor is constant, or the kind is unknown.
-        ExtraNotInstalled: SciPy is not installed.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
@@ -240,8 +232,6 @@ def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_
         $R^2$ of each factor, with shape $(F,)$.
 
     Raises:
-        ShapeError: An argument is not a table, or shapes differ.
-        DtypeError: An argument does not hold real numbers.
         OptionError: A number is not finite, or a factor is constant.
 
     Example:

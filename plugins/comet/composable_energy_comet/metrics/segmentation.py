@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import ShapeError
+from composable_energy.options import check_flag
 from composable_energy_comet.metrics.inputs import Array, as_labels
 
 
@@ -31,11 +32,6 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
 
     Returns:
         One number for each picture, with shape $(B,)$; NaN if no pixel is evaluated.
-
-    Raises:
-        ShapeError: The shapes differ, or are not those of label maps.
-        DtypeError: The labels are not whole numbers.
-        OptionError: `foreground` is neither True nor False.
 
     Example:
         >>> truth = torch.tensor([[0, 0, 1, 1, 2, 2]])
@@ -75,11 +71,6 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
     Returns:
         One number in [0, 1] for each picture, with shape $(B,)$; NaN if no segment is evaluated.
 
-    Raises:
-        ShapeError: The shapes differ, or are not those of label maps.
-        DtypeError: The labels are not whole numbers.
-        OptionError: `foreground` is neither True nor False.
-
     Example:
         >>> truth = torch.tensor([[0, 0, 1, 1, 2, 2]])
         >>> mean_segmentation_covering(truth, torch.tensor([[5, 5, 3, 3, 3, 3]]))
@@ -118,6 +109,5 @@ def _check_maps(truth: Array, predicted: Array, foreground: bool) -> tuple[Tenso
     true, found = as_labels("truth", truth), as_labels("predicted", predicted)
     if true.shape != found.shape:
         raise ShapeError(f"`truth` and `predicted` must have the same shape, got {tuple(true.shape)} and {tuple(found.shape)}.")
-    if not isinstance(foreground, bool):
-        raise OptionError(f"foreground must be True or False, got {foreground!r}.")
+    check_flag("foreground", foreground)
     return true.flatten(1), found.flatten(1)

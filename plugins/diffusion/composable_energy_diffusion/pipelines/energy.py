@@ -34,7 +34,6 @@ class PipelineEnergy(DiffusionEnergy):
             For a pipeline with text it is the prompt that stands for none; None for the empty one.
 
     Raises:
-        ExtraNotInstalled: diffusers is not installed.
         FileFormatError: The location holds no pipeline that can be read.
         OptionError: The pipeline, its network or its scheduler has a class or field that is not known.
     """

@@ -30,21 +30,13 @@ _FIRST_STEP = 3  # the number of the pilots' first step, which selects its noise
 
 @dataclass(frozen=True)
 class Path:
-    """A path from a Gaussian to a density.
-
-    Args:
-        energy: The energy of the density.
-        base: The Gaussian.
-        sampler: A dataclass with an option `step_size`, which accepts and rejects.
-        batch_size: How many points are evaluated together.
-        moves: How many steps of the sampler are taken at each level.
-    """
+    """A path from a Gaussian to a density."""
 
     energy: Energy
     base: Gaussian
-    sampler: Any
-    batch_size: int
-    moves: int
+    sampler: Any  # a dataclass with an option `step_size`, which accepts and rejects
+    batch_size: int  # how many points are evaluated together
+    moves: int  # how many steps of the sampler are taken at each level
 
     def energies(self, z: Tensor) -> Tensor:
         """Returns the energies of the density in standard coordinates, with shape $(B,)$."""

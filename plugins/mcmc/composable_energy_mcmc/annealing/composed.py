@@ -20,35 +20,20 @@ from composable_energy_mcmc.widening import Widened, widen
 
 @dataclass(frozen=True)
 class WeightedParticles(State):
-    r"""A state with weights, and with the log densities and scores of the leaves.
+    """A state with weights, and with the log densities and scores of the leaves."""
 
-    Args:
-        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
-        log_density: The log densities $l_i$ of the leaves, with shape $(B, M)$.
-        scores: Their gradients, with shape $(B, M, *)$.
-        slopes: $F_i$, with shape $(B, M)$.
-        potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
-        seen: The denoised points, where terms without noise levels are evaluated, with shape $(B, *)$.
-        widening: What is added to $F$ as the data vary around these points, with shape $(B,)$.
-        value: $F$ with it, with shape $(B,)$.
-        residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
-        ancestor: The index of the first point that each point descends from, with shape $(B,)$.
-        lowest: The lowest share of the effective sample size so far, one number for all points.
-        weighted: Whether the weights are still in use, for all points.
-    """
-
-    log_weight: Tensor
-    log_density: Tensor
-    scores: Tensor
-    slopes: Tensor
-    potential: Tensor
-    seen: Tensor
-    widening: Tensor
-    value: Tensor
-    residual: Tensor
-    ancestor: Tensor
-    lowest: float
-    weighted: bool
+    log_weight: Tensor  # with shape (B,); the mean of the weights is the estimate of Z
+    log_density: Tensor  # the log densities l_i of the leaves, with shape (B, M)
+    scores: Tensor  # their gradients, with shape (B, M, *)
+    slopes: Tensor  # F_i, with shape (B, M)
+    potential: Tensor  # sum_ij F_ij <s_i, s_j> + |s_q|^2 - sum_i F_i |s_i|^2, with shape (B,)
+    seen: Tensor  # the denoised points, where terms without noise levels are evaluated, with shape (B, *)
+    widening: Tensor  # what is added to F as the data vary around these points, with shape (B,)
+    value: Tensor  # F with it, with shape (B,)
+    residual: Tensor  # what log densities with values changed by more than the scores say, with shape (B, M)
+    ancestor: Tensor  # the index of the first point that each point descends from, with shape (B,)
+    lowest: float  # the lowest share of the effective sample size so far, one number for all points
+    weighted: bool  # whether the weights are still in use, for all points
 
 
 class Derivatives(NamedTuple):
@@ -69,13 +54,6 @@ class ComposedDensity:
 
     Leaves depend on the noise level. So does the evidence of a classifier of points with noise, which is evaluated at $x$. Other terms,
     such as a network that was trained without noise, are evaluated at the denoised point $z$.
-
-    Attributes:
-        leaves: The leaves.
-        known: Which leaves have values, with shape $(M,)$.
-        has_others: Whether there are terms other than the leaves.
-        has_plain: Whether some of them do not depend on the noise level.
-        widens_itself: Whether these allow for the spread of the data around denoised points themselves.
     """
 
     def __init__(self, energy: Energy) -> None:

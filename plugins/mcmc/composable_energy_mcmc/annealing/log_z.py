@@ -243,14 +243,9 @@ def log_mean(log_weights: Tensor) -> Tensor:
 def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
     r"""Estimates $c = \log Z_1 - \log Z_0$ from the log weights of paths in both directions, by Bennett's acceptance ratio.
 
-    It solves $\sum_i \sigma(f_i - c - m) = \sum_j \sigma(r_j + c + m)$ with the logistic function $\sigma$ and $m = \log(n_f / n_r)$.
-
-    Args:
-        forward: $f$, with shape $(*, n_f)$: log weights of paths from draws of $p_0$, whose weights have the mean $Z_1 / Z_0$.
-        reverse: $r$, with shape $(*, n_r)$: log weights of paths from draws of $p_1$, whose weights have the mean $Z_0 / Z_1$.
-
-    Returns:
-        The estimates, with the shape of the leading axes.
+    It solves $\sum_i \sigma(f_i - c - m) = \sum_j \sigma(r_j + c + m)$ with the logistic function $\sigma$ and $m = \log(n_f / n_r)$. The
+    weights of the paths $f$ from draws of $p_0$, with shape $(*, n_f)$, have the mean $Z_1 / Z_0$; those of the paths $r$ from draws of
+    $p_1$, with shape $(*, n_r)$, have the mean $Z_0 / Z_1$. The result has the shape of the leading axes.
 
     References:
         Efficient estimation of free energy differences from Monte Carlo data (Bennett, 1976), https://doi.org/10.1016/0021-9991(76)90078-4

@@ -63,17 +63,11 @@ class Schedule:
 
 
 class Pilots(ABC):
-    """Points that move from the base to the density during the search for a schedule.
+    """Points that move from the base to the density during the search for a schedule."""
 
-    Attributes:
-        points: With shape $(B, *)$.
-        keep: The share of the effective sample size of points with a density that survives from one level to the next.
-        acceptance: The mean acceptance that step sizes are tuned for; None keeps the first step size.
-    """
-
-    points: Tensor
-    keep: float = 0.9
-    acceptance: float | None = 0.8
+    points: Tensor  # with shape (B, *)
+    keep: float = 0.9  # the share of the effective sample size of points with a density that survives from one level to the next
+    acceptance: float | None = 0.8  # the mean acceptance that step sizes are tuned for; None keeps the first step size
 
     @abstractmethod
     def log_density_ratio(self) -> Tensor:
