@@ -6,7 +6,8 @@
 Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
 says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
 errs, so the first share is what a perfect sampler would reach. Below is the Frechet distance in features of the judge, of as many pictures
-as there are draws, to pictures of the judge's part. A training is kept in `.real-data/runs` and used again.
+as there are draws, to pictures of the judge's part. A training is kept in `.real-data/runs` and used again; delete its folder
+to train anew.
 """
 
 from __future__ import annotations
@@ -30,42 +31,17 @@ from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.metrics import frechet_distance
 
 EXPRESSIONS = {
-    "fashion": (
-        "dress",
-        "footwear & bright",
-        "bag ^ dress",
-        "~bright & bag",
-        "~footwear & ~upper",
-        "upper & ~bright & ~wide",
-        "(upper | dress) & ~wide & bright",
-        "(footwear | bag) & ~bright",
-        "upper & (bright >> wide)",
-        "(upper ^ wide) & bright",
-        "~footwear & ~bag & wide",
-        "(dress | trousers) & bright & ~wide",
-        "(upper & wide) | (trousers & bright)",
-        "~(upper | dress | bag) & bright & ~wide",
-    ),
-    "digits": (
-        "even & has_loop",
-        "prime & ~even",
-        "above4 >> has_loop",
-        "~even & ~prime",
-        "has_loop & above4 & ~even",
-        "has_loop & ~above4",
-        "(prime ^ even) & ~has_loop",
-    ),
-    "type": (
-        "bold & italic",
-        "serif & ~bold",
-        "monospaced ^ handwritten",
-        "capital & bold & ~serif",
-        "italic & ~(serif | monospaced)",
-        "(serif | monospaced) & bold & ~italic",
-        "letter=a & capital & bold",
-        "(letter=g | letter=q) & ~capital & ~italic",
-    ),
+    "fashion": """dress, footwear & bright, bag ^ dress, ~bright & bag, ~footwear & ~upper, upper & ~bright & ~wide,
+        (upper | dress) & ~wide & bright, (footwear | bag) & ~bright, upper & (bright >> wide), (upper ^ wide) & bright,
+        ~footwear & ~bag & wide, (dress | trousers) & bright & ~wide, (upper & wide) | (trousers & bright),
+        ~(upper | dress | bag) & bright & ~wide""",
+    "digits": """even & has_loop, prime & ~even, above4 >> has_loop, ~even & ~prime, has_loop & above4 & ~even, has_loop & ~above4,
+        (prime ^ even) & ~has_loop""",
+    "type": """bold & italic, serif & ~bold, monospaced ^ handwritten, bold >> capital, capital & bold & ~serif, italic & ~bold & ~serif,
+        (serif | italic) & bold & capital, letter=a & capital & bold, (letter=b | letter=r) & capital""",
 }
+"""Expressions of each set, between commas."""
+
 KINDS = ("real", "reconstructed", "weight 1", "weight 2")
 REFERENCE, FRECHET = 5000, "Frechet distance"
 
@@ -89,7 +65,7 @@ def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> 
     reconstructed = torch.cat([base.decoder(base.decoder.encode(some)).detach() for some in pictures.split(250)])
     truths = real.truths(pictures, real.held_out.marks)
     seen = [real.truths(images, judge.marks(images)) for images in (pictures, reconstructed)]
-    for text in EXPRESSIONS[real.name]:
+    for text in map(str.strip, EXPRESSIONS[real.name].split(",")):
         rows = fulfils(text, truths)
         shares = [fulfils(text, found)[rows] for found in seen]
         for energy in (parse(words).build(energies) for words in (text, f"2 * ({text})")):

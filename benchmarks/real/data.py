@@ -158,7 +158,8 @@ def draw_families(families: Sequence[tuple[Path, int]]) -> Part:
             for letter in ascii_letters:
                 drawn.append(draw_letter(letter, font))
                 rows.append((ascii_lowercase.index(letter.lower()), letter.isupper(), bold, italic, category))
-    return Part(torch.from_numpy(np.stack(drawn))[:, None], dict(zip(TYPE_MARKS, torch.tensor(rows).T, strict=True)))
+    part = Part(torch.from_numpy(np.stack(drawn))[:, None], dict(zip(TYPE_MARKS, torch.tensor(rows).T, strict=True)))
+    return part.take(shuffled(len(rows), 0))  # the first ones are of all families
 
 
 def draw_letter(letter: str, font: ImageFont.FreeTypeFont) -> np.ndarray:

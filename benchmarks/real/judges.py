@@ -15,7 +15,7 @@ from benchmarks.real.data import Attributes, Marks, Part, RealSet
 from benchmarks.real.fetch import REAL
 from composable_energy_image.metrics import features_of
 
-EPOCHS = {"fashion": 4, "digits": 14, "type": 20}
+EPOCHS = {"fashion": 4, "digits": 14, "type": 14}
 OPERATORS = {ast.BitAnd: and_, ast.BitOr: or_, ast.BitXor: xor, ast.RShift: lambda left, right: ~left | right}
 
 
@@ -31,7 +31,7 @@ class Judge(nn.Module):
         super().__init__()
         self.sizes = sizes
         channels, layers = 1, []
-        for width in (24, 48, 96) if side < 64 else (24, 48, 96, 96):
+        for width in (24, 48, 96) if side < 64 else (16, 32, 64, 96):
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
             channels, side = width, side // 2
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, 96), nn.ReLU())

