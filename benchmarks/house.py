@@ -32,7 +32,7 @@ LIMITS = {
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 34_150,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 11_020,
+    "benchmarks: lines": 11_530,
     "tests: lines": 29_700,
     "docs: words": 60_000,
     "sample(): keywords": 14,

@@ -1,0 +1,111 @@
+"""The recipe `base-and-attributes` on real pictures, beside what a judge says of real ones.
+
+    make real-data
+    python -m benchmarks.real [--only fashion digits type] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
+
+Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
+says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
+errs, so the first share is what a perfect sampler would reach. Below is the Frechet distance in features of the judge, of as many pictures
+as there are draws, to pictures of the judge's part. A training is kept in `.real-data/runs` and used again; delete its folder
+to train anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.harness import environment, read_json, read_options, write_json
+from benchmarks.pages import code_cell, columns, number
+from benchmarks.real.data import SETS, RealSet, open_set
+from benchmarks.real.fetch import REAL
+from benchmarks.real.judges import Judge, fulfils, load_judge
+from composable_energy.parsing import parse
+from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.metrics import frechet_distance
+
+EXPRESSIONS = {
+    "fashion": """dress, footwear & bright, bag ^ dress, ~bright & bag, ~footwear & ~upper, upper & ~bright & ~wide,
+        (upper | dress) & ~wide & bright, (footwear | bag) & ~bright, upper & (bright >> wide), (upper ^ wide) & bright,
+        ~footwear & ~bag & wide, (dress | trousers) & bright & ~wide, (upper & wide) | (trousers & bright),
+        ~(upper | dress | bag) & bright & ~wide""",
+    "digits": """even & has_loop, prime & ~even, above4 >> has_loop, ~even & ~prime, has_loop & above4 & ~even, has_loop & ~above4,
+        (prime ^ even) & ~has_loop""",
+    "type": """bold & italic, serif & ~bold, monospaced ^ handwritten, bold >> capital, capital & bold & ~serif, italic & ~bold & ~serif,
+        (serif | italic) & bold & capital, letter=a & capital & bold, (letter=b | letter=r) & capital""",
+}
+"""Expressions of each set, between commas."""
+
+KINDS = ("real", "reconstructed", "weight 1", "weight 2")
+REFERENCE, FRECHET = 5000, "Frechet distance"
+
+
+def train(real: RealSet, scale: float, seed: int) -> Path:
+    """Returns the folder of a run of the recipe; one that is finished is used again."""
+    out = REAL / "runs" / (f"{real.name}-{seed}" + f"-steps-{scale:g}" * (scale != 1))
+    if not (out / "report.json").exists():
+        recipe = base_and_attributes()
+        stages = {name: table["steps"] for name, table in recipe.settings.items() if isinstance(table, Mapping) and "steps" in table}
+        steps = {f"{name}.steps": max(1, round(scale * steps)) for name, steps in stages.items()}
+        data = real.write_library(REAL / "runs" / f"{real.name}.npz")
+        recipe.with_changes({"training.seed": seed, **steps}).run(data, out)
+    return out
+
+
+def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields a row for each expression, and one of Frechet distances."""
+    energies: dict[str, Any] = {name: ce.load(run / name) for name in read_json(run / "report.json")["energies"]}
+    base, pictures = energies["base"], real.held_out.images
+    reconstructed = torch.cat([base.decoder(base.decoder.encode(some)).detach() for some in pictures.split(250)])
+    truths = real.truths(pictures, real.held_out.marks)
+    seen = [real.truths(images, judge.marks(images)) for images in (pictures, reconstructed)]
+    for text in map(str.strip, EXPRESSIONS[real.name].split(",")):
+        rows = fulfils(text, truths)
+        shares = [fulfils(text, found)[rows] for found in seen]
+        for energy in (parse(words).build(energies) for words in (text, f"2 * ({text})")):
+            images = energy.sample(samples, seed=seed)
+            shares.append(fulfils(text, real.truths(images, judge.marks(images))))
+        yield {"set": real.name, "row": text, **{kind: float(some.float().mean()) for kind, some in zip(KINDS, shares, strict=True)}}
+
+    def distance(images: Tensor) -> float:
+        return frechet_distance(images[:samples], real.judge.take(slice(REFERENCE)).images, judge.features)
+
+    sets = (pictures, reconstructed, base.sample(samples, seed=seed))
+    yield {"set": real.name, "row": FRECHET, **{kind: distance(images) for kind, images in zip(KINDS[:3], sets, strict=True)}}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows as one table."""
+    cells: dict[str, Any] = {"set": lambda row: row["set"]}
+    cells["expression"] = lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])
+    cells |= {kind: lambda row, kind=kind: number(kind, 1 if row["row"] == FRECHET else 3)(row) for kind in KINDS}
+    return columns(rows, cells)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = read_options(__doc__, None, arguments, only=list(SETS), steps_scale=1.0, seed=0, samples=1000, out="")
+    rows, seconds = [], {}
+    for name in options.only:
+        real = open_set(name)
+        judge = load_judge(real)
+        run = train(real, options.steps_scale, options.seed)
+        seconds[name] = read_json(run / "report.json")["cpu_seconds"]
+        began = time.process_time()
+        for row in measure(real, judge, run, options.samples, options.seed):
+            rows.append(row)
+            print(row, flush=True)
+        print(f"{name}: {seconds[name]:.0f} processor seconds of training, {time.process_time() - began:.0f} of measuring", flush=True)
+    print(table(rows))
+    if options.out:
+        settings = environment(seed=options.seed, samples=options.samples, steps_scale=options.steps_scale, cpu_seconds=seconds)
+        write_json(Path(options.out), {**settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
