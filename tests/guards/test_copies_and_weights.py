@@ -108,11 +108,7 @@ def test_copies_of_networks_of_events_buffers_and_distributions_are_compared_too
 
 BASE = ce.as_energy(td.Normal(torch.zeros(2), 1.0))
 RED = ce.ClassifierEnergy(nn.Linear(2, 3), 0, BASE, labels=3)
-ONES = {
-    "1 * A": lambda a: 1 * a,
-    "2 * (A / 2)": lambda a: 2 * (a / 2),
-    "twice": lambda a: (1 * a).sharpened(1) / 1,
-}
+ONES = {"1 * A": lambda a: 1 * a, "2 * (A / 2)": lambda a: 2 * (a / 2), "twice": lambda a: (1 * a).sharpened(1) / 1}
 
 
 @pytest.mark.parametrize("weigh", ONES.values(), ids=ONES)

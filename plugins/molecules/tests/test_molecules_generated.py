@@ -72,9 +72,7 @@ def test_the_energy_keeps_the_contract():
 
 def test_the_context_changes_the_rotamers():
     exact = GeneratedRotamers()
-    rows = torch.cat(
-        [context_of("LEU", phi, -0.8, side, "GLY") for phi, side in ((-1.1, "GLY"), (-2.1, "GLY"), (-1.1, "TRP"))],
-    )
+    rows = torch.cat([context_of("LEU", phi, -0.8, side, "GLY") for phi, side in ((-1.1, "GLY"), (-2.1, "GLY"), (-1.1, "TRP"))])
     assert torch.equal(generate(200, 3).chi, (one := generate(200, 3)).chi) and len(one.complete()) == 200
     weights = exact.rotamer_log_probs(rows).exp()
     assert (weights[0] - weights[1]).abs().max() > 0.05 and (weights[0] - weights[2]).abs().max() > 0.05

@@ -67,11 +67,7 @@ def quadrature(energy, low, high):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("y", "noise"),
-    [(0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05))],
-    ids=str,
-)
+@pytest.mark.parametrize(("y", "noise"), [(0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05))], ids=str)
 def test_counts_and_rounded_numbers_give_the_posterior_of_quadrature(y, noise):
     prior = ce.as_energy(torch.distributions.Normal(torch.tensor([2.0], dtype=F64), torch.tensor(0.7, dtype=F64)))
     energy = prior & ce.observed(torch.tensor([y], dtype=F64), None, noise)
