@@ -326,11 +326,6 @@ def test_a_drive_a_folder_or_a_path_is_no_scheme(bowls: Path, tmp_path: Path, mo
     assert str(ce.load("bowl:saved")) == "Normal"
 
 
-def test_an_unknown_scheme_names_the_installed_ones(bowls: Path):
-    with pytest.raises(PluginNotFound, match=r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, "):
-        ce.load("bowls:x")
-
-
 def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
     install(bowls, "other-bowls", {"loaders": {"bowl": "third_party_bowls:other"}})
     with pytest.raises(PluginConflictError, match="ask for 'acme-bowls:bowl' or 'other-bowls:bowl'"):
@@ -347,7 +342,9 @@ def test_the_name_of_an_energy_stays_its_name(acme: Path):
         ce.load("acme-energies:bwol")
 
 
-def test_what_a_loader_does_wrong_is_said(bowls: Path):
+def test_what_a_loader_does_wrong_is_said_and_an_unknown_scheme_names_the_installed_ones(bowls: Path):
+    with pytest.raises(PluginNotFound, match=r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, "):
+        ce.load("bowls:x")
     with pytest.raises(OptionError, match=r"'bowl' takes \(scale=1\.0\), got \(size\)"):
         ce.load("bowl:x", size=3)
     with pytest.raises(OptionError, match="needs a location, as in bowl:LOCATION"):

@@ -14,7 +14,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_mcmc import MALA, Annealed, Langevin
-from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
+from tests.sampling_runs import F64, Bowl, Decoder, Latent, Network
 
 
 @pytest.mark.slow
