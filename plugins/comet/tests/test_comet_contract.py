@@ -106,38 +106,29 @@ def test_a_saved_model_is_the_same(name, options, x, tmp_path):
     assert torch.allclose(load_comet(tmp_path).encode(x), comet.encode(x), atol=0.01)
 
 
-def test_pictures_that_do_not_fit_are_named(x):
-    comet = made()
-    with pytest.raises(ShapeError, match=r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"):
-        comet.decompose(torch.rand(4, 3, 32, 32))
-    with pytest.raises(DtypeError, match=r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"):
-        comet.encode((x * 255).byte())
-    with pytest.raises(OptionError, match=r"Pictures must lie in \[0, 1\], got 0 to 255"):
-        comet.encode((x > 0.5) * 255.0)
-    with pytest.raises(ShapeError, match="as many pictures as each other, got 4 and 2"):
-        comet.swap(x, x[:2], 0)
+LARGE = torch.rand(PICTURES, 3, 32, 32)
 
 
-def test_options_that_do_not_fit_are_named():
-    for options, words in (
-        ({"components": 0}, "components must be a whole number of at least 1, got 0"),
-        ({"size": 20}, "size must be 16, 32, 64 or another power of two.*got 20"),
-        ({"seen": 32}, "seen must be at most the size of pictures, 16, got 32"),
-        ({"cells": 5}, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
-        ({"steps": 3}, "does not take these options"),
-    ):
-        with pytest.raises(OptionError, match=words):
-            made(**options)
-
-
-def test_parts_of_pictures_of_two_sizes_do_not_join(x):
-    small, large = made(), made(size=32)
-    with pytest.raises(ShapeError, match=r"16, 16.*32, 32"):
-        small.decompose(x)[0] & large.decompose(torch.rand(PICTURES, 3, 32, 32))[0]
-    with pytest.raises(ShapeError, match="Parts are of 2 and 4 pictures"):
-        small.recombine([small.decompose(x)[0], small.decompose(x[:2])[0]])
-    with pytest.raises(OptionError, match="There are no parts to join"):
-        small.recombine([])
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda comet, x: comet.decompose(LARGE), ShapeError, r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"),
+        (lambda comet, x: comet.encode((x * 255).byte()), DtypeError, r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"),
+        (lambda comet, x: comet.encode((x > 0.5) * 255.0), OptionError, r"Pictures must lie in \[0, 1\], got 0 to 255"),
+        (lambda comet, x: comet.swap(x, x[:2], 0), ShapeError, "as many pictures as each other, got 4 and 2"),
+        (lambda comet, x: comet.decompose(x)[0] & made(size=32).decompose(LARGE)[0], ShapeError, r"16, 16.*32, 32"),
+        (lambda comet, x: comet.recombine([comet.decompose(y)[0] for y in (x, x[:2])]), ShapeError, "Parts are of 2 and 4 pictures"),
+        (lambda comet, x: comet.recombine([]), OptionError, "There are no parts to join"),
+        (lambda comet, x: made(components=0), OptionError, "components must be a whole number of at least 1, got 0"),
+        (lambda comet, x: made(size=20), OptionError, "size must be 16, 32, 64 or another power of two.*got 20"),
+        (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
+        (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
+        (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
+    ],
+)
+def test_pictures_and_options_that_do_not_fit_are_named(x, use, error, message):
+    with pytest.raises(error, match=message):
+        use(made(), x)
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):

@@ -71,29 +71,6 @@ class TestShow:
         torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x).exp(), atol=2e-3, rtol=0)
         assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
 
-    @pytest.mark.parametrize(
-        ("energy", "options", "error", "message"),
-        [
-            (ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), {}, ShapeError, "draw its samples with `grid`"),
-            (ce.as_energy(Normal(torch.zeros(5), 1.0)), {}, ShapeError, r"takes points of shape \(5,\)"),
-            (plane(), {"points": torch.rand(4, 3)}, ShapeError, r"points must have the shape \(n, 2\)"),
-            (plane(), {"points": torch.full((4, 2), math.nan)}, OptionError, "None of the 4 points is finite"),
-            (plane(), {"draws": 0}, OptionError, r"give window="),
-            (ce.as_energy(lambda x: x.sum(1).log()), {"draws": 0, "window": (-2, -1)}, ExpressionError, "not a number"),
-            (
-                ce.as_energy(lambda x: torch.full((len(x),), torch.inf)),
-                {"draws": 0, "window": (0, 1)},
-                OptionError,
-                "0 in the whole window",
-            ),
-            (plane(), {"draws": 0, "window": (0, 1), "ax": "axes"}, OptionError, "ax takes axes of Matplotlib, .* got str"),
-            (plane(), {"draws": 0, "window": (0, 1), "path": "nowhere/x.png"}, OptionError, "there is no folder 'nowhere'"),
-        ],
-    )
-    def test_what_cannot_be_shown_is_refused(self, energy, options, error, message):
-        with pytest.raises(error, match=message):
-            ce.viz.show(energy, **options)
-
 
 def test_lines_are_chains_and_their_median():
     trace = run(plane(), burn_in=10)
@@ -144,21 +121,6 @@ class TestTerms:
         with pytest.raises(ShapeError, match="one for each of 2 branches, got 1"):
             ce.viz.shares(trace, labels=["left"])
 
-    @pytest.mark.parametrize(
-        ("draw", "message"),
-        [
-            (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), "no mixture"),
-            (lambda: ce.viz.shares(run(line())), "The trace has no shares"),
-            (lambda: ce.viz.shares((line() | line(1.0)).explain(torch.zeros(1, 1)), labels=["a", "b"]), "leave out labels"),
-            (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), "has no energies"),
-            (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), "trace=1"),
-            (lambda: ce.viz.explanation(line()), r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
-        ],
-    )
-    def test_what_has_no_terms_or_shares_is_refused(self, draw, message):
-        with pytest.raises(OptionError, match=message):
-            draw()
-
 
 def towards(place: float, name: str) -> ce.Energy:
     return ce.as_energy(lambda x: (x - place).square().flatten(1).sum(1), name=name)
@@ -198,23 +160,46 @@ def test_pictures_show_the_force_on_each_pixel_around_grey():
     assert shown.double().mean() > 0.9 and ratio.std() < 1e-6 * ratio.mean()
 
 
-def test_bad_input_is_refused():
-    x = torch.zeros(2, 2)
-    with pytest.raises(OptionError, match="give points, or window"):
-        ce.viz.forces(LEFT)
-    with pytest.raises(OptionError, match="two increasing numbers"):
-        ce.viz.forces(LEFT, window=(2, -2))
-    with pytest.raises(ExpressionError, match="no parts"):
-        ce.viz.forces([], x)
-    for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0]):
-        with pytest.raises(ShapeError, match="draws points of shape"):
-            ce.viz.forces(LEFT, wrong)
-    for labels in ("ab", ["a"]):
-        with pytest.raises(ShapeError, match="one for each of 2 parts"):
-            ce.viz.forces(LEFT & RIGHT, x, labels=labels)
-    steep = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep")
-    with pytest.raises(ExpressionError, match="not finite at 2 of 2"):
-        ce.viz.forces(steep, x)
+PICTURES, FIVE = ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), ce.as_energy(Normal(torch.zeros(5), 1.0))
+LOGARITHM, NOWHERE = ce.as_energy(lambda x: x.sum(1).log()), ce.as_energy(lambda x: torch.full((len(x),), torch.inf))
+STEEP, X, SMALL = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep"), torch.zeros(2, 2), {"draws": 0, "window": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: ce.viz.show(PICTURES), ShapeError, "draw its samples with `grid`"),
+        (lambda: ce.viz.show(FIVE), ShapeError, r"takes points of shape \(5,\)"),
+        (lambda: ce.viz.show(plane(), points=torch.rand(4, 3)), ShapeError, r"points must have the shape \(n, 2\)"),
+        (lambda: ce.viz.show(plane(), points=torch.full((4, 2), math.nan)), OptionError, "None of the 4 points is finite"),
+        (lambda: ce.viz.show(plane(), draws=0), OptionError, r"give window="),
+        (lambda: ce.viz.show(LOGARITHM, draws=0, window=(-2, -1)), ExpressionError, "not a number"),
+        (lambda: ce.viz.show(NOWHERE, **SMALL), OptionError, "0 in the whole window"),
+        (lambda: ce.viz.show(plane(), ax="axes", **SMALL), OptionError, "ax takes axes of Matplotlib, .* got str"),
+        (lambda: ce.viz.show(plane(), path="nowhere/x.png", **SMALL), OptionError, "there is no folder 'nowhere'"),
+        (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
+        (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
+        (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
+        (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
+        (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
+        (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
+        (lambda: ce.viz.forces(LEFT), OptionError, "give points, or window"),
+        (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, "two increasing numbers"),
+        (lambda: ce.viz.forces([], X), ExpressionError, "no parts"),
+        *(
+            (lambda wrong=wrong: ce.viz.forces(LEFT, wrong), ShapeError, "draws points of shape")
+            for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0])
+        ),
+        *(
+            (lambda labels=labels: ce.viz.forces(LEFT & RIGHT, X, labels=labels), ShapeError, "one for each of 2 parts")
+            for labels in ("ab", ["a"])
+        ),
+        (lambda: ce.viz.forces(STEEP, X), ExpressionError, "not finite at 2 of 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
 
 
 @pytest.mark.slow
