@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.distributions import Gamma, Independent, MultivariateNormal, Normal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import CalibrationError, DtypeError, ExpressionError, OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import (
+    CalibrationError,
+    DtypeError,
+    ExpressionError,
+    OptionError,
+    SamplingDiverged,
+    ShapeError,
+    UngroundedError,
+)
 from composable_energy_mcmc import LogZ
 
 
@@ -73,8 +81,6 @@ class TestValue:
         assert torch.equal(torch.get_rng_state(), before)
         assert all(parameter.requires_grad for parameter in decoder.parameters()) and decoder.training
 
-
-class TestLaws:
     @pytest.mark.slow
     def test_a_seed_is_a_number_whatever_the_batch_size(self):
         draws = torch.randn(60, 2)
@@ -85,25 +91,29 @@ class TestLaws:
         assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
 
 
+WIDE = Normal(torch.zeros(2), 1.0)
+HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, torch.nan, x.square().sum(1)), event_shape=(2,))
+STEEP = ce.as_energy(lambda x: (x - 1).square().sum(1) * 5)
+ROWS = ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9))
+
+
 class TestErrors:
-    @pytest.mark.slow
-    def test_uneven_weights_give_no_number(self):
-        base = Normal(torch.zeros(32), 1.0)
-        with pytest.raises(CalibrationError, match=r"less than 5%.*levels=12"):
-            ce.log_z(lambda x: (x - 1).square().sum(1) * 5, base=base, levels=3, seed=0)
-
-    @pytest.mark.slow
-    def test_what_has_no_normaliser(self):
-        with pytest.raises(ce.errors.UngroundedError):
-            ce.log_z(~gaussian(1.0), seed=0)
-        with pytest.raises(CalibrationError, match="no pilot point at level 0 has a density"):
-            ce.log_z(Uniform(torch.full((2,), 90.0), 91.0), base=Normal(torch.zeros(2), 1.0), seed=0)
-
-    def test_an_energy_that_is_not_a_number(self):
-        hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, torch.nan, x.square().sum(1)), event_shape=(2,))
-        for base in (None, Normal(torch.zeros(2), 1.0)):
-            with pytest.raises(SamplingDiverged):
-                ce.log_z(hole, base=base, seed=0)
+    @pytest.mark.parametrize(
+        ("energy", "options", "error", "match"),
+        [
+            (STEEP, {"base": Normal(torch.zeros(32), 1.0), "levels": 3}, CalibrationError, r"less than 5%.*levels=12"),
+            (~gaussian(1.0), {}, UngroundedError, None),
+            (Uniform(torch.full((2,), 90.0), 91.0), {"base": WIDE}, CalibrationError, "no pilot point at level 0 has a density"),
+            (HOLE, {}, SamplingDiverged, None),
+            (HOLE, {"base": WIDE}, SamplingDiverged, None),
+            (lambda x: x.square().sum(1), {}, ShapeError, "event_shape"),
+            (ROWS, {"event_shape": (2,)}, ExpressionError, "one value for all"),
+            (Uniform(torch.zeros(2), 1.0), {"draws": 2 * torch.rand(100, 2), "base": WIDE}, OptionError, "density 0"),
+        ],
+    )
+    def test_what_has_no_normaliser(self, energy, options, error, match):
+        with pytest.raises(error, match=match):
+            ce.log_z(energy, seed=0, **options)
 
     @pytest.mark.parametrize(
         ("options", "error", "match"),
@@ -127,14 +137,6 @@ class TestErrors:
     def test_options(self, options, error, match):
         with pytest.raises(error, match=match):
             ce.log_z(gaussian(1.0), **options)
-
-    def test_what_is_not_said(self):
-        with pytest.raises(ShapeError, match="event_shape"):
-            ce.log_z(lambda x: x.square().sum(1))
-        with pytest.raises(ExpressionError, match="one value for all"):
-            ce.log_z(ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9)), event_shape=(2,))
-        with pytest.raises(OptionError, match="density 0"):
-            ce.log_z(Uniform(torch.zeros(2), 1.0), draws=2 * torch.rand(100, 2), base=Normal(torch.zeros(2), 1.0), seed=0)
 
 
 QUICK: dict[str, Any] = {"seed": 0, "particles": 256}

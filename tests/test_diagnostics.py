@@ -10,7 +10,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from tests.diagnosed_runs import F64, gaussian, kinds, run
+from tests.sampling_runs import F64, gaussian, kinds, run
 
 
 class TestSummary:

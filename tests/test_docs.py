@@ -4,9 +4,11 @@ import doctest
 import importlib
 import importlib.util
 import json
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import composable_energy
 from composable_energy.registry import Command, get, get_factory, names, registry
 from composable_energy.sampling import Trace
 from composable_energy_cli import main
+from docs.scripts.browser import find_chromium
+from docs.scripts.check_site import broken_links, errors_without_network, foreign_loads
 from tests.factories import COMPILES
 
 ROOT = Path(__file__).parent.parent
@@ -199,3 +203,37 @@ def test_every_picture_is_shown_and_drawn_by_a_script():
         written = any(f'"{picture.stem}"' in script.read_text() for script in experiments)
         assert f'"{picture.name}"' in scripts or named or written, f"{place} has no script"
         assert place in pages, f"{place} is on no page"
+
+
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium")
+needs_websockets = pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="needs websockets: pip install websockets")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if os.environ.get("BUILT_SITE"):  # `make test-all` has just built it
+        return Path(os.environ["BUILT_SITE"])
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.full
+def test_every_link_leads_somewhere_and_no_page_loads_anything_from_another_host(site, tmp_path):
+    assert len(list(site.rglob("*.html"))) > 100
+    assert broken_links(site) == [] == foreign_loads(site)
+    (tmp_path / "index.html").write_text('<h1>a</h1><a href="c/">c</a><script src="https://example.org/a.js"></script>')
+    assert "index.html: c/" in broken_links(tmp_path) and len(foreign_loads(tmp_path)) == 1
+
+
+@needs_chromium
+@needs_websockets
+@pytest.mark.full
+def test_every_page_works_with_the_network_cut(site, tmp_path):
+    assert errors_without_network(site) == []
+    (tmp_path / "index.html").write_text('<link rel="icon" href="data:,"><img src="https://example.org/a.png"><img src="missing.png">')
+    errors = "\n".join(errors_without_network(tmp_path))
+    assert "https://example.org/a.png" in errors and "missing.png" in errors

@@ -163,6 +163,9 @@ def test_labels_of_chains_that_make_no_formula():
             ClassifierEnergy(network, each=bad)
 
 
+PLACE = GaussianHead(Counting(4), dims=2)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -182,6 +185,14 @@ def test_labels_of_chains_that_make_no_formula():
         (lambda x: GaussianHead(Counting(3), dims=2)((0.0, 0.0))(x), ShapeError, "2 means and 1 log widths"),
         (lambda x: GaussianHead(Counting(3), dims=0), OptionError, "dims"),
         (lambda x: GaussianHead(None, dims=1), OptionError, "network must be"),
+        (lambda x: PLACE.near((0.0, 0.0), 0.0), OptionError, "r must be positive"),
+        (lambda x: PLACE.near((0.0, 0.0), float("inf")), OptionError, "r must be positive and finite"),
+        (lambda x: PLACE.near((0.0, 0.0, 0.0), 1.0), ShapeError, r"c has shape \(3,\); expected \(2,\)"),
+        (lambda x: PLACE.near((0.0, math.nan), 1.0), OptionError, "c is NaN"),
+        (lambda x: PLACE.between(1.0, 1.0), OptionError, "must be above"),
+        (lambda x: PLACE.between(torch.zeros(3, 2), torch.ones(4, 2)), ShapeError, "3 chains and high for 4"),
+        (lambda x: PLACE.between(torch.full((3, 2), -math.inf), 0.0), OptionError, "must be finite"),
+        (lambda x: PLACE(torch.zeros(3, 2, 2)), ShapeError, r"c has shape \(3, 2, 2\)"),
     ],
 )
 def test_bad_heads_are_typed_errors(x, make, error, message):
@@ -283,24 +294,6 @@ def test_points_for_each_chain(x):
     for each in (energy, head.near(points, 0.3)):
         with pytest.raises(ShapeError, match="6 rows"):
             each(x[:4])
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda h: h.near((0.0, 0.0), 0.0), OptionError, "r must be positive"),
-        (lambda h: h.near((0.0, 0.0), float("inf")), OptionError, "r must be positive and finite"),
-        (lambda h: h.near((0.0, 0.0, 0.0), 1.0), ShapeError, r"c has shape \(3,\); expected \(2,\)"),
-        (lambda h: h.near((0.0, math.nan), 1.0), OptionError, "c is NaN"),
-        (lambda h: h.between(1.0, 1.0), OptionError, "must be above"),
-        (lambda h: h.between(torch.zeros(3, 2), torch.ones(4, 2)), ShapeError, "3 chains and high for 4"),
-        (lambda h: h.between(torch.full((3, 2), -math.inf), 0.0), OptionError, "must be finite"),
-        (lambda h: h(torch.zeros(3, 2, 2)), ShapeError, r"c has shape \(3, 2, 2\)"),
-    ],
-)
-def test_bad_intervals_are_typed_errors(make, error, message):
-    with pytest.raises(error, match=message):
-        make(GaussianHead(Counting(4), dims=2))
 
 
 def test_what_is_written():

@@ -1,4 +1,6 @@
-"""Events through the operators of energies: yes-or-no heads of one network, and formulas that hold always or never."""
+"""Events through the operators of energies: yes-or-no heads, formulas that hold always or never, and weights of the joint probability."""
+
+from __future__ import annotations
 
 import math
 
@@ -28,7 +30,7 @@ C = [ClassifierEnergy(MANY, label, BASE, name=f"c{label}") for label in range(8)
 HEAD = GaussianHead(PLACE, BASE, dims=2, name="place")
 A, B, NEAR = ClassifierEnergy(MALE, 1, BASE, name="male"), ClassifierEnergy(SMILE, 1, BASE, name="smile"), HEAD.near((0.1, -0.2), 0.5)
 DENSITY = ce.as_energy(lambda x: (x - 1).square().sum(1), name="density", event_shape=(3,))
-NEVER = [A & ~A, C[1] & C[2], A & ~A & DENSITY, 2 * (A & ~A), 0 * (A & ~A), (A & ~A).sharpened(0.5), ~(NEAR | ~NEAR)]
+NEVER = [A & ~A, C[1] & C[2], A & ~A & DENSITY, 2 * (A & ~A), 2 * A & ~A, 0 * (A & ~A), (A & ~A).sharpened(0.5), ~(NEAR | ~NEAR)]
 
 
 def values(evaluate) -> torch.Tensor:
@@ -57,7 +59,7 @@ def test_certain_and_impossible_formulas():
     torch.testing.assert_close(found.terms[1].energy, A.evidence(X))
 
 
-OTHERS = [DENSITY, B, A & B, DENSITY.relative_to(BASE), C[0] | DENSITY, B, DENSITY]
+OTHERS = [DENSITY, B, A & B, DENSITY.relative_to(BASE), B, C[0] | DENSITY, B, DENSITY]
 
 
 @pytest.mark.slow
@@ -180,3 +182,87 @@ def test_more_heads_take_no_more_operations():
             energy_and_gradient(whole, X)
         counts.append(operations.count)
     assert counts == sorted(counts, reverse=True)  # a column that no head reads gets a gradient of zeros
+
+
+LINE = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,), name="base")
+
+
+class Head(nn.Module):
+    """One variable with four values, so that events of it depend on each other: both, a alone, b alone, neither."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([3 - 2 * (x - 2).square(), 2 * x, -2 * x, torch.ones_like(x)], 1)
+
+
+FOUR = Head()
+LEFT, RIGHT = (ClassifierEnergy(FOUR, values, LINE, labels=4, name=name) for name, values in (("a", [0, 1]), ("b", [0, 2])))
+GRID = torch.linspace(-4, 4, 2001, dtype=torch.double)[:, None]
+
+
+def loss(*values: int) -> Tensor:
+    """Returns -log P(one of the values | x)."""
+    return -FOUR(GRID).softmax(1)[:, list(values)].sum(1).log()
+
+
+BOTH, ONLY_A, EITHER_A, EITHER_B = loss(0), loss(1), loss(0, 1), loss(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("energy", "expected"),
+    [
+        (2 * LEFT & RIGHT, BOTH + EITHER_A),
+        (LEFT.sharpened(2) & ~RIGHT, ONLY_A + EITHER_A),
+        (RIGHT & 3 * LEFT, BOTH + 2 * EITHER_A),
+        (0.25 * LEFT & RIGHT, 0.25 * BOTH + 0.75 * EITHER_B),
+        (0 * LEFT & RIGHT, EITHER_B),
+        (3 * LEFT & 2 * RIGHT, 2 * BOTH + EITHER_A),
+        (2 * LEFT & 2 * RIGHT, 2 * BOTH),
+        (2 * (LEFT & 3 * RIGHT), 2 * BOTH + 4 * EITHER_B),
+        (2 * (LEFT & 3 * RIGHT) & LEFT, 2 * BOTH + 4 * EITHER_B),
+        (3 * LEFT & 2 * LEFT, 3 * EITHER_A),
+        (LEFT & RIGHT & -1 * LEFT, BOTH - EITHER_A),
+    ],
+    ids=lambda value: str(value) if isinstance(value, ce.Energy) else "",
+)
+def test_the_evidence_of_weighted_events_is_that_of_their_joint_distribution(energy, expected):
+    torch.testing.assert_close(energy.evidence(GRID), expected)
+
+
+def test_a_weight_distributes_over_a_conjunction_and_leaves_the_base_of_another_event():
+    for w in (0.3, 1.0, 2.5):
+        torch.testing.assert_close((w * LEFT & w * RIGHT)(GRID), (w * (LEFT & RIGHT))(GRID))
+    torch.testing.assert_close((2 * LEFT & RIGHT)(GRID), LINE(GRID) + BOTH + EITHER_A)  # the base counts once
+
+
+def test_events_that_are_independent_keep_the_sum_of_weighted_evidences():
+    other = ClassifierEnergy(nn.Linear(1, 1).double(), 1, LINE, name="other")
+    torch.testing.assert_close((2 * LEFT & 3 * other).evidence(GRID), 2 * EITHER_A + 3 * other.evidence(GRID))
+
+
+def test_a_learnable_weight_has_the_value_and_the_slope_of_a_number():
+    weight = nn.Parameter(torch.tensor(2.0, dtype=torch.double))
+    energy = weight * LEFT & RIGHT
+    for value, slope in ((2.0, EITHER_A), (0.5, BOTH - EITHER_B), (-1.0, EITHER_A)):
+        with torch.no_grad():
+            weight.fill_(value)
+        torch.testing.assert_close(energy.evidence(GRID), (value * LEFT & RIGHT).evidence(GRID))
+        (found,) = torch.autograd.grad(energy.evidence(GRID).sum(), weight)
+        torch.testing.assert_close(found, slope.sum())
+
+
+def test_repeated_conjunctions_of_weighted_events_stay_small():
+    energy = 2 * LEFT & RIGHT
+    for _ in range(40):
+        energy = energy & energy
+    torch.testing.assert_close(energy.evidence(GRID), BOTH + EITHER_A)
+
+
+def test_the_density_is_that_of_quadrature_and_obedience_does_not_fall_with_a_weight():
+    energies = [w * LEFT & RIGHT for w in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)]
+    shares = torch.stack([torch.softmax(-energy.evidence(GRID) - LINE(GRID), 0) for energy in energies])
+    for event in (EITHER_A, BOTH):
+        assert ((shares @ (-event).exp()).diff() > 0).all()
+    x = (2 * LEFT & RIGHT).sample((4000, 1), seed=0, dtype=torch.double)[:, 0]
+    mean = float(shares[3] @ GRID[:, 0])
+    width = math.sqrt(float(shares[3] @ GRID[:, 0].square()) - mean**2)
+    assert abs(float(x.mean()) - mean) < 4 * width / math.sqrt(4000)

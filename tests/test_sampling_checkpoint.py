@@ -13,7 +13,7 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from composable_energy_mcmc import HMC, Annealed, Langevin
-from tests.checkpoint_runs import BOWL, broken_off, kept, same
+from tests.sampling_runs import BOWL, broken_off, kept, same
 
 LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
 HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ComposableEnergyError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling import Info, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
-from tests.sampling_energies import F64, Bowl, Decoder
+from tests.sampling_runs import F64, Bowl, Decoder
 
 BOWL, WHOLE = Bowl(), "must be a whole number of at least"
+NEEDS = ce.as_energy(lambda x, sigma, y: x.square().sum(1))
+UNBOUND = r"depends on sigma, y, which is not bound: bind .*\.at\(sigma\).* or the annealed .*given\(y="
+FLAT = ce.as_energy(lambda x, c: c.square().sum(1), name="flat").given(c=torch.zeros(4, 2))
+LATENT = ce.as_energy(lambda image: image.flatten(1).sum(1)).pull_back(Decoder())
 
 
 class Still(Sampler):
@@ -121,6 +125,12 @@ def test_without_a_sampler_it_is_what_the_energy_recommends():
         ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
         *[({"seed": seed}, OptionError, f"seed {WHOLE} -9223372036854775808, got ") for seed in (1.0, "1", True, math.nan, -(2**63) - 1)],
         ({"seed": torch.tensor([1, 2])}, OptionError, f"seed {WHOLE}"),
+        ({"energy": 2 * ~BOWL}, UngroundedError, r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"),
+        ({"energy": BOWL - ce.as_energy(lambda x: x.square().sum(1))}, UngroundedError, "has no lower bound"),
+        ({"energy": NEEDS}, ExpressionError, UNBOUND),
+        ({"energy": NEEDS, "sampler": Annealed()}, ExpressionError, "depends on y"),
+        ({"energy": LATENT, "shape": 3}, ShapeError, "latent points; set its `event_shape`"),
+        ({"energy": FLAT, "shape": (4, 2), "batch_size": 3}, ExpressionError, r"^flat.given\(c=.*has no gradient"),  # inside a chunk
         ({"seed": 2**64}, OptionError, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
     ],
 )
@@ -134,29 +144,6 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
     assert torch.equal(draw(seed=np.int64(3)), draw(seed=3)) and torch.equal(draw(seed=torch.tensor(3)), draw(seed=3))
     assert torch.equal(draw(seed=-1), draw(seed=2**64 - 1))  # as in torch
-
-
-@pytest.mark.slow
-def test_densities_that_are_none_are_reported():
-    bowl, tilt = Bowl(), ce.as_energy(lambda x: x.square().sum(1))
-    with pytest.raises(ce.errors.UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):
-        draw(2 * ~bowl)
-    with pytest.raises(ce.errors.UngroundedError, match="has no lower bound"):
-        draw(bowl - tilt)
-    needs = ce.as_energy(lambda x, sigma, y: x.square().sum(1))
-    unbound = r"depends on sigma, y, which is not bound: bind .*\.at\(sigma\).* or the annealed .*given\(y="
-    with pytest.raises(ExpressionError, match=unbound):
-        draw(needs)
-    with pytest.raises(ExpressionError, match="depends on y"):
-        needs.sample((3, 2), sampler=Annealed())
-    with pytest.raises(ShapeError, match="latent points; set its `event_shape`"):
-        draw(ce.as_energy(lambda image: image.flatten(1).sum(1)).pull_back(Decoder()), 3)
-
-
-def test_an_error_inside_a_chunk_names_the_energy():
-    energy = ce.as_energy(lambda x, c: c.square().sum(1), name="flat").given(c=torch.zeros(4, 2))
-    with pytest.raises(ExpressionError, match=r"^flat.given\(c=.*has no gradient"):
-        draw(energy, (4, 2), batch_size=3)
 
 
 def test_other_objects_are_lifted_or_refused():

@@ -11,8 +11,8 @@ from composable_energy import sampling
 from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import ENERGY_FILE, read_record, write_record
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
-from tests.checkpoint_runs import BOWL, Stop, same
 from tests.processes import ended, needs_forkserver, start
+from tests.sampling_runs import BOWL, Stop, same
 from tests.saving_energies import X, normal
 
 pytestmark = pytest.mark.usefixtures("saving_registry")

@@ -160,8 +160,7 @@ def test_a_crafted_config_is_refused(saved, what):
 
 
 @pytest.mark.parametrize(
-    ("entry", "distribution"),
-    [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("", None)],
+    ("entry", "distribution"), [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("", None)]
 )
 def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
     def change(config):

@@ -22,7 +22,7 @@ from composable_energy_training import CSVLog
 from plugins.training.tests.run_helpers import Scripted, read_log, trainer
 from tests.campaign.faults import KILLED, Faults, begin, end, in_child
 from tests.campaign.trial import Area, Outcome, Trial, check
-from tests.checkpoint_runs import BOWL
+from tests.sampling_runs import BOWL
 
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4}
 _JUMPS = (-1e9, -86400.0, -3600.0, -1.0, 1.0, 3600.0, 86400.0, 1e9, 7e9)  # seconds; from 1994 to 2248

@@ -18,7 +18,7 @@ from plugins.training.tests.run_helpers import Scripted, trainer
 from tests.campaign.crashes import CALL, names_in, normal
 from tests.campaign.faults import begin, end
 from tests.campaign.trial import Area, check
-from tests.checkpoint_runs import BOWL
+from tests.sampling_runs import BOWL
 
 _STEPS = 6
 

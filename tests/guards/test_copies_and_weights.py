@@ -108,11 +108,7 @@ def test_copies_of_networks_of_events_buffers_and_distributions_are_compared_too
 
 BASE = ce.as_energy(td.Normal(torch.zeros(2), 1.0))
 RED = ce.ClassifierEnergy(nn.Linear(2, 3), 0, BASE, labels=3)
-ONES = {
-    "1 * A": lambda a: 1 * a,
-    "2 * (A / 2)": lambda a: 2 * (a / 2),
-    "twice": lambda a: (1 * a).sharpened(1) / 1,
-}
+ONES = {"1 * A": lambda a: 1 * a, "2 * (A / 2)": lambda a: 2 * (a / 2), "twice": lambda a: (1 * a).sharpened(1) / 1}
 
 
 @pytest.mark.parametrize("weigh", ONES.values(), ids=ONES)
@@ -126,10 +122,3 @@ def test_an_event_with_a_weight_of_one_is_the_event(weigh):
             (term & ~RED)(X)
         with pytest.raises(ContradictionError):
             (term ^ RED)(X)
-
-
-def test_a_base_counts_once_and_an_event_has_the_larger_of_its_weights():
-    torch.testing.assert_close(((1 * BASE) & RED)(X), RED(X))
-    torch.testing.assert_close(((2 * RED) & RED)(X), BASE(X) + 2 * RED.evidence(X))
-    weight = nn.Parameter(torch.tensor(3.0))
-    torch.testing.assert_close(((weight * RED) & RED)(X), BASE(X) + 3 * RED.evidence(X))

@@ -45,10 +45,7 @@ PROPER = {  # an energy and its log Z
         ce.as_energy(lambda x: (x.log() + x.log().square() / 2).sum(1), support=constraints.positive, event_shape=(1,)),
         math.log(2 * math.pi) / 2,
     ),
-    "funnel": (
-        energy(lambda x: x[:, 0].square() / 2 + x[:, 1].square() * torch.exp(-x[:, 0]) / 2 + x[:, 0] / 2, 2),
-        math.log(2 * math.pi),
-    ),
+    "funnel": (energy(lambda x: x[:, 0].square() / 2 + x[:, 1].square() * torch.exp(-x[:, 0]) / 2 + x[:, 0] / 2, 2), math.log(2 * math.pi)),
     "wall": (energy(lambda x: torch.where(x.abs().amax(1) < 1, 0 * x.sum(1), torch.inf), 2), math.log(4)),
     "wide": (energy(lambda x: (x / 1000).square().sum(1) / 2), math.log(2 * math.pi) / 2 + math.log(1000)),
 }

@@ -122,8 +122,7 @@ CASES = {
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("case", "sampler"),
-    [(case, sampler) for i, case in enumerate(CASES) for sampler in (None, ("sde", "ode", "feynman-kac")[i % 3])],
+    ("case", "sampler"), [(case, sampler) for i, case in enumerate(CASES) for sampler in (None, ("sde", "ode", "feynman-kac")[i % 3])]
 )
 def test_draws_have_the_density_of_the_data(case, sampler):
     data, energy = CASES[case]

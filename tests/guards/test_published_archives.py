@@ -59,9 +59,7 @@ def test_fractions_are_classes(tmp_path, k, digits, form):
 
 
 @pytest.mark.parametrize(
-    "factors",
-    [[0.0, 0.37, 1.0, 0.36], [0.0, 0.5, 0.9], [0.5, 1.0, 0.5], [0.0, float("nan"), 1.0], [0.0, 2.0, 0.5]],
-    ids=str,
+    "factors", [[0.0, 0.37, 1.0, 0.36], [0.0, 0.5, 0.9], [0.5, 1.0, 0.5], [0.0, float("nan"), 1.0], [0.0, 2.0, 0.5]], ids=str
 )
 def test_other_numbers_are_no_classes(tmp_path, factors):
     np.savez(tmp_path / "f.npz", images=np.ones((len(factors), 2, 2), np.uint8), light=np.array(factors))

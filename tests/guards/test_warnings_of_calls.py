@@ -12,7 +12,7 @@ import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.sampling import Trace
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
-from tests.diagnosed_runs import F64, gaussian, kinds, run
+from tests.sampling_runs import F64, gaussian, kinds, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 

@@ -90,10 +90,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["bright smiling"],
-            "Expected an operator, found `smiling`; join two terms by `&` or `|`, a weight and a term by `*`.\n  bri",
-        ),
+        (["bright smiling"], "Expected an operator, found `smiling`; join two terms by `&` or `|`, a weight and a term by `*`.\n  bri"),
         (["bright & left=drak"], "Unknown name `left=drak`; did you mean `left=dark`?\n  bright & left=drak\n           ^^^^^^^^^\n"),
         (["toys/brigt"], "Unknown name `toys/brigt`; did you mean `toys/bright`"),
         (["bright/2"], "Unknown name `bright/2`; a division has spaces around it: `bright / 2`."),

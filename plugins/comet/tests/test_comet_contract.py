@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -10,6 +12,10 @@ from composable_energy.errors import DtypeError, FileFormatError, OptionError, S
 from composable_energy.sampling import Noise
 from composable_energy.testing import check_energy
 from composable_energy_comet import component_scores, join_parts, load_comet, merge_components, save_comet
+from composable_energy_comet.recipe import CometRecipe
+from composable_energy_comet.train import OBJECTS, main, pictures
+from composable_energy_image.data import Pictures
+from composable_energy_training import open_recipe
 
 SIZE, PICTURES = 16, 4
 KINDS = [
@@ -100,38 +106,29 @@ def test_a_saved_model_is_the_same(name, options, x, tmp_path):
     assert torch.allclose(load_comet(tmp_path).encode(x), comet.encode(x), atol=0.01)
 
 
-def test_pictures_that_do_not_fit_are_named(x):
-    comet = made()
-    with pytest.raises(ShapeError, match=r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"):
-        comet.decompose(torch.rand(4, 3, 32, 32))
-    with pytest.raises(DtypeError, match=r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"):
-        comet.encode((x * 255).byte())
-    with pytest.raises(OptionError, match=r"Pictures must lie in \[0, 1\], got 0 to 255"):
-        comet.encode((x > 0.5) * 255.0)
-    with pytest.raises(ShapeError, match="as many pictures as each other, got 4 and 2"):
-        comet.swap(x, x[:2], 0)
+LARGE = torch.rand(PICTURES, 3, 32, 32)
 
 
-def test_options_that_do_not_fit_are_named():
-    for options, words in (
-        ({"components": 0}, "components must be a whole number of at least 1, got 0"),
-        ({"size": 20}, "size must be 16, 32, 64 or another power of two.*got 20"),
-        ({"seen": 32}, "seen must be at most the size of pictures, 16, got 32"),
-        ({"cells": 5}, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
-        ({"steps": 3}, "does not take these options"),
-    ):
-        with pytest.raises(OptionError, match=words):
-            made(**options)
-
-
-def test_parts_of_pictures_of_two_sizes_do_not_join(x):
-    small, large = made(), made(size=32)
-    with pytest.raises(ShapeError, match=r"16, 16.*32, 32"):
-        small.decompose(x)[0] & large.decompose(torch.rand(PICTURES, 3, 32, 32))[0]
-    with pytest.raises(ShapeError, match="Parts are of 2 and 4 pictures"):
-        small.recombine([small.decompose(x)[0], small.decompose(x[:2])[0]])
-    with pytest.raises(OptionError, match="There are no parts to join"):
-        small.recombine([])
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda comet, x: comet.decompose(LARGE), ShapeError, r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"),
+        (lambda comet, x: comet.encode((x * 255).byte()), DtypeError, r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"),
+        (lambda comet, x: comet.encode((x > 0.5) * 255.0), OptionError, r"Pictures must lie in \[0, 1\], got 0 to 255"),
+        (lambda comet, x: comet.swap(x, x[:2], 0), ShapeError, "as many pictures as each other, got 4 and 2"),
+        (lambda comet, x: comet.decompose(x)[0] & made(size=32).decompose(LARGE)[0], ShapeError, r"16, 16.*32, 32"),
+        (lambda comet, x: comet.recombine([comet.decompose(y)[0] for y in (x, x[:2])]), ShapeError, "Parts are of 2 and 4 pictures"),
+        (lambda comet, x: comet.recombine([]), OptionError, "There are no parts to join"),
+        (lambda comet, x: made(components=0), OptionError, "components must be a whole number of at least 1, got 0"),
+        (lambda comet, x: made(size=20), OptionError, "size must be 16, 32, 64 or another power of two.*got 20"),
+        (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
+        (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
+        (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
+    ],
+)
+def test_pictures_and_options_that_do_not_fit_are_named(x, use, error, message):
+    with pytest.raises(error, match=message):
+        use(made(), x)
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):
@@ -189,3 +186,91 @@ def test_looks_turn_away_from_what_earlier_ones_saw():
         middles = encoder(x)[:, :, -3:-1]
         spread[inhibition] = float(middles.std(1).mean())
     assert spread[True] > 2 * spread[False]
+
+
+SMALL = {"data.size": 16, "quadratic.steps": 4, "conv.steps": 4, "model.components": 2, "training.checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def few():
+    return pictures(24, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["comet", *(pytest.param(name, marks=pytest.mark.full) for name in ("comet-global", "comet-paper"))])
+def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
+    recipe = open_recipe(name)
+    assert isinstance(recipe, CometRecipe)
+    recipe = recipe.with_changes({**SMALL, "quadratic.batch_size": 4, "conv.batch_size": 4, "conv.filters": 4, "quadratic.filters": 4})
+    folder = recipe.train(few, tmp_path / name)
+    model = load_comet(folder)
+    x = few.images(torch.arange(3))
+    assert model.decode(model.encode(x)).shape == x.shape
+    assert (tmp_path / name / "decomposition.png").exists()
+    report = json.loads((tmp_path / name / "report.json").read_text())
+    assert set(report["stages"]) == {"quadratic", "conv"}
+
+
+@pytest.mark.full
+def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
+    few = Pictures(ce.get("world", "colored-sprites", size=32).draw(12, seed=5).images, {}, "sprites")
+    small = {"model.components": 3, "model.window": 8, "window.filters": 16, "quadratic.filters": 4, "quadratic.batch_size": 4}
+    steps = {"quadratic.steps": 3, "window.steps": 3, "window.batch_size": 4, "window.rate": 1e-12, "data.size": 32}
+    recipe = open_recipe("comet-window").with_changes(small | steps)
+    found = load_comet(recipe.train(few, tmp_path))
+    attention, whole = load_comet(tmp_path / "quadratic").encoder.state_dict(), found.encoder.state_dict()
+    for name, value in attention.items():
+        torch.testing.assert_close(whole[f"find.{name}"], value)
+    assert load_comet(tmp_path / "quadratic").energy.size == 16 and found.energy.size == 32
+    assert set(json.loads((tmp_path / "report.json").read_text())["stages"]) == {"quadratic", "window"}
+    slow = load_comet(recipe.with_changes({"window.rate": 1e-3}).train(few, tmp_path / "slow")).encoder.state_dict()
+    moved = {name: float((value - whole[name]).abs().max()) for name, value in slow.items()}
+    assert 1e-5 < max(moved[f"find.{name}"] for name in attention) < 0.2 * max(moved.values())
+    with pytest.raises(OptionError, match=r"quadratic.steps and window.steps are both 0"):
+        recipe.with_changes({"quadratic.steps": 0, "window.steps": 0}).train(few, tmp_path / "none")
+
+
+@pytest.mark.full
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
+    recipe = open_recipe("comet").with_changes(SMALL)
+    whole = recipe.train(few, tmp_path / "whole")
+    recipe.with_changes({"conv.steps": 2}).train(few, tmp_path / "cut")
+    resumed = recipe.with_changes({"training.checkpoint_every": 2})
+    with pytest.raises(OptionError, match=r"conv.steps: there 2, here 4"):
+        resumed.train(few, tmp_path / "cut")
+    again = recipe.train(few, tmp_path / "whole")
+    assert again == whole
+    first, second = (load_comet(folder).state_dict() for folder in (whole, tmp_path / "whole" / "comet"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.full
+def test_the_script_makes_a_model(tmp_path):
+    main(["--out", str(tmp_path), "--steps", "3", "--count", "20"])
+    assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
+
+
+def test_what_the_shipped_model_finds():
+    """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
+    from composable_energy_comet.metrics import adjusted_rand_index
+
+    scenes = ce.get("world", "colored-sprites", size=32).draw(48, seed=9, masks=True)
+    x = torch.nn.functional.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)
+    comet = ce.get("encoder", "comet", weights="sprites")
+    labels = comet.masks(x).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert float(adjusted_rand_index(torch.from_numpy(scenes.masks).long(), labels, foreground=True).mean()) > 0.85
+
+
+@pytest.mark.full
+def test_what_the_shipped_model_of_objects_finds():
+    """Masks, reconstructions and the ground of the model of solids, on pictures that nothing was trained or chosen on."""
+    from composable_energy_comet.metrics import adjusted_rand_index
+
+    scenes = ce.get("world", "objects", **OBJECTS).draw(32, seed=9, masks=True)
+    x, truth = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long()
+    comet = ce.get("encoder", "comet-window", weights="objects")
+    z = comet.encode(x)
+    assert float(adjusted_rand_index(truth, comet.masks(x), foreground=True).nanmean()) > 0.9
+    assert float((comet.decode(z) - x).square().mean()) < 1e-3
+    ground = (comet.decode(z[:, :1]) - x).abs().mean(1)
+    assert float(ground[truth == 0].median()) < 0.02 < 0.1 < float(ground[truth > 0].mean())

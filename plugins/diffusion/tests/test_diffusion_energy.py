@@ -200,43 +200,39 @@ def labelled(x, t, y):
     return x
 
 
+def scheduled(**schedule):
+    return DiffusionEnergy(unit, schedule)
+
+
+PICTURES = torch.zeros(3, 4, 2, 2)
+DOUBLED, NAMED = (DiffusionEnergy(model, "vp") for model in (lambda x, t: torch.cat([x, x], 1), lambda x, t: {"sample": x}))
+NO_CONCEPT = r"needs y: give the values of no concept, such as `unconditional=\{'y': 0\}`"
+FEWER_AXES = r"\(3, 4\) for points of shape \(3, 4, 2, 2\)"
+
+
 @pytest.mark.parametrize(
-    ("schedule", "message"),
+    ("make", "error", "message"),
     [
-        ("vpp", r"must be one of .*, got 'vpp'\. .*vp"),
-        ({"name": "vp", "beta": 1}, r"vp takes beta_min, beta_max, time_scale, got beta"),
-        ({"name": "ve", "sigma_min": 3, "sigma_max": 2}, "sigma_min must be below sigma_max"),
-        ({"name": "vp-discrete", "betas": "lineer"}, r"one of linear, scaled-linear, cosine, got 'lineer'"),
-        ({"name": "vp-discrete", "betas": [0.1, 1.0]}, "no signal at the last step.*leave that step out"),
+        (lambda: DiffusionEnergy(unit, "vpp"), OptionError, r"must be one of .*, got 'vpp'\. .*vp"),
+        (lambda: scheduled(name="vp", beta=1), OptionError, r"vp takes beta_min, beta_max, time_scale, got beta"),
+        (lambda: scheduled(name="ve", sigma_min=3, sigma_max=2), OptionError, "sigma_min must be below sigma_max"),
+        (lambda: scheduled(name="vp-discrete", betas="lineer"), OptionError, r"one of linear, scaled-linear, cosine, got 'lineer'"),
+        (lambda: scheduled(name="vp-discrete", betas=[0.1, 1.0]), OptionError, "no signal at the last step.*leave that step out"),
+        (lambda: DiffusionEnergy(unit, "vp", "eps"), OptionError, r"parametrisation must be one of .*'epsilon'.*got 'eps'"),
+        (lambda: DiffusionEnergy(unit, "vp", "edm"), OptionError, "edm is that of the schedule edm, got the schedule vp"),
+        (lambda: DiffusionEnergy(3), LiftError, "model must be a module or function of points and times"),
+        (lambda: DiffusionEnergy(nn.Linear), LiftError, "model must be a module or function of points and times"),
+        (lambda: DiffusionEnergy(labelled, unconditional={"label": 3}), ExpressionError, "takes no label"),
+        (lambda: DiffusionEnergy(labelled, "vp").concept(y=1), ExpressionError, NO_CONCEPT),
+        (lambda: DiffusionEnergy(labelled, "vp", unconditional={"y": 0}).concept(z=1), ExpressionError, "takes no z"),
+        (lambda: noise_of(torch.zeros(3, 4), PICTURES, torch.ones(3), "epsilon", LinearVP()), ShapeError, FEWER_AXES),
+        (lambda: DOUBLED.with_gradient(PICTURES, sigma=1.0), ShapeError, "the second half of its channels is a variance"),
+        (lambda: NAMED.with_gradient(PICTURES, sigma=1.0), ShapeError, r"gave a dict; return the tensor alone"),
     ],
-    ids=str,
 )
-def test_schedules_that_do_not_exist(schedule, message):
-    with pytest.raises(OptionError, match=message):
-        DiffusionEnergy(unit, schedule)
-
-
-def test_models_and_parametrisations_that_do_not_fit():
-    with pytest.raises(OptionError, match=r"parametrisation must be one of .*'epsilon'.*got 'eps'"):
-        DiffusionEnergy(unit, "vp", "eps")
-    with pytest.raises(OptionError, match="edm is that of the schedule edm, got the schedule vp"):
-        DiffusionEnergy(unit, "vp", "edm")
-    for wrong in (3, nn.Linear):
-        with pytest.raises(LiftError, match="model must be a module or function of points and times"):
-            DiffusionEnergy(wrong)
-    with pytest.raises(ExpressionError, match="takes no label"):
-        DiffusionEnergy(labelled, unconditional={"label": 3})
-
-
-def test_outputs_of_other_shapes_are_refused():
-    x, sigma = torch.zeros(3, 4, 2, 2), torch.ones(3)
-    with pytest.raises(ShapeError, match=r"\(3, 4\) for points of shape \(3, 4, 2, 2\)"):
-        noise_of(torch.zeros(3, 4), x, sigma, "epsilon", LinearVP())
-    E = DiffusionEnergy(lambda x, t: torch.cat([x, x], 1), "vp")
-    with pytest.raises(ShapeError, match="the second half of its channels is a variance"):
-        E.with_gradient(x, sigma=1.0)
-    with pytest.raises(ShapeError, match=r"gave a dict; return the tensor alone"):
-        DiffusionEnergy(lambda x, t: {"sample": x}, "vp").with_gradient(x, sigma=1.0)
+def test_what_does_not_fit_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -264,14 +260,6 @@ def test_what_needs_a_value_is_refused():
             refused()
     with pytest.raises(ExpressionError, match=r"depends on sigma, which is not bound"):
         E.with_gradient(torch.zeros(2, 1))
-
-
-def test_a_concept_needs_an_unconditional_model():
-    E = DiffusionEnergy(labelled, "vp")
-    with pytest.raises(ExpressionError, match=r"needs y: give the values of no concept, such as `unconditional=\{'y': 0\}`"):
-        E.concept(y=1)
-    with pytest.raises(ExpressionError, match="takes no z"):
-        DiffusionEnergy(labelled, "vp", unconditional={"y": 0}).concept(z=1)
 
 
 def test_schedules_come_back_from_their_config():

@@ -82,10 +82,14 @@ def test_a_corrector_is_tuned_once_in_units_of_the_level_and_kept():
         (lambda: Annealed(corrector=Langevin(0.1, clamp=(0, 1))), "another box at each"),
         (lambda: Annealed(corrector=HMC(), corrector_steps=0), "needs corrector_steps"),
         (lambda: Annealed(corrector=HMC(), temperature=0), "a temperature above 0"),
+        (lambda: Annealed(averaged=True, corrector="hmc"), "built-in corrector"),
+        (lambda: Plain().sample((4, 3), sampler="annealed", averaged=True, dtype=F64), "does not depend on sigma"),
+        (lambda: Annealed(averaged=1), "averaged"),
+        (lambda: Annealed(rho=0.0), "rho"),
     ],
 )
-def test_correctors_that_make_no_sense(make, message):
-    with pytest.raises((OptionError, LookupError), match=message):
+def test_options_that_make_no_sense(make, message):
+    with pytest.raises(OptionError, match=message):
         make()
 
 
@@ -104,20 +108,9 @@ def test_averaged_noise_keeps_the_variance_at_large_steps_and_other_noise_does_n
     assert plain[0] / expected[0] > 1.25
 
 
-def test_averaged_noise_where_there_is_none():
-    with pytest.raises(OptionError, match="built-in corrector"):
-        Annealed(averaged=True, corrector="hmc")
-    with pytest.raises(OptionError, match="does not depend on sigma"):
-        Plain().sample((4, 3), sampler="annealed", averaged=True, dtype=F64)
-    with pytest.raises(OptionError, match="averaged"):
-        Annealed(averaged=1)
-
-
 def test_levels_are_equally_spaced_in_a_power_for_a_given_rho():
     sampler = Annealed(levels=5, sigma_min=0.25, sigma_max=4.0, rho=2.0)
     assert [sampler.level(step) for step in range(1, 6)] == pytest.approx([4.0, 1.625**2, 1.25**2, 0.875**2, 0.25])
-    with pytest.raises(OptionError, match="rho"):
-        Annealed(rho=0.0)
 
 
 class Steep(ce.Energy):

@@ -91,11 +91,7 @@ SLOWER = {
     "chees, tuned": sampler_checks(ChEES(tuning_steps=60, max_leapfrogs=16), steps=30, exact=True),
     "tempering": sampler_checks(Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), steps=40, exact=False),  # only all levels are exact
 }
-EXPECTED = {
-    "descent: seed": "it draws nothing",
-    "descent: noise": "it draws nothing",
-    "descent: moments": "it ends in the mode",
-}
+EXPECTED = {"descent: seed": "it draws nothing", "descent: noise": "it draws nothing", "descent: moments": "it ends in the mode"}
 
 
 def named(samplers: dict[str, list[Check]]) -> list[Check]:

@@ -105,11 +105,7 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ExpressionError, match=message):
             energy.sample((4, 1), sampler=FAST, seed=0)
-    for options in (
-        {"levels": 1},
-        {"weighted": 3},
-        {"gaussians": (1.0,)},
-    ):
+    for options in ({"levels": 1}, {"weighted": 3}, {"gaussians": (1.0,)}):
         with pytest.raises(OptionError, match=next(iter(options))):
             FeynmanKac(**options)
     tuned = drawn(one, FeynmanKac(levels=3), 4, axes=1)[1].sampler

@@ -47,11 +47,7 @@ class Halves(nn.Module):
 decoded = ce.as_energy(lambda x: x @ torch.cat([SLOPE, SLOPE]), event_shape=(4,)).pull_back(Halves())
 
 
-@pytest.mark.parametrize(
-    "energy",
-    [wide & tilt, score & tilt, wide & decoded, score & 0.5 * (2.0 * tilt)],
-    ids=str,
-)
+@pytest.mark.parametrize("energy", [wide & tilt, score & tilt, wide & decoded, score & 0.5 * (2.0 * tilt)], ids=str)
 @pytest.mark.parametrize("sigma", [0.05, 0.7, 4.0])
 def test_a_gaussian_with_a_linear_term_has_the_gradient_of_its_density_with_noise(energy, sigma):
     """$N(m, v)$ times $e^{-a x}$ is $N(m - v a, v)$, whose density with noise is known."""

@@ -118,19 +118,13 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
         (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
         (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
         (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
+        (lambda: Bowl().sample((2, 2), sampler=MALA, clamp=(0, 1)), "refuses clamp: a clamped proposal has no density"),
+        (lambda: Bowl().sample((2, 2), sampler=Underdamped, clamp=(0, 1)), "refuses clamp: a point that is clamped keeps"),
     ],
 )
 def test_options_out_of_range_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
-
-
-@pytest.mark.parametrize(
-    ("sampler", "reason"), [(MALA, "a clamped proposal has no density"), (Underdamped, "a point that is clamped keeps")]
-)
-def test_clamping_is_refused_with_the_reason(sampler, reason):
-    with pytest.raises(OptionError, match=f"refuses clamp: {reason}"):
-        Bowl().sample((2, 2), sampler=sampler, clamp=(0, 1))
 
 
 COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]

@@ -5,13 +5,7 @@ import torch
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.testing import check_energy
-from composable_energy_molecules import (
-    ClashEnergy,
-    Wells,
-    arc,
-    dihedral,
-    side_chain_atoms,
-)
+from composable_energy_molecules import ClashEnergy, Wells, arc, dihedral, side_chain_atoms
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 

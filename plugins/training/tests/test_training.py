@@ -194,6 +194,7 @@ def test_preparation_is_keyed_by_rows():
         ({"batch_size": 9, "optimizer": Optimizer(accumulate=2)}, OptionError, "multiple"),
         ({"optimizer": Optimizer(precision="float16")}, OptionError, "CUDA"),
         ({"optimizer": torch.optim.Adam}, OptionError, r"optimizer must be the settings of Adam, as `Optimizer\(rate=1e-3\)`"),
+        ({"optimizer": Optimizer(slow=[("encoder", 0.1)])}, OptionError, "slow names 'encoder', but no trained parameter"),
         ({"objective": ContrastiveDivergence}, OptionError, "objective"),
         ({"model": lambda x: x.sum(1)}, OptionError, "model"),
         ({"model": nn.Flatten()}, OptionError, "nothing to train"),
@@ -229,8 +230,3 @@ def test_bad_calls_say_what_to_do(options, error, message):
 def test_settings_out_of_range_or_of_another_type_are_refused(make, options):
     with pytest.raises(OptionError, match=next(iter(options))):
         make(**options)
-
-
-def test_a_slow_parameter_that_does_not_exist_is_refused():
-    with pytest.raises(OptionError, match="slow names 'encoder', but no trained parameter"):
-        train(steps=1, optimizer=Optimizer(slow=[("encoder", 0.1)]))

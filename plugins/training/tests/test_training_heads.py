@@ -11,13 +11,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from composable_energy_training import (
-    AttributeHeads,
-    ContrastiveDivergence,
-    DenoisingScoreMatching,
-    JointEnergyClassifier,
-    ValueHeads,
-)
+from composable_energy_training import AttributeHeads, ContrastiveDivergence, DenoisingScoreMatching, JointEnergyClassifier, ValueHeads
 from plugins.training.tests.objective_helpers import LANGEVIN, Heads, Joint, batch_of, context, data
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal

@@ -8,14 +8,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy_training import (
-    ContrastiveDivergence,
-    CSVLog,
-    Monitor,
-    Optimizer,
-    Trainer,
-    TrainingDiverged,
-)
+from composable_energy_training import ContrastiveDivergence, CSVLog, Monitor, Optimizer, Trainer, TrainingDiverged
 from composable_energy_training.monitor import MonitorState
 from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, same, trainer
 

@@ -61,10 +61,7 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
         (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
-        (
-            lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
-            "supports no metric",
-        ),
+        (lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
         (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),

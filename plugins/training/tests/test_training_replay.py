@@ -107,30 +107,30 @@ def test_the_nearest_is_found_among_the_others_of_a_lane():
     assert 2 < len(among) < 10  # among which is drawn anew at each step
 
 
+LARGE = ReplayBuffer(15, context(8), "uniform")
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "error", "message"),
     [
-        (lambda: ReplayBuffer(7, context(8), "uniform"), "capacity is 7, the batch size 8"),
-        (lambda: ReplayBuffer(8, context(8), "uniform", fresh=1.5), "fresh is a probability and must be in .*, got 1.5"),
-        (lambda: ReplayBuffer(8, context(8), bad), "got 'gaussian'"),
-        (lambda: ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), "rows 0 to 3, got those from 0 to 7"),
-        (
-            lambda: ReplayBuffer(15, context(8), "uniform").nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)),
-            "two slots for each row",
-        ),
+        (lambda: ReplayBuffer(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
+        (lambda: ReplayBuffer(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
+        (lambda: ReplayBuffer(8, context(8), bad), OptionError, "got 'gaussian'"),
+        (lambda: ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),
+        (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots for each row"),
+        (lambda: LARGE.restore({}), FileFormatError, "none"),
+        (lambda: LARGE.restore({"slots": torch.zeros(9, 3)}), FileFormatError, r"\(9, 3\)"),
+        (lambda: ReplayBuffer(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),
+        (lambda: Augmentation(crop=(0.0, 1.0)), OptionError, "0 < smallest"),
+        (lambda: Augmentation(jitter=2), OptionError, "jitter must be in"),
+        (lambda: Augmentation(blur=-1), OptionError, "at least 0 pixels"),
+        (lambda: Augmentation(box=(1, 0)), OptionError, "lowest"),
+        (lambda: Augmentation()(torch.zeros(2, 3), rows_of(2, 0)), ShapeError, r"\(B, C, H, W\), got \(2, 3\)"),
     ],
 )
-def test_bad_settings_are_reported(make, message):
-    with pytest.raises(OptionError, match=message):
+def test_bad_settings_states_and_shapes_are_reported(make, error, message):
+    with pytest.raises(error, match=message):
         make()
-
-
-@pytest.mark.parametrize(("state", "got"), [({}, "none"), ({"slots": torch.zeros(9, 3)}, r"\(9, 3\)")])
-def test_slots_and_starts_of_another_shape_are_refused(state, got):
-    with pytest.raises(FileFormatError, match=got):
-        ReplayBuffer(8, context(8), "uniform").restore(state)
-    with pytest.raises(ShapeError, match=r"\(8, 3\), got \(8, 1\)"):
-        ReplayBuffer(8, context(8), lambda like, noise: like[:, :1])
 
 
 OFF: dict[str, Any] = {"crop": None, "flip": False, "jitter": 0.0, "blur": 0.0}
@@ -191,19 +191,3 @@ def test_each_picture_is_augmented_by_its_own_noise():
     torch.testing.assert_close(augment(x[3:], rows_of(7, 2, range(3, 7))), whole[3:], rtol=0, atol=1e-6)
     assert whole.flatten(1).unique(dim=0).shape[0] == 7
     assert not torch.equal(whole, augment(x, rows_of(7, 3)))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"crop": (0.0, 1.0)}, "0 < smallest"),
-        ({"jitter": 2}, "jitter must be in"),
-        ({"blur": -1}, "at least 0 pixels"),
-        ({"box": (1, 0)}, "lowest"),
-    ],
-)
-def test_bad_augmentations_are_reported(settings, message):
-    with pytest.raises(OptionError, match=message):
-        Augmentation(**settings)
-    with pytest.raises(ShapeError, match=r"\(B, C, H, W\), got \(2, 3\)"):
-        Augmentation()(torch.zeros(2, 3), rows_of(2, 0))

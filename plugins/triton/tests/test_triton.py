@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy.testing import SkipCheck
 from composable_energy_triton import TritonKernel
+from composable_energy_triton.testing import check_kernel, kernel_checks
+from tests.recorded_kernel import Recorded
 
 triton = pytest.importorskip("triton", reason="Triton runs on Linux")
 HERE = Path(__file__).parent
@@ -81,3 +84,45 @@ def test_it_compiles_for_one_chain_one_number_and_more_than_an_int32_holds(rows,
     """Triton makes a constant of a number that is one, and an int64 of a large one."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert _compiled(90, "fp32", 16, 16, True, True, {"rows": rows, "size": size}).asm["cubin"]
+
+
+@pytest.mark.slow
+def test_the_kit_passes_the_reference_and_catches_what_is_wrong():
+    class Wrong(Recorded):
+        def __init__(self, **changed):
+            super().__init__()
+            self.changed = changed
+
+        def langevin_step(self, x, gradient, momentum, numbers, noise, stream, out, out_momentum):
+            numbers = numbers._replace(**{k: v for k, v in self.changed.items() if k in numbers._fields})
+            if self.changed.get("chain"):
+                noise = noise.for_chains(range(len(x)))
+            if self.changed.get("spill"):
+                out.as_strided((1,), (1,), out.storage_offset() + out.numel()).fill_(0.0)
+            if self.changed.get("greedy"):
+                x.add_(1.0)
+            if self.changed.get("hide"):
+                x = x.nan_to_num(0.0)
+            super().langevin_step(x, gradient, momentum, numbers, noise, stream, out, out_momentum)
+
+    shapes = [(3, 2), (5,), (2, 7)]
+    check_kernel(Recorded(), shapes=shapes)
+    for faults, caught in (
+        ({"drift": 0.0}, {"step"}),
+        ({"low": None}, {"step"}),
+        ({"scale": 2**0.5}, {"noise"}),
+        ({"move": 0.0}, {"momentum"}),
+        ({"chain": True}, {"noise"}),
+        ({"spill": True}, {"bounds"}),
+        ({"greedy": True}, {"inputs", "chains"}),
+        ({"hide": True}, {"nan"}),
+    ):
+        failed = set()
+        for check in kernel_checks(Wrong(**faults), shapes=shapes):
+            try:
+                check()
+            except AssertionError:
+                failed.add(check.name)
+            except SkipCheck:
+                continue
+        assert caught <= failed, faults

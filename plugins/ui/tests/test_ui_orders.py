@@ -87,8 +87,7 @@ def test_an_unknown_name_is_reported_at_its_place():
 
 
 @pytest.mark.parametrize(
-    ("expression", "family"),
-    [("./saved", "plane"), ("hf:owner/name", "plane"), ("plane/mine", "plane"), ("male", "."), ("male", "/tmp")],
+    ("expression", "family"), [("./saved", "plane"), ("hf:owner/name", "plane"), ("plane/mine", "plane"), ("male", "."), ("male", "/tmp")]
 )
 def test_users_of_other_computers_name_no_folders_and_locations(expression, family, tmp_path, monkeypatch):
     """Nor do they learn from an error which folders there are."""

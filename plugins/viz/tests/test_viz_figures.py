@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 from torch.distributions import Exponential, MultivariateNormal, Normal
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy_viz import PictureWarning
+from tests.processes import needs_forkserver, run_code
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -66,40 +71,16 @@ class TestShow:
         torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x).exp(), atol=2e-3, rtol=0)
         assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
 
-    @pytest.mark.parametrize(
-        ("energy", "options", "error", "message"),
-        [
-            (ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), {}, ShapeError, "draw its samples with `grid`"),
-            (ce.as_energy(Normal(torch.zeros(5), 1.0)), {}, ShapeError, r"takes points of shape \(5,\)"),
-            (plane(), {"points": torch.rand(4, 3)}, ShapeError, r"points must have the shape \(n, 2\)"),
-            (plane(), {"points": torch.full((4, 2), math.nan)}, OptionError, "None of the 4 points is finite"),
-            (plane(), {"draws": 0}, OptionError, r"give window="),
-            (ce.as_energy(lambda x: x.sum(1).log()), {"draws": 0, "window": (-2, -1)}, ExpressionError, "not a number"),
-            (
-                ce.as_energy(lambda x: torch.full((len(x),), torch.inf)),
-                {"draws": 0, "window": (0, 1)},
-                OptionError,
-                "0 in the whole window",
-            ),
-            (plane(), {"draws": 0, "window": (0, 1), "ax": "axes"}, OptionError, "ax takes axes of Matplotlib, .* got str"),
-            (plane(), {"draws": 0, "window": (0, 1), "path": "nowhere/x.png"}, OptionError, "there is no folder 'nowhere'"),
-        ],
-    )
-    def test_what_cannot_be_shown_is_refused(self, energy, options, error, message):
-        with pytest.raises(error, match=message):
-            ce.viz.show(energy, **options)
 
-
-class TestTrace:
-    def test_lines_are_chains_and_their_median(self):
-        trace = run(plane(), burn_in=10)
-        axes = axes_of(ce.viz.trace(trace, chains=2))
-        first, _, median = axes.lines
-        torch.testing.assert_close(torch.as_tensor(first.get_ydata()), trace.energies[:, 0].double())
-        middle = trace.energies.double().quantile(0.5, 1)
-        torch.testing.assert_close(torch.as_tensor(median.get_ydata()), middle)
-        assert list(median.get_xdata()) == list(range(1, 31))
-        assert {text.get_text() for text in axes.get_legend().get_texts()} == {"90 % of the chains", "median", "burn-in"}
+def test_lines_are_chains_and_their_median():
+    trace = run(plane(), burn_in=10)
+    axes = axes_of(ce.viz.trace(trace, chains=2))
+    first, _, median = axes.lines
+    torch.testing.assert_close(torch.as_tensor(first.get_ydata()), trace.energies[:, 0].double())
+    middle = trace.energies.double().quantile(0.5, 1)
+    torch.testing.assert_close(torch.as_tensor(median.get_ydata()), middle)
+    assert list(median.get_xdata()) == list(range(1, 31))
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"90 % of the chains", "median", "burn-in"}
 
 
 class TestTerms:
@@ -140,24 +121,6 @@ class TestTerms:
         with pytest.raises(ShapeError, match="one for each of 2 branches, got 1"):
             ce.viz.shares(trace, labels=["left"])
 
-    @pytest.mark.parametrize(
-        ("draw", "message"),
-        [
-            (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), "no mixture"),
-            (lambda: ce.viz.shares(run(line())), "The trace has no shares"),
-            (lambda: ce.viz.shares((line() | line(1.0)).explain(torch.zeros(1, 1)), labels=["a", "b"]), "leave out labels"),
-            (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), "has no energies"),
-            (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), "trace=1"),
-            (lambda: ce.viz.explanation(line()), r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
-        ],
-    )
-    def test_what_has_no_terms_or_shares_is_refused(self, draw, message):
-        with pytest.raises(OptionError, match=message):
-            draw()
-
-
-pytest.importorskip("matplotlib", reason="needs the extra viz")
-
 
 def towards(place: float, name: str) -> ce.Energy:
     return ce.as_energy(lambda x: (x - place).square().flatten(1).sum(1), name=name)
@@ -197,34 +160,144 @@ def test_pictures_show_the_force_on_each_pixel_around_grey():
     assert shown.double().mean() > 0.9 and ratio.std() < 1e-6 * ratio.mean()
 
 
-def test_bad_input_is_refused():
-    x = torch.zeros(2, 2)
-    with pytest.raises(OptionError, match="give points, or window"):
-        ce.viz.forces(LEFT)
-    with pytest.raises(OptionError, match="two increasing numbers"):
-        ce.viz.forces(LEFT, window=(2, -2))
-    with pytest.raises(ExpressionError, match="no parts"):
-        ce.viz.forces([], x)
-    for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0]):
-        with pytest.raises(ShapeError, match="draws points of shape"):
-            ce.viz.forces(LEFT, wrong)
-    for labels in ("ab", ["a"]):
-        with pytest.raises(ShapeError, match="one for each of 2 parts"):
-            ce.viz.forces(LEFT & RIGHT, x, labels=labels)
-    steep = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep")
-    with pytest.raises(ExpressionError, match="not finite at 2 of 2"):
-        ce.viz.forces(steep, x)
+PICTURES, FIVE = ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), ce.as_energy(Normal(torch.zeros(5), 1.0))
+LOGARITHM, NOWHERE = ce.as_energy(lambda x: x.sum(1).log()), ce.as_energy(lambda x: torch.full((len(x),), torch.inf))
+STEEP, X, SMALL = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep"), torch.zeros(2, 2), {"draws": 0, "window": (0, 1)}
 
 
-class TestFigures:
-    @pytest.mark.slow
-    def test_notebooks_show_what_is_returned_and_pyplot_is_not_touched(self):
-        before = "matplotlib.pyplot" in sys.modules
-        figure = ce.viz.show(line(), draws=0, window=(-3, 3))
-        assert figure._repr_png_().startswith(b"\x89PNG")
-        if before:
-            import matplotlib.pyplot as plt
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: ce.viz.show(PICTURES), ShapeError, "draw its samples with `grid`"),
+        (lambda: ce.viz.show(FIVE), ShapeError, r"takes points of shape \(5,\)"),
+        (lambda: ce.viz.show(plane(), points=torch.rand(4, 3)), ShapeError, r"points must have the shape \(n, 2\)"),
+        (lambda: ce.viz.show(plane(), points=torch.full((4, 2), math.nan)), OptionError, "None of the 4 points is finite"),
+        (lambda: ce.viz.show(plane(), draws=0), OptionError, r"give window="),
+        (lambda: ce.viz.show(LOGARITHM, draws=0, window=(-2, -1)), ExpressionError, "not a number"),
+        (lambda: ce.viz.show(NOWHERE, **SMALL), OptionError, "0 in the whole window"),
+        (lambda: ce.viz.show(plane(), ax="axes", **SMALL), OptionError, "ax takes axes of Matplotlib, .* got str"),
+        (lambda: ce.viz.show(plane(), path="nowhere/x.png", **SMALL), OptionError, "there is no folder 'nowhere'"),
+        (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
+        (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
+        (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
+        (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
+        (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
+        (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
+        (lambda: ce.viz.forces(LEFT), OptionError, "give points, or window"),
+        (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, "two increasing numbers"),
+        (lambda: ce.viz.forces([], X), ExpressionError, "no parts"),
+        *(
+            (lambda wrong=wrong: ce.viz.forces(LEFT, wrong), ShapeError, "draws points of shape")
+            for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0])
+        ),
+        *(
+            (lambda labels=labels: ce.viz.forces(LEFT & RIGHT, X, labels=labels), ShapeError, "one for each of 2 parts")
+            for labels in ("ab", ["a"])
+        ),
+        (lambda: ce.viz.forces(STEEP, X), ExpressionError, "not finite at 2 of 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
 
-            assert plt.get_fignums() == []
-        else:
-            assert "matplotlib.pyplot" not in sys.modules
+
+@pytest.mark.slow
+def test_notebooks_show_what_is_returned_and_pyplot_is_not_touched():
+    before = "matplotlib.pyplot" in sys.modules
+    figure = ce.viz.show(line(), draws=0, window=(-3, 3))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    if before:
+        import matplotlib.pyplot as plt
+
+        assert plt.get_fignums() == []
+    else:
+        assert "matplotlib.pyplot" not in sys.modules
+
+
+def steps(n: int, channels: int = 3, size: int = 8) -> torch.Tensor:
+    """Images of one value each, which differ by more than rounding."""
+    return (torch.arange(n) / max(1, n - 1)).view(n, 1, 1, 1).expand(n, channels, size, size)
+
+
+def middle(sheet: Image.Image, row: int, column: int, tile: int, gap: int = 4) -> int:
+    pixel = sheet.getpixel((column * (tile + gap) + tile // 2, row * (tile + gap) + tile // 2))
+    assert isinstance(pixel, tuple) and len(set(pixel)) == 1
+    return int(pixel[0])
+
+
+class TestLayout:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_images_are_in_reading_order(self, channels):
+        sheet = ce.viz.grid(steps(6, channels), columns=3, scale=2)
+        assert sheet.size == (3 * 16 + 8, 2 * 16 + 4)
+        found = [middle(sheet, i // 3, i % 3, 16) for i in range(6)]
+        assert found == [round(255 * i / 5) for i in range(6)]
+
+    def test_one_image_a_list_and_an_array_are_images(self):
+        images = steps(3)
+        wanted = ce.viz.grid(images).tobytes()
+        assert ce.viz.grid(list(images)).tobytes() == ce.viz.grid(images.numpy()).tobytes() == wanted
+        assert ce.viz.grid((images * 255).round().byte()).tobytes() == wanted
+        assert ce.viz.grid(images[1], scale=1).size == (8, 8)
+
+    def test_labels_stand_below_their_images(self):
+        plain, labelled = ce.viz.grid(torch.ones(4, 1, 8, 8)), ce.viz.grid(torch.ones(4, 1, 8, 8), labels=["a", "", "long " * 99, 7])
+        assert labelled.width == plain.width and labelled.height == plain.height + 2 * 18
+        tile = (plain.width - 4) // 2
+        strips = [np.asarray(labelled)[tile : tile + 18, x : x + tile] for x in (0, tile + 4)]
+        assert strips[0].min() < 100 and strips[1].min() == 255
+
+    def test_the_range_is_mapped_to_black_and_white(self):
+        images = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+        sheet = ce.viz.grid(images, value_range=(-1, 1), columns=3, scale=1)
+        assert [middle(sheet, 0, i, 8) for i in range(3)] == [0, 128, 255]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("images", "labels", "advice"),
+        [
+            (torch.rand(4, 2), None, "For points on the plane use `show`"),
+            (torch.rand(4, 8, 8), None, r"`images\.unsqueeze\(1\)`"),
+            (torch.rand(4, 8, 8, 3), None, "channels seem to be last"),
+            (torch.rand(0, 3, 8, 8), None, r"got \(0, 3, 8, 8\)"),
+            ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], None, "images must"),
+            ("images", None, "images must"),
+            (torch.rand(2, 3, 8, 8), ["one"], "one for each of 2 images"),
+            (torch.rand(2, 3, 8, 8), "text", "one for each of 2 images"),
+        ],
+    )
+    def test_other_shapes_and_labels_say_what_to_do(self, images, labels, advice):
+        with pytest.raises(ShapeError, match=advice):
+            ce.viz.grid(images, labels=labels)
+
+    def test_values_that_are_not_finite(self):
+        images = torch.rand(4, 3, 8, 8)
+        images[1, 0, 0, 0], images[2] = float("nan"), float("inf")
+        with pytest.raises(OptionError, match="2 of 4 images have values that are not finite"):
+            ce.viz.grid(images)
+
+    def test_another_range_warns_with_the_values(self):
+        with pytest.warns(PictureWarning, match=r"from -1 to 1: give value_range="):
+            ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8))
+
+    @pytest.mark.parametrize(
+        "options", [{"columns": 0}, {"scale": 0}, {"scale": 1.5}, {"value_range": (1, 0)}, {"path": "x.doc"}, {"path": "no-folder/x.png"}]
+    )
+    def test_bad_options_are_named(self, options):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            ce.viz.grid(torch.rand(2, 3, 8, 8), **options)
+
+
+@pytest.mark.full
+@needs_forkserver
+def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import torch, composable_energy as ce\n"
+        "ce.viz.grid(torch.rand(2, 3, 8, 8))\n"
+        "ce.viz.show(lambda x: x.square().sum(1), window=(-1, 1), draws=0)\n"
+    )
+    done = run_code(code, tmp_path)
+    assert re.search(r"ExtraNotInstalled: .*pip install 'composable-energy\[viz\]'", done.stderr)
