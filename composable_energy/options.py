@@ -207,13 +207,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Returns a table with aligned columns, and escapes for control characters; a cell of None is empty.
-
-    Args:
-        header: The names of the columns.
-        rows: The cells.
-        right: The indices of right-aligned columns.
-    """
+    """Returns a table with aligned columns, those of `right` to the right, and escapes for control characters; a cell of None is empty."""
     cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     aligned = ([f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells)

@@ -24,13 +24,7 @@ from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
-from composable_energy.sampling.results import (
-    Convergence,
-    check_far_chains,
-    diverged_error,
-    finish,
-    warn_of_spacing,
-)
+from composable_energy.sampling.results import Convergence, check_far_chains, diverged_error, finish, warn_of_spacing
 from composable_energy.sampling.sampler import bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations, warn_of_weak_evidence
 from composable_energy.sampling.trace import Policy, Trace

@@ -208,15 +208,9 @@ class Noise:
 
 
 def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
-    r"""Returns the numbers that words stand for: normal ones by the Box-Muller transform.
+    r"""Returns the numbers that words with shape $(*, W)$ stand for, as of `Noise.words`: normal ones by the Box-Muller transform.
 
-    Args:
-        draw: `"normal"` or `"uniform"`.
-        words: Words with shape $(*, W)$, as of `Noise.words`.
-        event: The shape of a point, for normal numbers.
-
-    Returns:
-        Numbers of float32, of float64 for words of int64, with the shape of the words in front, and then that of a point.
+    They are float32, or float64 for words of int64, with the shape $*$, for normal ones followed by that of a point.
     """
     dtype, bits = (torch.float64, 63) if words.dtype == torch.int64 else (torch.float32, 31)
     half = words.shape[-1] // 2 if draw == "normal" else 1
@@ -247,14 +241,9 @@ def _check_word(what: str, value: Any) -> None:
 
 
 def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Returns four random words for each counter.
+    r"""Returns four random words, tensors of int64 in $[0, 2^{32})$, for a key of two words and each counter of four.
 
-    Args:
-        key: Two words.
-        counter: Four words, each a number or a tensor of int64 in $[0, 2^{32})$; they broadcast, and at least the first is a tensor.
-
-    Returns:
-        Four tensors of int64 in $[0, 2^{32})$.
+    The words of a counter are such tensors or numbers, which broadcast; at least the first is a tensor.
     """
     (low, high), (a, b, c, d) = key, counter
     for _ in range(10):
@@ -273,13 +262,7 @@ def key_of(seed: int) -> tuple[int, int]:
 def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
     """Returns float32 numbers with shape $(B, *)$, or $(B,)$ for uniform ones: four normal ones from each counter, or two if that is all.
 
-    Args:
-        draw: `"normal"` or `"uniform"`.
-        seed: The key.
-        step: The step.
-        chains: The ids of the chains, with shape $(B,)$, on the device of the result.
-        stream: The stream.
-        event: The shape of one point.
+    The ids of the chains have shape $(B,)$, on the device of the result; `event` is the shape of one point.
     """
     if draw == "uniform":
         return _to_unit(philox(key_of(seed), (torch.zeros_like(chains), step, chains, stream))[0]).clamp_min_(2.0**-33)

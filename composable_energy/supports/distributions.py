@@ -8,15 +8,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, distributions, nn
-from torch.distributions import (
-    Distribution,
-    ExpTransform,
-    Independent,
-    MixtureSameFamily,
-    Transform,
-    TransformedDistribution,
-    VonMises,
-)
+from torch.distributions import Distribution, ExpTransform, Independent, MixtureSameFamily, Transform, TransformedDistribution, VonMises
 
 from composable_energy.supports.sets import Support, circle, ends_of, interval, plain
 

@@ -277,7 +277,7 @@ class TestIdx:
         found = open_pictures(tmp_path, labels=table).labels
         assert found.keys() == {"round"} and found["round"].values.tolist() == [0, -1, 1, 1]
         table.write_text("number,round\n0,0\n4,1\n")
-        with pytest.raises(FileFormatError, match="attributes.csv"):
+        with pytest.raises(FileFormatError, match=r"attributes\.csv"):
             open_pictures(tmp_path, labels=table)
 
     @pytest.mark.parametrize("pack", [False, True])
