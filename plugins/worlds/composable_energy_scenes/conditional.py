@@ -35,6 +35,8 @@ class ConditionalEnergy(ce.Energy):
         super().__init__()
         if (classes > 0) == (dims > 0):
             raise OptionError(f"y has either classes or numbers: give exactly one, got classes={classes} and dims={dims}.")
+        if not isinstance(base.net, CodeNetwork):
+            raise OptionError(f"{base} is a mixture, which has no network to copy: train a base with model.components=0.")
         self.classes, self.dims, self.center, self.reach, self.name = classes, dims, center, reach, "conditional"
         self.sigma_min, self.decoder, self.recommended = base.sigma_min, base.decoder, base.recommended
         self.event_shape = base.event_shape
@@ -66,7 +68,9 @@ class ConditionalEnergy(ce.Energy):
 def _add_conditions(network: CodeNetwork, conditions: int) -> CodeNetwork:
     """Returns a copy of a network with more inputs, whose weights are zero."""
     inner = network.net
-    copy = CodeNetwork(inner.read.in_features, width=inner.read.out_features, blocks=len(inner.outer), conditions=conditions)
+    copy = CodeNetwork(
+        inner.read.in_features, width=inner.read.out_features, blocks=len(inner.outer), conditions=conditions, balanced=network.balanced
+    )
     with torch.no_grad():
         for name, value in inner.state_dict().items():
             target = copy.net.get_parameter(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
-from composable_energy_image import network_training
+from composable_energy_image import CodeEnergy, network_training
 from composable_energy_scenes import Concepts, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
@@ -69,3 +69,13 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     for none in (8, 1.5):
         with pytest.raises(OptionError, match=rf"takes classes from 0 to 7 as y, got \[{none}\]"):
             concepts.of_color()(codes, y=none)
+
+
+def test_a_condition_is_added_to_a_balanced_network_and_to_no_mixture():
+    torch.manual_seed(0)
+    base, codes = CodeEnergy(16, code=4, width=8, blocks=1, balanced=True), torch.randn(5, 4)
+    for parameter in base.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.testing.assert_close(ConditionalEnergy(base, dims=2)(codes, y=torch.rand(5, 2), sigma=2.0), base(codes, sigma=2.0))
+    with pytest.raises(OptionError, match=r"is a mixture, which has no network to copy: train a base with model\.components=0"):
+        ConditionalEnergy(CodeEnergy(16, code=4, components=2), dims=2)
