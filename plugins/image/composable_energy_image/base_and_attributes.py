@@ -59,7 +59,7 @@ class BaseAndAttributes(Recipe):
 
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         sizes = dict.fromkeys(("data.size", "data.channels", *(f"model.{name}" for name in AUTOMATIC)), int | Literal["auto"])
-        return {**super().setting_types(changes), **sizes, "autoencoder.naming": float | Literal["auto"]}
+        return {**super().setting_types(changes), **sizes}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""

@@ -30,7 +30,6 @@ STAGES = ("autoencoder", "base", "decoder", "heads")
 """The stages, in order. The decoder comes after the base, because it learns from draws of the base."""
 
 _CHUNK = 500
-_NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,6 @@ class AttributePipeline:
         """Trains an autoencoder. The attributes are an auxiliary task, which keeps them readable from codes."""
         table, variables = self.settings["autoencoder"], count_values(labels)
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
-        if weights["naming"] == "auto":
-            weights["naming"] = _NAMING[self.small]
         with self.seeded("labels"):
             model = AutoencoderWithLabels(coder, count_columns(variables))
         self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
