@@ -217,23 +217,23 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
 
 def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: list[Formula], trace: Trace) -> None:
     r"""Compares $P(\text{formula} \mid z)$ at latent points with that at the codes of what they decode to, and reports what is lost."""
+    bound = problem.conditions_at(latent, torch.arange(len(latent)))
+
+    def read(parts: Sequence[Formula], z: Tensor) -> Tensor:
+        return (-torch.stack([one.energy(z, **bound) for one in parts]).sum(0)).exp()
+
     try:
         again = cast(Any, problem.points.decoder).encode(decoded)
-    except Exception:  # a third-party decoder may call something else so, and the draws are there
+        claimed, shown = read(formulas, latent), read(formulas, again)
+    except Exception:  # `encode` may be something else, and networks may raise at its points: the draws must not be lost
         return
     if again.shape != latent.shape:
         return
-    bound = problem.conditions_at(latent, torch.arange(len(latent)))
-
-    def read(parts: Sequence[Formula]) -> list[Tensor]:
-        return [(-torch.stack([one.energy(z, **bound) for one in parts]).sum(0)).exp() for z in (latent, again)]
-
-    claimed, shown = read(formulas)
     trace.decoded_probability, lost = shown.mean().item(), claimed - shown
     if len(lost) < _READABLE or lost.mean() < _LOST + 2 * lost.std() / len(lost) ** 0.5:
         return
     atoms = [one for formula in formulas for one in formula.atoms()]
-    parts = [tuple(some.mean().item() for some in read([atom])) for atom in atoms]
+    parts = [(read([atom], latent).mean().item(), read([atom], again).mean().item()) for atom in atoms]
     name, (before, after) = max(zip(map(str, atoms), parts, strict=True), key=lambda pair: abs(pair[1][0] - pair[1][1]))
     seen = (
         f"Decoded points lose the formula: the classifiers give it a mean probability of {claimed.mean():.2g} at the latent points, and of "

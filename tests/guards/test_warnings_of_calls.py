@@ -231,6 +231,20 @@ class TestDecodedFormulas:
         assert "decoded" not in kinds(trace)
         assert trace.decoded_probability == (None if decoder.error else pytest.approx(trace.formula_probability))
 
+    def test_draws_are_kept_where_a_network_raises_at_the_codes_of_decoded_points(self):
+        def logits(z: torch.Tensor) -> torch.Tensor:
+            if (z[:, 1] == 7).all():
+                raise ValueError("no such points")
+            return 20 * z[:, :1] - 10
+
+        class Constant(Copier):
+            def encode(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.full_like(x[..., 0], 7.0)
+
+        base = ce.as_energy(Independent(Normal(torch.zeros(2), 1.0), 1), decoder=Constant(1.0))
+        x, trace = ce.ClassifierEnergy(logits, 1, base).sample(64, sampler=MALA(), steps=50, seed=0, trace=True)
+        assert x.shape == (64, 2, 1) and trace.decoded_probability is None
+
 
 def text(trace: Trace, kind: str) -> str:
     (found,) = [str(warning) for warning in trace.warnings() if warning.kind == kind]

@@ -97,7 +97,7 @@ def comet_global(
     """Returns a model that finds factors of the whole picture, such as light and camera: one vector, split into components without a pose.
 
     Args:
-        size: Height and width of pictures; as for `comet`, `channels`, `components`, `head`, `filters`, `weights` and `**energy`.
+        size: Height and width of pictures. The arguments that are not listed here are those of `comet`.
         latent: Numbers in the latent of a component.
         network: The encoder: `"plain"`, or the paper's `"residual"`.
     """
@@ -130,7 +130,7 @@ def comet_window(
     The first component is the ground, with the light on it; it has no place. Windows have as many pixels in a picture of any size.
 
     Args:
-        size: Height and width of pictures; as for `comet`, `channels`, `latent`, `filters`, `encoder_filters` and `weights`.
+        size: Height and width of pictures. The arguments that are not listed here are those of `comet`.
         components: Number of components of a picture, with the ground: one more than the largest number of objects.
         window: Height and width of the largest windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.

@@ -122,8 +122,8 @@ def apart(one: Sequence[int], other: Sequence[int], least: float, *, name: str =
     """Returns the event that two agents always keep a distance.
 
     Args:
-        one: The numbers of a state that are the place of the first agent.
-        other: Those of the second agent.
+        one: The indices of the coordinates of the first agent in a state.
+        other: The indices of the coordinates of the second agent.
         least: The least distance.
         name: The name in expressions.
         **options: `width` and `between` of `Entered`.
