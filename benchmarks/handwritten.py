@@ -1,18 +1,17 @@
-"""Handwritten digits as rows of pixels, scikit-learn's or MNIST's from IDX files, and a classifier that judges them.
+"""Small pictures as rows of pixels, scikit-learn's digits or the sets of `make real-data`, and a classifier that judges them.
 
-`benchmarks.digits` is the benchmark of the recipe on digits; `benchmarks.papers.implicit_2019.training` has sets of other pictures.
+`benchmarks.real` is the benchmark of the recipe on them; `benchmarks.papers.implicit_2019.training` has sets of other pictures.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composable_energy_image.data import open_pictures
+from benchmarks.real.data import Part, open_set
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ def load_digits(seed: int, test: int = 400) -> LabelledPixels:
     return LabelledPixels(x[order[test:]], y[order[test:]], x[order[:test]], y[order[:test]], 1 / 16)
 
 
-def load_idx(folder: Path) -> LabelledPixels:
-    """Returns the digits of a folder with MNIST's four IDX files, plain or compressed."""
-    parts = {part: open_pictures(folder, part=part) for part in ("train", "test")}
-    pixels = {name: torch.from_numpy(part.pixels.copy()).flatten(1).float() / 255 for name, part in parts.items()}
-    labels = {name: part.labels["class"].values for name, part in parts.items()}
-    return LabelledPixels(pixels["train"], labels["train"], pixels["test"], labels["test"], 1 / 255)
+def load_real(name: str, seed: int) -> LabelledPixels:
+    """Returns the rows of one of the sets of `make real-data`; what is held out from the recipe and its judge is the test."""
+    real = open_set(name, seed=seed)
+    pixels, labels = (torch.cat(some) for some in zip(*map(_rows, (real.library, real.judge)), strict=True))
+    return LabelledPixels(pixels, labels, *_rows(real.held_out), 1 / 255)
+
+
+def _rows(part: Part) -> tuple[Tensor, Tensor]:
+    return part.images.flatten(1), next(iter(part.marks.values()))
 
 
 class Judge(nn.Module):

@@ -34,7 +34,6 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
             "continual",
             "benchmarks.planning",
             "benchmarks.side_chains",
-            "benchmarks.digits",
             "out_of_distribution",
             "cross_class",
         ),

@@ -1,7 +1,7 @@
 """The recipe `base-and-attributes` on real pictures, beside what a judge says of real ones.
 
     make real-data
-    python -m benchmarks.real [--only fashion digits type] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
+    python -m benchmarks.real [--only fashion digits few-digits type] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
 
 Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
 says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
@@ -40,6 +40,7 @@ EXPRESSIONS = {
     "type": """bold & italic, serif & ~bold, monospaced ^ handwritten, bold >> capital, capital & bold & ~serif, italic & ~bold & ~serif,
         (serif | italic) & bold & capital, letter=a & capital & bold, (letter=b | letter=r) & capital""",
 }
+EXPRESSIONS["few-digits"] = EXPRESSIONS["digits"]
 """Expressions of each set, between commas."""
 
 KINDS = ("real", "reconstructed", "weight 1", "weight 2")

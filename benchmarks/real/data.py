@@ -1,4 +1,4 @@
-"""Three sets of real pictures, each in three parts: for the library, for an independent judge, and held out from both.
+"""Sets of real pictures, each in three parts: for the library, for an independent judge, and held out from both.
 
 What a judge learns of a picture are its *marks*, such as the digit. The attributes of expressions follow from marks and pixels by the same
 function for pictures whose marks are known and for those that a judge sees.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 
@@ -28,6 +28,7 @@ DIGITS = {"even": (0, 2, 4, 6, 8), "has_loop": (0, 6, 8, 9), "prime": (2, 3, 5, 
 CATEGORIES = {"serif": (0,), "monospaced": (2,), "handwritten": (3,)}  # places in `FAMILIES`
 TYPE_MARKS = {"letter": 26, "capital": 2, "bold": 2, "italic": 2, "category": len(FAMILIES)}
 FASHION_PART, DIGIT_PARTS, FAMILY_PARTS = 30_000, (6_200, 9_000), (8, 13)  # ends of the library's part and the judge's
+FEW = 1_400  # digits of the smallest set
 SIZE, CAPITAL, BASELINE = 64, 28, 44  # pixels of a letter's picture, of the height of an H, and from the upper edge to its foot
 
 
@@ -87,9 +88,10 @@ def open_set(name: str, folder: Path = REAL, seed: int = 0) -> RealSet:
     Raises:
         FileFormatError: The set was not downloaded.
     """
-    if not (folder / name).is_dir():
-        raise FileFormatError(f"There is no folder {folder / name} with the pictures of {name!r}; run `make real-data`.")
-    return SETS[name](folder / name, seed)
+    source = folder / name.rpartition("-")[2]
+    if not source.is_dir():
+        raise FileFormatError(f"There is no folder {source} with the pictures of {name!r}; run `make real-data`.")
+    return SETS[name](source, seed)
 
 
 def open_fashion(folder: Path, seed: int) -> RealSet:
@@ -120,6 +122,12 @@ def open_digits(folder: Path, seed: int) -> RealSet:
     first, second = DIGIT_PARTS
     parts = every.take(slice(first)), every.take(slice(first, second)), every.take(slice(second, None))
     return RealSet("digits", {"digit": 10}, digit_attributes, {"digit": "0123456789"}, *parts)
+
+
+def open_few_digits(folder: Path, seed: int) -> RealSet:
+    """Returns the digits of MNIST, of which the library has a few alone."""
+    every = open_digits(folder, seed)
+    return replace(every, name="few-digits", library=every.library.take(slice(FEW)))
 
 
 def digit_attributes(images: Tensor, marks: Marks) -> Attributes:
@@ -175,4 +183,9 @@ def shuffled(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-SETS: dict[str, Callable[[Path, int], RealSet]] = {"fashion": open_fashion, "digits": open_digits, "type": open_type}
+SETS: dict[str, Callable[[Path, int], RealSet]] = {
+    "fashion": open_fashion,
+    "digits": open_digits,
+    "few-digits": open_few_digits,
+    "type": open_type,
+}

@@ -15,7 +15,7 @@ from benchmarks.real.data import Attributes, Marks, Part, RealSet
 from benchmarks.real.fetch import REAL
 from composable_energy_image.metrics import features_of
 
-EPOCHS = {"fashion": 4, "digits": 14, "type": 14}
+EPOCHS = {"fashion": 4, "digits": 14, "few-digits": 14, "type": 14}
 OPERATORS = {ast.BitAnd: and_, ast.BitOr: or_, ast.BitXor: xor, ast.RShift: lambda left, right: ~left | right}
 
 

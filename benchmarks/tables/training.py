@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from benchmarks.pages import Blocks, columns, format_number, markdown_table, number, read_results
+from benchmarks.real.__main__ import table
 
 Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
+SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
 PAPERS = {
     "energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies",
     "VAE": "slides, Split MNIST: VAE",
@@ -18,31 +20,12 @@ PAPERS = {
 
 
 def training() -> Blocks:
-    return {"expressions": expressions, "cost": training_cost, "digits": digits, "contrastive": contrastive, "speed": speed}
+    return {"real": real, "contrastive": contrastive, "speed": speed}
 
 
-def expressions() -> str:
-    found = read_results("own_pictures")
-    rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items()]
-    rows += [{"text": f"`{text.replace('smiling', 'new')}`", **row} for text, row in found["rows with the new attribute"].items()]
-    return columns(rows, {"expression": lambda row: row["text"], "correct": number("joint")})
-
-
-def training_cost() -> str:
-    """Returns the processor seconds of the trainings, and the distance of samples."""
-    found = read_results("own_pictures")
-    lines = [[f"`{name}`: seconds of a core", f"{found[name]['cpu_seconds']:.0f}"] for name in ("base-and-attributes", "attribute")]
-    lines += [
-        [f"Frechet distance of {name}", f"{found['frechet'][key]:.2f}"] for name, key in (("samples", "samples"), ("other faces", "drawn"))
-    ]
-    return markdown_table(["measure", "value"], lines)
-
-
-def digits() -> str:
-    found = read_results("digits")
-    rows = [{"text": f"`{text}`", **row} for text, row in found["rows"].items() if "share" in row]
-    cells = {"expression": lambda row: row["text"], "correct": number("share"), "better of two": number("share of best")}
-    return columns(rows, cells | {"of real digits": number("real")})
+def real() -> str:
+    """Returns the shares of pictures that fulfil expressions, by a judge."""
+    return table(read_results("real")["rows"])
 
 
 def contrastive() -> str:
@@ -93,15 +76,12 @@ def continual() -> Blocks:
 def learners() -> str:
     """Returns the accuracies after tasks that come one after the other."""
     found = read_results("implicit-2019/continual")
-    rows = [{"name": name, **row} for name, row in (*found["tasks"].items(), ("softmax, all pictures at once", found["joint"]))]
-    rows += [{"name": PAPERS[name], "mean": share} for name, (share, _) in found["paper"].items()]
-    cells: dict[str, Callable[[Any], str]] = {
-        "learner": lambda row: row["name"],
-        "five tasks": number("mean"),
-        "deviation": number("deviation"),
-    }
-    cells |= {"parameters": lambda row: f"{row['parameters']:,}" if "parameters" in row else ""}
-    return columns(rows, cells)
+    sets = found["sets"].values()
+    rows = {name: [part["tasks"][name] for part in sets] for name in next(iter(sets))["tasks"]}
+    rows["softmax, all pictures at once"] = [part["joint"] for part in sets]
+    cells = [[name, *(f"{format_number(row['mean'])} ± {format_number(row['deviation'])}" for row in some)] for name, some in rows.items()]
+    cells += [[PAPERS[name], "", format_number(share), ""] for name, (share, _) in found["paper"].items()]
+    return markdown_table(["learner", *map(SETS.__getitem__, found["sets"])], cells)
 
 
 def from_class_to_class() -> str:

@@ -1,14 +1,15 @@
 """Continual learning and cross-class mapping: data, learners that forget or not, and files of MNIST."""
 
 import math
-import struct
 
 import pytest
 import torch
 
-from benchmarks.handwritten import LabelledPixels, load_digits, load_idx, train_judge
+from benchmarks import handwritten
+from benchmarks.handwritten import LabelledPixels, load_digits, train_judge
 from benchmarks.papers.implicit_2019 import continual, cross_class
 from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, fit_base, heads
+from benchmarks.real.data import Part, RealSet
 
 
 def points(rows: int = 40, seed: int = 0) -> LabelledPixels:
@@ -27,15 +28,16 @@ def test_digits_are_divided_by_the_seed():
     assert first.train.min() >= 0 and first.train.max() == 1
 
 
-def test_idx_files_give_the_same_data(tmp_path):
-    for stem, rows in (("train", 30), ("t10k", 10)):
-        pixels = bytes((i * 7) % 256 for i in range(rows * 16))
-        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, rows, 4, 4) + pixels)
-        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, rows) + bytes(i % 10 for i in range(rows)))
-    found = load_idx(tmp_path)
-    assert found.train.shape == (30, 16) and found.test.shape == (10, 16)
-    assert found.train_labels.tolist() == [i % 10 for i in range(30)]
-    assert found.train[0, 1] == pytest.approx(7 / 255)
+def test_real_sets_are_rows_of_pixels(monkeypatch):
+    def part(first: int, rows: int) -> Part:
+        return Part(torch.full((rows, 1, 4, 4), first, dtype=torch.uint8), {"digit": torch.arange(rows) % 10})
+
+    real = RealSet("digits", {"digit": 10}, lambda images, marks: {}, {}, part(51, 30), part(102, 20), part(255, 10))
+    monkeypatch.setattr(handwritten, "open_set", lambda name, seed: real)
+    found = handwritten.load_real("digits", 0)
+    assert found.train.shape == (50, 16) and found.test.shape == (10, 16) and found.size == 16
+    assert found.train[[0, 30], 0].tolist() == pytest.approx([0.2, 0.4]) and found.test[0, 0] == 1
+    assert found.train_labels.tolist() == [*(i % 10 for i in range(30)), *(i % 10 for i in range(20))]
 
 
 @pytest.mark.full

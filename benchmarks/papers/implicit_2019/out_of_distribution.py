@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.papers.experiment import IMPLICIT
 from benchmarks.papers.implicit_2019.training import (
+    SEEDS,
     Autoencoder,
     Autoregressive,
     DigitEnergy,
@@ -30,7 +32,6 @@ from benchmarks.papers.implicit_2019.training import (
     denoising,
     joint,
     minimise,
-    run_experiment,
     softmax,
     split,
     summary,
@@ -89,4 +90,4 @@ def run(seeds: Sequence[int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_experiment("out_of_distribution", __doc__, run)
+    IMPLICIT.run("out_of_distribution", __doc__, lambda args: [run(args.seeds)], seeds=SEEDS)

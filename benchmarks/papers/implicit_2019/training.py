@@ -1,4 +1,4 @@
-"""scikit-learn's digits, sets of pictures that are no digits, networks of about 26,000 weights, and their training."""
+"""scikit-learn's digits and Fashion-MNIST, pictures that are no digits, networks, of about 26,000 weights for digits, and their training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.handwritten import load_digits
-from benchmarks.papers.experiment import IMPLICIT
+from benchmarks.handwritten import load_digits, load_real
 from composable_energy import Energy
 from composable_energy.options import import_extra
 from composable_energy.sampling.noise import Noise
@@ -33,7 +31,7 @@ FONTS = (
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with shape $(n, 1, 8, 8)$ in [0, 1], and their digits, in three parts."""
+    """Pictures with shape $(n, 1, S, S)$ in [0, 1], and their classes, in three parts."""
 
     training: tuple[Tensor, Tensor]
     held_out: tuple[Tensor, Tensor]
@@ -47,6 +45,13 @@ def split(seed: int) -> Split:
     ends = (0, TRAINING, TRAINING + HELD_OUT, len(x))
     first, second, third = ((x[a:b], y[a:b]) for a, b in itertools.pairwise(ends))
     return Split(first, second, third)
+
+
+def split_fashion(seed: int) -> Split:
+    """Returns Fashion-MNIST; of its train file 2,000 pictures, divided by the seed, are held out."""
+    found = load_real("fashion", seed)
+    train, test = found.train.unflatten(1, (1, 28, 28)), found.test.unflatten(1, (1, 28, 28))
+    return Split((train[2000:], found.train_labels[2000:]), (train[:2000], found.train_labels[:2000]), (test, found.test_labels))
 
 
 def quantised(x: Tensor) -> Tensor:
@@ -120,10 +125,10 @@ WIDTH, PIXELS, DIGITS = 128, 64, 10
 class DigitEnergy(ce.Energy):
     r"""The energy $-\log \sum_y e^{f_y(x)}$ of a classifier with two hidden layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = SIZE) -> None:
         super().__init__()
-        self.event_shape = (1, 8, 8)
-        hidden = (nn.Linear(PIXELS, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
+        self.event_shape = (1, size, size)
+        hidden = (nn.Linear(size**2, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
         self.net = ce.shared(nn.Sequential(nn.Flatten(), _Centred(), *hidden, nn.Linear(WIDTH, DIGITS)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,11 +218,6 @@ class Autoregressive(nn.Module):
 SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
 
 
-def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], dict[str, Any]]) -> None:
-    """Runs an experiment from the command line."""
-    IMPLICIT.run(name, doc, lambda args: [run(args.seeds)], seeds=SEEDS)
-
-
 def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Returns the mean and the standard deviation of each figure over seeds."""
     return {
@@ -256,7 +256,7 @@ def minimise(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], data: t
 def softmax(data: tuple[Tensor, Tensor], seed: int, noise: float = 0.0, steps: int = 1000) -> DigitEnergy:
     """Returns a network trained by cross entropy, on pictures with noise."""
     torch.manual_seed(seed)
-    model, generator = DigitEnergy(), torch.Generator().manual_seed(seed)
+    model, generator = DigitEnergy(data[0].shape[-1]), torch.Generator().manual_seed(seed)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model.logits(x + noise * torch.randn(x.shape, generator=generator)), y)
@@ -268,7 +268,7 @@ def softmax(data: tuple[Tensor, Tensor], seed: int, noise: float = 0.0, steps: i
 def adversarial(data: tuple[Tensor, Tensor], seed: int, radius: float, steps: int = 1000) -> DigitEnergy:
     """Returns a network trained by cross entropy on pictures under attack (Madry et al., 2018)."""
     torch.manual_seed(seed)
-    model, seeds = DigitEnergy(), itertools.count()
+    model, seeds = DigitEnergy(data[0].shape[-1]), itertools.count()
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model.logits(pgd(model.logits, x, y, radius, steps=7, loss="cross-entropy", seed=next(seeds))), y)
@@ -280,7 +280,7 @@ def adversarial(data: tuple[Tensor, Tensor], seed: int, radius: float, steps: in
 def joint(data: tuple[Tensor, Tensor], seed: int, settings: Joint) -> DigitEnergy:
     """Returns a joint energy-based model (Grathwohl et al., 2020), trained by the library's objective."""
     torch.manual_seed(seed)
-    model = DigitEnergy()
+    model = DigitEnergy(data[0].shape[-1])
     objective = JointEnergyClassifier(
         steps=settings.chain, options={"step_size": settings.step_size}, buffer=2000, fresh=0.05, weight=settings.weight
     )
