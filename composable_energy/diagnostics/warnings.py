@@ -38,6 +38,7 @@ _ADVICE = {
     "`E.explain(x)`; `E.sharpened(w)` weighs the formula more.",
     "decoded": "Such points may be rare in the data, or the decoder does not show it: a judge of decoded points decides; "
     "`E.sharpened(w)` weighs the formula more.",
+    "rare": "Data have hardly shown such points, so draws may not be such: a judge decides; `E.sharpened(w)` weighs the formula more.",
     "longer": "Take a larger {step}{tune}: steps this short mix slowly.",
     "shorter": "Take a smaller {step}{tune}; take a longer `burn_in`.",
     "tuned": "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), take a "

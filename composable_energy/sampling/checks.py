@@ -47,7 +47,7 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
 def _levels(problem: Problem) -> list[dict[str, float]]:
     """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
     first = bound_conditions(problem.sampler, problem.energy)
-    return [first, bound_conditions(problem.sampler, problem.energy, last=False)] if first else [first]
+    return [first, bound_conditions(problem.sampler, problem.energy, 1)] if first else [first]
 
 
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:

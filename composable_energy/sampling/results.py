@@ -45,6 +45,7 @@ _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 rel
 _RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
+_STARTS, _RARE = 256, 5e-3  # points at the highest noise level, and the probability of a formula there below which it is reported
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
@@ -204,6 +205,7 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     decoded = problem.points.decode(drawn)
     if formulas and hasattr(problem.points.decoder, "encode"):
         _read_decoded(problem, problem.points.constrain(drawn[:_READ]), decoded[:_READ], formulas, trace)
+        _find_rare(problem, drawn, formulas, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
     if trace.errors or formulas or chains.active < chains.count:
@@ -240,6 +242,24 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
         f"{shown.mean():.2g} at the codes of what they decode to. Most is lost of {name}: {before:.2g} and {after:.2g}."
     )
     trace.observed += (SamplingWarning("decoded", seen, advise("decoded", trace.sampler)),)
+
+
+def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
+    r"""Reports formulas that hardly any code of the base fulfils, for codes of about unit variance.
+
+    The mean of $P(\text{formula} \mid z, \sigma)$ over noisy codes is the same at each level. At the highest one of the sampler such codes
+    are nearly normal, so that no draws of the base are needed.
+    """
+    highest = bound_conditions(problem.sampler, problem.whole, 2)
+    if "sigma" not in highest:
+        return
+    like = torch.zeros_like(drawn[:1]).repeat(_STARTS, *[1] * (drawn.ndim - 1))
+    z = problem.noise_of(range(_STARTS)).child("rare").normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
+    bound = {**problem.conditions_at(z, torch.zeros(_STARTS, dtype=torch.int64)), **highest}
+    shares = (-torch.stack([one.energy(z, **bound) for one in formulas]).sum(0)).exp()
+    if shares.mean() + 2 * shares.std() / _STARTS**0.5 < _RARE:
+        seen = f"About {shares.mean():.1g} of what the base draws fulfils the formula, by its classifiers."
+        trace.observed += (SamplingWarning("rare", seen, advise("rare", trace.sampler)),)
 
 
 def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: Trace) -> None:

@@ -98,7 +98,7 @@ class Traits:
             the same start apart.
         refused: Names of options that users may expect, with the reason why they do not exist.
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`: for each a function (sampler, energy) that returns
-            its value at the last step, and at another step, where energies are compared, too.
+            its values at the last step, at another step, where energies are compared, too, and at the first step.
         start: A function (sampler, like, noise) that returns start points with the shape $(B, *)$ of `like`; None for standard normal ones.
         check_init: A function (sampler, energy, points) that raises `OptionError` if start points that a user gives do not suit.
         move: A function (sampler, state, noise) that returns the points of the next state if they do not depend on the energy there, else
@@ -121,7 +121,7 @@ class Traits:
     minimizes: bool = False
     from_pilots: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
-    binds: Mapping[str, Callable[[Any, Energy], tuple[float, float]]] = field(default_factory=dict)
+    binds: Mapping[str, Callable[[Any, Energy], tuple[float, float, float]]] = field(default_factory=dict)
     start: Callable[[Any, Tensor, Noise], Tensor] | None = None
     check_init: Callable[[Any, Energy, Tensor], None] | None = None
     move: Callable[[Any, Any, Noise], Tensor | None] | None = None
@@ -236,10 +236,10 @@ def start_points(sampler: Sampler, like: Tensor, noise: Noise) -> Tensor:
     return noise.normal(like) if start is None else start(sampler, like, noise)
 
 
-def bound_conditions(sampler: Sampler, energy: Energy, *, last: bool = True) -> dict[str, float]:
-    """Returns the values of the conditions that a sampler binds itself, at the last step, or at another one."""
+def bound_conditions(sampler: Sampler, energy: Energy, step: int = 0) -> dict[str, float]:
+    """Returns the values of the conditions that a sampler binds itself, at a step of `Traits.binds`: 0 is the last."""
     binds = sampler.traits.binds
-    return {name: binds[name](sampler, energy)[0 if last else 1] for name in binds if name in energy.conditions} if binds else {}
+    return {name: binds[name](sampler, energy)[step] for name in binds if name in energy.conditions} if binds else {}
 
 
 def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits and Fashion-MNIST, pictures that are no digits, networks, of about 26,000 weights for digits, and their training."""
+"""scikit-learn's digits and Fashion-MNIST, pictures that are no digits, networks, and their training."""
 
 from __future__ import annotations
 

@@ -136,11 +136,11 @@ class NoiseLevels(Sampler, ABC):
         count, least, most = self.usual
         return self.levels or max(count, 1 + math.ceil((count - 1) * math.log(high / low) / math.log(most / least) - 1e-6))
 
-    def levels_of(self, energy: Energy) -> tuple[float, float]:
-        """Returns the last noise level for an energy, and one in the middle; for `Traits.binds`."""
+    def levels_of(self, energy: Energy) -> tuple[float, float, float]:
+        """Returns the last noise level for an energy, one in the middle, and the first; for `Traits.binds`."""
         known, own = known_range(energy), self.sigma_range
         low, high = self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
-        return low, math.sqrt(math.prod((low, high)))
+        return low, math.sqrt(math.prod((low, high))), high
 
 
 def find_start(
