@@ -12,8 +12,6 @@ doubled in size for it. All rules of the pipeline get the same network, in chann
 - **our faces**: the same expressions over `faces/...`, pictures of 64 pixels reduced to 32, with their recommended sampler.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator

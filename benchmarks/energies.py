@@ -1,7 +1,5 @@
 """Energies that several benchmarks sample, and effective sample sizes of several chains."""
 
-from __future__ import annotations
-
 import math
 
 import torch

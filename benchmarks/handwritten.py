@@ -3,8 +3,6 @@
 `benchmarks.digits` is the benchmark of the recipe on digits; `benchmarks.papers.implicit_2019.training` has sets of other pictures.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

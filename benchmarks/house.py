@@ -3,8 +3,6 @@
 The limits are today's numbers with little room. Whoever makes a number smaller lowers its limit.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

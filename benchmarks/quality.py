@@ -13,8 +13,6 @@ all.
 `--peers` adds the samplers of ebmkit, torchebm and BlackJAX (`make bench` creates the environment that has them).
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

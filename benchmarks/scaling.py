@@ -5,8 +5,6 @@ and variants take turns. Memory is the peak of a process of its own above that o
 turns too. `python -m benchmarks.tables` writes the page.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -3,8 +3,6 @@
 A check returns the value or raises an `OptionError` with the name of the option.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import math

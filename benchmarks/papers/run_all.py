@@ -10,8 +10,6 @@ would wait for each other. With `--write` the figures go to `benchmarks/results/
 page under `docs/results/` are written.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The energies of the comparisons, as formulas in plain torch and as energies of this library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

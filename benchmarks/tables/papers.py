@@ -1,7 +1,5 @@
 """The tables of `docs/results/compositional-2020.md` and `docs/results/comet-2021.md`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of `docs/samplers.md` and `docs/results/posteriors.md`."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The trainings with the 2020 paper: training and test pairs, codes of place and appearance, digests of weights, labels of sets."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

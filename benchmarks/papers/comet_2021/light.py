@@ -11,8 +11,6 @@ renders evaluate them: a judge of light, with the layers of `composable_energy_s
 of the lamp of B (by chance 90 degrees), and the classifier of `recombination.py` at the places of A's solids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -16,8 +16,6 @@ existing ones are used again.
 - **Baselines** on the same 320: k-means of colors with the true number of segments, and four quadrants, which ignore the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product

@@ -14,8 +14,6 @@ A classifier evaluates the place of B's object in four pictures:
 - `swapped`: A with the object of B; `before`: A itself at the place of B's object, the rate without a swap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -10,8 +10,6 @@ solids of A, energies of one model, with the toys of B, energies of the other. T
 toys in one picture, looks for all six. The ceiling are renders of all six under the light of A, the floor the places of another pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -12,8 +12,6 @@ widths .16 to .38, seed 1). Settings were chosen on seed 0. Models that exist ar
   object within .4 of each place on both axes. The ceiling are renders of the same solids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ of `sprites-quadratic`. Settings were chosen on seed 0 and validation pictures. 
 in `recombination.py`, by the same classifier.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

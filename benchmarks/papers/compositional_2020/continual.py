@@ -15,8 +15,6 @@ Both use the package's autoencoder and base, which are trained on all pictures w
 sets alone. The first call trains, in 4 CPU-minutes, and keeps the models in `.cache/`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -11,8 +11,6 @@ All use codes that separate where and what (`WhereAndWhat`). The base takes the 
 *where*; this is why they generalize to new pairs. The first call trains, in 8 CPU-minutes, and keeps the models in `.cache/`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

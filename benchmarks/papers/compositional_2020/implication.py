@@ -18,8 +18,6 @@ Chains leave such points at high noise levels. So this form takes larger steps, 
 P is the event that the position is within .2, so that `P & ... & P` is P; a position within .4 counts as correct, as in Table 1.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

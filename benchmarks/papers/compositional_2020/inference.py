@@ -13,8 +13,6 @@ that no training used:
 Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -12,8 +12,6 @@ on one core, pictures have 32 pixels (the paper: 64), networks a width of 16 (64
 1,250 to 2,250 steps (some 24,000) on 16,000 pictures of each concept (200,000 in all).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -7,8 +7,6 @@ expression of them is one formula, with an exact probability at any depth. Regio
 `left` requests x below -.15 and is correct for x below 0; `~` denies what is neither left nor right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@
 The paper shows such pictures without figures. Here a detector looks for an object near each requested place.
 """
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import and_
 from typing import Any

@@ -15,8 +15,6 @@ All but the first are evaluated on half of the pictures. The main rule, the weig
 101 and 102; the figures are of seed 11, which chose nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce

@@ -1,7 +1,5 @@
 r"""Refinement: a few Langevin steps of the points before they are classified."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

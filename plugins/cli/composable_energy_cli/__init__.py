@@ -4,8 +4,6 @@ Each command is a `Command`, in this folder or an entry point of the group `comp
 found a problem, 2 bad input, 130 interrupted by Ctrl-C, 141 broken pipe. Torch is not imported before the arguments are parsed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The command `energies`: the names for expressions."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Options of samplers on the command line: `--step-size 0.1` or `--option step-size=0.1`, and the same spelling in errors."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence

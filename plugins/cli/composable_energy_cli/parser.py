@@ -1,7 +1,5 @@
 """The parser of the command line: short errors, whole numbers with a range, and options of samplers as options of the command."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The command `plugins`: the installed plug-ins."""
 
-from __future__ import annotations
-
 import argparse
 
 from composable_energy.options import printable

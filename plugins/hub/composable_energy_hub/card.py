@@ -1,7 +1,5 @@
 """Model cards: what a repository says about its energy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`composable-energy render`: pictures of a world in a folder, a contact sheet, and messages for invalid input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Hamiltonian Monte Carlo that tunes all its options, with many chains together."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal

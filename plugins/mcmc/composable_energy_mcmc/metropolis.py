@@ -1,7 +1,5 @@
 """Accepts and rejects proposals."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

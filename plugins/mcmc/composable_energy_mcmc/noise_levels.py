@@ -5,8 +5,6 @@ denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2
 start from.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sequential Monte Carlo: chains anneal from a Gaussian to the energy, with weights and resampling, and estimate its normaliser."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

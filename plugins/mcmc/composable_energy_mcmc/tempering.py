@@ -1,7 +1,5 @@
 """Replica exchange: replicas at levels from a Gaussian to the energy, which swap places."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

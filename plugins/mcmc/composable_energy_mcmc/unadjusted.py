@@ -1,7 +1,5 @@
 """Step sizes of unadjusted samplers, by a bound of their bias."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Underdamped Langevin."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast

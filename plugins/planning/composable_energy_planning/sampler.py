@@ -1,7 +1,5 @@
 r"""The sampler of trajectories: a search from both ends, a descent, and Hamiltonian Monte Carlo with the curvature of transitions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar

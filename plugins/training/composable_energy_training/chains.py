@@ -1,7 +1,5 @@
 r"""Short Langevin chains whose steps differ between rows and change over time, for objectives that `sample` does not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

@@ -1,7 +1,5 @@
 r"""Contrastive divergence: lowers the energy of data and raises the energy of the model's chains."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

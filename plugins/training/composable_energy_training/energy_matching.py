@@ -1,7 +1,5 @@
 r"""Energy matching: far from the data the gradient of the energy is a flow from noise to data, near the data the energy is a density."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Adam with a learning-rate schedule, gradient clipping, an average of weights, and the precision of its gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 r"""Diffusion recovery likelihood: contrastive divergence of the density of a point given a noisier one, at many noise levels."""
 
-from __future__ import annotations
-
 import math
 from itertools import repeat
 

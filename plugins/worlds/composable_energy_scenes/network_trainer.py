@@ -1,7 +1,5 @@
 """Training of the networks of scenes in a run folder, which resumes after an interruption, and the command line of trainings."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

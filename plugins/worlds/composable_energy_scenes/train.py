@@ -7,8 +7,6 @@ its own, in which everything else is random. Results are kept in FOLDER, and aft
 `FOLDER/weights`, the costs of each training in `FOLDER/report.json`; `--install` copies both into the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 

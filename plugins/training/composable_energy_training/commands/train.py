@@ -1,7 +1,5 @@
 """`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex
