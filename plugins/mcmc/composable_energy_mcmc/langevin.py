@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
+from composable_energy.options import check_interval, check_number
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, langevin_step
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.unadjusted import tune_unadjusted
@@ -48,18 +47,14 @@ class Langevin(Sampler):
     max_bias: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         check_number("temperature", self.temperature, least=0)
         check_number("max_bias", self.max_bias, above=0, below=1)
         if self.temperature == 0:
             object.__setattr__(self, "traits", replace(self.traits, stationary=False))
         if self.clamp is not None:
-            if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
-                raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
-            object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
-        if self.max_gradient is not None:
-            check_number("max_gradient", self.max_gradient, above=0)
+            object.__setattr__(self, "clamp", check_interval("clamp", self.clamp))
+        check_number("max_gradient", self.max_gradient, above=0, optional=True)
         if self.metric is not None:
             object.__setattr__(self, "metric", _to_metric(self.metric))
             if self.clamp is not None and self._metric.kind == "dense":
@@ -99,7 +94,7 @@ class Langevin(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.metric is not None:
             self._metric.check(x)
-        return State(x, *energy_and_gradient(energy, x))
+        return super().init(energy, x, noise)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
