@@ -1,12 +1,10 @@
 """The tables of `docs/results/compositional-2020.md` and `docs/results/comet-2021.md`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
 
-CELL = re.compile(r"(?P<part>.+?) (?P<value>[\d.]+)(?: \[[\d.]+\])? \([\d.]+\)")
 NOTS = {"bounded": 'bounded, `mode="contrast"`', "classifier": "`~` of the energies' classifier"}
 
 
@@ -17,22 +15,16 @@ def compositional() -> Blocks:
 
 def table1() -> str:
     """Returns the shares of pictures with all that a row asks for."""
-    found, method, lines = (
-        read_results("compositional-2020/table1"),
-        {row["row"]: row for row in read_results("compositional-2020/paper_method")["table"]},
-        [],
-    )
+    method = {row["row"]: row["scores"] for row in read_results("compositional-2020/paper_method")["table"]}
+    found, lines = read_results("compositional-2020/table1"), []
     for k, row in enumerate(found["rules"]["grounded"]):
         text = row["text"]
         part = "joint" if "joint" in row["scores"] else next(iter(row["scores"]))
-        cells = filter(None, (CELL.fullmatch(method[text].get(str(i), "")) for i in range(1, 6)))
-        theirs = next(cell["value"] for cell in cells if cell["part"] == part)
         published = [value for value in found["paper"][text] if value is not None]
         paper = format_number(published[-1]) if len(published) in (1, 3) else " and ".join(map(format_number, published))
         ours = [format_number(found["rules"][rule][k]["scores"][part]) for rule in ("grounded", "grounded, weight 1", "weight 1")]
-        lines.append(
-            [code_cell(text), format_number(found["chance"][text][part]), paper, format_number(float(theirs)), f"**{ours[0]}**", *ours[1:]]
-        )
+        chance, theirs = (format_number(some[text][part]) for some in (found["chance"], method))
+        lines.append([code_cell(text), chance, paper, theirs, f"**{ours[0]}**", *ours[1:]])
     return markdown_table(["row", "chance", "paper", "its method, here", "**ours**", "ours, weight 1", "heads, weight 1"], lines)
 
 

@@ -90,17 +90,16 @@ def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    parts, fits, rows, pictures = args.parts / "objects", [], [], {}
+    parts, rows, pictures = args.parts / "objects", [], {}
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
     classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)
     scenes = render_objects(SCENES, PAIRS, "test", args.data)
     for seed in args.seed:
         common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
-        fits.append({"seed": seed, "agreement": common.agreement.tolist()})
         found, shown = measure(common, judge, classifier, scenes)
         rows += [{"seed": seed, **row} for row in found]
         pictures = pictures or {"window-light": arrange_rows([some[:SHOWN] for some in shown], 4)}
-        yield {"fits": fits, "rows": rows, "pictures": pictures}
+        yield {"rows": rows, "pictures": pictures}
 
 
 if __name__ == "__main__":

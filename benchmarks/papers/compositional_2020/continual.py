@@ -31,11 +31,12 @@ from benchmarks.harness import better_of_two
 from benchmarks.papers.compositional_2020.claims import SAMPLER, Attributes, Options, draw, near, random_conditions, run_experiment, share
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
+from composable_energy_image.network_training import train_network
 from composable_energy_scenes import COLORS, KINDS, OneObject
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
-from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, Trainer
+from composable_energy_training import Batch, Loss, Objective
 
 CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets
@@ -143,10 +144,9 @@ class Learner:
         images, label = pictures(concept)
         with NetworkTrainer(self.folder).seeded("onlooker"):
             network = OutlineNetwork(2 if concept == "position" else len(KINDS))
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-2, warm_up=50, decay=0.7, clip=1.0, ema=0.99)
-        callbacks = [Checkpoints(self.folder / f"onlooker-{concept}", keep=1), Monitor(None)]
-        data = outlines(images), {concept: label}
-        Trainer(network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, optimizer=optimizer, callbacks=callbacks).fit()
+        options = {"store": {"keep": 1}, "rate": 2e-3, "weight_decay": 1e-2, "warm_up": 50, "ema": 0.99}
+        data, folder = (outlines(images), {concept: label}), self.folder / f"onlooker-{concept}"
+        train_network(folder, network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, **options)
         with torch.no_grad():
             outputs = torch.cat([network.eval()(part) for part in self.pool[1].split(500)])
         return outputs if concept == "position" else outputs.argmax(1)

@@ -28,10 +28,11 @@ from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Pictures, Scenes
+from composable_energy_image.network_training import set_standardization, train_network
 from composable_energy_image.reconstruction import picture_loss
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 from composable_energy_scenes.network_trainer import NetworkTrainer
-from composable_energy_training import Batch, Checkpoints, DenoisingScoreMatching, Loss, Monitor, Objective, Optimizer, Trainer, ValueHeads
+from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, ValueHeads
 
 WHERE, WHAT = 2, 8
 _SIZE, _WINDOW = 64, 40  # pixels
@@ -68,9 +69,7 @@ class WhereAndWhat(nn.Module):
     def normalize_what(self, batches: Iterable[Tensor]) -> None:
         """Gives *what* unit variance over all training pictures; during training, running statistics lag behind the weights."""
         *layers, norm = self.read
-        raw = torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches])
-        norm.get_buffer("running_mean").copy_(raw.mean(0))
-        norm.get_buffer("running_var").copy_(raw.var(0))
+        set_standardization(norm, torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches]))
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns codes with shape $(B, 10)$ of pictures in [0, 1]."""
@@ -294,9 +293,9 @@ class Trainings:
             return make(*options)
 
     def _fit(self, name: str, model: Any, objective: Objective, data: Any, steps: int, batch: int = 256, decay: float = 1e-4) -> Any:
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=decay, warm_up=100, decay=0.7, clip=1.0, ema=0.995)
-        callbacks = [Checkpoints(CACHE / f"{self.ratio}-{self.seed}" / name, keep=1), Monitor(None)]
-        Trainer(model, objective, data, steps=steps, batch_size=batch, seed=self.seed, optimizer=optimizer, callbacks=callbacks).fit()
+        folder, store = CACHE / f"{self.ratio}-{self.seed}" / name, {"keep": 1}
+        options = {"seed": self.seed, "rate": 2e-3, "weight_decay": decay, "warm_up": 100, "ema": 0.995}
+        train_network(folder, model, objective, data, steps=steps, batch_size=batch, store=store, **options)
         return model.eval().requires_grad_(False)
 
 

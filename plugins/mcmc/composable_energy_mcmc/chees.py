@@ -95,7 +95,7 @@ class ChEES(Sampler):
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         self.whitening.check(x)
-        return super().init(energy, x, noise)
+        return State(x, *energy.with_gradient(x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         proposal, log_ratio, count = self.propose(energy, state, noise)

@@ -94,7 +94,7 @@ class Langevin(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.metric is not None:
             self._metric.check(x)
-        return super().init(energy, x, noise)
+        return State(x, *energy.with_gradient(x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
