@@ -106,14 +106,11 @@ def comet() -> Blocks:
 
 def objects() -> str:
     """Returns the agreement of masks with objects: means over seeds, with the least and the highest."""
-    found, windows, solids = (read_results(f"comet-2021/{name}") for name in ("objects", "window-sprites", "window-objects"))
-    rows = [{**row, "world": row["plan"].rpartition("-")[0]} for row in (*found["rows"], *windows["masks"])]
-    rows += [{**row, "plan": "solids-window", "world": "solids"} for row in solids["masks"]]
-    worlds = {**found["baselines"], "solids": solids["baselines"]}
-    lines = []
+    found = read_results("comet-2021/objects")
+    rows, lines = found["rows"], []
     for plan in dict.fromkeys(row["plan"] for row in rows):
         some = [row for row in rows if row["plan"] == plan]
-        floor = max(worlds[some[0]["world"]][name] for name in ("quadrants", "k-means"))
+        floor = max(found["baselines"][plan.rpartition("-")[0]][name] for name in ("quadrants", "k-means"))
         scores = [row["FG-ARI"] for row in some]
         spread = f"{format_number(mean(some, 'FG-ARI'))} ({format_number(min(scores))} to {format_number(max(scores))})"
         lines.append([f"`{plan}`", f"{mean(some, 'seconds') / 60:.1f}", spread, format_number(floor)])
@@ -124,11 +121,7 @@ def objects() -> str:
 
 def recombination() -> str:
     """Returns the shares of right objects in recombined pictures: means over seeds."""
-    runs = [
-        (run["model"], run["rows"])
-        for run in read_results("comet-2021/recombination")["runs"] + read_results("comet-2021/window-sprites")["runs"]
-    ]
-    runs.append(("solids-window", read_results("comet-2021/window-objects")["recombined"]))
+    runs = [(run["model"], run["rows"]) for run in read_results("comet-2021/recombination")["runs"]]
     lines = []
     for model in dict.fromkeys(model for model, _ in runs):
         rows = [row for name, some in runs if name == model for row in some]
