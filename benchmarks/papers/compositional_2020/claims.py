@@ -35,6 +35,12 @@ def render(n: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.from_numpy(scenes.images).float() / 255, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}
 
 
+def outlines(images: Tensor) -> Tensor:
+    """Returns the distances of pixels from the median color, clipped, with shape $(B, 1, 64, 64)$: shapes without their colors."""
+    plain = images.flatten(2).median(2).values[:, :, None, None]
+    return ((images - plain).abs().amax(1, keepdim=True) / 0.1).clamp(0, 1)
+
+
 def near(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Returns which positions, with shape $(B, 2)$, are within the tolerance on both axes."""
     return ((found - wanted).abs() < tolerance).all(1)

@@ -28,7 +28,7 @@ from benchmarks.papers.compositional_2020.claims import Options, near, render, s
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_faces.judge import frechet_distance
-from composable_energy_image.data import Scenes, open_scenes, render_to
+from composable_energy_image.data import render_to
 from composable_energy_image.network_training import CostLog
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_scenes.weights import FOLDER
@@ -78,7 +78,7 @@ def enlarge(images: Tensor) -> Tensor:
 
 def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS, progress: bool = True) -> None:
     """Trains the energies and writes their weights; each has a folder of its own with checkpoints."""
-    scenes = _scenes(folder / "scenes", progress)
+    scenes = render_to(folder / "scenes", OneObject(), EACH * len(CONCEPTS), SEED, progress=progress)
     for concept, count in steps.items():
         energy, first = network(concept), EACH * list(CONCEPTS).index(concept)
         rows = slice(first, first + EACH)
@@ -95,12 +95,6 @@ def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS,
             callbacks=[Checkpoints(folder / concept, every=250, keep=1), CostLog(), *[ProgressBar()] * progress],
         ).fit()
         weights.write(energy, f"paper-{concept}", to)
-
-
-def _scenes(folder: Path, progress: bool) -> Scenes:
-    if (folder / "world.json").exists():
-        return open_scenes(folder)
-    return render_to(folder, OneObject(), EACH * len(CONCEPTS), SEED, progress=progress)
 
 
 CHAIN = 40
