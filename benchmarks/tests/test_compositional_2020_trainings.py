@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.papers.compositional_2020 import continual, extrapolation
-from benchmarks.papers.compositional_2020.claims import Attributes
-from benchmarks.papers.compositional_2020.claims import outlines
+from benchmarks.papers.compositional_2020.claims import Attributes, outlines
 from benchmarks.papers.compositional_2020.extrapolation import WHAT, WHERE, WhereAndWhat, silhouettes
 from composable_energy_scenes import COLORS, KINDS
 
