@@ -4,8 +4,6 @@ The gradient of an expression of 8 attributes over that of one: of the faces by 
 8 yes-or-no heads over the base of the faces. Processor time on one thread, in turns; medians of the ratios.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Iterator

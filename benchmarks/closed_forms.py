@@ -10,8 +10,6 @@ the variance of each coordinate; standard errors come from the effective sample 
 `--only` measures the rows whose names have one of some texts again.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

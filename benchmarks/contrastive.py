@@ -9,8 +9,6 @@ chains of the replay buffer: the Frechet distance of its features to those of dr
 `benchmarks/results/contrastive.json`, and the chains to a picture beside it.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from pathlib import Path

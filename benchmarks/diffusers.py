@@ -12,8 +12,6 @@ doubled in size for it. All rules of the pipeline get the same network, in chann
 - **our faces**: the same expressions over `faces/...`, pictures of 64 pixels reduced to 32, with their recommended sampler.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -137,14 +135,8 @@ def distance(images: Tensor, row: Criterion) -> float:
     return frechet_distance(*(features(doubled(some, scale_factor=2), network) for some in (images, drawn)))
 
 
-def judge_accuracy(count: int = 2000) -> float:
-    """Returns the share of drawn faces at 32 pixels of which the judge finds all five binary attributes."""
-    faces = draw(count, seed=3)
-    return float((judge_small(shrink(faces.images)).attributes == (faces.attributes > 0.5)).all(1).float().mean())
-
-
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    about = environment("diffusers", samples=args.samples, levels=LEVELS, weight=WEIGHT, seed=SEED, judge=judge_accuracy())
+    about = environment("diffusers", samples=args.samples, levels=LEVELS, weight=WEIGHT, seed=SEED)
     for rule, row in itertools.product(args.rules, (ROWS[index] for index in args.rows)):
         if rule in ("negation", "bounded") and all(wanted for _, wanted in row.branches[0]):
             continue  # the same as by classes

@@ -1,7 +1,5 @@
 """Energies that several benchmarks sample, and effective sample sizes of several chains."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,46 +8,26 @@ from torch import Tensor, nn
 import composable_energy as ce
 
 
-def circle() -> Tensor:
-    """Returns the means of eight Gaussians on a circle, with shape $(8, 2)$."""
-    angle = torch.arange(8) * torch.pi / 4
-    return 3 * torch.stack([angle.cos(), angle.sin()], 1)
-
-
-def mixture_energy(x: Tensor, means: Tensor) -> Tensor:
-    """Returns the energy of a mixture of Gaussians with a standard deviation of .3, with shape $(B,)$."""
-    return -torch.logsumexp(-(x[:, None] - means).square().sum(2) / 0.18, 1)
-
-
-def convolution_layers(width: int) -> nn.Sequential:
-    """Returns three convolutions of pictures with three colors."""
-    layers: list[nn.Module] = []
-    for channels in (3, width, width):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
-    return nn.Sequential(*layers)
-
-
-class Mixture(ce.Energy):
-    """Eight Gaussians on a circle."""
+class Mixture(nn.Module):
+    """Eight Gaussians with a standard deviation of .3 on a circle."""
 
     means: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("means", circle())
-        self.event_shape = torch.Size([2])
+        angle = torch.arange(8) * torch.pi / 4
+        self.register_buffer("means", 3 * torch.stack([angle.cos(), angle.sin()], 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return mixture_energy(x, self.means)
+        return -torch.logsumexp(-(x[:, None] - self.means).square().sum(2) / 0.18, 1)
 
 
-class Perceptron(ce.Energy):
+class Perceptron(nn.Module):
     r"""Two hidden layers of 256 on 64 coordinates, and $\lVert x \rVert^2 / 2$: the size of the latent energies of the faces."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
-        self.event_shape = torch.Size([64])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x).squeeze(1) + x.square().sum(1) / 2

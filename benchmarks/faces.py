@@ -13,8 +13,6 @@ Prints tables and writes them, with a picture, to `benchmarks/results/`. All thr
 The conditional network is no part of the package: the first call trains it, for half an hour of one core, and keeps it in the cache.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time

@@ -12,8 +12,6 @@ chosen at the seeds 0 and 1.
 - **correctors**: the steps of `feynman-kac` without weights.
 """
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

@@ -12,8 +12,6 @@ that is broken off leaves what it measured. A row that fails has its error in th
 mean nothing, so it writes to a folder that git ignores.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import statistics

@@ -3,8 +3,6 @@
 `benchmarks.real` is the benchmark of the recipe on them; `benchmarks.papers.implicit_2019.training` has sets of other pictures.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

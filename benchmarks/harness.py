@@ -3,8 +3,6 @@
 Benchmarks are modules. Run them from the root of the checkout: `python -m benchmarks.NAME --help`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

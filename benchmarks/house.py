@@ -3,8 +3,6 @@
 The limits are today's numbers with little room. Whoever makes a number smaller lowers its limit.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect
@@ -23,17 +21,17 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_310,
+    "core: lines": 14_260,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 33_980,
+    "plug-ins: lines without tests": 33_480,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 11_500,
-    "tests: lines": 29_600,
+    "benchmarks: lines": 11_190,
+    "tests: lines": 29_540,
     "docs: words": 60_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,

@@ -10,8 +10,6 @@ One thread. Attributes of faces are fitted by the labels of the judge on 40,000 
 Latent points of seeds 1 to 17 are those of the training of the generator, and are not used.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator

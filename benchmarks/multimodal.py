@@ -5,8 +5,6 @@ The figure is the root mean square error of the weights, over seeds. Gradients a
 those of the tuning, which happens once for an energy, stand in a column of their own. Figures do not depend on the machine, up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

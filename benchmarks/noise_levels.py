@@ -9,8 +9,6 @@ Then expressions over a model of three Gaussian classes, whose densities are Gau
 sums of noised gradients, which are not those of the noised density. The standard errors of the means are at most .01 (20,000 draws).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

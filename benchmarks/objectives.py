@@ -8,8 +8,6 @@ draws are denoised by $x - \sigma^2 \nabla E(x)$. Objectives with noise levels h
 of eight kinds of faces, between 500 draws and the 400 test pictures. Settings were chosen on the digits of the seed 100.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -9,8 +9,6 @@ Baselines: DPS, diffusion posterior sampling (Chung et al., 2023) in the latent 
 the least-squares projection on the range of the decoder.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 A page has blocks, `<!-- NAME -->` to `<!-- end -->`. The text between the two markers is generated, so that nobody types a figure.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ blocked move and no touch of the obstacle, also between states.
 Settings were chosen on tasks of other seeds; the figures are of the seeds 10 and 11, which were first drawn for them.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import time

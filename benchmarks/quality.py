@@ -13,8 +13,6 @@ all.
 `--peers` adds the samplers of ebmkit, torchebm and BlackJAX (`make bench` creates the environment that has them).
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time
@@ -128,11 +126,6 @@ def one_processor() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def summary(runs: list[Figures]) -> Figures:
-    """Returns the medians over seeds."""
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-
 def run(args: Any) -> Iterator[dict[str, Any]]:
     one_processor()
     known = {
@@ -147,7 +140,8 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
         for seed in range(args.seeds):
             for name, run in mine:
                 runs[name].append({key: float(f"{value:.4g}") for key, value in run(seed).items()})
-        rows = [{"target": target, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
+        medians = {name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()}
+        rows = [{"target": target, "sampler": name, **medians[name], "runs": found} for name, found in runs.items()]
         for row in rows:
             print({key: value for key, value in row.items() if key != "runs"}, flush=True)
         yield {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))}

@@ -5,8 +5,6 @@ of the worlds of MuJoCo; one process has one renderer. Times are processor secon
 drawing and checking the labels, and not the start of the renderer; the median of three runs counts.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

@@ -5,8 +5,6 @@ and variants take turns. Memory is the peak of a process of its own above that o
 turns too. `python -m benchmarks.tables` writes the page.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -35,7 +33,7 @@ STEP = 0.01
 FACES, LATENTS = 1_024, 8_192
 
 
-class Gaussian(ce.Energy):
+class Gaussian(nn.Module):
     """A correlated Gaussian in 16 dimensions."""
 
     precision: Tensor
@@ -44,34 +42,37 @@ class Gaussian(ce.Energy):
         super().__init__()
         root = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) / 4
         self.register_buffer("precision", root @ root.T + torch.eye(16))
-        self.event_shape = torch.Size([16])
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ self.precision).mul(x).sum(1) / 2
 
 
-class Network(ce.Energy):
+class Network(nn.Module):
     r"""A perceptron with layers 2-64-64-1, and $\lVert x \rVert^2 / 2$."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
-        self.event_shape = torch.Size([2])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x).squeeze(1) + x.square().sum(1) / 2
 
 
 CASES: dict[str, Callable[[], ce.Energy]] = {
-    "mixture of 8 Gaussians on a plane": Mixture,
-    "correlated Gaussian in 16-D": Gaussian,
-    "network of 4,417 weights on a plane": Network,
+    "mixture of 8 Gaussians on a plane": lambda: ce.as_energy(Mixture(), event_shape=(2,)),
+    "correlated Gaussian in 16-D": lambda: ce.as_energy(Gaussian(), event_shape=(16,)),
+    "network of 4,417 weights on a plane": lambda: ce.as_energy(Network(), event_shape=(2,)),
 }
 WAYS = ("plain", "batches", "trace", "checkpoint")
 SHARED: dict[str, tuple[str, Callable[[], ce.Energy], int, dict[str, Any]]] = {
     "faces": (f"{FACES:,} faces, `faces/male`", lambda: ce.load("faces/male"), FACES, {}),
-    "perceptron": (f"{LATENTS:,} latents of 64, perceptron", Perceptron, LATENTS, {"sampler": "langevin", "step_size": 0.01, "steps": 40}),
+    "perceptron": (
+        f"{LATENTS:,} latents of 64, perceptron",
+        lambda: ce.as_energy(Perceptron(), event_shape=(64,)),
+        LATENTS,
+        {"sampler": "langevin", "step_size": 0.01, "steps": 40},
+    ),
 }
 """What processes share: title, energy, chains, and options of `sample`."""
 

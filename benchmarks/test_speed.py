@@ -4,8 +4,6 @@ Turns are the outer loop: every implementation runs once, then every one again, 
 are processor seconds of one thread. `report.py` computes ratios within each turn, and their medians.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable

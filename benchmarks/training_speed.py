@@ -8,8 +8,6 @@ matching, the gradient of a gradient; torchebm has one noise level, the others m
 step, then each the next one, and ratios are medians over turns.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator

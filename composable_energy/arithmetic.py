@@ -1,7 +1,5 @@
 r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinities stay, and no gradient becomes NaN. And estimates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Chains shared among the processes of `torch.distributed`, by their ids."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Lazy exports of a package and lazy methods of a class: names are imported at their first use."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import importlib.util

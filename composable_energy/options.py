@@ -3,8 +3,6 @@
 A check returns the value or raises an `OptionError` with the name of the option.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import math
@@ -22,8 +20,10 @@ _MOST_THREADS = 1024
 _LARGEST, _LEAST = 1e18, 1e-31  # squares are numbers of float32, and products with them do not vanish in float64
 
 
-def check_integer(name: str, value: Any, least: int = 1) -> int:
-    """Returns an integer of at least `least`; NumPy integers are accepted."""
+def check_integer(name: str, value: Any, least: int = 1, *, optional: bool = False) -> int:
+    """Returns an integer of at least `least`; NumPy integers are accepted, and None where the option is `optional`."""
+    if optional and value is None:
+        return value  # pyright: ignore[reportReturnType]
     try:
         number = None if isinstance(value, bool) else index(value)
     except TypeError:
@@ -33,11 +33,15 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = math.inf) -> float:
-    """Returns a number in a range with open bounds `above` and `below` or a closed one `least`.
+def check_number(
+    name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = math.inf, optional: bool = False
+) -> float:
+    """Returns a number in a range with open bounds `above` and `below` or a closed one `least`; also None where the option is `optional`.
 
     It is at most 1e18, and a positive one at least 1e-30.
     """
+    if optional and value is None:
+        return value  # pyright: ignore[reportReturnType]
     try:
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:  # a whole number of hundreds of digits
@@ -50,6 +54,13 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
         wanted = "a positive number" if above == 0 else "a number" if least is None else f"a number of at least {least:g}"
         wanted += f" up to {_LARGEST:g}" if math.isfinite(number) and abs(number) > _LARGEST else ""
     raise OptionError(f"{name} must be {wanted}, got {value!r}.", [name])
+
+
+def check_interval(name: str, value: Any) -> tuple[float, float]:
+    """Returns two numbers, the lowest and the highest."""
+    if not isinstance(value, list | tuple) or len(value) != 2 or not value[0] < value[1]:
+        raise OptionError(f"{name} must be (lowest, highest), got {value!r}.", [name])
+    return float(value[0]), float(value[1])
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -1,7 +1,5 @@
 """The base of all experiments of the papers: folders, tables, pictures, and files of results."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ would wait for each other. With `--write` the figures go to `benchmarks/results/
 page under `docs/results/` are written.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -27,7 +25,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     "compositional_2020": [  # the longest first, so that no long one runs alone at the end
         ("extrapolation", "continual", "paper_method", "table1", "several_objects", "inference", "implication", "recursion", "partition")
     ],
-    "comet_2021": [("objects", "window_objects", "factors", "two_worlds", "window_sprites", "light", "recombination")],
+    "comet_2021": [("objects", "factors", "window_objects", "two_worlds", "light", "recombination")],
     "implicit_2019": [
         (
             "robustness",
@@ -42,7 +40,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
 }
 """The experiments of each paper, or modules of other benchmarks; one stage runs after the other."""
 
-NEEDS: Mapping[str, str] = {"two_worlds": "window_objects", "light": "window_objects", "recombination": "objects"}
+NEEDS: Mapping[str, str] = dict.fromkeys(("window_objects", "two_worlds", "light", "recombination"), "objects")
 """Experiments that load the models or judges of another one, which stands before them in their stage."""
 
 KEEP_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}

@@ -1,7 +1,5 @@
 """BlackJAX in the comparison of quality: ChEES and NUTS, compiled, on JAX's CPU backend."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

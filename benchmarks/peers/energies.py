@@ -1,7 +1,5 @@
 """The energies of the comparisons, as formulas in plain torch and as energies of this library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.energies import circle, convolution_layers, mixture_energy
+from benchmarks.energies import Mixture
 
 
 @dataclass(frozen=True)
@@ -25,19 +23,6 @@ class Case:
     leapfrog: float  # $\\varepsilon$ of a leapfrog
     formula: nn.Module  # energy in plain torch, with shape $(B,)$
     energy: ce.Energy  # same as an energy of this library
-
-
-class Mixture(nn.Module):
-    """Eight Gaussians on a circle."""
-
-    means: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("means", circle())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return mixture_energy(x, self.means)
 
 
 class Gaussian(nn.Module):
@@ -57,7 +42,8 @@ class Convolutions(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.net = convolution_layers(width)
+        layers = ((nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()) for channels in (3, width, width))
+        self.net = nn.Sequential(*(layer for pair in layers for layer in pair))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2

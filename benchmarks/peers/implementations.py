@@ -6,8 +6,6 @@ plain loop and the two other libraries get `torch.compile(formula)`, because the
 points and an energy that unflattens them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

@@ -4,8 +4,6 @@ They do not tune the step size and the number of leapfrogs of HMC, so both are c
 is not counted. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is not counted.
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence

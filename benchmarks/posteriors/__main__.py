@@ -14,8 +14,6 @@ tuning included, and those after the first recorded step, per least effective dr
     python -m benchmarks.posteriors --rows logistic funnel --seeds 0 --starts default
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence

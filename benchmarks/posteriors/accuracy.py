@@ -1,7 +1,5 @@
 """References of targets, the errors of draws against them, the verdict on a run, and its line in the terminal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

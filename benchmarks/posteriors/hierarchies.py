@@ -1,7 +1,5 @@
 """Eight schools, a Gaussian process, a mixture with ordered means, Dirichlet-multinomial counts, and the Lotka-Volterra equations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

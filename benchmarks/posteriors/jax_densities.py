@@ -1,7 +1,5 @@
 """The log densities of the targets in JAX: functions of one point of shape $(d,)$, written a second time so that both check each other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """NumPyro's NUTS and BlackJAX' ChEES on the targets, with JAX on the CPU."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

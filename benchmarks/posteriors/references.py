@@ -5,8 +5,6 @@ environment of `make bench-peers`. The files have means, standard deviations and
 effective sample sizes, but no draws. Before it draws, the script compares the log densities in torch and in JAX at random points.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Regressions: on generated data, and on data that come with scikit-learn, on which no default of the library was chosen."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

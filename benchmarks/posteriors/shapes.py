@@ -1,7 +1,5 @@
 """Densities whose moments are known: Neal's funnel, eight far modes, bananas, and four modes on a torus."""
 
-from __future__ import annotations
-
 import math
 
 import torch

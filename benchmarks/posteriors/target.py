@@ -1,7 +1,5 @@
 """What a target of the suite knows about itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """All targets of the suite by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 

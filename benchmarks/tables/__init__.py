@@ -1,7 +1,5 @@
 """The tables of the pages of the documentation, from the files of results: `python -m benchmarks.tables` writes all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from benchmarks.harness import ROOT

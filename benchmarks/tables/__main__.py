@@ -3,8 +3,6 @@
 `--speed` takes the file of `pytest --benchmark-json=FILE` and writes its condensed form to `results/speed.json` first.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from benchmarks.harness import RESULTS, argument_parser, read_json, write_json

@@ -1,14 +1,10 @@
 """The tables of `docs/results/compositional-2020.md` and `docs/results/comet-2021.md`."""
 
-from __future__ import annotations
-
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
 
-CELL = re.compile(r"(?P<part>.+?) (?P<value>[\d.]+)(?: \[[\d.]+\])? \([\d.]+\)")
 NOTS = {"bounded": 'bounded, `mode="contrast"`', "classifier": "`~` of the energies' classifier"}
 
 
@@ -19,22 +15,16 @@ def compositional() -> Blocks:
 
 def table1() -> str:
     """Returns the shares of pictures with all that a row asks for."""
-    found, method, lines = (
-        read_results("compositional-2020/table1"),
-        {row["row"]: row for row in read_results("compositional-2020/paper_method")["table"]},
-        [],
-    )
+    method = {row["row"]: row["scores"] for row in read_results("compositional-2020/paper_method")["table"]}
+    found, lines = read_results("compositional-2020/table1"), []
     for k, row in enumerate(found["rules"]["grounded"]):
         text = row["text"]
         part = "joint" if "joint" in row["scores"] else next(iter(row["scores"]))
-        cells = filter(None, (CELL.fullmatch(method[text].get(str(i), "")) for i in range(1, 6)))
-        theirs = next(cell["value"] for cell in cells if cell["part"] == part)
         published = [value for value in found["paper"][text] if value is not None]
         paper = format_number(published[-1]) if len(published) in (1, 3) else " and ".join(map(format_number, published))
         ours = [format_number(found["rules"][rule][k]["scores"][part]) for rule in ("grounded", "grounded, weight 1", "weight 1")]
-        lines.append(
-            [code_cell(text), format_number(found["chance"][text][part]), paper, format_number(float(theirs)), f"**{ours[0]}**", *ours[1:]]
-        )
+        chance, theirs = (format_number(some[text][part]) for some in (found["chance"], method))
+        lines.append([code_cell(text), chance, paper, theirs, f"**{ours[0]}**", *ours[1:]])
     return markdown_table(["row", "chance", "paper", "its method, here", "**ours**", "ours, weight 1", "heads, weight 1"], lines)
 
 
@@ -116,14 +106,11 @@ def comet() -> Blocks:
 
 def objects() -> str:
     """Returns the agreement of masks with objects: means over seeds, with the least and the highest."""
-    found, windows, solids = (read_results(f"comet-2021/{name}") for name in ("objects", "window-sprites", "window-objects"))
-    rows = [{**row, "world": row["plan"].rpartition("-")[0]} for row in (*found["rows"], *windows["masks"])]
-    rows += [{**row, "plan": "solids-window", "world": "solids"} for row in solids["masks"]]
-    worlds = {**found["baselines"], "solids": solids["baselines"]}
-    lines = []
+    found = read_results("comet-2021/objects")
+    rows, lines = found["rows"], []
     for plan in dict.fromkeys(row["plan"] for row in rows):
         some = [row for row in rows if row["plan"] == plan]
-        floor = max(worlds[some[0]["world"]][name] for name in ("quadrants", "k-means"))
+        floor = max(found["baselines"][plan.rpartition("-")[0]][name] for name in ("quadrants", "k-means"))
         scores = [row["FG-ARI"] for row in some]
         spread = f"{format_number(mean(some, 'FG-ARI'))} ({format_number(min(scores))} to {format_number(max(scores))})"
         lines.append([f"`{plan}`", f"{mean(some, 'seconds') / 60:.1f}", spread, format_number(floor)])
@@ -134,11 +121,7 @@ def objects() -> str:
 
 def recombination() -> str:
     """Returns the shares of right objects in recombined pictures: means over seeds."""
-    runs = [
-        (run["model"], run["rows"])
-        for run in read_results("comet-2021/recombination")["runs"] + read_results("comet-2021/window-sprites")["runs"]
-    ]
-    runs.append(("solids-window", read_results("comet-2021/window-objects")["recombined"]))
+    runs = [(run["model"], run["rows"]) for run in read_results("comet-2021/recombination")["runs"]]
     lines = []
     for model in dict.fromkeys(model for model, _ in runs):
         rows = [row for name, some in runs if name == model for row in some]

@@ -1,7 +1,5 @@
 """The tables of `docs/samplers.md` and `docs/results/posteriors.md`."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,9 +124,9 @@ def _biased(sampler: str, target: str) -> str:
 
 def _modes(sampler: str) -> str:
     rows = {row["sampler"]: row for row in read_results("multimodal")["rows"] if row["target"] == "modes"}
-    row, default = rows[sampler], rows["chees"]
-    cost = _millions(row["gradients"] + row["tuning_gradients"])
-    return f"weights of four modes within {format_number(row['error'])} for {cost} gradients (`chees` {format_number(default['error'])})"
+    cost = (rows[sampler]["gradients"] + rows[sampler]["tuning_gradients"]) / 1e6
+    error, default = (format_number(rows[name]["error"]) for name in (sampler, "chees"))
+    return f"weights of four modes within {error} for {cost:.2f} M gradients (`chees` {default})"
 
 
 def _levels(sampler: str, evaluations: int) -> str:
@@ -153,7 +151,3 @@ def _lace() -> str:
 
 def _range(values: Sequence[float]) -> str:
     return f"{short(min(values))} to {short(max(values))}"
-
-
-def _millions(number: float) -> str:
-    return f"{number / 1e6:.2f} M"

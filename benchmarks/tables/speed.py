@@ -1,7 +1,5 @@
 """The tables of `benchmarks.md`, `speed.md` and `results/scaling.md`, and the condensed form of a file of pytest-benchmark."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics

@@ -1,7 +1,5 @@
 """The tables of the pages of results about training: `training.md`, `objectives.md`, `continual.md` and `robustness.md`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of the pages of results about uses: planning, generators, side chains, observations, pipelines, and shares of expressions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

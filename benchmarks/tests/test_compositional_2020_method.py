@@ -1,7 +1,5 @@
 """The method of the 2020 paper: its NOT and OR, and trainings that resume."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

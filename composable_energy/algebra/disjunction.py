@@ -1,7 +1,5 @@
 """Disjunctions `A | B`, and how the shares of their branches are known."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

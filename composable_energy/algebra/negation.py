@@ -1,7 +1,5 @@
 """Negations `~A`, in four modes, and the levels of those by level: exact ones, and those from draws."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence

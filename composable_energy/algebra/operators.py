@@ -1,7 +1,5 @@
 """Operators: checks of operands, and rules that combine nodes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import singledispatch
 from numbers import Real

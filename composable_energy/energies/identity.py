@@ -4,8 +4,6 @@ A leaf has a *token*, which survives `deepcopy`, pickling, `.to()`, saving and l
 values are equal; a copy that was trained since is another energy. Two nodes are the same if class, `config()` and terms are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import gc

@@ -5,8 +5,6 @@ depends on a variable only through its cell, so a diagram has one edge for each 
 atoms overlap in all chains, so that one diagram serves all chains.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

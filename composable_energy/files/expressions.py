@@ -1,7 +1,5 @@
 """The functions `save`, `load` and `push`, and locations with a scheme."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import partial

@@ -5,8 +5,6 @@ plug-in also the entry point. An object that a plug-in built, an energy or encod
 a module by `{"$module": [number of the node, path inside]}`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -1,7 +1,5 @@
 """Values in files: their encoding as JSON data, with tags as in `{"$tensor": "mean"}`, and what a file may say to a plug-in."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import inspect

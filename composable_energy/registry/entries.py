@@ -5,8 +5,6 @@ parse. In these cases the standard library reads the distributions one by one, s
 kinds are given by their paths and imported at first use, so that listing plug-ins does not wait for torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import configparser
 import inspect

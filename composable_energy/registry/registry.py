@@ -5,8 +5,6 @@ Entry points are scanned at the first use, and again when a name is unknown or `
 composable-energy alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import os

@@ -1,7 +1,5 @@
 """The chains of a call: one state of all, advanced one step at a time; the loop of steps; and the interface of its observers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """What a call checks of its energy: that it is the same as before, that each point counts alone, and that gradients fit values."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The function `sample`: resolves a call, tunes the sampler, runs the loop, and returns points and trace, or an error."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence

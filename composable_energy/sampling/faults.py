@@ -1,7 +1,5 @@
 """Points where the function of an energy raises: each counts as a point of infinite energy, so that samplers reject it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The Langevin step as one operation: the reference in torch, and kernels of plug-ins, selected by device."""
 
-from __future__ import annotations
-
 import logging
 import os
 from abc import ABC, abstractmethod

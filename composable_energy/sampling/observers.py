@@ -1,7 +1,5 @@
 """Observers of the library: what stops a call, shows its progress, records its trace, and keeps it in a file."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Before the loop: draws of the branches of a mixture, pilot chains that tune the sampler, and the start points of chains."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

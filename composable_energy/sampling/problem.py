@@ -1,7 +1,5 @@
 """The problem of a call of `sample`: every argument checked and resolved before the first gradient, in one frozen object."""
 
-from __future__ import annotations
-
 import math
 import secrets
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a call returns and warns about: the check of convergence of every call, the points and the trace, and chains that diverged."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast

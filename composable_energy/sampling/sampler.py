@@ -6,9 +6,6 @@ A sampler is a frozen dataclass whose fields are its options:
     class Walk(Sampler):
         scale: float = 0.1
 
-        def init(self, energy, x, noise):
-            return State(x, *energy_and_gradient(energy, x))
-
         def step(self, energy, state, noise):
             x = state.x + self.scale * noise.normal(state.x)
             return State(x, *energy_and_gradient(energy, x)), Info()
@@ -132,7 +129,7 @@ class Traits:
 
 
 class Sampler(ABC):
-    """Abstract sampler. A subclass writes `init` and `step`, and is a frozen dataclass of its options.
+    """Abstract sampler. A subclass writes `step`, maybe `init`, and is a frozen dataclass of its options.
 
     Two samplers are equal if they have the same class and options of the same values, tensors and arrays included; fields with
     `compare=False` do not count. A subclass inherits this `__eq__` and a matching `__hash__`, because those of `dataclass` cannot compare
@@ -158,15 +155,15 @@ class Sampler(ABC):
     def __hash__(self) -> int:
         return hash(_key(self)) if is_dataclass(self) else object.__hash__(self)
 
-    @abstractmethod
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        """Returns the state at the start.
+        """Returns the state at the start; by default the points with their energies and gradients.
 
         Args:
             energy: The energy.
             x: The start points, with shape $(B, *)$; the state may hold them.
             noise: The noise of these chains at step 0.
         """
+        return State(x, *energy.with_gradient(x))
 
     @abstractmethod
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:

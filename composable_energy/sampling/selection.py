@@ -1,7 +1,5 @@
 """Selection of a sampler: by name, class or instance, by the energy's recommendation, or by default; and whether it fits the energy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
 from inspect import Parameter, signature

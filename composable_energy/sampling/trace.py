@@ -1,7 +1,5 @@
 """Traces: the record of a call of `sample`, enough to repeat it and to resume it, and the values by which its energy is known again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Energies as samplers evaluate them: with gradients, for some of the chains, and in unconstrained coordinates."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import replace

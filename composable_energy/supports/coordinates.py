@@ -9,8 +9,6 @@ Torch clips its simplex at the rounding of 1, which in float32 is a fifth of the
 one end of some coordinates, and it has no bijection for triangular and positive definite matrices. Other supports use `biject_to`.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Constructor arguments, tensors and supports of torch distributions."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, TypeVar

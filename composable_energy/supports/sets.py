@@ -5,8 +5,6 @@ that it does not use are independent: `positive` on points of shape (3, 4) is 12
 `sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Sequence

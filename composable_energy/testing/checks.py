@@ -1,7 +1,5 @@
 """Named checks, functions that run them, and the energies with known densities that they use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Checks of energies."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle

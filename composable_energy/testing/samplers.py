@@ -1,7 +1,5 @@
 """Checks of samplers."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

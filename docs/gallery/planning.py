@@ -5,8 +5,6 @@ obstacle that no training saw. The animation is a point in the maze that plans a
 when an obstacle appears on its way. Run `python -m benchmarks.planning --write` before.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

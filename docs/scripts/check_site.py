@@ -8,8 +8,6 @@ repository, must lead to something. Pages load nothing from other hosts. If Chro
 installed, it opens every page with the network cut, and must report no error.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

@@ -7,8 +7,6 @@ of those shown on the page. Blocks that a page does not run are text. Writing ne
 two more packages: `pip install nbclient ipykernel`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

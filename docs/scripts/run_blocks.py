@@ -9,8 +9,6 @@ directly after a block is its expected output: words must be equal, numbers with
 Only the standard library is used, so an environment with only the wheel can run it.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

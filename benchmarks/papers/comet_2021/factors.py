@@ -25,8 +25,6 @@ Figures are means over seeds with standard errors. The seed is that of weights, 
 InfoGAN is not run: adversarial training needs settings of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path

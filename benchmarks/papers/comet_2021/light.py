@@ -2,16 +2,14 @@ r"""Light and objects in one model: the light of one picture on the objects of a
 
     python -m benchmarks.papers.comet_2021.light [--seed 6 7] [--write] [--data FOLDER] [--parts FOLDER]
 
-The models are those of `window_objects.py`, which trains them if they do not exist. `fit_common` finds what the objects of a picture have
-in common, from 1,000 of the training pictures without their labels. Its threshold was chosen on seed 5.
+The models are those of the plan `solids-window` of `objects.py`, which trains them if there are none. `fit_common` finds what the objects
+of a picture have in common, from 1,000 of the training pictures without their labels. Its threshold was chosen on seed 5.
 
 `CommonCode.swap` gives pictures A the common code and the ground of pictures B, and leaves A's objects. 500 pairs of pictures of three
 solids (half widths .16 to .26, seed 3), swapped, and as renders of A's solids under the light of B. Networks that were trained on other
 renders evaluate them: a judge of light, with the layers of `composable_energy_scenes.Judge`, by the angle between its direction and that
 of the lamp of B (by chance 90 degrees), and the classifier of `recombination.py` at the places of A's solids.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +22,14 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from benchmarks.harness import kept
-from benchmarks.papers.comet_2021.objects import TRAIN
+from benchmarks.papers.comet_2021.objects import SHOWN, TRAIN, train_plan
 from benchmarks.papers.comet_2021.recombination import PICTURES, CropClassifier, centers, classify, load_classifier
-from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
 from benchmarks.papers.comet_2021.worlds import WORLDS, Budget, Scenes, fit, render_objects, run_experiment
 from benchmarks.papers.experiment import arrange_rows
 from composable_energy_comet import CommonCode, fit_common
 from composable_energy_scenes.judge import Judge, judge_images
 
-SCENES, PAIRS = "three-64", 500
+WORLD, SCENES, PAIRS = "solids-64", "three-64", 500
 FITTED = 1_000
 
 
@@ -92,17 +89,16 @@ def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    parts, fits, rows, pictures = args.parts / "objects", [], [], {}
+    parts, rows, pictures = args.parts / "objects", [], {}
     images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
-    classifier, judge = load_classifier(WORLD, args.judges, parts, args.data), train_judge(parts, args.data, args.judges)
+    classifier, judge = load_classifier(WORLD, parts, args.data), train_judge(parts, args.data, args.judges)
     scenes = render_objects(SCENES, PAIRS, "test", args.data)
     for seed in args.seed:
-        common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
-        fits.append({"seed": seed, "agreement": common.agreement.tolist()})
+        common = fit_common(train_plan("solids-window", seed, parts, args.data)[0], images)
         found, shown = measure(common, judge, classifier, scenes)
         rows += [{"seed": seed, **row} for row in found]
         pictures = pictures or {"window-light": arrange_rows([some[:SHOWN] for some in shown], 4)}
-        yield {"fits": fits, "rows": rows, "pictures": pictures}
+        yield {"rows": rows, "pictures": pictures}
 
 
 if __name__ == "__main__":

@@ -2,33 +2,21 @@ r"""Objects of two worlds in one picture, from two models that were trained sepa
 
     python -m benchmarks.papers.comet_2021.two_worlds [--seed 5] [--write] [--data FOLDER] [--parts FOLDER]
 
-The model of solids is that of `window_objects.py`. The model of toys has the same recipe and settings, and 12,000 pictures of two to four
-pins, trucks, tables and snowmen (world `toys-64`, half widths .22 to .40, seed 1). Neither model saw an object of the other.
+The model of solids is the plan `solids-window` of `objects.py`. The model of toys has the same recipe and settings, and 12,000 pictures of
+two to four pins, trucks, tables and snowmen (world `toys-64`, half widths .22 to .40, seed 1). Neither model saw an object of the other.
 
 Pairs of a picture A of three solids and a picture B of three toys whose objects stand apart (seed 3). `recombine` joins the ground and the
 solids of A, energies of one model, with the toys of B, energies of the other. The detector of `window_objects.py`, trained on solids and
 toys in one picture, looks for all six. The ceiling are renders of all six under the light of A, the floor the places of another pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.papers.comet_2021.objects import TEST, VALIDATION, score
-from benchmarks.papers.comet_2021.window_objects import (
-    SHOWN,
-    WORLD,
-    Joined,
-    join_objects,
-    render_both,
-    separate_pairs,
-    spent,
-    train,
-    train_detector,
-)
+from benchmarks.papers.comet_2021.objects import SHOWN, train_plan, train_windows
+from benchmarks.papers.comet_2021.window_objects import Joined, join_objects, render_both, separate_pairs, train_detector
 from benchmarks.papers.comet_2021.worlds import WORLDS, Scenes, render_objects, run_experiment
 from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import arrange_rows
@@ -54,19 +42,16 @@ def measure(solids: Comet, toys: Comet, detector: Detector, pairs: Joined) -> tu
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    parts, masks, joins, pictures = args.parts / "objects", [], [], {}
+    parts, joins, pictures = args.parts / "objects", [], {}
     detector = train_detector(parts, args.judges, "detector-toys", WORLDS[BOTH][1])
-    test, validation = (render_objects(TRAINED, n, split, args.data) for n, split in ((TEST, "test"), (VALIDATION, "validation")))
     pairs = render_pairs(render_objects(SOLIDS, PICTURES, "test", args.data), render_objects(TOYS, PICTURES, "test", args.data), PAIRS)
     for seed in args.seed:
-        toys, stages = train(TRAINED, seed, parts / f"toys-windows-{seed}", args.data)
-        solids = train(WORLD, seed, parts / f"windows-{seed}", args.data)[0]
-        masks.append({"seed": seed, "seconds": spent(stages), **score(toys, validation, test)})
-        rows, joined = measure(solids, toys, detector, pairs)
+        toys, _ = train_windows(TRAINED, seed, parts / f"toys-window-{seed}", args.data, {})
+        rows, joined = measure(train_plan("solids-window", seed, parts, args.data)[0], toys, detector, pairs)
         joins += [{"seed": seed, **row} for row in rows]
         shown = [some[:SHOWN] for some in (pairs.first, pairs.second, joined, pairs.rendered)]
         pictures = pictures or {"two-worlds": arrange_rows(shown, 4)}
-        yield {"masks": masks, "joined": joins, "pictures": pictures}
+        yield {"joined": joins, "pictures": pictures}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Pictures are rendered once into the folder `--data` and read from there. Seed 1 
 and seed 3 for scores.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping

@@ -15,8 +15,6 @@ Both use the package's autoencoder and base, which are trained on all pictures w
 sets alone. The first call trains, in 4 CPU-minutes, and keeps the models in `.cache/`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,14 +28,25 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.harness import better_of_two
-from benchmarks.papers.compositional_2020.claims import SAMPLER, Attributes, Options, draw, near, random_conditions, run_experiment, share
+from benchmarks.papers.compositional_2020.claims import (
+    SAMPLER,
+    Attributes,
+    Options,
+    draw,
+    near,
+    outlines,
+    random_conditions,
+    run_experiment,
+    share,
+)
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
+from composable_energy_image.network_training import train_network
 from composable_energy_scenes import COLORS, KINDS, OneObject
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
-from composable_energy_training import Batch, Checkpoints, Loss, Monitor, Objective, Optimizer, Trainer
+from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images, in_chunks
+from composable_energy_training import Batch, Loss, Objective
 
 CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets
@@ -66,12 +75,6 @@ def pictures(concept: str) -> tuple[np.ndarray, Tensor]:
     """Returns the set of a concept: bytes with shape $(N, 3, 64, 64)$ and its one label."""
     labels = labels_of(concept)
     return OneObject().render(labels).images, torch.from_numpy(labels[concept])
-
-
-def outlines(images: np.ndarray) -> Tensor:
-    """Returns the distances of pixels from the median color, clipped, with shape $(N, 1, 64, 64)$: shapes without their colors."""
-    parts = (torch.from_numpy(images[first : first + 500]).float() / 255 for first in range(0, len(images), 500))
-    return torch.cat([_outlines(part) for part in parts])
 
 
 class OutlineNetwork(nn.Module):
@@ -113,7 +116,7 @@ class Learner:
     def pool(self) -> tuple[Tensor, Tensor]:
         """Codes and outlines of pictures without labels."""
         images = OneObject().draw(POOL, POOL_SEED).images
-        return encode_images(self.base.autoencoder, images), outlines(images)
+        return encode_images(self.base.autoencoder, images), torch.cat([*map(outlines, in_chunks(images))])
 
     @cached_property
     def sets(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -145,10 +148,9 @@ class Learner:
         images, label = pictures(concept)
         with NetworkTrainer(self.folder).seeded("onlooker"):
             network = OutlineNetwork(2 if concept == "position" else len(KINDS))
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-2, warm_up=50, decay=0.7, clip=1.0, ema=0.99)
-        callbacks = [Checkpoints(self.folder / f"onlooker-{concept}", keep=1), Monitor(None)]
-        data = outlines(images), {concept: label}
-        Trainer(network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, optimizer=optimizer, callbacks=callbacks).fit()
+        options = {"store": {"keep": 1}, "rate": 2e-3, "weight_decay": 1e-2, "warm_up": 50, "ema": 0.99}
+        data, folder = (torch.cat([*map(outlines, in_chunks(images))]), {concept: label}), self.folder / f"onlooker-{concept}"
+        train_network(folder, network, Supervised(concept), data, steps=STEPS["outlines"], batch_size=64, **options)
         with torch.no_grad():
             outputs = torch.cat([network.eval()(part) for part in self.pool[1].split(500)])
         return outputs if concept == "position" else outputs.argmax(1)
@@ -218,11 +220,6 @@ def add_head(learner: Learner, heads: dict[str, CodeHeads], concept: str) -> Non
     changed = [name for name, module in known.items() for key, value in module.state_dict().items() if not value.equal(before[name][key])]
     if changed:
         raise RuntimeError(f"Adding {concept} changed weights of {', '.join(changed)}.")
-
-
-def _outlines(images: Tensor) -> Tensor:
-    plain = images.flatten(2).median(2).values[:, :, None, None]
-    return ((images - plain).abs().amax(1, keepdim=True) / 0.1).clamp(0, 1)
 
 
 if __name__ == "__main__":

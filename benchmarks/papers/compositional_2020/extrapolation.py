@@ -11,8 +11,6 @@ All use codes that separate where and what (`WhereAndWhat`). The base takes the 
 *where*; this is why they generalize to new pairs. The first call trains, in 8 CPU-minutes, and keeps the models in `.cache/`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,20 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, run_experiment
+from benchmarks.papers.compositional_2020.claims import Evaluator, Options, evaluate, outlines, run_experiment
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Pictures, Scenes
+from composable_energy_image.network_training import set_standardization, train_network
 from composable_energy_image.reconstruction import picture_loss
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
-from composable_energy_scenes.network_trainer import NetworkTrainer
-from composable_energy_training import Batch, Checkpoints, DenoisingScoreMatching, Loss, Monitor, Objective, Optimizer, Trainer, ValueHeads
+from composable_energy_scenes.network_trainer import NetworkTrainer, in_chunks
+from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, ValueHeads
 
 WHERE, WHAT = 2, 8
 _SIZE, _WINDOW = 64, 40  # pixels
 _ABOVE = 10  # pixels from the foot up to the middle of the window
-_CONTRAST = 0.1
 _FOOT = 0.9  # the share of the silhouette above the foot
 
 
@@ -70,9 +68,7 @@ class WhereAndWhat(nn.Module):
     def normalize_what(self, batches: Iterable[Tensor]) -> None:
         """Gives *what* unit variance over all training pictures; during training, running statistics lag behind the weights."""
         *layers, norm = self.read
-        raw = torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches])
-        norm.get_buffer("running_mean").copy_(raw.mean(0))
-        norm.get_buffer("running_var").copy_(raw.var(0))
+        set_standardization(norm, torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches]))
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns codes with shape $(B, 10)$ of pictures in [0, 1]."""
@@ -110,8 +106,7 @@ def silhouettes(images: Tensor) -> Tensor:
 
     The foot is the row above which nine tenths of the silhouette lie: nearly the point where a ball of any size touches the floor.
     """
-    plain = images.flatten(2).median(2).values[:, :, None, None]
-    mask = ((images - plain).abs().amax(1) / _CONTRAST).clamp(0, 1)
+    mask = outlines(images)[:, 0]
     size = mask.shape[-1]
     area = mask.sum((1, 2)).clamp_min(1e-3)
     column = (mask.sum(1) * (torch.arange(size) + 0.5)).sum(1) / area
@@ -251,16 +246,16 @@ class Trainings:
     def coder(self) -> WhereAndWhat:
         images = np.concatenate([scenes.images for scenes in self.scenes.values()])
         coder = self._fresh(WhereAndWhat)
-        coder.set_statistics(torch.cat([silhouettes(part) for part in _batches(images)]))
+        coder.set_statistics(torch.cat([silhouettes(part) for part in in_chunks(images)]))
         self._fit("autoencoder", coder, Painting(), Pictures(images, {}, "balls"), 300, 64)
-        coder.normalize_what(_batches(images))
+        coder.normalize_what(in_chunks(images))
         return coder
 
     @cached_property
     def codes(self) -> dict[str, Tensor]:
         coder = self.coder
         with torch.no_grad():
-            return {name: torch.cat([coder.encode(part) for part in _batches(scenes.images)]) for name, scenes in self.scenes.items()}
+            return {name: torch.cat([coder.encode(part) for part in in_chunks(scenes.images)]) for name, scenes in self.scenes.items()}
 
     @cached_property
     def base(self) -> ce.Energy:
@@ -296,20 +291,15 @@ class Trainings:
             return make(*options)
 
     def _fit(self, name: str, model: Any, objective: Objective, data: Any, steps: int, batch: int = 256, decay: float = 1e-4) -> Any:
-        optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=decay, warm_up=100, decay=0.7, clip=1.0, ema=0.995)
-        callbacks = [Checkpoints(CACHE / f"{self.ratio}-{self.seed}" / name, keep=1), Monitor(None)]
-        Trainer(model, objective, data, steps=steps, batch_size=batch, seed=self.seed, optimizer=optimizer, callbacks=callbacks).fit()
+        folder, store = CACHE / f"{self.ratio}-{self.seed}" / name, {"keep": 1}
+        options = {"seed": self.seed, "rate": 2e-3, "weight_decay": decay, "warm_up": 100, "ema": 0.995}
+        train_network(folder, model, objective, data, steps=steps, batch_size=batch, store=store, **options)
         return model.eval().requires_grad_(False)
 
 
 def condition(position: np.ndarray, size: np.ndarray) -> Tensor:
     """Returns the condition of the baselines, with shape $(B, 3)$."""
     return torch.cat([torch.from_numpy(np.float32(position)), scaled(torch.from_numpy(np.float32(size)))[:, None]], 1)
-
-
-def _batches(images: np.ndarray) -> Iterator[Tensor]:
-    for first in range(0, len(images), 500):
-        yield torch.from_numpy(images[first : first + 500]).float() / 255
 
 
 def rows(trainings: Trainings, options: Options, evaluator: Evaluator) -> Iterator[dict[str, Any]]:
@@ -339,9 +329,7 @@ def ball_evaluator() -> Evaluator:
     """Returns the evaluator of balls; it is trained on random positions and sizes."""
     n, random = PICTURES["evaluator"], np.random.default_rng(SEEDS["evaluator"])
     scenes = balls(n, SEEDS["evaluator"], random.uniform(-1, 1, (n, 2)), random.uniform(*SIZES, n))
-    return NetworkTrainer(CACHE, SEEDS["evaluator"]).train_judge(
-        scenes.images, {name: torch.from_numpy(v) for name, v in scenes.labels.items()}, 800
-    )
+    return NetworkTrainer(CACHE, SEEDS["evaluator"]).train_judge(scenes, 800)
 
 
 def run(options: Options) -> dict[str, Any]:

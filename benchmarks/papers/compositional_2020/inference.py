@@ -13,8 +13,6 @@ that no training used:
 Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -41,8 +39,7 @@ def grid_of(count: int) -> Tensor:
 
 def supervised_network() -> Evaluator:
     """Returns a network that is trained with all labels of the heads' training pictures."""
-    scenes = OneObject().draw(LABELLED, 1)
-    return NetworkTrainer(CACHE).train_judge(scenes.images, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}, STEPS)
+    return NetworkTrainer(CACHE).train_judge(OneObject().draw(LABELLED, 1), STEPS)
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ on one core, pictures have 32 pixels (the paper: 64), networks a width of 16 (64
 1,250 to 2,250 steps (some 24,000) on 16,000 pictures of each concept (200,000 in all).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from benchmarks.papers.compositional_2020.claims import Options, near, render, s
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_faces.judge import frechet_distance
-from composable_energy_image.data import Scenes, open_scenes, render_to
+from composable_energy_image.data import render_to
 from composable_energy_image.network_training import CostLog
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_scenes.weights import FOLDER
@@ -80,7 +78,7 @@ def enlarge(images: Tensor) -> Tensor:
 
 def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS, progress: bool = True) -> None:
     """Trains the energies and writes their weights; each has a folder of its own with checkpoints."""
-    scenes = _scenes(folder / "scenes", progress)
+    scenes = render_to(folder / "scenes", OneObject(), EACH * len(CONCEPTS), SEED, progress=progress)
     for concept, count in steps.items():
         energy, first = network(concept), EACH * list(CONCEPTS).index(concept)
         rows = slice(first, first + EACH)
@@ -97,12 +95,6 @@ def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS,
             callbacks=[Checkpoints(folder / concept, every=250, keep=1), CostLog(), *[ProgressBar()] * progress],
         ).fit()
         weights.write(energy, f"paper-{concept}", to)
-
-
-def _scenes(folder: Path, progress: bool) -> Scenes:
-    if (folder / "world.json").exists():
-        return open_scenes(folder)
-    return render_to(folder, OneObject(), EACH * len(CONCEPTS), SEED, progress=progress)
 
 
 CHAIN = 40
@@ -181,22 +173,18 @@ def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]
 def run(options: Options) -> dict[str, Any]:
     pixels = of_pixels(CHAIN, ALPHA, SCALE)
     lowered = enlarge(reduce(render(max(2000, options.samples), 12)[0]))
-    table = _rows(pixels, options, lowered)
+    table = _rows(pixels, options)
     some = replace(options, samples=max(2, options.samples // 4), seed=options.seed + 1)
     nots, ors = _nots(pixels, some, lowered), _ors(pixels, some)
     return {"table": table, "not": nots, "or": ors}
 
 
-def _rows(method: Method, options: Options, real: Tensor) -> list[dict[str, Any]]:
-    """Draws and evaluates the rows of the table; chance is the score of renders."""
-    c = conditions(options.samples, options.seed)
-    nothing, features = options.evaluate(real[: options.samples]), options.evaluator.features(real)
-    known, rows = {row.text: row for row in ROWS}, []
+def _rows(method: Method, options: Options) -> list[dict[str, Any]]:
+    """Draws and evaluates the rows of the table."""
+    c, known, rows = conditions(options.samples, options.seed), {row.text: row for row in ROWS}, []
     for text, energy in expressions(method, c).items():
         images = method.draw(energy, options.samples, options.seed)
-        row = known[text]
-        line = row.line(row.scores(options.evaluate(images), c), row.scores(nothing, c))
-        rows.append(line | {"Frechet": frechet_distance(options.evaluator.features(images), features)})
+        rows.append({"row": text, "scores": known[text].scores(options.evaluate(images), c)})
     return rows
 
 

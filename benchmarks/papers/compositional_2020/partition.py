@@ -11,8 +11,6 @@ Mixtures are drawn at that level by tempered sequential Monte Carlo, whose share
 the draws into pictures, and the evaluator assigns each to a branch; the shares are compared with those of each branch alone.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

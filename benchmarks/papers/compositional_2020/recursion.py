@@ -7,15 +7,11 @@ expression of them is one formula, with an exact probability at any depth. Regio
 `left` requests x below -.15 and is correct for x below 0; `~` denies what is neither left nor right.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.papers.compositional_2020.claims import WEIGHT, Attributes, Claim, Heads, Options, render, run_experiment, share
+from benchmarks.papers.compositional_2020.claims import WEIGHT, Claim, Heads, Options, render, run_experiment, share
 from benchmarks.papers.experiment import arrange_grid
 from composable_energy_scenes import COLORS, KINDS
 
@@ -41,11 +37,7 @@ class Words:
         axis, up = {"left": (0, False), "right": (0, True), "close": (1, False), "far": (1, True)}[name]
         low, high = [-INFINITE, -INFINITE], [INFINITE, INFINITE]
         (low if up else high)[axis] = MARGIN if up else -MARGIN
-        return Claim(heads.position.between(low, high), _on_side(axis, up), name)
-
-
-def _on_side(axis: int, up: bool) -> Callable[[Attributes], Tensor]:
-    return lambda found: (found.position[:, axis] > 0) == up
+        return Claim(heads.position.between(low, high), lambda found: (found.position[:, axis] > 0) == up, name)
 
 
 def claims(heads: Heads) -> list[Claim]:

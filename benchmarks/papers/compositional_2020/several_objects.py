@@ -5,8 +5,6 @@
 The paper shows such pictures without figures. Here a detector looks for an object near each requested place.
 """
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -46,8 +44,7 @@ def peaks(energy: Tensor, k: int) -> Tensor:
 
 def two_cubes(options: Options, several: Any) -> list[dict[str, Any]]:
     """Returns the shares of cubes at the two lowest minima of the energy of a position, which the paper shows as maps."""
-    scenes = multi_object_world(count=(2, 2), shapes=("box",)).draw(options.samples, options.seed)
-    images, cubes = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
+    images, cubes = _renders(2, options.samples, options.seed, shapes=("box",))
     codes = torch.cat([several.base.coder.encode(part) for part in images.split(250)])
     energies = several.presence.map(codes, PLACES)
     tops = torch.stack([peaks(energy, 2) for energy in energies])
@@ -60,7 +57,7 @@ def run(options: Options) -> dict[str, Any]:
     several, detector = load_multi_object(folder), load_detector(folder)
     rows, pictures = [], []
     for k in TARGETS:
-        truth = _renders(k, options.samples)
+        truth = _renders(k, options.samples, TRUTH_SEED)
         rows.append({"objects": k, "pictures": "renders"} | scores(detect_objects(truth[0], detector), truth[1]))
         places = requested_places(k, options.samples, options.seed)
         energy, images, found = conjunction(several.presence, places), truth[0], []
@@ -98,8 +95,9 @@ def match_objects(found: Tensor, wanted: Tensor) -> Tensor:
     return near
 
 
-def _renders(k: int, n: int) -> tuple[Tensor, Tensor]:
-    scenes = multi_object_world(count=(k, k)).draw(n, TRUTH_SEED)
+def _renders(k: int, n: int, seed: int, **options: Any) -> tuple[Tensor, Tensor]:
+    """Returns pictures of $k$ objects and their places, with shape $(n, k, 2)$."""
+    scenes = multi_object_world(count=(k, k), **options).draw(n, seed)
     return torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
 
 

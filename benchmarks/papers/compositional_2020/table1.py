@@ -15,9 +15,7 @@ All but the first are evaluated on half of the pictures. The main rule, the weig
 101 and 102; the figures are of seed 11, which chose nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_, or_
@@ -84,14 +82,6 @@ class Row:
         right = self.right(found, c)
         joint = reduce(and_ if len(self.branches) == 1 else or_, right.values())
         return {name: share(value) for name, value in right.items()} | ({} if len(right) == 1 else {"joint": share(joint)})
-
-    def line(self, scores: Mapping[str, float], chance: Mapping[str, float]) -> dict[str, Any]:
-        """Returns the cells: each score, with the paper's in brackets and that of renders in parentheses."""
-        cells: dict[str, Any] = {"row": self.text}
-        for number, (name, value) in enumerate(scores.items()):
-            paper = self.paper[number] if number < len(self.paper) else None
-            cells[f"{number + 1}"] = f"{name} {value:.3f}" + ("" if paper is None else f" [{paper:g}]") + f" ({chance[name]:.2f})"
-        return cells
 
 
 def _energy(name: str, heads: Heads, c: Conditions) -> ce.Energy:
@@ -161,9 +151,7 @@ def run(options: Options) -> dict[str, Any]:
         found = [measure(row, rule, c, options) for row in ROWS]
         tables[rule] = [figures for figures, _ in found]
         pictures += [images[:16] for _, images in found if rule == "grounded"]
-        print_table(
-            f"Table 1, {rule}", [row.line(figures["scores"], chances[row.text]) for row, (figures, _) in zip(ROWS, found, strict=True)]
-        )
+        print_table(f"Table 1, {rule}", [{"row": row["text"], **row["scores"]} for row in tables[rule]])
     return {
         "settings": {**SAMPLER, "weight": WEIGHT, "negated position outside": OUTSIDE},
         "paper": {row.text: row.paper for row in ROWS},

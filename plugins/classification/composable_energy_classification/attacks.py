@@ -1,7 +1,5 @@
 r"""Attacks on classifiers: projected gradient descent, also through the random steps of a refinement."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Calibration of class probabilities on held-out points: temperature, offsets, and the expected calibration error."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch

@@ -1,7 +1,5 @@
 r"""The energies of classes: the branches of a mixture, or the values of a condition."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence

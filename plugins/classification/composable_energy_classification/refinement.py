@@ -1,7 +1,5 @@
 r"""Refinement: a few Langevin steps of the points before they are classified."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_integer, check_interval, check_number
 from composable_energy.sampling import Noise
 from composable_energy_classification.calibration import check_points
 
@@ -48,9 +46,7 @@ class Refinement:
         check_number("temperature", self.temperature, least=0)
         check_integer("seed", self.seed, least=-(2**63))
         if self.clamp is not None:
-            if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
-                raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
-            object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
+            object.__setattr__(self, "clamp", check_interval("clamp", self.clamp))
 
     @property
     def random(self) -> bool:

@@ -1,7 +1,5 @@
 r"""Points that are not from the data: scores of how unusual points are, a higher score is more unusual, and how well scores separate."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Each command is a `Command`, in this folder or an entry point of the group `comp
 found a problem, 2 bad input, 130 interrupted by Ctrl-C, 141 broken pipe. Torch is not imported before the arguments are parsed.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -21,12 +19,11 @@ from composable_energy.options import describe_error, printable, ran_out
 from composable_energy.registry import Command
 from composable_energy.registry import names as installed
 from composable_energy_cli.doctor import Doctor
-from composable_energy_cli.energies import Energies
 from composable_energy_cli.explain import Explain
+from composable_energy_cli.listings import Energies, Plugins
 from composable_energy_cli.names import saved_in
 from composable_energy_cli.new_plugin import NewPlugin
 from composable_energy_cli.parser import Parser, whole_number
-from composable_energy_cli.plugins import Plugins
 from composable_energy_cli.sample import Sample
 from composable_energy_cli.tables import json_text, table
 from composable_energy_cli.trial import foreign_output

@@ -1,7 +1,5 @@
 """The command `doctor`: checks of the installation."""
 
-from __future__ import annotations
-
 import argparse
 import platform
 import sys

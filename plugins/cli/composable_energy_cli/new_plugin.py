@@ -1,7 +1,5 @@
 """The command `new-plugin`: a project with an example, its tests and its entry point."""
 
-from __future__ import annotations
-
 import argparse
 import keyword
 import re

@@ -1,14 +1,12 @@
 """Options of samplers on the command line: `--step-size 0.1` or `--option step-size=0.1`, and the same spelling in errors."""
 
-from __future__ import annotations
-
-import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from composable_energy.errors import OptionError
+from composable_energy_cli.parser import each_once
 
 _IN_PYTHON = {"shape", "init", "callback", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
 _IN_PYTHON |= {"compile", "checkpoint_every"}
@@ -16,28 +14,14 @@ _WORDS = {"true": True, "false": False, "none": None}
 _ASSIGNED = re.compile(r"\b([a-z]\w*)=('?)([\w.+-]*)\2")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument for options of the sampler."""
-    parser.add_argument(
-        "--option",
-        type=_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the sampler, such as step-size=0.1, also written --step-size 0.1; may be repeated",
-    )
-
-
-def read_options(pairs: Sequence[tuple[str, Any]], flags: Iterable[str]) -> dict[str, Any]:
+def read_options(pairs: Sequence[tuple[str, str]], flags: Iterable[str]) -> dict[str, Any]:
     """Returns the values of `--option` by name; `flags` are the names of the command's own options."""
-    options = dict(pairs)
+    options = {name: _value(text) for name, text in each_once(pairs).items()}
     for name in options:
         if name in flags:
             raise OptionError(f"--option {_dashed(name)}: write --{_dashed(name)} instead.")
         if name in _IN_PYTHON:
             raise OptionError(f"--{_dashed(name)}: this option works in Python only.")
-    if len(options) < len(pairs):
-        raise OptionError("--option: each name may be given once.")
     return options
 
 
@@ -60,14 +44,6 @@ def own_spelling(options: Iterable[str], flags: Iterable[str]) -> Iterator[None]
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    name = name.strip().replace("-", "_")
-    if not (equals and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
-    return name, _value(value.strip())
 
 
 def _value(text: str) -> Any:

@@ -1,12 +1,11 @@
 """The parser of the command line: short errors, whole numbers with a range, and options of samplers as options of the command."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn
 
+from composable_energy.errors import OptionError
 from composable_energy.options import listed, nearest, printable
 
 
@@ -49,6 +48,28 @@ def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
             equals, value = "=", rest.pop(0)
         joined += ["--option", f"{flag[2:]}={value}"] if unknown and equals else [word]
     return joined
+
+
+def add_options(parser: argparse.ArgumentParser, help: str) -> None:
+    """Adds `--option NAME=VALUE`, which may be repeated; its value is a list of pairs of a name and a text."""
+    parser.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help=f"{help}; may be repeated")
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
+    return name, value.strip()
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns pairs of a name and a value as a mapping; raises `OptionError` if a name is given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise OptionError(f"{next(name for name in names if names.count(name) > 1)} is given twice.")
+    return found
 
 
 def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:

@@ -14,8 +14,8 @@ from composable_energy.files import expanded
 from composable_energy.options import printable
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, check_trained, read_expression
-from composable_energy_cli.options import add_options, own_spelling, read_options
-from composable_energy_cli.parser import whole_number
+from composable_energy_cli.options import own_spelling, read_options
+from composable_energy_cli.parser import add_options, whole_number
 from composable_energy_cli.pictures import PICTURES, check_target, write_array
 from composable_energy_cli.tables import json_text
 from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
@@ -47,7 +47,7 @@ class Sample(Command):
         )
         parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: the one that the energy recommends)")
         parser.add_argument("--steps", type=whole_number(1), metavar="N", help="number of steps (default: that of the sampler)")
-        add_options(parser)
+        add_options(parser, "an option of the sampler, such as step-size=0.1, also written --step-size 0.1")
         parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="number of chains that run together (default: all)")
         parser.add_argument(
             "--checkpoint", type=Path, metavar="FILE", help="file for the state of a long run; the same command resumes from it"

@@ -1,7 +1,5 @@
 """Output of commands: aligned tables and JSON."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

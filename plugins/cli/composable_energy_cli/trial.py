@@ -1,7 +1,5 @@
 """Loading of third-party plug-ins in a process of their own, so that one that hangs, exits or prints harms no command."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

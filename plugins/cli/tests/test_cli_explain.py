@@ -1,7 +1,5 @@
 """Command `explain`, and reading and writing of contact sheets."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

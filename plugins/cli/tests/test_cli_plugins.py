@@ -1,7 +1,5 @@
 """Commands `energies`, `plugins` and `doctor`, and commands of plug-ins."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

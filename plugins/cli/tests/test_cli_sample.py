@@ -1,7 +1,5 @@
 """Command `sample`: output files, printed terms, options, and messages for invalid input."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -1,7 +1,5 @@
 r"""The encoder of objects: recurrent attention, which encodes one object after another with its position."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -4,8 +4,6 @@ Notation: $l_{bk}$ is the latent of object $k$ of picture $b$, without its pose,
 to 1 over $k$.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import cast

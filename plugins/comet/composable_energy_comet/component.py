@@ -3,8 +3,6 @@ r"""The interface of energies of one component of a picture, which `ConvEnergy`,
 Notation: $x$ are pictures in [0, 1] with shape $(B, C, S, S)$, $z$ latents with shape $(B, K, D)$ of $K$ components, or $(B, D)$ of one.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 r"""The energy of COMET: a small convolutional network that is conditioned on the latent of a component."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal

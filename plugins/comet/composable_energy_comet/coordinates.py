@@ -3,8 +3,6 @@ r"""Coordinates of pixels, from -1 to 1, and poses of components.
 A *pose* is three numbers: the centre $p$ of a component (down, right) and its spread $s > 0$.
 """
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

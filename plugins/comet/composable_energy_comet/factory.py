@@ -1,7 +1,5 @@
 """Builds COMET models by name, saves them to folders and loads them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 r"""The encoder of sharp objects: attention finds each object in a small copy, and a glimpse of the large picture describes it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

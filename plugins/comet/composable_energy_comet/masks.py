@@ -1,7 +1,5 @@
 r"""Masks of components: a score of each component at each pixel, computed from energies, and labels of pixels."""
 
-from __future__ import annotations
-
 import torch
 from einops import rearrange
 from torch import Tensor

@@ -1,7 +1,5 @@
 r"""Comet: an encoder and an energy that decompose pictures into energies and decode energies into pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

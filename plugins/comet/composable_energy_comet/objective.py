@@ -1,7 +1,5 @@
 r"""COMET's training objective: the inner descent from a picture's latents must reproduce the picture."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Recombines parts of pictures: components of one energy are evaluated together, everything else is joined by `&`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

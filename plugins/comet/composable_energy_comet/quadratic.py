@@ -1,7 +1,5 @@
 r"""Quadratic energies: each component has a target color and a weight at each pixel, and any sum of them has its minimum in closed form."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -10,9 +9,8 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
-from composable_energy.options import check_instance, check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
+from composable_energy.options import check_instance, check_integer, check_interval, check_number
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.conv import SPREAD
 
@@ -43,9 +41,7 @@ class InnerDescent(Sampler):
         check_integer("iterations", self.iterations)
         check_number("step_size", self.step_size, above=0)
         check_instance("start_image", self.start_image, Tensor)
-        if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
-            raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
-        object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
+        object.__setattr__(self, "clamp", check_interval("clamp", self.clamp))
 
     @property
     def total_steps(self) -> int:
@@ -64,17 +60,10 @@ class InnerDescent(Sampler):
             return low + (high - low) * torch.special.ndtr(noise.normal(like))
         return self.start_image.to(like) + SPREAD * noise.normal(like)
 
-    def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, *energy_and_gradient(energy, x))
-
     def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = self._descend(state)
-        return State(x, *energy_and_gradient(energy, x)), Info()
+        return self.init(energy, self.move(state, noise), noise), Info()
 
     def move(self, state: State, noise: Noise) -> Tensor:
-        return self._descend(state)
+        return torch.add(state.x, state.grad, alpha=-self.step_size).clamp_(*self.clamp)
 
     traits: ClassVar[Traits] = Traits(gradients=1, values=False, minimizes=True, start=start, move=move)
-
-    def _descend(self, state: State) -> Tensor:
-        return torch.add(state.x, state.grad, alpha=-self.step_size).clamp_(*self.clamp)

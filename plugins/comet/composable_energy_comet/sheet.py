@@ -1,7 +1,5 @@
 """Contact sheets of decomposed pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

@@ -3,8 +3,6 @@ r"""Two styles of pictures, such as day and night, in one model: found without l
 Notation: $l$ is the latent of an object, without its pose; $\mu_s$ and $\Sigma_s$ are its mean and covariance in pictures of style $s$.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

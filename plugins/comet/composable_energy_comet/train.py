@@ -9,8 +9,6 @@ sprites do not need. `objects`: 12,000 pictures of two to four solids of the wor
 model, in half precision, into the package.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

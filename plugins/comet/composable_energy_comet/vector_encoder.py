@@ -1,7 +1,5 @@
 r"""The encoder of global factors: one vector for a picture, split into the latents of its components."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Literal
 

@@ -1,7 +1,5 @@
 r"""Window energies: quadratic energies of sharp objects, each painted in a small window around its place, on a ground without place."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Literal

@@ -1,7 +1,5 @@
 """COMET's energies, parts and encoders: the kit, saved models, masks of pictures with known components, and errors for bad options."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

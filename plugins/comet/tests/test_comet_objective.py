@@ -1,7 +1,5 @@
 """The gradient of the inner descent equals that of the full loop, and that of one random iterate has the same mean."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

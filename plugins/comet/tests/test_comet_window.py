@@ -1,7 +1,5 @@
 """Window energies: objects move with their windows, the ground has no place; further windows explain what the others leave."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """One call of a network for all of its concepts in an expression."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A diffusion model as an energy at noise levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Log likelihoods by the probability flow."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

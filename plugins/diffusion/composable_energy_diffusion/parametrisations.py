@@ -17,8 +17,6 @@ and the gradient of the energy of $y = x_t / a$ at the noise level $\sigma = s /
 | `edm` | the raw network of the schedule `EDM`, $(x_0 - d^2 a^2 y) / (\sigma d a)$ with $a = 1 / \sqrt{\sigma^2 + d^2}$ |
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

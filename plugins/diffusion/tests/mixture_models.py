@@ -1,7 +1,5 @@
 """Diffusion models with a closed form: Gaussian mixtures under the forward process of each schedule, written down a second time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A shape is a signed distance $d(x, y)$, negative inside, with opacity $\mathrm{c
 edges at any resolution.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 

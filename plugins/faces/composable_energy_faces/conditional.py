@@ -1,7 +1,5 @@
 """The conditional energy E(x | c) for the comparison with earlier work; it is not shipped."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

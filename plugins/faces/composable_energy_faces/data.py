@@ -1,7 +1,5 @@
 """Training faces: drawn once into a memory-mapped file of bytes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

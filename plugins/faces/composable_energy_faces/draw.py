@@ -7,8 +7,6 @@ Every number of a face is a hash of (seed, index of the face, name of the number
 are drawn with it, and a new nuisance factor does not change the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple

@@ -5,8 +5,6 @@ $-\\log p(\\text{attribute} \\mid z)$ at the current noise level. All members sh
 evaluates each once, for any number of attributes.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 

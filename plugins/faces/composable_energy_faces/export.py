@@ -5,8 +5,6 @@ r"""Exports drawn faces to a folder of pictures with a table of attributes, as a
 The table `attributes.csv` has a column of file names, columns of 0 and 1 for binary attributes, and a column of hair colors.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 from collections.abc import Sequence

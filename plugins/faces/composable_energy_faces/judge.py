@@ -7,8 +7,6 @@ r"""Scores pictures of faces with the judge, an image classifier that was traine
 - *Nearest distance*: the root mean square distance of a picture to the most similar other one of its set; copies indicate a collapse.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The generator of drawn faces: a mapping of normal numbers to codes, and the decoder of the face energies."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 

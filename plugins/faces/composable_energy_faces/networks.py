@@ -1,7 +1,5 @@
 """The constants of the face networks, and the judge; the other networks are those of the recipe `base-and-attributes`."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from composable_energy_image.layers import halving_convolutions

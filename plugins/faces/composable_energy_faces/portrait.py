@@ -1,7 +1,5 @@
 """The layers of a face, painted from back to front."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

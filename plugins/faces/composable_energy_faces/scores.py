@@ -1,7 +1,5 @@
 """Scores face energies: the share of samples that satisfy an expression according to the judge."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ are kept in FOLDER, and after an interruption the same command resumes. The weig
 `FOLDER/MODEL_CARD.md`; `--install` copies both into the package.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

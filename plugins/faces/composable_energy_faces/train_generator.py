@@ -6,8 +6,6 @@ evaluation where the flow needs dozens, and it makes about the same faces. Weigh
 Frechet distance to drawn faces stays .16.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Training of the shipped weights: draws faces, trains the judge, and trains the energies by the recipe `base-and-attributes`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast

@@ -1,7 +1,5 @@
 """The shipped weights of the face energies, and functions to read and write them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from composable_energy_image.weights import Network, read_weights

@@ -1,7 +1,5 @@
 """Faces and their generator: the kit, names without weights, damaged weights, samples that the judge accepts; and drawn faces."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Training of faces: drawn once, conditioned on one attribute, and weights written stage by stage."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

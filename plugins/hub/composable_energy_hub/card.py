@@ -1,19 +1,16 @@
 """Model cards: what a repository says about its energy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import composable_energy as ce
-from composable_energy.energies.conditions import CHAINS
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from composable_energy_hub.location import Location, client
 
 LIBRARY = "composable-energy"
-_GIVEN_BY_SAMPLERS = {CHAINS, "sigma"}
+_GIVEN_BY_SAMPLERS = {"chains", "sigma"}
 
 
 def model_card(energy: ce.Energy, place: Location, saved: Path, *, license: str | None, tags: Sequence[str], description: str) -> str:
@@ -50,7 +47,7 @@ def _facts(energy: ce.Energy) -> str:
         rows.append(("decoder", f"`{type(energy.decoder).__name__}`"))
     if energy.support is not None:
         rows.append(("support", f"`{ce.inside(energy.support)}`"))
-    conditions = sorted(energy.conditions - {CHAINS})
+    conditions = sorted(energy.conditions - {"chains"})
     if conditions:
         rows.append(("conditions", _listed([f"`{name}`" for name in conditions])))
     rows.append(("recommended sampler", _recommended(energy)))

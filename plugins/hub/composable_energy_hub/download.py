@@ -1,7 +1,5 @@
 """Loading of energies from the hub. One file is downloaded, `energy.safetensors`; no code and no pickle is."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path, PurePosixPath
 from typing import Any

@@ -1,7 +1,5 @@
 """Errors of the hub, and their translation from those of `huggingface_hub`."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, ClassVar

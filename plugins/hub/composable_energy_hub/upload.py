@@ -1,7 +1,5 @@
 """Uploading of energies to the hub: `energy.safetensors` and a model card."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A stand-in for the Hugging Face hub: the endpoints of its REST API that `huggingface_hub` calls to load and push models."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib

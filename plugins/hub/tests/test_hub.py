@@ -1,7 +1,5 @@
 """Energies on the hub, against a stand-in server: pushing, loading, revisions, the cache, and refusals."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """The autoencoder of `base-and-attributes`, whose codes are the points of its energies."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Checks of encoders: networks of any kind that map a batch to one result per row."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -3,8 +3,6 @@ r"""The interface of energies of images, with an optional condition: a label, or
 Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ is the condition, $K$ the number of labels or numbers.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from functools import partial

@@ -1,7 +1,5 @@
 """Recipes of one energy: pictures, a network by name, an objective, and an optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

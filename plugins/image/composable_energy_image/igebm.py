@@ -18,8 +18,6 @@ where $A_2$ starts at zero, and only blocks that halve the size pool, by the mea
 4 x 4 convolutions with stride 2 instead, $a(g \cdot A(h + b))$, and a linear layer before the head.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple

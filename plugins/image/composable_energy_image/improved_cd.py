@@ -6,8 +6,6 @@ bias of the label, activation] with a skip. A block that halves the size adds a 
 pixels with stride 2, and an activation. Norms are per image, so the energy of an image does not depend on the rest of its batch.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Literal, NamedTuple
 

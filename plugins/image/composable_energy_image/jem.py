@@ -4,8 +4,6 @@ A wide residual network has logits $f_y(x)$, and defines $p(x, y) \propto e^{f_y
 $p(y \mid x)$ is the softmax. So the events `jem.of(3)`, and all logic over them, are exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn

@@ -8,8 +8,6 @@ are common, and 1.3 in the first steps. So power iteration runs to convergence a
 to evaluation by `energy.eval()`, also for averaged weights. In evaluation mode the estimate is constant.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

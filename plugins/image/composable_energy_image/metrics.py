@@ -3,8 +3,6 @@ r"""Metrics of pictures: PSNR and SSIM beside a truth, and distances of sets of 
 They compute in float64. Figures of sets depend on the features and the number of pictures: compare them with those of two sets of truths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The training of one network in a folder of its own: it resumes after an interruption, and its costs are recorded."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence

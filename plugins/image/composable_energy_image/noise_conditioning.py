@@ -4,8 +4,6 @@ Notation: $z$ is a point, $\sigma$ a noise level. The inputs at level $\sigma$ a
 variance, so networks read them times $c = (1 + \sigma^2)^{-1/2}$, which has unit variance at every level.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@ r"""Training of the autoencoder: reconstruction from noisy codes, first the whol
 The noise makes nearby codes decode to similar pictures. In the second stage codes are fixed and have less noise, so pictures get sharper.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any

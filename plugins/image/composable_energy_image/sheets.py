@@ -1,7 +1,5 @@
 """Contact sheets with a given layout: rows of pictures below one another. `composable_energy_viz.files` lays out pictures by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checks of worlds and encoders, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -4,8 +4,6 @@ Notation: $\sigma$ is a noise level, $s$ the standard deviation of pixels. The e
 with Gaussian $\xi$. The network reads $u = c (x - \tfrac12)$ with $c = (s^2 + \sigma^2)^{-1/2}$, which has unit variance at every level.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

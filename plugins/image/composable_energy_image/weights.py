@@ -1,7 +1,5 @@
 """Reads and writes trained weights: safetensors, half precision or less on disk, single precision in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar

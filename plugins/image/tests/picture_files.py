@@ -1,7 +1,5 @@
 """Random pictures, with and without labels, and their files, for tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

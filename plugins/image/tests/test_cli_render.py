@@ -1,7 +1,5 @@
 """`composable-energy render`: pictures of a world in a folder, a contact sheet, and messages for invalid input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,7 +71,7 @@ def test_options_of_the_world_can_be_said():
         (["tetris", "-n", "3", "-o", "out", "--count", "3"], "got (count)"),
         (["tetris", "-n", "1e12", "-o", "out"], "1,000,000,000,000 pictures need "),
         (["unrendered", "-n", "3", "-o", "out"], "This world needs a renderer"),
-        (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "An option is given twice"),
+        (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "size is given twice"),
         (["tetris", "-n", "3", "-o", "other"], "holds other pictures: n 2 instead of 3"),
     ],
 )

@@ -1,7 +1,5 @@
 """`composable-energy train` and `recipes`: from pictures on disk to samples, and messages for invalid input."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Worlds in folders: interrupted rendering gives the same pictures, and other worlds, options and damage are refused."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

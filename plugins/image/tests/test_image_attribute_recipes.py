@@ -1,7 +1,5 @@
 """The recipes `base-and-attributes` and `attribute`, from a folder of pictures to expressions."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The autoencoder, the base, heads, losses and files of weights of a base and its attributes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file

@@ -1,7 +1,5 @@
 """The stages of `base-and-attributes`: the mixture of codes, the balanced network, the adversarial decoder, and what a run measures."""
 
-from __future__ import annotations
-
 import json
 import math
 

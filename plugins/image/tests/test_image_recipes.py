@@ -1,7 +1,5 @@
 """The packaged recipes: the numbers of the papers, and two steps of each on pictures in the format of its data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

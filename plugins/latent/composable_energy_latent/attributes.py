@@ -1,7 +1,5 @@
 """Attributes of generated pictures, over the prior of a generator: events, graded events and continuous values."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Integration of flows with a step size for each chain, and flows down a potential."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Generators: functions from latent points to pictures, with what the library needs to know of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """What an edit keeps: the label that each picture has now, or its value of a continuous attribute."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

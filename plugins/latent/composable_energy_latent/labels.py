@@ -1,7 +1,5 @@
 """Labels of generated pictures: what a labeller returns, checked, as columns of the heads that will be trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The sampler `lace`: a flow from the prior of a generator to an expression of attributes."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Generators in files: TorchScript, `torch.export` and ONNX, which run what their authors wrote."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile

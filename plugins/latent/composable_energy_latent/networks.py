@@ -1,7 +1,5 @@
 """Networks of attributes: small heads, and wrappers that evaluate a network on $w$ or on pictures."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

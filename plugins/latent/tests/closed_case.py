@@ -1,7 +1,5 @@
 """The closed case: a Gaussian prior and a logistic attribute along one direction, with moments by quadrature."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Fitting of attributes: accuracy and calibration of heads, and labels that are refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -106,14 +106,11 @@ class Annealed(NoiseLevels):
         super().__post_init__()
         check_gaussian_options(self.mean, self.scale)
         check_integer("corrector_steps", self.corrector_steps, 0)
-        if self.delta is not None:
-            check_number("delta", self.delta, above=0)
+        check_number("delta", self.delta, above=0, optional=True)
         check_number("temperature", self.temperature, least=0)
-        if self.max_gradient is not None:
-            check_number("max_gradient", self.max_gradient, above=0)
+        check_number("max_gradient", self.max_gradient, above=0, optional=True)
         check_flag("averaged", self.averaged)
-        if self.rho is not None:
-            check_number("rho", self.rho, least=0.5, below=100)
+        check_number("rho", self.rho, least=0.5, below=100, optional=True)
         if self.corrector is not None:
             self._check_corrector()
         if isinstance(self.corrector, Sampler) and self.corrector.traits.values:

@@ -1,7 +1,5 @@
 """The way of chains from a tail of the density to its bulk, where steps that were tuned in the bulk are rejected."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Operations on batches: sums and products for each point, rows of two states."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

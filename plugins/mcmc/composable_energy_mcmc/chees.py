@@ -1,9 +1,7 @@
 """Hamiltonian Monte Carlo that tunes all its options, with many chains together."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, normal
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
@@ -68,9 +66,8 @@ class ChEES(Sampler):
     traits: ClassVar[Traits] = Traits(steps=100, refused=REFUSED, from_pilots=True, mean_acceptance=mean_acceptance)
 
     def __post_init__(self) -> None:
-        for name in ("step_size", "trajectory"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
+        check_number("trajectory", self.trajectory, above=0, optional=True)
         if not isinstance(self.metric, Metric) and self.metric not in ("auto", "identity", "diagonal", "dense"):
             raise OptionError(f"metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got {self.metric!r}.")
         if self.step_size is not None and self.metric in ("diagonal", "dense"):
@@ -78,8 +75,7 @@ class ChEES(Sampler):
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("max_leapfrogs", self.max_leapfrogs)
         check_integer("tuning_steps", self.tuning_steps, 2)
-        if self.warmup is not None:
-            check_integer("warmup", self.warmup, 0)
+        check_integer("warmup", self.warmup, 0, optional=True)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.step_size is not None and self.trajectory is not None:
@@ -99,15 +95,14 @@ class ChEES(Sampler):
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         self.whitening.check(x)
-        return State(x, *energy_and_gradient(energy, x))
+        return State(x, *energy.with_gradient(x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        proposal, _, log_ratio, count = self.propose(energy, state, noise)
-        state, info = choose(state, proposal, log_ratio, noise, stream=1)
-        return state, replace(info, scalars={"leapfrogs": count})
+        proposal, log_ratio, count = self.propose(energy, state, noise)
+        return choose(state, proposal, log_ratio, noise, count)
 
-    def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
-        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs."""
+    def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
+        """Returns the end of a trajectory, the logarithm of the acceptance ratio, and the number of leapfrogs."""
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet, or no trajectory: give both, or let `sample` tune what is missing.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)

@@ -99,8 +99,7 @@ class FeynmanKac(NoiseLevels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.spread is not None:
-            check_number("spread", self.spread, above=0)
+        check_number("spread", self.spread, above=0, optional=True)
         check_integer("corrector_steps", self.corrector_steps, 0)
         check_number("delta", self.delta, above=0, below=1)
         check_number("resample_below", self.resample_below, least=0)

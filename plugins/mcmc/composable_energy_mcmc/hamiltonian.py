@@ -1,7 +1,5 @@
 """Hamiltonian Monte Carlo."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -50,8 +48,7 @@ class HMC(Sampler):
     traits: ClassVar[Traits] = Traits(steps=100, refused=REFUSED)
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         check_integer("leapfrogs", self.leapfrogs)
         check_flag("jitter", self.jitter)
         check_number("acceptance", self.acceptance, above=0, below=1)
@@ -66,27 +63,23 @@ class HMC(Sampler):
         state, arrived = approach(energy, x, noise, level=level, step_size=self.step_size or 0.1)
         return state.x, arrived
 
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, *energy_and_gradient(energy, x))
-
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
         count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
-        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count)
-        state, info = choose(state, proposal, log_ratio, noise, stream=1)
-        return state, replace(info, scalars={"leapfrogs": count})
+        proposal, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count)
+        return choose(state, proposal, log_ratio, noise, count)
 
 
 def propose(
     energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
-) -> tuple[State, Tensor, Tensor]:
-    """Follows a trajectory; returns its end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$."""
+) -> tuple[State, Tensor]:
+    """Follows a trajectory; returns its end, and the logarithm of the acceptance ratio, with shape $(B,)$."""
     before = state.energy + sum_of_each(momentum.square()) / 2
     proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
     log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
     runaway = (highest > before + RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; the energy need not be broken
-    return proposal, momentum, torch.where(runaway, -torch.inf, log_ratio)
+    return proposal, torch.where(runaway, -torch.inf, log_ratio)
 
 
 def leapfrog(

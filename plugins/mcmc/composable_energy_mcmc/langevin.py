@@ -1,21 +1,21 @@
-"""Unadjusted Langevin."""
+"""Unadjusted Langevin, and its step sizes by a bound of their bias."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
-from composable_energy_mcmc.approach import approach
+from composable_energy.options import check_interval, check_number
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, langevin_step, normal
+from composable_energy_mcmc.approach import approach, redraw_outliers
+from composable_energy_mcmc.batch import finite_rows, flatten_points, select
 from composable_energy_mcmc.metric import IDENTITY, Metric
-from composable_energy_mcmc.unadjusted import tune_unadjusted
 
 _NO_INFO = Info()
 
@@ -48,18 +48,14 @@ class Langevin(Sampler):
     max_bias: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         check_number("temperature", self.temperature, least=0)
         check_number("max_bias", self.max_bias, above=0, below=1)
         if self.temperature == 0:
             object.__setattr__(self, "traits", replace(self.traits, stationary=False))
         if self.clamp is not None:
-            if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
-                raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
-            object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
-        if self.max_gradient is not None:
-            check_number("max_gradient", self.max_gradient, above=0)
+            object.__setattr__(self, "clamp", check_interval("clamp", self.clamp))
+        check_number("max_gradient", self.max_gradient, above=0, optional=True)
         if self.metric is not None:
             object.__setattr__(self, "metric", _to_metric(self.metric))
             if self.clamp is not None and self._metric.kind == "dense":
@@ -99,7 +95,7 @@ class Langevin(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.metric is not None:
             self._metric.check(x)
-        return State(x, *energy_and_gradient(energy, x))
+        return State(x, *energy.with_gradient(x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
@@ -139,3 +135,59 @@ def _to_metric(given: object) -> Metric:
     if scale is not None and not bool(((scale if metric.kind == "diagonal" else scale.diagonal()) > 0).all() & scale.isfinite().all()):
         raise OptionError("The scales of a metric must be positive, finite numbers.")
     return metric
+
+
+# Step sizes by a bound of the bias --------------------------------------------------------------------------------------------------------
+
+_STEPS, _MEASURED = 120, 40  # of the pilots, and the last ones that are measured
+_FORGET = 0.98
+_FALLBACK = 0.1  # where no chain starts at a finite energy, which the driver reports
+_PROBE = 1e-3  # relative to the size of points
+
+
+def tune_unadjusted(
+    energy: Energy, x: Tensor, noise: Noise, *, max_bias: float, temperature: float, metric: Metric = IDENTITY
+) -> tuple[float, Tensor]:
+    r"""Returns the step size of `langevin`, $\lambda = 4 b / \max_i \langle g_i^2 \rangle$, and the last points of the pilot chains.
+
+    With the gradients $g$ of $E / T$ at whitened points, $\langle g_i^2 \rangle$ is the mean curvature along coordinate $i$, and
+    $\lambda \langle g_i^2 \rangle / 4$ the relative excess of the variance along it on a Gaussian.
+    """
+    state = State(x, *energy.with_gradient(x))
+    if energy.has_value and temperature == 1:
+        state, _ = approach(energy, x, noise.child("approach"), metric=metric)
+        state = redraw_outliers(energy, state, noise.child("redraw"))
+    if not finite_rows(state).any():
+        return _FALLBACK, state.x
+    curvature, squares = _probe_curvature(energy, state, metric), []
+    for step in range(1, _STEPS + 1):
+        length = 1 / max(curvature / temperature, 1e-30)
+        kick = normal(state.x, noise.at(step))
+        way = metric.unwhiten(math.sqrt(length) * kick - length / 2 / temperature * metric.whiten_gradient(state.grad))
+        after = State(state.x + way, *energy.with_gradient(state.x + way))
+        curvature = max(_FORGET * curvature, _secant_curvature(state, after, way, metric))
+        state = select(finite_rows(after), after, state)
+        if step > _STEPS - _MEASURED:
+            here = flatten_points(metric.whiten_gradient(state.grad))[finite_rows(state)]
+            squares.append((here.double() / temperature).square().mean(0))
+    steepest = torch.stack(squares).mean(0).max().item()
+    if steepest == 0:
+        raise OptionError(f"No step size can be tuned for {energy}: its gradients at the pilot chains are zero. Give `step_size`.")
+    return 4 * max_bias / steepest, state.x
+
+
+def _probe_curvature(energy: Energy, state: State, metric: Metric) -> float:
+    """Returns the curvature from a small displacement along the gradient; 1 where the gradient is zero or not finite."""
+    whitened = metric.whiten_gradient(state.grad)
+    length = _PROBE * (1 + state.x.abs().max()) / whitened.abs().max().clamp_min(torch.finfo(state.x.dtype).tiny)
+    way = metric.unwhiten(whitened * length)
+    found = _secant_curvature(state, State(state.x + way, *energy.with_gradient(state.x + way)), way, metric)
+    return found if found > 0 else 1.0
+
+
+def _secant_curvature(before: State, after: State, way: Tensor, metric: Metric) -> float:
+    """Returns the largest change of the gradient per length of the way over all chains, in whitened units; 0 if none is finite."""
+    change = flatten_points(metric.whiten_gradient(after.grad - before.grad)).norm(dim=1)
+    ratio = change / flatten_points(metric.whiten(way)).norm(dim=1)
+    ratio = ratio[ratio.isfinite()]
+    return ratio.max().item() if len(ratio) else 0.0

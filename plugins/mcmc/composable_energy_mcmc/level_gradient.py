@@ -1,7 +1,5 @@
 r"""Gradients at noise levels of expressions that also have terms without noise levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Metropolis-adjusted Langevin."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -44,8 +42,7 @@ class MALA(Sampler):
     traits: ClassVar[Traits] = Traits(steps=500, gradients=1, refused=REFUSED)
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("tuning_steps", self.tuning_steps)
 
@@ -62,9 +59,6 @@ class MALA(Sampler):
         state, arrived = approach(energy, x, noise, level=level, step_size=math.sqrt(self.step_size or 0.01))
         return state.x, arrived
 
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, *energy_and_gradient(energy, x))
-
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("MALA has no step_size yet: give one, or let `sample` tune it.")
@@ -74,7 +68,7 @@ class MALA(Sampler):
         proposal = State(x, *energy_and_gradient(energy, x))
         there = replace(proposal, grad=bound_kicks(proposal.grad, scale))
         log_ratio = state.energy - proposal.energy + langevin_log_ratio(replace(state, grad=here), there, self.step_size)
-        return choose(state, proposal, log_ratio, noise, stream=1)
+        return choose(state, proposal, log_ratio, noise)
 
 
 def langevin_log_ratio(state: State, proposal: State, step_size: float) -> Tensor:

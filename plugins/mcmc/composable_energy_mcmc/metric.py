@@ -1,7 +1,5 @@
 """Metrics: linear maps that whiten points, and their estimate from draws."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Accepts and rejects proposals."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -24,11 +22,11 @@ def check_precision(state: State) -> None:
         )
 
 
-def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
-    r"""Accepts proposals with probability $\min(1, e^r)$; see `judge`."""
+def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, leapfrogs: int | None = None) -> tuple[State, Info]:
+    r"""Accepts proposals with probability $\min(1, e^r)$, see `judge`; reports the number of leapfrogs, if there is one."""
     check_precision(proposal)
-    accepted, rates = judge(proposal.energy, log_ratio, noise.uniform(state.x, stream).log())
-    return select(accepted, proposal, state), Info(rates)
+    accepted, rates = judge(proposal.energy, log_ratio, noise.uniform(state.x, stream=1).log())
+    return select(accepted, proposal, state), Info(rates, {} if leapfrogs is None else {"leapfrogs": leapfrogs})
 
 
 def judge(energies: Tensor, log_ratio: Tensor, log_uniform: Tensor) -> tuple[Tensor, Tensor]:

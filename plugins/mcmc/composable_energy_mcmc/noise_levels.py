@@ -5,8 +5,6 @@ denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2
 start from.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 from collections.abc import Callable
@@ -89,11 +87,9 @@ class NoiseLevels(Sampler, ABC):
     """The number of levels, the lowest and the highest, where nothing says others."""
 
     def __post_init__(self) -> None:
-        if self.levels is not None:
-            check_integer("levels", self.levels, 2)
-        for name in ("sigma_min", "sigma_max"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0)
+        check_integer("levels", self.levels, 2, optional=True)
+        check_number("sigma_min", self.sigma_min, above=0, optional=True)
+        check_number("sigma_max", self.sigma_max, above=0, optional=True)
         if self.sigma_min is not None and self.sigma_max is not None and not self.sigma_min < self.sigma_max:
             raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 

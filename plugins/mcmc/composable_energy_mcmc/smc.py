@@ -1,7 +1,5 @@
 """Sequential Monte Carlo: chains anneal from a Gaussian to the energy, with weights and resampling, and estimate its normaliser."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,8 +67,7 @@ class SMC(Scheduled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.levels is not None:
-            check_integer("levels", self.levels)
+        check_integer("levels", self.levels, optional=True)
         check_number("kept", self.kept, above=0, below=1)
         check_integer("moves", self.moves)
 

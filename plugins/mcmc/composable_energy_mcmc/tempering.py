@@ -1,7 +1,5 @@
 """Replica exchange: replicas at levels from a Gaussian to the energy, which swap places."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,8 +66,7 @@ class Tempering(Scheduled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.levels is not None:
-            check_integer("levels", self.levels, 2)
+        check_integer("levels", self.levels, 2, optional=True)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.schedule is not None:

@@ -120,9 +120,9 @@ def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tup
 
     Chains that would become non-finite stay, as if rejected.
     """
-    proposal, _, log_ratio, count = sampler.propose(energy, state, noise)
+    proposal, log_ratio, count = sampler.propose(energy, state, noise)
     log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
-    state, info = choose(state, proposal, log_ratio, noise, stream=1)
+    state, info = choose(state, proposal, log_ratio, noise)
     rates = log_ratio.clamp(max=0).exp() if info.acceptance is None else info.acceptance
     return state, torch.where(proposal.energy.isfinite(), rates, torch.nan), count
 

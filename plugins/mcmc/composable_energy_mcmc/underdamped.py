@@ -1,7 +1,5 @@
 """Underdamped Langevin."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
@@ -59,8 +57,7 @@ class Underdamped(Sampler):
     )
 
     def __post_init__(self) -> None:
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         check_number("max_bias", self.max_bias, above=0, below=1)
         check_number("friction", self.friction, above=0)
         check_number("temperature", self.temperature, least=0)

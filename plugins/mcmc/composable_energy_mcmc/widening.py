@@ -1,7 +1,5 @@
 """Terms without noise levels at a noise level, for data that vary around a denoised point: precise terms pull less there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

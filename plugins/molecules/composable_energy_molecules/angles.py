@@ -1,7 +1,5 @@
 r"""Angles on the circle: differences, dihedrals, and atoms that are placed by a dihedral."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

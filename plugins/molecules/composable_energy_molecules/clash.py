@@ -1,7 +1,5 @@
 r"""Atoms of side chains from their angles, and the energy of clashes between residues: a sketch of the geometry."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 r"""The energy of side chains: a small network of angles given their context."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 r"""Events over angles: wells of an angle, and arcs of the circle, as exact Boolean statements over a base."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The numbers resemble a backbone-dependent rotamer library in kind, and are **not
 tetrahedral atoms, broad or symmetric wells for planar groups, few pairs of opposite gauche wells, two usual rotamers of leucine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 r"""Prediction of side chains by the lowest energy, and log densities with a normaliser by importance sampling."""
 
-from __future__ import annotations
-
 import math
 
 import torch

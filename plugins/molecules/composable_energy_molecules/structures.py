@@ -1,7 +1,5 @@
 r"""Side chains of PDB and mmCIF files, read by gemmi (the extra `molecules`)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from os import PathLike

@@ -1,7 +1,5 @@
 """The energy of a measurement: evidence for what was observed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 

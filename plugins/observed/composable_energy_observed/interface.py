@@ -1,7 +1,5 @@
 """Operators and noise models: modules with a name, that are built from a description and describe themselves."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from inspect import signature

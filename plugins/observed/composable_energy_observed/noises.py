@@ -1,7 +1,5 @@
 r"""Noise models: the probability of a measurement $y$ given what the operator predicts, $\hat y = A x$."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Operators by name: masks, matrices, chains, and those of pictures: blur, down-sampling, the Radon transform."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

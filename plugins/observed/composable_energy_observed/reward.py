@@ -1,7 +1,5 @@
 """Rewards: densities that are tilted towards what a function prefers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 r"""Signed distances in the plane: below 0 inside of a shape."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 r"""An energy of successive states lifted to whole trajectories."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 r"""A planner: the trajectory of lowest energy, and its next steps with a shrinking horizon."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace

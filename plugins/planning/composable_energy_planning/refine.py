@@ -1,7 +1,5 @@
 r"""Descent of trajectories with the curvature of their transitions, and the metric that it gives to a sampler."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

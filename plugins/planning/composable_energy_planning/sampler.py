@@ -1,7 +1,5 @@
 r"""The sampler of trajectories: a search from both ends, a descent, and Hamiltonian Monte Carlo with the curvature of transitions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -12,7 +10,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal, plain_energy
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, normal, plain_energy
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
@@ -59,8 +57,7 @@ class Trajectories(Sampler):
     def __post_init__(self) -> None:
         for name, least in (("visited", 1), ("tree", 1), ("edges", 1), ("descent", 0), ("leapfrogs", 1), ("tuning_steps", 1)):
             check_integer(name, getattr(self, name), least)
-        if self.step_size is not None:
-            check_number("step_size", self.step_size, above=0)
+        check_number("step_size", self.step_size, above=0, optional=True)
         if (self.step_size is None) != (self.metric is None):
             raise OptionError("step_size and metric are tuned together: give both of them, or neither.")
         check_number("acceptance", self.acceptance, above=0, below=1)
@@ -84,13 +81,9 @@ class Trajectories(Sampler):
             averaging.add(self.acceptance - rate)
         return replace(self, step_size=averaging.best, metric=metric), state.x
 
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, *energy_and_gradient(energy, x))
-
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None or self.metric is None:
             raise OptionError("The sampler has no step_size yet: let `sample` tune it.")
         count = math.ceil(van_der_corput(noise.step) * self.leapfrogs)
-        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count, self.metric)
-        state, info = choose(state, proposal, log_ratio, noise, stream=1)
-        return state, replace(info, scalars={"leapfrogs": count})
+        proposal, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count, self.metric)
+        return choose(state, proposal, log_ratio, noise, count)

@@ -1,7 +1,5 @@
 r"""A search for trajectories from both ends: states that moves reach, and exact draws of trajectories among them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

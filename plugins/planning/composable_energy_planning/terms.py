@@ -1,7 +1,5 @@
 r"""Terms over trajectories of shape $(B, T, d)$: where one starts, ends and passes, and how much it moves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar

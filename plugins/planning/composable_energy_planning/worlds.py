@@ -3,8 +3,6 @@ r"""Worlds to plan in, as plain functions of tensors: a point in a maze, an arm 
 A state is a row of a tensor of shape $(B, d)$. A move that would hit something is blocked: the world stays where it is.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 r"""Zones that a trajectory enters or avoids: events with an exact complement."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draws and plans: closed forms of bridges, zones that plans keep out of, and the training of transitions."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

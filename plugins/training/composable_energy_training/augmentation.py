@@ -1,7 +1,5 @@
 r"""Augmentation of pictures: a replay buffer applies it to chains, so that they reach more modes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The checkpoints of a run: the first process writes and reads them, all processes get their content, and the last few are kept."""
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

@@ -1,7 +1,5 @@
 r"""A weighted sum of objectives on the same batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn

@@ -1,9 +1,7 @@
 r"""Contrastive divergence: lowers the energy of data and raises the energy of the model's chains."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +16,8 @@ from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Noise, Sampler, SamplerLike, Trace, resolve_sampler
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
+
+Factor = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -211,3 +211,22 @@ def _first_chain(noise: Noise) -> int:
     if not chains or list(chains) != list(range(chains[0], chains[0] + len(chains))):
         raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
     return chains[0]
+
+
+def run_langevin(
+    gradient: Callable[[Tensor], Tensor], x: Tensor, noise: Noise, factors: Iterable[tuple[Factor, Factor]]
+) -> tuple[Tensor, Tensor]:
+    r"""Runs chains $x' = x - a_k \nabla E(x) + b_k\, \xi$, and returns their last points and the share of those that diverged.
+
+    It is for steps that differ between rows and change over time, as no sampler's do. A chain that is not finite in the end is replaced by
+    its start. The factors $(a_k, b_k)$ of each step are numbers, or tensors with shape $(B,)$.
+    """
+    start = x = x.detach()
+    for number, (drift, scale) in enumerate(factors, 1):
+        x = x - _like(drift, x) * gradient(x) + _like(scale, x) * noise.at(number).normal(x)
+    finite = x.flatten(1).isfinite().all(1)
+    return torch.where(unsqueeze_to(finite, x), x, start), 1 - finite.to(x).mean()
+
+
+def _like(factor: Factor, x: Tensor) -> Factor:
+    return unsqueeze_to(factor, x) if isinstance(factor, Tensor) else factor

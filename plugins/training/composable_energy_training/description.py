@@ -4,8 +4,6 @@ An objective is described by its constructor's arguments, another object by its 
 variables, a tensor by a digest of its values. Globals that a function reads are not described.
 """
 
-from __future__ import annotations
-
 import enum
 import functools
 import inspect

@@ -1,8 +1,6 @@
 r"""Exponential moving average of weights, $\bar\theta \leftarrow k \bar\theta + (1 - k) \theta$ after each step; it samples better than the
 last weights."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 

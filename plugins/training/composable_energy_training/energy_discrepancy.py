@@ -1,7 +1,5 @@
 r"""Energy discrepancy: contrasts data with points that noise moved there and back, without chains and without gradients of energies."""
 
-from __future__ import annotations
-
 import math
 
 import torch

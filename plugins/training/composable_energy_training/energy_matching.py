@@ -1,7 +1,5 @@
 r"""Energy matching: far from the data the gradient of the energy is a flow from noise to data, near the data the energy is a density."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -13,8 +11,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number, import_extra
 from composable_energy.sampling import energy_and_gradient, twin
-from composable_energy_training.chains import Factor, run_langevin
-from composable_energy_training.contrastive_divergence import contrast
+from composable_energy_training.contrastive_divergence import Factor, contrast, run_langevin
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 from composable_energy_training.second_derivatives import differentiable_gradient
 

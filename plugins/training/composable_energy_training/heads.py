@@ -1,7 +1,5 @@
 r"""Objectives of heads: predictions of attributes from noisy points at all noise levels, which become evidence in expressions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 r"""Improved contrastive divergence: also trains through the last step of the sampler."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

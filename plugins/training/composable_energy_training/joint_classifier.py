@@ -1,7 +1,5 @@
 r"""The joint energy-based model (JEM): one network is an energy of points and a classifier of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 

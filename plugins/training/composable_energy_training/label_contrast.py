@@ -1,7 +1,5 @@
 r"""Contrast of labels: the energy of a point with its own class is to be below that with each of a set of other classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

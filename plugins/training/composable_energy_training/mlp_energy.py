@@ -1,7 +1,5 @@
 r"""The energy of a small multilayer perceptron, for points of a few coordinates."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

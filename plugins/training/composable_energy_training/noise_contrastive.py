@@ -1,7 +1,5 @@
 r"""Noise-contrastive estimation: learns a normalized density by telling data from draws of a known one."""
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F

@@ -5,8 +5,6 @@ comes from the batch's `noise`, which is keyed by (seed, row, step). So the weig
 interruptions of the run.
 """
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Adam with a learning-rate schedule, gradient clipping, an average of weights, and the precision of its gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -55,8 +53,7 @@ class Optimizer:
         check_number("warm_up", self.warm_up, least=0)
         check_integer("accumulate", self.accumulate)
         check_precision(self.precision)
-        if self.ema is not None:
-            check_number("ema", self.ema, least=0, below=1)
+        check_number("ema", self.ema, least=0, below=1, optional=True)
         if check_number("decay", self.decay, least=0) > 1:
             raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
         if self.clip is not None and self.clip != "adam" and (not isinstance(self.clip, int | float) or not self.clip > 0):

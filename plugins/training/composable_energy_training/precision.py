@@ -1,7 +1,5 @@
 """Numeric precision and memory format of networks during training."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 r"""Diffusion recovery likelihood: contrastive divergence of the density of a point given a noisier one, at many noise levels."""
 
-from __future__ import annotations
-
 import math
 from itertools import repeat
 
@@ -10,8 +8,7 @@ from torch import Tensor, nn
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import energy_and_gradient, twin
-from composable_energy_training.chains import run_langevin
-from composable_energy_training.contrastive_divergence import contrast
+from composable_energy_training.contrastive_divergence import contrast, run_langevin
 from composable_energy_training.objective import Batch, Loss, Objective, get_conditions
 from composable_energy_training.score_matching import add_noise, check_levels, require_levels
 

@@ -5,8 +5,6 @@ $\lfloor (i+1)S/B \rfloor$. So no slot is drawn twice in a batch, no slot is sha
 number of processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Literal
 

@@ -1,7 +1,5 @@
 r"""Denoising score matching at many noise levels: trains the gradient of the energy at noisy points."""
 
-from __future__ import annotations
-
 import math
 
 import torch

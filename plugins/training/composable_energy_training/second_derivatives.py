@@ -5,8 +5,6 @@ convolution's weights as a convolution whose kernel is as large as the picture, 
 a new tensor each. `differentiable_gradient` replaces these layers while the energy is evaluated; all derivatives stay the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Types of settings: read from the signature of the class or function that a table configures, and checked when a setting changes."""
 
-from __future__ import annotations
-
 import inspect
 import types
 import typing

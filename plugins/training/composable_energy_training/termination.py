@@ -1,7 +1,5 @@
 """SIGTERM or Ctrl-C during a training: the step in progress ends, a checkpoint is written, and the process exits."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

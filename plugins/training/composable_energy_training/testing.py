@@ -1,7 +1,5 @@
 """Checks of recipes, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

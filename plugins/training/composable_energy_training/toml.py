@@ -1,7 +1,5 @@
 """Settings as TOML, written by `tomli_w` and read by `tomllib`, and as flat mappings with dotted keys."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from datetime import date, time

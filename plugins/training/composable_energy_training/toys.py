@@ -1,7 +1,5 @@
 r"""Toy data sets on the plane, with points in about $[-2, 2]^2$: what an energy learns of them can be seen."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,5 @@
 """One training step: the losses of this process's rows, gradients averaged over processes, and an update if all numbers are finite."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 

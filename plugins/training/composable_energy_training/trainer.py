@@ -4,8 +4,6 @@ The weights at step $t$ are a function of the settings and the seed. All randomn
 the whole state. So an interrupted run resumes with the same bits on a CPU; with other settings or other data it is refused.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """Gradients that are differentiated again have the derivatives of torch's own, whatever the energy consists of."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The kernel of the entry point: the inputs that it accepts, its tiles, and its launch."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any

@@ -1,7 +1,5 @@
 """The Triton kernel. Triton is imported here, so this module is imported only when the kernel is used."""
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

@@ -1,7 +1,5 @@
 """Checks of kernels of the fused step, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial

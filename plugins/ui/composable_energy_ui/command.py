@@ -1,7 +1,5 @@
 """The command `composable-energy ui`: the playground in a browser."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import webbrowser

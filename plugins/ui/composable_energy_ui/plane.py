@@ -3,8 +3,6 @@ r"""The family `plane`: closed-form energies of points $(x_1, x_2)$ that can be 
 Four members are densities of their own, the others are events over one base, a wide Gaussian.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

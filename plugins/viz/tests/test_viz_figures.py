@@ -1,7 +1,5 @@
 """Figures of `ce.viz`: what is drawn are the numbers and the negative gradients, nothing global changes, bad input is refused."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys

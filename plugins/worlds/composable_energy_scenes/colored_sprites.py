@@ -1,7 +1,5 @@
 """The world `colored-sprites`: several sprites on black, with masks, similar to Multi-dSprites (Burgess et al., 2019)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -1,7 +1,5 @@
 """The trained concepts of `one-object`: a base, evidence for each concept over it, two conditional energies, and their names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache, cached_property

@@ -1,7 +1,5 @@
 r"""Conditional energies $E(z, \sigma \mid y)$ of codes: absolute densities, unlike heads, which are evidence over a base."""
 
-from __future__ import annotations
-
 import math
 
 import torch

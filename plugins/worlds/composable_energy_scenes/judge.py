@@ -1,7 +1,5 @@
 """The networks that evaluate pictures: the judge of one object, and the detector of several."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The trained energies of pictures of one to four objects, and the detector that evaluates them."""
 
-from __future__ import annotations
-
 from functools import cache, cached_property
 from pathlib import Path
 

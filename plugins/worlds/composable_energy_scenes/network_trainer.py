@@ -1,7 +1,5 @@
 """Training of the networks of scenes in a run folder, which resumes after an interruption, and the command line of trainings."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -46,11 +44,11 @@ class NetworkTrainer:
     effort: float = 1.0
     progress: bool = False
 
-    def train_judge(self, images: np.ndarray, labels: dict[str, Tensor], steps: int = 4_000) -> Judge:
-        """Returns a judge trained on pictures with a little noise, given as bytes with shape $(N, 3, 64, 64)$, and labels of the world."""
+    def train_judge(self, scenes: Scenes, steps: int) -> Judge:
+        """Returns a judge trained on pictures of 64 pixels with a little noise, and on their labels."""
         with self.seeded("judge"):
             judge = Judge()
-        data = LabelledPictures(Pictures(images, {}, "scenes"), labels)
+        data = LabelledPictures(Pictures(scenes.images, {}, "scenes"), label_tensors(scenes))
         self.fit("judge", judge, _JudgeLoss(), data, steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
         return judge.eval()
 
@@ -65,7 +63,7 @@ class NetworkTrainer:
         objective = Reconstruction(code, {}, noise=noise, decorrelation=0.05)
         self.fit("autoencoder", AutoencoderWithLabels(coder, 0), objective, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
         with torch.no_grad():
-            raw = torch.cat([coder.encode_raw(part) for part in _chunks(images)])
+            raw = torch.cat([coder.encode_raw(part) for part in in_chunks(images)])
         set_standardization(coder.standardize, raw)
         if decoder_steps:
             objective = Reconstruction(code, {}, noise=noise)
@@ -141,10 +139,16 @@ class NetworkTrainer:
 @torch.no_grad()
 def encode_images(coder: Autoencoder | PatchCoder, images: np.ndarray) -> Tensor:
     """Returns the codes of pictures, given as bytes with shape $(N, C, S, S)$; the shape is $(N, D)$, or that of patches."""
-    return torch.cat([coder.encode(part) for part in _chunks(images)])
+    return torch.cat([coder.encode(part) for part in in_chunks(images)])
 
 
-def _chunks(images: np.ndarray) -> Iterator[Tensor]:
+def label_tensors(scenes: Scenes) -> dict[str, Tensor]:
+    """Returns the labels of pictures as tensors."""
+    return {name: torch.from_numpy(np.array(values)) for name, values in scenes.labels.items()}
+
+
+def in_chunks(images: np.ndarray) -> Iterator[Tensor]:
+    """Yields parts of pictures that are given as bytes, as numbers in [0, 1]."""
     for first in range(0, len(images), _CHUNK):
         yield torch.from_numpy(np.array(images[first : first + _CHUNK])).float().div_(255)
 

@@ -1,7 +1,5 @@
 """The world `objects`: several solids or toys on a floor, with masks, similar to CLEVR (Johnson et al., 2017)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType

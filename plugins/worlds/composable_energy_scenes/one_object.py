@@ -4,8 +4,6 @@ Positions, sizes and the three shapes have the ranges of the scenes of Compositi
 2020). There are eight colors, far from each other and from the floor, and the lamp's direction is a label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType

@@ -4,8 +4,6 @@ A single code for the whole picture has to represent every combination of object
 of four objects are as easy as those of one.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 r"""The presence of an object at a position, learnt from pictures of several objects with one labelled position each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Worlds use it to draw labels, so labels do not depend on a renderer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Two of MuJoCo's defaults make small pictures twenty times slower: a shadow map o
 third number of a plane's size. `HEAD` and `FLOOR_CELL` avoid both.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes.util
 import importlib

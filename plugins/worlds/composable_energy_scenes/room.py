@@ -3,8 +3,6 @@
 Falcor3D has a distant light. The three numbers of its direction have only two degrees of freedom, so here the lamp has a position.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType

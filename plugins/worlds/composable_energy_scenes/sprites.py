@@ -3,8 +3,6 @@
 The pictures differ from those of dSprites: here all shapes of one scale have the same area.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

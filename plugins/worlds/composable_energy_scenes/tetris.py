@@ -1,7 +1,5 @@
 """The world `tetris`: three pieces of four cells on a board, with masks, similar to the Tetrominoes of Greff et al. (2019)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -7,9 +7,7 @@ its own, in which everything else is random. Results are kept in FOLDER, and aft
 `FOLDER/weights`, the costs of each training in `FOLDER/report.json`; `--install` copies both into the package.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -22,7 +20,7 @@ from composable_energy_scenes import weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS, Concepts, load_judge
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import judge_images
-from composable_energy_scenes.network_trainer import RunFolder, encode_images, run_command
+from composable_energy_scenes.network_trainer import RunFolder, encode_images, label_tensors, run_command
 from composable_energy_scenes.one_object import COLORS, OneObject
 from composable_energy_scenes.renderer import KINDS
 
@@ -39,8 +37,7 @@ _SHARES = {"position": 0, "color": 1, "shape": 2, "size": 3}  # the quarter of t
 
 def train_concepts(run: RunFolder) -> None:
     """Trains all networks in a run folder with the world `OneObject` and `SEEDS`, or resumes."""
-    scenes = run.render("judge")
-    run.save(run.trainer.train_judge(scenes.images, _tensors(scenes.labels), _STEPS["judge"]), "judge")
+    run.save(run.trainer.train_judge(run.render("judge"), _STEPS["judge"]), "judge")
     coder = run.trainer.train_autoencoder(run.render("train").images, CODE, _STEPS["autoencoder"], _STEPS["decoder"])
     run.save(coder, "autoencoder")
     base = _train_base(run, coder)
@@ -84,7 +81,7 @@ def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, 
 def _score_heads(run: RunFolder, base: CodeEnergy) -> dict[str, float]:
     """Returns the accuracy of classifiers and the mean absolute error of regressors on test renders."""
     concepts, scenes = Concepts(run.weights), run.render("test")
-    codes, truth = encode_images(base.autoencoder, scenes.images), _tensors(scenes.labels)
+    codes, truth = encode_images(base.autoencoder, scenes.images), label_tensors(scenes)
     found = {
         name: float((-event.logits(codes)).argmin(1).eq(truth[name]).float().mean())
         for name, event in (("color", concepts.color()), ("shape", concepts.shape()))
@@ -99,7 +96,7 @@ def _score_heads(run: RunFolder, base: CodeEnergy) -> dict[str, float]:
 def _score_judge(run: RunFolder) -> dict[str, dict[str, float]]:
     """Returns the judge's scores on test renders, and on their reconstructions by the autoencoder."""
     scenes, coder, judge = run.render("test"), Concepts(run.weights).base.autoencoder, load_judge(run.weights)
-    images, truth = torch.from_numpy(np.array(scenes.images)).float() / 255, _tensors(scenes.labels)
+    images, truth = torch.from_numpy(np.array(scenes.images)).float() / 255, label_tensors(scenes)
     decoded = torch.cat([coder(coder.encode(part)) for part in images.split(500)])
     found = {}
     for name, pictures in (("renders", images), ("autoencoder", decoded)):
@@ -118,10 +115,6 @@ def _score_judge(run: RunFolder) -> dict[str, dict[str, float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
     run_command(train_concepts, partial(RunFolder, world=OneObject(), seeds=SEEDS, counts=COUNTS), weights.FOLDER, arguments)
-
-
-def _tensors(labels: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.array(values)) for name, values in labels.items()}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ of `Presence` on the position of one object per picture; train the detector on p
 in FOLDER, and after an interruption the same command resumes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar

@@ -5,8 +5,6 @@ the last class stands for any face. The judge of 64 pixels was trained on sharp 
 trained again on small ones, doubled in size.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -7,8 +7,6 @@ five attributes, chosen at random, or for the class of any face in a fifth of al
 The command can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

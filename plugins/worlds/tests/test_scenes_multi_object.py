@@ -1,7 +1,5 @@
 """Several objects: codes of patches, the evidence of a position, the detector, and the counts of experiments."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

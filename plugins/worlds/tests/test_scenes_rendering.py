@@ -1,7 +1,5 @@
 """Backends for rendering: found automatically, reported when missing, and equal in their pictures."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import subprocess

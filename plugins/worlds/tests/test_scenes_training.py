@@ -1,7 +1,5 @@
 """Training of scenes: worlds are rendered once, and the command writes each network in the format that the concepts read."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The worlds: labels in range, and pictures that agree with their labels; sprites and tetris need no MuJoCo."""
 
-from __future__ import annotations
-
 import sys
 from functools import cache
 

@@ -1,7 +1,5 @@
 """Segmentation baselines without learning, to report beside a model's score."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scores of codes: whether dimensions of a code tell the factors of pictures."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Checks the arguments of metrics, and converts them to float64 or int64 on the CPU."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

@@ -3,8 +3,6 @@ r"""Segmentation scores that do not depend on the names of labels.
 Notation: $R$ are the true segments, $S$ the predicted segments, $|R|$ the number of pixels of one, $P$ the number of pixels of a picture.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

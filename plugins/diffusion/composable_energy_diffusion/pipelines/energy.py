@@ -1,7 +1,5 @@
 """A pipeline of diffusers as an energy, and its prompts or classes as concepts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

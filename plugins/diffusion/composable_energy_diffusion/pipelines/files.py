@@ -1,7 +1,5 @@
 """Reads pipelines of diffusers from a folder or the Hugging Face hub: safetensors only, and no code of theirs."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

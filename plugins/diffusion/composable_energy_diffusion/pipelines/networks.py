@@ -1,7 +1,5 @@
 """Networks of pipelines as functions of points, times and conditions, and the decoders of their points."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

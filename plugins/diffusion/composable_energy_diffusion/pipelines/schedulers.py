@@ -11,8 +11,6 @@ A scheduler is a process of training together with a sampler. Only the process c
 | score SDE VE | `ve` | the score |
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -13,6 +13,7 @@ from composable_energy.errors import OptionError
 from composable_energy.files import exists, expanded, is_directory
 from composable_energy.options import printable
 from composable_energy_cli import Command, json_text, whole_number
+from composable_energy_cli.parser import add_options, each_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,14 +39,7 @@ class Render(Command):
         parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the files")
         parser.add_argument("--seed", type=whole_number(0), default=0, metavar="SEED", help="seed of the pictures (default: 0)")
         parser.add_argument("--size", type=whole_number(1), metavar="PX", help="height and width of the pictures (default: the world's)")
-        parser.add_argument(
-            "--option",
-            type=_option,
-            action="append",
-            default=[],
-            metavar="NAME=VALUE",
-            help="an option of the world, such as count=[2,4], also written --count [2,4]; may be repeated",
-        )
+        add_options(parser, "an option of the world, such as count=[2,4], also written --count [2,4]")
         parser.add_argument("--masks", action="store_true", help="also render a mask of the objects")
         parser.add_argument("--quiet", action="store_true", help="show no progress and no report")
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -105,15 +99,4 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
     given += [("size", arguments.size)] if arguments.size is not None else []
-    options = dict(given)
-    if len(options) < len(given):
-        raise OptionError("An option is given twice.")
-    return options
-
-
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    name = name.strip().replace("-", "_")
-    if not (equals and name.isidentifier()):
-        raise argparse.ArgumentTypeError(f"an option must be written NAME=VALUE, got {text!r}")
-    return name, value.strip()
+    return each_once(given)

@@ -1,7 +1,5 @@
 """Readers of packed data sets: the binary versions of CIFAR-10 and CIFAR-100, and the IDX files of MNIST and Fashion-MNIST."""
 
-from __future__ import annotations
-
 import math
 import struct
 from pathlib import Path

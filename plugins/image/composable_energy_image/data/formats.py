@@ -1,7 +1,5 @@
 """`open_pictures`: opens pictures and labels in any supported format, and keeps decoded pictures in a cache."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Random preparation of training pictures: flips, distortions, shifts and dequantization."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal

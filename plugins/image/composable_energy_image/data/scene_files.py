@@ -1,7 +1,5 @@
 """Rendered worlds on disk: memory-mapped files of pictures and masks, with their labels."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The interface of worlds: they draw labels from a seed, and render pictures and masks of labels."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Recipes by name: the papers' settings, and small ones of our own; `cd_small` and so on read the TOML files beside this module."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

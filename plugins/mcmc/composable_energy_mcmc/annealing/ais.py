@@ -6,8 +6,6 @@ References:
     Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

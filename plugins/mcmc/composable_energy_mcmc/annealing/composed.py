@@ -1,7 +1,5 @@
 r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$ of its leaves' log densities, and derivatives of $F$."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

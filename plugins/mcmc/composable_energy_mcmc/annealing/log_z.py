@@ -1,7 +1,5 @@
 r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed importance sampling."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

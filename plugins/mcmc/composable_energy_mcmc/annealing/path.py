@@ -1,7 +1,5 @@
 r"""The geometric path $E_b = (1 - b)\, E_0 + b\, E$ from a Gaussian $E_0$ at $b = 0$ to an energy $E$ at $b = 1$, and steps along it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

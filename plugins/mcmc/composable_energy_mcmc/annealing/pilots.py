@@ -1,7 +1,5 @@
 """Pilot points of `smc` and `tempering`: they fit the Gaussian and find the schedule by Hamiltonian Monte Carlo."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 from dataclasses import dataclass

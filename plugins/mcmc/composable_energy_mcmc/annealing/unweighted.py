@@ -1,7 +1,5 @@
 r"""Chains that anneal one by one, without resampling: where they start, and whether the weights of their paths contradict the draws."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

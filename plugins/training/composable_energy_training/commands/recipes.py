@@ -1,7 +1,5 @@
 """`composable-energy recipes`: lists recipes with their needs and costs, or shows one."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from typing import Any

@@ -1,7 +1,5 @@
 """`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex
@@ -16,6 +14,7 @@ from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, expanded, is_directory, is_file
 from composable_energy.options import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
+from composable_energy_cli.parser import each_once
 
 _SETTINGS = {"labels": "data.labels", "limit": "data.limit", "seed": "training.seed", "device": "training.device"}
 
@@ -120,11 +119,7 @@ def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given = [(key, parse_value(text)) for key, text in arguments.set]
     given += [(key, getattr(arguments, flag)) for flag, key in _SETTINGS.items() if getattr(arguments, flag) is not None]
-    changes = dict(given)
-    if len(changes) < len(given):
-        keys = [key for key, _ in given]
-        raise OptionError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice.")
-    return changes
+    return each_once(given)
 
 
 def _check_device(device: Any) -> None:

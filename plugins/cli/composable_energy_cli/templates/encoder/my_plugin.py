@@ -1,7 +1,5 @@
 """An encoder: a small network from points to logits."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 __all__ = ["MyPlugin"]

@@ -1,7 +1,5 @@
 r"""An energy in closed form: a ring, $E(x) = (\lVert x \rVert - r)^2 / 2 w^2$."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

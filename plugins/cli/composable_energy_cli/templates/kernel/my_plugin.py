@@ -1,7 +1,5 @@
 """A kernel: the fused Langevin step in torch operations, as the frame for one of a device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A recipe of training: the settings are in `recipe.toml`, which changes those of an installed recipe."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from composable_energy_training import Recipe, open_recipe

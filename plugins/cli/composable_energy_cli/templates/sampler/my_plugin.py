@@ -1,7 +1,5 @@
 """A sampler without gradients: random-walk Metropolis."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """A world: pictures with known labels, drawn from a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any

@@ -1,12 +1,9 @@
-"""The command `energies`: the names for expressions."""
-
-from __future__ import annotations
+"""The commands `energies` and `plugins`: the names for expressions, and the installed plug-ins."""
 
 import argparse
 import shutil
 import sys
 import textwrap
-from typing import Any
 
 from composable_energy.options import printable
 from composable_energy.registry import Command
@@ -42,8 +39,11 @@ class Energies(Command):
         if not entries:
             print("There are no energies with names; `composable-energy plugins` shows what was found.")
             return 0
-        entries.sort(key=_order)
-        lines = table(_HEADER, [(entry.name, entry.state or "ready", _line(entry)) for entry in entries]).splitlines()
+        # trained ones first, then those that are ready, those that need arguments, untrained ones, and those that do not load
+        entries.sort(key=lambda one: (one.error is not None, one.trained is False, bool(one.needs), one.trained is None))
+        owners = ["" if one.distribution == LIBRARY else f"  ({one.distribution or 'this session'})" for one in entries]
+        cells = [(one.name, one.state or "ready", (one.error or one.summary) + owner) for one, owner in zip(entries, owners, strict=True)]
+        lines = table(_HEADER, cells).splitlines()
         margin = " " * lines[0].index(_HEADER[2])
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
         for entry, line in zip([None, *entries], lines, strict=True):
@@ -54,12 +54,29 @@ class Energies(Command):
         return 0
 
 
-def _order(entry: Any) -> tuple[bool, bool, bool, bool]:
-    """Sorts energies that can be sampled at once before others: trained ones, ready ones, those with arguments, and untrained ones."""
-    return entry.error is not None, entry.trained is False, bool(entry.needs), entry.trained is None
+class Plugins(Command):
+    """The command `composable-energy plugins`: the installed plug-ins and their distributions."""
 
+    summary = "list the plug-ins"
+    description = "Lists the plug-ins that were found, without importing them."
 
-def _line(entry: Any) -> str:
-    """Returns what an energy is, or why it does not load, and the package of a third party."""
-    owner = "" if entry.distribution == LIBRARY else f"  ({entry.distribution or 'this session'})"
-    return (entry.error or entry.summary) + owner
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--load", action="store_true", help="import each plug-in and show whether it loads")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Prints a row for each plug-in, and the errors of those that fail."""
+        import composable_energy as ce
+
+        with foreign_output():
+            rows = ce.plugins(load=arguments.load)
+        if arguments.json:
+            print(json_text([vars(row) for row in rows]))
+            return 0
+        owners = [f"{row.distribution or 'this session'} {row.version or ''}".strip() for row in rows]
+        cells = [(row.group.rpartition(".")[2], row.name, row.value, owner, row.state) for row, owner in zip(rows, owners, strict=True)]
+        print(table(("group", "name", "from", "offered by", "state"), cells))
+        for row in rows:
+            if row.error:
+                print(printable(f"\n{row.qualified if row.name else row.distribution}: {row.error}"))
+        return 0
