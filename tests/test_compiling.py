@@ -23,9 +23,7 @@ PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
 CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3)}
-ONE_STEP = {
-    "batch_size": 10
-}  # fewer than there are chains: a function takes one step, not eight, whose compilation takes eight times as long
+ONE_STEP = {"batch_size": 10}  # of 20 chains: functions take one step, and not eight, which compile for eight times as long
 
 
 def single_steps(why):
