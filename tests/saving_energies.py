@@ -145,11 +145,7 @@ def expressions() -> list[ce.Energy]:
     """Returns three expressions with shared parts, a mixture and a noise level for each point."""
     male, old, red = people("male", "old", "hair=red")
     mixture = td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2])), td.MultivariateNormal(torch.ones(2, 2), torch.eye(2)))
-    return [
-        (male & ~old) | (red & 0.3 * normal()),
-        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]),
-        male.at(torch.rand(9)),
-    ]
+    return [(male & ~old) | (red & 0.3 * normal()), ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]), male.at(torch.rand(9))]
 
 
 def nodes(header, kind):

@@ -23,6 +23,7 @@ PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
 CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3)}
+ONE_STEP = {"batch_size": 10}  # of 20 chains: functions take one step, and not eight, which compile for eight times as long
 
 
 def single_steps(why):
@@ -60,7 +61,7 @@ class Counted(Sampler):
 
 
 def test_points_and_infos_are_those_of_single_steps_or_of_a_compiled_gradient_where_steps_differ():
-    assert_draws_same(PAIR, (20, 3), sampler=HMC(0.3, 2, jitter=False), **CALL)
+    assert_draws_same(PAIR, (20, 3), sampler=HMC(0.3, 2, jitter=False), **ONE_STEP, **CALL)
     with single_steps("noise"):
         assert_draws_same(PAIR, (20, 3), sampler=ChEES(0.2, 1.1, Metric(torch.tensor([0.5, 1.0, 2.0]))), **CALL)
 
@@ -74,9 +75,9 @@ def test_every_kind_of_node_is_compiled():
         & ce.any_of(LEAVES["ring"], ce.negate(LEAVES["relative"]), weights=[1, 1])
         & Noisy().given(sigma=0.5)
     )
-    assert_draws_same(energy, (7, 2), sampler=Langevin(0.02), steps=9, seed=1, dtype=DTYPE)
+    assert_draws_same(energy, (20, 2), sampler=Langevin(0.02), steps=9, seed=1, dtype=DTYPE, **ONE_STEP)
     positive = ce.as_energy(torch.distributions.LogNormal(torch.zeros(3), torch.ones(3)))
-    assert_draws_same(positive, (16, 3), sampler=MALA(0.2), steps=9, seed=1, init=torch.full((16, 3), 1.5))
+    assert_draws_same(positive, (20, 3), sampler=MALA(0.2), steps=9, seed=1, init=torch.full((20, 3), 1.5), **ONE_STEP)
 
 
 def test_batches_conditions_of_chains_and_tuned_samplers_draw_the_same():

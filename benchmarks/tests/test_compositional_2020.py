@@ -62,11 +62,7 @@ class TestTable:
         rows = {row.text: row for row in table1.ROWS}
         both = rows["position & color"]
         place, color = near(found.position, c["position"]), found.color == c["color"]
-        assert both.scores(found, c) == {
-            "position": share(place),
-            "color": share(color),
-            "joint": share(place & color),
-        }
+        assert both.scores(found, c) == {"position": share(place), "color": share(color), "joint": share(place & color)}
         either = rows["position1 | position2"].scores(found, c)
         assert either["joint"] == pytest.approx(either["first"] + either["second"])  # the two never meet
 

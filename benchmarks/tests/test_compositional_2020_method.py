@@ -8,14 +8,7 @@ import torch
 
 import composable_energy as ce
 from benchmarks.papers.compositional_2020 import paper_method
-from benchmarks.papers.compositional_2020.paper_method import (
-    Method,
-    bounded_not,
-    energy_classifier,
-    expressions,
-    paper_not,
-    paper_or,
-)
+from benchmarks.papers.compositional_2020.paper_method import Method, bounded_not, energy_classifier, expressions, paper_not, paper_or
 from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from composable_energy_scenes import weights
 

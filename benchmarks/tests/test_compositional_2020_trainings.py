@@ -50,10 +50,7 @@ def test_sizes_of_a_ratio_are_independent_of_positions():
 
 def test_parts_of_a_code_have_energies_of_their_own():
     decoder = WhereAndWhat()
-    where, what = (
-        extrapolation.Part(slice(0, WHERE), decoder, "where"),
-        extrapolation.Part(slice(WHERE, None), decoder, "what"),
-    )
+    where, what = (extrapolation.Part(slice(0, WHERE), decoder, "where"), extrapolation.Part(slice(WHERE, None), decoder, "what"))
     torch.manual_seed(0)
     for part in (where, what):
         nn.init.normal_(part.net.net.write.weight)

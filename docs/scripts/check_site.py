@@ -123,8 +123,8 @@ def errors_without_network(site: Path) -> list[str]:
 
 @contextmanager
 def _served(site: Path) -> Iterator[str]:
-    handler = functools.partial(_Quiet, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    handler = functools.partial(_Files, directory=str(site))
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -134,7 +134,31 @@ def _served(site: Path) -> Iterator[str]:
             thread.join()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _Server(ThreadingHTTPServer):
+    """Sends the index of the search once, and then one without entries.
+
+    A page takes as long to set up all entries as for everything else.
+    """
+
+    sent_index = False
+
+
+class _Files(SimpleHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if file.name != "search_index.json" or not self.server.sent_index:
+            self.server.sent_index |= file.name == "search_index.json"
+            super().do_GET()
+            return
+        index = json.loads(file.read_text(encoding="utf-8"))
+        body = json.dumps({**index, "docs": []}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 

@@ -11,7 +11,7 @@ from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
 from composable_energy_faces.training_run import TrainingRun
-from composable_energy_image import network_training
+from composable_energy_image import base_and_attributes, network_training
 from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32
 
@@ -46,11 +46,13 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")  # two draws of untrained energies
 def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Every stage at a thousandth of the effort; the second call finds all done."""
     monkeypatch.setattr(data, "PART", 60)
     monkeypatch.setattr(train, "CRITERIA", train.CRITERIA[:1])
     monkeypatch.setattr(train, "TEST_FACES", 20)
+    monkeypatch.setattr(base_and_attributes, "DRAWS", 2)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
     train_in_float32(monkeypatch, network_training)
     command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]

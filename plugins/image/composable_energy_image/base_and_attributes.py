@@ -25,7 +25,7 @@ from composable_energy_training import Recipe
 
 _LOG = logging.getLogger("composable_energy_training")
 _ROWS, _COLUMNS = 16, 8
-_DRAWS = 64  # of each energy, for the report
+DRAWS = 64  # of each energy, for the report
 _LARGEST, _SAMPLE = 64, 32
 
 AUTOMATIC = {
@@ -157,7 +157,7 @@ def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Ma
     """Writes a folder for each energy, a contact sheet with a row of samples for each of the first 16, and the report of a run."""
     for energy in energies:
         energy.save(out / energy.name)
-    pictures, draws = draw_events(energies, _DRAWS)
+    pictures, draws = draw_events(energies, DRAWS)
     write_rows(out / "samples.png", [some[:_COLUMNS] for some in pictures[:_ROWS]])
     report = {
         "energies": [energy.name for energy in energies],

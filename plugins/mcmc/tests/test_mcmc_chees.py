@@ -106,10 +106,7 @@ def gaussian_and(function, dimension=2):
     return ce.as_energy(lambda x: x.square().sum(1) / 2 + function(x), event_shape=(dimension,))
 
 
-JUMPS = {
-    "a high step in 20-D": (lambda x: 10 * (x[:, 0] > 1).float(), 20),
-    "stairs": (lambda x: (2 * x).round().square().sum(1) / 16, 2),
-}
+JUMPS = {"a high step in 20-D": (lambda x: 10 * (x[:, 0] > 1).float(), 20), "stairs": (lambda x: (2 * x).round().square().sum(1) / 16, 2)}
 
 
 @pytest.mark.full

@@ -104,12 +104,7 @@ def check_gaussian(found, x, width):
         # The step is exact for the Gaussian of the noisier point, so that a few large steps suffice.
         (NoisyBell, DiffusionRecoveryLikelihood(0.1, 0.4, ratio=2.0, steps=20, step_size=0.2), {"steps": 200, "rate": 0.05}, 4),
         # Without its flow it is contrastive divergence with its own chains.
-        (
-            Bell,
-            EnergyMatching(temperature=1.0, warm_up=0, flow=0.0, steps=60, step_size=0.03, coupling=1),
-            {"steps": 200, "rate": 0.05},
-            5,
-        ),
+        (Bell, EnergyMatching(temperature=1.0, warm_up=0, flow=0.0, steps=60, step_size=0.03, coupling=1), {"steps": 200, "rate": 0.05}, 5),
     ],
 )
 def test_a_gaussian_is_learnt(model, objective, settings, width):
