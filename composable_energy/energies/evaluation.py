@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
-from composable_energy.energies.checks import check_energies, note_evaluation, weights_of
+from composable_energy.energies.checks import changed_points, check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -211,22 +211,27 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
             if is_left_out(x):
                 return zeros(x)
             x = seen(x)
+    counted = not (torch.compiler.is_dynamo_compiling() or x.is_inference())
+    version = x._version if counted else 0
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)
             if x.requires_grad and not energies.requires_grad:
                 note_detached(energy, x, conditions)
-            return energies
-        if uses_own_gradient(energy, x):
-            return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
-        if not energy.has_value:
-            if evaluation is None or evaluation.root is not energy:
-                raise ExpressionError(
-                    f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
-                    "sampler that needs only gradients, such as `langevin`."
-                )
-            evaluation.valueless = True
-        return check_energies(energy, forward(x, **conditions), x)
+        elif uses_own_gradient(energy, x):
+            energies = check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
+        else:
+            if not energy.has_value:
+                if evaluation is None or evaluation.root is not energy:
+                    raise ExpressionError(
+                        f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or "
+                        "a sampler that needs only gradients, such as `langevin`."
+                    )
+                evaluation.valueless = True
+            energies = check_energies(energy, forward(x, **conditions), x)
+        if counted and x._version != version:
+            raise changed_points(energy)
+        return energies
     except Exception as error:
         note_evaluation(error, energy, x)
         raise
