@@ -23,7 +23,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_310,
+    "core: lines": 14_360,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -33,13 +33,13 @@ LIMITS = {
     "plug-ins: lines without tests": 33_980,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_500,
-    "tests: lines": 29_600,
+    "tests: lines": 29_660,
     "docs: words": 60_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,
-    "a call with langevin: functions of the core": 226,
+    "a call with langevin: functions of the core": 225,
     "a call with langevin: files of the core": 31,
-    "a call with the default sampler: functions of the core": 225,
+    "a call with the default sampler: functions of the core": 224,
     "a call with the default sampler: files of the core": 31,
     "a Langevin step: Python calls": 60,
 }

@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the energies constant."""
+    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the result constant.
 
-    energy: Energy
+    The latter may also be a call of a decoder or a network of events.
+    """
+
+    energy: Any
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor | None
@@ -148,7 +151,10 @@ def evaluate_once(
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items())
     key = (*key, *map(id, weights_of(module))) if isinstance(module, nn.Module) else key
-    return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
+    result = memoize(key, (function, x, conditions), lambda: call(x, **conditions))
+    if x.requires_grad and isinstance(result, Tensor) and not result.requires_grad and not hasattr(module, "terms"):
+        note_detached(call, x, conditions)
+    return result
 
 
 def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
@@ -237,11 +243,11 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
         raise
 
 
-def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
-    """Lists a call whose energies do not depend on the points for autograd, if the uses of energies are collected."""
+def note_detached(energy: Any, x: Tensor, conditions: Mapping[str, Any]) -> None:
+    """Lists a call whose result does not depend on the points for autograd, if the uses of energies are collected."""
     evaluation = THREAD.evaluation
-    if evaluation is not None and evaluation.uses is not None and not energy.terms:
-        evaluation.uses.append(Use(energy, x.detach(), conditions, None))
+    if evaluation is not None and evaluation.uses is not None and not getattr(energy, "terms", ()):
+        evaluation.uses.append(Use(energy, x.detach(), dict(conditions), None))
 
 
 def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
