@@ -35,9 +35,9 @@ LIMITS = {
     "docs: words": 60_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,
-    "a call with langevin: functions of the core": 226,
+    "a call with langevin: functions of the core": 225,
     "a call with langevin: files of the core": 31,
-    "a call with the default sampler: functions of the core": 225,
+    "a call with the default sampler: functions of the core": 224,
     "a call with the default sampler: files of the core": 31,
     "a Langevin step: Python calls": 60,
 }

@@ -319,6 +319,8 @@ def test_neither_evaluation_nor_sampling_writes_a_level_and_calibration_shares_t
 def test_levels_inside_of_levels_and_of_bases_are_filled():
     nested = ce.calibrate(RING & ~(density() & ~Shifted()))
     assert all(part.level is not None for part in nested.modules() if isinstance(part, ce.Negation))
+    mixture = ce.calibrate(RING & ~ce.any_of(Shifted(), density(), weights=[1, 3]), seed=0)
+    assert mixture(X).isfinite().all() and mixture.terms[1].terms[0].log_z is not None
     event = ce.ClassifierEnergy(lambda x: x, 0, RING & ~Shifted())
     assert event.sample((4, 2), steps=2, seed=0, dtype=F64).isfinite().all()
     assert ce.calibrate(event)(X).isfinite().all()

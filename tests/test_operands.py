@@ -69,6 +69,22 @@ def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
     assert known() is None
 
 
+@pytest.mark.parametrize("lift", [ce.as_energy, ce.ScoreEnergy])
+def test_a_function_that_writes_to_its_points_is_refused(lift):
+    def shift(x):
+        with torch.no_grad():
+            x -= 3
+        return -x if lift is ce.ScoreEnergy else x.square().sum(1)
+
+    energy = lift(shift, event_shape=(2,))
+    for use in (energy.with_gradient, (energy & quadratic).with_gradient, lambda x: energy.sample(len(x), steps=1, sampler="langevin")):
+        with pytest.raises(ExpressionError, match="shift changes its points in place"):
+            use(torch.zeros(4, 2))
+    if lift is ce.as_energy:
+        with pytest.raises(ExpressionError, match="energy changes its points in place"):
+            ce.as_energy(lambda x: x.sub_(3).square().sum(1)).with_gradient(points())
+
+
 def test_a_shape_is_any_sequence_of_numbers():
     ring = LEAVES["ring"].__class__(1.0)
     ring.event_shape = [2]

@@ -275,6 +275,19 @@ def test_a_module_in_training_mode_that_no_copy_reaches_is_refused(way):
     energy.sample((5, 2), sampler=Langevin(0.1), steps=1)
 
 
+def test_a_global_with_the_name_of_an_attribute_is_another_object():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.GLOBAL = nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.GLOBAL(x).squeeze(1)
+
+    GLOBAL.train()
+    assert (ce.as_energy(Model()) & GROUND).sample((5, 2), sampler=Langevin(0.1), steps=1).isfinite().all()
+
+
 def test_the_global_random_state_goes_on_under_a_call():
     torch.manual_seed(5)
     expected = [torch.rand(()).item() for _ in range(6)]

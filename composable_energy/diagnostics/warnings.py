@@ -36,6 +36,7 @@ _ADVICE = {
     "errors": "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
     "formula": "Such points may be rare or absent in the data of the base, or the classifiers contradict one another: look at "
     "`E.explain(x)`; `E.sharpened(w)` weighs the formula more.",
+    "probabilities": "Leave out the last softmax or sigmoid; or return their logarithms, `p.log()`, of a single column `p.logit()`.",
     "decoded": "Such points may be rare in the data, or the decoder does not show it: a judge of decoded points decides; "
     "`E.sharpened(w)` weighs the formula more.",
     "rare": "Data have hardly shown such points, so draws may not be such: a judge decides; `E.sharpened(w)` weighs the formula more.",

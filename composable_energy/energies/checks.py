@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
 
 _NUMPY = "Can't call numpy() on Tensor that requires grad"
+_IN_PLACE = "a leaf Variable that requires grad is being used in an in-place operation"
 _HAPPENED, _TERM = "This happened in the energy", "_composable_energy_term"
 
 
@@ -160,6 +161,14 @@ def weights_of(module: nn.Module) -> Iterator[Tensor]:
                     todo.append(part)
 
 
+def changed_points(energy: object) -> ExpressionError:
+    """Returns the error about a function that writes to its points, which other terms and the chains use as well."""
+    return ExpressionError(
+        f"{energy} changes its points in place, so that other terms and the chains would see them changed: compute a new tensor, such as "
+        "`x = x - 1` for `x -= 1`, or `x = x.clone()` first."
+    )
+
+
 def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
     """Notes on an exception from a user's function which term of which expression was evaluated, and at how many points.
 
@@ -168,6 +177,8 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
     """
     if isinstance(error, RuntimeError) and _NUMPY in str(error):
         raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
+    if isinstance(error, RuntimeError) and _IN_PLACE in str(error):
+        raise changed_points(energy) from error
     of_shape = type(error) in (RuntimeError, IndexError, TypeError, ValueError, ShapeError) and not ran_out(error)
     if of_shape and _takes_single_points(getattr(energy, "function", None), x):
         text = str(error).strip().partition("\n")[0]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
-from composable_energy.energies.checks import check_energies, note_evaluation, weights_of
+from composable_energy.energies.checks import changed_points, check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the energies constant."""
+    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the result constant.
 
-    energy: Energy
+    The latter may also be a call of a decoder or a network of events.
+    """
+
+    energy: Any
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor | None
@@ -148,7 +151,10 @@ def evaluate_once(
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items())
     key = (*key, *map(id, weights_of(module))) if isinstance(module, nn.Module) else key
-    return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
+    result = memoize(key, (function, x, conditions), lambda: call(x, **conditions))
+    if x.requires_grad and isinstance(result, Tensor) and not result.requires_grad and not hasattr(module, "terms"):
+        note_detached(call, x, conditions)
+    return result
 
 
 def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
@@ -211,32 +217,37 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
             if is_left_out(x):
                 return zeros(x)
             x = seen(x)
+    counted = not (torch.compiler.is_dynamo_compiling() or x.is_inference())
+    version = x._version if counted else 0
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)
             if x.requires_grad and not energies.requires_grad:
                 note_detached(energy, x, conditions)
-            return energies
-        if uses_own_gradient(energy, x):
-            return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
-        if not energy.has_value:
-            if evaluation is None or evaluation.root is not energy:
-                raise ExpressionError(
-                    f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
-                    "sampler that needs only gradients, such as `langevin`."
-                )
-            evaluation.valueless = True
-        return check_energies(energy, forward(x, **conditions), x)
+        elif uses_own_gradient(energy, x):
+            energies = check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
+        else:
+            if not energy.has_value:
+                if evaluation is None or evaluation.root is not energy:
+                    raise ExpressionError(
+                        f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or "
+                        "a sampler that needs only gradients, such as `langevin`."
+                    )
+                evaluation.valueless = True
+            energies = check_energies(energy, forward(x, **conditions), x)
+        if counted and x._version != version:
+            raise changed_points(energy)
+        return energies
     except Exception as error:
         note_evaluation(error, energy, x)
         raise
 
 
-def note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
-    """Lists a call whose energies do not depend on the points for autograd, if the uses of energies are collected."""
+def note_detached(energy: Any, x: Tensor, conditions: Mapping[str, Any]) -> None:
+    """Lists a call whose result does not depend on the points for autograd, if the uses of energies are collected."""
     evaluation = THREAD.evaluation
-    if evaluation is not None and evaluation.uses is not None and not energy.terms:
-        evaluation.uses.append(Use(energy, x.detach(), conditions, None))
+    if evaluation is not None and evaluation.uses is not None and not getattr(energy, "terms", ()):
+        evaluation.uses.append(Use(energy, x.detach(), dict(conditions), None))
 
 
 def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ values are equal; a copy that was trained since is another energy. Two nodes are
 
 import contextlib
 import copy
+import dis
 import gc
 import sys
 import uuid
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import chain
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -314,15 +316,19 @@ def _captured(function: FunctionType) -> list[Any]:
     """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes."""
     if _is_of_library(function):
         return []
-    codes = [function.__code__]
-    for code in codes:  # also those of inner functions and comprehensions, which `inspect.getclosurevars` leaves out
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    named = dict.fromkeys(name for code in codes for name in code.co_names if name in function.__globals__)
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *map(function.__globals__.__getitem__, named)]
+    named = [function.__globals__[name] for name in _globals_of(function.__code__) if name in function.__globals__]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is not bound yet
             values.append(cell.cell_contents)
     return [dict(vars(value)) if isinstance(value, type) and not _is_of_library(value) else value for value in values]
+
+
+@lru_cache(maxsize=512)
+def _globals_of(code: CodeType) -> tuple[str, ...]:
+    """Returns the names of globals that a code reads, also in inner functions; `co_names` also has those of attributes."""
+    names = [one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    return tuple(dict.fromkeys(chain(names, *(_globals_of(one) for one in code.co_consts if isinstance(one, CodeType)))))
 
 
 def _is_of_library(value: FunctionType | type) -> bool:

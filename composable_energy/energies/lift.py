@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Tr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
+from composable_energy.energies.checks import changed_points
 from composable_energy.energies.conditions import parameters_of
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
@@ -351,7 +352,10 @@ class ScoreEnergy(CallableEnergy):
         Raises:
             ShapeError: The model gives another shape.
         """
+        version = None if x.is_inference() else x._version
         score = self.function(x, *self.arguments, **self._check_input(x, conditions))
+        if version is not None and x._version != version:
+            raise changed_points(self)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")

@@ -169,6 +169,12 @@ class Categorical(Variable):
             raise ShapeError(f"{self.source} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
+    def has_probabilities(self, x: Tensor, conditions: Mapping[str, Any]) -> bool:
+        """Returns whether the network gives numbers from 0 to 1, which sum to 1 if they are several: probabilities in place of logits."""
+        output = self.source.check_output(self.source.evaluate(x, conditions), x)[:, self.columns or slice(None)]
+        sums = output.sum(1) if output.shape[1] > 1 else torch.ones_like(output)
+        return bool(((output >= 0) & (output <= 1)).all() and ((sums - 1).abs() < 1e-3).all())
+
 
 @dataclass(frozen=True)
 class Continuous(Variable):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,26 +153,34 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
             )
 
 
-def check_detached(uses: Sequence[Use]) -> None:
-    """Raises if an energy that autograd finds constant, in these uses, changes with its points: its gradient would lack without a word.
+def check_detached(uses: Sequence[Use], alone: bool) -> None:
+    """Raises if what autograd finds constant, in these uses, changes with its points: its gradient would lack without a word.
 
-    Walls and steps, which are constant nearly everywhere, are right, and so are energies that declare to have no gradient.
+    Walls are right, and so are energies that declare to have no gradient. A sampler that follows gradients `alone` misses steps, which are
+    constant nearly everywhere, and decoders and networks of events without a gradient as well; others do not.
     """
-    seen = set[Energy]()
+    seen = set[Any]()
     for use in reversed(uses):
-        if use.gradient is not None or use.energy in seen or not use.energy.has_gradient:
+        of, network = use.energy, not isinstance(use.energy, Energy)
+        if use.gradient is not None or of in seen or (not alone if network else not of.has_gradient):
             continue
-        seen.add(use.energy)
+        seen.add(of)
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
-        values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        with torch.no_grad():
+            found = torch.stack([of(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)]).reshape(4, len(x), -1)
+        values = found @ torch.arange(found.shape[2]).cos().to(found)
         known = values.isfinite().all(0)
         before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
         changed = known & before & after  # a step at the point itself is between them
-        if 2 * int(changed.sum()) > int(known.sum()):
+        cut, finite = 2 * int(changed.sum()) > int(known.sum()), values[:, known]
+        if cut or (alone and finite.numel() and finite.amax() - finite.amin() > 100 * eps * (1 + finite.abs().amax())):
+            owner = getattr(of, "__self__", of)
+            name = getattr(owner, "__name__", type(owner).__name__) if network else of
             raise ExpressionError(
-                f"{use.energy} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
-                "made a new tensor of numbers. Compute it with torch operations on the points throughout."
+                f"{name} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
+                "made a new tensor of numbers. Compute it with torch operations on the points throughout"
+                + (", or take a sampler that accepts and rejects, such as `mala`." if network or not cut else ".")
             )
 
 

@@ -234,7 +234,7 @@ def _run(
         else:
             with evaluating(uses=[], memo=None) as start:
                 chains.start()
-            check_detached(start.uses or ())
+            check_detached(start.uses or (), alone=not problem.sampler.traits.values)
         if chains.active:
             ids = chains.rows[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]

@@ -23,6 +23,7 @@ from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.events import Formula, conjoin
+from composable_energy.events.variables import Categorical
 from composable_energy.sampling.chains import Chains, Diverged, Observer
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
@@ -273,6 +274,13 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
     if formulas:
         found = collect(lambda x, bound: (-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
         trace.formula_probability = found.mean().item()
+        some = points[: min(_READ, problem.batch_size)]
+        bound = problem.conditions_at(some, torch.arange(len(some)))
+        heads = [head for formula in formulas for head in formula.variables if isinstance(head, Categorical)]
+        wrong = next((head for head in heads if len(some) >= _READABLE and head.has_probabilities(some, bound)), None)
+        if wrong is not None:
+            seen = f"A classifier takes logits, and {wrong.source} gives numbers from 0 to 1 at all draws, as probabilities are."
+            trace.observed += (SamplingWarning("probabilities", seen, advise("probabilities", trace.sampler)),)
     if isinstance(whole, Disjunction):
         trace.shares = whole.shares
         if not whole.needs_log_densities:

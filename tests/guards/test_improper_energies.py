@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 import composable_energy as ce
-from composable_energy.errors import UngroundedError
+from composable_energy.errors import OptionError, UngroundedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -59,6 +59,12 @@ def test_log_z_refuses_an_integral_that_is_infinite(name):
             ce.log_z(other, seed=0)
     with pytest.raises(UngroundedError):
         ce.calibrate(improper | ce.as_energy(td.Normal(torch.zeros(improper.event_shape), 1.0)), seed=0)
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "underdamped"])
+def test_a_score_of_the_wrong_sign_is_named(sampler):
+    with pytest.raises(OptionError, match="is its sign right"):
+        ce.ScoreEnergy(lambda x: x, event_shape=(2,)).sample(20, sampler=sampler, seed=0)
 
 
 @pytest.mark.full

@@ -187,6 +187,20 @@ class TestOutputs:
         wall = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, 0.0, torch.inf))
         step = ce.as_energy(lambda x: (x[:, 0] > 1).float())
         assert (bowl & wall & step).sample((20, 2), sampler=MALA(0.5), steps=3, init=torch.ones(20, 2), seed=0).isfinite().all()
+        assert (bowl & wall).sample((20, 2), sampler=Langevin(1e-6), steps=3, init=torch.ones(20, 2), seed=0).isfinite().all()
+        with pytest.raises(ExpressionError, match=r"energy changes with its points, .* or take a sampler that accepts and rejects"):
+            (bowl & step).sample((20, 2), sampler=Langevin(0.1), steps=3, seed=0)
+
+    def test_networks_without_a_gradient_beside_terms_with_one(self):
+        class Cut(nn.Linear):
+            forward = torch.no_grad()(nn.Linear.forward)
+
+        base, cut = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)), Cut(2, 3).eval()
+        shown = ce.as_energy(lambda x: x.square().sum(1), event_shape=(3,)).pull_back(cut)
+        for energy in (ce.ClassifierEnergy(cut, 0, base), base & shown):
+            assert energy.sample(20, sampler=MALA(0.5), steps=3, seed=0).isfinite().all()  # by the values
+            with pytest.raises(ExpressionError, match=r"Cut changes with its points, but its result has no gradient.* such as `mala`"):
+                energy.sample(20, sampler=Langevin(0.1), steps=3, seed=0)
 
 
 class Net(nn.Module):

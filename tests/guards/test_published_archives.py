@@ -32,6 +32,8 @@ def test_dsprites_is_read_as_published(tmp_path):
     images, classes = dsprites(tmp_path / "d.npz")
     found = open_pictures(tmp_path / "d.npz", cache=None)
     assert np.array_equal(found.pixels[:, 0], images * 255)
+    np.save(tmp_path / "imgs.npy", images)  # the array alone
+    assert np.array_equal(open_pictures(tmp_path / "imgs.npy", cache=None).pixels, found.pixels)
     assert list(found.labels) == ["color", "shape", "scale", "orientation", "x", "y"]
     for i, name in enumerate(found.labels):
         assert found.labels[name].values.tolist() == classes[:, i].tolist()

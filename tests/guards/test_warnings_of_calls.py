@@ -188,6 +188,12 @@ class TestFormulas:
         assert trace.formula_probability > 0.9 and "formula" not in kinds(trace)
         assert BOWL.sample((64, 2), sampler=MALA(), steps=60, seed=0, trace=True)[1].formula_probability is None
 
+    @pytest.mark.parametrize("function", [lambda x: x.softmax(1), lambda x: x[:, :1].sigmoid()])
+    def test_a_classifier_that_gives_probabilities_warns(self, function):
+        for network in (function, lambda x: x):
+            _, trace = ce.ClassifierEnergy(network, 1, BOWL).sample((64, 2), sampler=MALA(0.1), steps=5, seed=0, trace=True)
+            assert ("probabilities" in kinds(trace)) is (network is function)
+
 
 class Copier(torch.nn.Module):
     """A decoder of two numbers that keeps the first one, and of the second one a share; or whose `encode` is something else."""

@@ -143,6 +143,7 @@ _STEPS, _MEASURED = 120, 40  # of the pilots, and the last ones that are measure
 _FORGET = 0.98
 _FALLBACK = 0.1  # where no chain starts at a finite energy, which the driver reports
 _PROBE = 1e-3  # relative to the size of points
+_AWAY = 1e3  # the growth of points that have run away
 
 
 def tune_unadjusted(
@@ -170,6 +171,9 @@ def tune_unadjusted(
         if step > _STEPS - _MEASURED:
             here = flatten_points(metric.whiten_gradient(state.grad))[finite_rows(state)]
             squares.append((here.double() / temperature).square().mean(0))
+    if not energy.has_value and (state.x * state.grad).sum() < 0 and state.x.abs().max() > _AWAY * (1 + x.abs().max()):
+        where = "its chains run away. A score is the gradient of log p and points to the density: is its sign right?"
+        raise OptionError(f"No step size can be tuned for {energy}: {where}")
     steepest = torch.stack(squares).mean(0).max().item()
     if steepest == 0:
         raise OptionError(f"No step size can be tuned for {energy}: its gradients at the pilot chains are zero. Give `step_size`.")

@@ -199,6 +199,8 @@ def measure_mixing(
         gradients += count
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
     x = x[:, x.isfinite().all(2).all(0)]
+    if not x.shape[1]:  # no start is finite, which the chains report
+        return Mixing(math.inf, math.inf, state)
     x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
     values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
     longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))

@@ -83,6 +83,9 @@ def _as_source(data: Any) -> IndexedSource | IterableSource:
         return IndexedSource(len(data), data.images, {name: labels.values for name, labels in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _check_item(data)
+        bad = ~x.isfinite().flatten(1).all(1) if x.ndim > 1 else ~x.isfinite()
+        if bad.any():
+            raise OptionError(f"{int(bad.sum())} of {len(x)} points of the data are not finite, first number {int(bad.nonzero()[0])}.")
         return IndexedSource(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data) and data[0].ndim != data[1].ndim:
         raise OptionError("A pair of points and labels has the labels by name, as `(x, {'y': y})`, got a pair of tensors.")

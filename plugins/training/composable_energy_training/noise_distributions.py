@@ -73,7 +73,7 @@ class GaussianNoise(NoiseDistribution):
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__(mean.shape)
-        if scale.shape != (mean.numel(), mean.numel()):
+        if getattr(scale, "shape", None) != (mean.numel(), mean.numel()):
             raise ShapeError(f"scale must have shape {(mean.numel(), mean.numel())} for points of shape {tuple(mean.shape)}.")
         if not bool((scale.diagonal() > 0).all() & scale.isfinite().all()):
             raise OptionError("scale must be finite with a positive diagonal; for constant coordinates add noise to the data.")

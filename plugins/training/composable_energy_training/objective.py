@@ -144,6 +144,9 @@ def require_energy(model: nn.Module) -> Energy:
 def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
     """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None."""
     if attribute is None:
+        if "y" in energy.required_conditions:
+            known = ", ".join(map(repr, batch.labels)) or "none"
+            raise OptionError(f"{energy} depends on y: give the objective `condition=`, an attribute of the data, which have {known}.")
         return {}
     if "y" not in energy.conditions:
         raise OptionError(

@@ -203,6 +203,7 @@ def test_preparation_is_keyed_by_rows():
         ({"callbacks": [Monitor(), Monitor()]}, OptionError, "one Monitor at most, got 2"),
         ({"data": torch.zeros(4, 3, dtype=torch.uint8)}, DtypeError, "Pictures"),
         ({"data": torch.zeros(0, 3)}, OptionError, "no data"),
+        ({"data": (torch.tensor([[0.0], [torch.nan]]), {})}, OptionError, "1 of 2 points of the data are not finite, first number 1"),
         ({"data": (DATA, {"kind": torch.zeros(3)})}, ShapeError, "kind"),
         ({"data": [{"x": DATA}]}, OptionError, "dict"),
         ({"data": DATA.numpy()}, OptionError, "torch.as_tensor"),

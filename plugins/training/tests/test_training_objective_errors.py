@@ -66,6 +66,11 @@ NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=to
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
         (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
         (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+        (
+            lambda: ContrastiveDivergence(**LANGEVIN).loss(ce.as_energy(lambda x, y: x.sum(1) * y), labelled(0)),
+            "depends on y: give the objective `condition=`, .* which have 'kind'",
+        ),
+        (lambda: GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
         (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
         (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
         (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),

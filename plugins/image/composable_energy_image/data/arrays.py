@@ -43,8 +43,6 @@ def read_npz(request: ReadRequest) -> PictureSource:
     images = arrays.pop("images", arrays.pop("imgs", None))
     if images is None:
         raise FileFormatError(f"{path} has no array 'images', only {', '.join(arrays) or 'none'}: give the pictures this name.")
-    if images.dtype == np.uint8 and images.size and images.max() == 1:
-        images *= 255  # 0 and 1 are black and white
     if "latents_classes" in arrays:
         arrays.pop("latents_values", None)  # the same factors
     labels = {}
@@ -103,6 +101,8 @@ def _columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _source(path: Path, description: str, array: np.ndarray, labels: dict[str, Labels]) -> PictureSource:
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DtypeError(f"{path} has pictures in {array.dtype}, expected uint8, or floating numbers in [0, 1]: convert it.")
+    if array.dtype == np.uint8 and all((picture <= 1).all() for picture in array):
+        array = array * np.uint8(255)  # 0 and 1 are black and white
     pixels = _channels_first(path, array)
     if array.dtype == np.uint8:
         return array_source(description, path, pixels, [path], labels)

@@ -52,13 +52,18 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
         [0.8, 3.2]
     """
     expression = ce.as_energy(expression)
-    expression = with_levels(expression, lambda: _point_of(expression, **options))
+
+    def find_point() -> Tensor:
+        return _point_of(expression, **options)
+
+    expression = with_levels(expression, find_point)
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
     bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
-    options["seed"] = secrets.randbits(63) if seed is None else seed
-    return _Calibration(options, bases).calibrate(expression, _Context({}, expression.event_shape))
+    estimates = {**options, "seed": secrets.randbits(63) if seed is None else seed}
+    calibrated = _Calibration(estimates, bases).calibrate(expression, _Context({}, expression.event_shape))
+    return with_levels(calibrated, find_point)  # a negation of a mixture has another level once that is calibrated
 
 
 @dataclass(frozen=True)
