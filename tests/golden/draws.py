@@ -83,7 +83,7 @@ def first_numbers(x: Tensor) -> Tensor:
 def machine() -> str:
     """Returns what bits depend on besides the code, as a hash: the version of torch, the processor, and the instructions in use."""
     about = Path("/proc/cpuinfo")
-    models = re.findall(r"model name.*", about.read_text()) if about.exists() else [platform.processor()]
+    models = re.findall(r"(?:model|cpu family|flags).*", about.read_text()) if about.exists() else [platform.processor()]
     return hashlib.sha256(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {set(models)}".encode()).hexdigest()[:16]
 
 
