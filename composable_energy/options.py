@@ -124,8 +124,6 @@ def plain_values(value: Any) -> Iterator[Any]:
         yield value
 
 
-# Names that are near ---------------------------------------------------------------------------------------------------------------------
-
 _SHOWN = 20
 _ELSEWHERE = {  # names that other libraries and papers use, by the names here
     "descent": "adam descent gradient-descent map optimize",
@@ -182,8 +180,6 @@ def listed(known: Iterable[str]) -> str:
     shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
     return f" Known: {shown}." if known else " None is installed."
 
-
-# Text on a terminal, memory, extras ------------------------------------------------------------------------------------------------------
 
 _FULL = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")

@@ -237,9 +237,6 @@ def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
         (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, torch.tensor(1.0)]})
 
 
-# Gaussian heads ---------------------------------------------------------------------------------------------------------------------------
-
-
 def test_a_point_as_a_condition(x):
     network, base = Counting(4), Bowl()
     where = GaussianHead(network, base, dims=2, name="where")

@@ -136,9 +136,6 @@ def test_a_density_of_zero_has_no_inverse():
                 assert not isinstance(caught.value, ContradictionError)
 
 
-# Yes-or-no heads --------------------------------------------------------------------------------------------------------------------------
-
-
 class Counting(TorchDispatchMode):
     """Counts the operations that compute."""
 

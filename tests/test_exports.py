@@ -112,9 +112,6 @@ def test_sample_is_a_method_with_the_signature_and_the_text_of_the_function():
     assert torch.equal(ce.Energy.sample(NORMAL, 3, **draw), points)
 
 
-# installed() ------------------------------------------------------------------------------------------------------------------------------
-
-
 class Trained(ce.Energy):
     """A network of <b>toys</b>, $f(x)$: with weights."""
 

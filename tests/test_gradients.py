@@ -220,8 +220,6 @@ def test_a_constant_energy_with_weights_has_no_gradient():
             energy.with_gradient(torch.ones(2, 2))
 
 
-# Without a value --------------------------------------------------------------------------------------------------------------------------
-
 SCORE = ce.ScoreEnergy(lambda x: 3 - x, name="score", event_shape=(1,))
 
 

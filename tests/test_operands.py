@@ -93,8 +93,6 @@ def test_a_shape_is_any_sequence_of_numbers():
     assert ring(torch.zeros(1, 7)).shape == (1,)
 
 
-# Sparse tensors, such as the precision of a Gaussian Markov random field ------------------------------------------------------------------
-
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc]
 PRECISION = torch.diag_embed(torch.full((6,), 2.0)) - torch.diag_embed(torch.ones(5), 1) - torch.diag_embed(torch.ones(5), -1)
 OPTIONS = {"sampler": "langevin", "step_size": 0.05, "steps": 10, "seed": 0}

@@ -164,9 +164,6 @@ def test_conflicts_name_the_forms_that_resolve(acme):
     assert row("ring").distribution == "acme-again" and row("acme-energies:ring").value == row("ring").value
 
 
-# Families ---------------------------------------------------------------------------------------------------------------------------------
-
-
 class Bowls(ce.EnergyFamily):
     """A family whose members share a base."""
 
@@ -233,9 +230,6 @@ def test_threads_get_equal_bases(site):
         for thread in threads:
             thread.join()
     assert len(ce.all_of(*found).bases) == 1
-
-
-# Kinds ------------------------------------------------------------------------------------------------------------------------------------
 
 
 class Slow(Kernel):

@@ -132,9 +132,6 @@ def test_a_part_that_occurs_at_each_of_many_levels_is_visited_once(leaf):
     assert (sums | leaf).shares == ("known" if leaf is SCORE else "unknown")
 
 
-# Classes of third parties -----------------------------------------------------------------------------------------------------------------
-
-
 class SoftMin(Node):
     """A soft minimum, with the formula of `|`."""
 

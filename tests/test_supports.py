@@ -180,9 +180,6 @@ def test_a_product_of_disjoint_supports_is_a_contradiction():
     assert (low | high)(drawn).isfinite().all()
 
 
-# Draws ------------------------------------------------------------------------------------------------------------------------------------
-
-
 @unconverged
 @pytest.mark.full
 def test_a_mixed_support_has_the_moments_of_its_independent_parts():

@@ -202,9 +202,6 @@ def _as_floats(values: Sequence[Weight] | None, name: str, count: int) -> tuple[
     return tuple(map(as_float, values))
 
 
-# Shares ----------------------------------------------------------------------------------------------------------------------------------
-
-
 class Branch(NamedTuple):
     r"""A branch of a mixture $-\log \sum_k e^{-E_k - s_k}$: the energy $E_k$ with the bases, the shift $s_k$, its share and error."""
 

@@ -140,9 +140,6 @@ def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
         return x.new_full(x.shape[:1], torch.inf)
 
 
-# Conditions from points ------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Inference:
     """A distribution over $K$ candidate conditions; log probabilities have shape $(B, K)$, or $(1, K)$ for one condition of all points."""

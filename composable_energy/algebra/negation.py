@@ -199,9 +199,6 @@ def _default_mode(operand: Energy) -> Mode:
     return "level" if absolute else "contrast"
 
 
-# Levels ----------------------------------------------------------------------------------------------------------------------------------
-
-
 def lacks_level(module: nn.Module) -> bool:
     """Returns whether a negation inside of a module has a level that is not known yet."""
     return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in energies_in(module))

@@ -241,9 +241,6 @@ def energies_in(module: nn.Module) -> list[Energy]:
     return found
 
 
-# What terms have in common ---------------------------------------------------------------------------------------------------------------
-
-
 def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
     """Returns terms with nodes of a class replaced by their terms, other than weighted ones and those that occur several times.
 

@@ -270,9 +270,6 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
     return Inside(support, event_shape)
 
 
-# What depends on a noise level -----------------------------------------------------------------------------------------------------------
-
-
 class NoiseLeaves(NamedTuple):
     """The parts that an expression is a function of.
 

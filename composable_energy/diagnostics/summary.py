@@ -79,7 +79,8 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
         event = draws.points.shape[2:]
         points = draws.points.reshape(*draws.points.shape[:2], -1)
         indices = _worst_coordinates(points)
-        some = _statistics([_name_coordinate(i, event) for i in indices], points[:, :, indices].cpu(), by_arviz)
+        names = [f"x[{', '.join(map(str, np.unravel_index(i, event)))}]" if event else "x" for i in indices]
+        some = _statistics(names, points[:, :, indices].cpu(), by_arviz)
         if len(indices) < points.shape[2]:
             some.sort(key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)
             facts["coordinates"] = f"{_WORST} worst of {points.shape[2]}"
@@ -113,9 +114,6 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
         points = points[:, chains.to(points.device)] if len(chains) < points.shape[1] else points
     energies = trace.energies[[step - before - 1 for step in steps]].cpu()[:, chains].double()
     return Draws(steps, chains, energies, points, acceptance, description)
-
-
-# Statistics -------------------------------------------------------------------------------------------------------------------------------
 
 
 def _unchecked(trace: Trace, draws: Draws) -> str | None:
@@ -166,10 +164,6 @@ def _worst_coordinates(points: Tensor) -> list[int]:
     return torch.cat(found).topk(_WORST).indices.tolist()
 
 
-def _name_coordinate(index: int, event: torch.Size) -> str:
-    return f"x[{', '.join(str(i) for i in np.unravel_index(index, event))}]" if event else "x"
-
-
 def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
     chains = len(trace.diverged_at)
     facts = {
@@ -201,9 +195,6 @@ def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
     if len(draws.chains) > _MOST_CHAINS:
         facts["R-hat, ESS"] = f"of {_MOST_CHAINS} chains, at even distances"
     return facts
-
-
-# ArviZ ------------------------------------------------------------------------------------------------------------------------------------
 
 
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:

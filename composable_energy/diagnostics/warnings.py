@@ -107,9 +107,6 @@ class Row:
     r_hat: float = math.nan
 
 
-# From a trace -----------------------------------------------------------------------------------------------------------------------------
-
-
 def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
     """Returns the warnings about a run; `unchecked` says why R-hat and effective sample size are unknown, and what to do."""
     found = list[SamplingWarning]()
@@ -218,9 +215,6 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
     if least < required:
         seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
         yield SamplingWarning("ess", seen, advise("ess", trace.sampler))
-
-
-# Without a trace --------------------------------------------------------------------------------------------------------------------------
 
 
 def chance(pieces: int, numbers: int) -> float:

@@ -205,8 +205,6 @@ def _takes_single_points(function: object, x: Tensor) -> bool:
     return isinstance(found, Tensor) and found.shape == x.shape[:1]
 
 
-# Whether Z is finite ----------------------------------------------------------------------------------------------------------------------
-
 _RADII = (2.0**10, 2.0**20, 2.0**30, 2.0**40)  # where tails are looked at, in spreads of the points
 _POINTS, _COORDINATES, _RANDOM = 16, 32, 4
 _SHARE = 0.25  # of the points, from which the energy grows too slowly

@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an energy whose gradient is not that of autograd: its own one, or None if autograd finds the result constant.
-
-    The latter may also be a call of a decoder or a network of events.
-    """
+    """A call of an energy with a gradient of its own; without one, of any function whose result autograd finds constant."""
 
     energy: Any
     x: Tensor
@@ -124,9 +121,6 @@ def _denoised() -> tuple[Tensor | None, Tensor | None, float | None]:
     return Evaluation.denoised if evaluation is None else evaluation.denoised
 
 
-# Shared results --------------------------------------------------------------------------------------------------------------------------
-
-
 def note_repeated(items: Sequence[object]) -> None:
     """Notes sub-expressions that occur more than once in the expression under evaluation, so that each is evaluated once."""
     if THREAD.evaluation is not None and THREAD.evaluation.memo is not None:
@@ -197,9 +191,6 @@ def shared(module: nn.Module) -> nn.Module:
         torch.Size([5])
     """
     return module if isinstance(module, SharedModule) else SharedModule(module)
-
-
-# Values, and gradients of energies that override `with_gradient` -------------------------------------------------------------------------
 
 
 def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:

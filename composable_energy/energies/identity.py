@@ -6,7 +6,6 @@ values are equal; a copy that was trained since is another energy. Two nodes are
 
 import contextlib
 import copy
-import dis
 import gc
 import sys
 import uuid
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import chain
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -250,17 +248,18 @@ def twin(energy: T) -> T:
     """
     memo: dict[int, Any] = {}
     parts: list[Any] = []  # modules, and distributions of torch
-    functions: dict[FunctionType, None] = {}
+    functions: dict[FunctionType, object] = {}  # with the modules whose `forward` they are
     for item in contents(energy, captured=False):
+        owner: object = None
         if isinstance(item, Tensor):
             memo[id(item)] = _share_storage(item)
         elif isinstance(item, nn.Module):
             parts.append(item)
-            item = getattr(type(item), "forward", None)
+            owner, item = item, getattr(type(item), "forward", None)
         elif type(item) in ARGUMENTS:
             parts.append(item)
         if isinstance(item, FunctionType):
-            functions[item] = None
+            functions[item] = owner
     try:
         for part in reversed(parts):  # inner ones first, so that deep expressions need no deep recursion
             _copy(part, memo)
@@ -277,8 +276,8 @@ def twin(energy: T) -> T:
             became_twin: Any = getattr(new, "became_twin", None)
             if became_twin is not None:
                 became_twin()
-    for function in functions:
-        for item in contents(_captured(function)):
+    for function, owner in functions.items():
+        for item in contents(_captured(function, owner)):
             # Lists and the library's own nodes are the same in both modes; the networks in them are items, too.
             same = isinstance(item, nn.ModuleList | nn.ModuleDict) or type(item).__module__.startswith("composable_energy.")
             if isinstance(item, nn.Module) and item.training and not same:
@@ -312,23 +311,22 @@ def tensors_of(energy: object) -> list[Tensor]:
     return [item for item in contents(energy) if isinstance(item, Tensor)]
 
 
-def _captured(function: FunctionType) -> list[Any]:
-    """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes."""
+def _captured(function: FunctionType, owner: object = None) -> list[Any]:
+    """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes.
+
+    A name that is an attribute of the `owner` of a method is none of a global.
+    """
     if _is_of_library(function):
         return []
-    named = [function.__globals__[name] for name in _globals_of(function.__code__) if name in function.__globals__]
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
+    codes = [function.__code__]
+    for code in codes:  # also those of inner functions and comprehensions, which `inspect.getclosurevars` leaves out
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    named = dict.fromkeys(name for code in codes for name in code.co_names if name in function.__globals__ and not hasattr(owner, name))
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *map(function.__globals__.__getitem__, named)]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is not bound yet
             values.append(cell.cell_contents)
     return [dict(vars(value)) if isinstance(value, type) and not _is_of_library(value) else value for value in values]
-
-
-@lru_cache(maxsize=512)
-def _globals_of(code: CodeType) -> tuple[str, ...]:
-    """Returns the names of globals that a code reads, also in inner functions; `co_names` also has those of attributes."""
-    names = [one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    return tuple(dict.fromkeys(chain(names, *(_globals_of(one) for one in code.co_consts if isinstance(one, CodeType)))))
 
 
 def _is_of_library(value: FunctionType | type) -> bool:

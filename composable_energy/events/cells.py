@@ -50,9 +50,6 @@ def differs(values: frozenset[Label] | Interval) -> bool:
     return any(isinstance(value, ChainValues) for value in ((values.low, values.high) if isinstance(values, Interval) else values))
 
 
-# Partitions -------------------------------------------------------------------------------------------------------------------------------
-
-
 class LabelCells:
     """The partition of labels by atoms, which are sets of labels; `count` is the number of labels, None if it is unknown.
 
@@ -170,7 +167,6 @@ def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends o
     return int(orders[0]) if len(orders) else 0
 
 
-# Sums and Gaussian intervals in log space ------------------------------------------------------------------------------------------------
 #
 # log(Phi(b) - Phi(a)) is accurate in both tails. Far from the mean the two terms differ by less than their rounding, and in float32 their
 # logarithms reach -1e12. So tails are computed with the scaled complementary error function, Phi(-t) = exp(-t^2 / 2) erfcx(t / sqrt 2) / 2,

@@ -266,9 +266,6 @@ def _merge(parts: Sequence[tuple[Sequence[Variable], Sequence[Node]]]) -> tuple[
     return tuple(variables), tuple(nodes), roots
 
 
-# Decision diagrams ------------------------------------------------------------------------------------------------------------------------
-
-
 class Diagram:
     """A compiled formula; its `constant` is the value of a constant one.
 

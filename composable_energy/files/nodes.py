@@ -61,9 +61,6 @@ _OPERATIONS = 100_000  # of torch, besides 100 for each saved tensor; spectral n
 _MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "linspace", "repeat", "randperm"}
 
 
-# Writing ---------------------------------------------------------------------------------------------------------------------------------
-
-
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
     writer = _Writer()
@@ -208,9 +205,6 @@ def _check_complete(energy: Energy, config: Mapping[str, Any]) -> None:
             raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {name}. Return the tensor itself.")
 
 
-# Reading ---------------------------------------------------------------------------------------------------------------------------------
-
-
 def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
     """Returns the expression of a header, with the errors of `load`; the random state does not change."""
     reader, index = _Reader(tensors), -1
@@ -341,9 +335,6 @@ def _checked(data: Any, kind: type[T]) -> T:
     if not isinstance(data, kind):
         raise ValueError(f"expected {kind.__name__}, got {type(data).__name__}")
     return data
-
-
-# Limits on what a file may build --------------------------------------------------------------------------------------------------------
 
 
 def _check_size(nodes: Sequence[Any]) -> None:

@@ -130,9 +130,6 @@ def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
     return recommended
 
 
-# Distributions ------------------------------------------------------------------------------------------------------------------------
-
-
 def _parts_of(distribution: Distribution) -> list[Any]:
     """Returns the class name of a distribution, its arguments, and the tensors that these do not reproduce, as after `.double()`."""
     cls = type(distribution)
@@ -170,9 +167,6 @@ def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mappin
             raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")
         vars(own[path][0])[path.rpartition(".")[2]] = tensor.detach()
     return result
-
-
-# Plug-ins ---------------------------------------------------------------------------------------------------------------------------
 
 
 def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | None]:

@@ -150,9 +150,6 @@ def _members(entry: PluginRecord, family: EnergyFamily) -> tuple[str, ...]:
     return members
 
 
-# What is installed --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class EnergyInfo:
     """An installed energy, or family of energies.

@@ -117,9 +117,6 @@ def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
         yield PluginRecord("", "", "", name, owner.version, "failed", f"its entry_points.txt cannot be read: {reason}")
 
 
-# Kinds ---------------------------------------------------------------------------------------------------------------------------
-
-
 class Command(ABC):
     """Abstract command of `composable-energy`; an entry point of the group `composable_energy.commands` names a subclass.
 

@@ -268,9 +268,6 @@ def _winner(entries: Sequence[PluginRecord]) -> PluginRecord | None:
     return (own or entries)[0] if own or len({entry.value for entry in entries}) == 1 else None
 
 
-# Building ------------------------------------------------------------------------------------------------------------------------
-
-
 def check_options(entry: PluginRecord, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raises `OptionError` unless a class or function of a plug-in takes the options."""
     try:
@@ -317,9 +314,6 @@ def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
         article = "an" if required.__name__[0] in "AEIOU" else "a"
         raise plugin_error(entry, f"it should return {article} {required.__name__}, but returned {described(built)}")
     return built
-
-
-# Plug-ins as attributes ------------------------------------------------------------------------------------------------------------
 
 
 class Exports:

@@ -198,9 +198,6 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
             observer.on_end(chains, error)
 
 
-# Rows of states ---------------------------------------------------------------------------------------------------------------------------
-
-
 def take(state: S, rows: Tensor | slice) -> S:
     """Returns some rows of a state, given by their places or by a mask."""
     rows = rows if isinstance(rows, slice) else rows.to(state.x.device)

@@ -21,8 +21,6 @@ from composable_energy.sampling.wrappers import EnergyWrapper, energy_and_gradie
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
 
-# The same energy as before ----------------------------------------------------------------------------------------------------------------
-
 
 def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
     """Returns energies and gradients at points of chains, counted from 0, which identify the energy."""
@@ -84,9 +82,6 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
         digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
         return f"where chain {int(before.chains[row])} was, the {name}{under} was {a:.{digits}g} and is {b:.{digits}g} now"
     return None
-
-
-# Energies that samplers would misunderstand -----------------------------------------------------------------------------------------------
 
 
 def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:

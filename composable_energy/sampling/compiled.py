@@ -106,9 +106,6 @@ class CompiledStep:
         return f"its step cannot be compiled ({found})" if isinstance(found, str) else found
 
 
-# What was compiled for an energy ----------------------------------------------------------------------------------------------------------
-
-
 class _Operations(TorchDispatchMode):
     """The operations of energies and gradients at points, with their numbers and links, and what was compiled of them.
 
@@ -176,9 +173,6 @@ def _made(functions: Functions, key: Hashable, make: Callable[[], Function]) -> 
         except Exception as error:  # whatever a sampler or an energy does that cannot be recorded
             functions[key] = first_line(error)
     return functions[key]
-
-
-# Steps and gradients ----------------------------------------------------------------------------------------------------------------------
 
 
 def _compile_steps(problem: Problem, state: State, noise: Noise, most: int) -> Function:
@@ -292,9 +286,6 @@ class _Checks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# torch.compile ----------------------------------------------------------------------------------------------------------------------------
-
-
 def _trace(function: Function, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
     """Returns the operations of a function; fake tensors stand in for its inputs, while weights stay real."""
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*(one.clone() for one in inputs))
@@ -334,9 +325,6 @@ def _run(function: Function, inputs: Sequence[Tensor]) -> Any:
     """Runs a compiled function in the mode in which it was compiled; in another mode torch would compile it again."""
     with torch.inference_mode(False), torch.no_grad():
         return function(*inputs)
-
-
-# States and infos -------------------------------------------------------------------------------------------------------------------------
 
 
 def _parts(of: State | Info) -> dict[str, Any]:

@@ -263,9 +263,6 @@ def _run(
     return None
 
 
-# What surrounds a call --------------------------------------------------------------------------------------------------------------------
-
-
 _LOCK = threading.Lock()
 _RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the threads of torch now, and the number of these before
 

@@ -237,9 +237,6 @@ def _check_word(what: str, value: Any) -> None:
         raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
 
 
-# Philox 4x32-10 --------------------------------------------------------------------------------------------------------------------------
-
-
 def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Returns four random words, tensors of int64 in $[0, 2^{32})$, for a key of two words and each counter of four.
 

@@ -157,9 +157,6 @@ class TraceRecorder(Observer):
         return found
 
 
-# Checkpoints ------------------------------------------------------------------------------------------------------------------------------
-
-
 class Checkpoint(Observer):
     """Keeps the state of all chains in a file. If the file exists, the call continues from it, with the bits of an uninterrupted call.
 

@@ -31,8 +31,6 @@ _NEARLY_ALL = 0.97
 _DRAWS, _NUMBERS, _LEAST = 4096, 2**22, 64  # of the branches of a mixture together; numbers in them; and draws of each branch
 _ROUNDS, _FEW, _SCALES = 8, 3, (1.0, 10.0)  # of weighted draws, if one gives few; coordinates in which any draws do; and of wide ones
 
-# Tuning -----------------------------------------------------------------------------------------------------------------------------------
-
 
 class _Reported(EnergyWrapper):
     """An energy whose evaluations, by a sampler that is tuned, are reported to observers."""
@@ -88,9 +86,6 @@ def tune_sampler(problem: Problem) -> Problem:
     return replace(problem, pilots=PilotResult(arrived[finite], None if problem.own_conditions else level.item()))
 
 
-# Starts -----------------------------------------------------------------------------------------------------------------------------------
-
-
 def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
     """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
 
@@ -120,9 +115,6 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
         if level is not None and not good.all():
             x, relocated = torch.where(unsqueeze_to(good, x), x, arrived), int((~good).sum())
     return sampler.init(energy, x, noise), relocated
-
-
-# Branches of mixtures ---------------------------------------------------------------------------------------------------------------------
 
 
 def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:

@@ -32,8 +32,6 @@ _MOST_TAILS = 32  # coordinates of points for which tails are looked at before s
 _FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
 _LITTLE = 2**24  # bytes, which every device has
 
-# The points that are asked for ------------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class PointSpec:
@@ -156,9 +154,6 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
     if not dtype.is_floating_point:
         raise DtypeError(f"Points need a floating dtype, got {dtype}.")
     return dtype, device
-
-
-# The problem ------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -244,10 +244,9 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
 
 
 def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
-    r"""Reports formulas that hardly any code of the base fulfils, for codes of about unit variance.
+    r"""Reports formulas that hardly any code of the base fulfils.
 
-    The mean of $P(\text{formula} \mid z, \sigma)$ over noisy codes is the same at each level. At the highest one of the sampler such codes
-    are nearly normal, so that no draws of the base are needed.
+    The mean of $P(\text{formula} \mid z, \sigma)$ over noisy codes is the same at all levels; at the highest one they are nearly normal.
     """
     highest = bound_conditions(problem.sampler, problem.whole, 2)
     if "sigma" not in highest:
@@ -316,8 +315,6 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
                 found.append(formula)
     return found
 
-
-# Chains that ran away, or diverged --------------------------------------------------------------------------------------------------------
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that
 _LATER = (

@@ -125,9 +125,6 @@ def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
         SamplingWarning("weak", seen, advice).emit()
 
 
-# Recommendations --------------------------------------------------------------------------------------------------------------------------
-
-
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
     """Returns the distinct recommendations of the highest precedence in an expression, each with the first energy that gives it."""
     found: list[tuple[Energy, Recommendation]] = []

@@ -38,9 +38,6 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
     return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
 
 
-# Wrappers ---------------------------------------------------------------------------------------------------------------------------------
-
-
 def _forwarded(name: str) -> Any:
     return property(attrgetter(f"energy.{name}"))
 
@@ -79,9 +76,6 @@ class EnergyWrapper(Energy, ABC):
 
     def __str__(self) -> str:
         return str(self.energy)
-
-
-# Rows of conditions -----------------------------------------------------------------------------------------------------------------------
 
 
 class _RowSelection(EnergyWrapper):
@@ -137,9 +131,6 @@ def check_rows(energy: Energy, n: int) -> None:
                     f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {n} points "
                     f"were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
                 )
-
-
-# Supports ---------------------------------------------------------------------------------------------------------------------------------
 
 
 class UnconstrainedEnergy(EnergyWrapper):

@@ -148,9 +148,6 @@ def _tolerance(x: Tensor) -> float:
     return max(_TOLERANCE, 64 * torch.finfo(x.dtype).eps)
 
 
-# Intervals ----------------------------------------------------------------------------------------------------------------------------
-
-
 def ends_of(support: Support) -> tuple[Bound, Bound] | None:
     """Returns the ends of an interval, infinite for a half-line or all of R^n; None for any other support."""
     support = plain(support)
@@ -194,9 +191,6 @@ def _larger(a: Bound, b: Bound) -> Bound:
 
 def _smaller(a: Bound, b: Bound) -> Bound:
     return -_larger(-a, -b)
-
-
-# Text and data ------------------------------------------------------------------------------------------------------------------------
 
 
 def name_of(support: Constraint) -> str | None:
@@ -262,9 +256,6 @@ def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
     result = copy.copy(support)
     vars(result).update(changed)
     return result
-
-
-# Intersections and unions, for `&` and `|` ---------------------------------------------------------------------------------------------
 
 
 def intersect(terms: Sequence[tuple[object, Support]]) -> Support:

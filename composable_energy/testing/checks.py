@@ -160,9 +160,6 @@ def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, networ
     assert bool(same.all()), f"{what}: off by up to {(a - b).abs()[~same].max().item():.3g} where {tolerance * scale:.3g} is rounding"
 
 
-# Energies ---------------------------------------------------------------------------------------------------------------------------------
-
-
 class Gaussian(Energy):
     r"""A Gaussian with noise of level $\sigma$: $E(x, \sigma) = \lVert x - \mu \rVert^2 / 2 (s^2 + \sigma^2)$.
 

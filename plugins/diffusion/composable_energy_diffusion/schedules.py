@@ -74,9 +74,6 @@ class Schedule(ABC):
         return {"name": self.name, **self._options}
 
 
-# Variance preserving ----------------------------------------------------------------------------------------------------------------------
-
-
 class _VariancePreserving(Schedule):
     """Schedules with $a^2 + s^2 = 1$."""
 
@@ -204,9 +201,6 @@ _BETAS = {
     "scaled-linear": lambda: np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
     "cosine": _cosine_betas,
 }
-
-
-# Others -----------------------------------------------------------------------------------------------------------------------------------
 
 
 class _OwnRange(Schedule):

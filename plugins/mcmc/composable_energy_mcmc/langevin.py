@@ -137,8 +137,6 @@ def _to_metric(given: object) -> Metric:
     return metric
 
 
-# Step sizes by a bound of the bias --------------------------------------------------------------------------------------------------------
-
 _STEPS, _MEASURED = 120, 40  # of the pilots, and the last ones that are measured
 _FORGET = 0.98
 _FALLBACK = 0.1  # where no chain starts at a finite energy, which the driver reports

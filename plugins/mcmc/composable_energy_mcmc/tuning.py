@@ -112,9 +112,6 @@ def mean_acceptance(rates: Tensor) -> Tensor:
     return mean * (harmonic / normal).clamp_max(1).square()
 
 
-# Trial steps of `chees` -------------------------------------------------------------------------------------------------------------------
-
-
 def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
     """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
 

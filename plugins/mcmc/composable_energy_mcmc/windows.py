@@ -170,9 +170,6 @@ def _scale_ratio(metric: Metric, before: Metric) -> float:
     return max(sd.max().item(), 1 / max(sd.min().item(), 1e-300))
 
 
-# How fast pilot chains mix ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Mixing:
     """How fast chains mix."""

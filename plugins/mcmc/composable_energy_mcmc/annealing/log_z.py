@@ -230,9 +230,6 @@ def event_of_integral(
     return shapes[0]
 
 
-# Estimates from weights -------------------------------------------------------------------------------------------------------------------
-
-
 def log_mean(log_weights: Tensor) -> Tensor:
     """Returns the logarithm of the mean of weights along the last axis."""
     return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])

@@ -136,9 +136,6 @@ def _interpolate(positions: Sequence[float], values: Sequence[float], at: float)
     return values[low] + min(share, 1.0) * (values[low + 1] - values[low])
 
 
-# Weighted points --------------------------------------------------------------------------------------------------------------------------
-
-
 def effective_sample_size(log_weights: Tensor) -> float:
     r"""Returns $(\sum_i w_i)^2 / \sum_i w_i^2$ of weights with shape $(B,)$; 0 if all of them are 0."""
     if log_weights.max() == -torch.inf:
