@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_260,
+    "core: lines": 14_180,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -30,14 +30,14 @@ LIMITS = {
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 33_480,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 11_190,
-    "tests: lines": 29_540,
+    "benchmarks: lines": 11_040,
+    "tests: lines": 29_580,
     "docs: words": 60_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,
-    "a call with langevin: functions of the core": 225,
+    "a call with langevin: functions of the core": 226,
     "a call with langevin: files of the core": 31,
-    "a call with the default sampler: functions of the core": 224,
+    "a call with the default sampler: functions of the core": 225,
     "a call with the default sampler: files of the core": 31,
     "a Langevin step: Python calls": 60,
 }

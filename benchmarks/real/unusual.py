@@ -39,15 +39,15 @@ def areas(name: str, seed: int) -> Iterator[dict[str, Any]]:
         "inverted": 1 - inside,
     }
     scores: dict[str, Callable[[Tensor], Tensor]] = {
-        "energy of the code": lambda images: torch.cat(
-            [energy_score(base, base.decoder.encode(some).detach()) for some in images.split(250)]
-        ),
+        "energy of the code": lambda images: torch.cat([energy_score(base, base.decoder.encode(some)) for some in images.split(250)]),
         "softmax probability": lambda images: -features_of(judge, images).softmax(1).amax(1),
         "nearest neighbour": lambda images: torch.cdist(images.flatten(1), known).amin(1),
     }
     for score, function in scores.items():
-        usual = function(inside)
-        yield {"set": name, "score": score, **{kind: auroc(usual, function(images)) for kind, images in strange.items()}}
+        with torch.no_grad():
+            usual = function(inside)
+            found = {kind: auroc(usual, function(images)) for kind, images in strange.items()}
+        yield {"set": name, "score": score, **found}
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:

