@@ -83,8 +83,10 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
         return located(**options)
-    if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
-        raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.")
+    inside = sorted(file.parent.name for file in folder.glob(f"*/{ENERGY_FILE}")) if is_directory(folder) else []
+    if inside or isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
+        there = f" Its folders do: {', '.join(inside)}. Write `ce.load({str(folder / inside[0])!r})`." if inside else ""
+        raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.{there}")
     try:
         return get("energy", source, **options)
     except PluginNotFound as error:
