@@ -94,7 +94,7 @@ def robustness() -> Blocks:
 
 def accuracy() -> str:
     """Returns the accuracies over radii of both norms."""
-    found = read_results("implicit-2019/robustness")["accuracy"]
+    found = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"]
     keys = ["clean", *_radii(found)]
     return markdown_table(
         ["", *map(_radius, keys)], [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
@@ -103,7 +103,7 @@ def accuracy() -> str:
 
 def attacks() -> str:
     """Returns the accuracies of refined classifiers by what the attack sees."""
-    found, lines = read_results("implicit-2019/robustness")["accuracy"], []
+    found, lines = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"], []
     keys = _radii(found)
     for name, row in ((name, row) for name, row in found.items() if f"{keys[0]} adaptive" in row):
         lines += [[name, kind, *(format_number(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
@@ -113,7 +113,7 @@ def attacks() -> str:
 
 def calibration() -> str:
     """Returns the calibration errors before and after a temperature is fitted."""
-    rows = read_results("implicit-2019/robustness")["calibration"].items()
+    rows = read_results("implicit-2019/robustness")["scikit-learn"]["calibration"].items()
     keys = {"accuracy": "accuracy", "calibration error": "error", "after the fit": "fitted error"}
     return markdown_table(["", *keys], [[name, *(format_number(row[key]["mean"]) for key in keys.values())] for name, row in rows])
 
