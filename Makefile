@@ -70,8 +70,8 @@ test: $(STAMP)
 
 # What continuous integration runs. What has one thread runs two at a time. The tests run last, so that their summary ends the output.
 test-all: $(STAMP)
-	@$(MAKE) --no-print-directory -j 2 wheel lint house types docs
-	@$(MAKE) --no-print-directory unit-all BUILT_SITE=$(CURDIR)/site
+	@$(MAKE) --no-print-directory -j 2 lint house types docs
+	@$(MAKE) --no-print-directory wheel unit-all BUILT_SITE=$(CURDIR)/site
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
