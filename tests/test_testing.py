@@ -46,7 +46,7 @@ def keep(energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def change(energies: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    x.detach().mul_(2)
+    x.detach().numpy()[...] *= 2  # a write that torch does not count
     return energies
 
 
