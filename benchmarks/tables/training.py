@@ -89,7 +89,7 @@ def from_class_to_class() -> str:
 
 
 def robustness() -> Blocks:
-    return {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas}
+    return {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas, "real areas": real_areas}
 
 
 def accuracy() -> str:
@@ -130,6 +130,13 @@ def areas() -> str:
             [name, *(f"**{format_number(value)}**" if value == best[kind] else format_number(value) for kind, value in cells.items())]
         )
     return markdown_table(["score", *kinds], lines)
+
+
+def real_areas() -> str:
+    """Returns the areas of pictures that are unusual for a real set."""
+    rows = read_results("unusual")["rows"]
+    cells = {"known": lambda row: row["set"], "score": lambda row: row["score"]}
+    return columns(rows, cells | {kind: number(kind) for kind in list(rows[0])[2:]})
 
 
 def _radii(found: Mapping[str, Row]) -> list[str]:
