@@ -30,7 +30,7 @@ LIMITS = {
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 33_480,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 11_040,
+    "benchmarks: lines": 11_000,
     "tests: lines": 29_580,
     "docs: words": 60_000,
     "sample(): keywords": 14,
