@@ -13,6 +13,7 @@ function manipulation" (1990), for more than two edges.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -91,6 +92,15 @@ class Formula:
     def atoms(self) -> list[Formula]:
         """Returns the statements about single variables of which this formula consists."""
         return [Formula((self.variables[node.variable],), (replace(node, variable=0),)) for node in self.nodes if isinstance(node, Atom)]
+
+    def probability_apart(self, probabilities: Iterable[float]) -> float:
+        """Returns the probability if the statements, in the order of `atoms`, were independent and had these probabilities."""
+        given, found = iter(probabilities), list[float]()
+        for node in self.nodes:
+            some, kind = ([next(given)], "all") if isinstance(node, Atom) else ([found[i] for i in node.operands], node.operator)
+            none = math.prod(1 - one for one in some)
+            found.append({"all": math.prod(some), "any": 1 - none, "not": none}[kind])
+        return found[-1]
 
     @property
     def base(self) -> Energy | None:

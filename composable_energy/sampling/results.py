@@ -44,7 +44,7 @@ _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 rel
 _RATIO_ERRORS = 2.0
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
-_STARTS, _RARE = 256, 5e-3  # points at the highest noise level, and the probability of a formula there below which it is reported
+_STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula, and its ratio to that of its terms apart
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
@@ -219,13 +219,9 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
 def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: list[Formula], trace: Trace) -> None:
     r"""Compares $P(\text{formula} \mid z)$ at latent points with that at the codes of what they decode to, and reports what is lost."""
     bound = problem.conditions_at(latent, torch.arange(len(latent)))
-
-    def read(parts: Sequence[Formula], z: Tensor) -> Tensor:
-        return (-torch.stack([one.energy(z, **bound) for one in parts]).sum(0)).exp()
-
     try:
         again = cast(Any, problem.points.decoder).encode(decoded)
-        claimed, shown = read(formulas, latent), read(formulas, again)
+        claimed, shown = (_probability(formulas, z, bound) for z in (latent, again))
     except Exception:  # `encode` may be something else, and networks may raise at its points: the draws must not be lost
         return
     if again.shape != latent.shape:
@@ -234,7 +230,7 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
     if len(lost) < _READABLE or lost.mean() < _LOST + 2 * lost.std() / len(lost) ** 0.5:
         return
     atoms = [one for formula in formulas for one in formula.atoms()]
-    parts = [(read([atom], latent).mean().item(), read([atom], again).mean().item()) for atom in atoms]
+    parts = [[_probability([atom], z, bound).mean().item() for z in (latent, again)] for atom in atoms]
     name, (before, after) = max(zip(map(str, atoms), parts, strict=True), key=lambda pair: abs(pair[1][0] - pair[1][1]))
     seen = (
         f"Decoded points lose the formula: the classifiers give it a mean probability of {claimed.mean():.2g} at the latent points, and of "
@@ -244,20 +240,27 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
 
 
 def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
-    r"""Reports formulas that hardly any code of the base fulfils.
+    r"""Reports formulas that hardly any code of the base fulfils, and far fewer than if their statements were independent.
 
     The mean of $P(\text{formula} \mid z, \sigma)$ over noisy codes is the same at all levels; at the highest one they are nearly normal.
     """
     highest = bound_conditions(problem.sampler, problem.whole, 2)
     if "sigma" not in highest:
         return
-    like = torch.zeros_like(drawn[:1]).repeat(_STARTS, *[1] * (drawn.ndim - 1))
-    z = problem.noise_of(range(_STARTS)).child("rare").normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
+    like, noise = drawn.new_empty(_STARTS, *drawn.shape[1:]), problem.noise_of(range(_STARTS)).child("rare")
+    z = noise.normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
     bound = {**problem.conditions_at(z, torch.zeros(_STARTS, dtype=torch.int64)), **highest}
-    shares = (-torch.stack([one.energy(z, **bound) for one in formulas]).sum(0)).exp()
-    if shares.mean() + 2 * shares.std() / _STARTS**0.5 < _RARE:
-        seen = f"About {shares.mean():.1g} of what the base draws fulfils the formula, by its classifiers."
+    shares = _probability(formulas, z, bound)
+    if shares.mean() + 2 * shares.std() / _STARTS**0.5 >= _RARE:
+        return
+    apart = math.prod(one.probability_apart(_probability([atom], z, bound).mean().item() for atom in one.atoms()) for one in formulas)
+    if shares.mean() < _SELDOM * apart:
+        seen = f"About {shares.mean():.1g} of what the base draws fulfils the formula, by its classifiers; {apart:.1g} by its terms apart."
         trace.observed += (SamplingWarning("rare", seen, advise("rare", trace.sampler)),)
+
+
+def _probability(formulas: Sequence[Formula], x: Tensor, bound: dict[str, Any]) -> Tensor:
+    return (-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp()
 
 
 def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: Trace) -> None:
@@ -271,7 +274,7 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
         return torch.cat(parts, -1)
 
     if formulas:
-        found = collect(lambda x, bound: (-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp())
+        found = collect(lambda x, bound: _probability(formulas, x, bound))
         trace.formula_probability = found.mean().item()
         some = points[: min(_READ, problem.batch_size)]
         bound = problem.conditions_at(some, torch.arange(len(some)))
