@@ -137,7 +137,7 @@ def _served(site: Path) -> Iterator[str]:
 class _Server(ThreadingHTTPServer):
     """Sends the index of the search once, and then one without entries.
 
-    A page takes as long to set up all entries as for everything else.
+    Filling the index takes half of the time of a page.
     """
 
     sent_index = False
