@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 from composable_energy import sampling
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
+from composable_energy.sampling.selection import recommendations
 
 T = TypeVar("T")
 _LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "broken pipe", "socket", "peer")
@@ -46,6 +47,8 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         with detect_loss():
             distributed.broadcast_object_list(box)
         init = call.get("init")
+        if call.get("steps") is None and sampler.total_steps is None and (call.get("sampler") or not recommendations(energy)):
+            call["steps"] = sampler.traits.steps  # no process knows whether the chains of others have converged
         call |= {"seed": box[0], "first_chain": own.start, "init": None if init is None else init[own.start : own.stop]}
     part = f"{distributed.get_rank()}-of-{distributed.get_world_size()}"
     call["observers"] = [

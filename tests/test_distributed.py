@@ -72,7 +72,10 @@ if not alone:
     except (SamplingDiverged, ProcessLost) as error:
         refused.append("reached a non-finite point" in str(error))
     seed = distributed.sample(energies["plane"], (2, 3), sampler="langevin", step_size=0.1, steps=2, trace=True)[1].seed
-    torch.save((shard, refused, seed), f"{folder}/shard{rank}.pt")
+    far = energies["plane"] | ce.as_energy(torch.distributions.Normal(torch.full((3,), 50.0, dtype=torch.float64), 1.0))
+    starts = torch.tensor([0.0, 50.0]).repeat(16)[:, None].expand(32, 3)
+    steps = distributed.sample(far, (32, 3), sampler="mala", init=starts, trace=True)[1].steps
+    torch.save((shard, refused, seed, steps), f"{folder}/shard{rank}.pt")
     torch.distributed.barrier()  # a process that is still connected ends the other one
     torch.distributed.destroy_process_group()
 """
@@ -104,7 +107,7 @@ def test_two_processes_draw_what_one_does_and_networks_differ_by_rounding(drawn)
 @pytest.mark.full
 def test_shards_are_the_parts_of_the_whole_and_errors_and_seeds_those_of_all(drawn):
     (first, *told), (second, *other) = (load(drawn / f"shard{rank}.pt") for rank in range(2))
-    assert [len(first), len(second)] == [5, 6] and told == other and told[0] == [True, True]
+    assert [len(first), len(second)] == [5, 6] and told == other and told[0] == [True, True] and told[2] == 500
     assert torch.equal(torch.cat([first, second]), load(drawn / "True0.pt")["langevin"])
 
 

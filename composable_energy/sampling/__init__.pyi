@@ -1,6 +1,7 @@
 from composable_energy.arithmetic import unsqueeze_to as unsqueeze_to
 from composable_energy.energies.identity import twin as twin
 from composable_energy.sampling.chains import Observer as Observer
+from composable_energy.sampling.checks import warn_of_spacing as warn_of_spacing
 from composable_energy.sampling.driver import Latents as Latents
 from composable_energy.sampling.driver import integration as integration
 from composable_energy.sampling.driver import sample as sample
@@ -14,7 +15,6 @@ from composable_energy.sampling.noise import Noise as Noise
 from composable_energy.sampling.observers import Checkpoint as Checkpoint
 from composable_energy.sampling.observers import Progress as Progress
 from composable_energy.sampling.observers import Stop as Stop
-from composable_energy.sampling.results import warn_of_spacing as warn_of_spacing
 from composable_energy.sampling.sampler import Info as Info
 from composable_energy.sampling.sampler import Sampler as Sampler
 from composable_energy.sampling.sampler import State as State

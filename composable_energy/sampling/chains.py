@@ -186,7 +186,7 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
     for observer in observers:
         observer.on_start(chains)
     try:
-        while chains.step < last_step and chains.active and not stop:
+        while chains.step < chains.last_step and chains.active and not stop:
             info = chains.advance()
             for observer in observers:
                 stop = observer.on_step(chains, info) is True or stop

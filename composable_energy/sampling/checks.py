@@ -1,5 +1,6 @@
 """What a call checks of its energy: that it is the same as before, that each point counts alone, and that gradients fit values."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,13 +14,14 @@ from composable_energy.algebra.node import energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import Use, evaluating
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ExpressionError, OptionError, SamplingWarning
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
 from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper, energy_and_gradient
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
+_COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
 def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
@@ -185,3 +187,18 @@ def mixes_values(energy: Energy) -> bool:
         if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
             return True
     return False
+
+
+def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
+    """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
+
+    They are at points of the density; `use` says what their differences decide.
+    """
+    energies = energies[energies.isfinite()]
+    typical = energies.abs().median().item() if len(energies) else 0.0
+    if typical * torch.finfo(dtype).eps <= _COARSE:
+        return []
+    spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
+    seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
+    advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
+    return [SamplingWarning("rounding", seen, advice)]

@@ -17,12 +17,19 @@ from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
-from composable_energy.sampling.checks import check_detached, check_own_gradients, check_rows, check_same_energy, mixes_values
+from composable_energy.sampling.checks import (
+    check_detached,
+    check_own_gradients,
+    check_rows,
+    check_same_energy,
+    mixes_values,
+    warn_of_spacing,
+)
 from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
-from composable_energy.sampling.results import Convergence, check_far_chains, diverged_error, finish, warn_of_spacing
+from composable_energy.sampling.results import Convergence, check_far_chains, diverged_error, finish
 from composable_energy.sampling.sampler import bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations, warn_of_weak_evidence
 from composable_energy.sampling.trace import Policy, Trace
@@ -107,7 +114,8 @@ def sample(
         sampler: A name, a class or an instance. None takes the energy's recommendation, with `feynman-kac` in place of `annealed` where
             evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
             `chees`, which tunes itself, for any other.
-        steps: The number of steps; None takes the sampler's own number.
+        steps: The number of steps; None takes the sampler's own number, and doubles it up to three times while the chains have not
+            converged and more steps help. Calls with a `Checkpoint`, `resume` or `first_chain` are not extended, so that they fit others.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
         observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
@@ -187,7 +195,8 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         blank.steps, blank.burn_in, blank.alike = resume.steps if resume else 0, call.burn_in, not problem.own_conditions
         before = None if file is None else file.trace(blank, chains)
         recorder = TraceRecorder(blank, call.trace, before)
-        convergence = Convergence(judge, kept=0 if recorder.every is None else last_step - call.burn_in)
+        extends = judge and call.steps is None and problem.sampler.total_steps is None and not (resume or file or call.first_chain)
+        convergence = Convergence(judge, extends, kept_after=None if recorder.every is None else call.burn_in)
         observers = [recorder, *call.observers, convergence]
         if file is not None:
             file.recorder = recorder

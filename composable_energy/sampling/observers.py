@@ -113,6 +113,7 @@ class Progress(Observer):
             off = sys.stderr is None  # closed
             self.shown, form = what, _FORMATS[what]
             self.bar = tqdm(total=total, initial=done, file=sys.stderr, disable=off, desc=name, bar_format=form, unit=" steps")
+        self.bar.total = total
         self.bar.update(done - self.bar.n)
 
 

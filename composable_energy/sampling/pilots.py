@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -227,7 +228,7 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
             terms = energy.satisfiable_terms
         case _:
             terms = map(attrgetter("energy"), energy.bases)  # evidence is bounded
-    inside = [_find_sources(term, known) for term in terms]
+    inside = list(map(partial(_find_sources, known=known), terms))
     known[energy] = () if isinstance(energy, Disjunction) and not all(inside) else tuple(dict.fromkeys([*own, *chain(*inside)]))
     return known[energy]
 

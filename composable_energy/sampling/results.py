@@ -42,10 +42,10 @@ _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _RATIO_ERRORS = 2.0
+_LONGEST, _NEARER = 8, 0.9  # times the sampler's own number of steps; the ratio of R-hat to that before, where more steps help
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
 _STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula, and its ratio to that of its terms apart
-_COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
 class Convergence(Observer):
@@ -57,16 +57,19 @@ class Convergence(Observer):
     beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection, whose
     relaxation is that of its steps everywhere. With fewer than 80 steps, or 320 of a single chain, only chains that never move are found.
     Diverged chains and runs that an observer ends are not checked, and chains with conditions of their own are not compared. Without
-    `judge` only chains that stand still are found; `kept` is the number of steps of which a trace keeps points.
+    `judge` only chains that stand still are found. It `extends` calls that give no steps; a trace keeps points `kept_after` a step.
     """
 
-    def __init__(self, judge: bool, kept: int) -> None:
-        self.judge, self.kept = judge, kept
-        self.seen: list[Tensor] = []  # as many of each piece
+    def __init__(self, judge: bool, extends: bool, kept_after: int | None) -> None:
+        self.judge, self.extends, self.kept_after = judge, extends, kept_after
         self.signs: Tensor | None = None
+        self.own_steps = 0  # before any were added
+        self.figures: tuple[Tensor, Tensor] | None = None  # of each number: R-hat, and the mean variance within a piece
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
+        self.own_steps, self.kept = self.own_steps or last, 0 if self.kept_after is None else last - self.kept_after
+        self.seen: list[Tensor] = []  # as many of each piece
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
         self.pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
         self.every = max(1, half // self.pieces // _OBSERVED_STEPS)
@@ -90,6 +93,8 @@ class Convergence(Observer):
             self.signs = _sums(x.shape[1]).to(x) if self.signs is None else self.signs
             x = x @ self.signs
         self.seen.append(torch.cat([chains.state.energy[::every, None].to(x), x], 1) if self.valued else x.clone())
+        if self.extends and chains.step == chains.last_step < _LONGEST * self.own_steps:
+            self._extend(chains)
 
     def warning(self, chains: Chains, trace: Trace | None = None) -> SamplingWarning | None:
         """Returns the warning about chains that have not converged; None of a sampler without a stationary density."""
@@ -110,11 +115,28 @@ class Convergence(Observer):
         excess = 0.0 if bias is None else bias.mean().item()
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
+    def _extend(self, chains: Chains) -> None:
+        """Doubles the number of steps if the chains have not converged.
+
+        Where R-hat stays as it was and chains spread no further than before, as in modes that are apart, more steps do not help.
+        """
+        before, found = self.figures, self.warning(chains)
+        kind = "" if found is None else found.kind
+        helps = kind in ("drift", "r_hat", "ess")
+        if kind == "r_hat" and before and self.figures:
+            worst = self.figures[0].argmax()
+            r_hat, spread = (float(now[worst] / earlier[worst]) for now, earlier in zip(self.figures, before, strict=True))
+            helps = r_hat < _NEARER or spread > 1 / _NEARER
+        if helps:
+            chains.last_step *= 2
+            self.on_start(chains)
+
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
         """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
         pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
         drift, r_hat, least, draws = _statistics(pieces, None if trace is None else trace.branch_of)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
+        self.figures = r_hat, pieces.var(1).mean((0, 1))
         if drift.max() > 1:
             seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of {steps}: "
             return SamplingWarning("drift", seen + "the chains have not converged.", advise("drift", sampler))
@@ -171,24 +193,6 @@ def _sums(size: int) -> Tensor:
     half, index = _NUMBERS // 2, torch.arange(size)[:, None]
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
     return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
-
-
-def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
-    """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
-
-    Args:
-        energies: Energies at points of the density.
-        dtype: The dtype that they were computed in.
-        use: What their differences decide, for the message.
-    """
-    energies = energies[energies.isfinite()]
-    typical = energies.abs().median().item() if len(energies) else 0.0
-    if typical * torch.finfo(dtype).eps <= _COARSE:
-        return []
-    spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
-    seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
-    advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
-    return [SamplingWarning("rounding", seen, advice)]
 
 
 def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:

@@ -22,11 +22,7 @@ class SkipCheck(Exception):  # noqa: N818  (not an error: the check does not app
 def build_subject(source: Any, kind: type[T], find: Callable[[str], Any], advice: str = "") -> T:
     """Returns what is checked: an instance as it is, a plug-in by its name, or the result of a function without arguments.
 
-    Args:
-        source: The instance, the name or the function.
-        kind: The class that it must have.
-        find: Returns the plug-in of a name.
-        advice: What to do about another class.
+    It must have the class `kind`, else the error ends with the advice; `find` returns the plug-in of a name.
 
     Raises:
         AssertionError: Building it raises, or it is of another class.
@@ -70,10 +66,7 @@ class Check:
 def named_checks(functions: Sequence[Callable[..., None]], *subject: Any, run: Callable[..., None] | None = None) -> list[Check]:
     """Returns checks, which are functions of a subject; a later one may assume that those before it hold.
 
-    Args:
-        functions: The functions. Each gives its name to a check, without an underscore at its start.
-        *subject: The arguments of each.
-        run: A function (function, *subject) that calls each function; None to call it with the subject.
+    Each function gives its name to a check, without an underscore at its start. `run(function, *subject)` calls it, if it is given.
     """
     first = () if run is None else (run,)
     return [Check(function.__name__.lstrip("_"), partial(*first, function, *subject)) for function in functions]
@@ -82,12 +75,8 @@ def named_checks(functions: Sequence[Callable[..., None]], *subject: Any, run: C
 def run_checks(checks: Sequence[Check], expected_failures: Mapping[str, str] | None = None) -> None:
     """Runs checks up to the first that fails, whose consequences the later ones might report.
 
-    Args:
-        checks: The checks.
-        expected_failures: The names of checks that are known to fail, with the reasons. One that passes is reported as a failure.
-
     Raises:
-        AssertionError: A check fails, or one that was expected to fail passes.
+        AssertionError: A check fails, or one of `expected_failures`, names with reasons, passes.
         OptionError: A name in `expected_failures` is unknown.
     """
     expected = _check_names(checks, expected_failures)
@@ -148,9 +137,9 @@ def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, networ
     Args:
         a: The actual values.
         b: The expected values, with the same shape.
-        what: The name of the values, for the message.
+        what: Their name, for the message.
         factor: The tolerance in units of $50 \epsilon$.
-        network: The network that computed them, if it was evaluated in batches of different sizes or in different ways.
+        network: The network that computed them, if it was evaluated in different batches or ways.
     """
     assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
     terms = 0 if network is None else sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,48 @@
+"""Without a number of steps, chains that have not converged take more."""
+
+import warnings
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy import SamplingWarning
+from composable_energy.sampling import Checkpoint
+
+# The mean of its first coordinate is 3; 100 steps are too few.
+BANANA = ce.as_energy(lambda x: 5 * (x[:, 0] - 3 * x[:, 1] ** 2) ** 2 + x[:, 1] ** 2 / 2, event_shape=(2,))
+APART = ce.as_energy(lambda x: -torch.logaddexp(-(x - 20).square().sum(1) / 2, -(x + 20).square().sum(1) / 2), event_shape=(2,))
+
+
+def test_steps_are_doubled_until_the_chains_agree():
+    """The points are those of a call with as many steps, and right; with the sampler's own number of steps they are not."""
+    points, trace = BANANA.sample(200, seed=1, trace=True)
+    assert trace.steps in (200, 400)
+    assert torch.equal(points, BANANA.sample(200, seed=1, steps=trace.steps))
+    assert abs(points[:, 0].mean() - 3) < 4 * 18**0.5 / 200**0.5
+    with pytest.warns(SamplingWarning, match="R-hat"):
+        assert BANANA.sample(200, seed=1, steps=100, trace=True)[1].steps == 100
+
+
+def test_steps_are_doubled_until_the_points_of_a_trace_are_enough():
+    """Eight chains of 500 steps, each worth a few draws of the wide coordinate."""
+    wide = ce.as_energy(torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.tensor([1.0, 8.0])), 1))
+    _, trace = wide.sample(8, sampler="mala", seed=0, trace=1)
+    assert trace.points is not None
+    assert trace.steps > 500
+    assert len(trace.points) == trace.steps
+
+
+def test_chains_in_modes_that_are_apart_are_given_up_early():
+    with pytest.warns(SamplingWarning, match="R-hat"):
+        assert APART.sample(64, seed=0, trace=True)[1].steps == 200
+
+
+def test_calls_whose_chains_others_continue_keep_the_number_of_steps(tmp_path):
+    """As those with a checkpoint, a trace to resume, or a part of the chains: they would not know the other steps or chains."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SamplingWarning)
+        first = BANANA.sample(64, seed=1, steps=100, trace=True)[1]
+        checkpoint = [Checkpoint(tmp_path / "chains")]
+        calls = ({"observers": checkpoint, "seed": 1}, {"first_chain": 64, "seed": 1}, {"resume": first})
+        assert [BANANA.sample(64, trace=True, **call)[1].steps for call in calls] == [100, 100, 200]
