@@ -29,7 +29,7 @@ SETS, PICTURES = ("fashion", "digits"), 1000
 
 def areas(name: str, seed: int) -> Iterator[dict[str, Any]]:
     """Yields a row for each score of the pictures of a set."""
-    real, other = open_set(name), open_set(*(some for some in SETS if some != name))
+    real, other = open_set(name), open_set(next(some for some in SETS if some != name))
     base: Any = ce.load(train(real, 1.0, seed) / "base")
     known, inside, judge = real.library.images.flatten(1), real.held_out.images[:PICTURES], load_judge(real)
     strange = {
