@@ -22,13 +22,8 @@ _LOGGER = logging.getLogger("composable_energy.kernels")
 class StepCoefficients(NamedTuple):
     r"""The coefficients of a step, of `langevin_step` and `underdamped_step`.
 
-    Attributes:
-        drift: $a$.
-        scale: $s$; with 0 no noise is drawn.
-        keep: $c$; with 0 and without momentum the points are not read.
-        move: $b$; used only with a momentum.
-        low: The lower bound of coordinates; None for none.
-        high: The upper bound of coordinates; None for none.
+    They are $a$; $s$, with 0 no noise is drawn; $c$, with 0 and without momentum the points are not read; $b$, used with a momentum only;
+    and the bounds of coordinates, None for none.
     """
 
     drift: float
@@ -135,16 +130,7 @@ def underdamped_step(
 
     $$p \leftarrow p - a\, g, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p$$
 
-    Args:
-        x: The points, with shape $(B, *)$.
-        gradient: $g$, with the shape of the points.
-        momentum: $p$, with the shape of the points.
-        noise: The noise of these chains at this step.
-        scale: $s$; with 0 no noise is drawn.
-        drift: $a$.
-        keep: $c$.
-        move: $b$.
-        stream: The number of the draw at this step.
+    Here $b$ is `move`; the other letters are those of `langevin_step`. The momentum $p$ has the shape of the points.
 
     Raises:
         ShapeError: Points, gradient, momentum and chains do not fit.
@@ -157,14 +143,7 @@ def underdamped_step(
 
 
 def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> Tensor:
-    r"""Returns $s\, \xi$ with the shape of points, such as a momentum: `noise.normal`, by a kernel if there is one.
-
-    Args:
-        like: The points, with shape $(B, *)$.
-        noise: The noise of these chains at this step.
-        scale: $s$.
-        stream: The number of the draw at this step.
-    """
+    r"""Returns $s\, \xi$ with the shape of points, such as a momentum: `noise.normal`, by a kernel if there is one; see `langevin_step`."""
     return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
 
 
