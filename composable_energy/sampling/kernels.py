@@ -98,10 +98,9 @@ def langevin_step(
 
     $$x' = c\, x - a\, g + s\, \xi$$
 
-    On the CPU and in graphs of `torch.compile` the step runs in torch. On other devices it runs in a kernel from an entry point (Triton on
-    CUDA). If the kernel refuses (float64, ids that are not consecutive, a differentiated step), the step runs in torch with the same
-    Philox noise, and the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL`, read at the
-    first step, forces a kernel, or `torch`.
+    On the CPU and in graphs of `torch.compile` the step runs in torch, on other devices in a kernel from an entry point (Triton on CUDA).
+    If the kernel refuses, as for float64, the step runs in torch with the same Philox noise, and the reason is logged once. The
+    environment variable `COMPOSABLE_ENERGY_KERNEL`, read at the first step, forces a kernel, or `torch`.
 
     Args:
         x: The points, with shape $(B, *)$.
@@ -118,7 +117,6 @@ def langevin_step(
         OptionError: The forced kernel cannot run.
 
     Example:
-        >>> import torch
         >>> from composable_energy.sampling import Noise
         >>> langevin_step(torch.ones(2, 3), torch.ones(2, 3), drift=0.25, scale=0.0, noise=Noise(0, range(2)))
         tensor([[0.7500, 0.7500, 0.7500],
@@ -135,16 +133,7 @@ def underdamped_step(
 
     $$p \leftarrow p - a\, g, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p$$
 
-    Args:
-        x: The points, with shape $(B, *)$.
-        gradient: $g$, with the shape of the points.
-        momentum: $p$, with the shape of the points.
-        noise: The noise of these chains at this step.
-        scale: $s$; with 0 no noise is drawn.
-        drift: $a$.
-        keep: $c$.
-        move: $b$.
-        stream: The number of the draw at this step.
+    Gradient $g$ and momentum $p$ have the shape of the points; `drift` is $a$, `move` $b$, `keep` $c$ and `scale` $s$.
 
     Raises:
         ShapeError: Points, gradient, momentum and chains do not fit.
