@@ -76,7 +76,6 @@ class Disjunction(Node):
         ShapeError: The terms take points of different shapes.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> left, right = (ce.as_energy(lambda x, c=c: (x - c).square().sum(1) / 2) for c in (-2.0, 2.0))
         >>> (left | right)(torch.tensor([[-2.0], [2.0]]))
         tensor([-0.0003, -0.0003])

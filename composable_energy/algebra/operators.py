@@ -20,7 +20,12 @@ from composable_energy.registry import get
 
 
 def all_of(*terms: Any) -> Energy:
-    """Returns the conjunction `A & B & ...` of energies, or objects that `as_energy` takes; a single term is returned as it is."""
+    """Returns the conjunction `A & B & ...` of energies, or objects that `as_energy` takes; a single term is returned as it is.
+
+    Example:
+        >>> print(ce.all_of(ce.load("plane/ring"), ce.load("plane/bar")))
+        ring & bar
+    """
     lifted = list(map(as_energy, terms))
     return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
 
@@ -31,12 +36,15 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
     Args:
         *terms: Energies, or objects that `as_energy` takes.
         weights: Positive weights of the mixture, one for each term; 1 each if None.
-        calibrate: Whether to estimate the normaliser of each branch now, so that the weights are the shares of the branches; see
-            `composable_energy.calibrate`.
+        calibrate: Whether `composable_energy.calibrate` estimates the normaliser of each branch, so that the weights are the shares.
         **options: With `calibrate`, its options, such as `seed` and `event_shape`.
 
     Raises:
         OptionError: There are options without `calibrate`.
+
+    Example:
+        >>> print(ce.any_of(ce.load("plane/ring"), ce.load("plane/bar"), weights=[1, 3]))
+        any_of(ring, bar, weights=[1, 3])
     """
     if options and not check_flag("calibrate", calibrate):
         raise OptionError(
@@ -50,9 +58,8 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
 def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
     """Returns the complement of an energy; see `Negation` for the modes.
 
-    Without options it is `~energy`: `~~A` is `A`, and `~(A | B)` is `~A & ~B`. For relative energies and events `~(A & B)` is `~A | ~B`,
-    and the operand of `sharpened`, `given` and `at` is negated. A conjunction with an absolute density has a level of its own, because
-    the draws of `A & B` need not be where those of A or of B are.
+    Without options it is `~energy`. A conjunction with an absolute density has a level of its own, because the draws of `A & B` need not
+    be where those of A or of B are.
 
     Args:
         energy: The energy, or an object that `as_energy` takes.
@@ -62,6 +69,10 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
     Raises:
         OptionError: The mode is unknown, or a number is out of range.
         ExpressionError: The energy has no complement in this mode.
+
+    Example:
+        >>> print(ce.load("plane/ring") & ce.negate(ce.load("plane/bar"), quantile=0.99))
+        ring & negate(bar, mode='level', quantile=0.99)
     """
     energy = as_energy(energy)
     if mode is not None or options:

@@ -52,7 +52,6 @@ class Conjunction(Node):
         ShapeError: The terms take points of different shapes.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
         >>> (bowl & bowl)(torch.ones(3, 2))
         tensor([2., 2., 2.])

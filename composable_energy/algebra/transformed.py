@@ -261,7 +261,6 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
         event_shape: The shape of one point, if there is only one.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> from torch.distributions import Normal, constraints
         >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
         >>> bool((half.sample(100, seed=0) > 0).all())

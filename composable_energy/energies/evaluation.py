@@ -183,7 +183,6 @@ def shared(module: nn.Module) -> nn.Module:
         module: A module that is called with the points, or with the output of another shared module.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> from torch import nn
         >>> features = ce.shared(nn.Linear(3, 8))
         >>> a, b = (ce.as_energy(nn.Sequential(features, nn.Linear(8, 1), nn.Flatten(0))) for _ in range(2))

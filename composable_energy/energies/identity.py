@@ -240,7 +240,6 @@ def twin(energy: T) -> T:
         ExpressionError: A part cannot be copied, has parameters without values, or a function uses a module in training mode.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> from composable_energy.sampling import twin
         >>> energy = ce.as_energy(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(), torch.nn.Flatten(0)))
         >>> energy.training, twin(energy).training

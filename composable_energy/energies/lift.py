@@ -41,7 +41,6 @@ class DistributionEnergy(Energy):
         ShapeError: `event_shape` is not the shape of a point.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> energy(torch.ones(1, 2))
         tensor([2.8379])
@@ -269,6 +268,11 @@ def as_energy(obj: Any, **options: Any) -> Energy:
         LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
         OptionError: An option is unknown, or the object is already an energy and there are options other than `decoder`.
         ShapeError: The `event_shape` is not that of the distribution.
+
+    Example:
+        >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
+        >>> bowl(torch.ones(2, 3))
+        tensor([1.5000, 1.5000])
     """
     if isinstance(obj, Energy):
         if options.keys() == {"decoder"}:
@@ -324,7 +328,6 @@ class ScoreEnergy(CallableEnergy):
     The other arguments are those of `CallableEnergy`.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
         >>> score.sample(1000, sampler="langevin", step_size=0.1, steps=200, seed=0).mean().round()
         tensor(3.)

@@ -73,7 +73,6 @@ class ClassifierEnergy(HeadEnergy):
         OptionError: A label is not a whole number, or out of range.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> red = ce.ClassifierEnergy(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1), 0)
         >>> red.evidence(torch.zeros(2, 3))
         tensor([0.6931, 0.6931])
@@ -177,7 +176,6 @@ class GaussianHead:
         name: The name in expressions, as in `position(0.2, 0.5)`.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> position = ce.GaussianHead(lambda x: torch.cat([x, torch.zeros_like(x)], 1), dims=2, name="position")
         >>> inside = position.near((0.0, 0.0), 1.0)
         >>> inside.evidence(torch.zeros(1, 2)), (~inside).evidence(torch.zeros(1, 2))

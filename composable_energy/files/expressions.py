@@ -37,7 +37,7 @@ def save(energy: Energy, folder: str | Path) -> None:
         StorageError: The file cannot be written; what the folder held is intact.
 
     Example:
-        >>> import tempfile, torch, composable_energy as ce
+        >>> import tempfile
         >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (bowl & 2 * bowl).save(folder)
@@ -71,6 +71,10 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         FileFormatError: The file is missing, corrupt, truncated or has another format.
         PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
         OptionError: The source is no path and no text, a plug-in does not take an option, or there are options for a folder.
+
+    Example:
+        >>> print(ce.load("plane/ring") & ~ce.load("plane/right"))
+        ring & ~right
     """
     if not isinstance(source, str | Path):
         raise OptionError(f"load takes a folder, a name or a location, got {type(source).__name__}: write `ce.load('faces/male')`.")

@@ -37,7 +37,6 @@ class EnergyFamily(ABC):
         comes_trained: Whether the members have trained weights; None if there is nothing to train.
 
     Example:
-        >>> import composable_energy as ce
         >>> class Bowls(ce.EnergyFamily):
         ...     def members(self):
         ...         return ("narrow", "wide")
@@ -215,7 +214,6 @@ def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
         records: Records of `plugins()` of which the energies are described; None takes all.
 
     Example:
-        >>> import composable_energy as ce
         >>> ce.installed()["faces"].state
         'trained'
     """

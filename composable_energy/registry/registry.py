@@ -60,6 +60,10 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
         PluginNotFound: No plug-in offers the name; `ExtraNotInstalled` if it comes with an extra.
         PluginConflictError: Several do, and the library does not.
         PluginLoadError: The plug-in fails to load or breaks the contract.
+
+    Example:
+        >>> ce.get("sampler", "mala")(step_size=0.1)
+        MALA(step_size=0.1, acceptance=0.574, tuning_steps=150)
     """
     rule = kind_of(kind)
     if kind in ("energy", "encoder"):
@@ -120,6 +124,11 @@ def register(kind: str, name: str, obj: Any) -> contextlib.ExitStack:
     Raises:
         OptionError: The kind is unknown.
         PluginLoadError: The object breaks the contract.
+
+    Example:
+        >>> with ce.register("energy", "bowl", lambda: ce.as_energy(lambda x: x.square().sum(1), name="bowl")):
+        ...     print(2 * ce.load("bowl"))
+        2 * bowl
     """
     check_entry(kind_of(kind), PluginRecord(group_of(kind), name, getattr(obj, "__qualname__", repr(obj))), obj)
     registration = contextlib.ExitStack()

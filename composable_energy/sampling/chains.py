@@ -154,7 +154,6 @@ class Observer:
     all chains in the coordinates that these use, `diverged_at`, and `visible_state()`.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> class Means(ce.sampling.Observer):
         ...     def on_step(self, chains, info):
         ...         if chains.step % 50 == 0:

@@ -103,9 +103,8 @@ def sample(
     change, so several threads may sample one energy while another trains it. The sampler's noise is keyed by chain and step, so batches,
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
-    An energy with a support is sampled in unconstrained coordinates, with the logarithm of their change of volume. Points are given and
-    returned in the support. Points at which the function of an energy raises, as a Cholesky decomposition that fails, have density 0, are
-    counted (`trace.errors`) and warned about. An exception at all points, a `TypeError` and errors of this library are raised.
+    An energy with a support is sampled in unconstrained coordinates; points are given and returned in the support. Points at which the
+    function of an energy raises have density 0, are counted (`trace.errors`) and warned about; if it raises at all points, so does this.
 
     Args:
         energy: The energy, or an object that `as_energy` lifts.
@@ -152,7 +151,6 @@ def sample(
         PluginNotFound: No plug-in offers the sampler, or none is installed.
 
     Example:
-        >>> import torch, composable_energy as ce
         >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])

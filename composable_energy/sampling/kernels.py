@@ -93,10 +93,9 @@ def langevin_step(
 
     $$x' = c\, x - a\, g + s\, \xi$$
 
-    On the CPU and in graphs of `torch.compile` the step runs in torch. On other devices it runs in a kernel from an entry point (Triton on
-    CUDA). If the kernel refuses (float64, ids that are not consecutive, a differentiated step), the step runs in torch with the same
-    Philox noise, and the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL`, read at the
-    first step, forces a kernel, or `torch`.
+    On the CPU and in graphs of `torch.compile` the step runs in torch, on other devices in a kernel from an entry point (Triton on CUDA).
+    If the kernel refuses, as for float64, the step runs in torch with the same Philox noise, and the reason is logged once. The
+    environment variable `COMPOSABLE_ENERGY_KERNEL`, read at the first step, forces a kernel, or `torch`.
 
     Args:
         x: The points, with shape $(B, *)$.
@@ -113,7 +112,6 @@ def langevin_step(
         OptionError: The forced kernel cannot run.
 
     Example:
-        >>> import torch
         >>> from composable_energy.sampling import Noise
         >>> langevin_step(torch.ones(2, 3), torch.ones(2, 3), drift=0.25, scale=0.0, noise=Noise(0, range(2)))
         tensor([[0.7500, 0.7500, 0.7500],
@@ -130,7 +128,7 @@ def underdamped_step(
 
     $$p \leftarrow p - a\, g, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p$$
 
-    Here $b$ is `move`; the other letters are those of `langevin_step`. The momentum $p$ has the shape of the points.
+    Gradient $g$ and momentum $p$ have the shape of the points; `drift` is $a$, `move` $b$, `keep` $c$ and `scale` $s$.
 
     Raises:
         ShapeError: Points, gradient, momentum and chains do not fit.

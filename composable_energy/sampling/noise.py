@@ -51,7 +51,6 @@ class Noise:
         OptionError: The kind is unknown, or the step or an id is out of range.
 
     Example:
-        >>> import torch
         >>> x = torch.zeros(5, 2)
         >>> noise = Noise(seed=0, chains=range(5))
         >>> torch.equal(noise.normal(x)[3:], noise.for_chains(range(3, 5)).normal(x[3:]))
@@ -115,15 +114,12 @@ class Noise:
         return self._draw("normal", like, stream).to(like.dtype, copy=True)  # what is kept is nobody's to change
 
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
-        r"""Adds $s\, \xi$ to points in place, with the standard normal numbers $\xi$ of `normal`; cheaper than two operations.
+        r"""Adds $s\, \xi$ to points in place and returns them, with the standard normal numbers $\xi$ of `normal`.
 
         Args:
             x: The points, with shape $(B, *)$, one row for each chain.
             scale: $s$.
             stream: The number of the draw at this step.
-
-        Returns:
-            The points.
 
         Raises:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.

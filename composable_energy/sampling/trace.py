@@ -60,25 +60,25 @@ class Trace:
         scalars: The other numbers that the sampler reported at each step, over all chains that took it; see `Info`.
         diverged_at: The number of steps after which each chain diverged, with shape $(m,)$; -1 for the others.
         relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
-        points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
-            energy of a latent space.
+        points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. They may be latent.
         point_steps: The steps of the points.
-        state: The state of all chains, from which they continue; in unconstrained coordinates where the energy has a support. None
-            before the start.
-        branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
-            shape $(K,)$; None for any other energy.
-        branch_of: For a mixture with known shares, the most probable branch of each point that was returned, with shape $(n,)$; branches of
-            mixtures inside it count one by one. None for any other energy.
+        state: The state of all chains, from which they continue, in unconstrained coordinates; None before the start.
+        branch_shares: For a mixture at the top of an expression, the mean share of each branch at the returned points, else None.
+        branch_of: For a mixture with known shares, the most probable branch of each returned point, down to mixtures inside it, else None.
         exact: Whether chains started at draws of the density, as those of a mixture of distributions do; they need not mix to be draws.
         formula_probability: For events, the mean of P(formula | x) at the points that were returned, by the heads; None without events.
         decoded_probability: The same at the codes of up to 64 decoded points, if the decoder can encode; else None.
         alike: Whether all chains have one density; not if each has bound conditions of its own.
-        errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
-            energy.
+        errors: At how many points the function of the energy raised, pilot chains included; these count as points of infinite energy.
         first_error: The first of these exceptions, as text.
         observed: What `sample` warned about; none of it depends on what the trace records.
         shares: The status of the branch shares: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
+
+    Example:
+        >>> x, trace = ce.load("plane/bar").sample(64, steps=20, seed=0, trace=1)
+        >>> trace.energies.shape, trace.points.shape
+        (torch.Size([20, 64]), torch.Size([20, 64, 2]))
     """
 
     seed: int

@@ -141,7 +141,7 @@ def _sample_command(folder: Path) -> str:
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
     if names:
         return shlex.join(
-            ["composable-energy", "sample", " & ".join([name for name in names if name != "base"][:2] or names), "--in", place]
+            ["composable-energy", "sample", " & ~".join([name for name in names if name != "base"][:2] or names), "--in", place]
         )
     given = ce.load(folder).required_conditions - {"sigma"}
     expression = f'"{place}"' if " " in place else place
