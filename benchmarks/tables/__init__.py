@@ -11,7 +11,6 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "benchmarks": speed.blocks,
     "diffusion": samplers.noise_levels,
     "samplers": samplers.blocks,
-    "speed": lambda: {"attributes": speed.attributes},
     "results/comet-2021": papers.comet,
     "results/compositional-2020": papers.compositional,
     "results/continual": training.continual,

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.md`, `speed.md` and `results/scaling.md`, and the condensed form of a file of pytest-benchmark."""
+"""The tables of `benchmarks.md` and `results/scaling.md`, and the condensed form of a file of pytest-benchmark."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from benchmarks.pages import Blocks, code_cell, markdown_table, read_results, short
+from benchmarks.pages import Blocks, markdown_table, read_results, short
 
 BARE, OURS, HAND = "bare gradient", "composable-energy", "loop by hand"
 PACKAGES = ("torch", "torchebm", "ebmkit", "blackjax", "jax", "numpy")
@@ -63,17 +63,6 @@ def about(speed: dict[str, Any]) -> str:
     machine, versions = speed["machine"], speed["versions"]
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{machine['processor']}, {machine['processors']} processors, {machine['threads']} thread, {machine['system']}; {names}."
-
-
-def attributes() -> str:
-    """Returns the table of gradients of several attributes, for `docs/speed.md`."""
-    rows = read_results("attributes")["rows"]
-    sizes = list(next(iter(rows.values())))
-    lines = []
-    for family, found in rows.items():
-        for name in list(found[sizes[0]])[1:]:
-            lines.append([f"{family}, by {code_cell(name)}", *(f"{found[points][name]['ratio']:.2f}" for points in sizes)])
-    return markdown_table(["gradient of 8 attributes / of one", *(f"{points} codes" for points in sizes)], lines)
 
 
 def blocks() -> Blocks:
