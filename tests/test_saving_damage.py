@@ -181,10 +181,11 @@ def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
 
 
 class Deep(ce.Energy):
-    def __init__(self, depth: int = 2, width: int = 4) -> None:
+    def __init__(self, depth: int = 2, width: int = 4, copies: int = 1) -> None:
         super().__init__()
+        self.register_buffer("axes", torch.eye(width).repeat(1, copies), persistent=False)
         self.net = nn.Sequential(nn.Linear(2, width), *(nn.Linear(width, width) for _ in range(depth)), nn.Linear(width, 1))
-        self.options = {"depth": depth, "width": width}
+        self.options = {"depth": depth, "width": width, "copies": copies}
 
     def config(self):
         return self.options
@@ -221,7 +222,7 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**18}])
+@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**18}, {"copies": 2**23}])
 def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config, options):
     folder, edit = config
     with ce.register("energy", "deep", Deep):

@@ -362,7 +362,8 @@ class _Limit(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         arguments = [*args, *(kwargs or {}).values()]
         makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
-        self._spend(_size(arguments) if makes else 0, 1)
+        copied = args[0].numel() if func is Tensor.repeat else 1
+        self._spend(copied * _size(arguments) if makes else 0, 1)
         result = func(*args, **(kwargs or {}))
         if not makes and isinstance(result, Tensor) and _storage(result) not in {None, *map(_storage, arguments)}:
             self._spend(result.numel(), 0)
