@@ -71,7 +71,7 @@ def _unpickles(patch):
 
 
 def _hangs(patch):
-    patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(4))
+    patch.setattr("composable_energy_image.data.folders.read_picture", lambda path: time.sleep(4))
 
 
 def _writes(patch):

@@ -27,8 +27,7 @@ SMALL = {
     "model.heads_blocks": 1,
     "training.precision": "float32",
     "small.copies": 2,
-    **{f"{stage}.steps": 3 for stage in STAGES},
-    **{f"{stage}.batch_size": 8 for stage in STAGES},
+    **{f"{stage}.{name}": value for stage in STAGES for name, value in (("steps", 3), ("batch_size", 8))},
 }
 
 
