@@ -345,7 +345,7 @@ def _check_size(nodes: Sequence[Any]) -> None:
         inside = [i for i in modules_in(node) if 0 <= i < len(sizes)]
         sizes.append(1 + sum(sizes[i] for i in inside))
         depths.append(1 + max((depths[i] for i in inside), default=0))
-        if sizes[-1] > _LARGEST:
+        if max(sizes[-1], len(sizes)) > _LARGEST:
             raise ValueError(f"the expression has more than {_LARGEST} nodes, where one that occurs twice counts twice")
         if depths[-1] > _DEEPEST:
             raise ValueError(f"the expression is nested more than {_DEEPEST} times")
