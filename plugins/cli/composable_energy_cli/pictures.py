@@ -91,8 +91,7 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
     import torch
 
     channels, height, width = shape
-    tiles = _tiles(path, LARGEST_PICTURE // math.prod(shape))
-    tiles = [fitted(tile.convert(_MODES[channels]), width, height) for tile in tiles]
+    tiles = [fitted(one.convert(_MODES[channels]), width, height) for one in _tiles(path, LARGEST_PICTURE // math.prod(shape))]
     values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in tiles])
     low, high = value_range
     return torch.from_numpy(values).permute(0, 3, 1, 2) / 255 * (high - low) + low

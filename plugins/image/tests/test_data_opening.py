@@ -27,11 +27,8 @@ class TestOpening:
     def test_nothing_there(self, tmp_path):
         (tmp_path / "deep" / "deeper").mkdir(parents=True)
         (tmp_path / "x.zip").write_bytes(b"PK")
-        for path, message in (
-            ("deep", "holds no pictures of a known format.*png.*CelebA"),
-            ("none", "does not exist"),
-            ("x.zip", "unpack archives"),
-        ):
+        messages = {"deep": "holds no pictures of a known format.*png.*CelebA", "none": "does not exist", "x.zip": "unpack archives"}
+        for path, message in messages.items():
             with pytest.raises(FileFormatError, match=message) as caught:
                 open_pictures(tmp_path / path)
             assert str(tmp_path / path) in str(caught.value)

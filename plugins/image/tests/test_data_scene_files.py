@@ -3,9 +3,7 @@
 import os
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +112,7 @@ def archive(path: Path) -> None:
         file.writestr("where", bytes(35))
 
 
-DAMAGE: dict[str, Callable[[Path], Any]] = {
+DAMAGE = {
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
