@@ -84,12 +84,11 @@ def test_a_folder_without_an_energy_is_an_error(tmp_path):
 
 
 def test_another_version_and_another_kind_are_named(tmp_path):
-    write_record(tmp_path / ENERGY_FILE, "energy", 9, {}, {})
-    with pytest.raises(FileFormatError, match=r"has version 9, written by 'composable-energy .*reads 4: use the version"):
-        ce.load(tmp_path)
-    write_record(tmp_path / ENERGY_FILE, "training", VERSION, {}, {})
-    with pytest.raises(FileFormatError, match="holds 'training', expected 'energy'"):
-        ce.load(tmp_path)
+    version = r"has version 9, written by 'composable-energy .*reads 4: use the version"
+    for kind, number, told in (("energy", 9, version), ("training", VERSION, "holds 'training', expected 'energy'")):
+        write_record(tmp_path / ENERGY_FILE, kind, number, {}, {})
+        with pytest.raises(FileFormatError, match=told):
+            ce.load(tmp_path)
 
 
 def test_a_header_with_a_key_that_occurs_twice_is_refused(saved):
@@ -181,10 +180,11 @@ def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
 
 
 class Deep(ce.Energy):
-    def __init__(self, depth: int = 2, width: int = 4) -> None:
+    def __init__(self, depth: int = 2, width: int = 4, copies: int = 1) -> None:
         super().__init__()
+        self.register_buffer("axes", torch.eye(width).repeat(1, copies), persistent=False)
         self.net = nn.Sequential(nn.Linear(2, width), *(nn.Linear(width, width) for _ in range(depth)), nn.Linear(width, 1))
-        self.options = {"depth": depth, "width": width}
+        self.options = {"depth": depth, "width": width, "copies": copies}
 
     def config(self):
         return self.options
@@ -207,7 +207,7 @@ def config(tmp_path):
     return folder, edit
 
 
-def test_an_expression_that_doubles_at_each_level_is_refused(config):
+def test_an_expression_that_doubles_at_each_level_or_has_idle_nodes_is_refused(config, monkeypatch):
     folder, edit = config
     (normal() & normal(1.0)).save(folder)
 
@@ -218,10 +218,13 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
         data["root"] = {"$module": [len(data["nodes"]) - 1, ""]}
 
     assert "more than 100000 nodes" in edit(double)
+    monkeypatch.setattr("composable_energy.files.nodes._LARGEST", 100)
+    (normal() & normal(1.0)).save(folder)
+    assert "more than 100 nodes" in edit(lambda data: data.update(nodes=40 * data["nodes"]))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**18}])
+@pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**18}, {"copies": 2**23}])
 def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config, options):
     folder, edit = config
     with ce.register("energy", "deep", Deep):

@@ -345,7 +345,7 @@ def _check_size(nodes: Sequence[Any]) -> None:
         inside = [i for i in modules_in(node) if 0 <= i < len(sizes)]
         sizes.append(1 + sum(sizes[i] for i in inside))
         depths.append(1 + max((depths[i] for i in inside), default=0))
-        if sizes[-1] > _LARGEST:
+        if max(sizes[-1], len(sizes)) > _LARGEST:
             raise ValueError(f"the expression has more than {_LARGEST} nodes, where one that occurs twice counts twice")
         if depths[-1] > _DEEPEST:
             raise ValueError(f"the expression is nested more than {_DEEPEST} times")
@@ -362,7 +362,8 @@ class _Limit(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         arguments = [*args, *(kwargs or {}).values()]
         makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
-        self._spend(_size(arguments) if makes else 0, 1)
+        copied = args[0].numel() if func is Tensor.repeat else 1
+        self._spend(copied * _size(arguments) if makes else 0, 1)
         result = func(*args, **(kwargs or {}))
         if not makes and isinstance(result, Tensor) and _storage(result) not in {None, *map(_storage, arguments)}:
             self._spend(result.numel(), 0)

@@ -34,13 +34,8 @@ def damage(data: bytes, chance: random.Random) -> bytes:
         case 6:
             other = chance.randrange(len(data))
             first, second = sorted((place, other))
-            return (
-                data[:first]
-                + data[second : second + size]
-                + data[first + size : second]
-                + data[first : first + size]
-                + data[second + size :]
-            )
+            blocks = data[second : second + size], data[first + size : second], data[first : first + size]
+            return b"".join([data[:first], *blocks, data[second + size :]])
         case _:
             return data + data[:size]
 

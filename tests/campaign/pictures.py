@@ -48,9 +48,8 @@ def folder_of_pictures(chance: random.Random, place: Path) -> None:
         (place / "2.png").write_bytes(bomb())
     else:
         file = io.BytesIO()
-        Image.fromarray(np.frombuffer(chance.randbytes(27), np.uint8).reshape(3, 3, 3)).save(
-            file, chance.choice(["PNG", "JPEG", "BMP", "WEBP"])
-        )
+        picture = Image.fromarray(np.frombuffer(chance.randbytes(27), np.uint8).reshape(3, 3, 3))
+        picture.save(file, chance.choice(["PNG", "JPEG", "BMP", "WEBP"]))
         (place / f"2{chance.choice(['.png', '.jpg', '.bmp', '.webp'])}").write_bytes(damage(file.getvalue(), chance))
 
 

@@ -167,7 +167,6 @@ def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):
     energy = ce.as_energy(Normal(torch.frombuffer(bytearray(b"PK\5\6" * 8), dtype=torch.float32).clone(), 1.0))
     energy.save(tmp_path / "E")
     assert ce.load(tmp_path / "E").equals(energy)
-    assert not zipfile.is_zipfile(io.BytesIO(b"PK"))
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%BeginPreview: 8 8 8 8\n(x) show\nshowpage\n%%EOF\n"
@@ -246,11 +245,9 @@ def table() -> list[str]:
 
 def test_the_docs_list_every_option_that_a_file_may_give():
     text = DOCS.read_text(encoding="utf-8")
-    missing = [row for row in table() if row not in text]
-    assert not missing, "docs/files.md lacks:\n" + "\n".join(missing)
     begin = text.index("| kind | plug-ins | options that a file may give |")
     rows = text[begin:].split("\n\n")[0].splitlines()[2:]
-    assert sorted(rows) == sorted(table()), "docs/files.md has rows of plug-ins that are not there"
+    assert sorted(rows) == sorted(table())
 
 
 @pytest.mark.parametrize("name", ["path", "folder", "location", "weights", "file", "url", "checkpoint", "function", "callback"])

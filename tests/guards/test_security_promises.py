@@ -71,7 +71,7 @@ def _unpickles(patch):
 
 
 def _hangs(patch):
-    patch.setattr("composable_energy_image.data.source.open_picture", lambda path: time.sleep(4))
+    patch.setattr("composable_energy_image.data.folders.read_picture", lambda path: time.sleep(4))
 
 
 def _writes(patch):
@@ -104,8 +104,7 @@ def test_reading_changes_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert ce.load(tmp_path / "given" / "E").equals(energy)
-    (pictures := tmp_path / "given" / "1.png").read_bytes()
-    open_pictures(pictures.parent, cache=None)
+    open_pictures(tmp_path / "given", cache=None)
     with pytest.raises(ComposableEnergyError):
         ce.load(tmp_path / "given")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import is_directory, is_file, replace_file
-from composable_energy_viz.files import KEY, check_archive, is_picture, open_picture
+from composable_energy_viz.files import LARGEST_PICTURE, check_archive, fitted, is_picture, read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,39 +89,21 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
 def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, float]) -> Tensor:
     import numpy as np
     import torch
-    from PIL import Image
 
-    try:
-        with open_picture(path) as file:
-            file.load()
-            tiles = _tiles(file)
-    except FileFormatError:
-        raise
-    except Exception as error:  # pillow raises various errors for other files
-        raise FileFormatError(f"{path} cannot be read as an image: {error}.") from error
     channels, height, width = shape
-    fitted = [_in_8_bits(tile).convert(_MODES[channels]).resize((width, height), Image.Resampling.LANCZOS) for tile in tiles]
-    values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in fitted])
+    tiles = [fitted(one.convert(_MODES[channels]), width, height) for one in _tiles(path, LARGEST_PICTURE // math.prod(shape))]
+    values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in tiles])
     low, high = value_range
     return torch.from_numpy(values).permute(0, 3, 1, 2) / 255 * (high - low) + low
 
 
-def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Scales the values of grey images of 16 bits, which Pillow would clip at 255."""
-    if not picture.mode.startswith("I"):
-        return picture
-    import numpy as np
+def _tiles(path: Path, most: int) -> list[Image.Image]:
+    """Returns the images of a grid, whose text chunk is the layout, else the image itself."""
     from PIL import Image
 
-    return Image.fromarray((np.asarray(picture, dtype=np.float64).clip(0, 65535) / 257).round().astype(np.uint8))
-
-
-def _tiles(picture: Image.Image) -> list[Image.Image]:
-    """Returns the images of a grid with a layout in its text chunk, else the image itself."""
-    from PIL import Image
-
+    picture, text = read_picture(path)
     try:
-        grid = json.loads(picture.info[KEY])
+        grid = json.loads(text)
         n, columns, height, width, gap = (int(grid[key]) for key in ("n", "columns", "height", "width", "gap"))
         zoom = int(grid.get("zoom", 1))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
@@ -132,6 +115,8 @@ def _tiles(picture: Image.Image) -> list[Image.Image]:
         or zoom * (-(-n // columns) * down - gap) != picture.height
     ):
         return [picture]  # it was cropped or resized
+    if n > most:
+        raise FileFormatError(f"{path} is a sheet of {n:,} pictures, and {most:,} of this size at most are read: cut it.")
     picture = picture.resize((picture.width // zoom, picture.height // zoom), Image.Resampling.NEAREST)
     corners = [(i % columns * across, i // columns * down) for i in range(n)]
     return [picture.crop((x, y, x + width, y + height)) for x, y in corners]

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
+from composable_energy.errors import FileFormatError
 from composable_energy_cli.pictures import read_points
+from composable_energy_image.data import open_pictures
 from composable_energy_viz.files import write_grid
 from tests.toys import Toys, run
 
@@ -26,17 +28,14 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
     assert rows[second + 1].split() == ["probability", "light.png", "dark.png"]
     shown = dict(row.rsplit(maxsplit=2)[:2] for row in rows[second + 2 :])
-    light = torch.full((1, 3, 16, 16), 240 / 255)
-    expected = Toys().load("bright").explain(light).probability.item()  # pyright: ignore[reportOptionalMemberAccess]
+    expected = Toys().load("bright").explain(torch.full((1, 3, 16, 16), 240 / 255))
     assert {"p(bright | x)", "p(left=dark | x)", "p((bright | left=dark & toys) | x)"} < shown.keys()
-    assert float(shown["p(bright | x)"]) == pytest.approx(expected, abs=1e-3)
+    assert float(shown["p(bright | x)"]) == pytest.approx(float(expected.probability), abs=1e-3)  # pyright: ignore[reportArgumentType]
     assert run("explain", "bright", "light.png", "dark.png", "--in", "toys", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["points"] == ["light.png", "dark.png"]
     name = {term["expression"]: term["energy"] for term in report["terms"][1:]}
-    light = torch.full((1, 3, 16, 16), 240 / 255)
-    expected = Toys().load("bright").explain(light).terms[1].energy.item()
-    assert name["bright"][0] == pytest.approx(expected, abs=1e-5)
+    assert name["bright"][0] == pytest.approx(expected.terms[1].energy.item(), abs=1e-5)
     assert name["bright"][1] > name["bright"][0] + 1
 
 
@@ -109,16 +108,23 @@ def test_sheet_that_was_cut_is_one_picture():
         text = PngInfo()
         text.add_text("composable-energy", sheet.info["composable-energy"])
         sheet.crop((0, 0, 10, 10)).save("cut.png", pnginfo=text)
-        lying = PngInfo()
-        lying.add_text("composable-energy", json.dumps({"n": 10**15, "columns": 1, "height": 1, "width": 1, "gap": 0}))
-        sheet.save("lying.png", pnginfo=lying)
+        for name, n, columns, picture in (("lying.png", 10**15, 1, sheet), ("packed.png", 64**2, 64, Image.new("L", (64, 64)))):
+            text = PngInfo()
+            text.add_text("composable-energy", json.dumps({"n": n, "columns": columns, "height": 1, "width": 1, "gap": 0}))
+            picture.save(name, pnginfo=text)
+    with pytest.raises(FileFormatError, match=r"4,096 pictures, and 1,365 of this size at most"):
+        read_points(Path("packed.png"), [(3, 128, 128)], (0.0, 1.0))
     for name in ("cut.png", "lying.png"):
         assert read_points(Path(name), [(3, 8, 8)], (0.0, 1.0)).shape == (1, 3, 8, 8)
 
 
-def test_grey_pictures_of_16_bits_are_scaled():
-    values = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
-    Image.fromarray(values).save("bits8.png")
-    Image.fromarray(values.astype(np.uint16) * 257).save("bits16.png")
-    for shape in ((1, 8, 8), (3, 8, 8)):
-        assert torch.equal(*(read_points(Path(name), [shape], (0.0, 1.0)) for name in ("bits8.png", "bits16.png")))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_read_as_for_training(tmp_path: Path, channels: int):
+    """Upright, cropped at the centre, 16 bits scaled, and white where they are transparent."""
+    values, camera = np.arange(8 * 20 * 4, dtype=np.uint16).reshape(8, 20, 4) * 102, Image.Exif()
+    camera[0x0112] = 6
+    Image.fromarray(values[..., 0]).save(tmp_path / "1.png")
+    Image.fromarray((values // 257).astype(np.uint8)).save(tmp_path / "2.png", exif=camera)
+    expected = open_pictures(tmp_path, size=8, channels=channels).images(torch.arange(2)).double()
+    for name, picture in zip(("1.png", "2.png"), expected, strict=True):
+        assert torch.allclose(read_points(tmp_path / name, [(channels, 8, 8)], (0.0, 1.0)), picture, atol=1e-6)

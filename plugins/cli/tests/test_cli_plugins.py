@@ -18,11 +18,7 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 
 def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[str]):
-    with (
-        ce.register("energy", "bowl", lambda: Noisy()),
-        ce.register("energy", "broken", Broken),
-        ce.register("energy", "unwritten", Unmade),
-    ):
+    with ce.register("energy", "bowl", Noisy), ce.register("energy", "broken", Broken), ce.register("energy", "unwritten", Unmade):
         assert run("energies") == 0
         header, *lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
@@ -35,13 +31,8 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
     assert Toys.loaded == []
     assert header.split() == ["energy", "state", "what", "it", "is"]
     state = {line.split()[0]: line.split()[1] for line in lines if not line.startswith(" ")}  # members are indented
-    assert [state[name] for name in ("toys", "faces", "igebm-mnist", "observed", "broken")] == [
-        "ready",
-        "trained",
-        "untrained",
-        "needs",
-        "failed",
-    ]
+    found = [state[name] for name in ("toys", "faces", "igebm-mnist", "observed", "broken")]
+    assert found == ["ready", "trained", "untrained", "needs", "failed"]
     toys = next(i for i, line in enumerate(lines) if line.startswith("toys "))
     assert lines[toys].endswith("(this session)") and "toys/left=dark" in lines[toys + 1]
     assert state["igebm-mnist"] == report["igebm-mnist"]["state"] and report["faces"]["trained"] is True
@@ -100,9 +91,8 @@ def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert code == 1
     assert report["problems"][0].endswith("making it raised ZeroDivisionError: no members today.")
     assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: it is odd", "acme: malformed"]
-    assert report["problems"][4].startswith(
-        "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
-    )
+    owned = "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
+    assert report["problems"][4].startswith(owned)
     assert len(report["problems"]) == 5
     assert all(f"Problem: {problem}" in text for problem in report["problems"])
 

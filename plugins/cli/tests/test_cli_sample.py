@@ -21,10 +21,8 @@ def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture
     assert run("sample", "bright & ~left=dark", "--in", "toys", "-n", "6", "--seed", "1", "--steps", "5", "-o", "grid.png") == 0
     out, err = capsys.readouterr()
     first, _, header, *rows = out.splitlines()
-    assert (
-        first.startswith("grid.png: 6 draws of bright & ~left=dark in ")
-        and first.endswith("s, 5 steps of Langevin(step_size=0.2), seed 1")  # only what differs from the sampler's defaults
-    )
+    assert first.startswith("grid.png: 6 draws of bright & ~left=dark in ")
+    assert first.endswith("s, 5 steps of Langevin(step_size=0.2), seed 1")  # only what differs from the sampler's defaults
     assert header.split() == ["energy", "of", "mean", "lowest", "highest"]
     assert rows[0].startswith("bright & ~left=dark  ")
     assert [row.split()[0] for row in rows[1:5]] == ["toys", "bright", "~left=dark", "left=dark"]

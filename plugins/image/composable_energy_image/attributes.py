@@ -29,8 +29,11 @@ def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Lab
     """Returns the attributes of pictures to learn: those with the names, or all."""
     found = {name: pictures.variable(name) for name in names or pictures.labels}
     for name, labels in found.items():
+        values, known = len(labels.values[labels.known].unique()), int(labels.known.sum())
+        if 2 < values > known / 2:
+            raise OptionError(f"The attribute {name!r} has {values} values for {known} pictures: name others in data.attributes.")
         for event in _event_names(name, labels):
-            if event in _RESERVED or not _NAME.fullmatch(event):
+            if event.lower() in _RESERVED or not _NAME.fullmatch(event):
                 raise OptionError(f"The attribute {event!r} cannot name a folder of its energy: rename that column, or leave it out.")
     return found
 

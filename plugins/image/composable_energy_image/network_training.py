@@ -76,7 +76,7 @@ class CostLog(Callback):
         self._began, self._seconds, self._loss = time.process_time(), 0.0, 0.0
 
     def on_start(self, trainer: Trainer) -> None:
-        before = read_costs(_folder(trainer)) if trainer.step else {}
+        before = read_costs(trainer.out or Path()) if trainer.step else {}
         self._seconds, self._loss = before.get("cpu_seconds", 0.0), before.get("loss", 0.0)
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
@@ -85,7 +85,7 @@ class CostLog(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         now = time.process_time()
         self._seconds, self._began = self._seconds + now - self._began, now
-        write_costs(_folder(trainer), trainer.step, self._seconds, self._loss)
+        write_costs(trainer.out or Path(), trainer.step, self._seconds, self._loss)
 
 
 def write_costs(folder: Path, steps: int, seconds: float, loss: float) -> None:
@@ -98,7 +98,3 @@ def read_costs(folder: Path) -> dict[str, float]:
     """Returns `steps`, `cpu_seconds` and `loss` of a training at its last checkpoint; an empty dictionary if there is none."""
     file = folder / _FILE
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def _folder(trainer: Trainer) -> Path:
-    return trainer.out or Path()

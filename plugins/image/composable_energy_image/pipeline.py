@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ STAGES = ("autoencoder", "base", "decoder", "heads")
 """The stages, in order. The decoder comes after the base, because it learns from draws of the base."""
 
 _CHUNK = 500
+_LOG = logging.getLogger("composable_energy_training")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,16 @@ class AttributePipeline:
         return replace(self, small=len(pictures) < self.settings["small"]["below"])
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
-        """Returns the training pictures and the held-out pictures."""
+        """Returns the training pictures and the held-out pictures, without copies of training pictures."""
         share = self.settings["data"]["held_out"]
         if not share:
             return pictures, pictures.take(slice(0))
         test, train = pictures.split(share, self.settings["training"]["seed"])
-        return train, test
+        learnt, held = ([hash(x.numpy().tobytes()) for some in self._chunks(part) for x in some.cpu()] for part in (train, test))
+        copies = torch.isin(torch.tensor(held), torch.tensor(learnt))
+        if copies.any():
+            _LOG.warning(f"{int(copies.sum())} of {len(test)} held-out pictures are copies of training pictures, and are left out.")
+        return train, test.take(~copies)
 
     def seeded(self, part: str) -> AbstractContextManager[None]:
         """Seeds initial weights by the seed of the run and the name of a part, and restores the random state on exit."""

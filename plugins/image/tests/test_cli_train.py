@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import composable_energy as ce
 from composable_energy_cli import main
@@ -19,18 +18,10 @@ from composable_energy_training import Recipe
 SMALL = ["data.size=16", "model.size=16", "model.width=4", "chains.steps=2", "objective.buffer=16", "training.batch_size=4"]
 
 
-def settings(changes: list[str]) -> list[str]:
-    return [word for change in changes for word in ("--set", change)]
-
-
 def train(*words: str, recipe: str = "cd-small", out: str = "out", changes: list[str] = SMALL) -> int:
     said = {word.partition("=")[0] for word in words}
-    own = settings([change for change in changes if change.partition("=")[0] not in said])
+    own = [word for change in changes if change.partition("=")[0] not in said for word in ("--set", change)]
     return main(["train", "--recipe", recipe, "--data", "faces", "--out", out, *own, *words])
-
-
-def write(image: Tensor, path: Path) -> None:
-    Image.fromarray(image.permute(1, 2, 0).mul(255).round().byte().numpy()).save(path)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +32,7 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     lines = ["file," + ",".join(ATTRIBUTES)]
     for i, (image, attributes) in enumerate(zip(drawn.images, drawn.attributes.tolist(), strict=True)):
-        write(image, folder / f"{i}.png")
+        Image.fromarray(image.permute(1, 2, 0).mul(255).round().byte().numpy()).save(folder / f"{i}.png")
         lines.append(f"{i}.png," + ",".join(map(str, attributes)))
     (folder / "attributes.csv").write_text("\n".join(lines) + "\n")
 
@@ -78,6 +69,17 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("composable_energy_image.EnergyRecipe.run", interrupted)
     assert train("--steps", "1") == 130
     assert "the same command resumes from it" in capsys.readouterr().err
+
+
+def test_the_command_that_is_shown_joins_no_values_of_one_attribute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(self: Recipe, data: Path, out: Path, **_: object) -> Path:
+        for name in ("base", "hair=black", "hair=red", "male"):
+            ce.load("plane/ring").save(out / name)
+        return out
+
+    monkeypatch.setattr("composable_energy_image.EnergyRecipe.run", run)
+    assert train() == 0
+    assert "sample 'hair=red & male' --in ./out" in capsys.readouterr().out
 
 
 @pytest.mark.full

@@ -41,22 +41,18 @@ class TestLabels:
         assert found.binary == (names == ("no", "yes"))
 
     def test_bad_numbers(self):
-        with pytest.raises(DtypeError, match=r"'it'.*float32.*long"):
-            some(2, it=[0.5, 1.0])
-        with pytest.raises(DtypeError, match=r"'it'.*neither numbers nor words.*None"):
-            some(2, it=[1, None])
-        with pytest.raises(OptionError, match=r"'it'.*got -2 for picture 1"):
-            some(2, it=[0, -2])
-        with pytest.raises(OptionError, match=r"0 to 1, or -1 where unknown, got 2 for picture 0"):
-            Labels(torch.tensor([2]), ("no", "yes"))
-        with pytest.raises(OptionError, match="distinct"):
-            Labels(torch.tensor([0]), ("a", "a"))
-        with pytest.raises(ShapeError, match=r"\(N,\)"):
-            some(2, it=torch.zeros(2, 1, dtype=torch.int64))
-        with pytest.raises(DtypeError, match="int32"):
-            Labels(torch.zeros(2, dtype=torch.int32), ("a",))
-        with pytest.raises(ShapeError, match=r"2 pictures and 3 labels 'it'"):
-            some(2, it=[0, 1, 1])
+        for error, told, make in (
+            (DtypeError, r"'it'.*float32.*long", lambda: some(2, it=[0.5, 1.0])),
+            (DtypeError, r"'it'.*neither numbers nor words.*None", lambda: some(2, it=[1, None])),
+            (OptionError, r"'it'.*got -2 for picture 1", lambda: some(2, it=[0, -2])),
+            (OptionError, r"0 to 1, or -1 where unknown, got 2 for picture 0", lambda: Labels(torch.tensor([2]), ("no", "yes"))),
+            (OptionError, "distinct", lambda: Labels(torch.tensor([0]), ("a", "a"))),
+            (ShapeError, r"\(N,\)", lambda: some(2, it=torch.zeros(2, 1, dtype=torch.int64))),
+            (DtypeError, "int32", lambda: Labels(torch.zeros(2, dtype=torch.int32), ("a",))),
+            (ShapeError, r"2 pictures and 3 labels 'it'", lambda: some(2, it=[0, 1, 1])),
+        ):
+            with pytest.raises(error, match=told):
+                make()
 
 
 class TestPictures:
@@ -119,10 +115,9 @@ class TestPictures:
         ],
     )
     def test_bad_images(self, images, error, told):
-        with pytest.raises(error, match=told):
-            Pictures.from_tensors(images)
-        with pytest.raises(error, match=told):
-            Pictures.from_tensors(images.numpy())
+        for same in (images, images.numpy()):
+            with pytest.raises(error, match=told):
+                Pictures.from_tensors(same)
 
 
 class TestPreparation:

@@ -6,7 +6,6 @@ import os
 import struct
 import tracemalloc
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -17,20 +16,19 @@ from PIL import Image
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, StorageError
 from composable_energy_image.data import open_pictures
 from plugins.image.tests.picture_files import channels_first, random_pixels, save
+from tests.campaign.pictures import png
+
+
+def write_folder(folder, count=5):
+    return np.stack([channels_first(save(folder / f"{number}.png", random_pixels(6, 6, 3))) for number in range(count)])
 
 
 class TestOpening:
-    def folder(self, tmp_path, count=7):
-        return np.stack([channels_first(save(tmp_path / "some" / f"{number}.png", random_pixels(6, 6, 3))) for number in range(count)])
-
     def test_nothing_there(self, tmp_path):
         (tmp_path / "deep" / "deeper").mkdir(parents=True)
         (tmp_path / "x.zip").write_bytes(b"PK")
-        for path, message in (
-            ("deep", "holds no pictures of a known format.*png.*CelebA"),
-            ("none", "does not exist"),
-            ("x.zip", "unpack archives"),
-        ):
+        messages = {"deep": "holds no pictures of a known format.*png.*CelebA", "none": "does not exist", "x.zip": "unpack archives"}
+        for path, message in messages.items():
             with pytest.raises(FileFormatError, match=message) as caught:
                 open_pictures(tmp_path / path)
             assert str(tmp_path / path) in str(caught.value)
@@ -47,12 +45,12 @@ class TestOpening:
         ],
     )
     def test_bad_options(self, tmp_path, options, message):
-        self.folder(tmp_path)
+        write_folder(tmp_path)
         with pytest.raises(OptionError, match=message):
             open_pictures(tmp_path, **options)
 
     def test_a_format_can_be_forced(self, tmp_path):
-        pixels = self.folder(tmp_path)
+        pixels = write_folder(tmp_path)
         (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 4, 7, 6) + bytes(4 * 7 * 6))
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 4) + bytes(4))
         assert open_pictures(tmp_path).event_shape == (1, 7, 6)
@@ -60,9 +58,8 @@ class TestOpening:
 
 
 class TestCache:
-    def write(self, tmp_path, count=5):
-        pixels = np.stack([channels_first(save(tmp_path / "some" / f"{number}.png", random_pixels(6, 6, 3))) for number in range(count)])
-        return tmp_path / "some", tmp_path / "cache" / "deep", pixels
+    def write(self, tmp_path):
+        return tmp_path / "some", tmp_path / "cache" / "deep", write_folder(tmp_path / "some")
 
     def test_pictures_are_decoded_once_until_they_change(self, tmp_path):
         folder, cache, pixels = self.write(tmp_path)
@@ -194,17 +191,10 @@ def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
             open_pictures(tmp_path, cache=None)
 
 
-def write_header(path, width, height):
-    """Writes a grey picture in PNG that ends after its first rows."""
-    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(bytes(1000))}
-    written = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
-
-
 @pytest.mark.parametrize("side", [60_000, 12_000])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, side):
     write_picture(tmp_path / "1.png")
-    write_header(tmp_path / "2.png", side, side)
+    (tmp_path / "2.png").write_bytes(png(side, side, bytes(1000)))
     with pytest.raises(FileFormatError, match=r"2\.png has .* pixels, and 67,108,864 at most are read"):
         open_pictures(tmp_path, cache=None, size=4)
 

@@ -1,6 +1,8 @@
 """Worlds in folders: interrupted rendering gives the same pictures, and other worlds, options and damage are refused."""
 
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +60,7 @@ def small_parts(monkeypatch):
 def same(scenes: Scenes, other: Scenes) -> None:
     np.testing.assert_array_equal(scenes.images, other.images)
     np.testing.assert_array_equal(scenes.labels["where"], other.labels["where"])
-    assert (scenes.masks is None) == (other.masks is None)
-    if scenes.masks is not None:
-        np.testing.assert_array_equal(scenes.masks, other.masks)
+    np.testing.assert_array_equal(scenes.masks, other.masks)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("n", [0, 35])
@@ -107,12 +107,23 @@ def test_other_pictures_are_left_alone(tmp_path, world, n, options, message):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("where", bytes(35))
+
+
+DAMAGE = {
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "an archive": archive,
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
 
 
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "labels.npz", "world.json"])
-@pytest.mark.parametrize("damage", [half, Path.unlink, lambda path: path.write_bytes(b"")], ids=["half", "missing", "empty"])
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_damaged_files_are_reported_and_not_gone_on_with(tmp_path, name, damage):
     with pytest.raises(KeyboardInterrupt):
         render_to(tmp_path, Stopped(), 35, masks=True)
@@ -120,15 +131,16 @@ def test_damaged_files_are_reported_and_not_gone_on_with(tmp_path, name, damage)
         if finished:
             render_to(tmp_path, Dots(), 35, masks=True)
         whole = (tmp_path / name).read_bytes()
-        damage(tmp_path / name)
+        DAMAGE[damage](tmp_path / name)
         if finished or name != "world.json":
             with pytest.raises(FileFormatError):
                 open_scenes(tmp_path)
-        if (name, damage) == ("world.json", Path.unlink):  # then there is nothing that vouches for anything, and all is drawn anew
+        if (name, damage) == ("world.json", "missing"):  # then there is nothing that vouches for anything, and all is drawn anew
             same(render_to(tmp_path, Dots(), 35, masks=True), Dots().draw(35, masks=True))
             continue
         with pytest.raises(FileFormatError, match=f"{name}.*(Delete the folder|holds other)"):
             render_to(tmp_path, Dots(), 35, masks=True)
+        (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / name).write_bytes(whole)
 
 

@@ -13,12 +13,11 @@ from composable_energy_image import Autoencoder
 from composable_energy_image.attribute import attribute
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.data import Pictures
-from composable_energy_image.pipeline import AttributePipeline
+from composable_energy_image.pipeline import STAGES, AttributePipeline
 from plugins.image.tests.picture_files import pictures_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
-STAGES = ("autoencoder", "decoder", "base", "heads")
 SMALL = {
     "model.code": 8,
     "model.width": 16,
@@ -27,8 +26,7 @@ SMALL = {
     "model.heads_blocks": 1,
     "training.precision": "float32",
     "small.copies": 2,
-    **{f"{stage}.steps": 3 for stage in STAGES},
-    **{f"{stage}.batch_size": 8 for stage in STAGES},
+    **{f"{stage}.{name}": value for stage in STAGES for name, value in (("steps", 3), ("batch_size", 8))},
 }
 
 
@@ -121,17 +119,22 @@ class TestRecipes:
         sets = [word for key, value in SMALL.items() if key.split(".")[0] != "data" for word in ("--set", f"{key}={value}")]
         command = ["train", "--recipe", "base-and-attributes", "--data", str(data), "--out", str(tmp_path / "run"), "--quiet"]
         assert main([*command, *sets, "--set", "data.size=16", "--set", 'data.attributes=["left", "tint"]']) == 0
-        new = [*command[:2], "attribute", "--data", str(data), "--out", str(tmp_path / "new"), "--quiet"]
-        small = ["--steps", "3", "--set", "heads.batch_size=8", "--set", 'data.attributes=["bright"]']
+        new = [*command[:2], "attribute", "--data", str(data), "--quiet", "--steps", "3", "--set", "heads.batch_size=8"]
         for base in ("base", "left"):  # an attribute has the base in it
-            out = [*new[:6], str(tmp_path / f"new-{base}"), "--quiet"]
-            assert main([*out, *small, "--set", f"model.base={tmp_path / 'run' / base}"]) == 0
+            sets = ["--set", 'data.attributes=["bright"]', "--set", f"model.base={tmp_path / 'run' / base}"]
+            assert main([*new, *sets, "--out", str(tmp_path / f"new-{base}")]) == 0
         assert capsys.readouterr().err == ""
         left, bright = ce.load(tmp_path / "run" / "left"), ce.load(tmp_path / "new-base" / "bright")
         both = left & bright
         assert len(both.bases) == len((both & left).bases) == 1
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_no_held_out_picture_is_a_copy_of_one_that_is_learnt(self, tmp_path, caplog):
+        pictures = Pictures.from_tensors(pictures_of(20).images(torch.arange(40) % 20))
+        train, test = AttributePipeline.open(base_and_attributes().settings, tmp_path, False).split(pictures)
+        assert not {x.tobytes() for x in test.pixels} & {x.tobytes() for x in train.pixels}
+        assert f"{40 - len(train) - len(test)} of {40 - len(train)} held-out pictures are copies" in caplog.text
 
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.files import expanded, is_file, replace_file
+from composable_energy.files import expanded, is_file, read_bytes, replace_file
 from composable_energy.options import listed, nearest, nearest_names
 from composable_energy.registry import get
 from composable_energy_training.setting_types import NONE, check_setting
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _HEAD = ("about", "source", "needs", "cost")
-_FILE = "recipe.toml"
+_FILE, _LARGEST = "recipe.toml", 2**16  # bytes: reading a key takes the square of its parts
 _DEFAULT = "energy"  # the recipe whose class reads a file without `extends`
 _OPTIONAL: Mapping[str, Any] = {"data.labels": str | None, "data.limit": int | None, "training.device": str | None}
 # Settings that may change when a run resumes: its length, its device, its logs.
@@ -192,7 +192,7 @@ def _read(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
     if not is_file(path):
         raise FileFormatError(f"There is no file {str(path)!r}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, _LARGEST).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is not TOML: it is not UTF-8 text.") from error
     data = read_toml(text, str(path))

@@ -7,13 +7,15 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
+from socket import socket
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -114,6 +116,20 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # users who connect at the same moment
 
 
+class _Request(RawIOBase):
+    """What a connection sends until a time; later reads raise `TimeoutError`, also where it goes on byte by byte."""
+
+    def __init__(self, connection: socket, end: float) -> None:
+        self.connection, self.end = connection, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.connection.settimeout(max(self.end - time.monotonic(), 1e-3))
+        return self.connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
@@ -123,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.connection.settimeout(self.playground.limits.patience)
+        self.rfile = BufferedReader(_Request(self.connection, time.monotonic() + self.playground.limits.patience))
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -228,6 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _head(self, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.connection.settimeout(self.playground.limits.patience)
         self.send_response(200)
         security = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
         for name, value in {"Content-Type": kind, **security, **(headers or {})}.items():

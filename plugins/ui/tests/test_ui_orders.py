@@ -94,9 +94,8 @@ def test_users_of_other_computers_name_no_folders_and_locations(expression, fami
     monkeypatch.chdir(tmp_path)
     for folder in ("saves", "plane/mine"):
         ce.load("plane/ring").save(folder)
-    with pytest.raises(
-        (OptionError, ParseError), match=r"only be named on the computer|folders are named by|did you mean `plane`"
-    ) as caught:
+    told = r"only be named on the computer|folders are named by|did you mean `plane`"
+    with pytest.raises((OptionError, ParseError), match=told) as caught:
         read_order({"expression": expression, "family": family}, None, False)
     assert "saves" not in str(caught.value)
 

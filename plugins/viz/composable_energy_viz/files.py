@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_directory, replace_file
+from composable_energy.files import is_directory, is_file, replace_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,22 +30,67 @@ _BLOCK = 2**20
 _GAP = 2
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Opens a picture in PNG, JPEG, WebP or BMP, whatever its name, and reads its header only."""
+def regular(path: Path) -> Path:
+    """Returns the path of a regular file, or raises `FileFormatError`: to open a pipe never returns."""
+    if is_file(path):
+        return path
+    raise FileFormatError(f"{path} is missing, or no regular file: replace or delete it.")
+
+
+def read_picture(path: Path) -> tuple[Image.Image, str]:
+    """Returns the picture in a file of PNG, JPEG, WebP or BMP, whatever its name, and the layout of a grid, or "".
+
+    It is upright, in mode L or RGB, and white where it is transparent.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    found = "too many"
+    most = f"pixels, and {LARGEST_PICTURE:,} at most are read: make it smaller."
     try:
-        picture = Image.open(path, formats=_FORMATS)
-        if picture.width * picture.height <= LARGEST_PICTURE:
-            return picture
-        found = f"{picture.width:,} x {picture.height:,}"
-        picture.close()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has limits of its own
-        pass
+        with Image.open(regular(path), formats=_FORMATS) as picture:
+            if picture.width * picture.height > LARGEST_PICTURE:
+                raise FileFormatError(f"{path} has {picture.width:,} x {picture.height:,} {most}")
+            picture.load()
+            return _in_8_bits(picture, path), picture.info.get(KEY, "")
+    except FileFormatError:
+        raise
     except UnidentifiedImageError:
         raise FileFormatError(f"{path} cannot be read as a picture in {', '.join(_FORMATS)}. Replace or delete it.") from None
-    raise FileFormatError(f"{path} has {found} pixels, and {LARGEST_PICTURE:,} at most are read: make it smaller.")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has limits of its own
+        raise FileFormatError(f"{path} has too many {most}") from None
+    except Exception as error:  # Pillow does not document its errors for damaged files
+        raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or truncated. Replace or delete it.") from None
+
+
+def _in_8_bits(picture: Image.Image, path: Path) -> Image.Image:
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
+        return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
+    mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    return picture.convert(mode)
+
+
+def fitted(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Resizes a picture until one side fits, then crops the other at the centre."""
+    from PIL import Image
+
+    if picture.width * height < picture.height * width:
+        size = width, round(picture.height * width / picture.width)
+    else:
+        size = round(picture.width * height / picture.height), height
+    return crop_centre(picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS), width, height)
+
+
+def crop_centre(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Returns the middle of a picture."""
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
@@ -113,7 +158,7 @@ def write_image(path: Path, image: Image.Image, about: Mapping[str, Any] | None 
 
 def check_archive(path: Path) -> None:
     """Raises if the files in a zip archive, such as `.npz`, are too large; reads the list of its files only."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular(path)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > LARGEST:
         raise FileFormatError(f"{path} unpacks to {size:,} bytes, and {LARGEST:,} at most are read: save parts, or arrays as .npy files.")
@@ -141,7 +186,7 @@ def read_gzip(path: Path, most: int) -> bytes:
 def _unpacked(path: Path) -> Iterator[gzip.GzipFile]:
     """A context with a file that unpacks while it is read; a damaged one raises FileFormatError."""
     try:
-        with gzip.open(path) as file:
+        with gzip.open(regular(path)) as file:
             yield file
     except (EOFError, OSError, zlib.error) as error:
         raise FileFormatError(f"{path} cannot be decompressed ({error}): it is damaged or truncated. Download it again.") from None

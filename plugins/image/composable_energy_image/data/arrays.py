@@ -63,8 +63,6 @@ def read_npz(request: ReadRequest) -> PictureSource:
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an archive but for single Python objects, such as the `metadata` of dSprites."""
     try:
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("it is not an archive")
         check_archive(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if not _is_object(path, name)}
@@ -118,7 +116,7 @@ def _source(path: Path, description: str, array: np.ndarray, labels: dict[str, L
 
 def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
     if 0 not in array.shape:
-        if array.ndim == 3:
+        if array.ndim == 3 and array.shape[2] not in CHANNELS:  # else it is one picture
             return array[:, None]
         if array.ndim == 4 and array.shape[1] in CHANNELS:
             return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
 from composable_energy_image.data.labels import BINARY, Labels, labels_from_words
-from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, crop_centre, join_names, open_image, read_text
+from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
+from composable_energy_viz.files import crop_centre, read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,12 +42,14 @@ def read_folder(request: ReadRequest) -> PictureSource:
         labels = read_labels(table, names, folder, request.strict)
     elif all("/" in name for name in names):
         classes = [name.split("/")[0] for name in names]
+        if {name.lower() for name in classes} <= {*_PARTS, "val", "validation"}:
+            raise FileFormatError(f"{folder} has the parts of a data set, {join_names([*set(classes)])}, and no classes: open one.")
         index_of = {name: index for index, name in enumerate(sorted(set(classes)))}
         labels = {"class": Labels(torch.tensor([index_of[name] for name in classes]), tuple(index_of))}
     else:
         labels = {}
     files = [folder / name for name in names]
-    return _source("an image folder", files, open_image, labels)
+    return _source("an image folder", files, lambda path: read_picture(path)[0], labels)
 
 
 def is_celeba(path: Path) -> bool:
@@ -74,8 +78,8 @@ def read_celeba(request: ReadRequest) -> PictureSource:
     files = [folder / name for name in names]
 
     def read(path: Path) -> Image.Image:
-        picture = open_image(path)
-        return crop_centre(picture, min(picture.size))
+        picture, _ = read_picture(path)
+        return crop_centre(picture, *2 * (min(picture.size),))
 
     return _source(f"{description}, part {part}", files, read, labels)
 
@@ -176,9 +180,9 @@ def read_labels(path: Path, names: Sequence[str], folder: Path, strict: bool) ->
 
 def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """Returns the names of the attributes and the cells of each picture; the separator is the most frequent one of the first line."""
-    lines = read_text(path).splitlines()
-    head = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
+    text = read_text(path)
+    head = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count), strict=True)  # str.splitlines knows other ends of lines
     rows, line_of = {}, {}
     try:
         first, *columns = [name.strip() for name in next(reader, [])] or [""]

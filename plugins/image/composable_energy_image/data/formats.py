@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,7 @@ def _read_pixels(
     fits = array is not None and channels in (None, array.shape[1]) and (size is None or array.shape[2:] == (size, size))
     if array is not None and fits and (cache is None or isinstance(array, np.memmap)):
         return array, len(rows) < source.count
-
-    def decode() -> Iterator[np.ndarray]:
-        return decode_pictures(source, rows, size, channels, progress)
-
+    decode = partial(decode_pictures, source, rows, size, channels, progress)
     if cache is not None:
         settings = {"source": source.description, "size": size, "channels": channels, "pictures": len(rows)}
         return cached_pictures(cache, source.files, settings, len(rows), decode), False

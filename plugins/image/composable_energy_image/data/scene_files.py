@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
-from composable_energy.files import expanded, replace_file
+from composable_energy.files import exists, expanded, read_bytes, replace_file
 from composable_energy.options import check_integer
 from composable_energy_image.data.labels import Labels, labels_from_numbers
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
 from composable_energy_image.data.world import Scenes, World
-from composable_energy_viz.files import check_archive
+from composable_energy_viz.files import check_archive, regular
 
 PART = 1_000
 """Pictures that are rendered and marked as done together."""
@@ -171,16 +171,17 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
     path = folder / _METADATA
+    if not exists(path):
+        return None
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(read_bytes(path))
         numbers = [metadata[name] for name in ("size", "n", "seed", "done")]
         if not (all(type(number) is int for number in numbers) and 0 <= metadata["done"] <= metadata["n"]):
             raise ValueError(f"its numbers are {numbers}")
         classes = {str(name): tuple(map(str, values)) for name, values in metadata.get("classes", {}).items()}
-        return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"]), "classes": classes}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        own = {"world": str(metadata["world"]), "options": dict(metadata.get("options", {})), "masks": bool(metadata["masks"])}
+        return {**metadata, **own, "classes": classes}
+    except (FileFormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileFormatError(f"Cannot read {path}: {type(error).__name__}: {error}. {_ADVICE}") from error
 
 
@@ -188,15 +189,18 @@ def _read_labels(folder: Path) -> dict[str, np.ndarray]:
     try:
         check_archive(folder / _LABELS)
         with (folder / _LABELS).open("rb") as file, np.load(file) as labels:
-            return dict(labels)
+            found = dict(labels)
+            if not all(map(np.ndim, found.values())):
+                raise ValueError("it holds a single value, or a file that is no array")
+            return found
     except Exception as error:  # NumPy and zipfile do not document their errors for damaged files
         raise FileFormatError(f"Cannot read {folder / _LABELS}: {error}. {_ADVICE}") from error
 
 
 def _open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r") if shape[0] else np.load(path)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(regular(path), mode="r") if shape[0] else np.load(regular(path))
+    except (FileFormatError, OSError, ValueError, EOFError) as error:
         raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
     expected = tuple(found if length is None else length for length, found in zip(shape, array.shape, strict=False))
     if array.shape != expected or array.dtype != np.uint8:
@@ -213,8 +217,8 @@ def _open_rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator
     if done is None:
         path.write_bytes(header.getvalue())
     try:
-        file = path.open("r+b")
-    except OSError as error:
+        file = regular(path).open("r+b")
+    except (FileFormatError, OSError) as error:
         raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
     with file:
         if file.read(len(header.getvalue())) != header.getvalue() or path.stat().st_size < end:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
-from composable_energy.files import is_file, read_bytes
+from composable_energy.files import read_bytes
 from composable_energy.options import printable
 from composable_energy_image.data.labels import Labels
-from composable_energy_viz.files import open_picture
+from composable_energy_viz.files import fitted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,7 +101,8 @@ def decode_pictures(
     ):
         for start in range(0, len(rows), _AHEAD):
             some = rows[start : start + _AHEAD]
-            for row, picture in zip(some, pool.map(lambda row: _resize(source.picture(row), size), some), strict=True):
+            decoded = pool.map(lambda row: fitted(source.picture(row), size, size) if size else source.picture(row), some)
+            for row, picture in zip(some, decoded, strict=True):
                 name = source.name(row)
                 found = len(picture.getbands())
                 first = first or (name, picture.size, channels or found)
@@ -115,44 +116,3 @@ def decode_pictures(
                 pixels = np.asarray(picture if found == first[2] else picture.convert(_MODES[first[2]]))
                 yield pixels[None] if first[2] == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
                 bar.update()
-
-
-def open_image(path: Path) -> Image.Image:
-    """Opens the picture in a file, upright, with mode L or RGB and without transparency."""
-    from PIL import Image, ImageOps
-
-    if not is_file(path):  # to open a pipe never returns
-        raise FileFormatError(f"{path} is no regular file, or a link that leads nowhere: replace or delete it.")
-    try:
-        with open_picture(path) as picture:
-            ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
-                return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
-            if picture.mode == "P" and "transparency" in picture.info:  # Pillow warns about a direct conversion
-                return picture.convert("RGBA").convert("RGB")
-            if picture.mode in ("I", "F"):
-                raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
-            return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
-    except FileFormatError:
-        raise
-    except Exception as error:  # Pillow does not document its errors for damaged files
-        raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or truncated. Replace or delete it.") from None
-
-
-def _resize(picture: Image.Image, size: int | None) -> Image.Image:
-    """Resizes the shorter side, then crops at the centre."""
-    if size is None or picture.size == (size, size):
-        return picture
-    from PIL import Image
-
-    width, height = picture.size
-    short = min(width, height)
-    width, height = max(size, round(width * size / short)), max(size, round(height * size / short))
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return crop_centre(picture, size)
-
-
-def crop_centre(picture: Image.Image, size: int) -> Image.Image:
-    """Returns the square of a size in the middle of a picture."""
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))

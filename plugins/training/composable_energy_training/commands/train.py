@@ -140,9 +140,8 @@ def _sample_command(folder: Path) -> str:
     names = saved_in(folder)
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
     if names:
-        return shlex.join(
-            ["composable-energy", "sample", " & ~".join([name for name in names if name != "base"][:2] or names), "--in", place]
-        )
+        one_of_each = {name.partition("=")[0]: name for name in names if name != "base"}  # values of one attribute exclude one another
+        return shlex.join(["composable-energy", "sample", " & ".join([*one_of_each.values()][:2] or names), "--in", place])
     given = ce.load(folder).required_conditions - {"sigma"}
     expression = f'"{place}"' if " " in place else place
     return shlex.join(["composable-energy", "sample", expression, *(word for name in sorted(given) for word in ("--given", f"{name}=0"))])
