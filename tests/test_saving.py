@@ -167,27 +167,6 @@ def test_each_tensor_is_written_once(name, tmp_path):
     assert (tmp_path / "saved" / ENERGY_FILE).stat().st_size < 4 * (tensors + 64) + 8 + 140 * 24 + header
 
 
-DISTRIBUTIONS = [
-    td.MultivariateNormal(torch.zeros(2), precision_matrix=torch.tensor([[2.0, 0.3], [0.3, 1.0]])),
-    td.LowRankMultivariateNormal(torch.zeros(2), torch.randn(2, 1), torch.ones(2)),
-    td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2, 0.3])), td.Independent(td.Normal(torch.randn(3, 2), 1.0), 1)),
-    td.MixtureSameFamily(td.Categorical(logits=torch.randn(3)), td.MultivariateNormal(torch.randn(3, 2), torch.eye(2))),
-    *(cls(torch.randn(2), torch.rand(2) + 0.1) for cls in (td.Cauchy, td.Gumbel, td.Laplace, td.LogNormal, td.VonMises)),
-    *(cls(torch.rand(2) + 0.1, torch.rand(2) + 0.1) for cls in (td.Beta, td.Gamma, td.InverseGamma, td.Weibull, td.FisherSnedecor)),
-    *(cls(torch.rand(2) + 0.1) for cls in (td.Chi2, td.Exponential, td.HalfNormal, td.HalfCauchy, td.Dirichlet)),
-    td.StudentT(torch.tensor([3.0, 4.0]), torch.randn(2), torch.rand(2) + 0.1),
-    td.Uniform(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5])),
-]
-
-
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda d: type(d).__name__)
-def test_a_distribution_comes_back(distribution, tmp_path):
-    x = X if not isinstance(distribution, td.Dirichlet) else X.softmax(1)
-    energy = ce.as_energy(distribution, name="mine").double()
-    there_and_back(energy, tmp_path, x.double())
-    there_and_back(energy, tmp_path, x.double().sigmoid())
-
-
 def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
     male, red = people("male", "hair=red")
     power = nn.Parameter(torch.tensor(0.4))

@@ -14,6 +14,7 @@ from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import OBJECTS, main, pictures
 from composable_energy_image.data import Pictures
 from composable_energy_training import open_recipe
+from tests.refusals import refusals
 
 SIZE, PICTURES = 16, 4
 KINDS = [
@@ -107,26 +108,22 @@ def test_a_saved_model_is_the_same(name, options, x, tmp_path):
 LARGE = torch.rand(PICTURES, 3, 32, 32)
 
 
-@pytest.mark.parametrize(
-    ("use", "error", "message"),
-    [
-        (lambda comet, x: comet.decompose(LARGE), ShapeError, r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"),
-        (lambda comet, x: comet.encode((x * 255).byte()), DtypeError, r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"),
-        (lambda comet, x: comet.encode((x > 0.5) * 255.0), OptionError, r"Pictures must lie in \[0, 1\], got 0 to 255"),
-        (lambda comet, x: comet.swap(x, x[:2], 0), ShapeError, "as many pictures as each other, got 4 and 2"),
-        (lambda comet, x: comet.decompose(x)[0] & made(size=32).decompose(LARGE)[0], ShapeError, r"16, 16.*32, 32"),
-        (lambda comet, x: comet.recombine([comet.decompose(y)[0] for y in (x, x[:2])]), ShapeError, "Parts are of 2 and 4 pictures"),
-        (lambda comet, x: comet.recombine([]), OptionError, "There are no parts to join"),
-        (lambda comet, x: made(components=0), OptionError, "components must be a whole number of at least 1, got 0"),
-        (lambda comet, x: made(size=20), OptionError, "size must be 16, 32, 64 or another power of two.*got 20"),
-        (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
-        (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
-        (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
-    ],
+test_pictures_and_options_that_do_not_fit_are_named = refusals(
+    (lambda comet, x: comet.decompose(LARGE), ShapeError, r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"),
+    (lambda comet, x: comet.encode((x * 255).byte()), DtypeError, r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"),
+    (lambda comet, x: comet.encode((x > 0.5) * 255.0), OptionError, r"Pictures must lie in \[0, 1\], got 0 to 255"),
+    (lambda comet, x: comet.swap(x, x[:2], 0), ShapeError, "as many pictures as each other, got 4 and 2"),
+    (lambda comet, x: comet.decompose(x)[0] & made(size=32).decompose(LARGE)[0], ShapeError, r"16, 16.*32, 32"),
+    (lambda comet, x: comet.recombine([comet.decompose(y)[0] for y in (x, x[:2])]), ShapeError, "Parts are of 2 and 4 pictures"),
+    (lambda comet, x: comet.recombine([]), OptionError, "There are no parts to join"),
+    (lambda comet, x: made(components=0), OptionError, "components must be a whole number of at least 1, got 0"),
+    (lambda comet, x: made(size=20), OptionError, "size must be 16, 32, 64 or another power of two.*got 20"),
+    (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
+    (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
+    (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
+    call=lambda x, use: use(made(), x),
+    fixture="x",
 )
-def test_pictures_and_options_that_do_not_fit_are_named(x, use, error, message):
-    with pytest.raises(error, match=message):
-        use(made(), x)
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):

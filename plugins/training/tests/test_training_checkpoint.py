@@ -16,6 +16,7 @@ from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, rea
 from plugins.training.tests.run_helpers import trainer as scripted
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
+from tests.refusals import refusals
 
 STEPS = 24
 needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
@@ -121,21 +122,18 @@ def test_no_checkpoint_left_and_another_version_are_errors(tmp_path):
         trainer(tmp_path).fit()
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "message"),
-    [
-        (network(9), {}, r"0\.weight was 'float32 \(8, 3\)', is 'float32 \(9, 3\)'"),
-        (network().append(nn.Linear(3, 3)), {}, r"4\.weight is new"),
-        (None, {"seed": 1}, "seed was 0, is 1"),
-        (None, {"batch_size": 4}, "batch_size was 8, is 4"),
-        (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
-        (None, {"optimizer": Optimizer()}, "ema was 0.9"),
-        (None, {"steps": 3}, "24 steps were taken, 3"),
-    ],
+test_other_models_and_settings_are_reported = refusals(
+    (network(9), {}, r"0\.weight was 'float32 \(8, 3\)', is 'float32 \(9, 3\)'"),
+    (network().append(nn.Linear(3, 3)), {}, r"4\.weight is new"),
+    (None, {"seed": 1}, "seed was 0, is 1"),
+    (None, {"batch_size": 4}, "batch_size was 8, is 4"),
+    (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
+    (None, {"optimizer": Optimizer()}, "ema was 0.9"),
+    (None, {"steps": 3}, "24 steps were taken, 3"),
+    call=lambda whole, model, options: trainer(whole, model, **options).fit(),
+    fixture="whole",
+    error=ValueError,
 )
-def test_other_models_and_settings_are_reported(whole, model, options, message):
-    with pytest.raises(ValueError, match=message):
-        trainer(whole, model, **options).fit()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes")

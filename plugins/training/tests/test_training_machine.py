@@ -12,6 +12,7 @@ from composable_energy.testing import check_energy
 from composable_energy_training import Checkpoints, GaussianNoise, Loss, MLPEnergy, NoiseContrastive, Objective, Optimizer, Trainer, toys
 from composable_energy_training.precision import native_precision
 from plugins.training.tests.run_helpers import Stop, StopAt, same
+from tests.refusals import refusals
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -123,10 +124,12 @@ def test_sets_have_the_shapes_of_their_names():
     assert bool((board.floor().sum(1) % 2 == 0).all()) and (board.floor() + 2).unique(dim=0).shape[0] == 8
 
 
-@pytest.mark.parametrize(("call", "message"), [(("two-moon", 5), "Did you mean 'two-moons'"), (("rings", 0), "n must be")])
-def test_unknown_sets_and_numbers_are_reported(call, message):
-    with pytest.raises(OptionError, match=message):
-        toys.sample(*call)
+test_unknown_sets_and_numbers_are_reported = refusals(
+    (("two-moon", 5), "Did you mean 'two-moons'"),
+    (("rings", 0), "n must be"),
+    call=lambda call: toys.sample(*call),
+    error=OptionError,
+)
 
 
 def test_the_energy_keeps_the_laws_and_is_saved_as_others(tmp_path):

@@ -9,6 +9,7 @@ import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy_training import Recipe, open_recipe
 from composable_energy_training.toml import flatten
+from tests.refusals import refusals
 
 TEXT = """
 about = "A bowl"
@@ -74,23 +75,20 @@ def test_settings_survive_a_run(bowl, tmp_path):
     odd.run(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("model.widht", 8, r"no setting 'model\.widht'\. Did you mean 'model\.width'\? Known: model\.width, model\.gain, model\.sharp\."),
-        ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
-        ("modle.wide", 8, r"no setting 'modle\.wide'\. Did you mean 'model'\? Known: data, model, training\."),
-        ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
-        ("model.gain", "much", "takes a number"),
-        ("model.sharp", 1, "true or false"),
-        ("data.size", 8, "a list in brackets"),
-        ("training.device", 0, "a text"),
-        ("training.steps", None, "a whole number"),
-    ],
+test_bad_settings_are_reported_with_the_known_ones = refusals(
+    ("model.widht", 8, r"no setting 'model\.widht'\. Did you mean 'model\.width'\? Known: model\.width, model\.gain, model\.sharp\."),
+    ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
+    ("modle.wide", 8, r"no setting 'modle\.wide'\. Did you mean 'model'\? Known: data, model, training\."),
+    ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
+    ("model.gain", "much", "takes a number"),
+    ("model.sharp", 1, "true or false"),
+    ("data.size", 8, "a list in brackets"),
+    ("training.device", 0, "a text"),
+    ("training.steps", None, "a whole number"),
+    call=lambda bowl, key, value: bowl.with_changes({key: value}),
+    fixture="bowl",
+    error=OptionError,
 )
-def test_bad_settings_are_reported_with_the_known_ones(bowl, key, value, message):
-    with pytest.raises(OptionError, match=message):
-        bowl.with_changes({key: value})
 
 
 def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
