@@ -1,7 +1,5 @@
 """Lifted distributions: values, gradients, supports and draws of every class of torch, and which are refused."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import warnings

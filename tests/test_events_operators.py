@@ -1,7 +1,5 @@
 """Events through the operators of energies: yes-or-no heads, formulas that hold always or never, and weights of the joint probability."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Plug-ins by name: found at first use, loaded one by one, checked, and conflicts reported; families, kinds, and loaders by scheme."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """Distributions of others as energies, and `E.on(support)` in expressions: infinite outside, and draws follow the density inside."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
