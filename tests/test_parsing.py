@@ -1,10 +1,6 @@
 """Parser of expressions: precedence as in Python, errors with their position, and no failure but a typed error."""
 
-from __future__ import annotations
-
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ from hypothesis import strategies as st
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.parsing import MAX_DEPTH, MAX_LENGTH, Name, ParseError, SourceSpan, parse, unknown_name
+from tests.processes import run_code
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 BASE = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0), name="base")
@@ -124,7 +121,7 @@ def test_a_contradiction_is_read_like_any_expression():
 def test_thousand_terms_are_built_at_once_and_reading_imports_no_torch():
     assert len(parse(" & ".join(["bowl", "ring_2"] * 500)).build(TOYS).terms) == 1000
     code = "import sys; from composable_energy.parsing import parse; parse('a & ~b'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_code(code).returncode == 0
 
 
 WORDS = ["a", "b", "c", "2", "0.5", "3", "(", ")", "~", "&", "|", ">>", "*", "/"]

@@ -4,7 +4,6 @@ import copy
 import inspect
 import json
 import re
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from torch.distributions import Normal
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
+from tests.processes import run_code
 from tests.saving_energies import (
     WEIGHT,
     Attributes,
@@ -102,8 +102,7 @@ energy = ce.load({str(tmp_path / "saved")!r})
 print(energy(torch.load({str(tmp_path / "x.pt")!r})).view(torch.int32).tolist())
 print(energy)
 """
-    path = ":".join([str(site), *(part for part in sys.path if part)])
-    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    done = run_code(program)
     assert done.returncode == 0, done.stderr
     bits, text = done.stdout.splitlines()
     assert json.loads(bits) == expression(X).view(torch.int32).tolist()

@@ -1,6 +1,5 @@
 """A misspelt name, or one that others use, is answered with the name to write."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy.registry import members_of
 from composable_energy_cli import main
+from tests.processes import run_code
 from tests.refusals import refusals
 from tests.third_party import install
 
@@ -82,8 +82,7 @@ def test_the_command_line(arguments, right, capsys):
 def test_the_listing_of_the_package_has_its_public_names_alone():
     """Names of other packages too, as composable_energy_training, are listed by the same rule."""
     code = "import composable_energy as ce; print([n for n in dir(ce) if not n.startswith('__') and n not in ce.__all__])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "['diagnostics', 'energies', 'errors', 'events', 'registry', 'sampling', 'supports', 'testing']"
+    assert run_code(code).stdout.strip() == "['diagnostics', 'energies', 'errors', 'events', 'registry', 'sampling', 'supports', 'testing']"
     import composable_energy_training
 
     assert [name for name in dir(composable_energy_training) if not name.startswith("__")] == sorted(
