@@ -6,7 +6,6 @@ import os
 import struct
 import tracemalloc
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, StorageError
 from composable_energy_image.data import open_pictures
 from plugins.image.tests.picture_files import channels_first, random_pixels, save
+from tests.campaign.pictures import png
 
 
 class TestOpening:
@@ -194,17 +194,10 @@ def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
             open_pictures(tmp_path, cache=None)
 
 
-def write_header(path, width, height):
-    """Writes a grey picture in PNG that ends after its first rows."""
-    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(bytes(1000))}
-    written = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
-
-
 @pytest.mark.parametrize("side", [60_000, 12_000])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, side):
     write_picture(tmp_path / "1.png")
-    write_header(tmp_path / "2.png", side, side)
+    (tmp_path / "2.png").write_bytes(png(side, side, bytes(1000)))
     with pytest.raises(FileFormatError, match=r"2\.png has .* pixels, and 67,108,864 at most are read"):
         open_pictures(tmp_path, cache=None, size=4)
 
