@@ -31,6 +31,7 @@ from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.factories import LEAVES
 from tests.faulty_plugins import SETTINGS, TEXTS
+from tests.refusals import refusals
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
@@ -143,13 +144,11 @@ def test_lambdas_are_excused_from_pickling_and_saving():
             checks[name]()
 
 
-def test_misuse_is_an_error():
-    with pytest.raises(AssertionError, match="sigma must be bound"):
-        check_energy(LEAVES["noisy"].terms[0], POINTS)
-    with pytest.raises(AssertionError, match="three points"):
-        check_energy(LEAVES["ring"], POINTS[:1].expand(5, 2))
-    with pytest.raises(AssertionError, match="Tensor is no Energy"):
-        check_energy(lambda: POINTS, POINTS)  # pyright: ignore[reportArgumentType]
+test_misuse_is_an_error = refusals(
+    (lambda: check_energy(LEAVES["noisy"].terms[0], POINTS), AssertionError, "sigma must be bound"),
+    (lambda: check_energy(LEAVES["ring"], POINTS[:1].expand(5, 2)), AssertionError, "three points"),
+    (lambda: check_energy(lambda: POINTS, POINTS), AssertionError, "Tensor is no Energy"),
+)
 
 
 def test_expected_failures_are_strict():

@@ -44,16 +44,9 @@ def test_parts_keep_the_contract(name, head, x):
 
 
 @pytest.mark.parametrize(("name", "head"), KINDS)
-def test_parts_are_energies_as_any_others(name, head, x, tmp_path):
-    comet, smaller = made(name, head), made(name, head, filters=4)
-    parts, others = comet.decompose(x), smaller.decompose(x.flip(0))
-    dark = ce.as_energy(torch.distributions.Normal(torch.zeros(3, SIZE, SIZE), 0.5), name="dark")
-    expression = parts[0] & ce.negate(parts[1], "power") & others[2] & dark
-    assert expression(x).shape == (PICTURES,)
-    expression.save(tmp_path)
-    assert torch.equal(ce.load(tmp_path)(x), expression(x))
-    drawn = (parts[0] & parts[2]).sample(PICTURES, seed=0)
-    assert drawn.shape == x.shape
+def test_parts_of_one_model_are_drawn_together(name, head, x):
+    parts = made(name, head).decompose(x)
+    assert (parts[0] & parts[2]).sample(PICTURES, seed=0).shape == x.shape
 
 
 @pytest.mark.parametrize("head", ["conv", "quadratic"])

@@ -12,18 +12,12 @@ from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 from tests.refusals import refusals
+from tests.sampling_runs import Bowl
 
 pytestmark = pytest.mark.slow
 
 REPLICAS = [Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), SMC(levels=3, moves=1, leapfrogs=2, mean=0.0, scale=2.0)]
 SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1), ChEES(0.2, 0.8), *REPLICAS]
-
-
-class Bowl(ce.Energy):
-    """A unit Gaussian; at a noise level, with the noise added."""
-
-    def forward(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        return x.square().reshape(len(x), -1).sum(1) / (2 * (1 + sigma**2))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)

@@ -16,7 +16,7 @@ from torch.distributions import Exponential, MultivariateNormal, Normal
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_viz import PictureWarning
-from tests.processes import needs_forkserver, run_code
+from tests.processes import run_code
 from tests.refusals import refusals
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
@@ -248,23 +248,6 @@ class TestLayout:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("images", "labels", "advice"),
-        [
-            (torch.rand(4, 2), None, "For points on the plane use `show`"),
-            (torch.rand(4, 8, 8), None, r"`images\.unsqueeze\(1\)`"),
-            (torch.rand(4, 8, 8, 3), None, "channels seem to be last"),
-            (torch.rand(0, 3, 8, 8), None, r"got \(0, 3, 8, 8\)"),
-            ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], None, "images must"),
-            ("images", None, "images must"),
-            (torch.rand(2, 3, 8, 8), ["one"], "one for each of 2 images"),
-            (torch.rand(2, 3, 8, 8), "text", "one for each of 2 images"),
-        ],
-    )
-    def test_other_shapes_and_labels_say_what_to_do(self, images, labels, advice):
-        with pytest.raises(ShapeError, match=advice):
-            ce.viz.grid(images, labels=labels)
-
     def test_values_that_are_not_finite(self):
         images = torch.rand(4, 3, 8, 8)
         images[1, 0, 0, 0], images[2] = float("nan"), float("inf")
@@ -283,8 +266,21 @@ class TestRefusals:
             ce.viz.grid(torch.rand(2, 3, 8, 8), **options)
 
 
+test_other_shapes_and_labels_say_what_to_do = refusals(
+    (torch.rand(4, 2), None, "For points on the plane use `show`"),
+    (torch.rand(4, 8, 8), None, r"`images\.unsqueeze\(1\)`"),
+    (torch.rand(4, 8, 8, 3), None, "channels seem to be last"),
+    (torch.rand(0, 3, 8, 8), None, r"got \(0, 3, 8, 8\)"),
+    ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], None, "images must"),
+    ("images", None, "images must"),
+    (torch.rand(2, 3, 8, 8), ["one"], "one for each of 2 images"),
+    (torch.rand(2, 3, 8, 8), "text", "one for each of 2 images"),
+    call=lambda images, labels: ce.viz.grid(images, labels=labels),
+    error=ShapeError,
+)
+
+
 @pytest.mark.full
-@needs_forkserver
 def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
