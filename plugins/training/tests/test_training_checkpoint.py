@@ -5,14 +5,13 @@ import signal
 import threading
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import digest_of, read_record, write_record
 from composable_energy_training import Callback, Checkpoints, CSVLog, Loss, Monitor, Objective, Optimizer, Trainer
-from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, read_log, same
+from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, fit_until_stopped, last, read_log, same
 from plugins.training.tests.run_helpers import trainer as scripted
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
@@ -53,16 +52,11 @@ def trainer(out, model=None, callbacks=(), **options):
 
 def stopped(out, step):
     """Runs up to a step."""
-    with pytest.raises(Stop):
-        trainer(out, callbacks=[StopAt(step)]).fit()
+    fit_until_stopped(trainer(out, callbacks=[StopAt(step)]))
 
 
 def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
-
-def last(folder):
-    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
 
 
 def same_files(one, other):
@@ -234,8 +228,7 @@ def refused(out):
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     for function in (lambda: refused(tmp_path), lambda: ended([start("other", refused, tmp_path)])):
-        with pytest.raises(Stop):
-            run(tmp_path, callbacks=[CSVLog(1), During(function)]).fit()
+        fit_until_stopped(run(tmp_path, callbacks=[CSVLog(1), During(function)]))
     run(tmp_path).fit()
     assert [int(row["step"]) for row in read_log(tmp_path)] == list(range(1, 11))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "log.csv"}
@@ -274,8 +267,7 @@ def test_a_folder_that_cannot_be_made_and_a_pipe_are_refused_at_once(tmp_path):
 
 
 def test_an_edited_number_of_steps_is_not_believed(tmp_path):
-    with pytest.raises(Stop):
-        run(tmp_path, callbacks=[StopAt(7)]).fit()
+    fit_until_stopped(run(tmp_path, callbacks=[StopAt(7)]))
     path = max((tmp_path / "checkpoints").iterdir())
     path.write_bytes(path.read_bytes().replace(b'\\"step\\": 5', b'\\"step\\": 9'))
     with pytest.warns(UserWarning, match="has changed since it was written.*Resuming from the checkpoint before"):
@@ -299,8 +291,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edited_checkpoint_is_a_typed_error(tmp_path, edit):
     """The digest of the edited file is right."""
-    with pytest.raises(Stop):
-        run(tmp_path, callbacks=[StopAt(7)]).fit()
+    fit_until_stopped(run(tmp_path, callbacks=[StopAt(7)]))
     path = max((tmp_path / "checkpoints").iterdir())
     header, tensors = read_record(path, "training", 2)
     edit(header, tensors)

@@ -11,7 +11,7 @@ from composable_energy.errors import OptionError
 from composable_energy.testing import check_energy
 from composable_energy_training import Checkpoints, GaussianNoise, Loss, MLPEnergy, NoiseContrastive, Objective, Optimizer, Trainer, toys
 from composable_energy_training.precision import native_precision
-from plugins.training.tests.run_helpers import Stop, StopAt, same
+from plugins.training.tests.run_helpers import StopAt, fit_until_stopped, same
 from tests.refusals import refusals
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -78,8 +78,7 @@ def test_a_resumed_run_keeps_its_precision(no_bfloat16, tmp_path):
     """A run that started in bfloat16 keeps it on a machine for which `auto` is float32."""
     whole = trainer(precision="bfloat16", out=tmp_path / "whole")
     assert whole.fit().precision == "bfloat16" and whole.objective.dtypes == {torch.bfloat16}
-    with pytest.raises(Stop):
-        trainer(precision="bfloat16", out=tmp_path / "cut", callbacks=[StopAt(3)]).fit()
+    fit_until_stopped(trainer(precision="bfloat16", out=tmp_path / "cut", callbacks=[StopAt(3)]))
     run = trainer(precision="auto", out=tmp_path / "cut")
     assert run.fit().precision == "bfloat16"
     same(whole.model, run.model)
@@ -95,8 +94,7 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
     before = [(weight.stride(), weight.data_ptr(), weight.detach().clone()) for weight in weights]
     run = trainer(model, callbacks=[StopAt(3)] if fails else [])
     if fails:
-        with pytest.raises(Stop):
-            run.fit()
+        fit_until_stopped(run)
     else:
         run.fit()
     assert run.objective.formats == {True}  # channels last during the run
