@@ -245,21 +245,6 @@ def test_quantile_and_temperature_are_options():
         ce.negate(RING, mode="power", quantile=0.5)
 
 
-@pytest.mark.full
-def test_not_keeps_out_of_where_the_other_density_lives():
-    """Draws of `ring & ~gaussian` against quadrature of the formula."""
-    energy, n = RING & ~density(), 4000
-    axis = torch.linspace(-5, 5, 501, dtype=F64)
-    grid = torch.cartesian_prod(axis, axis)
-    weight = torch.softmax(-energy(grid), 0)
-    inside = (grid - CENTRE).square().sum(1) <= -2 * math.log(0.05)
-    truth = weight[inside].sum().item()
-    points = energy.sample((n, 2), seed=0, dtype=F64)
-    share = ((points - CENTRE).square().sum(1) <= -2 * math.log(0.05)).double().mean().item()
-    assert truth < 0.05
-    assert abs(share - truth) < 4 * math.sqrt(truth / n)
-
-
 def test_a_flat_density_is_excluded_too():
     box = ce.as_energy(Independent(Uniform(torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)), 1), name="box")
     inside, outside = torch.full((1, 2), 0.5, dtype=F64), torch.full((1, 2), 1.5, dtype=F64)
