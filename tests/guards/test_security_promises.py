@@ -49,7 +49,7 @@ def test_every_promise_has_a_test():
 @forks
 @pytest.mark.full
 def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
-    """A short part of `python -m tests.hostile`."""
+    """A short part of `python -m tests.campaign --areas hostile`."""
     from tests.hostile import run
 
     counts = run(400, seed=3)
