@@ -254,6 +254,14 @@ class Doubling(Walk):
         return State(x.float().double(), state.energy.float(), state.grad.float()), info
 
 
+class Stale(Walk):
+    """A point has the energy and the gradient of the point before."""
+
+    def step(self, energy, state, noise):
+        after, info = super().step(energy, state, noise)
+        return State(after.x, state.energy, state.grad), info
+
+
 class InPlace(Walk):
     def step(self, energy, state, noise):
         state.x.add_(1e-3)
@@ -268,6 +276,9 @@ class InPlace(Walk):
         (Doubling(), "seed"),
         (Walk(factor=1.1), "moments"),
         (InPlace(), "state"),
+        (Stale(), "values"),
+        (Walk(draw=lambda noise, x: noise.at(1).normal(x)), "noise"),
+        (Walk(draw=lambda noise, x: noise.for_chains(noise.chains[:1]).normal(x[:1]).expand_as(x)), "noise"),
         (Walk(draw=lambda noise, x: noise.normal(x) + next(COUNT)), "seed"),
         (Walk(draw=lambda noise, x: noise.normal(x) - noise.normal(x).mean(0)), "chunks"),
     ],
