@@ -224,7 +224,7 @@ def test_explain_gives_each_term_and_the_shares_of_branches():
     assert [branch.expression for branch in branches] == ["n-2.0", "n2.0"]
     torch.testing.assert_close(branches[0].share, torch.sigmoid(FAR(X) - NEAR(X)))
     torch.testing.assert_close(branches[0].energy, NEAR(X))
-    assert "share" in str(explanation) and "n-2.0 | n2.0" in str(explanation)
+    assert "share" in str(explanation) and "n-2.0 | n2.0" in str(explanation) and "arbitrary" in (RED | U).explain(X).note
     explanation = A.explain(X)
     assert [term.expression for term in explanation.terms] == ["base", "Tilt"]
     torch.testing.assert_close(explanation.terms[0].energy + explanation.terms[1].energy, explanation.energy)

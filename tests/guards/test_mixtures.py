@@ -8,7 +8,6 @@ from torch.distributions import Categorical, Gamma, Independent, MixtureSameFami
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.errors import MixtureWarning
 from composable_energy.supports import interval
 
 FULL = pytest.mark.full
@@ -180,15 +179,6 @@ def test_a_branch_that_no_point_can_satisfy_does_not_warn():
     mixture = ce.any_of(function(0.0, 1.0), event & ~event, function(1.0, 2.0), weights=[1, 1, 1])
     points = mixture.sample(200, sampler="mala", steps=50, seed=1)  # warnings are errors
     assert points.shape == (200, 1)
-
-
-@pytest.mark.full
-def test_mixtures_say_what_their_shares_are():
-    arbitrary = function(0.0, 1.0) | function(3.0, 2.0)
-    assert (arbitrary.shares, ce.calibrate(arbitrary, seed=0).shares) == ("unknown", "calibrated")
-    assert "arbitrary" in str(arbitrary.explain(torch.zeros(1, 1)))
-    with pytest.warns(MixtureWarning, match="unknown normalisers"):
-        arbitrary.sample(20, sampler="mala", step_size=0.5, steps=2, seed=0)
 
 
 @pytest.mark.full

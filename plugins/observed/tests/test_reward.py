@@ -25,14 +25,6 @@ def above_one(x):
     return (x[:, 0] > 1).float()
 
 
-@pytest.mark.slow
-def test_a_linear_reward_shifts_a_gaussian():
-    draws = (gaussian() & ce.reward(first, 1.5)).sample(CHAINS, seed=0)
-    error = 4 / math.sqrt(CHAINS)
-    assert (draws.mean(0) - torch.tensor([1.5, 0.0])).abs().max() < error
-    assert (draws.std(0) - 1).abs().max() < error
-
-
 @pytest.mark.full
 @pytest.mark.parametrize(("sampler", "beta"), [(None, 2.0), ("chees", -2.0)])
 def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
