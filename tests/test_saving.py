@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import distributions as td
 from torch import nn
-from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, PluginNotFound, StorageError
@@ -260,10 +259,6 @@ def net(seed: int) -> nn.Module:
         return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
 
 
-def prior() -> ce.Energy:
-    return ce.as_energy(Normal(torch.zeros(2), 1.0), name="prior")
-
-
 def lines(error: Exception) -> list[str]:
     found = re.findall(r"^ {4}(.*)$", str(error), flags=re.MULTILINE)
     assert len(found) == 2
@@ -275,13 +270,13 @@ def test_the_two_lines_of_the_message_work(tmp_path, kind):
     network = net(0) if kind != "function" else lambda x: x.square().sum(1) / 3
     energy = ce.as_energy(network, event_shape=(2,))
     with pytest.raises(ExpressionError, match="code is not data") as caught:
-        (energy if kind == "network" else energy & prior()).save(tmp_path / "E")
+        (energy if kind == "network" else energy & normal()).save(tmp_path / "E")
     register, get = lines(caught.value)
     names = {"composable_energy": ce, "network": network}
     with eval(register, names):
         exec(get, names)
-        (names["E"] & prior()).save(tmp_path / "E")
+        (names["E"] & normal()).save(tmp_path / "E")
     if kind != "function":
         names["network"] = net(1)  # another program builds it with other weights
     with eval(register, names):
-        torch.testing.assert_close(ce.load(tmp_path / "E")(X), (energy & prior())(X))
+        torch.testing.assert_close(ce.load(tmp_path / "E")(X), (energy & normal())(X))
