@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 33_480,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_000,
-    "tests: lines": 29_583,
+    "tests: lines": 29_000,
     "docs: words": 56_500,
     "sample(): keywords": 14,
     "ce.__all__": 30,

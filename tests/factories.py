@@ -1,7 +1,5 @@
 """Energies of every kind on the plane, in float64, and random expressions of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """Plug-ins with one planted fault each, and the correct ones that they derive from."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,13 +1,10 @@
-"""Hostile files: `python -m tests.hostile --cases 20000 --seed 0` reads mutated folders, recommendations, recipes and pictures.
+"""Hostile files, an area of the campaign: mutated folders, recommendations, recipes and pictures are read.
 
 A case ends with a result or a typed error. An audit hook of Python watches what happens meanwhile: code of the file that
 is compiled or run, a process, a connection, an unpickled class, a file that is changed outside of the folder, a path of the file that is
 opened. Cases run in forked processes by the runner of the campaign; case `i` is a function of the seed and `i`.
 """
 
-from __future__ import annotations
-
-import argparse
 import io
 import json
 import os
@@ -18,7 +15,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from types import CodeType
@@ -325,26 +322,3 @@ def run(cases: int, seed: int, *, until: Callable[[Counts], bool] = lambda count
     """Returns the counts of so many cases."""
     with tempfile.TemporaryDirectory() as out:
         return run_area(AREA, seed, float("inf"), Path(out), cases, until)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the cases, prints their outcomes, and returns 1 if there is a defect."""
-    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
-    parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    Image.init()
-    counts = run(options.cases, options.seed)
-    for kind, count in sorted(counts.outcomes.items()):
-        print(f"{count:6,} {kind}")
-    print(
-        f"{counts.trials:,} cases in {counts.processor:.0f} s of a processor, seed {options.seed}: {sum(counts.defects.values())} defects",
-        counts.defects or "",
-    )
-    for number, text in counts.examples:
-        print(f"case {number}: {text[:1500]}")
-    return int(bool(counts.defects))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

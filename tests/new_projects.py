@@ -4,51 +4,16 @@
 it writes a project of each kind, installs all by `pip install -e ".[dev]"`, and runs their tests. `make wheel` calls it.
 """
 
-from __future__ import annotations
-
-import json
 import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import venv
-from collections.abc import Mapping
 from pathlib import Path
-
-Call = tuple[tuple[str, ...], str, dict[str, str]]
-"""The words after `python`, the folder, and variables of the environment."""
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("energy", "sampler", "encoder", "kernel", "recipe", "world")
-
-_FORKS = """
-import json, os, runpy, sys, traceback
-import torch
-
-for words, folder, variables, output in json.loads(sys.argv[1]):
-    child = os.fork()
-    if child == 0:
-        place, code = os.open(output, os.O_WRONLY | os.O_CREAT), 1
-        os.dup2(place, 1)
-        os.dup2(place, 2)
-        os.chdir(folder)
-        os.environ.update(variables)
-        sys.argv = words[1:]
-        try:
-            if words[0] == "-m":
-                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-            else:
-                exec(words[1], {"__name__": "__main__"})
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        print(f"\\nexit code {int(code)}", flush=True)
-        os._exit(0)
-    os.waitpid(child, 0)
-"""
 
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
@@ -59,15 +24,6 @@ def run(*command: object, cwd: Path, **variables: str) -> str:
     done = subprocess.run([str(part) for part in command], cwd=cwd, env={**inherited, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def run_together(python: Path, calls: Mapping[str, Call], folder: Path) -> dict[str, str]:
-    """Runs calls, each in a process that is forked off one of `python -I` with torch imported, which takes longest; returns the outputs."""
-    run(python, "-I", "-c", _FORKS, json.dumps([(*call, str(folder / name)) for name, call in calls.items()]), cwd=folder)
-    outputs = {name: (folder / name).read_text(encoding="utf-8") for name in calls}
-    failed = [f"{name}:\n{output}" for name, output in outputs.items() if not output.endswith("\nexit code 0\n")]
-    assert not failed, "\n".join(failed)
-    return {name: output.removesuffix("\nexit code 0\n") for name, output in outputs.items()}
 
 
 def make_environment(folder: Path) -> Path:

@@ -1,7 +1,5 @@
 """Trainings in tests compute in float32: in bfloat16 they take ten times as long on a processor that has no such numbers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import ModuleType
 from typing import Any

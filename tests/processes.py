@@ -1,10 +1,8 @@
-"""Processes that a test may kill, and whose end it does not await for ever.
+"""Processes that a test may kill, and whose end it does not await for ever; and code that runs in a process of its own.
 
-They are forked off a server that has one thread. A fork of the test's own process, which has threads of torch and of pytest-xdist,
-may inherit a lock that nobody opens any more, and stand still.
+Those that may be killed are forked off a server that has one thread. A fork of the test's own process, which has threads of torch and of
+pytest-xdist, may inherit a lock that nobody opens any more, and stand still.
 """
-
-from __future__ import annotations
 
 import functools
 import multiprocessing
@@ -59,32 +57,12 @@ def ended(processes: Iterable[BaseProcess]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def run_code(code: str, folder: Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs code in a folder as `python -W error -c` does, with the imports of `PRELOADED` made; a variable that is None is removed."""
-    ended([start("code", _run_code, code, folder, variables)])
-    told = [(folder / f".{name}").read_text(encoding="utf-8") for name in ("code", "stdout", "stderr")]
-    return subprocess.CompletedProcess(code, int(told[0]), *told[1:])
-
-
-def _run_code(code: str, folder: Path, variables: dict[str, str | None]) -> None:
-    os.chdir(folder)
-    for name, value in variables.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    status: object = 1
-    try:
-        exec(code, {"__name__": "__main__"})
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    Path(".code").write_text(str(status))
+def run_code(code: str, folder: Path | None = None, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs code in a new process, with warnings as errors and what is importable here; a variable that is None is removed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
+    known = {name: value for name, value in environment.items() if value is not None}
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, timeout=LIMIT)
 
 
 def _stop(processes: list[BaseProcess], message: str) -> None:

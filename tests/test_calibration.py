@@ -23,6 +23,7 @@ from composable_energy.errors import (
     UngroundedError,
 )
 from composable_energy_mcmc import LogZ
+from tests.refusals import refusals
 
 
 def gaussian(width: float, *shape: int, **options) -> ce.Energy:
@@ -97,46 +98,36 @@ STEEP = ce.as_energy(lambda x: (x - 1).square().sum(1) * 5)
 ROWS = ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9))
 
 
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("energy", "options", "error", "match"),
-        [
-            (STEEP, {"base": Normal(torch.zeros(32), 1.0), "levels": 3}, CalibrationError, r"less than 5%.*levels=12"),
-            (~gaussian(1.0), {}, UngroundedError, None),
-            (Uniform(torch.full((2,), 90.0), 91.0), {"base": WIDE}, CalibrationError, "no pilot point at level 0 has a density"),
-            (HOLE, {}, SamplingDiverged, None),
-            (HOLE, {"base": WIDE}, SamplingDiverged, None),
-            (lambda x: x.square().sum(1), {}, ShapeError, "event_shape"),
-            (ROWS, {"event_shape": (2,)}, ExpressionError, "one value for all"),
-            (Uniform(torch.zeros(2), 1.0), {"draws": 2 * torch.rand(100, 2), "base": WIDE}, OptionError, "density 0"),
-        ],
-    )
-    def test_what_has_no_normaliser(self, energy, options, error, match):
-        with pytest.raises(error, match=match):
-            ce.log_z(energy, seed=0, **options)
+test_options = refusals(
+    ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
+    ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"draws": torch.randn(100, 3)}, ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
+    ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
+    ({"draws": torch.ones(50, 2)}, OptionError, "all the same in a coordinate"),
+    ({"base": 1.0}, OptionError, "base is a Normal or one MultivariateNormal of torch.distributions, got float"),
+    ({"draws": torch.ones(100, 2, dtype=torch.int64)}, DtypeError, "floating"),
+    ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, OptionError, "pilot run"),
+    ({"particles": 3}, OptionError, "particles"),
+    ({"leapfrog": 3}, OptionError, "leapfrogs"),
+    ({"sampler": "langevin", "step_size": 0.1}, OptionError, "never rejects"),
+    ({"sampler": "annealed"}, OptionError, "step_size"),
+    call=lambda options: ce.log_z(gaussian(1.0), **options),
+)
 
-    @pytest.mark.parametrize(
-        ("options", "error", "match"),
-        [
-            ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
-            ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"got \(3,\) and \(2,\)"),
-            ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"got \(3,\) and \(2,\)"),
-            ({"draws": torch.randn(100, 3)}, ShapeError, r"got \(3,\) and \(2,\)"),
-            ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
-            ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
-            ({"draws": torch.ones(50, 2)}, OptionError, "all the same in a coordinate"),
-            ({"base": 1.0}, OptionError, "base is a Normal or one MultivariateNormal of torch.distributions, got float"),
-            ({"draws": torch.ones(100, 2, dtype=torch.int64)}, DtypeError, "floating"),
-            ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, OptionError, "pilot run"),
-            ({"particles": 3}, OptionError, "particles"),
-            ({"leapfrog": 3}, OptionError, "leapfrogs"),
-            ({"sampler": "langevin", "step_size": 0.1}, OptionError, "never rejects"),
-            ({"sampler": "annealed"}, OptionError, "step_size"),
-        ],
-    )
-    def test_options(self, options, error, match):
-        with pytest.raises(error, match=match):
-            ce.log_z(gaussian(1.0), **options)
+
+test_what_has_no_normaliser = refusals(
+    (STEEP, {"base": Normal(torch.zeros(32), 1.0), "levels": 3}, CalibrationError, r"less than 5%.*levels=12"),
+    (~gaussian(1.0), {}, UngroundedError, None),
+    (Uniform(torch.full((2,), 90.0), 91.0), {"base": WIDE}, CalibrationError, "no pilot point at level 0 has a density"),
+    (HOLE, {}, SamplingDiverged, None),
+    (HOLE, {"base": WIDE}, SamplingDiverged, None),
+    (lambda x: x.square().sum(1), {}, ShapeError, "event_shape"),
+    (ROWS, {"event_shape": (2,)}, ExpressionError, "one value for all"),
+    (Uniform(torch.zeros(2), 1.0), {"draws": 2 * torch.rand(100, 2), "base": WIDE}, OptionError, "density 0"),
+    call=lambda energy, options: ce.log_z(energy, seed=0, **options),
+)
 
 
 QUICK: dict[str, Any] = {"seed": 0, "particles": 256}
@@ -252,21 +243,6 @@ def test_quantile_and_temperature_are_options():
             ce.negate(RING, **wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(OptionError, match="options of the mode 'level', and the mode is 'power'"):
         ce.negate(RING, mode="power", quantile=0.5)
-
-
-@pytest.mark.full
-def test_not_keeps_out_of_where_the_other_density_lives():
-    """Draws of `ring & ~gaussian` against quadrature of the formula."""
-    energy, n = RING & ~density(), 4000
-    axis = torch.linspace(-5, 5, 501, dtype=F64)
-    grid = torch.cartesian_prod(axis, axis)
-    weight = torch.softmax(-energy(grid), 0)
-    inside = (grid - CENTRE).square().sum(1) <= -2 * math.log(0.05)
-    truth = weight[inside].sum().item()
-    points = energy.sample((n, 2), seed=0, dtype=F64)
-    share = ((points - CENTRE).square().sum(1) <= -2 * math.log(0.05)).double().mean().item()
-    assert truth < 0.05
-    assert abs(share - truth) < 4 * math.sqrt(truth / n)
 
 
 def test_a_flat_density_is_excluded_too():

@@ -1,8 +1,6 @@
 """`sample(compile=True)` draws the points of single eager steps up to rounding, whoever looks on, and sees a changed energy."""
 
 import dataclasses
-import os
-import subprocess
 import sys
 from typing import ClassVar
 
@@ -15,6 +13,7 @@ from composable_energy.sampling import Info, Sampler, State
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
 from tests.factories import DTYPE, LEAVES, Affine, Noisy, needs_compiler
+from tests.processes import run_code
 
 pytestmark = [pytest.mark.full, needs_compiler, pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")]
 
@@ -244,15 +243,10 @@ def test_nothing_is_written_into_the_energy_or_left_behind():
 
 
 def test_a_machine_without_a_compiler_is_reported_what_to_install(tmp_path):
-    code = """
-        import torch, composable_energy as ce
-        E = ce.as_energy(lambda x: x.square().sum(1).sin())
-        try:
-            E.sample((3, 2), sampler="langevin", step_size=0.1, steps=1, compile=True, allow_improper=True)
-        except ce.errors.OptionError as error:
-            print(error)
-    """
-    env = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    code = "\n".join(line[8:] for line in code.splitlines())
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert "apt install g++" in done.stdout
+    code = (
+        "import torch, composable_energy as ce\n"
+        "E = ce.as_energy(lambda x: x.square().sum(1).sin())\n"
+        "E.sample((3, 2), sampler='langevin', step_size=0.1, steps=1, compile=True, allow_improper=True)"
+    )
+    done = run_code(code, CXX=str(tmp_path / "none"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    assert "OptionError: " in done.stderr and "apt install g++" in done.stderr

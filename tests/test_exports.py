@@ -1,14 +1,10 @@
 """What the package offers: names, samplers by class, the signature of `E.sample`, what an import loads, and `installed()`."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import inspect
 import json
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +13,7 @@ import composable_energy as ce
 from composable_energy.errors import PluginNotFound
 from composable_energy.registry import get, names
 from composable_energy.sampling import Sampler, sample
+from tests.processes import run_code
 from tests.third_party import GOOD_SAMPLER, install
 from tests.toys import Noisy, Toys
 
@@ -27,9 +24,7 @@ HEAVY = {"matplotlib", "triton", "tqdm", "scipy", "pandas", "PIL", "einops", "sa
 @functools.cache
 def loaded_by(statement: str) -> frozenset[str]:
     code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
-    path = ":".join(part for part in sys.path if part)
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
-    return frozenset(json.loads(done.stdout))
+    return frozenset(json.loads(run_code(code).stdout))
 
 
 @pytest.mark.full

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from tests.factories import points, quadratic
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 Z = points()
@@ -123,26 +124,20 @@ class Linears(nn.Module):
         return self.back(x)
 
 
-@pytest.mark.parametrize(
-    ("write", "error", "message"),
-    [
-        (lambda: SEEN.pull_back(DECODER, damping=-1), OptionError, "damping must be a number of at least 0"),
-        (lambda: latent(DECODER) | latent(Doubler()), ExpressionError, "Doubler and Doubler"),
-        (lambda: latent(DECODER).pull_back(DECODER), ExpressionError, "is already an energy of latent points"),
-        (lambda: latent(DECODER).shown_by(DECODER), ExpressionError, "already an energy of latent points, of the decoder Doubler"),
-        (lambda: ce.as_energy(PRIOR, decoder=DECODER, name="x"), OptionError, "a `decoder` alone"),
-        (lambda: PRIOR.shown_by(lambda z: z), OptionError, "decoder must be a Module"),
-        (lambda: latent(nn.Linear(2, 4)).explain(torch.zeros(2, 4)), ExpressionError, "has no `encode`"),
-        (
-            lambda: latent(Linears()).explain(torch.zeros(2, 5)),
-            ShapeError,
-            r"latent points of shape \(B, 2\) or points .* can encode; .* shape \(2, 5\) failed",
-        ),
-        (lambda: latent(Linears()).explain(torch.zeros(2, 3).long()), DtypeError, "floating dtype, got torch.int64; for images"),
-        (lambda: latent(Linears()).explain(torch.zeros(2, 3).double()), DtypeError, "torch.float32 weights, the points are torch.float64"),
-        (lambda: latent(Linears()).explain([[0.0, 0.0, 0.0]]), DtypeError, "takes a tensor of points, got list"),
-    ],
+test_what_a_decoder_cannot_do_is_an_error = refusals(
+    (lambda: SEEN.pull_back(DECODER, damping=-1), OptionError, "damping must be a number of at least 0"),
+    (lambda: latent(DECODER) | latent(Doubler()), ExpressionError, "Doubler and Doubler"),
+    (lambda: latent(DECODER).pull_back(DECODER), ExpressionError, "is already an energy of latent points"),
+    (lambda: latent(DECODER).shown_by(DECODER), ExpressionError, "already an energy of latent points, of the decoder Doubler"),
+    (lambda: ce.as_energy(PRIOR, decoder=DECODER, name="x"), OptionError, "a `decoder` alone"),
+    (lambda: PRIOR.shown_by(lambda z: z), OptionError, "decoder must be a Module"),
+    (lambda: latent(nn.Linear(2, 4)).explain(torch.zeros(2, 4)), ExpressionError, "has no `encode`"),
+    (
+        lambda: latent(Linears()).explain(torch.zeros(2, 5)),
+        ShapeError,
+        r"latent points of shape \(B, 2\) or points .* can encode; .* shape \(2, 5\) failed",
+    ),
+    (lambda: latent(Linears()).explain(torch.zeros(2, 3).long()), DtypeError, "floating dtype, got torch.int64; for images"),
+    (lambda: latent(Linears()).explain(torch.zeros(2, 3).double()), DtypeError, "torch.float32 weights, the points are torch.float64"),
+    (lambda: latent(Linears()).explain([[0.0, 0.0, 0.0]]), DtypeError, "takes a tensor of points, got list"),
 )
-def test_what_a_decoder_cannot_do_is_an_error(write, error, message):
-    with pytest.raises(error, match=message):
-        write()

@@ -8,7 +8,7 @@ import pytest
 
 import composable_energy as ce
 from composable_energy_cli import main
-from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_together, write_projects
+from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_tests, write_projects
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,11 +49,10 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_new_projects_pass_their_own_tests(environment, tmp_path):
+def test_new_projects_pass_their_own_tests(environment):
     _, python, projects = environment
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    for kind, shown in run_together(python, {kind: (words, str(projects[kind]), {}) for kind in KINDS}, tmp_path).items():
-        assert re.fullmatch(r"\d+ passed in .*", shown.strip().splitlines()[-1]), kind
+    for kind in KINDS:
+        assert re.fullmatch(r"\d+ passed in .*", run_tests(python, projects[kind])), kind
 
 
 @pytest.mark.full
@@ -64,24 +63,23 @@ def test_each_kind_is_used_by_name_from_python(environment):
 
 
 @pytest.mark.full
-def test_each_kind_is_used_by_name_from_the_command_line(environment, tmp_path):
+@pytest.mark.parametrize("kernel", ["", "soft-kernel"])
+def test_each_kind_is_used_by_name_from_the_command_line(environment, kernel):
     folder, python, _ = environment
-    variables = {"kernel": {"COMPOSABLE_ENERGY_KERNEL": "soft-kernel"}}
-    calls = {kind: (("-m", "composable_energy", *COMMANDS[kind]), str(folder), variables.get(kind, {})) for kind in KINDS}
-    words = {"encoder": "soft_encoder:SoftEncoder", "recipe": "denoising-small", "world": "pictures"}
-    for kind, shown in run_together(python, calls, tmp_path).items():
-        assert words.get(kind, "soft-energy") in shown, kind
+    commands = {kind: words for kind, words in COMMANDS.items() if (kind == "kernel") == bool(kernel)}
+    program = f"from composable_energy_cli import main\nassert not any(map(main, {list(commands.values())}))"
+    shown = run(python, "-I", "-c", program, cwd=folder, COMPOSABLE_ENERGY_KERNEL=kernel)
+    words = ["soft-energy"] if kernel else ["soft-energy", "SoftSampler", "soft_encoder:SoftEncoder", "denoising-small", "pictures"]
+    assert all(word in shown for word in words), shown
 
 
 @pytest.mark.full
-def test_the_code_of_the_readmes_runs(environment, tmp_path):
+def test_the_code_of_the_readmes_runs(environment):
     folder, python, projects = environment
-    calls = {}
     for kind in set(KINDS) - {"recipe"}:  # its code trains on a folder of the author's
         readme = (projects[kind] / "README.md").read_text(encoding="utf-8")
         (code,) = re.findall(r"^    import .*(?:\n(?:    .*)?)*", readme.partition("## Develop")[0], re.M)
-        calls[kind] = (("-c", textwrap.dedent(code)), str(folder), {})
-    run_together(python, calls, tmp_path)
+        run(python, "-I", "-c", textwrap.dedent(code), cwd=folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,6 +12,7 @@ from torch.distributions import Normal
 import composable_energy as ce
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError
 from tests.factories import LEAVES, Affine, needs_compiler, normal, points, quadratic
+from tests.refusals import refusals
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -30,31 +31,26 @@ def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
     assert ce.as_energy(base) is base
 
 
-@pytest.mark.parametrize(
-    ("write", "error", "message"),
-    [
-        *((lambda base, operand=operand: base & operand, TypeError, None) for operand in (3, "male", None, nn.Linear)),
-        *((lambda base, operand=operand: operand | base, TypeError, None) for operand in (3, "male", None, nn.Linear)),
-        (lambda base: base.relative_to(quadratic), OptionError, "base must be an energy, got function; lift it once"),
-        (lambda base: ce.as_energy(base, name="another"), OptionError, "base is already an energy and takes no options, got name"),
-        (lambda base: ce.as_energy(nn.Linear), TypeError, "the class Linear; make an instance"),
-        (lambda base: ce.as_energy(3), TypeError, "got int"),
-        (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), ShapeError, r"\(2,\).*\(3,\)"),
-        (lambda base: base(torch.zeros(5, 3).double()), ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
-        (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), ShapeError, "batch of points"),
-        (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
-        (lambda base: LEAVES["network"](torch.zeros(5, 2)), DtypeError, r"float64 weights, the points are torch\.float32"),
-        (lambda base: LEAVES["network"](points().to("meta")), DeviceError, "is on cpu, the points are on meta"),
-        (lambda base: base([[0.0, 1.0]]), DtypeError, "got list"),
-        (lambda base: ce.as_energy(lambda x: 1.0)(points()), DtypeError, "floating tensor of energies, got float"),
-        (lambda base: (base | (lambda x: x.sum(1, keepdim=True)))(points()), ShapeError, r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
-        (lambda base: (base & (lambda x: x.sum()))(points()), ShapeError, r"shape \(\).*not over the batch"),
-        (lambda base: (~ce.as_energy(lambda x: x))(points()), ShapeError, r"shape \(5, 2\).*expected \(5,\)"),
-    ],
+test_what_cannot_be_lifted_or_does_not_fit_is_refused = refusals(
+    *((lambda base, operand=operand: base & operand, TypeError, None) for operand in (3, "male", None, nn.Linear)),
+    *((lambda base, operand=operand: operand | base, TypeError, None) for operand in (3, "male", None, nn.Linear)),
+    (lambda base: base.relative_to(quadratic), OptionError, "base must be an energy, got function; lift it once"),
+    (lambda base: ce.as_energy(base, name="another"), OptionError, "base is already an energy and takes no options, got name"),
+    (lambda base: ce.as_energy(nn.Linear), TypeError, "the class Linear; make an instance"),
+    (lambda base: ce.as_energy(3), TypeError, "got int"),
+    (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), ShapeError, r"\(2,\).*\(3,\)"),
+    (lambda base: base(torch.zeros(5, 3).double()), ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
+    (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), ShapeError, "batch of points"),
+    (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
+    (lambda base: LEAVES["network"](torch.zeros(5, 2)), DtypeError, r"float64 weights, the points are torch\.float32"),
+    (lambda base: LEAVES["network"](points().to("meta")), DeviceError, "is on cpu, the points are on meta"),
+    (lambda base: base([[0.0, 1.0]]), DtypeError, "got list"),
+    (lambda base: ce.as_energy(lambda x: 1.0)(points()), DtypeError, "floating tensor of energies, got float"),
+    (lambda base: (base | (lambda x: x.sum(1, keepdim=True)))(points()), ShapeError, r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
+    (lambda base: (base & (lambda x: x.sum()))(points()), ShapeError, r"shape \(\).*not over the batch"),
+    (lambda base: (~ce.as_energy(lambda x: x))(points()), ShapeError, r"shape \(5, 2\).*expected \(5,\)"),
+    fixture="base",
 )
-def test_what_cannot_be_lifted_or_does_not_fit_is_refused(base, write, error, message):
-    with pytest.raises(error, match=message):
-        write(base)
 
 
 @pytest.mark.parametrize("lift", [ce.as_energy, lambda function: ce.ClassifierEnergy(function, 0)])
@@ -156,27 +152,22 @@ def test_conditions_come_as_rows(base):
     torch.testing.assert_close((NOISY.at(2.0) & other).at(3.0)(X), NOISY.at(2.0)(X) + other.at(3.0)(X))
 
 
-@pytest.mark.parametrize(
-    ("write", "error", "message"),
-    [
-        (lambda base: LABELLED.given(y=torch.arange(3))(X), ShapeError, r"y has 3 rows .* for 5 points"),
-        (lambda base: (LABELLED & base)(X), ExpressionError, r"depends on y, which is not bound: bind it with `.given\(y=...\)`"),
-        (lambda base: LABELLED.given(y="red")(X), OptionError, "number or a tensor, got str"),
-        (lambda base: OPTIONAL.given(lable=3), ExpressionError, r"optional takes no lable\. Did you mean 'label'\?"),
-        (lambda base: OPTIONAL(X, label=1, sgima=1.0), ExpressionError, r"takes no sgima\. Did you mean 'sigma'\?"),
-        (lambda base: (OPTIONAL & base).evidence(X, label=1, y=3), ExpressionError, "takes no y"),
-        (lambda base: OPTIONAL.with_gradient(X, label=1, y=3), ExpressionError, "takes no y"),
-        (lambda base: base.given(y=3), ExpressionError, "takes no y"),
-        (lambda base: NOISY.at(2.0).at(3.0), ExpressionError, r"takes no sigma\. It is already bound"),
-        (lambda base: NOISY.at(2.0)(X, sigma=3.0), ExpressionError, r"takes no sigma\. It is already bound"),
-        (lambda base: LABELLED.infer(X, over={"z": [0.0]}), OptionError, r"got candidates of \['z'\]"),
-        (lambda base: LABELLED.infer(X, over={"y": []}), OptionError, "at least one candidate"),
-        (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), OptionError, "Candidates must be lists"),
-    ],
+test_wrong_conditions_are_errors = refusals(
+    (lambda base: LABELLED.given(y=torch.arange(3))(X), ShapeError, r"y has 3 rows .* for 5 points"),
+    (lambda base: (LABELLED & base)(X), ExpressionError, r"depends on y, which is not bound: bind it with `.given\(y=...\)`"),
+    (lambda base: LABELLED.given(y="red")(X), OptionError, "number or a tensor, got str"),
+    (lambda base: OPTIONAL.given(lable=3), ExpressionError, r"optional takes no lable\. Did you mean 'label'\?"),
+    (lambda base: OPTIONAL(X, label=1, sgima=1.0), ExpressionError, r"takes no sgima\. Did you mean 'sigma'\?"),
+    (lambda base: (OPTIONAL & base).evidence(X, label=1, y=3), ExpressionError, "takes no y"),
+    (lambda base: OPTIONAL.with_gradient(X, label=1, y=3), ExpressionError, "takes no y"),
+    (lambda base: base.given(y=3), ExpressionError, "takes no y"),
+    (lambda base: NOISY.at(2.0).at(3.0), ExpressionError, r"takes no sigma\. It is already bound"),
+    (lambda base: NOISY.at(2.0)(X, sigma=3.0), ExpressionError, r"takes no sigma\. It is already bound"),
+    (lambda base: LABELLED.infer(X, over={"z": [0.0]}), OptionError, r"got candidates of \['z'\]"),
+    (lambda base: LABELLED.infer(X, over={"y": []}), OptionError, "at least one candidate"),
+    (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), OptionError, "Candidates must be lists"),
+    fixture="base",
 )
-def test_wrong_conditions_are_errors(base, write, error, message):
-    with pytest.raises(error, match=message):
-        write(base)
 
 
 class Shifted(nn.Module):

@@ -1,10 +1,6 @@
 """Parser of expressions: precedence as in Python, errors with their position, and no failure but a typed error."""
 
-from __future__ import annotations
-
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +9,9 @@ from hypothesis import strategies as st
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, ExpressionError
-from composable_energy.parsing import MAX_DEPTH, MAX_LENGTH, Name, ParseError, SourceSpan, parse, unknown_name
+from composable_energy.parsing import MAX_DEPTH, MAX_LENGTH, ParseError, parse
+from tests.processes import run_code
+from tests.refusals import refusals
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 BASE = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0), name="base")
@@ -96,17 +94,14 @@ def test_caret_stands_below_the_mistake_also_in_a_long_line():
     assert line[carets.index("^") : carets.rindex("^") + 1] == "oops"
 
 
-def test_unknown_name_has_the_nearest_and_its_place():
-    with pytest.raises(
-        ParseError, match=r"(?m)^Unknown name `hair=rad`; did you mean `hair=red` or `hair=black`\?\n  ~hair=rad\n   \^{8}$"
-    ):
-        parse("~hair=rad").build(TOYS)
-    with pytest.raises(ParseError, match=r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."):
-        parse("bowl/2").build(TOYS)
-    with pytest.raises(ParseError, match=r"^Unknown name `zzz`; there are bowl, ring\.\n"):
-        raise unknown_name(Name("zzz", SourceSpan("zzz", 0, 3)), ["ring", "bowl"])
-    with pytest.raises(ParseError, match=r"^Unknown name `zzz`\.\n"):
-        parse("zzz").build({})
+test_unknown_name_has_the_nearest_and_its_place = refusals(
+    ("~hair=rad", TOYS, r"(?m)^Unknown name `hair=rad`; did you mean `hair=red` or `hair=black`\?\n  ~hair=rad\n   \^{8}$"),
+    ("bowl/2", TOYS, r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."),
+    ("zzz", dict.fromkeys(("ring", "bowl"), TOYS["bowl"]), r"^Unknown name `zzz`; there are bowl, ring\.\n"),
+    ("zzz", {}, r"^Unknown name `zzz`\.\n"),
+    call=lambda text, names: parse(text).build(names),
+    error=ParseError,
+)
 
 
 def test_errors_of_the_operators_get_a_place():
@@ -124,7 +119,7 @@ def test_a_contradiction_is_read_like_any_expression():
 def test_thousand_terms_are_built_at_once_and_reading_imports_no_torch():
     assert len(parse(" & ".join(["bowl", "ring_2"] * 500)).build(TOYS).terms) == 1000
     code = "import sys; from composable_energy.parsing import parse; parse('a & ~b'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_code(code).returncode == 0
 
 
 WORDS = ["a", "b", "c", "2", "0.5", "3", "(", ")", "~", "&", "|", ">>", "*", "/"]

@@ -1,7 +1,5 @@
 """Plug-ins by name: found at first use, loaded one by one, checked, and conflicts reported; families, kinds, and loaders by scheme."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import sys
@@ -18,6 +16,7 @@ from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionE
 from composable_energy.registry import members_of, names
 from composable_energy.sampling import Kernel, Sampler
 from composable_energy_cli import main
+from tests.refusals import refusals
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 from tests.toys import run
 
@@ -49,9 +48,8 @@ def test_loading_imports_only_what_is_named_also_what_was_installed_meanwhile(ac
     assert {r.state for r in ce.plugins(load=True) if r.distribution in ("acme-energies", "acme-other")} == {"ok"}
 
 
-@pytest.mark.parametrize(
-    ("ask", "error", "message"),
-    [
+test_what_is_asked_for_or_registered_wrongly_is_refused = pytest.mark.usefixtures("acme")(
+    refusals(
         (lambda: ce.get("energy", "bawl"), PluginNotFound, "Did you mean 'bowl'"),
         (lambda: ce.get("energy", "bowl/deep"), PluginNotFound, "no members"),
         (lambda: members_of("bowl"), PluginNotFound, "is not a family"),
@@ -72,11 +70,8 @@ def test_loading_imports_only_what_is_named_also_what_was_installed_meanwhile(ac
         (lambda: ce.register("encoder", "bad", dict), PluginLoadError, "a subclass of Module, got the class dict"),
         (lambda: ce.register("kind", "x", lambda: 3), PluginLoadError, "is a class, got an object of type function"),
         (lambda: ce.register("estimator", "x", Dataset), PluginLoadError, "is a function, got the class Dataset"),
-    ],
+    )
 )
-def test_what_is_asked_for_or_registered_wrongly_is_refused(acme, ask, error, message):
-    with pytest.raises(error, match=message):
-        ask()
 
 
 @pytest.mark.parametrize(("kind", "returned"), [("energy", "an Energy"), ("kernel", "a Kernel"), ("encoder", "a Module")])

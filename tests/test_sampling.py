@@ -14,6 +14,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient
 from composable_energy_mcmc import MALA, Annealed, Langevin
+from tests.refusals import refusals
 from tests.sampling_runs import F64, Bowl, Decoder, Latent, Network
 
 
@@ -232,16 +233,12 @@ def test_a_tensor_that_all_chains_share_is_never_cut(chains, size):
     assert 0 < kept.diverged.sum() < chains and torch.equal(kept.state.scales, torch.linspace(0.5, 1, 4))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"wide": True}, r"scalar 'wide' of Walk has shape \(5, 4\) for 5 chains"),
-        ({"kind": Unscaled}, r"Unscaled.scales has shape \(4,\) in a state of 5 chains.*write `scales: Tensor = field\(metadata="),
-    ],
+test_scalars_and_tensors_that_have_no_rows_are_refused = refusals(
+    ({"wide": True}, r"scalar 'wide' of Walk has shape \(5, 4\) for 5 chains"),
+    ({"kind": Unscaled}, r"Unscaled.scales has shape \(4,\) in a state of 5 chains.*write `scales: Tensor = field\(metadata="),
+    call=lambda options: Bowl().sample((5, 4), sampler=Walk(**options), steps=3),
+    error=ShapeError,
 )
-def test_scalars_and_tensors_that_have_no_rows_are_refused(options, message):
-    with pytest.raises(ShapeError, match=message):
-        Bowl().sample((5, 4), sampler=Walk(**options), steps=3)
 
 
 VALUES = [

@@ -12,6 +12,7 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling import Info, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
+from tests.refusals import refusals
 from tests.sampling_runs import F64, Bowl, Decoder
 
 BOWL, WHOLE = Bowl(), "must be a whole number of at least"
@@ -82,61 +83,56 @@ def test_without_a_sampler_it_is_what_the_energy_recommends():
     assert draw(a & b & c, steps=1).shape == (3, 2)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        (
-            {"sampler": Langevin, "stepsize": 0.1, "step_size": 0.1},
-            OptionError,
-            "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient, max_bias. Did you mean step_size",
-        ),
-        ({"zzz": 2}, OptionError, r"no option zzz; it takes step_size, .*, max_bias\."),
-        ({"sampler": Langevin(temperature=0.0)}, OptionError, "At temperature 0 there is no bias to tune a step size for"),
-        ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
-        ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
-        ({"sampler": 3}, OptionError, "A sampler is a name, a subclass of Sampler or an instance of one, got 3"),
-        ({"sampler": dict}, OptionError, "A sampler is a name"),
-        ({"sampler": "nothing"}, ComposableEnergyError, "No plug-in offers the sampler 'nothing'. Known: annealed"),
-        ({"steps": "3"}, OptionError, f"steps {WHOLE} 1, got '3'"),
-        ({"steps": True}, OptionError, f"steps {WHOLE} 1, got True"),
-        ({"batch_size": 0}, OptionError, f"batch_size {WHOLE} 1"),
-        ({"burn_in": -1}, OptionError, f"burn_in {WHOLE} 0"),
-        ({"trace": None}, OptionError, f"trace {WHOLE} 1, got None"),
-        ({"first_chain": -1}, OptionError, f"first_chain {WHOLE} 0"),
-        ({"first_chain": 2**32 - 1}, OptionError, r"ids of chains stay below 2\^32"),
-        ({"observers": 3}, OptionError, r"observers is a list of observers, .*got 3 in it"),
-        ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
-        ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),
-        ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
-        ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
-        ({"dtype": "float32"}, DtypeError, "dtype must be a dtype of torch, such as torch.float32, got 'float32'"),
-        ({"dtype": torch.complex64}, DtypeError, "floating dtype, got torch.complex64"),
-        ({"init": np.zeros((3, 2))}, DtypeError, "init must be a floating tensor, got ndarray"),
-        ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
-        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
-        ({"init": torch.zeros(3, 2).to_sparse()}, DtypeError, r"init must be a dense tensor, got torch.sparse_coo; use `.to_dense\(\)`"),
-        ({"init": torch.zeros(3, 2, 1)}, ShapeError, r"init has points of shape \(2, 1\): ask for \(3, 2, 1\) or 3, got \(3, 2\)"),
-        ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
-        ({"init": torch.zeros(())}, ShapeError, r"init has points of shape \(\)"),
-        ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
-        ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
-        ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
-        ({"shape": ()}, ShapeError, "positive number of points"),
-        ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
-        *[({"seed": seed}, OptionError, f"seed {WHOLE} -9223372036854775808, got ") for seed in (1.0, "1", True, math.nan, -(2**63) - 1)],
-        ({"seed": torch.tensor([1, 2])}, OptionError, f"seed {WHOLE}"),
-        ({"energy": 2 * ~BOWL}, UngroundedError, r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"),
-        ({"energy": BOWL - ce.as_energy(lambda x: x.square().sum(1))}, UngroundedError, "has no lower bound"),
-        ({"energy": NEEDS}, ExpressionError, UNBOUND),
-        ({"energy": NEEDS, "sampler": Annealed()}, ExpressionError, "depends on y"),
-        ({"energy": LATENT, "shape": 3}, ShapeError, "latent points; set its `event_shape`"),
-        ({"energy": FLAT, "shape": (4, 2), "batch_size": 3}, ExpressionError, r"^flat.given\(c=.*has no gradient"),  # inside a chunk
-        ({"seed": 2**64}, OptionError, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
-    ],
+test_what_does_not_fit_is_reported_with_what_was_got = refusals(
+    (
+        {"sampler": Langevin, "stepsize": 0.1, "step_size": 0.1},
+        OptionError,
+        "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient, max_bias. Did you mean step_size",
+    ),
+    ({"zzz": 2}, OptionError, r"no option zzz; it takes step_size, .*, max_bias\."),
+    ({"sampler": Langevin(temperature=0.0)}, OptionError, "At temperature 0 there is no bias to tune a step size for"),
+    ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
+    ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
+    ({"sampler": 3}, OptionError, "A sampler is a name, a subclass of Sampler or an instance of one, got 3"),
+    ({"sampler": dict}, OptionError, "A sampler is a name"),
+    ({"sampler": "nothing"}, ComposableEnergyError, "No plug-in offers the sampler 'nothing'. Known: annealed"),
+    ({"steps": "3"}, OptionError, f"steps {WHOLE} 1, got '3'"),
+    ({"steps": True}, OptionError, f"steps {WHOLE} 1, got True"),
+    ({"batch_size": 0}, OptionError, f"batch_size {WHOLE} 1"),
+    ({"burn_in": -1}, OptionError, f"burn_in {WHOLE} 0"),
+    ({"trace": None}, OptionError, f"trace {WHOLE} 1, got None"),
+    ({"first_chain": -1}, OptionError, f"first_chain {WHOLE} 0"),
+    ({"first_chain": 2**32 - 1}, OptionError, r"ids of chains stay below 2\^32"),
+    ({"observers": 3}, OptionError, r"observers is a list of observers, .*got 3 in it"),
+    ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
+    ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),
+    ({"on_divergence": ["keep"]}, OptionError, r"on_divergence is 'raise' or 'keep', got \['keep'\]"),
+    ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
+    ({"dtype": "float32"}, DtypeError, "dtype must be a dtype of torch, such as torch.float32, got 'float32'"),
+    ({"dtype": torch.complex64}, DtypeError, "floating dtype, got torch.complex64"),
+    ({"init": np.zeros((3, 2))}, DtypeError, "init must be a floating tensor, got ndarray"),
+    ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
+    ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
+    ({"init": torch.zeros(3, 2).to_sparse()}, DtypeError, r"init must be a dense tensor, got torch.sparse_coo; use `.to_dense\(\)`"),
+    ({"init": torch.zeros(3, 2, 1)}, ShapeError, r"init has points of shape \(2, 1\): ask for \(3, 2, 1\) or 3, got \(3, 2\)"),
+    ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
+    ({"init": torch.zeros(())}, ShapeError, r"init has points of shape \(\)"),
+    ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
+    ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
+    ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
+    ({"shape": ()}, ShapeError, "positive number of points"),
+    ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
+    *[({"seed": seed}, OptionError, f"seed {WHOLE} -9223372036854775808, got ") for seed in (1.0, "1", True, math.nan, -(2**63) - 1)],
+    ({"seed": torch.tensor([1, 2])}, OptionError, f"seed {WHOLE}"),
+    ({"energy": 2 * ~BOWL}, UngroundedError, r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"),
+    ({"energy": BOWL - ce.as_energy(lambda x: x.square().sum(1))}, UngroundedError, "has no lower bound"),
+    ({"energy": NEEDS}, ExpressionError, UNBOUND),
+    ({"energy": NEEDS, "sampler": Annealed()}, ExpressionError, "depends on y"),
+    ({"energy": LATENT, "shape": 3}, ShapeError, "latent points; set its `event_shape`"),
+    ({"energy": FLAT, "shape": (4, 2), "batch_size": 3}, ExpressionError, r"^flat.given\(c=.*has no gradient"),  # inside a chunk
+    ({"seed": 2**64}, OptionError, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
+    call=lambda options: draw(**options),
 )
-def test_what_does_not_fit_is_reported_with_what_was_got(options, error, message):
-    with pytest.raises(error, match=message):
-        draw(**options)
 
 
 def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
@@ -215,15 +211,11 @@ def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
                 ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).sample((3, 2), sampler=sampler)
 
 
-@pytest.mark.parametrize(
-    ("observer", "given", "message"),
-    [
-        ("Progress", ["no"], "Progress takes a function of what runs, what is done and the total, or nothing for bars, got 'no'"),
-        ("Stop", [3], "Stop takes a function of a step, a state and an info, got 3"),
-        ("Checkpoint", [True], "Checkpoint takes the path of a file, got True"),
-        *[("Checkpoint", ["c", every], "Checkpoint takes a number of seconds, at least 0, as `every`") for every in ("1", -1, math.nan)],
-    ],
+test_wrong_arguments_of_observers_are_refused = refusals(
+    ("Progress", ["no"], "Progress takes a function of what runs, what is done and the total, or nothing for bars, got 'no'"),
+    ("Stop", [3], "Stop takes a function of a step, a state and an info, got 3"),
+    ("Checkpoint", [True], "Checkpoint takes the path of a file, got True"),
+    *[("Checkpoint", ["c", every], "Checkpoint takes a number of seconds, at least 0, as `every`") for every in ("1", -1, math.nan)],
+    call=lambda observer, given: getattr(ce.sampling, observer)(*given),
+    error=OptionError,
 )
-def test_wrong_arguments_of_observers_are_refused(observer, given, message):
-    with pytest.raises(OptionError, match=message):
-        getattr(ce.sampling, observer)(*given)

@@ -11,9 +11,8 @@ from composable_energy import sampling
 from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import ENERGY_FILE, read_record, write_record
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
-from tests.processes import ended, needs_forkserver, start
 from tests.sampling_runs import BOWL, Stop, same
-from tests.saving_energies import X, normal
+from tests.saving_energies import normal
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
 needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
@@ -51,28 +50,6 @@ def test_a_fault_at_any_system_call_leaves_the_old_or_the_new_energy_that_the_ne
         at += 1
     assert at > 3
     assert seen == {1.0 if before else None, 2.0}
-
-
-def read_often(folder, count):
-    for _ in range(count):
-        ce.load(folder)(X)
-
-
-def write_often(folder, mean, count):
-    for _ in range(count):
-        normal(mean).save(folder)
-
-
-@pytest.mark.full
-@needs_forkserver
-def test_readers_beside_two_writers_never_fail(tmp_path):
-    folder = tmp_path / "saved"
-    normal(0.0).save(folder)
-    running = [start("writer", write_often, folder, float(i + 1), 60) for i in range(2)]
-    running += [start("reader", read_often, folder, 150) for _ in range(3)]
-    assert ended(running) == [0] * 5
-    assert mean(folder) in (1.0, 2.0)
-    assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

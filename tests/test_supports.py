@@ -1,7 +1,5 @@
 """Energies on a support: values, draws against quadrature and closed forms, files, and supports of expressions."""
 
-from __future__ import annotations
-
 import copy
 import math
 

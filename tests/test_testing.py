@@ -31,6 +31,7 @@ from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.factories import LEAVES
 from tests.faulty_plugins import SETTINGS, TEXTS
+from tests.refusals import refusals
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
@@ -143,13 +144,11 @@ def test_lambdas_are_excused_from_pickling_and_saving():
             checks[name]()
 
 
-def test_misuse_is_an_error():
-    with pytest.raises(AssertionError, match="sigma must be bound"):
-        check_energy(LEAVES["noisy"].terms[0], POINTS)
-    with pytest.raises(AssertionError, match="three points"):
-        check_energy(LEAVES["ring"], POINTS[:1].expand(5, 2))
-    with pytest.raises(AssertionError, match="Tensor is no Energy"):
-        check_energy(lambda: POINTS, POINTS)  # pyright: ignore[reportArgumentType]
+test_misuse_is_an_error = refusals(
+    (lambda: check_energy(LEAVES["noisy"].terms[0], POINTS), AssertionError, "sigma must be bound"),
+    (lambda: check_energy(LEAVES["ring"], POINTS[:1].expand(5, 2)), AssertionError, "three points"),
+    (lambda: check_energy(lambda: POINTS, POINTS), AssertionError, "Tensor is no Energy"),
+)
 
 
 def test_expected_failures_are_strict():
@@ -255,6 +254,14 @@ class Doubling(Walk):
         return State(x.float().double(), state.energy.float(), state.grad.float()), info
 
 
+class Stale(Walk):
+    """A point has the energy and the gradient of the point before."""
+
+    def step(self, energy, state, noise):
+        after, info = super().step(energy, state, noise)
+        return State(after.x, state.energy, state.grad), info
+
+
 class InPlace(Walk):
     def step(self, energy, state, noise):
         state.x.add_(1e-3)
@@ -269,6 +276,9 @@ class InPlace(Walk):
         (Doubling(), "seed"),
         (Walk(factor=1.1), "moments"),
         (InPlace(), "state"),
+        (Stale(), "values"),
+        (Walk(draw=lambda noise, x: noise.at(1).normal(x)), "noise"),
+        (Walk(draw=lambda noise, x: noise.for_chains(noise.chains[:1]).normal(x[:1]).expand_as(x)), "noise"),
         (Walk(draw=lambda noise, x: noise.normal(x) + next(COUNT)), "seed"),
         (Walk(draw=lambda noise, x: noise.normal(x) - noise.normal(x).mean(0)), "chunks"),
     ],

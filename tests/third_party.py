@@ -1,7 +1,5 @@
 """Third-party plug-ins for tests: distributions written to a folder on the path, as an installer leaves them."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 from collections.abc import Mapping

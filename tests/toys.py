@@ -1,7 +1,5 @@
 """Small energies under the name `toys`, and functions that run the command line in tests."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Runs the campaign: `python -m tests.campaign --minutes 10`; prints the counts, and exits with 1 if there is a defect."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import os
@@ -18,10 +16,11 @@ from PIL import Image
 
 from tests.campaign import crashes, programs, races, sampling
 from tests.campaign.runner import Counts, merge, run_area
+from tests.hostile import AREA as HOSTILE
 
 AREAS = {
     area.name: area
-    for area in (*crashes.KILLS, crashes.DISK, crashes.CLOCKS, crashes.LEAKS, races.RACES, sampling.NUMERICS, programs.COMMANDS)
+    for area in (*crashes.KILLS, crashes.DISK, crashes.CLOCKS, crashes.LEAKS, races.RACES, sampling.NUMERICS, programs.COMMANDS, HOSTILE)
 }
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 

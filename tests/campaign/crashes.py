@@ -1,7 +1,5 @@
 """Saving, sampling and training under kills, failing disks and clocks that jump, and their memory over many calls."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import os

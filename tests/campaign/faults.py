@@ -5,8 +5,6 @@ in a power cut: such files keep half of their content, and a file that was renam
 audit hook cannot be removed, so each trial runs in a forked child.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Damage to bytes, and edits of JSON data."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from copy import deepcopy

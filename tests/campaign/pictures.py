@@ -1,7 +1,5 @@
 """Files of pictures that are damaged, or that are much larger in memory than on disk."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import random

@@ -1,7 +1,5 @@
 """Random arguments on the command line."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import random

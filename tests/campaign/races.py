@@ -1,7 +1,5 @@
 """Processes that write, read, sample and train in one place at the same time."""
 
-from __future__ import annotations
-
 import os
 import random
 import time
@@ -41,14 +39,14 @@ def alone(place: Path, last: bool) -> None:
 
 
 def write(folder: Path, mean: float) -> None:
-    """Saves four times."""
-    for _ in range(4):
+    """Saves twenty times."""
+    for _ in range(20):
         normal(mean).save(folder)
 
 
 def read(folder: Path) -> None:
-    """Loads twelve times, and checks each."""
-    for _ in range(12):
+    """Loads fifty times, and checks each."""
+    for _ in range(50):
         found = ce.load(folder).config()["distribution"].mean
         check(found[0] == found[1] and found[0].item() in (0.0, 1.0, 2.0), "silent wrong answer", found)
 

@@ -1,7 +1,5 @@
 """Runs areas in forked processes, detects hangs, and keeps counts in a JSON file for each area, from which a later call continues."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Energies that fail in many ways."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

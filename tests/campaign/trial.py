@@ -1,7 +1,5 @@
 """What areas of the campaign share: the outcome of a call, and the error of a trial that found a defect."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

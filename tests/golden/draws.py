@@ -3,8 +3,6 @@
 Chains are few and short, so a difference of rounding stays one. Energies are evaluated in float64 where the expression allows it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Points of a batch that mix, functions of one point, conditions and gradients that are not what they seem: refused at the call."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

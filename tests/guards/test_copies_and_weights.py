@@ -1,7 +1,5 @@
 """What counts once: copies of a base while their numbers are equal, and an event however its weight of 1 is written."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,7 +1,5 @@
 """Energies without a density: `sample` and `log_z` refuse them, and no density with heavy tails or a pole."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

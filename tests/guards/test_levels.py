@@ -1,7 +1,5 @@
 """Samplers along a path of densities draw heavy tails and data of any width, centre and shape right, or say that they do not."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

@@ -13,6 +13,7 @@ import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, SamplingDiverged, ShapeError, SupportWarning
 from composable_energy_mcmc import MALA, ChEES, Langevin
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -159,23 +160,6 @@ class Output:
 
 
 class TestOutputs:
-    @pytest.mark.parametrize(
-        ("function", "error", "advice"),
-        [
-            (lambda x: Output(x), DtypeError, "It has `.logits`"),
-            (lambda x: {"energy": x.sum(1)}, DtypeError, r"model\(x\)\['energy'\]"),
-            (lambda x: (x.sum(1), None), DtypeError, r"model\(x\)\[0\]"),
-            (lambda x: None, DtypeError, "lack a `return`"),
-            (lambda x: x.numpy().sum(1), DtypeError, "NumPy"),
-            (lambda x: x.sum(1) > 0, DtypeError, "truth values have no gradient"),
-            (lambda x: torch.distributions.Normal(x, 1.0), DtypeError, "log_prob"),
-            (lambda x: x, ShapeError, "ClassifierEnergy"),
-        ],
-    )
-    def test_the_error_says_what_to_write(self, function, error, advice):
-        with pytest.raises(error, match=advice):
-            ce.as_energy(function)(torch.zeros(4, 2))
-
     def test_functions_without_a_gradient(self):
         bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
         cut = ce.as_energy(torch.no_grad()(lambda x: (x - 2).square().sum(1)), name="cut")
@@ -201,6 +185,19 @@ class TestOutputs:
             assert energy.sample(20, sampler=MALA(0.5), steps=3, seed=0).isfinite().all()  # by the values
             with pytest.raises(ExpressionError, match=r"Cut changes with its points, but its result has no gradient.* such as `mala`"):
                 energy.sample(20, sampler=Langevin(0.1), steps=3, seed=0)
+
+
+test_the_error_says_what_to_write = refusals(
+    (lambda x: Output(x), DtypeError, "It has `.logits`"),
+    (lambda x: {"energy": x.sum(1)}, DtypeError, r"model\(x\)\['energy'\]"),
+    (lambda x: (x.sum(1), None), DtypeError, r"model\(x\)\[0\]"),
+    (lambda x: None, DtypeError, "lack a `return`"),
+    (lambda x: x.numpy().sum(1), DtypeError, "NumPy"),
+    (lambda x: x.sum(1) > 0, DtypeError, "truth values have no gradient"),
+    (lambda x: torch.distributions.Normal(x, 1.0), DtypeError, "log_prob"),
+    (lambda x: x, ShapeError, "ClassifierEnergy"),
+    call=lambda function: ce.as_energy(function)(torch.zeros(4, 2)),
+)
 
 
 class Net(nn.Module):

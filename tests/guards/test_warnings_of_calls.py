@@ -174,7 +174,7 @@ class TestFormulas:
     @pytest.mark.full
     def test_a_formula_that_no_draw_shows(self):
         left, right = self.heads()
-        for energy in (left & right, 2 * (left & right), (left & right) & gaussian(9.0, 9.0)):
+        for energy in (left & right, 2 * (left & right), 2 * left & right, (left & right) & gaussian(9.0, 9.0)):
             with pytest.warns(SamplingWarning, match="formula: At the draws the classifiers give the formula a mean probability"):
                 x, trace = energy.sample((64, 2), sampler=MALA(), steps=60, seed=0, trace=True)
             expected = (-(left & right).evidence(x)).exp().mean().item()

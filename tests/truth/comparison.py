@@ -1,7 +1,5 @@
 """Compares draws with a density on a grid: p-values of groups of cells of equal probability, along several directions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Random expressions with their energies by the table of operators, which use no code of the library."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

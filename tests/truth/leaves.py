@@ -1,7 +1,5 @@
 """Leaves of random expressions: an energy, and the same energy written anew with NumPy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 

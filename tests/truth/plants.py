@@ -1,7 +1,5 @@
 """Errors that are planted on purpose, each in another place and through public classes; the comparison has to find them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

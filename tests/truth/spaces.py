@@ -1,7 +1,5 @@
 r"""Spaces of points that quadrature covers: a chart $x = x(t)$ on a grid of $t$, with the logarithm of its volume."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product

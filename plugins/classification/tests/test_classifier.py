@@ -11,6 +11,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy_classification import CalibrationWarning, Classifier, Refinement, pgd
+from tests.refusals import refusals
 
 
 def gaussian(mean, deviation=1.0):
@@ -141,21 +142,17 @@ def test_refined_probabilities_do_not_depend_on_the_batch():
     assert torch.equal(careful.predict(x)[kept], refined.predict(x)[kept]), "a point has the noise of its own row"
 
 
-@pytest.mark.parametrize(
-    ("energy", "options", "message"),
-    [
-        (lambda: gaussian(0), {}, "no condition y"),
-        (lambda: ce.as_energy(conditional), {}, "Say which values"),
-        (lambda: ce.as_energy(conditional), {"classes": [1]}, "two classes or more"),
-        (lambda: ce.as_energy(lambda x, y, sigma: x[:, 0] * y * sigma), {"classes": 2}, "also depends on sigma"),
-        (lambda: [gaussian(0), gaussian(1)], {"classes": ["one"]}, "one for each"),
-        (lambda: [(e := head()[1]).given(y=0), e.given(y=0) | e.given(y=1)], {}, "may hold together"),
-        (lambda: [gaussian(0), gaussian(1)], {"offsets": [1.0, math.nan]}, "finite"),
-    ],
+test_bad_classifiers_are_refused = refusals(
+    (lambda: gaussian(0), {}, "no condition y"),
+    (lambda: ce.as_energy(conditional), {}, "Say which values"),
+    (lambda: ce.as_energy(conditional), {"classes": [1]}, "two classes or more"),
+    (lambda: ce.as_energy(lambda x, y, sigma: x[:, 0] * y * sigma), {"classes": 2}, "also depends on sigma"),
+    (lambda: [gaussian(0), gaussian(1)], {"classes": ["one"]}, "one for each"),
+    (lambda: [(e := head()[1]).given(y=0), e.given(y=0) | e.given(y=1)], {}, "may hold together"),
+    (lambda: [gaussian(0), gaussian(1)], {"offsets": [1.0, math.nan]}, "finite"),
+    call=lambda energy, options: Classifier(energy(), **options),
+    error=OptionError,
 )
-def test_bad_classifiers_are_refused(energy, options, message):
-    with pytest.raises(OptionError, match=message):
-        Classifier(energy(), **options)
 
 
 def test_bad_points_are_refused():

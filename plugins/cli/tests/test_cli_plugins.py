@@ -12,6 +12,7 @@ import pytest
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.registry import installed
+from tests.processes import run_code
 from tests.toys import Broken, Noisy, Toys, Unmade, python, run
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -144,8 +145,7 @@ def test_module_runs_and_version_and_help_need_no_torch():
         "    try: main(arguments)\n    except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
+    assert run_code(code).returncode == 0
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, WindowEnergy, edge_error, fit_common, fit_styles, squared_error
 from composable_energy_comet.conv import SPREAD
 from composable_energy_training import Batch
+from tests.refusals import refusals
 
 SIZE, ROWS = 16, 3
 
@@ -109,16 +110,13 @@ def test_parts_of_a_batch_take_the_same_iterate():
     assert torch.allclose(objective.loss(comet, data).value, together, rtol=0, atol=1e-12)
 
 
-def test_what_does_not_fit_is_named():
-    with pytest.raises(OptionError, match="iterates must be one of 'random', 'all', 'last', got 'first'"):
-        Decomposition(iterates="first")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(OptionError, match="truncate must be a whole number of at least 1, got 0"):
-        Decomposition(truncate=0)
-    with pytest.raises(OptionError, match="trains a Comet, got Linear"):
-        Decomposition().loss(torch.nn.Linear(1, 1), batch())
-    encoder, energy = model().encoder, model(coordinates="absolute").energy
-    with pytest.raises(OptionError, match="gives components of 6 numbers, the energy takes 3"):
-        Comet(encoder, energy)
+test_what_does_not_fit_is_named = refusals(
+    (lambda: Decomposition(iterates="first"), "iterates must be one of 'random', 'all', 'last', got 'first'"),  # pyright: ignore[reportArgumentType]
+    (lambda: Decomposition(truncate=0), "truncate must be a whole number of at least 1, got 0"),
+    (lambda: Decomposition().loss(torch.nn.Linear(1, 1), batch()), "trains a Comet, got Linear"),
+    (lambda: Comet(model().encoder, model(coordinates="absolute").energy), "gives components of 6 numbers, the energy takes 3"),
+    error=OptionError,
+)
 
 
 def test_a_shifted_edge_counts_more_than_the_same_error_spread_out():

@@ -16,6 +16,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, PluginNotFound
 from composable_energy_hub import HubAccessError, HubConnectionError, HubError, HubNotFoundError
 from plugins.hub.tests.hub_server import Hub, running
+from tests.processes import run_code
 from tests.third_party import acme, site  # noqa: F401
 
 
@@ -236,7 +237,7 @@ def test_the_environment_and_the_command_line(hub, tmp_path):
     """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` do what they do for the hub's own library."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token}
     script = "import torch, composable_energy as ce; ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).push('owner/bowl')"
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
+    assert run_code(script, tmp_path, **environment).returncode == 0
     command = [sys.executable, "-m", "composable_energy", "sample", "'hf:owner/bowl@main' & 2 * hf:owner/bowl", "-n", "3", "--seed", "0"]
     command += ["--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o"]
     subprocess.run([*command, "a.npy"], check=True, env=environment, cwd=tmp_path)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data import open_pictures
-from plugins.image.tests.picture_files import RANDOM, channels_first, random_pixels, save
+from plugins.image.tests.picture_files import CELEBA_NAMES, channels_first, random_pixels, save, write_celeba, write_cifar, write_mnist
 
 
 class TestFolder:
@@ -139,32 +139,19 @@ class TestFolder:
 
 
 class TestCelebA:
-    NAMES = ("Male", "Smiling", "Young")
-
-    def write(self, path, count=6, parts=(0, 0, 0, 1, 2, 2)):
-        names = [f"{number:06d}.jpg" for number in range(1, count + 1)]
-        values = RANDOM.choice([-1, 1], (count, 3))
-        for name in names:
-            save(path / "img_align_celeba" / name, random_pixels(218, 178, 3))
-        rows = [f"{name}  {' '.join(f'{value:2d}' for value in row)}" for name, row in zip(names, values, strict=True)]
-        (path / "list_attr_celeba.txt").write_text("\n".join([str(count), " ".join(self.NAMES) + " ", *rows]) + "\n")
-        if parts:
-            (path / "list_eval_partition.txt").write_text("".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True)))
-        return names, values
-
     def test_pictures_and_attributes(self, tmp_path):
-        names, values = self.write(tmp_path)
+        names, values = write_celeba(tmp_path)
         for part, rows in (("train", slice(0, 3)), ("valid", slice(3, 4)), ("test", slice(4, 6))):
             found = open_pictures(tmp_path, part=part)
             middle = [channels_first(np.asarray(Image.open(tmp_path / "img_align_celeba" / name))[20:198]) for name in names[rows]]
             assert np.array_equal(found.pixels, np.stack(middle))
             assert found.event_shape == (3, 178, 178)
-            for column, name in enumerate(self.NAMES):
+            for column, name in enumerate(CELEBA_NAMES):
                 assert found.labels[name].names == ("no", "yes")
                 assert found.labels[name].values.tolist() == [int(value == 1) for value in values[rows, column]]
 
     def test_bad_lists(self, tmp_path):
-        names, _ = self.write(tmp_path)
+        names, _ = write_celeba(tmp_path)
         path, parts = tmp_path / "list_attr_celeba.txt", tmp_path / "list_eval_partition.txt"
         text, message = path.read_text(), parts.read_text()
         for wrong, error in (
@@ -182,7 +169,7 @@ class TestCelebA:
             open_pictures(tmp_path)
 
     def test_missing_things(self, tmp_path):
-        names, _ = self.write(tmp_path)
+        names, _ = write_celeba(tmp_path)
         (tmp_path / "img_align_celeba" / names[0]).unlink()
         with pytest.raises(FileFormatError, match=r"1 of the 6 pictures.*000001.jpg"):
             open_pictures(tmp_path)
@@ -198,18 +185,8 @@ class TestCelebA:
 
 
 class TestCifar:
-    def ten(self, path, count=3):
-        path.mkdir(exist_ok=True)
-        (path / "batches.meta.txt").write_text("\n".join(["airplane", "automobile", *map(str, range(8))]) + "\n\n")
-        batches = []
-        for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
-            labels, pixels = RANDOM.integers(0, 10, count).astype(np.uint8), random_pixels(count, 3, 32, 32)
-            (path / name).write_bytes(b"".join(bytes([y]) + x.tobytes() for y, x in zip(labels, pixels, strict=True)))
-            batches.append((labels, pixels))
-        return batches
-
     def test_ten(self, tmp_path):
-        batches = self.ten(tmp_path)
+        batches = write_cifar(tmp_path)
         for part, some in (("train", batches[:5]), ("test", batches[5:])):
             found = open_pictures(tmp_path, part=part)
             assert np.array_equal(found.pixels, np.concatenate([pixels for _, pixels in some]))
@@ -231,7 +208,7 @@ class TestCifar:
         assert found.labels["class"].names == tuple(fine)
 
     def test_damage(self, tmp_path):
-        self.ten(tmp_path)
+        write_cifar(tmp_path)
         batch = tmp_path / "data_batch_2.bin"
         data = batch.read_bytes()
         for wrong in (data[:-1], b""):
@@ -254,20 +231,9 @@ class TestCifar:
 
 
 class TestIdx:
-    def write(self, path, pack=False, dot="-"):
-        made = {}
-        for part in ("train", "t10k"):
-            pixels, labels = random_pixels(4, 7, 6), RANDOM.integers(0, 10, 4).astype(np.uint8)
-            images = struct.pack(">4i", 0x803, 4, 7, 6) + pixels.tobytes()
-            classes = struct.pack(">2i", 0x801, 4) + labels.tobytes()
-            for name, data in ((f"{part}-images{dot}idx3-ubyte", images), (f"{part}-labels{dot}idx1-ubyte", classes)):
-                (path / f"{name}{'.gz' * pack}").write_bytes(gzip.compress(data) if pack else data)
-            made["train" if part == "train" else "test"] = pixels, labels
-        return made
-
     @pytest.mark.parametrize(("pack", "dot"), [(False, "-"), (True, "-"), (False, ".")])
     def test_both_parts(self, tmp_path, pack, dot):
-        for part, (pixels, labels) in self.write(tmp_path, pack, dot).items():
+        for part, (pixels, labels) in write_mnist(tmp_path, pack, dot).items():
             found = open_pictures(tmp_path, part=part)
             assert np.array_equal(found.pixels, pixels[:, None])
             assert isinstance(found.pixels, np.memmap) != pack
@@ -275,7 +241,7 @@ class TestIdx:
             assert found.labels["class"].names == tuple("0123456789")
 
     def test_a_table_names_pictures_by_their_number(self, tmp_path):
-        self.write(tmp_path)
+        write_mnist(tmp_path)
         table = tmp_path / "attributes.csv"
         table.write_text("number,round\n2,1\n0,0\n1,\n3,1\n")
         found = open_pictures(tmp_path, labels=table).labels
@@ -286,7 +252,7 @@ class TestIdx:
 
     @pytest.mark.parametrize("pack", [False, True])
     def test_damage(self, tmp_path, pack):
-        self.write(tmp_path, pack)
+        write_mnist(tmp_path, pack)
         ending = ".gz" * pack
         images, labels = tmp_path / f"train-images-idx3-ubyte{ending}", tmp_path / f"train-labels-idx1-ubyte{ending}"
         data = images.read_bytes()

@@ -19,8 +19,9 @@ from plugins.image.tests.picture_files import channels_first, random_pixels, sav
 from tests.campaign.pictures import png
 
 
-def write_folder(folder, count=5):
-    return np.stack([channels_first(save(folder / f"{number}.png", random_pixels(6, 6, 3))) for number in range(count)])
+def write_folder(tmp_path, count=5):
+    pixels = np.stack([channels_first(save(tmp_path / "some" / f"{number}.png", random_pixels(6, 6, 3))) for number in range(count)])
+    return tmp_path / "some", tmp_path / "cache" / "deep", pixels
 
 
 class TestOpening:
@@ -50,7 +51,7 @@ class TestOpening:
             open_pictures(tmp_path, **options)
 
     def test_a_format_can_be_forced(self, tmp_path):
-        pixels = write_folder(tmp_path)
+        pixels = write_folder(tmp_path)[2]
         (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 4, 7, 6) + bytes(4 * 7 * 6))
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 4) + bytes(4))
         assert open_pictures(tmp_path).event_shape == (1, 7, 6)
@@ -58,11 +59,8 @@ class TestOpening:
 
 
 class TestCache:
-    def write(self, tmp_path):
-        return tmp_path / "some", tmp_path / "cache" / "deep", write_folder(tmp_path / "some")
-
     def test_pictures_are_decoded_once_until_they_change(self, tmp_path):
-        folder, cache, pixels = self.write(tmp_path)
+        folder, cache, pixels = write_folder(tmp_path)
         for _ in range(2):
             found = open_pictures(folder, cache=cache)
             assert isinstance(found.pixels, np.memmap) and np.array_equal(found.pixels, pixels)
@@ -78,7 +76,7 @@ class TestCache:
         assert len(open_pictures(folder, cache=cache)) == 4
 
     def test_damage_to_a_cache_is_mended(self, tmp_path):
-        folder, cache, pixels = self.write(tmp_path)
+        folder, cache, pixels = write_folder(tmp_path)
         open_pictures(folder, cache=cache)
         (file,) = cache.iterdir()
         for wrong in (file.read_bytes()[:-1], b""):
@@ -87,7 +85,7 @@ class TestCache:
 
     def test_a_disk_that_fills_while_writing(self, tmp_path):
         resource = pytest.importorskip("resource")
-        folder, cache, pixels = self.write(tmp_path)
+        folder, cache, pixels = write_folder(tmp_path)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
         try:

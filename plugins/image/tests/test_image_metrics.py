@@ -7,6 +7,7 @@ import torch
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_image.metrics import features_of, fidelity, frechet_distance, psnr, ssim
+from tests.refusals import refusals
 
 F64 = torch.float64
 
@@ -70,17 +71,11 @@ def test_draws_of_one_mode_are_precise_and_miss_the_other():
     assert fidelity(truth + 1000, truth) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("build", "error", "match"),
-    [
-        (lambda: psnr(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 5)), ShapeError, "two batches"),
-        (lambda: psnr(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), peak=0), OptionError, "positive"),
-        (lambda: ssim(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)), ShapeError, "11 pixels"),
-        (lambda: frechet_distance(torch.rand(5, 2), torch.rand(5, 3)), ShapeError, "\\(N, D\\)"),
-        (lambda: frechet_distance(torch.full((5, 2), math.nan), torch.rand(5, 2)), ExpressionError, "not finite"),
-        (lambda: fidelity(torch.rand(5, 2), torch.rand(5, 2)), ShapeError, "at least 6"),
-    ],
+test_bad_input_is_refused = refusals(
+    (lambda: psnr(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 5)), ShapeError, "two batches"),
+    (lambda: psnr(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), peak=0), OptionError, "positive"),
+    (lambda: ssim(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)), ShapeError, "11 pixels"),
+    (lambda: frechet_distance(torch.rand(5, 2), torch.rand(5, 3)), ShapeError, "\\(N, D\\)"),
+    (lambda: frechet_distance(torch.full((5, 2), math.nan), torch.rand(5, 2)), ExpressionError, "not finite"),
+    (lambda: fidelity(torch.rand(5, 2), torch.rand(5, 2)), ShapeError, "at least 6"),
 )
-def test_bad_input_is_refused(build, error, match):
-    with pytest.raises(error, match=match):
-        build()

@@ -21,8 +21,8 @@ from composable_energy_training import (
     NoiseContrastive,
     open_recipe,
 )
+from plugins.image.tests.picture_files import RANDOM, random_pixels, write_celeba, write_cifar, write_mnist
 
-RANDOM = np.random.default_rng(0)
 OPTIMIZER = ("rate", "betas", "clip")
 
 # What the papers and their released code say: K, step a, noise, the largest gradient; Adam's rate, betas and the clip of gradients; the
@@ -54,69 +54,43 @@ def test_settings_are_those_of_the_papers(name: str):
     assert written["sampling"]["step"] == step
 
 
-def cifar10(folder: Path) -> Path:
-    (folder / "batches.meta.txt").write_text("\n".join(map(str, range(10))) + "\n\n")
-    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
-        (folder / name).write_bytes(b"".join(bytes([y]) + RANDOM.bytes(3072) for y in range(10)))
-    return folder
-
-
-def mnist(folder: Path) -> Path:
-    for what, array in (("images", RANDOM.integers(0, 256, (12, 28, 28), dtype=np.uint8)), ("labels", np.arange(12, dtype=np.uint8) % 10)):
-        head = bytes((0, 0, 8, array.ndim)) + b"".join(length.to_bytes(4, "big") for length in array.shape)
-        (folder / f"train-{what}-idx{array.ndim}-ubyte").write_bytes(head + array.tobytes())
-    return folder
-
-
-def imagenet(folder: Path) -> Path:
+def imagenet(folder: Path) -> None:
     for i, name in enumerate(["n01440764", "n01443537", "n01484850"] * 2):
         (folder / name).mkdir(exist_ok=True)
         picture(48, 40).save(folder / name / f"{i}.jpg")
-    return folder
 
 
-def celeba(folder: Path) -> Path:
-    (folder / "img_align_celeba").mkdir()
-    rows = [f"{i:06d}.jpg {2 * (i % 2) - 1} {1 - 2 * (i % 2)}" for i in range(1, 7)]
-    (folder / "list_attr_celeba.txt").write_text("\n".join(["6", "Smiling Male", *rows]) + "\n")
-    for i in range(1, 7):
-        picture(178, 218).save(folder / "img_align_celeba" / f"{i:06d}.jpg")
-    return folder
-
-
-def archive(size: int, channels: int) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
+def archive(size: int, channels: int) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
         images = RANDOM.integers(0, 2, (6, size, size, channels), dtype=np.uint8) * 255
         np.savez(folder / "all.npz", images=images, shape=np.arange(6) % 3)
-        return folder / "all.npz"
 
     return write
 
 
-def pictures(folder: Path) -> Path:
+def pictures(folder: Path) -> None:
     for i in range(6):
         picture(40, 40).save(folder / f"{i}.png")
-    return folder
 
 
 def picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(random_pixels(height, width, 3))
 
 
 FEW = {"training.batch_size": 2, "training.steps": 2}
 CHAINS = {**FEW, "objective.buffer": 8, "chains.steps": 2}
 CASES = {
-    "igebm-cifar10": (cifar10, {"model.width": 4}),
-    "igebm-cifar10-unconditional": (cifar10, {"model.width": 4}),
+    "igebm-cifar10": (write_cifar, {"model.width": 4}),
+    "igebm-cifar10-unconditional": (write_cifar, {"model.width": 4}),
     "igebm-imagenet32": (imagenet, {"model.width": 4, "model.labels": 3}),
     "igebm-imagenet128": (imagenet, {"model.width": 4, "model.labels": 3, "model.size": 32, "data.size": 32}),
-    "igebm-mnist": (mnist, {"model.width": 4}),
+    "igebm-mnist": (lambda folder: write_mnist(folder, side=(28, 28)), {"model.width": 4}),
     "igebm-dsprites": (archive(64, 1), {"model.width": 4}),
-    "compositional-celeba": (celeba, {"model.width": 4, "model.size": 32, "data.size": 32}),
+    "compositional-celeba": (write_celeba, {"model.width": 4, "model.size": 32, "data.size": 32}),
     "compositional-scenes": (archive(64, 3), {"model.width": 4, "model.size": 32, "data.size": 32}),
-    "improved-cd-cifar10": (cifar10, {"model.width": 8}),
-    "improved-cd-celeba": (celeba, {"model.width": 8, "model.size": 66, "data.size": 66}),
-    "jem-cifar10": (cifar10, {"model.width": 1, "model.depth": 10}),
+    "improved-cd-cifar10": (write_cifar, {"model.width": 8}),
+    "improved-cd-celeba": (write_celeba, {"model.width": 8, "model.size": 66, "data.size": 66}),
+    "jem-cifar10": (write_cifar, {"model.width": 1, "model.depth": 10}),
     "cd-small": (pictures, {"model.width": 4}),
     "improved-cd-small": (pictures, {"model.width": 4}),
     "denoising-small": (pictures, {"model.width": 8, "sheets.n": 2}),
@@ -139,7 +113,8 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     (tmp_path / "data").mkdir()
     recipe = ce.get("recipe", name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
     untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
-    out = recipe.run(write(tmp_path / "data"), tmp_path / "out")
+    write(tmp_path / "data")
+    out = recipe.run(next((tmp_path / "data").glob("*.npz"), tmp_path / "data"), tmp_path / "out")
     energy = ce.load(out)
     parameters = list(zip(energy.parameters(), untrained.parameters(), strict=True))
     assert any(not torch.equal(trained, before) for trained, before in parameters)

@@ -10,6 +10,7 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.testing import check_sampler
 from composable_energy_latent import LACE, LabelError, attribute, fit_attributes, latent
 from plugins.latent.tests.closed_case import direction, errors, logistic, moments
+from tests.refusals import refusals
 
 
 def base(prior=3):
@@ -82,19 +83,15 @@ def test_a_tensor_of_labels_has_names(capsys):
         found["c"]
 
 
-@pytest.mark.parametrize(
-    ("labels", "says"),
-    [
-        (lambda x: {"rare": x[:, 0] > 2}, "Of 200 pictures 0 show rare, too few"),
-        (lambda x: {"a": -(x[:, 0] > 0).long()}, "whole numbers from 0"),
-        (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
-        (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
-        (lambda x: x > 0, "give one name for each column"),
-    ],
+test_labels_that_teach_nothing_are_refused = refusals(
+    (lambda x: {"rare": x[:, 0] > 2}, "Of 200 pictures 0 show rare, too few"),
+    (lambda x: {"a": -(x[:, 0] > 0).long()}, "whole numbers from 0"),
+    (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
+    (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
+    (lambda x: x > 0, "give one name for each column"),
+    call=lambda labels: fit_attributes(base(), labels, count=200, steps=1),
+    error=LabelError,
 )
-def test_labels_that_teach_nothing_are_refused(labels, says):
-    with pytest.raises(LabelError, match=says):
-        fit_attributes(base(), labels, count=200, steps=1)
 
 
 def test_other_wrong_arguments():

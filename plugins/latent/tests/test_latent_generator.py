@@ -13,6 +13,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, ShapeError
 from composable_energy_image.testing import check_encoder
 from composable_energy_latent import Generator, GeneratorError, LatentHeads, attribute, continuous, graded, latent, load_generator
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -120,24 +121,19 @@ class TestBadGenerators:
         with pytest.raises(GeneratorError, match="NaN or infinite values for 1 of 3"):  # also later
             base.decoder(torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]))
 
-    def test_wrong_arguments(self):
-        base = latent(nn.Linear(4, 3), 4)
-        with pytest.raises(ShapeError, match=r"\(B, 4\), got \(2, 5\)"):
-            base.decoder(torch.zeros(2, 5))
-        with pytest.raises(ShapeError, match=r"\(B, 4\)"):
-            attribute(base, lambda z: z[:, 0], "a")(torch.zeros(2, 5))
-        with pytest.raises(GeneratorError, match=r"shape \(4\), the prior has \(3\)"):
-            latent(Generator(nn.Linear(4, 3), (4,)), 3)
-        with pytest.raises(OptionError, match="A prior is"):
-            latent(nn.Linear(4, 3), "normal")  # type: ignore[arg-type]
-        with pytest.raises(OptionError, match="on must be one of"):
-            attribute(base, lambda z: z[:, 0], "a", on="y")  # type: ignore[arg-type]
-        with pytest.raises(OptionError, match="whose decoder is a Generator"):
-            attribute(ce.as_energy(Normal(torch.zeros(4), 1.0)), lambda z: z[:, 0], "a", on="x")
-        with pytest.raises(OptionError, match="width must be between"):
-            continuous(base, lambda z: z[:, 0], "a", width=1e-4)
-        with pytest.raises(OptionError, match="two labels"):
-            graded(ce.ClassifierEnergy(LatentHeads(4, 3), 2, base))
+
+PLAIN = latent(nn.Linear(4, 3), 4)
+COLUMN = lambda z: z[:, 0]
+test_wrong_arguments_are_refused = refusals(
+    (lambda: PLAIN.decoder(torch.zeros(2, 5)), ShapeError, r"\(B, 4\), got \(2, 5\)"),
+    (lambda: attribute(PLAIN, COLUMN, "a")(torch.zeros(2, 5)), ShapeError, r"\(B, 4\)"),
+    (lambda: latent(Generator(nn.Linear(4, 3), (4,)), 3), GeneratorError, r"shape \(4\), the prior has \(3\)"),
+    (lambda: latent(nn.Linear(4, 3), "normal"), OptionError, "A prior is"),  # pyright: ignore[reportArgumentType]
+    (lambda: attribute(PLAIN, COLUMN, "a", on="y"), OptionError, "on must be one of"),  # pyright: ignore[reportArgumentType]
+    (lambda: attribute(ce.as_energy(Normal(torch.zeros(4), 1.0)), COLUMN, "a", on="x"), OptionError, "whose decoder is a Generator"),
+    (lambda: continuous(PLAIN, COLUMN, "a", width=1e-4), OptionError, "width must be between"),
+    (lambda: graded(ce.ClassifierEnergy(LatentHeads(4, 3), 2, PLAIN)), OptionError, "two labels"),
+)
 
 
 @pytest.mark.parametrize("prior", [Uniform(-torch.ones(4), torch.ones(4)), RING])

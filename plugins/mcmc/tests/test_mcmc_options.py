@@ -11,18 +11,13 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
+from tests.refusals import refusals
+from tests.sampling_runs import Bowl
 
 pytestmark = pytest.mark.slow
 
 REPLICAS = [Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), SMC(levels=3, moves=1, leapfrogs=2, mean=0.0, scale=2.0)]
 SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1), ChEES(0.2, 0.8), *REPLICAS]
-
-
-class Bowl(ce.Energy):
-    """A unit Gaussian; at a noise level, with the noise added."""
-
-    def forward(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        return x.square().reshape(len(x), -1).sum(1) / (2 * (1 + sigma**2))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -109,22 +104,17 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
         Counted().sample((2, 2), sampler=sampler, steps=11)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
-        (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
-        (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
-        (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
-        (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
-        (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
-        (lambda: Bowl().sample((2, 2), sampler=MALA, clamp=(0, 1)), "refuses clamp: a clamped proposal has no density"),
-        (lambda: Bowl().sample((2, 2), sampler=Underdamped, clamp=(0, 1)), "refuses clamp: a point that is clamped keeps"),
-    ],
+test_options_out_of_range_are_reported = refusals(
+    (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
+    (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
+    (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
+    (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
+    (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
+    (lambda: Annealed(sigma_min=4.0, sigma_max=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
+    (lambda: Bowl().sample((2, 2), sampler=MALA, clamp=(0, 1)), "refuses clamp: a clamped proposal has no density"),
+    (lambda: Bowl().sample((2, 2), sampler=Underdamped, clamp=(0, 1)), "refuses clamp: a point that is clamped keeps"),
+    error=OptionError,
 )
-def test_options_out_of_range_are_reported(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
 
 
 COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]

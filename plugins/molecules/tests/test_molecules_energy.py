@@ -24,6 +24,7 @@ from composable_energy_molecules import (
     recovered,
 )
 from composable_energy_training import Batch, Optimizer, Trainer
+from tests.refusals import refusals
 
 
 def small(residues=None):
@@ -204,12 +205,13 @@ def test_the_context_changes_the_rotamers():
     torch.testing.assert_close(exact.given(context=rows)(x), each)
 
 
-def test_what_cannot_be_generated_is_refused():
-    with pytest.raises(OptionError, match=r"Rotamers of TRP cannot be generated; those of SER"):
-        GeneratedRotamers()(torch.zeros(1, 4), context=context_of("TRP", 0.0, 0.0))
-    with pytest.raises(OptionError, match="got TRP"):
-        generate(5, residues=("TRP",))
-    with pytest.raises(ShapeError, match="need a context of shape"):
-        GeneratedRotamers()(torch.zeros(1, 4), context=torch.zeros(1, 4))
-    with pytest.raises(OptionError, match="indices below 20"):
-        GeneratedRotamers()(torch.zeros(1, 4), context=torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]]))
+test_what_cannot_be_generated_is_refused = refusals(
+    (
+        lambda: GeneratedRotamers()(torch.zeros(1, 4), context=context_of("TRP", 0.0, 0.0)),
+        OptionError,
+        r"Rotamers of TRP cannot be generated; those of SER",
+    ),
+    (lambda: generate(5, residues=("TRP",)), OptionError, "got TRP"),
+    (lambda: GeneratedRotamers()(torch.zeros(1, 4), context=torch.zeros(1, 4)), ShapeError, "need a context of shape"),
+    (lambda: GeneratedRotamers()(torch.zeros(1, 4), context=torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]])), OptionError, "indices below 20"),
+)

@@ -6,6 +6,7 @@ import torch
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.testing import check_energy
 from composable_energy_molecules import ClashEnergy, Wells, arc, dihedral, side_chain_atoms
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -36,17 +37,13 @@ def test_an_arc_holds_what_is_near_its_centre():
     assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
 
 
-def test_events_and_clashes_say_what_they_need():
-    with pytest.raises(ShapeError, match="residue 2 needs points"):
-        Wells(1, residue=2)("trans")(torch.zeros(3, 2, 4))
-    with pytest.raises(OptionError, match="from 1 to 4"):
-        Wells(5)
-    with pytest.raises(OptionError, match="half_width"):
-        arc(1, 0.0, 190.0)
-    with pytest.raises(OptionError, match="two residues or more"):
-        ClashEnergy(["LEU"], backbone()[None])
-    with pytest.raises(ShapeError, match="finite numbers of shape"):
-        ClashEnergy(["LEU", "LYS"], backbone()[None])
+test_events_and_clashes_say_what_they_need = refusals(
+    (lambda: Wells(1, residue=2)("trans")(torch.zeros(3, 2, 4)), ShapeError, "residue 2 needs points"),
+    (lambda: Wells(5), OptionError, "from 1 to 4"),
+    (lambda: arc(1, 0.0, 190.0), OptionError, "half_width"),
+    (lambda: ClashEnergy(["LEU"], backbone()[None]), OptionError, "two residues or more"),
+    (lambda: ClashEnergy(["LEU", "LYS"], backbone()[None]), ShapeError, "finite numbers of shape"),
+)
 
 
 def test_atoms_have_the_dihedrals_of_the_angles():

@@ -10,6 +10,7 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.testing import check_energy
 from composable_energy_observed import Blur, Chain, Downsample, Gaussian, Mask, Poisson, Quantised
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -90,28 +91,22 @@ class Rounding(nn.Module):
         return x.round()
 
 
-@pytest.mark.parametrize(
-    ("build", "error", "match"),
-    [
-        (lambda: ce.observed(torch.ones(2)), OptionError, "needs its noise"),
-        (lambda: ce.observed(torch.ones(2), None, torch.ones(3)), ShapeError, "noise has shape"),
-        (lambda: ce.observed(torch.ones(2), None, "poison"), OptionError, "Did you mean 'poisson'"),
-        (lambda: ce.observed(torch.ones(2), None, "quantised"), OptionError, "missing step, scale"),
-        (lambda: ce.observed(torch.tensor([1.0, math.nan]), None, 1.0), OptionError, "1 of 2 measured numbers"),
-        (lambda: ce.observed(torch.tensor([1.0, 0.5]), None, "poisson"), OptionError, "counts"),
-        (lambda: ce.observed(torch.ones(2), torch.ones(3, dtype=torch.bool), 1.0), ShapeError, "does not fit"),
-        (lambda: ce.observed(torch.ones(1, 2, 2), Downsample(2), 1.0, event_shape=(1, 8, 8)), ShapeError, "not \\(1, 8, 8\\)"),
-        (lambda: ce.observed(torch.ones(2), lambda x: x.detach(), 1.0, event_shape=(2,)), ExpressionError, "not differentiable"),
-        (lambda: ce.observed(torch.ones(2), Rounding(), 1.0, event_shape=(2,)), ExpressionError, "rounds"),
-        (lambda: ce.observed(torch.ones(2), lambda x: x / 0 * 0, 1.0, event_shape=(2,)), ExpressionError, "not finite"),
-        (lambda: ce.observed(torch.ones(2), lambda x: x + torch.randn_like(x), 1.0, event_shape=(2,)), ExpressionError, "random"),
-        (lambda: ce.observed(torch.ones(2), lambda x: [x], 1.0, event_shape=(2,)), DtypeError, "floating tensor"),
-        (lambda: ~ce.observed(torch.ones(2), None, "poisson"), ExpressionError, "level of its own"),
-    ],
+test_an_observation_that_does_not_fit_is_refused = refusals(
+    (lambda: ce.observed(torch.ones(2)), OptionError, "needs its noise"),
+    (lambda: ce.observed(torch.ones(2), None, torch.ones(3)), ShapeError, "noise has shape"),
+    (lambda: ce.observed(torch.ones(2), None, "poison"), OptionError, "Did you mean 'poisson'"),
+    (lambda: ce.observed(torch.ones(2), None, "quantised"), OptionError, "missing step, scale"),
+    (lambda: ce.observed(torch.tensor([1.0, math.nan]), None, 1.0), OptionError, "1 of 2 measured numbers"),
+    (lambda: ce.observed(torch.tensor([1.0, 0.5]), None, "poisson"), OptionError, "counts"),
+    (lambda: ce.observed(torch.ones(2), torch.ones(3, dtype=torch.bool), 1.0), ShapeError, "does not fit"),
+    (lambda: ce.observed(torch.ones(1, 2, 2), Downsample(2), 1.0, event_shape=(1, 8, 8)), ShapeError, "not \\(1, 8, 8\\)"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x.detach(), 1.0, event_shape=(2,)), ExpressionError, "not differentiable"),
+    (lambda: ce.observed(torch.ones(2), Rounding(), 1.0, event_shape=(2,)), ExpressionError, "rounds"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x / 0 * 0, 1.0, event_shape=(2,)), ExpressionError, "not finite"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x + torch.randn_like(x), 1.0, event_shape=(2,)), ExpressionError, "random"),
+    (lambda: ce.observed(torch.ones(2), lambda x: [x], 1.0, event_shape=(2,)), DtypeError, "floating tensor"),
+    (lambda: ~ce.observed(torch.ones(2), None, "poisson"), ExpressionError, "level of its own"),
 )
-def test_an_observation_that_does_not_fit_is_refused(build, error, match):
-    with pytest.raises(error, match=match):
-        build()
 
 
 @pytest.mark.full

@@ -2,6 +2,8 @@
 
 import csv
 
+import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -35,6 +37,11 @@ class StopAfter(Callback):
         self.left -= 1
         if not self.left:
             raise Stop
+
+
+def fit_until_stopped(trainer):
+    with pytest.raises(Stop):
+        trainer.fit()
 
 
 class Noted(Callback):
@@ -83,6 +90,11 @@ def read_log(folder):
     """Returns the rows of `log.csv`."""
     with (folder / "log.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def last(folder):
+    """Returns the tensors of the last checkpoint."""
+    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
 
 
 def network():

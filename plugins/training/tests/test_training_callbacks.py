@@ -25,6 +25,7 @@ from composable_energy_training import (
 )
 from composable_energy_training.callbacks import ProgressLog
 from plugins.training.tests.run_helpers import DATA, Scripted, network, read_log, trainer
+from tests.refusals import refusals
 
 GROWING = {"gap": lambda step, seed: step / 100}
 
@@ -102,17 +103,16 @@ def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):
         assert found.getpixel((1, 1))[0] / 255 == pytest.approx(0.2, abs=1 / 255)
 
 
-@pytest.mark.parametrize(
-    ("sheet", "data", "message"),
-    [
-        (SampleSheet(chains=True), PICTURES, "keeps no chains"),
-        (SampleSheet(), PICTURES, "samples an energy"),
-        (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
-    ],
+test_a_sheet_without_anything_to_show_is_reported_at_the_start = refusals(
+    (SampleSheet(chains=True), PICTURES, "keeps no chains"),
+    (SampleSheet(), PICTURES, "samples an energy"),
+    (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
+    call=lambda tmp_path, sheet, data: Trainer(
+        network(), Scripted({}), data, steps=3, batch_size=8, callbacks=[Checkpoints(tmp_path), sheet]
+    ).fit(),
+    fixture="tmp_path",
+    error=OptionError,
 )
-def test_a_sheet_without_anything_to_show_is_reported_at_the_start(sheet, data, message, tmp_path):
-    with pytest.raises(OptionError, match=message):
-        Trainer(network(), Scripted({}), data, steps=3, batch_size=8, callbacks=[Checkpoints(tmp_path), sheet]).fit()
 
 
 def test_a_line_of_the_log_has_stage_step_loss_and_time_left(tmp_path, caplog):

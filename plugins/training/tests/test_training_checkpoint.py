@@ -5,17 +5,17 @@ import signal
 import threading
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
 from composable_energy.files import digest_of, read_record, write_record
 from composable_energy_training import Callback, Checkpoints, CSVLog, Loss, Monitor, Objective, Optimizer, Trainer
-from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, read_log, same
+from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, fit_until_stopped, last, read_log, same
 from plugins.training.tests.run_helpers import trainer as scripted
 from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
+from tests.refusals import refusals
 
 STEPS = 24
 needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
@@ -52,16 +52,11 @@ def trainer(out, model=None, callbacks=(), **options):
 
 def stopped(out, step):
     """Runs up to a step."""
-    with pytest.raises(Stop):
-        trainer(out, callbacks=[StopAt(step)]).fit()
+    fit_until_stopped(trainer(out, callbacks=[StopAt(step)]))
 
 
 def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
-
-
-def last(folder):
-    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
 
 
 def same_files(one, other):
@@ -121,21 +116,18 @@ def test_no_checkpoint_left_and_another_version_are_errors(tmp_path):
         trainer(tmp_path).fit()
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "message"),
-    [
-        (network(9), {}, r"0\.weight was 'float32 \(8, 3\)', is 'float32 \(9, 3\)'"),
-        (network().append(nn.Linear(3, 3)), {}, r"4\.weight is new"),
-        (None, {"seed": 1}, "seed was 0, is 1"),
-        (None, {"batch_size": 4}, "batch_size was 8, is 4"),
-        (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
-        (None, {"optimizer": Optimizer()}, "ema was 0.9"),
-        (None, {"steps": 3}, "24 steps were taken, 3"),
-    ],
+test_other_models_and_settings_are_reported = refusals(
+    (network(9), {}, r"0\.weight was 'float32 \(8, 3\)', is 'float32 \(9, 3\)'"),
+    (network().append(nn.Linear(3, 3)), {}, r"4\.weight is new"),
+    (None, {"seed": 1}, "seed was 0, is 1"),
+    (None, {"batch_size": 4}, "batch_size was 8, is 4"),
+    (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
+    (None, {"optimizer": Optimizer()}, "ema was 0.9"),
+    (None, {"steps": 3}, "24 steps were taken, 3"),
+    call=lambda whole, model, options: trainer(whole, model, **options).fit(),
+    fixture="whole",
+    error=ValueError,
 )
-def test_other_models_and_settings_are_reported(whole, model, options, message):
-    with pytest.raises(ValueError, match=message):
-        trainer(whole, model, **options).fit()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes")
@@ -236,8 +228,7 @@ def refused(out):
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     for function in (lambda: refused(tmp_path), lambda: ended([start("other", refused, tmp_path)])):
-        with pytest.raises(Stop):
-            run(tmp_path, callbacks=[CSVLog(1), During(function)]).fit()
+        fit_until_stopped(run(tmp_path, callbacks=[CSVLog(1), During(function)]))
     run(tmp_path).fit()
     assert [int(row["step"]) for row in read_log(tmp_path)] == list(range(1, 11))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "log.csv"}
@@ -276,8 +267,7 @@ def test_a_folder_that_cannot_be_made_and_a_pipe_are_refused_at_once(tmp_path):
 
 
 def test_an_edited_number_of_steps_is_not_believed(tmp_path):
-    with pytest.raises(Stop):
-        run(tmp_path, callbacks=[StopAt(7)]).fit()
+    fit_until_stopped(run(tmp_path, callbacks=[StopAt(7)]))
     path = max((tmp_path / "checkpoints").iterdir())
     path.write_bytes(path.read_bytes().replace(b'\\"step\\": 5', b'\\"step\\": 9'))
     with pytest.warns(UserWarning, match="has changed since it was written.*Resuming from the checkpoint before"):
@@ -301,8 +291,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edited_checkpoint_is_a_typed_error(tmp_path, edit):
     """The digest of the edited file is right."""
-    with pytest.raises(Stop):
-        run(tmp_path, callbacks=[StopAt(7)]).fit()
+    fit_until_stopped(run(tmp_path, callbacks=[StopAt(7)]))
     path = max((tmp_path / "checkpoints").iterdir())
     header, tensors = read_record(path, "training", 2)
     edit(header, tensors)

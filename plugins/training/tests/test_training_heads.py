@@ -13,6 +13,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy_training import AttributeHeads, ContrastiveDivergence, DenoisingScoreMatching, JointEnergyClassifier, ValueHeads
 from plugins.training.tests.objective_helpers import LANGEVIN, Heads, Joint, batch_of, context, data
+from tests.refusals import refusals
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
 
@@ -131,18 +132,13 @@ def test_rows_without_numbers_add_nothing():
     assert single.loss(model, batch_of(x[:, :1], v=v[:, 0])).value == single.loss(model, batch_of(x[:, :1], v=v[:, :1])).value
 
 
-@pytest.mark.parametrize(
-    ("dims", "labels", "columns", "error", "message"),
-    [
-        (2, {"v": torch.zeros(4, 3)}, 4, ShapeError, r"v has shape \(4, 3\); expected \(4, 2\) for 2 numbers"),
-        (2, {"v": torch.zeros(4)}, 4, ShapeError, r"v has shape \(4, 1\); expected \(4, 2\)"),
-        (2, {"v": torch.zeros(4, 2)}, 2, ShapeError, r"The model returned shape \(4, 2\); expected \(4, 4\)"),
-        (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
-    ],
+test_numbers_that_do_not_fit_are_reported = refusals(
+    (2, {"v": torch.zeros(4, 3)}, 4, ShapeError, r"v has shape \(4, 3\); expected \(4, 2\) for 2 numbers"),
+    (2, {"v": torch.zeros(4)}, 4, ShapeError, r"v has shape \(4, 1\); expected \(4, 2\)"),
+    (2, {"v": torch.zeros(4, 2)}, 2, ShapeError, r"The model returned shape \(4, 2\); expected \(4, 4\)"),
+    (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
+    call=lambda dims, labels, columns: ValueHeads("v", dims, 0.1, 1.0).loss(Heads(columns), batch_of(torch.zeros(4, 2).double(), **labels)),
 )
-def test_numbers_that_do_not_fit_are_reported(dims, labels, columns, error, message):
-    with pytest.raises(error, match=message):
-        ValueHeads("v", dims, 0.1, 1.0).loss(Heads(columns), batch_of(torch.zeros(4, 2).double(), **labels))
 
 
 def test_an_unknown_number_is_reported():

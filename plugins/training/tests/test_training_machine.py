@@ -11,7 +11,8 @@ from composable_energy.errors import OptionError
 from composable_energy.testing import check_energy
 from composable_energy_training import Checkpoints, GaussianNoise, Loss, MLPEnergy, NoiseContrastive, Objective, Optimizer, Trainer, toys
 from composable_energy_training.precision import native_precision
-from plugins.training.tests.run_helpers import Stop, StopAt, same
+from plugins.training.tests.run_helpers import StopAt, fit_until_stopped, same
+from tests.refusals import refusals
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -77,8 +78,7 @@ def test_a_resumed_run_keeps_its_precision(no_bfloat16, tmp_path):
     """A run that started in bfloat16 keeps it on a machine for which `auto` is float32."""
     whole = trainer(precision="bfloat16", out=tmp_path / "whole")
     assert whole.fit().precision == "bfloat16" and whole.objective.dtypes == {torch.bfloat16}
-    with pytest.raises(Stop):
-        trainer(precision="bfloat16", out=tmp_path / "cut", callbacks=[StopAt(3)]).fit()
+    fit_until_stopped(trainer(precision="bfloat16", out=tmp_path / "cut", callbacks=[StopAt(3)]))
     run = trainer(precision="auto", out=tmp_path / "cut")
     assert run.fit().precision == "bfloat16"
     same(whole.model, run.model)
@@ -94,8 +94,7 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
     before = [(weight.stride(), weight.data_ptr(), weight.detach().clone()) for weight in weights]
     run = trainer(model, callbacks=[StopAt(3)] if fails else [])
     if fails:
-        with pytest.raises(Stop):
-            run.fit()
+        fit_until_stopped(run)
     else:
         run.fit()
     assert run.objective.formats == {True}  # channels last during the run
@@ -123,18 +122,17 @@ def test_sets_have_the_shapes_of_their_names():
     assert bool((board.floor().sum(1) % 2 == 0).all()) and (board.floor() + 2).unique(dim=0).shape[0] == 8
 
 
-@pytest.mark.parametrize(("call", "message"), [(("two-moon", 5), "Did you mean 'two-moons'"), (("rings", 0), "n must be")])
-def test_unknown_sets_and_numbers_are_reported(call, message):
-    with pytest.raises(OptionError, match=message):
-        toys.sample(*call)
+test_unknown_sets_and_numbers_are_reported = refusals(
+    (("two-moon", 5), "Did you mean 'two-moons'"),
+    (("rings", 0), "n must be"),
+    call=lambda call: toys.sample(*call),
+    error=OptionError,
+)
 
 
-def test_the_energy_keeps_the_laws_and_is_saved_as_others(tmp_path):
+def test_the_energy_keeps_the_laws():
     check_energy(lambda: ce.get("energy", "mlp", dim=2, width=8), torch.randn(4, 2))
-    energy, x = MLPEnergy(3, width=8, layers=1, scale=2.0), torch.randn(5, 3)
-    energy.save(tmp_path / "energy")
-    again = ce.load(tmp_path / "energy")
-    assert torch.equal(again(x), energy(x)) and again.event_shape == (3,)
+    check_energy(lambda: ce.get("energy", "mlp", dim=3, width=8, layers=1, scale=2.0), torch.randn(5, 3))
     with pytest.raises(OptionError, match="scale must be a positive number"):
         MLPEnergy(2, scale=0.0)
 

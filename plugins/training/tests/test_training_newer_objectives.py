@@ -23,6 +23,7 @@ from composable_energy_training import (
     NoiseContrastive,
 )
 from plugins.training.tests.objective_helpers import LANGEVIN, Bell, Net, NoisyBell, batch_of, cast, context, data, gradients
+from tests.refusals import refusals
 
 MEAN, DEVIATION, ROWS = 1.2, 0.6, 2000
 GAUSSIAN = MEAN + DEVIATION * data(ROWS, 1)
@@ -295,15 +296,10 @@ def test_states_of_all_parts_are_saved_and_restored():
     assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CombinedObjective(), "got 0 and 0 weights"),
-        (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[1, 2]), "got 1 and 2 weights"),
-        (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[-1]), "weights must be a number of at least 0, got -1"),
-        (lambda: CombinedObjective(cast("contrast")), "A sum needs objectives"),
-    ],
+test_bad_sums_are_reported = refusals(
+    (lambda: CombinedObjective(), "got 0 and 0 weights"),
+    (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[1, 2]), "got 1 and 2 weights"),
+    (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[-1]), "weights must be a number of at least 0, got -1"),
+    (lambda: CombinedObjective(cast("contrast")), "A sum needs objectives"),
+    error=OptionError,
 )
-def test_bad_sums_are_reported(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()

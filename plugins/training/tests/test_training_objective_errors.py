@@ -36,60 +36,56 @@ from plugins.training.tests.objective_helpers import (
     prepare,
     scattered,
 )
+from tests.refusals import refusals
 
 MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
 NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
-        (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
-        (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
-        (lambda: prepare(ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
-        (lambda: ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
-        (
-            lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)),
-            "no attribute hair; they have kind",
-        ),
-        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
-        (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
-        (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
-        (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
-        (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
-        (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
-        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
-        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
-        (lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
-        (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
-        (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
-        (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
-        (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
-        (
-            lambda: ContrastiveDivergence(**LANGEVIN).loss(ce.as_energy(lambda x, y: x.sum(1) * y), labelled(0)),
-            "depends on y: give the objective `condition=`, .* which have 'kind'",
-        ),
-        (lambda: GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
-        (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
-        (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
-        (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
-        (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
-        (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
-        (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
-        (lambda: LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
-        (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
-        (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
-        (lambda: NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
-        (
-            lambda: AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
-            r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)",
-        ),
-    ],
+test_bad_input_is_reported = refusals(
+    (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
+    (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
+    (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
+    (lambda: prepare(ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
+    (lambda: ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
+    (
+        lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)),
+        "no attribute hair; they have kind",
+    ),
+    (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
+    (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
+    (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
+    (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
+    (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
+    (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
+    (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
+    (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
+    (lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
+    (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
+    (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
+    (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
+    (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+    (
+        lambda: ContrastiveDivergence(**LANGEVIN).loss(ce.as_energy(lambda x, y: x.sum(1) * y), labelled(0)),
+        "depends on y: give the objective `condition=`, .* which have 'kind'",
+    ),
+    (lambda: GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
+    (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
+    (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
+    (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
+    (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
+    (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
+    (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
+    (lambda: LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
+    (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
+    (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
+    (lambda: NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
+    (
+        lambda: AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
+        r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)",
+    ),
+    error=ce.errors.ComposableEnergyError,
 )
-def test_bad_input_is_reported(make, message):
-    with pytest.raises(ce.errors.ComposableEnergyError, match=message):
-        make()
 
 
 class Single(Net):

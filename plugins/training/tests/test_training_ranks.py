@@ -7,7 +7,6 @@ import time
 from functools import partial
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -27,10 +26,10 @@ from composable_energy_training import (
     join,
     leave,
 )
+from plugins.training.tests.run_helpers import DATA, last
 from tests import processes
 from tests.processes import ended, needs_forkserver
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 OBJECTIVES = {
     "cd": lambda: ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32),
     "dsm": lambda: DenoisingScoreMatching(0.1, 1.0),
@@ -110,10 +109,6 @@ def run(folder, size, call, *args, **options):
     codes = ended(start(folder, size, call, *args, **options))
     output = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
     assert codes == [0] * size and "find_unused_parameters" not in "".join(output), output
-
-
-def last(folder):
-    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
 
 
 def equal(one, other):

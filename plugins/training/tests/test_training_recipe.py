@@ -9,6 +9,7 @@ import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy_training import Recipe, open_recipe
 from composable_energy_training.toml import flatten
+from tests.refusals import refusals
 
 TEXT = """
 about = "A bowl"
@@ -74,23 +75,20 @@ def test_settings_survive_a_run(bowl, tmp_path):
     odd.run(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("model.widht", 8, r"no setting 'model\.widht'\. Did you mean 'model\.width'\? Known: model\.width, model\.gain, model\.sharp\."),
-        ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
-        ("modle.wide", 8, r"no setting 'modle\.wide'\. Did you mean 'model'\? Known: data, model, training\."),
-        ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
-        ("model.gain", "much", "takes a number"),
-        ("model.sharp", 1, "true or false"),
-        ("data.size", 8, "a list in brackets"),
-        ("training.device", 0, "a text"),
-        ("training.steps", None, "a whole number"),
-    ],
+test_bad_settings_are_reported_with_the_known_ones = refusals(
+    ("model.widht", 8, r"no setting 'model\.widht'\. Did you mean 'model\.width'\? Known: model\.width, model\.gain, model\.sharp\."),
+    ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
+    ("modle.wide", 8, r"no setting 'modle\.wide'\. Did you mean 'model'\? Known: data, model, training\."),
+    ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
+    ("model.gain", "much", "takes a number"),
+    ("model.sharp", 1, "true or false"),
+    ("data.size", 8, "a list in brackets"),
+    ("training.device", 0, "a text"),
+    ("training.steps", None, "a whole number"),
+    call=lambda bowl, key, value: bowl.with_changes({key: value}),
+    fixture="bowl",
+    error=OptionError,
 )
-def test_bad_settings_are_reported_with_the_known_ones(bowl, key, value, message):
-    with pytest.raises(OptionError, match=message):
-        bowl.with_changes({key: value})
 
 
 def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
@@ -104,26 +102,23 @@ def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
     assert flatten(recipe.settings) == {**flatten(bowl.settings), "model.width": 99}
 
 
-def test_bad_files_are_reported(tmp_path, bowl):
-    def write(text: str) -> Path:
-        (tmp_path / "mine.toml").write_text(text)
-        return tmp_path / "mine.toml"
+@pytest.fixture
+def mine(bowl, tmp_path):
+    with ce.register("recipe", "bowl", lambda: bowl):
+        yield tmp_path / "mine.toml"
 
-    with pytest.raises(FileFormatError, match="no file"):
-        open_recipe(tmp_path / "nothing.toml")
-    with pytest.raises(FileFormatError, match=r"mine\.toml is not TOML.*line 1"):
-        open_recipe(write("steps = = 3"))
-    with pytest.raises(FileFormatError, match=r"steps = 3 is in no table.*about, source, needs, cost, extends"):
-        open_recipe(write("steps = 3\n"))
-    with pytest.raises(FileFormatError, match="extends itself"):
-        open_recipe(write('extends = "./mine.toml"\n'))
-    with pytest.raises(PluginNotFound, match="the recipe 'bawl'"):
-        open_recipe(write('extends = "bawl"\n'))
-    with ce.register("recipe", "bowl", lambda: bowl), pytest.raises(OptionError, match=r"no setting 'model\.with'"):
-        open_recipe(write('extends = "bowl"\n[model]\nwith = 3\n'))
-    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(FileFormatError, match="UTF-8"):
-        open_recipe(tmp_path / "mine.toml")
+
+test_bad_files_are_reported = refusals(
+    (b"steps = = 3", FileFormatError, r"mine\.toml is not TOML.*line 1"),
+    (b"steps = 3\n", FileFormatError, r"steps = 3 is in no table.*about, source, needs, cost, extends"),
+    (b'extends = "./mine.toml"\n', FileFormatError, "extends itself"),
+    (b'extends = "./nothing.toml"\n', FileFormatError, "no file"),
+    (b'extends = "bawl"\n', PluginNotFound, "the recipe 'bawl'"),
+    (b'extends = "bowl"\n[model]\nwith = 3\n', OptionError, r"no setting 'model\.with'"),
+    (b"\xff\xfe", FileFormatError, "UTF-8"),
+    call=lambda mine, content: mine.write_bytes(content) and open_recipe(mine),
+    fixture="mine",
+)
 
 
 def test_a_run_saves_its_recipe_and_refuses_another(bowl, tmp_path):

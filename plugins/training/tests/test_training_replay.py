@@ -10,6 +10,7 @@ from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy_training import Augmentation, RankContext, ReplayBuffer
 from composable_energy_training.augmentation import hue_matrix, luma
+from tests.refusals import refusals
 
 SHAPE = torch.Size([3])
 bad: Any = "gaussian"
@@ -110,27 +111,21 @@ def test_the_nearest_is_found_among_the_others_of_a_lane():
 LARGE = ReplayBuffer(15, context(8), "uniform")
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: ReplayBuffer(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
-        (lambda: ReplayBuffer(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
-        (lambda: ReplayBuffer(8, context(8), bad), OptionError, "got 'gaussian'"),
-        (lambda: ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),
-        (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots for each row"),
-        (lambda: LARGE.restore({}), FileFormatError, "none"),
-        (lambda: LARGE.restore({"slots": torch.zeros(9, 3)}), FileFormatError, r"\(9, 3\)"),
-        (lambda: ReplayBuffer(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),
-        (lambda: Augmentation(crop=(0.0, 1.0)), OptionError, "0 < smallest"),
-        (lambda: Augmentation(jitter=2), OptionError, "jitter must be in"),
-        (lambda: Augmentation(blur=-1), OptionError, "at least 0 pixels"),
-        (lambda: Augmentation(box=(1, 0)), OptionError, "lowest"),
-        (lambda: Augmentation()(torch.zeros(2, 3), rows_of(2, 0)), ShapeError, r"\(B, C, H, W\), got \(2, 3\)"),
-    ],
+test_bad_settings_states_and_shapes_are_reported = refusals(
+    (lambda: ReplayBuffer(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
+    (lambda: ReplayBuffer(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
+    (lambda: ReplayBuffer(8, context(8), bad), OptionError, "got 'gaussian'"),
+    (lambda: ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),
+    (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots for each row"),
+    (lambda: LARGE.restore({}), FileFormatError, "none"),
+    (lambda: LARGE.restore({"slots": torch.zeros(9, 3)}), FileFormatError, r"\(9, 3\)"),
+    (lambda: ReplayBuffer(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),
+    (lambda: Augmentation(crop=(0.0, 1.0)), OptionError, "0 < smallest"),
+    (lambda: Augmentation(jitter=2), OptionError, "jitter must be in"),
+    (lambda: Augmentation(blur=-1), OptionError, "at least 0 pixels"),
+    (lambda: Augmentation(box=(1, 0)), OptionError, "lowest"),
+    (lambda: Augmentation()(torch.zeros(2, 3), rows_of(2, 0)), ShapeError, r"\(B, C, H, W\), got \(2, 3\)"),
 )
-def test_bad_settings_states_and_shapes_are_reported(make, error, message):
-    with pytest.raises(error, match=message):
-        make()
 
 
 OFF: dict[str, Any] = {"crop": None, "flip": False, "jitter": 0.0, "blur": 0.0}

@@ -25,7 +25,7 @@ from composable_energy_training import (
     Prepared,
     Trainer,
 )
-from plugins.training.tests.run_helpers import DATA, Stop, StopAt, same
+from plugins.training.tests.run_helpers import DATA, StopAt, fit_until_stopped, same
 
 CHAINS = {"steps": 2, "options": {"step_size": 0.1, "temperature": 0.01}, "buffer": 64}
 
@@ -163,8 +163,7 @@ def test_without_a_folder_the_same_trainer_resumes(monitor):
     whole = trainer(None, callbacks=[monitor], ema=0.9)
     whole.fit()
     run = trainer(None, callbacks=[monitor, StopAt(10)], ema=0.9)
-    with pytest.raises(Stop):
-        run.fit()
+    fit_until_stopped(run)
     run.callbacks = ()
     assert run.fit().steps == 12
     same(whole.model, run.model)
@@ -187,14 +186,12 @@ def test_without_a_folder_a_run_and_its_chains_may_be_extended(monitor):
 def test_without_a_monitor_chains_are_not_copied_and_an_interrupted_run_with_chains_is_refused():
     """A buffer is most of the memory of a training; without a copy of it the chains are ahead of the last checkpoint."""
     run = trainer(None, ContrastiveDivergence(**CHAINS), Net(), callbacks=[Monitor(None), StopAt(10)])
-    with pytest.raises(Stop):
-        run.fit()
+    fit_until_stopped(run)
     run.callbacks = ()
     with pytest.raises(OptionError, match=r"interrupted, and the state of ContrastiveDivergence, .* of step 8\. Add `Checkpoints"):
         run.fit()
     run = trainer(None, ContrastiveDivergence(**CHAINS), Net(), callbacks=[StopAt(10)])
-    with pytest.raises(Stop):
-        run.fit()
+    fit_until_stopped(run)
     run.callbacks = ()
     assert run.fit().steps == 12
 
@@ -222,8 +219,7 @@ def pictures(data):
 )
 def test_data_with_one_other_number_are_refused(tmp_path, make, message):
     model = nn.Conv2d(3, 3, 1) if make is pictures else network()
-    with pytest.raises(Stop):
-        trainer(tmp_path, model=model, data=make(DATA), callbacks=[StopAt(9)]).fit()
+    fit_until_stopped(trainer(tmp_path, model=model, data=make(DATA), callbacks=[StopAt(9)]))
     with pytest.raises(OptionError, match=f"trained on other data.*{message}"):
         trainer(tmp_path, model=model, data=make(changed(DATA))).fit()
     assert trainer(tmp_path, model=model, data=make(DATA)).fit().steps == 12
@@ -256,8 +252,7 @@ def test_a_loader_that_draws_from_torch_has_the_same_bits(tmp_path):
     """Its items are keyed by epoch and number, so they do not depend on other draws of training."""
     whole = trainer(tmp_path / "whole", data=shuffled(lambda: torch.rand(())))
     whole.fit()
-    with pytest.raises(Stop):
-        trainer(tmp_path / "cut", data=shuffled(lambda: torch.rand(())), callbacks=[StopAt(10)]).fit()
+    fit_until_stopped(trainer(tmp_path / "cut", data=shuffled(lambda: torch.rand(())), callbacks=[StopAt(10)]))
     again = trainer(tmp_path / "cut", data=shuffled(lambda: torch.rand(())))
     again.fit()
     same(whole.model, again.model)
@@ -265,7 +260,6 @@ def test_a_loader_that_draws_from_torch_has_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("draw", [lambda: float(np.random.rand()), random.random], ids=["numpy", "random"])
 def test_a_loader_that_draws_from_elsewhere_is_refused(tmp_path, draw):
-    with pytest.raises(Stop):
-        trainer(tmp_path, data=shuffled(draw), callbacks=[StopAt(10)]).fit()
+    fit_until_stopped(trainer(tmp_path, data=shuffled(draw), callbacks=[StopAt(10)]))
     with pytest.raises(OptionError, match=r"drawn at random .* Draw from torch's global generator, or key the draws by epoch and index"):
         trainer(tmp_path, data=shuffled(draw)).fit()

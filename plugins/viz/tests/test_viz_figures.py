@@ -16,7 +16,8 @@ from torch.distributions import Exponential, MultivariateNormal, Normal
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_viz import PictureWarning
-from tests.processes import needs_forkserver, run_code
+from tests.processes import run_code
+from tests.refusals import refusals
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
 
@@ -163,41 +164,35 @@ LOGARITHM, NOWHERE = ce.as_energy(lambda x: x.sum(1).log()), ce.as_energy(lambda
 STEEP, X, SMALL = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep"), torch.zeros(2, 2), {"draws": 0, "window": (0, 1)}
 
 
-@pytest.mark.parametrize(
-    ("draw", "error", "message"),
-    [
-        (lambda: ce.viz.show(PICTURES), ShapeError, "draw its samples with `grid`"),
-        (lambda: ce.viz.show(FIVE), ShapeError, r"takes points of shape \(5,\)"),
-        (lambda: ce.viz.show(plane(), points=torch.rand(4, 3)), ShapeError, r"points must have the shape \(n, 2\)"),
-        (lambda: ce.viz.show(plane(), points=torch.full((4, 2), math.nan)), OptionError, "None of the 4 points is finite"),
-        (lambda: ce.viz.show(plane(), draws=0), OptionError, r"give window="),
-        (lambda: ce.viz.show(LOGARITHM, draws=0, window=(-2, -1)), ExpressionError, "not a number"),
-        (lambda: ce.viz.show(NOWHERE, **SMALL), OptionError, "0 in the whole window"),
-        (lambda: ce.viz.show(plane(), ax="axes", **SMALL), OptionError, "ax takes axes of Matplotlib, .* got str"),
-        (lambda: ce.viz.show(plane(), path="nowhere/x.png", **SMALL), OptionError, "there is no folder 'nowhere'"),
-        (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
-        (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
-        (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
-        (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
-        (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
-        (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
-        (lambda: ce.viz.forces(LEFT), OptionError, "give points, or window"),
-        (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, "two increasing numbers"),
-        (lambda: ce.viz.forces([], X), ExpressionError, "no parts"),
-        *(
-            (lambda wrong=wrong: ce.viz.forces(LEFT, wrong), ShapeError, "draws points of shape")
-            for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0])
-        ),
-        *(
-            (lambda labels=labels: ce.viz.forces(LEFT & RIGHT, X, labels=labels), ShapeError, "one for each of 2 parts")
-            for labels in ("ab", ["a"])
-        ),
-        (lambda: ce.viz.forces(STEEP, X), ExpressionError, "not finite at 2 of 2"),
-    ],
+test_what_cannot_be_drawn_is_refused = refusals(
+    (lambda: ce.viz.show(PICTURES), ShapeError, "draw its samples with `grid`"),
+    (lambda: ce.viz.show(FIVE), ShapeError, r"takes points of shape \(5,\)"),
+    (lambda: ce.viz.show(plane(), points=torch.rand(4, 3)), ShapeError, r"points must have the shape \(n, 2\)"),
+    (lambda: ce.viz.show(plane(), points=torch.full((4, 2), math.nan)), OptionError, "None of the 4 points is finite"),
+    (lambda: ce.viz.show(plane(), draws=0), OptionError, r"give window="),
+    (lambda: ce.viz.show(LOGARITHM, draws=0, window=(-2, -1)), ExpressionError, "not a number"),
+    (lambda: ce.viz.show(NOWHERE, **SMALL), OptionError, "0 in the whole window"),
+    (lambda: ce.viz.show(plane(), ax="axes", **SMALL), OptionError, "ax takes axes of Matplotlib, .* got str"),
+    (lambda: ce.viz.show(plane(), path="nowhere/x.png", **SMALL), OptionError, "there is no folder 'nowhere'"),
+    (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
+    (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
+    (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
+    (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
+    (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
+    (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
+    (lambda: ce.viz.forces(LEFT), OptionError, "give points, or window"),
+    (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, "two increasing numbers"),
+    (lambda: ce.viz.forces([], X), ExpressionError, "no parts"),
+    *(
+        (lambda wrong=wrong: ce.viz.forces(LEFT, wrong), ShapeError, "draws points of shape")
+        for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0])
+    ),
+    *(
+        (lambda labels=labels: ce.viz.forces(LEFT & RIGHT, X, labels=labels), ShapeError, "one for each of 2 parts")
+        for labels in ("ab", ["a"])
+    ),
+    (lambda: ce.viz.forces(STEEP, X), ExpressionError, "not finite at 2 of 2"),
 )
-def test_what_cannot_be_drawn_is_refused(draw, error, message):
-    with pytest.raises(error, match=message):
-        draw()
 
 
 @pytest.mark.slow
@@ -253,23 +248,6 @@ class TestLayout:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("images", "labels", "advice"),
-        [
-            (torch.rand(4, 2), None, "For points on the plane use `show`"),
-            (torch.rand(4, 8, 8), None, r"`images\.unsqueeze\(1\)`"),
-            (torch.rand(4, 8, 8, 3), None, "channels seem to be last"),
-            (torch.rand(0, 3, 8, 8), None, r"got \(0, 3, 8, 8\)"),
-            ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], None, "images must"),
-            ("images", None, "images must"),
-            (torch.rand(2, 3, 8, 8), ["one"], "one for each of 2 images"),
-            (torch.rand(2, 3, 8, 8), "text", "one for each of 2 images"),
-        ],
-    )
-    def test_other_shapes_and_labels_say_what_to_do(self, images, labels, advice):
-        with pytest.raises(ShapeError, match=advice):
-            ce.viz.grid(images, labels=labels)
-
     def test_values_that_are_not_finite(self):
         images = torch.rand(4, 3, 8, 8)
         images[1, 0, 0, 0], images[2] = float("nan"), float("inf")
@@ -288,8 +266,21 @@ class TestRefusals:
             ce.viz.grid(torch.rand(2, 3, 8, 8), **options)
 
 
+test_other_shapes_and_labels_say_what_to_do = refusals(
+    (torch.rand(4, 2), None, "For points on the plane use `show`"),
+    (torch.rand(4, 8, 8), None, r"`images\.unsqueeze\(1\)`"),
+    (torch.rand(4, 8, 8, 3), None, "channels seem to be last"),
+    (torch.rand(0, 3, 8, 8), None, r"got \(0, 3, 8, 8\)"),
+    ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], None, "images must"),
+    ("images", None, "images must"),
+    (torch.rand(2, 3, 8, 8), ["one"], "one for each of 2 images"),
+    (torch.rand(2, 3, 8, 8), "text", "one for each of 2 images"),
+    call=lambda images, labels: ce.viz.grid(images, labels=labels),
+    error=ShapeError,
+)
+
+
 @pytest.mark.full
-@needs_forkserver
 def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

@@ -1,7 +1,6 @@
 """Backends for rendering: found automatically, reported when missing, and equal in their pictures."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.processes import needs_forkserver, run_code
+from tests.processes import run_code
 
 DRAW = """
 import sys
@@ -41,15 +40,7 @@ except ComposableEnergyError as error:
 
 
 def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a new process, with warnings as errors; what draws is chosen when MuJoCo is imported, once for each process."""
-    known = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
-    path = os.pathsep.join(part for part in sys.path if part)
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=folder, env={**known, "PYTHONPATH": path, **variables}, capture_output=True, text=True, timeout=300)
-
-
-def forked(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The same in a process that is forked off one with torch imported, and without MuJoCo."""
+    """Runs code; what draws is chosen when MuJoCo is imported, once for each process."""
     return run_code(code, folder, **{"MUJOCO_GL": None, "PYOPENGL_PLATFORM": None, **variables})
 
 
@@ -77,7 +68,6 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
 
 
 @pytest.mark.full
-@needs_forkserver
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
 @pytest.mark.parametrize(
     ("before", "variables", "message"),
@@ -91,13 +81,12 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
 )
 def test_the_error_names_the_packages(tmp_path, before, variables, message):
     needs_mujoco()
-    told = forked(before + ONE, tmp_path, **variables).stdout
+    told = python(before + ONE, tmp_path, **variables).stdout
     assert told.startswith(message), told
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
 
 
 @pytest.mark.full
-@needs_forkserver
 def test_the_error_names_the_extra(tmp_path):
-    told = forked("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
+    told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told

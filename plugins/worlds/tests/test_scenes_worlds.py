@@ -27,6 +27,7 @@ from composable_energy_scenes import (
     Tetris,
 )
 from composable_energy_scenes.projection import CameraView
+from tests.refusals import refusals
 
 
 @cache
@@ -140,30 +141,24 @@ def render(world: World, **changes: np.ndarray) -> None:
     world.render(world.labels(2, seed=1) | changes)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: render(Sprites(), scale=np.zeros(3)), ShapeError, r"'scale' must have shape \(N\), N = 2; got \(3,\)"),
-        (lambda: render(Sprites(), shape=np.zeros(2)), DtypeError, "'shape' must be int64, got float64"),
-        (lambda: render(Sprites(), shape=np.array([0, 3])), OptionError, "'shape' must be 0 to 2, got 0 to 3"),
-        (lambda: render(Sprites(), scale=np.array([0.5, np.nan])), OptionError, "'scale' must be finite"),
-        (lambda: render(Room(), factors=np.array([[0.5] * 6 + [1.5]] * 2)), OptionError, r"each be in \[0, 1\], got 0.5 to 1.5"),
-        (lambda: render(Tetris(), cell=Tetris().labels(2, seed=1)["cell"] + 4), OptionError, "outside the board of 7 x 7"),
-        (lambda: render(Tetris(), shape=np.zeros((2, 3), int), cell=np.zeros((2, 3, 2), int)), OptionError, "overlap"),
-        (lambda: render(world("one-object"), size=np.zeros(2)), OptionError, "half width of a solid must be"),
-        (lambda: OneObject(7), OptionError, "from 8 to 256, got 7"),
-        (lambda: Objects(count=(0, 3)), OptionError, r"1 to 10, got \(0, 3\)"),
-        (lambda: Objects(shapes=("cone",)), OptionError, r"among box, sphere, cylinder, pin, truck, table, snowman, got \('cone',\)"),
-        (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), OptionError, "do not fit on the floor"),
-        (lambda: ColoredSprites(count=(1, 9)), OptionError, "1 to 4"),
-        (lambda: Tetris(36, 7), OptionError, "multiple of the number of cells"),
-        (lambda: Sprites().at(np.array([[3, 0, 0, 0, 0]])), OptionError, "below"),
-        (lambda: Sprites().labels(-1), OptionError, "n must be a whole number of at least 0, got -1"),
-    ],
+test_labels_and_options_that_are_none_are_refused = refusals(
+    (lambda: render(Sprites(), scale=np.zeros(3)), ShapeError, r"'scale' must have shape \(N\), N = 2; got \(3,\)"),
+    (lambda: render(Sprites(), shape=np.zeros(2)), DtypeError, "'shape' must be int64, got float64"),
+    (lambda: render(Sprites(), shape=np.array([0, 3])), OptionError, "'shape' must be 0 to 2, got 0 to 3"),
+    (lambda: render(Sprites(), scale=np.array([0.5, np.nan])), OptionError, "'scale' must be finite"),
+    (lambda: render(Room(), factors=np.array([[0.5] * 6 + [1.5]] * 2)), OptionError, r"each be in \[0, 1\], got 0.5 to 1.5"),
+    (lambda: render(Tetris(), cell=Tetris().labels(2, seed=1)["cell"] + 4), OptionError, "outside the board of 7 x 7"),
+    (lambda: render(Tetris(), shape=np.zeros((2, 3), int), cell=np.zeros((2, 3, 2), int)), OptionError, "overlap"),
+    (lambda: render(world("one-object"), size=np.zeros(2)), OptionError, "half width of a solid must be"),
+    (lambda: OneObject(7), OptionError, "from 8 to 256, got 7"),
+    (lambda: Objects(count=(0, 3)), OptionError, r"1 to 10, got \(0, 3\)"),
+    (lambda: Objects(shapes=("cone",)), OptionError, r"among box, sphere, cylinder, pin, truck, table, snowman, got \('cone',\)"),
+    (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), OptionError, "do not fit on the floor"),
+    (lambda: ColoredSprites(count=(1, 9)), OptionError, "1 to 4"),
+    (lambda: Tetris(36, 7), OptionError, "multiple of the number of cells"),
+    (lambda: Sprites().at(np.array([[3, 0, 0, 0, 0]])), OptionError, "below"),
+    (lambda: Sprites().labels(-1), OptionError, "n must be a whole number of at least 0, got -1"),
 )
-def test_labels_and_options_that_are_none_are_refused(make, error, message):
-    with pytest.raises(error, match=message):
-        make()
 
 
 BY_LIGHT = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow", (1, 0, 1): "magenta", (0, 1, 1): "cyan"}

@@ -1,0 +1,27 @@
+"""Tables of calls that are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def refusals(
+    *rows: tuple[Any, ...],
+    call: Callable[..., object] = lambda *given: given[-1](*given[:-1]),
+    error: type[BaseException] | None = None,
+    fixture: str = "",
+) -> Callable[..., None]:
+    """Returns a test of each row: the arguments of `call`, by default a function alone, the error that it raises, and words of the message.
+
+    Rows leave the error out if `error` is that of all. A fixture is the first argument.
+    """
+    cases = [(row[:-1], error, row[-1]) if error else (row[:-2], *row[-2:]) for row in rows]
+
+    @pytest.mark.parametrize(("given", "error", "message"), cases)
+    def test(request: pytest.FixtureRequest, given: tuple[Any, ...], error: type[BaseException], message: str | None) -> None:
+        first = [request.getfixturevalue(fixture)] if fixture else []
+        with pytest.raises(error, match=message):
+            call(*first, *given)
+
+    return test
