@@ -207,6 +207,9 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
         _find_rare(problem, drawn, formulas, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
+    if faults.varies and sampler.traits.values:
+        seen = f"The energy differs between two evaluations at the same points: {faults.varies}."
+        trace.observed += (SamplingWarning("varies", seen, advise("varies", sampler)),)
     if trace.errors or formulas or chains.active < chains.count:
         trace.observed = (*find_point_warnings(trace), *trace.observed)
     if keep_values:
