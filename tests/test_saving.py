@@ -165,10 +165,14 @@ def test_each_tensor_is_written_once(name, tmp_path):
     assert (tmp_path / "saved" / ENERGY_FILE).stat().st_size < 4 * (tensors + 64) + 8 + 140 * 24 + header
 
 
+def test_a_distribution_of_one_number_comes_back(tmp_path):
+    """Its scale is expanded to the shape of the mean, and has the stride 0."""
+    there_and_back(ce.as_energy(td.Normal(torch.zeros(1), 1.0)), tmp_path, X[:, :1])
+
+
 def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
     male, red = people("male", "hair=red")
-    power = nn.Parameter(torch.tensor(0.4))
-    loaded = there_and_back(Mean(male & normal(), red, power=power) & ~red, tmp_path)
+    loaded = there_and_back(Mean(male & normal(), red, power=nn.Parameter(torch.tensor(0.4))) & ~red, tmp_path)
     assert type(loaded.terms[0]) is Mean and isinstance(loaded.terms[0].power, nn.Parameter)
 
 

@@ -189,7 +189,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        whole.update(tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data)  # one number may have the stride 0
     if metadata is not None:
         whole.update(json.dumps(metadata, sort_keys=True).encode())
     return whole.hexdigest()

@@ -89,8 +89,8 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
 def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
     """Raises if the energy of a point of chains depends on the other points of its batch, or on its place among them.
 
-    A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. Energies that draw random
-    numbers differ without that, and are not judged.
+    A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. An energy that differs
+    without that, as one that draws random numbers, is noted among the faults.
     """
     row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
@@ -105,7 +105,8 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
             return  # the usual case, quickly
         expected = Values(again.chains, copies, energies.expand_as(again.energies), grads.expand_as(again.grads))
         found = _difference(problem, expected, again)
-        if found is None or _difference(problem, beside, values_of(problem, ids, others)) is not None:
+        problem.energy.faults.varies = None if found is None else _difference(problem, beside, values_of(problem, ids, others))
+        if found is None or problem.energy.faults.varies:
             return
     except Exception:  # where an energy raises is found by the chains
         return

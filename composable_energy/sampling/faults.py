@@ -31,12 +31,14 @@ class Faults:
         first: What the energy did at the first of them.
         searches: How many evaluations of parts of batches raised, to find them.
         undefined: How many proposals were not a number, apart from these points.
+        varies: How the energy differed between two evaluations at the same points; None if it did not.
     """
 
     points: int = 0
     first: str = ""
     searches: int = 0
     undefined: Tensor | int = 0
+    varies: str | None = None
 
 
 class GuardedEnergy(EnergyWrapper):

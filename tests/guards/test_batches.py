@@ -87,7 +87,10 @@ ALONE = {
 
 @pytest.mark.parametrize("name", ALONE)
 def test_energies_of_single_points_pass(name):
-    assert ALONE[name].sample((33, 2), sampler="langevin", step_size=0.01, steps=16, seed=0).shape == (33, 2)
+    for sampler in ("langevin", "mala"):
+        _, trace = ALONE[name].sample((33, 2), sampler=sampler, step_size=0.01, steps=16, seed=0, trace=True)
+        varies = any(warning.kind == "varies" for warning in trace.observed)
+        assert varies is (name == "dropout" and sampler == "mala")  # langevin takes gradients of minibatches, too
 
 
 P = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
@@ -108,8 +111,7 @@ def test_a_function_of_one_point_is_offered_vmap(name):
     assert ce.as_energy(torch.vmap(SINGLE[name]), event_shape=(2,))(torch.zeros(7, 2)).shape == (7,)
 
 
-def root(x):
-    """Fails left of 0."""
+def root(x):  # fails left of 0
     return torch.linalg.cholesky(x[:, :, None])[:, 0, 0] ** 4 / 2
 
 
@@ -136,8 +138,7 @@ def test_infer_refuses_candidates_that_are_no_mapping_to_lists():
 
 def test_infer_takes_points_as_rows_of_tensors_arrays_and_lists():
     candidates = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    distances = (X[:, None] - candidates).square().sum(2) / 2
-    expected = torch.log_softmax(-distances, 1)
+    expected = torch.log_softmax(-(X[:, None] - candidates).square().sum(2) / 2, 1)
     for rows in (candidates, candidates.numpy(), candidates.tolist(), tuple(map(tuple, candidates.tolist()))):
         torch.testing.assert_close(AT.infer(X, over={"position": rows}).log_probabilities, expected)
 
