@@ -143,11 +143,9 @@ def comet_window(
 
 
 def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_encoder: bool = False) -> None:
-    """Saves the options and weights of a model to the file `comet.safetensors` of a folder, for `load_comet`.
+    """Saves the options and weights of a model to the file `comet.safetensors` of a folder, which may be new, for `load_comet`.
 
     Args:
-        model: The model.
-        folder: The folder; it is created if it does not exist.
         half: Whether to store weights in half precision, for small files.
         small_encoder: Whether to store those of the encoder in 8 bits, `float8_e4m3fn`. The error of the shipped objects grows by 3 %.
     """

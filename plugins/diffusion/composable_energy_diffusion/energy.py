@@ -113,10 +113,7 @@ class DiffusionEnergy(Energy):
         }
 
     def concept(self, **conditions: Any) -> Energy:
-        """Returns the energy with conditions bound, relative to the unconditional model.
-
-        Args:
-            **conditions: The conditions of the concept, such as `y=3`.
+        """Returns the energy with conditions bound, such as `y=3`, relative to the unconditional model.
 
         Raises:
             ExpressionError: The model takes no condition of that name, or there are no values for the unconditional model.
@@ -153,12 +150,7 @@ class DiffusionEnergy(Energy):
         return x.new_zeros(len(x)), self._gradient(x.detach(), self._check_input(x, conditions))
 
     def predict(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
-        r"""Returns what the model gives for points $y$ at noise levels, with the graph of its weights.
-
-        Args:
-            x: The points $y = x_t / a$, with shape $(B, *)$.
-            sigma: The noise levels, with shape $(B,)$.
-            **conditions: The conditions of the model.
+        r"""Returns what the model gives for points $y = x_t / a$ at noise levels with shape $(B,)$, with the graph of its weights.
 
         Raises:
             OptionError: A noise level is outside of the schedule.

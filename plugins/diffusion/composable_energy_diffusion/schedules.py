@@ -88,7 +88,6 @@ class LinearVP(_VariancePreserving):
     Args:
         beta_min: $\beta_0$.
         beta_max: $\beta_1$.
-        time_scale: The model takes `time_scale` times $t$.
 
     References:
         Score-based generative modeling through stochastic differential equations (Song et al., 2021), https://arxiv.org/abs/2011.13456
@@ -120,7 +119,6 @@ class Cosine(_VariancePreserving):
 
     Args:
         offset: $o$.
-        time_scale: The model takes `time_scale` times $t$.
 
     References:
         Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
@@ -220,12 +218,7 @@ class _OwnRange(Schedule):
 
 @dataclass(frozen=True)
 class VarianceExploding(_OwnRange):
-    r"""Noise is added and nothing is scaled: $a = 1$, and the time is $\sigma$.
-
-    Args:
-        sigma_min: The least level.
-        sigma_max: The greatest level.
-    """
+    r"""Noise is added and nothing is scaled: $a = 1$, and the time is $\sigma$, from a least to a greatest level."""
 
     name = "ve"
     sigma_min: float = 0.01
@@ -247,8 +240,6 @@ class EDM(_OwnRange):
 
     Args:
         data_std: $d$, the standard deviation of the data.
-        sigma_min: The least level.
-        sigma_max: The greatest level.
     """
 
     name = "edm"
@@ -269,7 +260,6 @@ class RectifiedFlow(Schedule):
 
     Args:
         data_last: Whether the model's time runs from noise at 0 to data at 1; its velocity then points to the data.
-        time_scale: The model takes `time_scale` times $t$.
 
     References:
         Flow straight and fast: learning to generate and transfer data with rectified flow (Liu et al., 2023),

@@ -65,13 +65,7 @@ class ImageEnergy(ce.Energy, ABC):
 
     @abstractmethod
     def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:
-        """Returns energies with shape $(B,)$.
-
-        Args:
-            x: Images, with shape $(B, C, H, W)$.
-            y: The condition, with shape $(B, rows)$; None for none.
-            **conditions: Other conditions, for an energy that lists them in `conditions`.
-        """
+        """Returns energies with shape $(B,)$ of images with a condition `y` of shape $(B, rows)$ or None, and others in `conditions`."""
 
     @property
     def conditions(self) -> frozenset[str]:

@@ -22,8 +22,6 @@ def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
     r"""Returns the peak signal-to-noise ratio $10 \log_{10}(\text{peak}^2 / \text{MSE})$ in decibels, with shape $(B,)$.
 
     Args:
-        pictures: With shape $(B, C, H, W)$.
-        truth: With the same shape.
         peak: The largest value of a pixel, 1 or 255.
 
     Raises:
@@ -71,12 +69,10 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def features_of(network: Network, pictures: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Returns the features of pictures by a network, with shape $(N, D)$; those of several axes are flattened.
+    """Returns the features of pictures by a network, in batches, with shape $(N, D)$; those of several axes are flattened.
 
     Args:
         network: A function of pictures with shape $(B, C, H, W)$, such as a classifier without its last layer, in eval mode.
-        pictures: With shape $(N, C, H, W)$.
-        batch_size: The number of pictures in one call.
     """
     parts = [network(part) for part in pictures.split(check_integer("batch_size", batch_size))]
     return torch.cat([part.flatten(1) for part in parts])
@@ -89,7 +85,6 @@ def frechet_distance(first: Tensor, second: Tensor, network: Network | None = No
 
     Args:
         first: Features with shape $(N, D)$, or pictures for a network.
-        second: Another set of the same kind.
         network: The network of features; None if the sets are features. That of Inception gives the FID (Heusel et al., 2017).
 
     Raises:
@@ -125,13 +120,7 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(draws: Tensor, truth: Tensor, network: Network | None = None, *, neighbours: int = 5) -> Fidelity:
-    """Returns precision, recall, density and coverage of a set of draws.
-
-    Args:
-        draws: Features with shape $(N, D)$, or pictures for a network.
-        truth: Another set of the same kind.
-        network: The network of features; None if the sets are features.
-        neighbours: k.
+    """Returns precision, recall, density and coverage of a set of draws, as features or with a network; see `frechet_distance`.
 
     Raises:
         ShapeError: The sets do not fit, or have no more than k points.

@@ -10,12 +10,7 @@ from composable_energy.options import check_number
 
 
 class Disc(nn.Module):
-    """The signed distance from a disc, or from a ball in more dimensions.
-
-    Args:
-        center: The center.
-        radius: The radius.
-    """
+    """The signed distance from a disc, or from a ball in more dimensions."""
 
     center: Tensor
 
@@ -30,11 +25,7 @@ class Disc(nn.Module):
 
 
 class Box(nn.Module):
-    """The signed distance from a box.
-
-    Args:
-        center: The center.
-        half: Half of its size along each axis.
+    """The signed distance from a box with a center and half of its size along each axis.
 
     Raises:
         OptionError: A size is not positive, or there is not one for each axis.

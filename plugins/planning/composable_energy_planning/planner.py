@@ -90,9 +90,7 @@ class Planner:
         """Returns the rest of the plan from the state of the world after one more move, with shape $(T - t, d)$ after the $t$-th.
 
         Args:
-            state: The state of the world.
             patience: Searches anew if the energy of the improved plan is higher than the last one by more.
-            steps: The descent steps.
 
         Raises:
             OptionError: The plan is over.

@@ -131,17 +131,13 @@ class TransitionEnergy(Energy):
         return (self.behind if backwards else self.ahead).draw(states, generator, width)
 
     def fit(self, pairs: Tensor, *, steps: int = 8000, batch: int = 512, seed: int = 0, rate: float = 6e-3) -> TransitionEnergy:
-        """Trains on pairs of states in succession: first the Gaussians by likelihood, then the odds by noise-contrastive estimation.
+        """Trains on pairs of states in succession, with shape $(n, 2, d)$, and returns itself.
+
+        The Gaussians are trained first, by likelihood, then the odds by noise-contrastive estimation.
 
         Args:
-            pairs: The pairs, with shape $(n, 2, d)$.
             steps: The number of steps for the odds; the Gaussians take an eighth of them.
-            batch: The number of pairs in a step.
-            seed: The seed.
             rate: The first learning rate; it falls to zero.
-
-        Returns:
-            This energy.
         """
         if pairs.ndim != 3 or pairs.shape[1:] != self.event_shape:
             raise ShapeError(f"Pairs have the shape (n, 2, {self.size}), got {tuple(pairs.shape)}.")

@@ -119,9 +119,6 @@ class ContrastiveDivergence(Objective):
         """Draws a point for each row from the model in eval mode; a chain that diverges is replaced by a new start.
 
         Args:
-            model: The energy.
-            batch: The rows.
-            conditions: Conditions of the energy, one value for each row.
             steps: The number of steps; 0 returns the starts of the chains.
         """
         if self.chosen is None:

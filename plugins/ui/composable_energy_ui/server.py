@@ -44,7 +44,6 @@ class Playground:
     The worker is a new process of Python, so a script creates a playground under `if __name__ == "__main__"`.
 
     Args:
-        host: The address to listen on.
         port: The port; 0 takes a free one.
         family: The family of the names in the tab of pictures, or a folder of saved energies; None for the default.
         value_range: The values of black and white.

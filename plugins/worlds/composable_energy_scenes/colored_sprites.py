@@ -26,7 +26,6 @@ class ColoredSprites(World):
     """Separate squares, ellipses and hearts.
 
     Args:
-        size: Height and width of the pictures.
         count: The smallest and the largest number of sprites, at most 4.
     """
 

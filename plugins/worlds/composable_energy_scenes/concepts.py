@@ -37,9 +37,6 @@ class Concepts:
     `position`, `size` and `light` are numbers: `position((0.2, 0.5))` is the density at a point, `position.near((0.2, 0.5), 0.2)` an event,
     which has a complement. `color` and `shape` are events of classes. All are evidence over `base`, so an expression counts it once.
 
-    Args:
-        folder: The folder of the weights.
-
     Example:
         >>> from composable_energy_scenes import load_concepts
         >>> scenes = load_concepts()

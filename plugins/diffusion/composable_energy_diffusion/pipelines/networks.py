@@ -159,12 +159,7 @@ class Pixels(nn.Module):
 
 
 class Latents(nn.Module):
-    """Decodes latent points by the autoencoder of a pipeline to pictures in [0, 1].
-
-    Args:
-        vae: The autoencoder, an `AutoencoderKL` of diffusers.
-        latent_shape: The shape of one latent point.
-    """
+    """Decodes latent points by the autoencoder of a pipeline, an `AutoencoderKL` of diffusers, to pictures in [0, 1]."""
 
     def __init__(self, vae: Any, latent_shape: torch.Size) -> None:
         super().__init__()

@@ -98,10 +98,7 @@ class Pictures:
         return self._pixels if self._rows is None else self._pixels[self._rows.numpy()]
 
     def images(self, index: Tensor) -> Tensor:
-        """Returns pictures by index in float32 in [0, 1], with shape $(B, C, H, W)$.
-
-        Args:
-            index: Indices, int64 with shape $(B,)$; the result is on the same device.
+        """Returns pictures by index in float32 in [0, 1], with shape $(B, C, H, W)$, on the device of the index.
 
         Raises:
             IndexError: An index is out of range.
@@ -111,10 +108,7 @@ class Pictures:
         return torch.from_numpy(chosen).to(index.device).float().div_(255)
 
     def take(self, index: Tensor | slice) -> Pictures:
-        """Returns a subset of the pictures, in the order of the index, without copying pixels.
-
-        Args:
-            index: A slice, indices as int64, or a boolean for each picture.
+        """Returns a subset of the pictures, in the order of the index (a slice, int64 or booleans), without copying pixels.
 
         Raises:
             IndexError: An index is out of range.
@@ -126,13 +120,9 @@ class Pictures:
         return Pictures(self._pixels, labels, self.origin, index if self._rows is None else self._rows[index])
 
     def split(self, share: float, seed: int = 0) -> tuple[Pictures, Pictures]:
-        """Returns a random share of the pictures and the rest, both in their order here.
+        """Returns a random share of the pictures, in (0, 1), and the rest, both in their order here.
 
         The same share and seed select the same pictures on every machine, and a larger share contains a smaller one.
-
-        Args:
-            share: The share of the first part, in (0, 1).
-            seed: Seed of the selection.
 
         Raises:
             OptionError: A part would be empty.
@@ -145,9 +135,6 @@ class Pictures:
 
     def variable(self, name: str) -> Labels:
         """Returns the labels of an attribute that can be learnt: it exists, and its values vary.
-
-        Args:
-            name: Name of the attribute.
 
         Raises:
             OptionError: There is no such attribute, or all known values are equal.
