@@ -87,7 +87,6 @@ class Classifier(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether probabilities depend on a seed."""
         return self.refinement is not None and self.refinement.random
 
     def forward(self, x: Tensor, *, seed: int | None = None, rows: Sequence[int] | None = None) -> Tensor:

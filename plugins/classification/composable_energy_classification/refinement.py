@@ -50,7 +50,6 @@ class Refinement:
 
     @property
     def random(self) -> bool:
-        """Whether the refined points depend on the seed."""
         return self.temperature > 0
 
     def __call__(

@@ -96,7 +96,6 @@ class ComponentEnergy(ce.Energy, ABC):
         return (z[:, : self.latent], z[:, self.latent :]) if self.coordinates == "relative" else (z, None)
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
         return options_of(self)
 
 

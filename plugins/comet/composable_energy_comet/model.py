@@ -28,11 +28,7 @@ _NOWHERE = 4.0  # pictures are from -1 to 1, and windows reach less than 1.2
 
 
 class Comet(nn.Module):
-    r"""A model that decomposes pictures into components without labels: latents $z_k$ of a picture, and one energy $E(x, z)$.
-
-    Args:
-        encoder: Encodes pictures into latents with shape $(B, K, D)$.
-        energy: The energy of one component.
+    r"""A model that decomposes pictures into components without labels, by an encoder to latents $(B, K, D)$ and an energy $E(x, z_k)$.
 
     Raises:
         OptionError: Encoder and energy have latents of different sizes.

@@ -35,9 +35,7 @@ class DiffusionEnergy(Energy):
         schedule: A schedule, its name, or a mapping with `name` and options.
         parametrisation: What the model returns: `epsilon`, `x0`, `v`, `flow`, `score`, `edm` or `energy`.
         unconditional: Values of conditions for calls that give none, such as the null class: `{"y": 10}`.
-        name: The name in expressions.
         event_shape: The shape of one point, if there is only one.
-        decoder: The decoder, for a model of latent points.
 
     Raises:
         LiftError: The model is not callable.
@@ -98,7 +96,6 @@ class DiffusionEnergy(Energy):
 
     @property
     def sigma_range(self) -> tuple[float, float]:
-        """The least and the greatest noise level that the model knows."""
         return self.schedule.sigma_range
 
     def config(self) -> dict[str, Any]:

@@ -55,7 +55,6 @@ def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
 
 @torch.no_grad()
 def _encode_faces(run: TrainingRun) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Returns the codes of the training faces by the shipped autoencoder, and their attributes."""
     target, faces = run.folder / "codes.safetensors", run.draw_faces("train", TRAINING_FACES)
     if not target.exists():
         coder = Faces().load(None).decoder

@@ -36,8 +36,6 @@ class ImageEnergy(ce.Energy, ABC):
 
     Args:
         name: Name in the registry.
-        size: Height and width of an image, in pixels.
-        channels: Channels of an image.
         labels: Number of labels $K$; None for none.
         numbers: Number of real conditions $K$; None for none.
 

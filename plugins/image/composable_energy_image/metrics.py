@@ -32,7 +32,7 @@ def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
 
 def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
-    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures.
+    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures, of at least 11 pixels a side.
 
     With moments $\mu$, $\sigma$ in Gaussian windows of 11 pixels with standard deviation 1.5, it is the mean over channels and over the
     windows inside of the picture of
@@ -42,8 +42,6 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
     where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$.
 
     Args:
-        pictures: With shape $(B, C, H, W)$ of at least 11 pixels a side.
-        truth: With the same shape.
         peak: The largest value of a pixel, 1 or 255.
 
     Raises:

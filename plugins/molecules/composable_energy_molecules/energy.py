@@ -25,7 +25,6 @@ class SideChainEnergy(Energy):
     Args:
         residues: The number of residues of a point: None for points of shape $(4,)$ with contexts of shape $(5,)$; else points of shape
             $(R, 4)$ with contexts of shape $(R, 5)$, and the energy is the sum.
-        width: The width of the layers.
         harmonics: The largest $k$.
 
     References:

@@ -207,7 +207,6 @@ class Chain(Operator):
 
     @property
     def parts(self) -> list[Operator]:
-        """The operators."""
         return list(self.operators)  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,7 +42,6 @@ class Box(nn.Module):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
 
     def forward(self, points: Tensor) -> Tensor:
-        """Returns the distances, with shape $(*)$, of points with shape $(*, d)$."""
         beyond = (points - self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)

@@ -36,10 +36,8 @@ class Planner:
         task: The expression without its start, such as `dynamics & goal(g) & ~obstacle`.
         tries: The number of trajectories that are improved.
         steps: Their descent steps.
-        search: The search.
         retries: The number of further searches, each with twice as many states.
         width: The width of the start.
-        seed: The seed; the k-th search draws with seed + k.
 
     Raises:
         ExpressionError: The expression is no conjunction that a search takes apart.

@@ -83,7 +83,6 @@ class TransitionEnergy(Energy):
     Args:
         size: $d$, the numbers of a state.
         angles: The axes of states that are angles.
-        hidden: The width of the networks.
         kept: The number of visited states that the energy keeps; searches look for goals among them.
 
     References:
@@ -112,10 +111,6 @@ class TransitionEnergy(Energy):
     def forward(self, x: Tensor) -> Tensor:
         white, log_det = self.ahead.whiten(x[:, 0], x[:, 1])
         return log_det - _log_mixture(white) - self._log_odds(x[:, 0], x[:, 1], white)
-
-    def log_odds(self, states: Tensor, ends: Tensor) -> Tensor:
-        """Returns $f$, with shape $(B,)$."""
-        return self._log_odds(states, ends, self.ahead.whiten(states, ends)[0])
 
     def _log_odds(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         return self.odds(self._inputs(states, ends, white)).squeeze(1)

@@ -140,8 +140,6 @@ class _Convolution(Function):
 
 
 class _ConvolutionOfGradients(Function):
-    """The gradient of a convolution with respect to its input."""
-
     generate_vmap_rule = True
 
     @staticmethod

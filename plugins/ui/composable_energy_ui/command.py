@@ -25,7 +25,6 @@ class Ui(Command):
         add_range(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Serves until Ctrl-C."""
         from composable_energy.errors import OptionError
         from composable_energy_ui.server import Playground
 

@@ -75,7 +75,6 @@ class Playground:
 
     @property
     def address(self) -> str:
-        """The address of the page."""
         return f"http://{self.host if self.local else '127.0.0.1'}:{self._server.server_port}"
 
     def run(self) -> None:
@@ -114,8 +113,6 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
     def __init__(self, playground: Playground, *args: Any) -> None:
         self.playground = playground
         super().__init__(*args)

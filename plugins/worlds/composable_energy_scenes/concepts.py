@@ -158,11 +158,9 @@ class SceneFamily(ce.EnergyFamily):
         self._folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the events, without loading weights."""
         return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the energy of an event, or the base for None."""
         concepts = load_concepts(self._folder)
         if member is None:
             return concepts.base

@@ -35,7 +35,6 @@ class MultiObjectEnergies:
 
     @cached_property
     def base(self) -> PatchEnergy:
-        """The energy of any picture."""
         base = PatchEnergy()
         weights.read(base.coder, "coder", self.folder)
         weights.read(base.net, "base", self.folder)

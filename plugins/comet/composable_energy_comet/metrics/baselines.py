@@ -13,13 +13,12 @@ from composable_energy_comet.metrics.inputs import Array, as_labels, as_tensor
 
 
 def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int = 0, *, starts: int = 10) -> Tensor:
-    """Returns labels of pixels by color alone: k-means in each picture, with the true number of segments.
+    """Returns labels of pixels by color alone: k-means in each picture, with the true number of segments of each, or of all.
 
     On saturated colors over black it is nearly perfect, so a model that scores no better may have learnt colors only.
 
     Args:
         images: Bytes or floating numbers, with shape $(B, C, H, W)$.
-        counts: Number of segments of each picture, including the background; one number applies to all.
         seed: Seed of the initial centres. The labels of picture `i` do not depend on later pictures.
         starts: Number of initializations, of which the best is taken.
 

@@ -26,10 +26,6 @@ class Pictures:
         origin: A description of the pictures and their source.
         rows: Indices of the pictures in `pixels`, in order; None for all of them.
 
-    Attributes:
-        labels: Attributes by name.
-        origin: A description of the pictures and their source.
-
     Raises:
         ShapeError: The pixels have another shape, or the number of labels differs.
         DtypeError: The pixels are not bytes.
@@ -89,7 +85,6 @@ class Pictures:
 
     @property
     def event_shape(self) -> torch.Size:
-        """The shape $(C, H, W)$ of one picture."""
         return torch.Size(self._pixels.shape[1:])
 
     @property

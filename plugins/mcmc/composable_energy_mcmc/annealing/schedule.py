@@ -125,7 +125,6 @@ def next_level(level: float, log_ratio: Tensor, keep: float) -> float:
 
 
 def _interpolate(positions: Sequence[float], values: Sequence[float], at: float) -> float:
-    """Returns the value at a position, linear between rising positions."""
     low = min(max(bisect_right(positions, at) - 1, 0), len(positions) - 2)
     share = (at - positions[low]) / (positions[low + 1] - positions[low])
     return values[low] + min(share, 1.0) * (values[low + 1] - values[low])
