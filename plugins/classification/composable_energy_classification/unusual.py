@@ -18,12 +18,9 @@ def energy_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
 
 
 def relative_score(energy: Energy | Classifier, background: Energy | Classifier, x: Tensor) -> Tensor:
-    r"""Returns the energy relative to that of a background, $E(x) - E_0(x)$, with shape $(B,)$ (Ren et al., 2019).
+    r"""Returns the energy relative to that of a background, a wider set, $E(x) - E_0(x)$, with shape $(B,)$ (Ren et al., 2019).
 
     What both find unusual, such as few dark pixels, cancels; what is left tells whether the point fits the data.
-
-    Args:
-        background: The energy $E_0$ of a wider set, such as of data with much noise.
 
     References:
         Likelihood ratios for out-of-distribution detection (Ren et al., 2019), https://arxiv.org/abs/1906.02845

@@ -1,5 +1,3 @@
-"""The command `doctor`: checks of the installation."""
-
 import argparse
 import platform
 import sys

@@ -1,5 +1,3 @@
-"""The command `explain`: the energy of each term of an expression at given images or points."""
-
 from __future__ import annotations
 
 import argparse

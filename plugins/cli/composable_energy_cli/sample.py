@@ -1,5 +1,3 @@
-"""The command `sample`: draws from an expression."""
-
 from __future__ import annotations
 
 import argparse

@@ -92,10 +92,7 @@ class Comet(nn.Module):
         return recombine_parts(parts, seed)
 
     def swap(self, x: Tensor, y: Tensor, k: int | Sequence[int], seed: int = 0) -> Tensor:
-        """Returns pictures of x with some components replaced by those of as many pictures y, with shape $(B, C, S, S)$.
-
-        Args:
-            k: Index of the component, or several, from 0.
+        """Returns pictures of x with one or several components `k`, from 0 on, of as many pictures y, with shape $(B, C, S, S)$.
 
         Raises:
             OptionError: There is no such component.
@@ -105,10 +102,7 @@ class Comet(nn.Module):
         return self.decode(mixed, seed)
 
     def interpolate(self, x: Tensor, y: Tensor, k: int | Sequence[int], n: int = 5, seed: int = 0) -> Tensor:
-        """Returns pictures that interpolate from x to x with some components `k` of y, with shape $(n, B, C, S, S)$.
-
-        Args:
-            n: Number of interpolation points with both ends, at least 2.
+        """Returns pictures that interpolate from x to `swap(x, y, k)` at 2 or more points with both ends, with shape $(n, B, C, S, S)$.
 
         Raises:
             ShapeError, OptionError: See `swap`; or n is below 2.

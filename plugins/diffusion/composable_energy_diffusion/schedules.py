@@ -85,10 +85,6 @@ class _VariancePreserving(Schedule):
 class LinearVP(_VariancePreserving):
     r"""The variance preserving process with a linear rate, $\beta(t) = \beta_0 + t (\beta_1 - \beta_0)$, and time from 0 to 1.
 
-    Args:
-        beta_min: $\beta_0$.
-        beta_max: $\beta_1$.
-
     References:
         Score-based generative modeling through stochastic differential equations (Song et al., 2021), https://arxiv.org/abs/2011.13456
     """
@@ -115,10 +111,7 @@ class LinearVP(_VariancePreserving):
 
 @dataclass(frozen=True)
 class Cosine(_VariancePreserving):
-    r"""The variance preserving process with $a(t) \propto \cos\bigl(\tfrac\pi2 \tfrac{t + o}{1 + o}\bigr)$, and time from 0 to 1.
-
-    Args:
-        offset: $o$.
+    r"""The variance preserving process with $a(t) \propto \cos\bigl(\tfrac\pi2 \tfrac{t + o}{1 + o}\bigr)$, offset $o$ and $t$ from 0 to 1.
 
     References:
         Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
@@ -235,11 +228,8 @@ class VarianceExploding(_OwnRange):
 class EDM(_OwnRange):
     r"""The schedule of Karras et al. (2022): points of unit variance, $a = 1 / \sqrt{\sigma^2 + d^2}$, and the time $\tfrac14 \log \sigma$.
 
-    These are the inputs of the raw network $F$, whose parametrisation is `edm`. A preconditioned network, which takes $y$ and $\sigma$ and
-    returns the clean point, has the schedule `ve` and the parametrisation `x0`.
-
-    Args:
-        data_std: $d$, the standard deviation of the data.
+    The data have the standard deviation $d$. These are the inputs of the raw network $F$, whose parametrisation is `edm`. A preconditioned
+    network, which takes $y$ and $\sigma$ and returns the clean point, has the schedule `ve` and the parametrisation `x0`.
     """
 
     name = "edm"

@@ -21,10 +21,7 @@ _NAMES = (*ATTRIBUTES, "hair")
 
 
 def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: Sequence[str] = _NAMES, progress: bool = False) -> None:
-    """Writes faces 0 to n - 1 of a seed, with height and width `size`, to a folder, which may be new.
-
-    Args:
-        attributes: The columns of the table.
+    """Writes faces 0 to n - 1 of a seed, with height and width `size`, and a table of `attributes` to a folder, which may be new.
 
     Raises:
         ValueError: An attribute is unknown, or a number is out of range.

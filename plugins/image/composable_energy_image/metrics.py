@@ -21,9 +21,6 @@ Network = Callable[[Tensor], Tensor]
 def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
     r"""Returns the peak signal-to-noise ratio $10 \log_{10}(\text{peak}^2 / \text{MSE})$ in decibels, with shape $(B,)$.
 
-    Args:
-        peak: The largest value of a pixel, 1 or 255.
-
     Raises:
         ShapeError: The shapes differ, or are not those of pictures.
     """
@@ -39,10 +36,7 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
     $$\frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},$$
 
-    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$.
-
-    Args:
-        peak: The largest value of a pixel, 1 or 255.
+    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$ with the largest value of a pixel, 1 or 255.
 
     Raises:
         ShapeError: The shapes differ, or are not those of pictures of this size.
@@ -67,11 +61,7 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def features_of(network: Network, pictures: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Returns the features of pictures by a network, in batches, with shape $(N, D)$; those of several axes are flattened.
-
-    Args:
-        network: A function of pictures with shape $(B, C, H, W)$, such as a classifier without its last layer, in eval mode.
-    """
+    """Returns the features of pictures by a network, in batches, with shape $(N, D)$; those of several axes are flattened."""
     parts = [network(part) for part in pictures.split(check_integer("batch_size", batch_size))]
     return torch.cat([part.flatten(1) for part in parts])
 

@@ -48,9 +48,6 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 def place_atom(a: Tensor, b: Tensor, c: Tensor, length: Any, angle: Any, turn: Tensor) -> Tensor:
     r"""Returns the point $d$ at a distance from $c$, with shape $(*, 3)$, with an angle $bcd$ and a dihedral $abcd$ (Parsons et al., 2005).
 
-    Args:
-        turn: The dihedral, in radians, with shape $(*)$.
-
     References:
         Practical conversion from torsion space to Cartesian space for in silico protein synthesis (Parsons et al., 2005).
     """

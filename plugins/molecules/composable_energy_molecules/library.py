@@ -33,10 +33,7 @@ class AngleLibrary(nn.Module):
         self.register_buffer("shares", torch.full((len(RESIDUES), ANGLES, bins), 1 / bins))
 
     def fit(self, data: SideChains, uniform: float = 0.1) -> AngleLibrary:
-        """Counts the angles of complete side chains, and returns itself; amino acids without data stay uniform.
-
-        Args:
-            uniform: The share of a uniform density, which is mixed in.
+        """Counts the angles of complete side chains, and mixes in a share of a uniform density; returns itself.
 
         Raises:
             OptionError: An angle is unknown, or the share is not in (0, 1).

@@ -19,9 +19,6 @@ def predict(
     r"""Returns the angles of low energy of one residue for each context, with shape $(B, 4)$; 0 beyond the angles of an amino acid.
 
     The lowest of some candidates from a library goes down the gradient; a step that goes up is halved.
-
-    Args:
-        seed: The seed of the candidates.
     """
     check_integer("candidates", candidates)
     check_integer("steps", steps, least=0)
@@ -53,9 +50,6 @@ def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *,
 
     Of some candidates of the library one is chosen with the probability $\propto e^{-E} / q$. This is exact for many candidates, and needs
     no chains. Angles beyond those of an amino acid are uniform.
-
-    Args:
-        candidates: The number of candidates for each draw.
     """
     check_integer("candidates", candidates)
     generator, found = torch.Generator().manual_seed(seed), []
@@ -73,9 +67,6 @@ def log_probs(
     r"""Returns log densities on the torus of the angles that each amino acid has, and $\log Z$ by context, both with shape $(B,)$.
 
     $Z(c) = \langle e^{-E(\chi \mid c)} / q(\chi) \rangle$ over draws of a library $q$, which are independent for each context.
-
-    Args:
-        draws: The number of draws for each context.
     """
     check_integer("draws", draws)
     generator = torch.Generator().manual_seed(seed)

@@ -139,10 +139,7 @@ class FlowNoise(NoiseDistribution):
         held_out: float = 0.1,
         seed: int = 0,
     ) -> FlowNoise:
-        """Returns a flow that is trained on points by maximum likelihood and Adam, with the weights that are best on held-out points.
-
-        Args:
-            held_out: The share of the points that select the number of steps.
+        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out share of them.
 
         Raises:
             OptionError: There are too few points, or they are constant.

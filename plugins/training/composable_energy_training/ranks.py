@@ -44,12 +44,7 @@ def leave() -> None:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run. Methods that communicate must be called by all processes at the same time.
-
-    Args:
-        rank: The number of this process.
-        size: The number of processes.
-    """
+    """The processes of a run. Methods that communicate must be called by all processes at the same time."""
 
     rank: int = 0
     size: int = 1

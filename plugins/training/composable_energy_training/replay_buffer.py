@@ -89,10 +89,7 @@ class ReplayBuffer:
         return draw_starts(self._start, like, noise)
 
     def nearest(self, x: Tensor, slots: Tensor, noise: Noise, among: int = 100) -> Tensor:
-        """Returns the nearest chain to each point, among chains of its row's lane other than its own.
-
-        Args:
-            among: The number of candidates; all others of the lane if there are fewer.
+        """Returns the nearest chain to each point, among some other chains of its row's lane, or all if there are fewer.
 
         Raises:
             OptionError: A lane has no other slot.

@@ -24,9 +24,6 @@ def differentiable_gradient(energy: Callable[..., Tensor], x: Tensor, **conditio
 
     The energy may be a function of points and conditions. The derivatives are those of `torch.autograd.grad(..., create_graph=True)`.
 
-    Args:
-        x: The points, with shape $(B, *)$; their graph is kept if they require a gradient.
-
     Raises:
         ExpressionError: The energies do not depend on the points.
     """

@@ -1,5 +1,3 @@
-"""The command `composable-energy ui`: the playground in a browser."""
-
 import argparse
 import sys
 import webbrowser

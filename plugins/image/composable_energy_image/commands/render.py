@@ -1,5 +1,3 @@
-"""The command `composable-energy render WORLD -n N -o FOLDER`, which renders pictures of a world with labels and masks."""
-
 from __future__ import annotations
 
 import argparse

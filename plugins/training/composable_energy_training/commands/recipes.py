@@ -1,5 +1,3 @@
-"""`composable-energy recipes`: lists recipes with their needs and costs, or shows one."""
-
 import argparse
 import textwrap
 from typing import Any

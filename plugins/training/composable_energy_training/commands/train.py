@@ -1,5 +1,3 @@
-"""`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
-
 import argparse
 import logging
 import shlex
