@@ -56,7 +56,7 @@ def component_scores(energy: ConvEnergy | TargetEnergy, x: Tensor, z: Tensor, no
 
 
 def merge_components(scores: Tensor, threshold: float | None) -> Tensor:
-    """Returns the component with the highest of $K$ scores at each pixel, with shape $(B, S, S)$; similar ones share one.
+    """Returns the component with the highest of $K$ scores at each pixel, with shape $(B, S, S)$; similar components share a label.
 
     Args:
         threshold: Components whose scores, minus their minima, have a cosine above it get the label of the first of them. None merges none.

@@ -68,7 +68,8 @@ class SideChainEnergy(Energy):
     def of_each(self, chi: Tensor, context: Tensor) -> Tensor:
         r"""Returns the energies, with shape $(B, K)$, of several points for each context, with shape $(B, K, 4)$.
 
-        Each context is evaluated once."""
+        Each context is evaluated once.
+        """
         check_context(context, chi[:, 0].shape)
         return self._combine(self._angle_features(chi, context[:, None]), self._scales(context)[:, None])
 

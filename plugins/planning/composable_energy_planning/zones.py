@@ -87,9 +87,9 @@ class Entered(nn.Module):
 def zone(distance: Callable[[Tensor], Tensor], *, name: str = "zone", **options: Any) -> ClassifierEnergy:
     r"""Returns the event that a trajectory enters a zone, given by its signed distance, at a state or between states.
 
-    The complement `~zone(...)`, that it stays outside, is exact and bounded: its energy is $-\log P(\text{never})$, nearly the
-    sum of the depths over the width. Not negated, the zone is a place to pass at any time.
-    Zones combine with `&`, `|`, `^` and `>>` as all events do.
+    The complement `~zone(...)`, that it stays outside, is exact and bounded: its energy is $-\log P(\text{never})$, nearly
+    the sum of the depths over the width. Not negated, the zone is a place to pass at any
+    time. Zones combine with `&`, `|`, `^` and `>>` as all events do.
 
     Args:
         **options: `width`, `between`, `margin`, `axes` and `of` of `Entered`.

@@ -116,7 +116,7 @@ class ContrastiveDivergence(Objective):
         return Loss(value, {**scalars, **samples.scalars})
 
     def draw(self, model: nn.Module, batch: Batch, conditions: Mapping[str, Tensor], steps: int) -> NegativeSamples:
-        """Draws a point for each row from the model in eval mode, its start with 0 steps; chains that diverge get a new start."""
+        """Draws a point for each row from the model in eval mode, or its start with 0 steps; chains that diverge get new starts."""
         if self.chosen is None:
             raise OptionError("The objective is not prepared: call `begin(model, context)` before the first loss.")
         energy = require_energy(model)

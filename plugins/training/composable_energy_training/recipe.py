@@ -91,7 +91,7 @@ class Recipe(ABC):
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the types of all settings by dotted key, such as `int | None`. By default they are the types of the present values.
 
-        The settings that are about to change are for a recipe where one setting determines others.
+        `changes` are settings that are about to change, for a recipe where one setting determines others.
         """
         types = {key: Any if value in (None, NONE) else type(value) for key, value in flatten(self.settings).items()}
         return {key: _OPTIONAL.get(key, kind) for key, kind in types.items()}
