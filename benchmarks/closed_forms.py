@@ -92,7 +92,6 @@ def rows() -> dict[str, Row]:
 
 
 def measure(row: Row, seeds: int) -> dict[str, Any]:
-    """Returns the figures of a row."""
     name, title, target, effort = row
     began, size, sampler = time.process_time(), len(target.mean), ce.get("sampler", name)(**effort.options)
     energy, found = CountingEnergy(target.energy, size), []

@@ -54,7 +54,6 @@ def careful(run: str) -> bool:
 
 
 def objective(run: str) -> ContrastiveDivergence | ImprovedContrastiveDivergence:
-    """Returns the objective of a run."""
     options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
     if run == "improved":  # fresh starts as in its paper, with a milder augmentation
         return ImprovedContrastiveDivergence(steps=K, options=options, buffer=10_000, fresh=0.001, augment=AUGMENTATION)

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.faces_conditional import train_conditional
 from benchmarks.harness import RESULTS, environment, read_options, write_json
 from benchmarks.papers.experiment import arrange_grid, write_picture
-from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
-from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.judge import accuracy, features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN
 from composable_energy_faces.scores import CRITERIA, Criterion, build_expression, score
 from composable_energy_faces.training_run import TrainingRun
@@ -48,7 +48,6 @@ class Absolute(ce.Energy):
         self.event_shape, self.recommended, self.name = inner.event_shape, inner.recommended, str(inner)
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
-        """Returns the sum of base and evidence."""
         return self.inner(x, sigma=sigma)
 
 
@@ -65,7 +64,6 @@ class Conditional(ce.Energy):
         self.register_buffer("condition", torch.tensor([[float(name == other) for other in names]]))
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
-        """Returns the conditional energy, with shape $(B,)$."""
         return self.net(x, sigma=sigma, y=self.condition)
 
 
@@ -135,19 +133,14 @@ def spread(sets: Sequence[Tensor]) -> dict[str, float]:
 
 @torch.no_grad()
 def decoded(images: Tensor) -> Tensor:
-    """Returns the autoencoder's reconstructions of pictures."""
     coder = ce.get("energy", "faces").decoder
     return torch.cat([coder(coder.encode(part)) for part in images.split(250)])  # pyright: ignore
 
 
 def classifier_accuracy(count: int = 2000) -> dict[str, dict[str, float]]:
     """Returns the accuracy of the classifier on drawn faces, and on decoded ones."""
-    faces, found = draw(count, seed=3), {}
-    for name, images in (("drawn", faces.images), ("decoded", decoded(faces.images))):
-        labels = judge(images)
-        right = (labels.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((labels.hair == faces.hair).float().mean())}
-    return found
+    faces = draw(count, seed=3)
+    return {name: accuracy(judge(images), faces) for name, images in (("drawn", faces.images), ("decoded", decoded(faces.images)))}
 
 
 def timings(energy: ce.Energy) -> list[dict[str, Any]]:

@@ -82,7 +82,6 @@ def one_of_hat_and_glasses(pictures: Tensor) -> Tensor:
 
 
 def rows() -> dict[str, Row]:
-    """Returns the rows by name."""
     male, glasses, smiling = (ce.get("energy", f"faces/{name}") for name in ("male", "glasses", "smiling"))
     network = PixelHat()
     pixel = ce.as_energy(lambda pictures: softplus(-network(pictures)[:, 0]), event_shape=SHAPE, name="pixel hat")

@@ -156,7 +156,6 @@ def measured(works: Mapping[str, Callable[[], object]], plan: Plan) -> Row:
 
 
 def timed(work: Callable[[], object], repeats: int, plan: Plan) -> float:
-    """Returns the seconds of one repetition."""
     if plan.device == "cpu":
         begin = time.perf_counter()
         for _ in range(repeats):

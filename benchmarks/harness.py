@@ -78,7 +78,6 @@ def environment(*packages: str, **settings: Any) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

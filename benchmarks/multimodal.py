@@ -60,7 +60,6 @@ def draw(energy: CountingEnergy, sampler: Any, chains: int, steps: int | None, s
 
 
 def measure(name: str, seeds: int) -> dict[str, Any]:
-    """Returns the row of a sampler."""
     sampler, chains, steps = SAMPLERS[name]
     modes, start = Modes(), Modes.means[:1]
     energy = CountingEnergy(modes, 2)

@@ -17,7 +17,6 @@ BLOCK = re.compile(r"<!-- (?!end -->|not run)(.+?) -->.*?<!-- end -->", re.DOTAL
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
-    """Returns a table."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return text.replace(" ± ", "&nbsp;±&nbsp;")  # on one line
@@ -34,7 +33,6 @@ def number(key: str, digits: int = 3) -> Callable[[Mapping[str, Any]], str]:
 
 
 def mean(rows: Iterable[Mapping[str, Any]], key: str) -> float:
-    """Returns the mean of a number over rows."""
     values = [float(row[key]) for row in rows]
     return sum(values) / len(values)
 
@@ -45,7 +43,6 @@ def code_cell(text: str) -> str:
 
 
 def read_results(name: str) -> Any:
-    """Returns the content of a file of results."""
     return read_json(RESULTS / f"{name}.json")
 
 
@@ -69,10 +66,8 @@ def fill_page(page: str, blocks: Blocks) -> str:
 
 
 def block_names(page: str) -> list[str]:
-    """Returns the names of the blocks of a page."""
     return [match[1] for match in BLOCK.finditer(page)]
 
 
 def write_page(path: Path, blocks: Blocks) -> None:
-    """Writes the blocks of a page."""
     path.write_text(fill_page(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")

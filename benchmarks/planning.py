@@ -101,7 +101,6 @@ class Methods:
 
 
 def measure(methods: Methods, name: str, task: Task, seed: int) -> dict[str, Any]:
-    """Returns the figures of one plan."""
     begin = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlanWarning)  # the figures say so

@@ -91,7 +91,6 @@ def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
 
 
 def seconds(*call: Any) -> float:
-    """Returns the processor time of `run`."""
     began = time.process_time()
     run(*call)
     return time.process_time() - began

@@ -88,7 +88,6 @@ def shares_of_recovery(found: Tensor, test: SideChains) -> dict[str, float]:
 
 
 def measure_seed(seed: int) -> list[dict[str, Any]]:
-    """Returns the rows of a seed."""
     data, test, exact = generate(TRAIN, seed), generate(TEST, 100 + seed), GeneratedRotamers()
     truth = -exact(test.chi, context=test.context) + (~test.mask).sum(1) * math.log(2 * math.pi)
     rows = []
@@ -144,7 +143,6 @@ def agreement(counts: Tensor, weights: Tensor) -> dict[str, float]:
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the rows after each seed, and with those of the draws."""
     shutil.rmtree(NETWORKS, ignore_errors=True)
     about = environment(train=TRAIN, test=TEST, steps=STEPS, batch=BATCH, negatives=NEGATIVES, chains=CHAINS, sweeps=SWEEPS, long=LONG)
     rows: list[dict[str, Any]] = []

@@ -56,7 +56,6 @@ class Leveled(nn.Module):
 
 
 def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
-    """Returns the seconds of each step of this library's trainer."""
     import composable_energy as ce
     from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Monitor, Optimizer, Trainer
 
@@ -133,7 +132,6 @@ def torchebm(task: str, size: int) -> Callable[[], Any]:
 
 
 def speed(turns: int) -> dict[str, Any]:
-    """Returns the figures of all tasks."""
     result: dict[str, Any] = {}
     for task, size in TASKS:
         others = {"ebmkit": ebmkit(task, size), "torchebm": torchebm(task, size)}

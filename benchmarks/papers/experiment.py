@@ -23,17 +23,14 @@ class Paper:
 
     @property
     def results(self) -> Path:
-        """The folder of files of results."""
         return self.root / RESULTS.relative_to(ROOT) / self.name
 
     @property
     def pictures(self) -> Path:
-        """The folder of pictures for the documentation."""
         return self.root / "docs" / "img" / self.name
 
     @property
     def cache(self) -> Path:
-        """The folder of renders and trained models."""
         return self.root / ".cache" / self.name
 
     def run(

@@ -48,7 +48,6 @@ KEEP_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOL
 
 
 def module_of(paper: str, name: str) -> str:
-    """Returns the module of an experiment."""
     return name if "." in name else f"benchmarks.papers.{paper}.{name}"
 
 

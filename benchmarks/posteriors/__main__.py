@@ -92,7 +92,6 @@ def measure(target: Target, reference: Reference, seed: int, start: str) -> Figu
 
 
 def figures(values: Tensor, reference: Reference, gradients: int, recorded: float, seconds: float) -> Figures:
-    """Returns errors and costs."""
     accuracy = asdict(compare(values, reference))
     size = max(accuracy["ess"], 1.0)
     costs = {"gradients": gradients, "gradients_per_effective": recorded / size, "all_gradients_per_effective": gradients / size}

@@ -40,7 +40,6 @@ class Reference:
 
 
 def read_reference(target: Target) -> Reference:
-    """Returns the committed reference of a target."""
     path = REFERENCES / f"{target.name}.json"
     if not path.exists():
         raise FileNotFoundError(f"{target.name} has no reference: run `python -m benchmarks.posteriors.references --rows {target.name}`.")
@@ -124,7 +123,6 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def print_row(row: Mapping[str, Any]) -> None:
-    """Prints a line for a run."""
     names = ("row", "sampler", "seed", "start", "mean", "ratio", "ess", "gradients_per_effective", "seconds", "error", "warnings")
     cells = (f"{name} {row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names if name in row)
     print(f"{verdict(row):9}", *cells, sep="  ", flush=True)

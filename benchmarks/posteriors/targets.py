@@ -29,7 +29,6 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
 
 
 def get_target(name: str) -> Target:
-    """Returns a target by name."""
     if name not in TARGETS:
         raise ValueError(f"There is no target {name!r}; the targets are {', '.join(TARGETS)}.")
     return TARGETS[name]()

@@ -82,7 +82,6 @@ def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> 
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as one table."""
     cells: dict[str, Any] = {"set": lambda row: row["set"]}
     cells["expression"] = lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])
     cells |= {kind: lambda row, kind=kind: number(kind, 1 if row["row"] == FRECHET else 3)(row) for kind in KINDS}

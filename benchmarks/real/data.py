@@ -114,7 +114,6 @@ def fashion_attributes(images: Tensor, marks: Marks) -> Attributes:
 
 
 def open_digits(folder: Path, seed: int) -> RealSet:
-    """Returns the digits of MNIST."""
     files = [json.loads((folder / f"{digit}.json").read_text(encoding="utf-8"))["data"] for digit in range(10)]
     pixels = [torch.tensor(values).mul(255).round().byte().view(-1, 1, 28, 28) for values in files]
     digits = torch.cat([torch.full((len(some),), digit) for digit, some in enumerate(pixels)])
@@ -131,7 +130,6 @@ def open_few_digits(folder: Path, seed: int) -> RealSet:
 
 
 def digit_attributes(images: Tensor, marks: Marks) -> Attributes:
-    """Returns attributes of digits."""
     return one_of(marks["digit"], DIGITS)
 
 

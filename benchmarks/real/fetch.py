@@ -97,7 +97,6 @@ def fetch_type(work: Path) -> Path:
 
 
 def pack(work: Path, package: str) -> Path:
-    """Returns the archive of a package of npm."""
     advice = "It needs npm, a part of Node.js, and its registry"
     return work / call(work, advice, "npm", "pack", "--silent", package).split()[-1]
 

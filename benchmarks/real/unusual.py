@@ -51,7 +51,6 @@ def areas(name: str, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields all rows after each set."""
     rows: list[dict[str, Any]] = []
     for name in args.only:
         rows += areas(name, args.seed)

@@ -31,6 +31,5 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
 
 
 def write_tables() -> None:
-    """Writes the blocks of all pages."""
     for name, blocks in PAGES.items():
         write_page(DOCS / f"{name}.md", blocks())

@@ -35,7 +35,6 @@ def ratio(case: dict[str, Any], who: str, to: str) -> float:
 
 
 def steps(speed: dict[str, Any], kind: str) -> str:
-    """Returns the table of ratios to the bare gradient."""
     cases = [case for case in speed["cases"] if case["kind"] == kind]
     rows = [
         [f"**{who}**" if who.startswith(OURS) else who, *(f"{ratio(case, who, BARE):.2f}" for case in cases)]
@@ -59,7 +58,6 @@ def quality(found: dict[str, Any], key: str) -> str:
 
 
 def about(speed: dict[str, Any]) -> str:
-    """Returns the machine and the versions."""
     machine, versions = speed["machine"], speed["versions"]
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{machine['processor']}, {machine['processors']} processors, {machine['threads']} thread, {machine['system']}; {names}."
@@ -117,7 +115,6 @@ def _time(steps: Mapping[str, Any]) -> str:
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
-    """Returns the table of peak memory."""
     rows = []
     for case, ways in memory["megabytes"].items():
         for way, row in ways.items():
@@ -129,7 +126,6 @@ def _memory(memory: Mapping[str, Any]) -> str:
 
 
 def _processes(ranks: Mapping[str, Any]) -> str:
-    """Returns the table of one and two processes."""
     rows = []
     for row in ranks["times"].values():
         one, two = row["turns"]["1"], row["turns"]["2"]

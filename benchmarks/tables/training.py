@@ -38,7 +38,6 @@ def contrastive() -> str:
 
 
 def speed() -> str:
-    """Returns the table of training steps beside other libraries."""
     lines = []
     for task, found in ((task, found) for task, found in read_results("training_speed").items() if task != "about"):
         for name, row in found.items():

@@ -16,7 +16,6 @@ BUILT_IN = {"sample", "explain", "energies", "plugins", "new-plugin", "doctor"}
 
 
 def anchors(path: Path) -> set[str]:
-    """Returns the anchors of the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w]+", "-", title.partition(" {")[0].lower()).strip("-") for title in titles}
 

@@ -14,7 +14,6 @@ N = 400
 
 
 def random_attributes(seed: int = 0) -> Attributes:
-    """Returns random attributes."""
     random = torch.Generator().manual_seed(seed)
     place, size, light = torch.rand(N, 2, generator=random) * 2 - 1, torch.rand(N, generator=random), torch.randn(N, 2, generator=random)
     return Attributes(place, size, light, torch.randint(3, (N,), generator=random), torch.randint(8, (N,), generator=random))

@@ -17,7 +17,6 @@ from composable_energy_image.data import open_pictures
 
 
 def bar(first, last, value, rows=2):
-    """Returns a picture with a bar over some of its columns."""
     picture = torch.zeros(1, 28, 28)
     picture[:, 5 : 5 + rows, first : last + 1] = value
     return picture

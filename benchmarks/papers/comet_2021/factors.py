@@ -258,7 +258,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the table and the figures of all seeds."""
     parts, data, results = args.parts / "factors", render_room(args.data), []
     for seed, name in product(args.seed, args.only):
         results.append(train_and_score(name, seed, data, parts, args.share))

@@ -217,7 +217,6 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: Scenes, pairs: Pai
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each model."""
     parts, results = args.parts / "objects", []
     for plan in args.plan:
         world = world_of(plan)

@@ -144,7 +144,6 @@ class Budget:
     precision: Precision = "float32"  # of the loss; trainings that are compared at equal time have float32
 
     def spent(self, seconds: float, steps: int) -> float:
-        """Returns the share of the budget that is used."""
         return seconds / self.seconds if self.steps is None else steps / self.steps
 
     def rate_at(self, step: int, spent: float) -> float:

@@ -56,7 +56,6 @@ class Row:
     paper: tuple[float | None, ...] = ()  # paper's figures for each part; None where it has none
 
     def build(self, heads: Heads, c: Conditions) -> ce.Energy:
-        """Returns the energy."""
         return self.combine(lambda name: _energy(name, heads, c))
 
     def combine(self, term: Callable[[str], Any]) -> Any:
@@ -85,7 +84,6 @@ class Row:
 
 
 def _energy(name: str, heads: Heads, c: Conditions) -> ce.Energy:
-    """Returns the energy of a term."""
     kind, negated = name.removeprefix("not ").rstrip("12"), name.startswith("not ")
     value = c[name.removeprefix("not ")]
     if kind == "position":
@@ -95,7 +93,6 @@ def _energy(name: str, heads: Heads, c: Conditions) -> ce.Energy:
 
 
 def _holds(name: str, found: Attributes, c: Conditions) -> Tensor:
-    """Returns which pictures have a term."""
     kind, value = name.removeprefix("not ").rstrip("12"), c[name.removeprefix("not ")]
     if kind == "position":
         holds = near(found.position, value)

@@ -63,7 +63,6 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each learner of each set."""
     figures: dict[str, Any] = {"paper": PAPER, "sets": {}}
     for name in args.sets:
         data = {seed: load_real(name, seed) if name in SETS else load_digits(seed) for seed in args.seeds}

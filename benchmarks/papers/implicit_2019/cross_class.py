@@ -62,7 +62,6 @@ def picture(energy: ce.Energy, digits: LabelledPixels) -> Tensor:
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the means over seeds."""
     runs, sheets = [], []
     for seed in args.seeds:
         digits = load_digits(seed)

@@ -46,7 +46,6 @@ STEPS, ADAPTIVE_STEPS, DRAWS = 40, 20, 4
 
 
 def networks(data: Split, seed: int, settings: Joint) -> dict[str, DigitEnergy]:
-    """Returns the trained networks."""
     return {
         "softmax": softmax(data.training, seed),
         "softmax, noise": softmax(data.training, seed, NOISE),
@@ -106,7 +105,6 @@ def calibration(models: Mapping[str, DigitEnergy], data: Split) -> dict[str, dic
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
-    """Yields the figures after each set."""
     figures: dict[str, Any] = {}
     for name in args.sets:
         measured, calibrated = [], []

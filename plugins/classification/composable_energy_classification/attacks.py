@@ -30,7 +30,7 @@ def pgd(
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
 ) -> Tensor:
-    r"""Returns points near the given ones that the model classifies as wrongly as projected gradient descent finds.
+    r"""Returns points within a radius of the given ones that the model classifies as wrongly as projected gradient descent finds.
 
     It ascends the loss by steps along the sign of the gradient (`"linf"`) or the gradient (`"l2"`), from random points of the ball, and
     returns the points with the largest margin $\max_{k \ne y} l_k - l_y$ of the logits over all steps and restarts.
@@ -41,13 +41,9 @@ def pgd(
 
     Args:
         model: A classifier, or a module or function of points that returns logits with shape $(B, K)$; a module is evaluated in eval mode.
-        x: The points, with shape $(B, *)$.
-        y: Their classes, with shape $(B,)$.
-        radius: The radius of the ball.
         norm: `"linf"`, the largest change of a coordinate, or `"l2"`, the Euclidean length of the change.
         steps: Steps of each start.
         step_size: The length of a step; None takes 2.5 times the radius over the steps (Madry et al., 2018).
-        restarts: The number of random starts.
         loss: `"margin"`, which does not vanish where the model is certain, or `"cross-entropy"`.
         draws: Seeds for each gradient of a random classifier.
         bounds: The lowest and the highest value of a coordinate; None for no bounds.

@@ -22,11 +22,6 @@ def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float
     The bins have equal width in the probability of the predicted class. With $n$ points it is above 0 by about $1 / \sqrt n$ even if the
     probabilities are right.
 
-    Args:
-        probabilities: The probabilities of the classes, with shape $(B, K)$.
-        y: The true classes, with shape $(B,)$.
-        bins: The number of bins.
-
     Raises:
         OptionError: Rows are no probabilities, or a class is out of range.
 

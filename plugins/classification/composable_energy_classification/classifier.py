@@ -87,14 +87,14 @@ class Classifier(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether probabilities depend on a seed."""
         return self.refinement is not None and self.refinement.random
 
     def forward(self, x: Tensor, *, seed: int | None = None, rows: Sequence[int] | None = None) -> Tensor:
-        """Returns the log probabilities, with shape $(B, K)$; they can be differentiated by the points, through the refinement too.
+        """Returns the log probabilities of points with shape $(B, *)$, with shape $(B, K)$.
+
+        They can be differentiated by the points, through the refinement too.
 
         Args:
-            x: The points, with shape $(B, *)$.
             seed: A seed of the refinement in place of its own.
             rows: The numbers of the points for the noise of the refinement; None counts them.
 
@@ -110,10 +110,9 @@ class Classifier(nn.Module):
         return logs[0] if len(logs) == 1 else torch.logsumexp(torch.stack(logs), 0) - math.log(len(logs))
 
     def probabilities(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:
-        """Returns the probabilities of the classes, with shape $(B, K)$ and without a graph.
+        """Returns the probabilities of points with shape $(B, *)$, with shape $(B, K)$ and without a graph.
 
         Args:
-            x: The points, with shape $(B, *)$.
             batch_size: The number of points that are evaluated together; it does not change the result.
 
         Raises:

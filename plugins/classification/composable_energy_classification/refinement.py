@@ -50,7 +50,6 @@ class Refinement:
 
     @property
     def random(self) -> bool:
-        """Whether the refined points depend on the seed."""
         return self.temperature > 0
 
     def __call__(
@@ -58,13 +57,8 @@ class Refinement:
     ) -> Tensor:
         """Returns the refined points, with the shape of the points.
 
-        Args:
-            energy: The energy.
-            x: The points, with shape $(B, *)$.
-            draw: The number of the draw, which has its own noise.
-            seed: A seed in place of that of the refinement.
-            rows: The numbers of the points for their noise; None counts them.
-            graph: Whether the result can be differentiated by the points, through all steps.
+        `seed` and `rows` are those of `Classifier`, and each `draw` has its own noise. With `graph` the result can be differentiated by the
+        points, through all steps.
 
         Raises:
             OptionError: The energy has a support and the refinement no `clamp`.

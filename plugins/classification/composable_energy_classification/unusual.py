@@ -13,24 +13,14 @@ from composable_energy_classification.classifier import Classifier
 
 
 def energy_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
-    r"""Returns the energy $E(x)$, with shape $(B,)$; of a classifier that of points of any class.
-
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-    """
+    r"""Returns the energy $E(x)$ of points, with shape $(B,)$; of a classifier that of points of any class."""
     return _checked(_values(energy, x), energy)
 
 
 def relative_score(energy: Energy | Classifier, background: Energy | Classifier, x: Tensor) -> Tensor:
-    r"""Returns the energy relative to that of a background, $E(x) - E_0(x)$, with shape $(B,)$ (Ren et al., 2019).
+    r"""Returns the energy relative to that of a background, a wider set, $E(x) - E_0(x)$, with shape $(B,)$ (Ren et al., 2019).
 
     What both find unusual, such as few dark pixels, cancels; what is left tells whether the point fits the data.
-
-    Args:
-        energy: The energy $E$ of the data.
-        background: The energy $E_0$ of a wider set, such as of data with much noise.
-        x: The points, with shape $(B, *)$.
 
     References:
         Likelihood ratios for out-of-distribution detection (Ren et al., 2019), https://arxiv.org/abs/1906.02845
@@ -41,10 +31,6 @@ def relative_score(energy: Energy | Classifier, background: Energy | Classifier,
 def gradient_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
     r"""Returns $\lVert \nabla E(x) \rVert$, with shape $(B,)$; for energies without values too (Grathwohl et al., 2020).
 
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$.
-
     References:
         Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020), section 5.3.3,
         https://arxiv.org/abs/1912.03263
@@ -54,11 +40,7 @@ def gradient_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
 
 
 def uncertainty_score(classifier: Classifier, x: Tensor) -> Tensor:
-    r"""Returns $-\log \max_y p(y \mid x)$, with shape $(B,)$ (Hendrycks & Gimpel, 2017).
-
-    Args:
-        classifier: The classifier.
-        x: The points, with shape $(B, *)$.
+    r"""Returns $-\log \max_y p(y \mid x)$ of a classifier, with shape $(B,)$ (Hendrycks & Gimpel, 2017).
 
     References:
         A baseline for detecting misclassified and out-of-distribution examples (Hendrycks & Gimpel, 2017),
@@ -76,9 +58,7 @@ def typicality_score(energy: Energy | Classifier, reference: Tensor, x: Tensor) 
     Points of lower energy than the data are unusual too: in many dimensions the most probable point is not a typical one.
 
     Args:
-        energy: The energy.
         reference: Points of the data that no training used, with shape $(n, *)$.
-        x: The points, with shape $(B, *)$.
 
     References:
         Detecting out-of-distribution inputs to deep generative models using typicality (Nalisnick et al., 2019),

@@ -1,5 +1,3 @@
-"""The command `doctor`: checks of the installation."""
-
 import argparse
 import platform
 import sys
@@ -28,7 +26,6 @@ class Doctor(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
         with foreign_output():
             rows, families, kernels, problems = _load_plugins()
         versions = {

@@ -1,5 +1,3 @@
-"""The command `explain`: the energy of each term of an expression at given images or points."""
-
 from __future__ import annotations
 
 import argparse
@@ -38,7 +36,6 @@ class Explain(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Reads the files and prints the energies of the terms."""
         black_to_white = value_range(arguments)
         with foreign_output():
             energy = at_level(read_expression(arguments), arguments.sigma)

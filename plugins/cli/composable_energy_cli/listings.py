@@ -27,7 +27,6 @@ class Energies(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints the entries; imports plug-ins, without reading weights."""
         import composable_energy as ce
 
         with foreign_output():
@@ -65,7 +64,6 @@ class Plugins(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints a row for each plug-in, and the errors of those that fail."""
         import composable_energy as ce
 
         with foreign_output():

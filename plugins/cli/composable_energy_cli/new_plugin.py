@@ -30,7 +30,6 @@ class NewPlugin(Command):
         parser.add_argument("--directory", type=Path, metavar="FOLDER", help="the new folder (default: one with the name, here)")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Writes the project, and prints the next steps."""
         folder = expanded(arguments.directory or Path(arguments.name))
         files = write_project(arguments.name, arguments.kind, folder)
         print(printable(f"{folder}: a project with the {arguments.kind} {arguments.name!r}"))

@@ -1,5 +1,3 @@
-"""The command `sample`: draws from an expression."""
-
 from __future__ import annotations
 
 import argparse
@@ -62,7 +60,6 @@ class Sample(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = read_options(arguments.option, _FLAGS), value_range(arguments)
         with foreign_output():
             if not arguments.untrained:

@@ -20,12 +20,7 @@ class AttentionEncoder(nn.Module):
     appended to the latent, so that energies can read coordinates relative to their component. Without them, training hardly finds objects.
 
     Args:
-        size: Height and width $S$ of pictures.
-        channels: Channels of pictures.
         components: Number of components $K$.
-        latent: Numbers in the latent of a component, without its pose.
-        pose: Whether to append the pose.
-        filters: Channels of the first convolution.
         seen: Height and width that pictures are averaged to first; `size` if None. At 16 pixels the encoder learns the positions of objects
             in a fraction of the time, and it fits energies of any size.
         inhibition: Whether a glimpse avoids cells that earlier glimpses attended to: their attention, scaled to a maximum of 1, is removed
@@ -121,7 +116,6 @@ class AttentionEncoder(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """$D$, the numbers in a component, with its pose."""
         return self.latent + POSE * self.pose
 
     def _features(self, x: Tensor) -> Tensor:

@@ -22,11 +22,7 @@ _RIDGE = 1e-5  # of the variance of latents, in units of its mean over direction
 
 
 class PictureCode(ABC):
-    """Abstract code of a whole picture, which its objects share, such as their light or their style.
-
-    Attributes:
-        comet: The model, a `comet-window`.
-    """
+    """Abstract code of a whole picture, which its objects share, such as their light or their style; `comet` is a `comet-window`."""
 
     comet: Comet
 
@@ -39,25 +35,13 @@ class PictureCode(ABC):
         """Returns latents with shape $(B, K, D)$ of the same ground and objects, with other codes, one for each picture."""
 
     def swap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns pictures of the objects of x with the code and the ground of y, with shape $(B, C, S, S)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            y: As many other pictures.
-        """
+        """Returns pictures of the objects of x with the code and the ground of as many pictures y, with shape $(B, C, S, S)$."""
         own, others = encode_pair(self.comet, x, y)
         moved = self.move(own, self.encode(others))
         return self.comet.decode(torch.cat([others[:, :1], moved[:, 1:]], 1))
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns pictures of x with the objects of y as well, which take the code of x, with shape $(B, C, S, S)$.
-
-        Joined as they are, objects of y would keep the code of y.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            y: As many other pictures.
-        """
+        """Returns pictures of x with the objects of as many pictures y as well, with shape $(B, C, S, S)$. They take the code of x."""
         own, others = encode_pair(self.comet, x, y)
         moved = self.move(others, self.encode(own))
         return self.comet.decode(torch.cat([own, moved[:, 1:]], 1))

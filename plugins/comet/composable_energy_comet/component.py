@@ -58,12 +58,7 @@ class ComponentEnergy(ce.Energy, ABC):
         """Returns the energy of each component, with shape $(B, K)$, for latents with shape $(B, K, D)$."""
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns energies with shape $(B,)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            z: Latents, with shape $(B, K, D)$, or $(B, D)$ for one component.
-        """
+        """Returns energies with shape $(B,)$ of pictures $x$ with latents $z$."""
         if not z.is_floating_point():
             raise DtypeError(f"z must be latents of a floating dtype, as `encode` returns; got {z.dtype}.")
         if z.ndim not in (2, 3) or z.shape[-1] != self.numbers:
@@ -74,10 +69,7 @@ class ComponentEnergy(ce.Energy, ABC):
         return self.energies(x, (z if z.ndim == 3 else z[:, None]).to(x.dtype)).sum(1)
 
     def set_image(self, images: Tensor) -> None:
-        """Sets the start image to the median of images, pixel by pixel.
-
-        Args:
-            images: Images in [0, 1], with shape $(N, C, S, S)$.
+        """Sets the start image to the median of images in [0, 1], with shape $(N, C, S, S)$, pixel by pixel.
 
         Raises:
             OptionError: There is no image, or values lie outside [0, 1].
@@ -104,7 +96,6 @@ class ComponentEnergy(ce.Energy, ABC):
         return (z[:, : self.latent], z[:, self.latent :]) if self.coordinates == "relative" else (z, None)
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
         return options_of(self)
 
 

@@ -27,16 +27,13 @@ class ConvEnergy(ComponentEnergy):
 
     The learnt step size is a scale of the energy. So the trained step size is 1, and energies that were trained apart descend together.
 
+    The arguments that are not listed here are those of `ComponentEnergy`.
+
     Args:
-        size: Height and width of pictures.
-        channels: Channels of pictures.
-        latent: Numbers in the latent of a component, without its pose.
         filters: Channels of the first two blocks; the third has twice as many.
-        coordinates: `"relative"`, `"absolute"` or `"none"`.
         stem: How the first layer halves a picture: by `"pool"`, or by a `"stride"` of 2, which is cheaper.
         step: Step size of the descent before training.
         iterations: Number of steps of the descent.
-        start: `"image"` or `"uniform"`.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A: 64 filters,

@@ -47,15 +47,11 @@ def comet(
 
     Args:
         size: Height and width of pictures: 16, 32, 64, ...
-        channels: Channels of pictures.
         components: Number of components of a picture: the largest number of objects, or one more.
         latent: Numbers in the latent of a component, without its pose.
         head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum has a closed form.
         coordinates: `"relative"` to the component, or `"absolute"`, as in the paper.
-        filters: Channels of the energy; the energy's default if None.
-        encoder_filters: Channels of the encoder.
         seen: Height and width that the encoder averages pictures to; `size` if None.
-        inhibition: Whether attention avoids places that earlier components attended to.
         cap: Bound of the attention logits, so that attention does not collapse to one cell; None for no bound.
         cells: Height and width of the attention grid; a quarter of `seen`, but at least 8, if None.
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
@@ -67,16 +63,7 @@ def comet(
     shape = {"size": size, "channels": channels, "latent": latent}
     options = {**shape, "filters": filters, "coordinates": coordinates, **energy}
     pose = check_choice("coordinates", coordinates, ("relative", "absolute")) == "relative"
-    encoder = {
-        **shape,
-        "components": components,
-        "pose": pose,
-        "filters": encoder_filters,
-        "seen": seen,
-        "cells": cells,
-        "inhibition": inhibition,
-        "cap": cap,
-    }
+    encoder = dict(shape, components=components, pose=pose, filters=encoder_filters, seen=seen, cells=cells, inhibition=inhibition, cap=cap)
     return _build("attention", encoder, f"comet-{check_choice('head', head, ('conv', 'quadratic'))}", options)
 
 
@@ -143,11 +130,9 @@ def comet_window(
 
 
 def save_comet(model: Comet, folder: str | Path, *, half: bool = False, small_encoder: bool = False) -> None:
-    """Saves the options and weights of a model to the file `comet.safetensors` of a folder, for `load_comet`.
+    """Saves the options and weights of a model to the file `comet.safetensors` of a folder, which may be new, for `load_comet`.
 
     Args:
-        model: The model.
-        folder: The folder; it is created if it does not exist.
         half: Whether to store weights in half precision, for small files.
         small_encoder: Whether to store those of the encoder in 8 bits, `float8_e4m3fn`. The error of the shipped objects grows by 3 %.
     """

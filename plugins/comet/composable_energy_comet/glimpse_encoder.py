@@ -27,12 +27,8 @@ class GlimpseEncoder(nn.Module):
     latent and corrects the place once more.
 
     Args:
-        size: Height and width $S$ of pictures.
-        channels: Channels of pictures.
         components: Number of components $K$, with the ground, at least 2.
-        latent: Numbers in the latent of a component, without its pose.
         window: Height and width of the coarse glimpse in the picture, and of the window in its own pixels: 8, 16, 32, ...
-        filters: Channels of the first convolutions.
         seen: Height and width of the copy that attention reads; `size` if None.
         again: Further windows of `Comet.encode`, where the picture is explained worst; see `look_again`. Training does without them.
 
@@ -100,7 +96,6 @@ class GlimpseEncoder(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """$D$, the numbers in a component, with its pose."""
         return self.latent + POSE
 
     def _describe(self, x: Tensor, hint: Tensor, centre: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ def component_scores(energy: ConvEnergy | TargetEnergy, x: Tensor, z: Tensor, no
     - `"weight"`, for quadratic energies: the component's share of the weights, times the distance of its target from the start.
 
     Args:
-        energy: The energy of components.
         x: Pictures, with shape $(B, C, S, S)$; `"single"` compares with them.
         z: Their latents, with shape $(B, K, D)$.
         noise: Noise of the start.
@@ -57,10 +56,9 @@ def component_scores(energy: ConvEnergy | TargetEnergy, x: Tensor, z: Tensor, no
 
 
 def merge_components(scores: Tensor, threshold: float | None) -> Tensor:
-    """Returns the component with the highest score at each pixel, with shape $(B, S, S)$; similar components share one label.
+    """Returns the component with the highest of $K$ scores at each pixel, with shape $(B, S, S)$; similar components share a label.
 
     Args:
-        scores: Scores with shape $(B, K, S, S)$.
         threshold: Components whose scores, minus their minima, have a cosine above it get the label of the first of them. None merges none.
     """
     labels = scores.argmax(1)

@@ -28,11 +28,7 @@ _NOWHERE = 4.0  # pictures are from -1 to 1, and windows reach less than 1.2
 
 
 class Comet(nn.Module):
-    r"""A model that decomposes pictures into components without labels: latents $z_k$ of a picture, and one energy $E(x, z)$.
-
-    Args:
-        encoder: Encodes pictures into latents with shape $(B, K, D)$.
-        energy: The energy of one component.
+    r"""A model that decomposes pictures into components without labels, by an encoder to latents $(B, K, D)$ and an energy $E(x, z_k)$.
 
     Raises:
         OptionError: Encoder and energy have latents of different sizes.
@@ -60,10 +56,7 @@ class Comet(nn.Module):
         return self.encoder.components + (self.encoder.again if isinstance(self.encoder, GlimpseEncoder) else 0)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Returns the latents of pictures, with shape $(B, K, D)$, without a graph.
-
-        Args:
-            x: Pictures in [0, 1], with shape $(B, C, S, S)$.
+        """Returns the latents of pictures in [0, 1], with shape $(B, K, D)$, without a graph.
 
         Raises:
             OptionError: Values lie outside [0, 1].
@@ -77,29 +70,20 @@ class Comet(nn.Module):
         """Returns the parts of pictures: $K$ energies, each with one latent per picture.
 
         Parts are ordinary energies: `&` joins parts of other pictures, other models, and closed forms. Sampling gives $B$ pictures.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$; for its errors see `encode`.
         """
         return [self.energy.given(z=z) for z in self.encode(x).unbind(1)]
 
     def decode(self, z: Tensor, seed: int = 0) -> Tensor:
-        """Returns the pictures of latents, with shape $(B, C, S, S)$: the end of the descent, or the minimum if it has a closed form.
+        """Returns the pictures of latents of any number of components: the end of the descent, or the minimum if it has a closed form.
 
-        Args:
-            z: Latents of any number of components, with shape $(B, K, D)$.
-            seed: Seed of the noise at the start.
+        The seed, here and below, is that of the noise at the start of the descent.
         """
         if z.ndim != 3 or z.shape[2] != self.energy.numbers:
             raise ShapeError(f"Latents must have shape (B, K, {self.energy.numbers}), got {tuple(z.shape)}.")
         return decode_latents(self.energy, z, seed)
 
     def recombine(self, parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
-        """Returns pictures of parts, with shape $(B, C, S, S)$; parts of one model are evaluated together.
-
-        Args:
-            parts: Energies of pictures: of this model, of others, or closed forms.
-            seed: Seed of the noise at the start.
+        """Returns pictures of parts: energies of this model, of others, or closed forms; those of one model are evaluated together.
 
         Raises:
             ShapeError: The parts belong to pictures of different sizes, or to different numbers of pictures.
@@ -108,13 +92,7 @@ class Comet(nn.Module):
         return recombine_parts(parts, seed)
 
     def swap(self, x: Tensor, y: Tensor, k: int | Sequence[int], seed: int = 0) -> Tensor:
-        """Returns pictures of x with some components replaced by those of y, with shape $(B, C, S, S)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            y: As many other pictures.
-            k: Index of the component, or several, from 0.
-            seed: Seed of the noise at the start.
+        """Returns pictures of x with one or several components `k`, from 0 on, of as many pictures y, with shape $(B, C, S, S)$.
 
         Raises:
             OptionError: There is no such component.
@@ -124,14 +102,7 @@ class Comet(nn.Module):
         return self.decode(mixed, seed)
 
     def interpolate(self, x: Tensor, y: Tensor, k: int | Sequence[int], n: int = 5, seed: int = 0) -> Tensor:
-        """Returns pictures that interpolate from x to x with some components of y, with shape $(n, B, C, S, S)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            y: As many other pictures.
-            k: Index of the component, or several, from 0.
-            n: Number of interpolation points with both ends, at least 2.
-            seed: Seed of the noise at the start, the same for all points.
+        """Returns pictures that interpolate from x to `swap(x, y, k)` at 2 or more points with both ends, with shape $(n, B, C, S, S)$.
 
         Raises:
             ShapeError, OptionError: See `swap`; or n is below 2.
@@ -148,9 +119,7 @@ class Comet(nn.Module):
         """Returns how much of each pixel belongs to each component, with shape $(B, K, S, S)$; see `component_scores`.
 
         Args:
-            x: Pictures, with shape $(B, C, S, S)$.
             read: The score: `"share"`, `"single"` or `"weight"`; the best for the energy if None.
-            seed: Seed of the noise at the start.
 
         Raises:
             ExpressionError: The energy has no masks.
@@ -164,14 +133,11 @@ class Comet(nn.Module):
         return torch.cat(found)
 
     def masks(self, x: Tensor, merge: float | None = 0.6, read: str | None = None, seed: int = 0) -> Tensor:
-        """Returns the component of each pixel, 0 to K - 1, with shape $(B, S, S)$.
+        """Returns the component of each pixel by its `scores`, 0 to K - 1, with shape $(B, S, S)$.
 
         Args:
-            x: Pictures, with shape $(B, C, S, S)$.
             merge: Components whose scores have a cosine above it count as one, so that an object with two components stays whole. None
                 merges none.
-            read: The score, see `scores`.
-            seed: Seed of the noise at the start.
         """
         return merge_components(self.scores(x, read, seed), merge)
 

@@ -20,9 +20,6 @@ _BATCH = 64
 def join_parts(parts: Sequence[ce.Energy]) -> ce.Energy:
     """Returns the conjunction of parts, with the parts of one model as a single term; its value is the same, its cost lower.
 
-    Args:
-        parts: Energies; those of a component energy, with `z` bound, become one term.
-
     Raises:
         OptionError: The sequence is empty.
         ShapeError: The parts belong to different numbers of pictures.
@@ -58,10 +55,6 @@ def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
 
     Parts of one model are decoded as by `decode_latents`. Parts of several quadratic energies have a joint minimum in closed form. Parts of
     several convolutional energies descend together by `inner-descent`; any other mixture is minimized by `descent`.
-
-    Args:
-        parts: Energies of pictures, at least one of them a component of a model.
-        seed: Seed of the noise at the start.
 
     Raises:
         OptionError: There are no parts, or none of a model.

@@ -22,10 +22,6 @@ class QuadraticEnergy(TargetEnergy):
     The price: compositions are mask-like, and a component that changes the whole picture, such as light, needs weight everywhere.
 
     Args:
-        size: Height and width of pictures.
-        channels: Channels of pictures.
-        latent: Numbers in the latent of a component, without its pose.
-        filters: Channels of the decoder.
         coordinates: `"relative"` or `"absolute"`. Without coordinates the decoder would paint all pixels alike.
         start: `"image"` or `"uniform"`: the start of joint descents with other energies.
 

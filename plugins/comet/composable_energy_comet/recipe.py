@@ -55,12 +55,7 @@ class CometRecipe(Recipe):
         return self.train(open_pictures(data, progress=progress, **self.settings["data"]), out, progress=progress)
 
     def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
-        """Trains on pictures that are already open; otherwise as `run`.
-
-        Args:
-            pictures: The data; labels are ignored.
-            out: Folder for checkpoints and models.
-            progress: Whether to show progress bars.
+        """Trains on pictures that are already open, without their labels; otherwise as `run`.
 
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.

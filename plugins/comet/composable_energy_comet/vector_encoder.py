@@ -15,13 +15,8 @@ class VectorEncoder(nn.Module):
     r"""Convolutions, then a vector of $K D$ numbers, for factors without a position such as light, camera or expression.
 
     Args:
-        size: Height and width $S$ of pictures.
-        channels: Channels of pictures.
-        components: Number of components $K$.
-        latent: Numbers $D$ in the latent of a component.
         network: `"plain"`, three convolutions and a linear layer over all positions; or `"residual"`, the paper's residual blocks with mean
             pooling.
-        filters: Channels of the first convolution.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.
@@ -68,8 +63,6 @@ class VectorEncoder(nn.Module):
 
 
 class _Halving(nn.Module):
-    """A residual block that halves height and width."""
-
     def __init__(self, filters: int) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(filters, filters, 3, 1, 1), nn.Conv2d(filters, filters, 3, 1, 1)

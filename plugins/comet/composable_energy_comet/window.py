@@ -33,14 +33,10 @@ class WindowEnergy(TargetEnergy):
     everywhere.
 
     Args:
-        size: Height and width of pictures.
-        channels: Channels of pictures.
-        latent: Numbers in the latent of a component, without its pose.
         window: Height and width of the painted window, in pixels: 8, 16, 32, ...
         filters: Channels of the painter's first layer; they are halved at each doubling, down to 16.
         colors: Colors that are mixed in a window.
         ground: Height and width of the grid of the ground's colors.
-        start: `"image"` or `"uniform"`: the start of joint descents with other energies.
 
     References:
         Windows: Attend, infer, repeat (Eslami et al., 2016), https://arxiv.org/abs/1603.08575; Spatial transformer networks (Jaderberg et

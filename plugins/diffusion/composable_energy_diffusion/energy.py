@@ -35,9 +35,7 @@ class DiffusionEnergy(Energy):
         schedule: A schedule, its name, or a mapping with `name` and options.
         parametrisation: What the model returns: `epsilon`, `x0`, `v`, `flow`, `score`, `edm` or `energy`.
         unconditional: Values of conditions for calls that give none, such as the null class: `{"y": 10}`.
-        name: The name in expressions.
         event_shape: The shape of one point, if there is only one.
-        decoder: The decoder, for a model of latent points.
 
     Raises:
         LiftError: The model is not callable.
@@ -98,7 +96,6 @@ class DiffusionEnergy(Energy):
 
     @property
     def sigma_range(self) -> tuple[float, float]:
-        """The least and the greatest noise level that the model knows."""
         return self.schedule.sigma_range
 
     def config(self) -> dict[str, Any]:
@@ -113,10 +110,7 @@ class DiffusionEnergy(Energy):
         }
 
     def concept(self, **conditions: Any) -> Energy:
-        """Returns the energy with conditions bound, relative to the unconditional model.
-
-        Args:
-            **conditions: The conditions of the concept, such as `y=3`.
+        """Returns the energy with conditions bound, such as `y=3`, relative to the unconditional model.
 
         Raises:
             ExpressionError: The model takes no condition of that name, or there are no values for the unconditional model.
@@ -153,12 +147,7 @@ class DiffusionEnergy(Energy):
         return x.new_zeros(len(x)), self._gradient(x.detach(), self._check_input(x, conditions))
 
     def predict(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
-        r"""Returns what the model gives for points $y$ at noise levels, with the graph of its weights.
-
-        Args:
-            x: The points $y = x_t / a$, with shape $(B, *)$.
-            sigma: The noise levels, with shape $(B,)$.
-            **conditions: The conditions of the model.
+        r"""Returns what the model gives for points $y = x_t / a$ at noise levels with shape $(B,)$, with the graph of its weights.
 
         Raises:
             OptionError: A noise level is outside of the schedule.

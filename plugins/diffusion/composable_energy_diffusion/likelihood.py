@@ -57,13 +57,9 @@ def log_likelihood(
 
     Args:
         energy: An energy with the condition `sigma`; it need not have a value.
-        x: The points, with shape $(B, *)$.
         levels: The number of noise levels, with equally spaced logarithms; a step between two takes four evaluations of each gradient.
         probes: The number of random directions.
         exact: Whether to take the coordinates as directions; for points of few coordinates.
-        sigma_min: The lowest level; None for that of the models.
-        sigma_max: The highest level; None for that of the models.
-        seed: The seed of the directions.
 
     Raises:
         ExpressionError: The energy does not depend on noise levels, or on another condition that is not bound.

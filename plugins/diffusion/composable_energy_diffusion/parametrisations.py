@@ -46,14 +46,7 @@ PARAMETRISATIONS: Mapping[str, Callable[[Schedule, Tensor], tuple[Tensor, Tensor
 
 
 def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
-    r"""Returns $\hat\epsilon$, with shape $(B, *)$.
-
-    Args:
-        output: What the model returned, with shape $(B, *)$.
-        x: The points $y = x_0 + \sigma \epsilon$, with shape $(B, *)$.
-        sigma: The noise levels, with shape $(B,)$.
-        parametrisation: The kind of output.
-        schedule: The noise schedule.
+    r"""Returns $\hat\epsilon$, with shape $(B, *)$, by the output for points $y = x_0 + \sigma \epsilon$ at levels with shape $(B,)$.
 
     Raises:
         OptionError: The parametrisation is unknown, or does not fit the schedule.

@@ -148,12 +148,10 @@ class SDE(LevelSampler):
     $\hat D = D + \tfrac12 \tfrac{\log(s / n)}{\log(s' / s)} (D - D')$. A run evaluates `levels` gradients; the scalar `evaluations`
     counts them.
 
+    `sigma_max`, `sigma_min`, `rho` and `mean` are those of `ODE`.
+
     Args:
         levels: The number $N$ of noise levels, at least 2; None takes 60.
-        sigma_max: The highest level; None for that of the models.
-        sigma_min: The lowest level; None for that of the models.
-        rho: $\rho$, as for `ODE`.
-        mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
         eta: $\eta$, from 0 to 1.
         order: 1 or 2.
 

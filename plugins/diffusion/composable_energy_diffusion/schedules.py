@@ -85,11 +85,6 @@ class _VariancePreserving(Schedule):
 class LinearVP(_VariancePreserving):
     r"""The variance preserving process with a linear rate, $\beta(t) = \beta_0 + t (\beta_1 - \beta_0)$, and time from 0 to 1.
 
-    Args:
-        beta_min: $\beta_0$.
-        beta_max: $\beta_1$.
-        time_scale: The model takes `time_scale` times $t$.
-
     References:
         Score-based generative modeling through stochastic differential equations (Song et al., 2021), https://arxiv.org/abs/2011.13456
     """
@@ -116,11 +111,7 @@ class LinearVP(_VariancePreserving):
 
 @dataclass(frozen=True)
 class Cosine(_VariancePreserving):
-    r"""The variance preserving process with $a(t) \propto \cos\bigl(\tfrac\pi2 \tfrac{t + o}{1 + o}\bigr)$, and time from 0 to 1.
-
-    Args:
-        offset: $o$.
-        time_scale: The model takes `time_scale` times $t$.
+    r"""The variance preserving process with $a(t) \propto \cos\bigl(\tfrac\pi2 \tfrac{t + o}{1 + o}\bigr)$, offset $o$ and $t$ from 0 to 1.
 
     References:
         Improved denoising diffusion probabilistic models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
@@ -220,12 +211,7 @@ class _OwnRange(Schedule):
 
 @dataclass(frozen=True)
 class VarianceExploding(_OwnRange):
-    r"""Noise is added and nothing is scaled: $a = 1$, and the time is $\sigma$.
-
-    Args:
-        sigma_min: The least level.
-        sigma_max: The greatest level.
-    """
+    r"""Noise is added and nothing is scaled: $a = 1$, and the time is $\sigma$, from a least to a greatest level."""
 
     name = "ve"
     sigma_min: float = 0.01
@@ -242,13 +228,8 @@ class VarianceExploding(_OwnRange):
 class EDM(_OwnRange):
     r"""The schedule of Karras et al. (2022): points of unit variance, $a = 1 / \sqrt{\sigma^2 + d^2}$, and the time $\tfrac14 \log \sigma$.
 
-    These are the inputs of the raw network $F$, whose parametrisation is `edm`. A preconditioned network, which takes $y$ and $\sigma$ and
-    returns the clean point, has the schedule `ve` and the parametrisation `x0`.
-
-    Args:
-        data_std: $d$, the standard deviation of the data.
-        sigma_min: The least level.
-        sigma_max: The greatest level.
+    The data have the standard deviation $d$. These are the inputs of the raw network $F$, whose parametrisation is `edm`. A preconditioned
+    network, which takes $y$ and $\sigma$ and returns the clean point, has the schedule `ve` and the parametrisation `x0`.
     """
 
     name = "edm"
@@ -269,7 +250,6 @@ class RectifiedFlow(Schedule):
 
     Args:
         data_last: Whether the model's time runs from noise at 0 to data at 1; its velocity then points to the data.
-        time_scale: The model takes `time_scale` times $t$.
 
     References:
         Flow straight and fast: learning to generate and transfer data with rectified flow (Liu et al., 2023),

@@ -53,17 +53,10 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mapping[str, int] | None = None) -> DrawnFaces:
-    """Draws faces `start` to `start + n - 1` of a seed.
+    """Draws faces `start` to `start + n - 1` of a seed, with height and width `size`, and their attributes. Seeds are independent.
 
     Args:
-        n: Number of faces.
-        seed: Seed of the infinite sequence of faces; sequences of different seeds are independent.
-        start: The index of the first face in the sequence.
-        size: Height and width of the pictures in pixels.
         given: Attributes to fix, such as `{"male": 1, "hair": 3}`; the rest of a face does not change.
-
-    Returns:
-        The pictures, with shape $(n, 3, size, size)$, and their attributes.
 
     Raises:
         ValueError: A number is out of range, or `given` has an unknown attribute or value.

@@ -33,11 +33,9 @@ class Faces(ce.EnergyFamily):
         self.folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the attributes, without loading weights."""
         return (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the energy of an attribute, or the base for None."""
         if member is None:
             return self.base
         if member not in self.members():

@@ -21,15 +21,7 @@ _NAMES = (*ATTRIBUTES, "hair")
 
 
 def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: Sequence[str] = _NAMES, progress: bool = False) -> None:
-    """Writes faces 0 to n - 1 of a seed to a folder.
-
-    Args:
-        folder: The folder; it is created if it does not exist.
-        n: Number of faces.
-        seed: Seed of the faces.
-        size: Height and width in pixels.
-        attributes: The columns of the table.
-        progress: Whether to show a progress bar.
+    """Writes faces 0 to n - 1 of a seed, with height and width `size`, and a table of `attributes` to a folder, which may be new.
 
     Raises:
         ValueError: An attribute is unknown, or a number is out of range.

@@ -58,12 +58,7 @@ def load_judge() -> Judge:
 @one_thread()
 @torch.no_grad()
 def judge(images: Tensor, network: Judge | None = None) -> Verdict:
-    """Returns the judge's predictions for pictures.
-
-    Args:
-        images: Pictures in [0, 1], with shape $(B, 3, 64, 64)$.
-        network: The judge; that of the package if None.
-    """
+    """Returns the predictions for pictures of a judge; that of the package if None."""
     logits = features_of(network or load_judge(), _check_shape(images))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
 

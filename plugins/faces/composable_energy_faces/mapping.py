@@ -53,11 +53,9 @@ class GeneratedFaces(ce.EnergyFamily):
         self.folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns no names."""
         return ()
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the prior."""
         if member is not None:
             raise PluginNotFound(f"generated-faces has no {member!r}: fit attributes with composable_energy_latent.fit_attributes.")
         return self.base

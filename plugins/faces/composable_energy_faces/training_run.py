@@ -34,7 +34,6 @@ class TrainingRun:
 
     @property
     def weights(self) -> Path:
-        """The folder of finished weights."""
         return self.folder / "weights"
 
     def train(self) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.faces_conditional import train_conditional
 from composable_energy_faces import data, train, weights
-from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main

@@ -32,13 +32,11 @@ def push(
     the shape of a point, the recommended sampler and how to load it; an earlier one stays in the history of the repository.
 
     Args:
-        energy: The energy.
         location: `owner/name`, or `owner/name@branch`; without an owner, that of the token.
         private: Whether a new repository is private; None for the default of the owner.
         license: The identifier of a licence for the card, such as `mit`.
         tags: More tags for the card.
         description: Text for the card, in Markdown.
-        message: The message of the commit; None names the expression.
         token: A token that may write; None for that of the login or of `HF_TOKEN`.
         endpoint: The address of the hub; None for that of `HF_ENDPOINT`.
 

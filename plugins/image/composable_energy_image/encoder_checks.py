@@ -16,16 +16,7 @@ EncoderLike = str | nn.Module | Callable[[], nn.Module]
 
 
 def check_encoder(encoder: EncoderLike, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Runs the checks of an encoder; see `encoder_checks`.
-
-    Args:
-        encoder: The encoder, its name, or a function without arguments that builds it.
-        x: At least three distinct inputs, with shape $(B, *)$, where the outputs are finite and smooth.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
-
-    Raises:
-        AssertionError: A check fails.
-    """
+    """Runs the checks of an encoder; see `encoder_checks` for the arguments, and `run_checks` for `expected_failures`."""
     run_checks(encoder_checks(encoder, x), expected_failures)
 
 

@@ -36,8 +36,6 @@ class ImageEnergy(ce.Energy, ABC):
 
     Args:
         name: Name in the registry.
-        size: Height and width of an image, in pixels.
-        channels: Channels of an image.
         labels: Number of labels $K$; None for none.
         numbers: Number of real conditions $K$; None for none.
 
@@ -65,13 +63,7 @@ class ImageEnergy(ce.Energy, ABC):
 
     @abstractmethod
     def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:
-        """Returns energies with shape $(B,)$.
-
-        Args:
-            x: Images, with shape $(B, C, H, W)$.
-            y: The condition, with shape $(B, rows)$; None for none.
-            **conditions: Other conditions, for an energy that lists them in `conditions`.
-        """
+        """Returns energies with shape $(B,)$ of images with a condition `y` of shape $(B, rows)$ or None, and others in `conditions`."""
 
     @property
     def conditions(self) -> frozenset[str]:

@@ -132,10 +132,7 @@ class EnergyRecipe(Recipe):
         """Returns the trainer of a new energy, `trainer.model`.
 
         Args:
-            pictures: The data.
             out: The folder for checkpoints, the log and sheets; None writes no files.
-            callbacks: Further callbacks.
-            progress: Whether to show a progress bar.
 
         Raises:
             OptionError: A setting does not fit the data, the network or the objective.

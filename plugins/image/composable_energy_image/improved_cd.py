@@ -41,12 +41,11 @@ class ImprovedCDEnergy(ImageEnergy):
 
     It recommends the paper's sampler, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
 
+    `channels`, `labels` and `numbers` are those of `ImageEnergy`.
+
     Args:
         setting: `cifar10` or `celeba`, the paper's two networks.
         size: Height and width, at least 9 for `cifar10`, and 65 for `celeba` (33 with one tower); None for 32 and 128.
-        channels: Channels of an image.
-        labels: Number of labels; None for an unconditional energy.
-        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels of the first blocks; None for 64 and 128.
         multiscale: Whether to use three towers, or one.
         attention: Whether the first tower has a self-attention layer.

@@ -20,8 +20,6 @@ class JEM(ce.Energy):
     The paper samples with steps $x' = x - \nabla E + .01\, \xi$ of images in [-1, 1]; for images in [0, 1] the factors are .25 and .005.
 
     Args:
-        size: Height and width of an image.
-        channels: Channels of an image.
         labels: Number of labels $K$.
         depth: Number of layers, 4 more than a multiple of 6.
         width: Factor of the channels 16, 32 and 64.

@@ -21,11 +21,6 @@ Network = Callable[[Tensor], Tensor]
 def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
     r"""Returns the peak signal-to-noise ratio $10 \log_{10}(\text{peak}^2 / \text{MSE})$ in decibels, with shape $(B,)$.
 
-    Args:
-        pictures: With shape $(B, C, H, W)$.
-        truth: With the same shape.
-        peak: The largest value of a pixel, 1 or 255.
-
     Raises:
         ShapeError: The shapes differ, or are not those of pictures.
     """
@@ -34,19 +29,14 @@ def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
 
 def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
-    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures.
+    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures, of at least 11 pixels a side.
 
     With moments $\mu$, $\sigma$ in Gaussian windows of 11 pixels with standard deviation 1.5, it is the mean over channels and over the
     windows inside of the picture of
 
     $$\frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},$$
 
-    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$.
-
-    Args:
-        pictures: With shape $(B, C, H, W)$ of at least 11 pixels a side.
-        truth: With the same shape.
-        peak: The largest value of a pixel, 1 or 255.
+    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$ with the largest value of a pixel, 1 or 255.
 
     Raises:
         ShapeError: The shapes differ, or are not those of pictures of this size.
@@ -71,13 +61,7 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def features_of(network: Network, pictures: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Returns the features of pictures by a network, with shape $(N, D)$; those of several axes are flattened.
-
-    Args:
-        network: A function of pictures with shape $(B, C, H, W)$, such as a classifier without its last layer, in eval mode.
-        pictures: With shape $(N, C, H, W)$.
-        batch_size: The number of pictures in one call.
-    """
+    """Returns the features of pictures by a network, in batches, with shape $(N, D)$; those of several axes are flattened."""
     parts = [network(part) for part in pictures.split(check_integer("batch_size", batch_size))]
     return torch.cat([part.flatten(1) for part in parts])
 
@@ -89,7 +73,6 @@ def frechet_distance(first: Tensor, second: Tensor, network: Network | None = No
 
     Args:
         first: Features with shape $(N, D)$, or pictures for a network.
-        second: Another set of the same kind.
         network: The network of features; None if the sets are features. That of Inception gives the FID (Heusel et al., 2017).
 
     Raises:
@@ -125,13 +108,7 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(draws: Tensor, truth: Tensor, network: Network | None = None, *, neighbours: int = 5) -> Fidelity:
-    """Returns precision, recall, density and coverage of a set of draws.
-
-    Args:
-        draws: Features with shape $(N, D)$, or pictures for a network.
-        truth: Another set of the same kind.
-        network: The network of features; None if the sets are features.
-        neighbours: k.
+    """Returns precision, recall, density and coverage of a set of draws, as features or with a network; see `frechet_distance`.
 
     Raises:
         ShapeError: The sets do not fit, or have no more than k points.

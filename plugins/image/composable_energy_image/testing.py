@@ -19,16 +19,7 @@ _N = 6
 
 
 def check_world(world: WorldLike, *, seed: int = 0, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Runs the checks of a world; see `world_checks`.
-
-    Args:
-        world: The world, its name, or a function without arguments that builds it.
-        seed: The seed of the six pictures that are drawn.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
-
-    Raises:
-        AssertionError: A check fails.
-    """
+    """Runs the checks of a world; see `world_checks` for the arguments, and `run_checks` for `expected_failures`."""
     run_checks(world_checks(world, seed=seed), expected_failures)
 
 

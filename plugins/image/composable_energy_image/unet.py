@@ -29,11 +29,10 @@ class UNetEnergy(ImageEnergy):
 
     It recommends the sampler `annealed` over its noise levels; the best numbers of levels and corrector steps depend on the data.
 
+    `channels`, `labels` and `numbers` are those of `ImageEnergy`.
+
     Args:
         size: Height and width of an image, a multiple of 2 for each level of the U-Net but the first.
-        channels: Channels of an image.
-        labels: Number of labels; None for an unconditional energy.
-        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels at full size; at each level twice as many, up to four times.
         levels: Sizes at which the U-Net works, each half of the one before.
         blocks: Residual blocks at each level, on the way down and on the way up.
@@ -42,10 +41,6 @@ class UNetEnergy(ImageEnergy):
         data_std: $s$, in units of $x$.
         sigma_min: The lowest noise level, and the default.
         sigma_max: The highest noise level, far above the distances between images.
-
-    Attributes:
-        sigma_min: The lowest noise level.
-        sigma_max: The highest noise level.
 
     Raises:
         OptionError: An option is out of range.

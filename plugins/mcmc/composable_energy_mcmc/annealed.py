@@ -117,7 +117,6 @@ class Annealed(NoiseLevels):
             object.__setattr__(self, "traits", replace(self.traits, values=True))
 
     def level(self, step: int) -> float:
-        """Returns the noise level at a step, counted from 1."""
         return super().level(step) if self.rho is None else self.power_level(step, self.rho)
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:

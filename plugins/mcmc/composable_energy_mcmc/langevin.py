@@ -68,7 +68,6 @@ class Langevin(Sampler):
         Args:
             step: $\lambda$; a paper that writes $x - a \nabla E$ has $\lambda = 2 a$.
             noise: The standard deviation of the noise, $\sqrt{\lambda T}$.
-            clamp: The lowest and the highest value of a coordinate; None leaves points alone.
         """
         check_number("step", step, above=0)
         check_number("noise", noise, least=0)

@@ -81,9 +81,6 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     expression without them.
 
     Args:
-        energy: The energy, as a sampler gets it.
-        x: The points, with shape $(B, *)$.
-        sigma: The noise level.
         held: The result at nearby points of this level, whose `slope` is kept where terms add: an expensive network then counts once.
 
     Raises:

@@ -30,7 +30,6 @@ class Metric:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The scale, if there is one."""
         return () if self.scale is None else (self.scale,)
 
     def unwhiten(self, y: Tensor) -> Tensor:

@@ -48,15 +48,12 @@ class SMC(Scheduled):
     Resampling makes draws depend on the number of chains. All chains must have the same conditions, and none can restart alone; chains that
     diverge are left out of the weights. Levels and step sizes are tuned on separate pilot chains, as in `Tempering`.
 
+    `leapfrogs`, `mean`, `scale`, `acceptance` and `schedule` are those of `Tempering`.
+
     Args:
         levels: $J$; None takes as many as keep the share `kept` of the weights at each.
         kept: The share of the effective number of chains that survives a level.
         moves: The number of trajectories of a chain at each level.
-        leapfrogs: The longest trajectory; lengths run through $1, \dots$ to it, as in `hmc`.
-        mean: The mean of $E_0$, a number or a tensor with the shape of a point; None fits it together with `scale`.
-        scale: The standard deviation of $E_0$, a number or a tensor with the shape of a point.
-        acceptance: The mean acceptance of trajectories to tune for.
-        schedule: The tuned levels and step sizes; None tunes them.
 
     References:
         Variance estimation in the particle filter (Lee & Whiteley, 2018), https://doi.org/10.1093/biomet/asy028

@@ -10,11 +10,7 @@ from composable_energy.errors import ShapeError
 
 
 def wrap(angles: Tensor, period: Tensor | float = 2 * math.pi) -> Tensor:
-    r"""Returns angles in $[-P / 2, P / 2)$ that are equal modulo the period $P$.
-
-    Args:
-        angles: Angles in radians, of any shape.
-        period: $P$, a number or a tensor that broadcasts.
+    r"""Returns angles in $[-P / 2, P / 2)$ that are equal modulo the period $P$, a number or a tensor that broadcasts.
 
     Example:
         >>> wrap(torch.tensor([0.0, 4.0]))
@@ -24,11 +20,9 @@ def wrap(angles: Tensor, period: Tensor | float = 2 * math.pi) -> Tensor:
 
 
 def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float = math.radians(20)) -> Tensor:
-    r"""Returns which predicted angles are within 20 degrees of the truth, up to a period.
+    r"""Returns which predicted angles, with shape $(N, 4)$, are within 20 degrees of the truth, up to a period.
 
     Args:
-        predicted: Angles, with shape $(N, 4)$.
-        truth: Angles, with shape $(N, 4)$.
         periods: The period of each angle, with shape $(N, 4)$: $\pi$ where a half turn changes only the names of atoms.
         within: The largest difference, in radians.
     """
@@ -41,15 +35,9 @@ def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float =
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    r"""Returns the angle between the planes $abc$ and $bcd$, with shape $(*)$, in $[-\pi, \pi]$.
+    r"""Returns the angle between the planes $abc$ and $bcd$ of points with shape $(*, 3)$, with shape $(*)$, in $[-\pi, \pi]$.
 
     It is positive where the turn is clockwise seen along $b \to c$, as IUPAC has it.
-
-    Args:
-        a: The first points, with shape $(*, 3)$; the others likewise.
-        b: The second points.
-        c: The third points.
-        d: The fourth points.
     """
     axis = c - b
     before, after = torch.linalg.cross(b - a, axis), torch.linalg.cross(axis, d - c)
@@ -58,15 +46,7 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def place_atom(a: Tensor, b: Tensor, c: Tensor, length: Any, angle: Any, turn: Tensor) -> Tensor:
-    r"""Returns the point $d$ at a distance from $c$, with an angle $bcd$ and a dihedral $abcd$ (Parsons et al., 2005).
-
-    Args:
-        a: The first points, with shape $(*, 3)$; `b` and `c` likewise.
-        b: The second points.
-        c: The third points.
-        length: The distance between $c$ and $d$.
-        angle: The angle at $c$, in radians.
-        turn: The dihedral, in radians, with shape $(*)$.
+    r"""Returns the point $d$ at a distance from $c$, with shape $(*, 3)$, with an angle $bcd$ and a dihedral $abcd$ (Parsons et al., 2005).
 
     References:
         Practical conversion from torsion space to Cartesian space for in silico protein synthesis (Parsons et al., 2005).

@@ -94,17 +94,11 @@ class _Components:
 
 
 class VonMisesMixture:
-    r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid.
+    r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid, fitted by expectation maximisation.
 
-    Angles are independent in a component. With the context, they are those of backbone and side chain, and the groups of the neighbours
-    have a probability in each component; the density of $\chi$ given the context is then a mixture too. Amino acids that were not in the
-    data of `fit` raise `OptionError`.
-
-    Args:
-        components: The number of components of each amino acid.
-        context: Whether the density depends on the context.
-        iterations: Steps of expectation maximisation.
-        seed: The seed of the start.
+    Angles are independent in a component. If the density depends on the `context`, they are those of backbone and side chain, and the
+    groups of the neighbours have a probability in each component; the density of $\chi$ given the context is then a mixture too. Amino
+    acids that were not in the data of `fit` raise `OptionError`.
     """
 
     def __init__(self, components: int = 32, *, context: bool = True, iterations: int = 60, seed: int = 0) -> None:

@@ -25,7 +25,6 @@ def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
     All bonds have one length and all angles one size, and branches are left out, so positions are right to some tenths of an angstrom.
 
     Args:
-        residue: The amino acid.
         backbone: The positions of N, CA and C, with shape $(3, 3)$ or $(B, 3, 3)$.
         chi: Angles, with shape $(B, 4)$.
 

@@ -25,7 +25,6 @@ class SideChainEnergy(Energy):
     Args:
         residues: The number of residues of a point: None for points of shape $(4,)$ with contexts of shape $(5,)$; else points of shape
             $(R, 4)$ with contexts of shape $(R, 5)$, and the energy is the sum.
-        width: The width of the layers.
         harmonics: The largest $k$.
 
     References:
@@ -67,11 +66,9 @@ class SideChainEnergy(Energy):
         return energies if chi.ndim == 2 else energies.sum(1)
 
     def of_each(self, chi: Tensor, context: Tensor) -> Tensor:
-        r"""Returns the energies of several points for each context, with shape $(B, K)$; the context is evaluated once.
+        r"""Returns the energies, with shape $(B, K)$, of several points for each context, with shape $(B, K, 4)$.
 
-        Args:
-            chi: Angles, with shape $(B, K, 4)$.
-            context: Contexts, with shape $(B, 5)$.
+        Each context is evaluated once.
         """
         check_context(context, chi[:, 0].shape)
         return self._combine(self._angle_features(chi, context[:, None]), self._scales(context)[:, None])

@@ -201,12 +201,7 @@ class GeneratedRotamers(Energy):
 
 
 def generate(count: int, seed: int = 0, *, residues: tuple[str, ...] = tuple(GENERATED)) -> SideChains:
-    r"""Returns generated side chains with contexts: amino acids and groups of neighbours are uniform, backbones come from four regions.
-
-    Args:
-        count: The number of residues.
-        seed: The seed.
-        residues: The amino acids.
+    r"""Returns generated side chains with contexts: `residues` and groups of neighbours are uniform, backbones come from four regions.
 
     Raises:
         OptionError: The count is not positive, or an amino acid cannot be generated.

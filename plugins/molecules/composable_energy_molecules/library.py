@@ -16,10 +16,7 @@ from composable_energy_training import Batch, Loss, Objective
 
 
 class AngleLibrary(nn.Module):
-    r"""The density $q(\chi \mid \text{amino acid})$ with independent angles, each constant on bins, and positive everywhere.
-
-    Args:
-        bins: The number of bins of an angle.
+    r"""The density $q(\chi \mid \text{amino acid})$ with independent angles, each constant on `bins`, and positive everywhere.
 
     Example:
         >>> from composable_energy_molecules import AngleLibrary, generate
@@ -36,14 +33,7 @@ class AngleLibrary(nn.Module):
         self.register_buffer("shares", torch.full((len(RESIDUES), ANGLES, bins), 1 / bins))
 
     def fit(self, data: SideChains, uniform: float = 0.1) -> AngleLibrary:
-        """Counts the angles of side chains; amino acids without data stay uniform.
-
-        Args:
-            data: Complete side chains.
-            uniform: The share of a uniform density, which is mixed in.
-
-        Returns:
-            The library itself.
+        """Counts the angles of complete side chains, and mixes in a share of a uniform density; returns itself.
 
         Raises:
             OptionError: An angle is unknown, or the share is not in (0, 1).
@@ -60,23 +50,14 @@ class AngleLibrary(nn.Module):
         return self
 
     def log_prob(self, chi: Tensor, context: Tensor) -> Tensor:
-        r"""Returns log densities of the angles that the amino acids have, with shape $(B, K)$.
-
-        Args:
-            chi: Angles, with shape $(B, K, 4)$.
-            context: Contexts, with shape $(B, 5)$.
-        """
+        r"""Returns log densities of the angles that the amino acids of contexts have, with shape $(B, K)$."""
         shares = self.shares[context[:, 2].long()].to(chi)
         found = shares.gather(2, self._bins(chi).transpose(1, 2)).transpose(1, 2)
         log_p = (found * self.bins / (2 * math.pi)).log()
         return torch.where(angle_mask(context)[:, None], log_p, 0.0).sum(-1)
 
     def draw(self, context: Tensor, uniforms: Tensor) -> Tensor:
-        r"""Returns draws, with shape $(B, K, 4)$; 0 beyond the angles of an amino acid.
-
-        Args:
-            context: Contexts, with shape $(B, 5)$.
-            uniforms: Uniform numbers in $[0, 1]$, with shape $(B, K, 4)$, one for each angle.
+        r"""Returns draws by uniform numbers in $[0, 1]$, both with shape $(B, K, 4)$; 0 beyond the angles of an amino acid.
 
         Raises:
             OptionError: The shapes do not fit.

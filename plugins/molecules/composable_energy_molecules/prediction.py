@@ -16,17 +16,9 @@ _CHUNK = 64
 def predict(
     energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *, candidates: int = 256, steps: int = 20, seed: int = 0
 ) -> Tensor:
-    r"""Returns the angles of low energy for each context, with shape $(B, 4)$; 0 beyond the angles of an amino acid.
+    r"""Returns the angles of low energy of one residue for each context, with shape $(B, 4)$; 0 beyond the angles of an amino acid.
 
     The lowest of some candidates from a library goes down the gradient; a step that goes up is halved.
-
-    Args:
-        energy: The energy of one residue.
-        context: Contexts, with shape $(B, 5)$.
-        library: Where candidates come from.
-        candidates: The number of candidates for each context.
-        steps: Steps of the descent.
-        seed: The seed of the candidates.
     """
     check_integer("candidates", candidates)
     check_integer("steps", steps, least=0)
@@ -58,13 +50,6 @@ def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *,
 
     Of some candidates of the library one is chosen with the probability $\propto e^{-E} / q$. This is exact for many candidates, and needs
     no chains. Angles beyond those of an amino acid are uniform.
-
-    Args:
-        energy: The energy of one residue.
-        context: Contexts, with shape $(B, 5)$.
-        library: The library $q$.
-        candidates: The number of candidates for each draw.
-        seed: The seed of candidates and choice.
     """
     check_integer("candidates", candidates)
     generator, found = torch.Generator().manual_seed(seed), []
@@ -82,14 +67,6 @@ def log_probs(
     r"""Returns log densities on the torus of the angles that each amino acid has, and $\log Z$ by context, both with shape $(B,)$.
 
     $Z(c) = \langle e^{-E(\chi \mid c)} / q(\chi) \rangle$ over draws of a library $q$, which are independent for each context.
-
-    Args:
-        energy: The energy of one residue.
-        chi: Angles, with shape $(B, 4)$.
-        context: Contexts, with shape $(B, 5)$.
-        library: The library $q$.
-        draws: The number of draws for each context.
-        seed: The seed of the draws.
     """
     check_integer("draws", draws)
     generator = torch.Generator().manual_seed(seed)

@@ -42,7 +42,6 @@ class Residue:
 
     @property
     def angles(self) -> int:
-        """The number of angles."""
         return len(self.path)
 
     @property
@@ -197,7 +196,6 @@ class SideChains:
 
     @property
     def names(self) -> list[str]:
-        """The amino acids."""
         return [RESIDUES[index].name for index in self.context[:, 2].long().tolist()]
 
     def complete(self) -> SideChains:

@@ -32,7 +32,6 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
     angle $\chi$ is NaN where atoms are missing or in line. `complete()` keeps the residues that training can use.
 
     Args:
-        path: The file.
         chains: The names of the chains; None for all.
         model: The index of the model, from 0 on.
 

@@ -39,7 +39,6 @@ class ObservedEnergy(Energy):
             shape $(B, *)$; None for the identity.
         noise: A standard deviation, a `Noise`, its name, or a mapping with `name` and options.
         event_shape: The shape of one point, if the operator does not tell it.
-        name: The name in expressions.
         spread: $s$, the standard deviation of the data, or of the latents of a decoder, for samplers along noise levels.
         check: Whether to try a function at a point of random numbers in $[0, 1)$, where its result must be finite and differentiable.
 

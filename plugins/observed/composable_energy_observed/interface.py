@@ -52,11 +52,7 @@ class Operator(Described):
 
 
 class Function(Operator):
-    """Any function or module of points with shape $(B, *)$. It is not saved, unless a plug-in built the module.
-
-    Args:
-        function: The function.
-    """
+    """Any function or module of points with shape $(B, *)$. It is not saved, unless a plug-in built the module."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -20,20 +20,14 @@ class Noise(Described):
 
     @abstractmethod
     def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
-        r"""Returns $-\log p(y_i \mid \hat y_i)$ of each number, with the shape $(B, *)$ of the predictions.
+        r"""Returns $-\log p(y_i \mid \hat y_i)$ of each number of a measurement, with the shape $(B, *)$ of the predictions.
 
         Args:
-            predicted: The predictions.
-            y: The measurement.
             variance: The variance of the predictions themselves, with shape $(B, 1, \dots)$, at a noise level; None if they are certain.
         """
 
     def check(self, y: Tensor) -> None:
-        """Raises if a measurement is impossible under this model.
-
-        Raises:
-            OptionError: It is.
-        """
+        """Raises `OptionError` if a measurement is impossible under this model."""
 
     def level(self, y: Tensor, quantile: float) -> float | None:
         r"""Returns the quantile of $-\log p(y \mid \hat y)$ for $y$ drawn from the model; None if it depends on $\hat y$."""

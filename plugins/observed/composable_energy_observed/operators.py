@@ -136,11 +136,7 @@ class Blur(Operator):
 
 
 class Downsample(Operator):
-    """The means of squares of `factor` by `factor` pixels of pictures of shape $(C, H, W)$.
-
-    Args:
-        factor: The length of a square, at least 2.
-    """
+    """The means of squares of `factor` by `factor` pixels, at least 2, of pictures of shape $(C, H, W)$."""
 
     name = "downsample"
 
@@ -199,11 +195,7 @@ class Radon(Operator):
 
 
 class Chain(Operator):
-    """Operators one after the other, the first one first, such as a blur and a down-sampling.
-
-    Args:
-        operators: At least one, each as `operator_of` takes it.
-    """
+    """Operators one after the other, the first one first, such as a blur and a down-sampling; each is one that `operator_of` takes."""
 
     name = "chain"
 
@@ -215,7 +207,6 @@ class Chain(Operator):
 
     @property
     def parts(self) -> list[Operator]:
-        """The operators."""
         return list(self.operators)  # pyright: ignore[reportReturnType]
 
     def forward(self, x: Tensor) -> Tensor:

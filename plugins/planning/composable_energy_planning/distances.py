@@ -10,12 +10,7 @@ from composable_energy.options import check_number
 
 
 class Disc(nn.Module):
-    """The signed distance from a disc, or from a ball in more dimensions.
-
-    Args:
-        center: The center.
-        radius: The radius.
-    """
+    """The signed distance from a disc, or from a ball in more dimensions."""
 
     center: Tensor
 
@@ -30,11 +25,7 @@ class Disc(nn.Module):
 
 
 class Box(nn.Module):
-    """The signed distance from a box.
-
-    Args:
-        center: The center.
-        half: Half of its size along each axis.
+    """The signed distance from a box with a center and half of its size along each axis.
 
     Raises:
         OptionError: A size is not positive, or there is not one for each axis.
@@ -51,7 +42,6 @@ class Box(nn.Module):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
 
     def forward(self, points: Tensor) -> Tensor:
-        """Returns the distances, with shape $(*)$, of points with shape $(*, d)$."""
         beyond = (points - self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)

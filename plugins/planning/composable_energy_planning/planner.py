@@ -36,10 +36,8 @@ class Planner:
         task: The expression without its start, such as `dynamics & goal(g) & ~obstacle`.
         tries: The number of trajectories that are improved.
         steps: Their descent steps.
-        search: The search.
         retries: The number of further searches, each with twice as many states.
         width: The width of the start.
-        seed: The seed; the k-th search draws with seed + k.
 
     Raises:
         ExpressionError: The expression is no conjunction that a search takes apart.
@@ -90,9 +88,7 @@ class Planner:
         """Returns the rest of the plan from the state of the world after one more move, with shape $(T - t, d)$ after the $t$-th.
 
         Args:
-            state: The state of the world.
             patience: Searches anew if the energy of the improved plan is higher than the last one by more.
-            steps: The descent steps.
 
         Raises:
             OptionError: The plan is over.

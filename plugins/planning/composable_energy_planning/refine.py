@@ -12,17 +12,11 @@ _LEAST, _MOST = 1e-3, 1e8
 
 
 def descend(energy: Energy, parts: Parts, x: Tensor, steps: int, tolerance: float = 0.5) -> Tensor:
-    r"""Moves trajectories downhill, each by damped Gauss-Newton steps $x - (P + \lambda D)^{-1} \nabla E$.
+    r"""Moves trajectories downhill, each by damped Gauss-Newton steps $x - (P + \lambda D)^{-1} \nabla E$, with one gradient each.
 
     $P$ is the curvature of transitions, waypoints, zones and efforts, $D$ its diagonal. Where a step lowers the energy, $\lambda$
-    falls; else the trajectory stays and $\lambda$ rises.
-
-    Args:
-        energy: The energy, which has to fall.
-        parts: The same expression, taken apart.
-        x: Trajectories, with shape $(B, T, d)$.
-        steps: The number of steps, each with one gradient.
-        tolerance: Stops if no energy falls by more than this in `_REFRESH` steps.
+    falls; else the trajectory stays and $\lambda$ rises. It ends if no energy falls by more than `tolerance` in `_REFRESH` steps. `parts`
+    are the energy, taken apart.
     """
     energies, slope = energy_and_gradient(energy, x)
     damping, before = torch.full_like(energies, 0.1), energies

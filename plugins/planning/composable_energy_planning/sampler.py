@@ -38,7 +38,6 @@ class Trajectories(Sampler):
         step_size: The step size in whitened units; None tunes it on pilot chains.
         leapfrogs: The longest trajectory; lengths run through $1, \dots$ to it.
         acceptance: The mean acceptance to tune for.
-        tuning_steps: The number of steps of the pilot chains.
         metric: The units; None finds them from the pilots.
     """
 

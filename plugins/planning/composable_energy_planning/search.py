@@ -81,7 +81,6 @@ class Search:
         return found
 
     def _pool(self, parts: Parts, winding: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the candidates, with shape $(m, d)$."""
         times = sorted(parts.waypoints)
         visited = parts.visited(self.visited, generator)
         metric = _Metric(visited.std(0).clamp_min(1e-6), winding)

@@ -83,7 +83,6 @@ class TransitionEnergy(Energy):
     Args:
         size: $d$, the numbers of a state.
         angles: The axes of states that are angles.
-        hidden: The width of the networks.
         kept: The number of visited states that the energy keeps; searches look for goals among them.
 
     References:
@@ -113,10 +112,6 @@ class TransitionEnergy(Energy):
         white, log_det = self.ahead.whiten(x[:, 0], x[:, 1])
         return log_det - _log_mixture(white) - self._log_odds(x[:, 0], x[:, 1], white)
 
-    def log_odds(self, states: Tensor, ends: Tensor) -> Tensor:
-        """Returns $f$, with shape $(B,)$."""
-        return self._log_odds(states, ends, self.ahead.whiten(states, ends)[0])
-
     def _log_odds(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         return self.odds(self._inputs(states, ends, white)).squeeze(1)
 
@@ -131,17 +126,13 @@ class TransitionEnergy(Energy):
         return (self.behind if backwards else self.ahead).draw(states, generator, width)
 
     def fit(self, pairs: Tensor, *, steps: int = 8000, batch: int = 512, seed: int = 0, rate: float = 6e-3) -> TransitionEnergy:
-        """Trains on pairs of states in succession: first the Gaussians by likelihood, then the odds by noise-contrastive estimation.
+        """Trains on pairs of states in succession, with shape $(n, 2, d)$, and returns itself.
+
+        The Gaussians are trained first, by likelihood, then the odds by noise-contrastive estimation.
 
         Args:
-            pairs: The pairs, with shape $(n, 2, d)$.
             steps: The number of steps for the odds; the Gaussians take an eighth of them.
-            batch: The number of pairs in a step.
-            seed: The seed.
             rate: The first learning rate; it falls to zero.
-
-        Returns:
-            This energy.
         """
         if pairs.ndim != 3 or pairs.shape[1:] != self.event_shape:
             raise ShapeError(f"Pairs have the shape (n, 2, {self.size}), got {tuple(pairs.shape)}.")

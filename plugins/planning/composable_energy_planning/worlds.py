@@ -93,11 +93,9 @@ class World(ABC):
         return self.reach * (2 * torch.rand(len(states), len(self.reach), generator=generator) - 1)
 
     def random_motion(self, count: int, generator: torch.Generator, margin: float = 0.02) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns random moves: pairs of states with shape $(n, 2, d)$, actions, and which moves were blocked.
+        """Returns $n$ random moves: pairs of states with shape $(n, 2, d)$, actions, and which moves were blocked.
 
         Args:
-            count: $n$.
-            generator: The source of randomness.
             margin: The clearance that the motion keeps, as a bumper does; what is learned from it keeps the same.
         """
         states = self.random_states(count, generator, margin)
@@ -116,11 +114,7 @@ class World(ABC):
 
 
 class Maze(World):
-    """A point among walls; an action is a displacement.
-
-    Args:
-        walls: The walls as boxes `(x, y, half width, half height)`; None for the standard maze.
-    """
+    """A point among walls, boxes `(x, y, half width, half height)`; an action is a displacement."""
 
     name = "maze"
     _walls = ((-0.45, -0.15, 0.08, 0.55), (0.05, 0.7, 0.08, 0.3), (0.05, -0.15, 0.08, 0.25), (0.55, -0.1, 0.08, 0.5))
@@ -135,13 +129,9 @@ class Maze(World):
 
 
 class Arm(World):
-    """An arm with two joints, whose links must not touch discs; states are the angles, actions change them.
+    """An arm with two joints, whose links must not touch discs `(x, y, radius)`; states are the angles, actions change them.
 
     The limits of the joints count in the clearance, in radians.
-
-    Args:
-        lengths: The lengths of the links.
-        discs: The discs `(x, y, radius)`; None for the standard ones.
     """
 
     name = "arm"

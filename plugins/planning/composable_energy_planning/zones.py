@@ -85,14 +85,13 @@ class Entered(nn.Module):
 
 
 def zone(distance: Callable[[Tensor], Tensor], *, name: str = "zone", **options: Any) -> ClassifierEnergy:
-    r"""Returns the event that a trajectory enters a zone; `~zone(...)` is that it stays outside, at every state and between states.
+    r"""Returns the event that a trajectory enters a zone, given by its signed distance, at a state or between states.
 
-    The complement is exact and bounded: its energy is $-\log P(\text{never})$, nearly the sum of the depths over the width. Not negated,
-    the zone is a place to pass at any time. Zones combine with `&`, `|`, `^` and `>>` as all events do.
+    The complement `~zone(...)`, that it stays outside, is exact and bounded: its energy is $-\log P(\text{never})$, nearly
+    the sum of the depths over the width. Not negated, the zone is a place to pass at any
+    time. Zones combine with `&`, `|`, `^` and `>>` as all events do.
 
     Args:
-        distance: The signed distance: a function of states of shape $(B, d)$ that returns shape $(B,)$; negative inside.
-        name: The name in expressions.
         **options: `width`, `between`, `margin`, `axes` and `of` of `Entered`.
 
     Example:
@@ -117,15 +116,7 @@ def box(center: Sequence[float] | Tensor, half: Sequence[float] | Tensor, *, nam
 
 
 def apart(one: Sequence[int], other: Sequence[int], least: float, *, name: str = "apart", **options: Any) -> Any:
-    """Returns the event that two agents always keep a distance.
-
-    Args:
-        one: The indices of the coordinates of the first agent in a state.
-        other: The indices of the coordinates of the second agent.
-        least: The least distance.
-        name: The name in expressions.
-        **options: `width` and `between` of `Entered`.
-    """
+    """Returns the event that two agents, given by indices of coordinates, keep a distance, with `width` and `between` of `Entered`."""
     if len(one) != len(other) or not one:
         raise OptionError(f"Two agents have as many coordinates, got {list(one)} and {list(other)}.")
     return ~zone(Gap(one, other, least), name=f"meet({name})" if name != "apart" else "meet", **options)

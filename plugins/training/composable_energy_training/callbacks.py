@@ -36,12 +36,7 @@ class Callback(ABC):  # noqa: B024  (every hook is optional)
         """Called when the run starts, or resumes from `trainer.step`."""
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:  # noqa: B027
-        """Called after each step.
-
-        Args:
-            trainer: The trainer, with its `step`, `rate` and `attempt`.
-            scalars: Means over the batch: the loss, the gradient norm, and the scalars of the objective.
-        """
+        """Called after each step with means over the batch: the loss, the gradient norm, and the scalars of the objective."""
 
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:  # noqa: B027
         """Called after a checkpoint; the path is None for a run without a folder."""
@@ -50,12 +45,7 @@ class Callback(ABC):  # noqa: B024  (every hook is optional)
         """Called after an alert of the monitor, before its action."""
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:  # noqa: B027
-        """Called last on every exit of `fit`; releases resources of `on_start`.
-
-        Args:
-            trainer: The trainer. After a run without an error its model has the final weights.
-            error: The error that ended the run, if any.
-        """
+        """Called last on every exit of `fit`, with its error, if any; releases resources of `on_start`."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +79,6 @@ class CSVLog(Callback):
     A resumed run removes the rows after its checkpoint. So an interrupted run has the same table as an uninterrupted one, except for the
     column `seconds`, the time since the last start. After a rollback the rows of both attempts stay, with different values in the column
     `attempt`.
-
-    Args:
-        every: Steps between rows.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -149,11 +136,7 @@ class CSVLog(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes curves and alerts for TensorBoard, in the folder `tensorboard` of the run.
-
-    Args:
-        every: Steps between points.
-    """
+    """Writes curves and alerts for TensorBoard, in the folder `tensorboard` of the run, with a point every few steps."""
 
     def __init__(self, every: int = 10) -> None:
         self.every = check_integer("every", every)
@@ -192,7 +175,6 @@ class SampleSheet(Callback):
 
     Args:
         every: Steps between sheets; the last step has one as well.
-        n: The number of pictures.
         chains: Whether to show the objective's chains, those of the first process; None shows them if there are any.
         of: A function from the averaged model to the energy to sample, such as `lambda energy: energy.given(y=3)`; None samples the model.
         value_range: The values of black and white.

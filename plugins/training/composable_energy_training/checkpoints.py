@@ -147,7 +147,6 @@ class CheckpointStore:
             raise FileFormatError(f"{place} cannot be restored ({type(error).__name__}: {error}): give another folder.") from error
 
     def _steps(self) -> list[int]:
-        """Returns the steps of all checkpoints, in order."""
         if self.folder is None:
             return [] if self._last is None else [self._last.step]
         found = self.folder.glob("step-*.safetensors")

@@ -35,7 +35,6 @@ class CombinedObjective(Objective):
             part.begin(model, context)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the weighted sum of the losses."""
         value, scalars = batch.x.new_zeros(()), {}
         for number, (part, weight) in enumerate(zip(self.objectives, self.weights, strict=True)):
             found = part.loss(model, Batch(batch.x, batch.labels, batch.noise.child(f"objective {number}")))

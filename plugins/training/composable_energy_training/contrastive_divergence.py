@@ -116,14 +116,7 @@ class ContrastiveDivergence(Objective):
         return Loss(value, {**scalars, **samples.scalars})
 
     def draw(self, model: nn.Module, batch: Batch, conditions: Mapping[str, Tensor], steps: int) -> NegativeSamples:
-        """Draws a point for each row from the model in eval mode; a chain that diverges is replaced by a new start.
-
-        Args:
-            model: The energy.
-            batch: The rows.
-            conditions: Conditions of the energy, one value for each row.
-            steps: The number of steps; 0 returns the starts of the chains.
-        """
+        """Draws a point for each row from the model in eval mode, or its start with 0 steps; chains that diverge get new starts."""
         if self.chosen is None:
             raise OptionError("The objective is not prepared: call `begin(model, context)` before the first loss.")
         energy = require_energy(model)

@@ -85,7 +85,6 @@ class EnergyMatching(Objective):
         return Loss(self.flow * flow + self.weight * self.temperature * value, {**contrasted, **scalars, "diverged": diverged})
 
     def _flow(self, energy: Energy, batch: Batch, conditions: dict[str, Tensor], warm: bool) -> Tensor:
-        """Returns the flow term."""
         data, keyed = batch.x, batch.noise.child("flow")
         start = self._couple(keyed.normal(data), batch)
         time = keyed.child("time").uniform(data).to(data.dtype)

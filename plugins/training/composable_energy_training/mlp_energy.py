@@ -38,7 +38,6 @@ class MLPEnergy(Energy):
         self.event_shape = (dim,)
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
         return {"dim": self.net[0].in_features, "width": self.width, "layers": self.layers, "scale": self.scale}
 
     def forward(self, x: Tensor) -> Tensor:

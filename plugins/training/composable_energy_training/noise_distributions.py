@@ -14,11 +14,7 @@ from composable_energy.sampling import Noise
 
 
 class NoiseDistribution(nn.Module, ABC):
-    r"""Abstract noise: an invertible function of standard normal numbers $z$. A subclass implements `push` and `pull`.
-
-    Args:
-        event_shape: The shape of one point.
-    """
+    r"""Abstract noise for points of one shape: a function of standard normal numbers $z$. A subclass implements `push` and `pull`."""
 
     def __init__(self, event_shape: torch.Size) -> None:
         super().__init__()
@@ -40,13 +36,7 @@ class NoiseDistribution(nn.Module, ABC):
 
     @torch.no_grad()
     def draw(self, like: Tensor, noise: Noise, stream: int = 0) -> tuple[Tensor, Tensor]:
-        """Returns points with the shape of `like` and their log densities, with shape $(B,)$.
-
-        Args:
-            like: Points with shape $(B, *)$.
-            noise: The keyed noise of the rows.
-            stream: The number of the draw at this step.
-        """
+        """Returns points with the shape of `like`, $(B, *)$, and their log densities; `stream` is the number of the draw at this step."""
         self._check(like)
         z = noise.normal(like, stream).flatten(1)
         x, log_det = self.push(z)
@@ -82,10 +72,9 @@ class GaussianNoise(NoiseDistribution):
 
     @classmethod
     def fit(cls, x: Tensor, *, widen: float = 1.0, jitter: float = 1e-3) -> GaussianNoise:
-        """Returns a Gaussian with the mean and covariance of points.
+        """Returns a Gaussian with the mean and covariance of points with shape $(N, *)$.
 
         Args:
-            x: The points, with shape $(N, *)$.
             widen: A factor of all standard deviations; above 1 the noise covers more than the data.
             jitter: The least standard deviation in any direction, as a share of the largest of a coordinate.
 
@@ -150,17 +139,7 @@ class FlowNoise(NoiseDistribution):
         held_out: float = 0.1,
         seed: int = 0,
     ) -> FlowNoise:
-        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on held-out points.
-
-        Args:
-            x: The points, with shape $(N, *)$.
-            layers: The number of coupling layers.
-            hidden: Units of the hidden layers.
-            steps: The largest number of steps.
-            batch_size: Points of a step.
-            rate: The learning rate of Adam.
-            held_out: The share of the points that select the number of steps.
-            seed: The seed of weights and batches.
+        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out share of them.
 
         Raises:
             OptionError: There are too few points, or they are constant.

@@ -89,12 +89,7 @@ class Objective(ABC):
         return objective
 
     def begin(self, model: nn.Module, context: RankContext) -> None:  # noqa: B027  (most objectives need no preparation)
-        """Prepares for a run. Called once, before the first step and before `restore`.
-
-        Args:
-            model: The model that is trained.
-            context: The part of the run that this process computes.
-        """
+        """Prepares to train a model, in the part of a run of this process. Called once, before the first step and before `restore`."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Loss:

@@ -73,10 +73,7 @@ class Optimizer:
             raise OptionError(f"slow must be pairs (beginning of names, positive share), got {self.slow!r}.")
 
     def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.Adam:
-        """Returns torch's optimizer, with a group of parameters for each share of the rate, under `share`.
-
-        Args:
-            parameters: The parameters, by their names in the model if `slow` is set.
+        """Returns torch's optimizer of parameters, by their names if `slow` is set, with a group for each share of the rate, under `share`.
 
         Raises:
             OptionError: No parameter has a name that begins with one of `slow`.
@@ -95,12 +92,7 @@ class Optimizer:
         return torch.optim.Adam(groups, self.rate, self.betas, foreach=True)
 
     def rate_at(self, step: int, steps: int) -> float:
-        """Returns the learning rate of a step.
-
-        Args:
-            step: The step, from 1 on.
-            steps: The number of steps of the run.
-        """
+        """Returns the learning rate of a step, from 1 on, of a run of some steps."""
         rate = self.rate * min(1.0, step / self.warm_up) if self.warm_up else self.rate
         if self.decay:
             rate *= max(_LOWEST, min(1.0, (steps - step) / (self.decay * steps)))
@@ -117,9 +109,6 @@ class Optimizer:
         """Clips gradients in place and returns their total norm before clipping, with shape $()$.
 
         If the norm is not finite, the gradients must not be used.
-
-        Args:
-            optimizer: The optimizer that `build` returned.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
         if isinstance(self.clip, (int, float)):

@@ -19,15 +19,10 @@ T = TypeVar("T")
 
 
 def join(timeout: float = 600.0) -> Ranks:
-    """Joins the process group that `torchrun` started; does nothing in a single process.
+    """Joins the process group that `torchrun` started, if any, and returns the processes, with the device of this one.
 
-    Processes with a GPU each communicate by nccl, others by gloo. A process group that exists already is kept.
-
-    Args:
-        timeout: Seconds to wait for another process before it counts as lost.
-
-    Returns:
-        The processes, with the device of this one.
+    Processes with a GPU each communicate by nccl, others by gloo. A process group that exists already is kept. A process counts as
+    lost after `timeout` seconds.
 
     Raises:
         ProcessLost: A process did not join in time.
@@ -49,12 +44,7 @@ def leave() -> None:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run. Methods that communicate must be called by all processes at the same time.
-
-    Args:
-        rank: The number of this process.
-        size: The number of processes.
-    """
+    """The processes of a run. Methods that communicate must be called by all processes at the same time."""
 
     rank: int = 0
     size: int = 1

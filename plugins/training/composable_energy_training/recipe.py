@@ -85,18 +85,13 @@ class Recipe(ABC):
         """
 
     def usage(self, folder: str | Path) -> str | None:
-        """Returns how to use a finished run, in words and a line of code; None for energies, which are sampled.
-
-        Args:
-            folder: The folder that `run` returned.
-        """
+        """Returns how to use the folder that `run` returned, in words and a line of code; None for energies, which are sampled."""
         return None
 
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the types of all settings by dotted key, such as `int | None`. By default they are the types of the present values.
 
-        Args:
-            changes: Settings that are about to change, by dotted key, for a recipe where one setting determines others.
+        `changes` are settings that are about to change, for a recipe where one setting determines others.
         """
         types = {key: Any if value in (None, NONE) else type(value) for key, value in flatten(self.settings).items()}
         return {key: _OPTIONAL.get(key, kind) for key, kind in types.items()}

@@ -63,14 +63,7 @@ class ReplayBuffer:
             self._slots[i : i + _CHUNK] = self.starts(root.for_chains(self.slot_range[i : i + _CHUNK]))
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Draws a slot of each row's lane uniformly, and returns the point from which its chain continues.
-
-        Args:
-            noise: The noise of rows of this process at a training step.
-
-        Returns:
-            The slots, numbered over all processes, with shape $(B,)$, and the points, with shape $(B, *)$.
-        """
+        """Draws a slot of each row's lane uniformly; returns its number over all processes, and the point of its chain."""
         low, size = self._lanes(noise)
         like = self._slots.new_empty(len(low))
         slots = low + (noise.child("slot").uniform(like) * size).long().clamp_max(size - 1)
@@ -83,12 +76,7 @@ class ReplayBuffer:
         return slots, x
 
     def write(self, slots: Tensor, x: Tensor) -> None:
-        """Writes chains to slots, in place.
-
-        Args:
-            slots: The slots that `draw` returned.
-            x: The points, with shape $(B, *)$.
-        """
+        """Writes chains to slots that `draw` returned, in place."""
         self._slots.index_copy_(0, slots - self.slot_range.start, x.detach().to(self._slots.dtype))
 
     def starts(self, noise: Noise) -> Tensor:
@@ -101,13 +89,7 @@ class ReplayBuffer:
         return draw_starts(self._start, like, noise)
 
     def nearest(self, x: Tensor, slots: Tensor, noise: Noise, among: int = 100) -> Tensor:
-        """Returns the nearest chain to each point, among chains of its row's lane other than its own.
-
-        Args:
-            x: The points, with shape $(B, *)$.
-            slots: The slots of the points, with shape $(B,)$.
-            noise: The noise of the rows, which selects the candidates.
-            among: The number of candidates; all others of the lane if there are fewer.
+        """Returns the nearest chain to each point, among some other chains of its row's lane, or all if there are fewer.
 
         Raises:
             OptionError: A lane has no other slot.

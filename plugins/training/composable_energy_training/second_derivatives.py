@@ -22,12 +22,7 @@ from composable_energy.errors import ExpressionError
 def differentiable_gradient(energy: Callable[..., Tensor], x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
     r"""Returns $E(x)$, with shape $(B,)$, and $\nabla_x \sum_b E(x_b)$, with the shape of the points; both have a graph.
 
-    The derivatives are those of `torch.autograd.grad(..., create_graph=True)`.
-
-    Args:
-        energy: The energy, or a function of points and conditions.
-        x: The points, with shape $(B, *)$; their graph is kept if they require a gradient.
-        conditions: Passed to the energy.
+    The energy may be a function of points and conditions. The derivatives are those of `torch.autograd.grad(..., create_graph=True)`.
 
     Raises:
         ExpressionError: The energies do not depend on the points.
@@ -142,8 +137,6 @@ class _Convolution(Function):
 
 
 class _ConvolutionOfGradients(Function):
-    """The gradient of a convolution with respect to its input."""
-
     generate_vmap_rule = True
 
     @staticmethod

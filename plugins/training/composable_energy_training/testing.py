@@ -28,14 +28,7 @@ def check_recipe(
     changes: Mapping[str, Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs the checks of a recipe; see `recipe_checks` for the other arguments.
-
-    Args:
-        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
-
-    Raises:
-        AssertionError: A check fails.
-    """
+    """Runs the checks of a recipe; see `recipe_checks` for the arguments, and `run_checks` for `expected_failures`."""
     run_checks(recipe_checks(recipe, data, changes=changes), expected_failures)
 
 

@@ -13,15 +13,10 @@ __all__ = ["NAMES", "sample"]
 
 
 def sample(name: str, n: int, *, seed: int = 0) -> Tensor:
-    """Draws points of a toy data set; torch's own random state is neither used nor changed.
+    """Draws points of a toy data set, with shape $(n, 2)$; torch's own random state is neither used nor changed.
 
     Args:
         name: `"two-moons"`, `"eight-gaussians"`, `"checkerboard"`, `"pinwheel"`, `"swiss-roll"` or `"rings"`.
-        n: The number of points.
-        seed: The seed.
-
-    Returns:
-        Points with shape $(n, 2)$.
 
     Example:
         >>> from composable_energy_training import toys

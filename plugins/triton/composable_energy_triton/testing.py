@@ -36,14 +36,7 @@ def check_kernel(
     shapes: Sequence[tuple[int, ...]] = SHAPES,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs the checks of a kernel; see `kernel_checks` for the other arguments.
-
-    Args:
-        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
-
-    Raises:
-        AssertionError: A check fails.
-    """
+    """Runs the checks of a kernel; see `kernel_checks` for the arguments, and `run_checks` for `expected_failures`."""
     run_checks(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
 
 

@@ -1,5 +1,3 @@
-"""The command `composable-energy ui`: the playground in a browser."""
-
 import argparse
 import sys
 import webbrowser
@@ -25,7 +23,6 @@ class Ui(Command):
         add_range(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Serves until Ctrl-C."""
         from composable_energy.errors import OptionError
         from composable_energy_ui.server import Playground
 

@@ -110,7 +110,6 @@ class _View(Observer):
 
     @torch.no_grad()
     def visible(self, points: Tensor) -> Tensor:
-        """Returns decoded points."""
         return points if self.decoder is None else self.decoder(points)
 
     def on_tuning(self, sampler: Any, evaluations: int) -> None:

@@ -89,7 +89,6 @@ class Order:
 
     @property
     def names(self) -> list[str]:
-        """The names in the expression."""
         return [leaf.name for leaf in self.leaves]
 
     @property
@@ -99,7 +98,6 @@ class Order:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The values of conditions."""
         try:
             return dict(read_condition(f"{name}={text}") for name, text in self.given.items())
         except argparse.ArgumentTypeError as error:

@@ -28,11 +28,9 @@ class Plane(ce.EnergyFamily):
         self._base = ce.as_energy(_wide, event_shape=(2,), name="plane")
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the shapes, then those of the regions."""
         return (*_SHAPES, *_REGIONS)
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns a shape, a region, or the base of the regions."""
         if member is None:
             return self._base
         if member in _SHAPES:

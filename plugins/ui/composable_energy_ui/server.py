@@ -46,7 +46,6 @@ class Playground:
     The worker is a new process of Python, so a script creates a playground under `if __name__ == "__main__"`.
 
     Args:
-        host: The address to listen on.
         port: The port; 0 takes a free one.
         family: The family of the names in the tab of pictures, or a folder of saved energies; None for the default.
         value_range: The values of black and white.
@@ -78,7 +77,6 @@ class Playground:
 
     @property
     def address(self) -> str:
-        """The address of the page."""
         return f"http://{self.host if self.local else '127.0.0.1'}:{self._server.server_port}"
 
     def run(self) -> None:
@@ -131,8 +129,6 @@ class _Request(RawIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
     def __init__(self, playground: Playground, *args: Any) -> None:
         self.playground = playground
         super().__init__(*args)

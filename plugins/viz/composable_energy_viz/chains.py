@@ -28,8 +28,7 @@ def trace(record: Trace, *, chains: int = 5, ax: Axes | None = None, path: str |
     Args:
         record: The trace of `sample(..., trace=True)`.
         chains: The number of single chains.
-        ax: Axes to draw on; None makes a figure.
-        path: A file to write as well.
+        ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
         OptionError: It is no trace, or has no energies, as that of an energy without values.

@@ -52,8 +52,7 @@ def show(
         seed: The seed of these draws.
         window: The part that is shown: $(a, b)$ for all numbers, or $((a, b), (c, d))$; None holds 99 % of the points.
         resolution: The number of grid points on each axis.
-        ax: Axes to draw on; None makes a figure.
-        path: A file to write as well.
+        ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
         ShapeError: Points of the energy have more than two numbers, or the given points do not fit.

@@ -51,8 +51,7 @@ def forces(
         labels: The names of the parts.
         window: The ends of both axes of the grid, and of the axes of points.
         resolution: The number of grid points on each axis.
-        ax: Axes to draw on; None makes a figure.
-        path: A file to write as well.
+        ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
         ShapeError: Points are neither two numbers nor pictures, or labels are not one for each part.

@@ -30,8 +30,7 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
 
     Args:
         found: The result of `E.explain(x)`.
-        ax: Axes to draw on; None makes a figure.
-        path: A file to write as well.
+        ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
         OptionError: It is no explanation, or has no points.
@@ -76,8 +75,7 @@ def shares(
     Args:
         found: The result of `E.explain(x)`, or a trace of a mixture at the top of an expression. A trace has no standard errors.
         labels: The names of the branches of a trace.
-        ax: Axes to draw on; None makes a figure.
-        path: A file to write as well.
+        ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
         OptionError: There is no mixture, or labels are given for an explanation.

@@ -23,12 +23,7 @@ _RADIUS = 0.41  # of the circle around a sprite of scale 1
 
 
 class ColoredSprites(World):
-    """Separate squares, ellipses and hearts.
-
-    Args:
-        size: Height and width of the pictures.
-        count: The smallest and the largest number of sprites, at most 4.
-    """
+    """Separate squares, ellipses and hearts; `count` is their smallest and largest number, at most 4."""
 
     name = "colored-sprites"
 

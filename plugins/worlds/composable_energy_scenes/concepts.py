@@ -37,9 +37,6 @@ class Concepts:
     `position`, `size` and `light` are numbers: `position((0.2, 0.5))` is the density at a point, `position.near((0.2, 0.5), 0.2)` an event,
     which has a complement. `color` and `shape` are events of classes. All are evidence over `base`, so an expression counts it once.
 
-    Args:
-        folder: The folder of the weights.
-
     Example:
         >>> from composable_energy_scenes import load_concepts
         >>> scenes = load_concepts()
@@ -161,11 +158,9 @@ class SceneFamily(ce.EnergyFamily):
         self._folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the events, without loading weights."""
         return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
 
     def load(self, member: str | None) -> ce.Energy:
-        """Returns the energy of an event, or the base for None."""
         concepts = load_concepts(self._folder)
         if member is None:
             return concepts.base

@@ -56,12 +56,7 @@ class Judge(nn.Module):
 
 @torch.no_grad()
 def judge_images(images: Tensor, judge: Judge) -> Verdict:
-    """Returns a judge's predictions for pictures.
-
-    Args:
-        images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
-        judge: The judge.
-    """
+    """Returns a judge's predictions for pictures in [0, 1] with shape $(B, 3, 64, 64)$."""
     _check_shape("judge", images)
     output = features_of(judge, images)
     shape, color = output[:, 5:].split([len(KINDS), len(COLORS)], 1)
@@ -88,13 +83,9 @@ class Detector(nn.Module):
 
 @torch.no_grad()
 def detect_objects(images: Tensor, detector: Detector) -> list[Tensor]:
-    """Returns the positions of the objects in each picture, with shape $(k, 2)$, in order of confidence.
+    """Returns the positions of the objects in each picture, $(B, 3, 64, 64)$ in [0, 1], with shape $(k, 2)$, in order of confidence.
 
     Of two detections closer than .3 only the more confident counts, because an object at the border of two cells may be detected in both.
-
-    Args:
-        images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
-        detector: The detector.
     """
     _check_shape("detector", images)
     found = []

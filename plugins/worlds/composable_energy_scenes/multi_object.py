@@ -24,9 +24,6 @@ FOLDER = weights.FOLDER / "several"
 class MultiObjectEnergies:
     """Trained energies of pictures of one to four objects; weights are loaded on first use.
 
-    Args:
-        folder: The folder of the weights.
-
     Example:
         >>> from composable_energy_scenes import load_multi_object
         >>> objects = load_multi_object()
@@ -38,7 +35,6 @@ class MultiObjectEnergies:
 
     @cached_property
     def base(self) -> PatchEnergy:
-        """The energy of any picture."""
         base = PatchEnergy()
         weights.read(base.coder, "coder", self.folder)
         weights.read(base.net, "base", self.folder)

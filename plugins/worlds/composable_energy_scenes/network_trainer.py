@@ -192,12 +192,10 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The folder of finished weights."""
         return self.folder / "weights"
 
     @cached_property
     def trainer(self) -> NetworkTrainer:
-        """The trainer, with its checkpoints in this folder."""
         return NetworkTrainer(self.folder / "run", effort=self.effort, progress=self.progress)
 
     def render(self, use: str) -> Scenes:
@@ -215,7 +213,6 @@ class RunFolder:
         return torch.from_numpy(np.load(target))
 
     def save(self, network: nn.Module, part: str) -> None:
-        """Writes finished weights."""
         weights.write(network, part, self.weights)
 
     def write_report(self, **scores: Any) -> None:

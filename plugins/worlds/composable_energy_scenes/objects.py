@@ -110,7 +110,6 @@ class Objects(World):
     solid of its width and height. The scenes of a seed do not depend on `size`.
 
     Args:
-        size: Height and width of the pictures.
         count: The smallest and the largest number of objects, at most 10.
         shapes: Names of shapes, among box, sphere and cylinder, and the toys pin, truck, table and snowman.
         sizes: The smallest and the largest half width, between 0.1 and 0.5 in the units of positions.

@@ -50,11 +50,7 @@ _XML = f"""
 
 
 class OneObject(World):
-    """One solid on a floor of varying grey.
-
-    Args:
-        size: Height and width of the pictures.
-    """
+    """One solid on a floor of varying grey."""
 
     name = "one-object"
     fields = MappingProxyType(

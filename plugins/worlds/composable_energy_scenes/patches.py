@@ -42,7 +42,6 @@ class PatchCoder(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """The numbers in a code."""
         return CHANNELS * PATCHES**2
 
     def encode(self, images: Tensor) -> Tensor:
@@ -100,7 +99,6 @@ class PatchEnergy(ce.Energy):
 
     @property
     def coder(self) -> PatchCoder:
-        """The decoder, with its type."""
         return cast(PatchCoder, self.decoder)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:

@@ -79,34 +79,19 @@ class Presence(RelativeEnergy):
         self.register_buffer("middles", torch.cartesian_prod(across, across).flip(1), persistent=False)
 
     def forward_evidence(self, x: Tensor, c: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Returns the evidence with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$.
-
-        Args:
-            x: The codes.
-            c: Positions on the floor, with shape $(B, 2)$.
-            sigma: Noise levels, with shape $(B,)$.
-        """
+        """Returns the evidence with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at positions and noise levels."""
         likelihoods = self._log_likelihoods(c.to(x))
         logits = self.head(x) if sigma is None else self.head(x, sigma=sigma)
         return -torch.logsumexp(logits.log_softmax(1) + likelihoods, 1)
 
     def near(self, c: Sequence[float] | Tensor) -> ce.Energy:
-        """Returns the energy of pictures with an object at a position: `given(c=...)`, also for a pair of numbers.
-
-        Args:
-            c: The position, with shape $(2,)$ for all chains or $(n, 2)$ for each.
-        """
+        """Returns the energy of pictures with an object at a position, $(2,)$ for all chains or $(n, 2)$ for each: `given(c=...)`."""
         place = torch.as_tensor(c, dtype=torch.float32)
         return self.given(c=place[None] if place.ndim == 1 else place)
 
     @torch.no_grad()
     def map(self, x: Tensor, places: Tensor) -> Tensor:
-        """Returns the evidence of many positions, with shape $(B, P)$.
-
-        Args:
-            x: Codes without noise, with shape $(B, 4, 8, 8)$.
-            places: Positions on the floor, with shape $(P, 2)$.
-        """
+        """Returns the evidence of $P$ positions on the floor, with shape $(B, P)$, in codes without noise."""
         likelihoods = self._log_likelihoods(places.to(x))
         return torch.cat([-torch.logsumexp(row[:, None] + likelihoods, 2) for row in self.head(x).log_softmax(1).split(8)])
 

@@ -81,9 +81,6 @@ class Room(World):
     """A room with fixed furniture and a moving lamp and camera; the camera always looks at one point.
 
     Masks number the solids in order: first the three walls, then the furniture; the floor is 0.
-
-    Args:
-        size: Height and width of the pictures.
     """
 
     name = "room"

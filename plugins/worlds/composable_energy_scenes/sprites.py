@@ -31,7 +31,6 @@ class Sprites(World):
     """A rotated, scaled and shifted square, ellipse or heart.
 
     Args:
-        size: Height and width of the pictures.
         grid: Whether to draw factors from the grid of dSprites, with 3 shapes, 6 scales, 40 orientations and 32 x 32 positions. Otherwise
             all but the shape are continuous.
     """
@@ -63,10 +62,7 @@ class Sprites(World):
         }
 
     def at(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the labels of points of the grid.
-
-        Args:
-            steps: Indices from 0, with shape $(N, 5)$, in the order of `SPRITE_FACTORS`.
+        """Returns the labels of points of the grid: indices from 0, with shape $(N, 5)$, in the order of `SPRITE_FACTORS`.
 
         Raises:
             OptionError: An index is outside the grid.

@@ -35,10 +35,7 @@ def beta_vae_score(
         codes: Codes with shape $(N, D)$, of a full grid of factors or any other pictures.
         factors: Whole numbers with shape $(N, F)$, used as names of levels; at least two factors.
         pairs: Number $n$ of pairs per point. With fewer pairs the score falls, and models may change their order: report it.
-        train: Training points per factor.
-        test: Test points per factor.
         exactly_one: Whether pairs differ in all other factors. In the paper these are free, and may agree by chance.
-        seed: Seed of the draws.
 
     Raises:
         OptionError: A number is not finite, a factor is constant, there is only one factor, an option is out of range, or no pair satisfies
@@ -110,11 +107,8 @@ def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, poin
     code of one dimension counts as having a second one without information.
 
     Args:
-        codes: Codes with shape $(N, D)$.
         factors: Whole numbers with shape $(N, F)$, used as names of levels.
-        bins: Number of bins per dimension.
         points: Number of rows to subsample without replacement, if there are more; None uses all.
-        seed: Seed of the subsample.
 
     Raises:
         OptionError: A number is not finite, a factor is constant, or an option is out of range.
@@ -174,8 +168,6 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
     no seed.)
 
     Args:
-        codes: Codes with shape $(N, D)$.
-        factors: Numbers with shape $(N, F)$.
         kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.
 
     Raises:
@@ -212,22 +204,13 @@ def _ranks(rows: Tensor) -> Tensor:
 
 
 def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_factors: Array) -> Tensor:
-    r"""Returns the share of each factor's variance that a least-squares fit on codes explains on test pictures.
+    r"""Returns the share of each factor's variance, with shape $(F,)$, that a least-squares fit on codes explains on test pictures.
 
     $$R^2_f = 1 - \frac{\sum_i (v_{if} - \hat v_{if})^2}{\sum_i (v_{if} - \bar v_f)^2},$$
 
     with $\hat v = W z + b$ fitted to the training pictures, and sums and mean $\bar v$ over the test pictures. It is 1 for a perfect fit,
     about $-D / N$ for codes without information, and far below for test pictures from another distribution. Unlike MIG and MCC it is
     invariant to rotations and scales of the code. Constant and linearly dependent columns do no harm.
-
-    Args:
-        train_codes: Codes with shape $(N, D)$.
-        train_factors: Numbers with shape $(N, F)$.
-        test_codes: Codes with shape $(M, D)$.
-        test_factors: Numbers with shape $(M, F)$.
-
-    Returns:
-        $R^2$ of each factor, with shape $(F,)$.
 
     Raises:
         OptionError: A number is not finite, or a factor is constant.

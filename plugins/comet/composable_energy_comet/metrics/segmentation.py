@@ -23,8 +23,7 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
     or both one segment per pixel; these are equal, so the index is 1.
 
     Args:
-        truth: Labels with shape $(B, H, W)$ or $(B, P)$.
-        predicted: Labels with the same shape.
+        truth: Labels, as the predicted ones, with shape $(B, H, W)$ or $(B, P)$.
         foreground: Whether to evaluate only pixels whose true label is above 0 (FG-ARI), so that predictions for the background are
             ignored.
 
@@ -61,8 +60,7 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
     with the same weight for every true segment (Engelcke et al., 2020), so a small object counts as much as the background.
 
     Args:
-        truth: Labels with shape $(B, H, W)$ or $(B, P)$.
-        predicted: Labels with the same shape.
+        truth: Labels, as the predicted ones, with shape $(B, H, W)$ or $(B, P)$.
         foreground: Whether to average over segments whose true label is above 0 only. Predicted segments keep all their pixels, so one that
             holds an object and half the background covers neither.
 

@@ -154,17 +154,11 @@ class Pixels(nn.Module):
         return (x / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns the points of pictures."""
         return images * 2 - 1
 
 
 class Latents(nn.Module):
-    """Decodes latent points by the autoencoder of a pipeline to pictures in [0, 1].
-
-    Args:
-        vae: The autoencoder, an `AutoencoderKL` of diffusers.
-        latent_shape: The shape of one latent point.
-    """
+    """Decodes latent points by the autoencoder of a pipeline, an `AutoencoderKL` of diffusers, to pictures in [0, 1]."""
 
     def __init__(self, vae: Any, latent_shape: torch.Size) -> None:
         super().__init__()
@@ -174,7 +168,6 @@ class Latents(nn.Module):
         self.event_shape = torch.Size((vae.config["out_channels"], *(factor * side for side in latent_shape[1:])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the pictures, with shape $(B, C, H, W)$."""
         images = self.vae.decode(x / self.scale + self.shift, return_dict=False)[0]
         return (images / 2 + 0.5).clamp(0, 1)
 

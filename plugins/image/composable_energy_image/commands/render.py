@@ -1,5 +1,3 @@
-"""The command `composable-energy render WORLD -n N -o FOLDER`, which renders pictures of a world with labels and masks."""
-
 from __future__ import annotations
 
 import argparse
@@ -45,7 +43,6 @@ class Render(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Renders, writes the contact sheet, and prints a summary."""
         folder: Path = expanded(arguments.output)
         if exists(folder) and not is_directory(folder):
             raise OptionError(f"-o {folder} is a file; give a folder.")

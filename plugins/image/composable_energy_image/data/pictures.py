@@ -26,10 +26,6 @@ class Pictures:
         origin: A description of the pictures and their source.
         rows: Indices of the pictures in `pixels`, in order; None for all of them.
 
-    Attributes:
-        labels: Attributes by name.
-        origin: A description of the pictures and their source.
-
     Raises:
         ShapeError: The pixels have another shape, or the number of labels differs.
         DtypeError: The pixels are not bytes.
@@ -89,7 +85,6 @@ class Pictures:
 
     @property
     def event_shape(self) -> torch.Size:
-        """The shape $(C, H, W)$ of one picture."""
         return torch.Size(self._pixels.shape[1:])
 
     @property
@@ -98,10 +93,7 @@ class Pictures:
         return self._pixels if self._rows is None else self._pixels[self._rows.numpy()]
 
     def images(self, index: Tensor) -> Tensor:
-        """Returns pictures by index in float32 in [0, 1], with shape $(B, C, H, W)$.
-
-        Args:
-            index: Indices, int64 with shape $(B,)$; the result is on the same device.
+        """Returns pictures by index in float32 in [0, 1], with shape $(B, C, H, W)$, on the device of the index.
 
         Raises:
             IndexError: An index is out of range.
@@ -111,10 +103,7 @@ class Pictures:
         return torch.from_numpy(chosen).to(index.device).float().div_(255)
 
     def take(self, index: Tensor | slice) -> Pictures:
-        """Returns a subset of the pictures, in the order of the index, without copying pixels.
-
-        Args:
-            index: A slice, indices as int64, or a boolean for each picture.
+        """Returns a subset of the pictures, in the order of the index (a slice, int64 or booleans), without copying pixels.
 
         Raises:
             IndexError: An index is out of range.
@@ -126,13 +115,9 @@ class Pictures:
         return Pictures(self._pixels, labels, self.origin, index if self._rows is None else self._rows[index])
 
     def split(self, share: float, seed: int = 0) -> tuple[Pictures, Pictures]:
-        """Returns a random share of the pictures and the rest, both in their order here.
+        """Returns a random share of the pictures, in (0, 1), and the rest, both in their order here.
 
         The same share and seed select the same pictures on every machine, and a larger share contains a smaller one.
-
-        Args:
-            share: The share of the first part, in (0, 1).
-            seed: Seed of the selection.
 
         Raises:
             OptionError: A part would be empty.
@@ -145,9 +130,6 @@ class Pictures:
 
     def variable(self, name: str) -> Labels:
         """Returns the labels of an attribute that can be learnt: it exists, and its values vary.
-
-        Args:
-            name: Name of the attribute.
 
         Raises:
             OptionError: There is no such attribute, or all known values are equal.

@@ -132,11 +132,7 @@ class Preparation:
         return Distortion(self.rotation, self.zoom, self.shift, self.bend)
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
-        """Returns the changed pictures, and leaves the given ones unchanged.
-
-        Args:
-            images: Pictures in $[0, 1]$, with shape $(B, C, H, W)$.
-            noise: Noise with one chain per row, at the training step.
+        """Returns the changed pictures, and leaves the given ones unchanged; the noise has one chain per row.
 
         Raises:
             ShapeError: The pictures have another shape, another number than the chains, or are no larger than the padding.

@@ -28,18 +28,10 @@ _ADVICE = "Delete the folder and render them again."
 
 
 def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks: bool = False, progress: bool = False) -> Scenes:
-    """Renders pictures of a seed into a folder, resuming where an interrupted call stopped, and returns them memory-mapped.
+    """Renders $n$ pictures of a seed into a folder, resuming where an interrupted call stopped, and returns them memory-mapped.
 
     The folder holds `images.npy`, bytes with shape $(N, C, H, W)$; with `masks`, `masks.npy`, bytes with shape $(N, H, W)$; `labels.npz`,
     an array for each field; and `world.json`, the metadata and the number of finished pictures.
-
-    Args:
-        folder: The folder.
-        world: The world.
-        n: Number of pictures.
-        seed: Seed of the pictures.
-        masks: Whether to render masks.
-        progress: Whether to show a progress bar.
 
     Raises:
         OptionError: A number is negative or not whole.

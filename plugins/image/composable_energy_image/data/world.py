@@ -72,19 +72,11 @@ class World(ABC):
 
     @abstractmethod
     def sample_labels(self, random: np.random.Generator) -> Mapping[str, Any]:
-        """Returns the labels of one picture: a value for each field.
-
-        Args:
-            random: The random generator of this picture.
-        """
+        """Returns the labels of one picture by its random generator: a value for each field."""
 
     @abstractmethod
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
-        """Returns the pictures of given labels.
-
-        Args:
-            labels: An array for each field, with shape $(N, *)$.
-            masks: Whether to render masks.
+        """Returns the pictures of labels, an array with shape $(N, *)$ for each field, and with `masks` their masks.
 
         Raises:
             OptionError: A field is missing, or a value is out of range.
@@ -92,12 +84,7 @@ class World(ABC):
         """
 
     def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
-        """Returns the labels of pictures `start` to `start + n` of a seed.
-
-        Args:
-            n: Number of pictures.
-            seed: Seed; pictures of different seeds are independent.
-            start: Index of the first picture.
+        """Returns the labels of pictures `start` to `start + n` of a seed; pictures of different seeds are independent.
 
         Raises:
             OptionError: A number is negative or not whole.
@@ -109,17 +96,7 @@ class World(ABC):
         return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
 
     def draw(self, n: int, seed: int = 0, start: int = 0, *, masks: bool = False) -> Scenes:
-        """Returns pictures `start` to `start + n` of a seed, with their labels.
-
-        Args:
-            n: Number of pictures.
-            seed: Seed; pictures of different seeds are independent.
-            start: Index of the first picture.
-            masks: Whether to render masks.
-
-        Raises:
-            OptionError: A number is negative or not whole.
-        """
+        """Returns pictures `start` to `start + n` of a seed, with their labels and, if requested, `masks`; for errors see `labels`."""
         return self.render(self.labels(n, seed, start), masks=masks)
 
     def check_labels(self, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,7 +34,6 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
     copied.
 
     Args:
-        expression: The expression; it stays as it is.
         seed: The seed of all estimates, so that their order has no influence; None draws one.
         **options: Options of `estimate_log_z`, for every branch.
 

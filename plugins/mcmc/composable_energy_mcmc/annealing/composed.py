@@ -109,7 +109,6 @@ class ComposedDensity:
         return Derivatives(value.detach(), slopes.detach(), curvatures.detach(), *pulls)
 
     def value(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor) -> Tensor:
-        """Returns $F$, with shape $(B,)$; the arguments are those of `derivatives`."""
         if self.widens_itself:
             return self.derivatives(log_densities, x, sigma, z).value  # such terms need gradients
         with torch.no_grad():

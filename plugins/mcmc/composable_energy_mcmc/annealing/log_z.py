@@ -88,19 +88,16 @@ def estimate_log_z(
     from each.
 
     Args:
-        energy: The energy, or anything that `as_energy` accepts.
         base: A `Normal` or `MultivariateNormal` of `torch.distributions` over points, at least as wide as the density. None fits one to
             the draws, else to the last points of a pilot run of the sampler.
         draws: Independent draws of the density, such as data or the last points of long chains, with shape $(n, *)$. Without `base`, the
             base is fitted to every other draw and the paths start at the rest.
         init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points.
         event_shape: The shape of one point, if neither the energy nor the options above have it.
-        particles: The number of paths.
         levels: The number of levels; None lets the pilot run choose.
         moves: The number of steps of the sampler at each level.
         sampler: A sampler that accepts and rejects and has a `step_size`: a name, a class or an instance. A step size is in units of the
             base's spread. The default is `hmc` with trajectories of up to 8 leapfrog steps.
-        seed: The seed; None draws one.
         batch_size: The number of points evaluated together; it does not change the estimate.
         dtype: The dtype of the points; None takes that of `draws` or `init`, else that of the energy's tensors, as for the device. Weights
             are always summed in float64.

@@ -45,12 +45,7 @@ class Schedule:
         return math.exp(_interpolate(self.levels, [math.log(step_size) for step_size in self.step_sizes], level))
 
     def respace(self, count: int, positions: Sequence[float] | None = None) -> Schedule:
-        """Returns a schedule of other levels, evenly spaced in a quantity that rises from level to level.
-
-        Args:
-            count: The number of levels, at least 2.
-            positions: The quantity at each level; None takes the number of the level.
-        """
+        """Returns a schedule of at least 2 other levels, evenly spaced in a quantity that rises from level to level."""
         at = range(len(self.levels)) if positions is None else positions
         even = [at[-1] * i / (count - 1) for i in range(count)]
         logs = [math.log(step_size) for step_size in self.step_sizes]
@@ -130,7 +125,6 @@ def next_level(level: float, log_ratio: Tensor, keep: float) -> float:
 
 
 def _interpolate(positions: Sequence[float], values: Sequence[float], at: float) -> float:
-    """Returns the value at a position, linear between rising positions."""
     low = min(max(bisect_right(positions, at) - 1, 0), len(positions) - 2)
     share = (at - positions[low]) / (positions[low + 1] - positions[low])
     return values[low] + min(share, 1.0) * (values[low + 1] - values[low])

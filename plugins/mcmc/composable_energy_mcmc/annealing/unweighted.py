@@ -19,11 +19,7 @@ _FEWEST, _ERRORS, _BIASED = 64, 4.5, 2.0  # chains, and the standard errors of a
 
 @dataclass(frozen=True)
 class Weighted(State):
-    """A state with the log weights of paths.
-
-    Args:
-        log_weight: With shape $(B,)$. Draws that follow the density do not depend on them.
-    """
+    """A state with the log weights of paths, with shape $(B,)$. Draws that follow the density do not depend on them."""
 
     log_weight: Tensor
 

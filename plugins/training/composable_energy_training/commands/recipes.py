@@ -1,5 +1,3 @@
-"""`composable-energy recipes`: lists recipes with their needs and costs, or shows one."""
-
 import argparse
 import textwrap
 from typing import Any
@@ -22,7 +20,6 @@ class Recipes(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints the list of recipes, or the file of one."""
         if arguments.name is not None:
             return _show(arguments)
         rows = _rows()

@@ -1,5 +1,3 @@
-"""`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
-
 import argparse
 import logging
 import shlex
@@ -51,7 +49,6 @@ class Train(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Trains, and prints the folder of the energy and a command that samples it."""
         data, out = expanded(arguments.data), expanded(arguments.out)
         if not exists(data):
             raise FileFormatError(f"--data: there is no file or folder {str(data)!r}.")

@@ -1,4 +1,4 @@
-"""The conditional energy E(x | c) for the comparison with earlier work; it is not shipped."""
+"""Trains the conditional energy E(x | c) of `benchmarks.faces`, on the codes of the shipped autoencoder."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,6 @@ from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.network_training import scaled, train_network
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective
 
-_WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000
 
 
@@ -27,7 +26,7 @@ def train_conditional(run: TrainingRun) -> CodeNetwork:
     data = _encode_faces(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = CodeNetwork(CODE, conditions=_WIDTH)
+        network = CodeNetwork(CODE, conditions=len(ATTRIBUTES) + len(HAIR_COLORS))
     steps, folder = scaled(_STEPS, run.effort), run.folder / "conditional"
     train_network(folder, network, OneAttributeMatching(), data, steps=steps, batch_size=256, rate=2e-3, ema=0.999, progress=True)
     return network
@@ -46,7 +45,7 @@ class OneAttributeMatching(Objective):
 
 
 def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
-    """Keeps one random attribute of each face, or none for a quarter of them, and sets the others to zero."""
+    """Sets all but one random attribute of each face to zero, and all for a quarter of the faces."""
     pick = (noise.child("attribute").uniform(truth) * 6).long().clamp(max=5)[:, None]
     column = torch.tensor([[0, 1, 2, 3, 4, 5, 5, 5, 5]], device=truth.device)
     keep = noise.child("told").uniform(truth)[:, None] < 0.75  # the label keys the random numbers
@@ -55,7 +54,6 @@ def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
 
 @torch.no_grad()
 def _encode_faces(run: TrainingRun) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Returns the codes of the training faces by the shipped autoencoder, and their attributes."""
     target, faces = run.folder / "codes.safetensors", run.draw_faces("train", TRAINING_FACES)
     if not target.exists():
         coder = Faces().load(None).decoder
