@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
-from composable_energy.files import replace_file
 from composable_energy.sampling import Noise
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.energies import Faces
@@ -54,9 +52,6 @@ def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
 
 @torch.no_grad()
 def _encode_faces(run: TrainingRun) -> tuple[Tensor, Mapping[str, Tensor]]:
-    target, faces = run.folder / "codes.safetensors", run.draw_faces("train", TRAINING_FACES)
-    if not target.exists():
-        coder = Faces().load(None).decoder
-        codes = [coder.encode(faces.images(part)) for part in tqdm(torch.arange(len(faces)).split(500), desc="codes")]  # pyright: ignore
-        replace_file(target, save({"codes": torch.cat(codes)}))
-    return load_file(target)["codes"], {name: some.values for name, some in faces.labels.items()}
+    faces, coder = run.draw_faces("train", TRAINING_FACES), Faces().load(None).decoder
+    codes = [coder.encode(faces.images(part)) for part in tqdm(torch.arange(len(faces)).split(500), desc="codes")]  # pyright: ignore
+    return torch.cat(codes), {name: some.values for name, some in faces.labels.items()}

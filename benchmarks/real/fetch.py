@@ -21,17 +21,16 @@ REAL = ROOT / ".real-data"
 STYLES = [f"{weight}-{style}" for weight in (400, 700) for style in ("normal", "italic")]
 FAMILIES = {
     "serif": """alegreya amiri arapey arvo baskervville besley bitter bodoni-moda brygada-1918 caladea cardo charis-sil cormorant
-        cormorant-infant crimson-text eb-garamond faustina fraunces gelasio gentium-plus ibm-plex-serif libre-baskerville
-        libre-bodoni literata lora merriweather newsreader noticia-text noto-serif petrona piazzolla playfair-display pt-serif
-        roboto-serif rokkitt source-serif-4 spectral volkhov vollkorn zilla-slab""",
+        cormorant-infant crimson-text eb-garamond faustina fraunces gelasio gentium-plus ibm-plex-serif libre-baskerville libre-bodoni
+        literata lora merriweather newsreader noticia-text noto-serif petrona piazzolla playfair-display pt-serif roboto-serif rokkitt
+        source-serif-4 spectral volkhov vollkorn zilla-slab""",
     "sans-serif": """albert-sans alegreya-sans archivo asap b612 barlow be-vietnam-pro cabin chivo dm-sans epilogue exo-2 figtree
         fira-sans gantari ibm-plex-sans inter josefin-sans jost kanit karla lato libre-franklin montserrat mulish noto-sans nunito
         nunito-sans open-sans overpass poppins pt-sans public-sans raleway roboto rosario rubik source-sans-3 urbanist work-sans""",
     "monospace": """anonymous-pro azeret-mono b612-mono chivo-mono commit-mono courier-prime cousine cutive-mono dejavu-mono dm-mono
-        fira-code fira-mono fragment-mono geist-mono google-sans-code ibm-plex-mono inconsolata intel-one-mono jetbrains-mono
-        kode-mono lekton m-plus-1-code martian-mono monaspace-neon nova-mono overpass-mono oxygen-mono pt-mono red-hat-mono
-        reddit-mono roboto-mono share-tech-mono sometype-mono source-code-pro space-mono spline-sans-mono syne-mono victor-mono
-        vt323 xanh-mono""",
+        fira-code fira-mono fragment-mono geist-mono google-sans-code ibm-plex-mono inconsolata intel-one-mono jetbrains-mono kode-mono
+        lekton m-plus-1-code martian-mono monaspace-neon nova-mono overpass-mono oxygen-mono pt-mono red-hat-mono reddit-mono
+        roboto-mono share-tech-mono sometype-mono source-code-pro space-mono spline-sans-mono syne-mono victor-mono vt323 xanh-mono""",
     "handwriting": """amatic-sc annie-use-your-telescope architects-daughter bad-script caveat caveat-brush charm comic-neue cookie
         courgette damion dancing-script delius edu-sa-beginner fuzzy-bubbles gaegu gloria-hallelujah gochi-hand grape-nuts handlee
         indie-flower itim kalam kaushan-script klee-one mali mansalva marck-script merienda mynerve neucha niconne pacifico pangolin

@@ -50,12 +50,6 @@ def train_conditioned(real: RealSet, base: Any, folder: Any, seed: int) -> CodeN
     return network.eval().requires_grad_(False)
 
 
-def draw_conditioned(base: Any, network: CodeNetwork, values: Tensor, seed: int) -> Tensor:
-    """Returns pictures of the network, one for each row of attributes."""
-    codes = network.given(y=values).sample(len(values), sampler="annealed", seed=seed, **base.recommended.options)
-    return base.decoder(codes)
-
-
 def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields all rows after each combination."""
     whole = open_set("type")
@@ -75,7 +69,8 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
         for kind, words in (("energies", text), ("energies, weight 2", f"2 * ({text})")):
             images = parse(words).build(energies).sample(args.samples, seed=args.seed)
             shares[kind] = fulfils(text, whole.truths(images, judge.marks(images)))
-        images = draw_conditioned(energies["base"], network, values, args.seed)
+        codes = network.given(y=values).sample(len(values), sampler="annealed", seed=args.seed, **energies["base"].recommended.options)
+        images = energies["base"].decoder(codes)
         shares["conditioned network"] = fulfils(text, whole.truths(images, judge.marks(images)))
         rows.append({"expression": text, "seen": text not in UNSEEN, **{kind: float(some.float().mean()) for kind, some in shares.items()}})
         print(rows[-1], flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.pages import Blocks, markdown_table, read_results, short
 
-BARE, OURS, HAND = "bare gradient", "composable-energy", "loop by hand"
+BARE, OURS = "bare gradient", "composable-energy"
 PACKAGES = ("torch", "torchebm", "ebmkit", "blackjax", "jax", "numpy")
 
 

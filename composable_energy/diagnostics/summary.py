@@ -34,14 +34,7 @@ _FORMATS = (".4g", ".3g", ".2g", ".0f", ".0f", ".3f")
 
 @dataclass(frozen=True)
 class Summary:
-    """The summary of a run: settings, statistics and warnings; prints as a table.
-
-    Args:
-        title: The sampler with its options.
-        facts: The settings and results by name.
-        rows: The statistics of the energy and of coordinates; of many coordinates the worst.
-        warnings: The warnings.
-    """
+    """The summary of a run; prints as a table. Its rows are of the energy and of coordinates; of many coordinates the worst."""
 
     title: str
     facts: Mapping[str, str]

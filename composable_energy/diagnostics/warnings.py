@@ -86,17 +86,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Row:
-    """The statistics of one quantity, such as a coordinate or the energy; NaN if unknown.
-
-    Args:
-        name: The name of the quantity.
-        mean: The mean over all draws.
-        sd: The standard deviation.
-        mcse: The standard error of the mean.
-        ess_bulk: The effective sample size of the ranks.
-        ess_tail: The smaller effective sample size of the 5 % and the 95 % quantile.
-        r_hat: The rank-normalised split R-hat.
-    """
+    """The statistics of one quantity, such as a coordinate or the energy, by the names of ArviZ; NaN if unknown."""
 
     name: str
     mean: float

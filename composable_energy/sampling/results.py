@@ -27,9 +27,9 @@ from composable_energy.events.variables import Categorical
 from composable_energy.sampling.chains import Chains, Diverged, Observer
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
-from composable_energy.sampling.sampler import State, bound_conditions
+from composable_energy.sampling.sampler import Info, bound_conditions
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.wrappers import UnconstrainedEnergy, near_border, warn_of_rounding
+from composable_energy.sampling.wrappers import UnconstrainedEnergy, explain_border, warn_of_rounding
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -38,11 +38,11 @@ _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
 _PIECES, _PIECES_OF_ONE = 2, 8  # of the later half of the steps: of several chains, and of one
 _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it counts, as steps of slow chains are alike
-_DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
+_DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 5.0, 0.25, 2.0
 _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
-_RATIO_ERRORS = 2.0
 _LONGEST, _NEARER = 8, 0.9  # times the sampler's own number of steps; the ratio of R-hat to that before, where more steps help
+_HOPELESS, _REFUSED = 1e-8, 4e-3  # an acceptance; and the share of such steps, as at the neck of a funnel, which chains may not enter
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
 _STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula, and its ratio to that of its terms apart
@@ -68,7 +68,10 @@ class Convergence(Observer):
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
         self.own_steps, self.kept = self.own_steps or last, 0 if self.kept_after is None else last - self.kept_after
-        self.seen: list[Tensor] = []  # as many of each piece
+        self.seen, self.refused = (
+            list[Tensor](),
+            list[Tensor](),
+        )  # as many of each piece; shares of chains that refuse a step
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
         self.pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
         self.every = max(1, half // self.pieces // _OBSERVED_STEPS)
@@ -78,10 +81,12 @@ class Convergence(Observer):
         self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
         self.valued = chains.energy.has_value
 
-    def on_step(self, chains: Chains, info: object) -> None:
+    def on_step(self, chains: Chains, info: Info) -> None:
         after = chains.step - self.middle
         if after == 0:
             self.halfway = chains.state.x
+        if after > 0 and info.acceptance is not None and chains.last_step > self.own_steps:
+            self.refused.append((info.acceptance < _HOPELESS).double().mean())
         if after <= 0 or after % self.every or not self.judge:
             return
         every, coordinates = -(-chains.count // _MOST_CHAINS), chains.problem.points.coordinates
@@ -110,6 +115,9 @@ class Convergence(Observer):
         if not (self.judge and chains.step == chains.last_step and active.all()):
             return None
         found = self._compare(chains, trace)
+        if found is None and self.refused and (share := float(torch.stack(self.refused).mean())) > _REFUSED:
+            seen = f"Chains that were slow to converge refuse {share:.1%} of their steps for sure, and may keep out of a narrow place."
+            return SamplingWarning("narrow", seen, advise("narrow", sampler))
         bias = None if found or sampler.traits.bias is None else sampler.traits.bias(sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
@@ -133,7 +141,8 @@ class Convergence(Observer):
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
         """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
         pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        drift, r_hat, least, draws = _statistics(pieces, None if trace is None else trace.branch_of)
+        groups = None if trace is None or trace.branch_of is None else trace.branch_of[:: -(-chains.count // _MOST_CHAINS)]
+        drift, r_hat, least, draws = _statistics(pieces, groups)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
         self.figures = r_hat, pieces.var(1).mean((0, 1))
         if drift.max() > 1:
@@ -162,12 +171,12 @@ class Convergence(Observer):
         return "the energy" if index < 0 else f"coordinate {index}" if self.signs is None else "a sum of coordinates"
 
 
-def _statistics(pieces: Tensor, branch_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _statistics(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
 
     Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
     a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
-    The means of the branches of a mixture may differ.
+    The means of groups of chains, those in the branches of a mixture, may differ.
     """
     means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
     change, drift = means[-1] - means[0], means.new_zeros(1)
@@ -175,8 +184,7 @@ def _statistics(pieces: Tensor, branch_of: Tensor | None) -> tuple[Tensor, Tenso
         within = rest * (variances[0] + variances[-1]).mean(0) / 2
         deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
         drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-    if branch_of is not None:
-        groups = branch_of[:: -(-len(branch_of) // _MOST_CHAINS)]
+    if groups is not None:
         for group in groups.unique():
             means[:, groups == group] -= means[:, groups == group].mean((0, 1))
     means, variances = means.flatten(0, 1), variances.flatten(0, 1)
@@ -351,7 +359,7 @@ def diverged_error(chains: Chains, stop: Diverged) -> SamplingDiverged:
     problem, points, diverged = chains.problem, chains.state.x, chains.diverged_at >= 0
     energy, faults = problem.plain, problem.energy.faults
     term = "" if stop.step else _find_term(problem, points[diverged.to(points.device)], diverged)
-    advice = None if chains.broken is None else _advise(energy, chains.broken)
+    advice = None if chains.broken is None else explain_border(energy, chains.broken)
     where = "other points in `init`" if problem.init is not None else "points in `init`, where it is finite"
     advice = advice or (_LATER if stop.step else f"check the energy there, or give {where}")
     return SamplingDiverged(
@@ -385,18 +393,3 @@ def _find_term(problem: Problem, points: Tensor, diverged: Tensor) -> str:
                 found, todo = f"the {name} of {term} is {kind} at {int(bad.sum())} of {len(chains)}: ", list(reversed(term.terms))
                 break
     return found
-
-
-def _advise(energy: Energy, broken: State) -> str | None:
-    """Returns what to do about chains at points that are finite, at the border of a support or where the gradient alone is broken."""
-    finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
-    if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
-        return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
-    rows = finite & broken.energy.isfinite()
-    if not rows.any():
-        return None
-    return (
-        f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "
-        "NaN where that of the branch which is not taken is: give each branch a safe argument, `f(torch.where(c, x, 1.0))`. Roots and "
-        "norms have no gradient at 0: add a small number inside"
-    )

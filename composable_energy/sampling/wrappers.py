@@ -224,3 +224,18 @@ def warn_of_rounding(energy: UnconstrainedEnergy, u: Tensor) -> None:
             f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
             SupportWarning,
         )
+
+
+def explain_border(energy: Energy, broken: State) -> str | None:
+    """Returns what to do about chains at points that are finite, at the border of a support or where the gradient alone is broken."""
+    finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
+    if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
+        return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
+    rows = finite & broken.energy.isfinite()
+    if not rows.any():
+        return None
+    return (
+        f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "
+        "NaN where that of the branch which is not taken is: give each branch a safe argument, `f(torch.where(c, x, 1.0))`. Roots and "
+        "norms have no gradient at 0: add a small number inside"
+    )
