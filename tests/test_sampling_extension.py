@@ -39,10 +39,11 @@ def test_chains_in_modes_that_are_apart_are_given_up_early():
 
 
 def test_calls_whose_chains_others_continue_keep_the_number_of_steps(tmp_path):
-    """As those with a checkpoint, a trace to resume, or a part of the chains: they would not know the other steps or chains."""
+    """As those with a checkpoint, a trace to resume, or a part of the chains, which would not know the others; and those with starts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
         first = BANANA.sample(64, seed=1, steps=100, trace=True)[1]
         checkpoint = [Checkpoint(tmp_path / "chains")]
-        calls = ({"observers": checkpoint, "seed": 1}, {"first_chain": 64, "seed": 1}, {"resume": first})
-        assert [BANANA.sample(64, trace=True, **call)[1].steps for call in calls] == [100, 100, 200]
+        start = torch.zeros(64, 2)
+        calls = ({"observers": checkpoint, "seed": 1}, {"first_chain": 64, "seed": 1}, {"init": start, "seed": 1}, {"resume": first})
+        assert [BANANA.sample(64, trace=True, **call)[1].steps for call in calls] == [100, 100, 100, 200]

@@ -114,7 +114,7 @@ def sample(
             evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
             `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number, and doubles it up to three times while the chains have not
-            converged and more steps help. Calls with a `Checkpoint`, `resume` or `first_chain` are not extended, so that they fit others.
+            converged and more steps help. Calls with `init`, `resume`, `first_chain` or a `Checkpoint` are not extended.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
         observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
@@ -193,7 +193,9 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         blank.steps, blank.burn_in, blank.alike = resume.steps if resume else 0, call.burn_in, not problem.own_conditions
         before = None if file is None else file.trace(blank, chains)
         recorder = TraceRecorder(blank, call.trace, before)
-        extends = judge and call.steps is None and problem.sampler.total_steps is None and not (resume or file or call.first_chain)
+        # Chains that start together at `init` may agree without having been everywhere.
+        alone = call.init is None and not (resume or file or call.first_chain)
+        extends = alone and judge and call.steps is None and problem.sampler.total_steps is None
         convergence = Convergence(judge, extends, kept_after=None if recorder.every is None else call.burn_in)
         observers = [recorder, *call.observers, convergence]
         if file is not None:

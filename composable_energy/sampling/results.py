@@ -27,7 +27,7 @@ from composable_energy.events.variables import Categorical
 from composable_energy.sampling.chains import Chains, Diverged, Observer
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
-from composable_energy.sampling.sampler import Info, bound_conditions
+from composable_energy.sampling.sampler import bound_conditions
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.wrappers import UnconstrainedEnergy, explain_border, warn_of_rounding
 
@@ -42,7 +42,6 @@ _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 5.0, 0.25, 2.0
 _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _LONGEST, _NEARER = 8, 0.9  # times the sampler's own number of steps; the ratio of R-hat to that before, where more steps help
-_HOPELESS, _REFUSED = 1e-8, 4e-3  # an acceptance; and the share of such steps, as at the neck of a funnel, which chains may not enter
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
 _STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula, and its ratio to that of its terms apart
@@ -68,10 +67,7 @@ class Convergence(Observer):
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
         self.own_steps, self.kept = self.own_steps or last, 0 if self.kept_after is None else last - self.kept_after
-        self.seen, self.refused = (
-            list[Tensor](),
-            list[Tensor](),
-        )  # as many of each piece; shares of chains that refuse a step
+        self.seen: list[Tensor] = []  # as many of each piece
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
         self.pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
         self.every = max(1, half // self.pieces // _OBSERVED_STEPS)
@@ -81,12 +77,10 @@ class Convergence(Observer):
         self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
         self.valued = chains.energy.has_value
 
-    def on_step(self, chains: Chains, info: Info) -> None:
+    def on_step(self, chains: Chains, info: object) -> None:
         after = chains.step - self.middle
         if after == 0:
             self.halfway = chains.state.x
-        if after > 0 and info.acceptance is not None and chains.last_step > self.own_steps:
-            self.refused.append((info.acceptance < _HOPELESS).double().mean())
         if after <= 0 or after % self.every or not self.judge:
             return
         every, coordinates = -(-chains.count // _MOST_CHAINS), chains.problem.points.coordinates
@@ -115,9 +109,6 @@ class Convergence(Observer):
         if not (self.judge and chains.step == chains.last_step and active.all()):
             return None
         found = self._compare(chains, trace)
-        if found is None and self.refused and (share := float(torch.stack(self.refused).mean())) > _REFUSED:
-            seen = f"Chains that were slow to converge refuse {share:.1%} of their steps for sure, and may keep out of a narrow place."
-            return SamplingWarning("narrow", seen, advise("narrow", sampler))
         bias = None if found or sampler.traits.bias is None else sampler.traits.bias(sampler, chains.state)
         excess = 0.0 if bias is None else bias.mean().item()
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
