@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_190,
+    "core: lines": 14_185,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -32,7 +32,7 @@ LIMITS = {
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_000,
     "tests: lines": 29_000,
-    "docs: words": 56_500,
+    "docs: words": 57_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,
     "a call with langevin: functions of the core": 226,

@@ -3,9 +3,9 @@
     make real-data
     python -m benchmarks.real.unseen [--seed 0] [--samples 300] [--write]
 
-The recipe `base-and-attributes` learns from letters of fonts without any of `UNSEEN`. The other network has the size and the steps of the
-recipe's base, its codes and decoder, and all attributes at once as a condition, so that it never saw these conditions. The judge, trained
-on other fonts, says for which share of the pictures the combination holds. It errs, so `real` has its share of held-out letters.
+The recipe `base-and-attributes` learns from letters without any of `UNSEEN`. The other network has the size, the steps, the codes and the
+decoder of the base, and all attributes at once as a condition. The judge says for which share of the pictures, or of real letters, a
+combination holds.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     energies: dict[str, Any] = {name: ce.load(folder / name) for name in ("base", *NAMES)}
     network = train_conditioned(real, energies["base"], folder / "conditioned", args.seed)
     truths, seen_by_judge, rows = whole.truths(held_out, marks), whole.truths(held_out, judge.marks(held_out)), list[dict[str, Any]]()
+    everything = attributes(whole, held_out, marks)
     for text in (*NAMES, *UNSEEN):
         there = fulfils(text, truths)
-        values = attributes(whole, held_out[there], {name: some[there] for name, some in marks.items()})
-        values = values[torch.arange(args.samples) % len(values)]
+        values = everything[there][torch.arange(args.samples) % int(there.sum())]
         shares = {"real": fulfils(text, seen_by_judge)[there]}
         for kind, words in (("energies", text), ("energies, weight 2", f"2 * ({text})")):
             images = parse(words).build(energies).sample(args.samples, seed=args.seed)

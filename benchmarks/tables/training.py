@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks.pages import Blocks, columns, format_number, markdown_table, number, read_results
+from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, number, read_results
 from benchmarks.real.__main__ import table
 
 Row = Mapping[str, Any]
@@ -18,12 +18,18 @@ PAPERS = {
 
 
 def training() -> Blocks:
-    return {"real": real, "contrastive": contrastive, "speed": speed}
+    return {"real": real, "unseen": unseen, "contrastive": contrastive, "speed": speed}
 
 
 def real() -> str:
     """Returns the shares of pictures that fulfil expressions, by a judge."""
     return table(read_results("real")["rows"])
+
+
+def unseen() -> str:
+    """Returns the shares of letters that have combinations which training never shows."""
+    rows = read_results("unseen")["rows"]
+    return columns(rows, {"letters": lambda row: code_cell(row["expression"]), **{kind: number(kind, 3) for kind in list(rows[0])[2:]}})
 
 
 def contrastive() -> str:
