@@ -41,7 +41,7 @@ HEAVY = ce.as_energy(Independent(StudentT(torch.full((2,), 5.0)), 1))
 @pytest.mark.full
 @pytest.mark.parametrize(("chains", "trace"), [(64, False), (16, 1)])
 def test_posteriors_whose_chains_do_not_agree_warn(chains, trace):
-    found = warned(ce.as_energy(schools, event_shape=(10,)), chains, seed=7, trace=trace)
+    found = warned(ce.as_energy(schools, event_shape=(10,)), chains, seed=7, steps=100, trace=trace)
     assert {"r_hat", "stuck", "drift"} & set(found)
 
 
