@@ -17,7 +17,7 @@ APART = ce.as_energy(lambda x: -torch.logaddexp(-(x - 20).square().sum(1) / 2, -
 def test_steps_are_doubled_until_the_chains_agree():
     """The points are those of a call with as many steps, and right; with the sampler's own number of steps they are not."""
     points, trace = BANANA.sample(200, seed=1, trace=True)
-    assert trace.steps in (200, 400)
+    assert trace.steps in (200, 400, 800)
     assert torch.equal(points, BANANA.sample(200, seed=1, steps=trace.steps))
     assert abs(points[:, 0].mean() - 3) < 4 * 18**0.5 / 200**0.5
     with pytest.warns(SamplingWarning, match="R-hat"):
