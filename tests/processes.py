@@ -1,4 +1,4 @@
-"""Processes that a test may kill, and whose end it does not await for ever; and code that runs in a process of its own.
+"""Processes that a test may kill, with a limit on the time to wait for them; and code that runs in a process of its own.
 
 Those that may be killed are forked off a server that has one thread. A fork of the test's own process, which has threads of torch and of
 pytest-xdist, may inherit a lock that nobody opens any more, and stand still.

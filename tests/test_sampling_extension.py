@@ -7,7 +7,8 @@ import torch
 
 import composable_energy as ce
 from composable_energy import SamplingWarning
-from composable_energy.sampling import Checkpoint
+from composable_energy.errors import SamplingInterrupted
+from composable_energy.sampling import Checkpoint, Stop
 
 # The mean of its first coordinate is 3; 100 steps are too few.
 BANANA = ce.as_energy(lambda x: 5 * (x[:, 0] - 3 * x[:, 1] ** 2) ** 2 + x[:, 1] ** 2 / 2, event_shape=(2,))
@@ -31,6 +32,18 @@ def test_steps_are_doubled_until_the_points_of_a_trace_are_enough():
     assert trace.points is not None
     assert trace.steps > 500
     assert len(trace.points) == trace.steps
+
+
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_an_interrupted_call_says_how_many_steps_are_left():
+    def stop(step, state, info):
+        if step == 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SamplingInterrupted, match=r"after 150 of 200 steps.*steps=50\)") as caught:
+        BANANA.sample(200, seed=1, observers=[Stop(stop)])
+    points = BANANA.sample(200, resume=caught.value.trace, steps=50)
+    assert torch.equal(points, BANANA.sample(200, seed=1, steps=200))
 
 
 def test_chains_in_modes_that_are_apart_are_given_up_early():

@@ -193,7 +193,7 @@ def mixes_values(energy: Energy) -> bool:
 def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
     """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
 
-    They are at points of the density; `use` says what their differences decide.
+    The energies are at points of the density. The message names what their differences decide, `use`.
     """
     energies = energies[energies.isfinite()]
     typical = energies.abs().median().item() if len(energies) else 0.0

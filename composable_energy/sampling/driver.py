@@ -256,6 +256,7 @@ def _run(
         return error
     except KeyboardInterrupt as interrupt:
         with suppress(Exception):  # the chains may not have started
+            last_step = max(last_step, chains.last_step)  # which may have grown
             points, trace = finish(chains, recorder, keep_values=True)
             raise SamplingInterrupted(
                 f"Sampling was interrupted after {chains.step} of {last_step} steps. The error's `points` and `trace` are those of "

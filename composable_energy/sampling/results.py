@@ -66,7 +66,7 @@ class Convergence(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first, last = chains.step, chains.last_step
-        self.own_steps, self.kept = self.own_steps or last, 0 if self.kept_after is None else last - self.kept_after
+        self.own_steps, self.kept = self.own_steps or last, 0 if self.kept_after is None else max(0, last - self.kept_after)
         self.seen: list[Tensor] = []  # as many of each piece
         half = min(last // 2, last - self.first)  # of all steps, those of a resumed call included
         self.pieces = _PIECES if chains.count > 1 else _PIECES_OF_ONE
