@@ -28,6 +28,7 @@ from composable_energy.registry import register as register
 from composable_energy.registry import reward as reward
 from composable_energy.registry import samplers as samplers
 from composable_energy.registry import viz as viz
+from composable_energy.supports import positive as positive
 
 from . import diagnostics as diagnostics
 from . import energies as energies

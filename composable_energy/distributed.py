@@ -1,7 +1,7 @@
 """Chains shared among the processes of `torch.distributed`, by their ids."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any, TypeVar, cast
@@ -13,6 +13,7 @@ from composable_energy import sampling
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
 from composable_energy.sampling.selection import recommendations
+from composable_energy.supports import join
 
 T = TypeVar("T")
 _LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "broken pipe", "socket", "peer")
@@ -46,7 +47,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         box = [secrets.randbits(63) if call.get("seed") is None else call["seed"]]
         with detect_loss():
             distributed.broadcast_object_list(box)
-        init = call.get("init")
+        init = join(start, energy.variables) if isinstance(start := call.get("init"), Mapping) and energy.variables else start
         if call.get("steps") is None and sampler.total_steps is None and (call.get("sampler") or not recommendations(energy)):
             call["steps"] = sampler.traits.steps  # no process knows whether the chains of others have converged
         call |= {"seed": box[0], "first_chain": own.start, "init": None if init is None else init[own.start : own.stop]}
@@ -68,7 +69,10 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         raise ProcessLost(f"Another process of this call ended: {next(filter(None, problems))}")
     if not gather:
         return drawn
-    return (gather_rows(drawn[0]), drawn[1]) if isinstance(drawn, tuple) else gather_rows(drawn)
+    points, *trace = drawn if isinstance(drawn, tuple) else (drawn,)
+    named = isinstance(points, dict)
+    points = {name: gather_rows(values) for name, values in points.items()} if named else gather_rows(points)
+    return (points, *trace) if trace else points
 
 
 def own_chains(n: int) -> range:

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 import composable_energy as ce
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError, OptionError
-from composable_energy.parsing import parse
+from composable_energy_cli.parsing import parse
 from tests.factories import DTYPE, LEAVES, Affine, Tilt, normal, points, quadratic
 from tests.refusals import refusals
 

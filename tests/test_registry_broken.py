@@ -11,10 +11,10 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
-from composable_energy.parsing import parse
 from composable_energy.registry import entries
 from composable_energy_cli import main
 from composable_energy_cli.names import Names
+from composable_energy_cli.parsing import parse
 from composable_energy_cli.trial import try_plugins
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 

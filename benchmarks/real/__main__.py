@@ -26,7 +26,7 @@ from benchmarks.pages import code_cell, columns, number
 from benchmarks.real.data import SETS, RealSet, open_set
 from benchmarks.real.fetch import REAL
 from benchmarks.real.judges import Judge, fulfils, load_judge
-from composable_energy.parsing import parse
+from composable_energy_cli.parsing import parse
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.metrics import frechet_distance
 

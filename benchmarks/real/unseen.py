@@ -22,7 +22,7 @@ from benchmarks.harness import RESULTS, environment, run_benchmark
 from benchmarks.real.__main__ import train
 from benchmarks.real.data import RealSet, open_set
 from benchmarks.real.judges import fulfils, load_judge
-from composable_energy.parsing import parse
+from composable_energy_cli.parsing import parse
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.network_training import seeded, train_network

@@ -4,6 +4,9 @@ from composable_energy.algebra.disjunction import Disjunction as Disjunction
 from composable_energy.algebra.disjunction import Shares as Shares
 from composable_energy.algebra.disjunction import known_branches as known_branches
 from composable_energy.algebra.disjunction import warn_of_shares as warn_of_shares
+from composable_energy.algebra.factors import Factor as Factor
+from composable_energy.algebra.factors import bind_names as bind_names
+from composable_energy.algebra.factors import place as place
 from composable_energy.algebra.negation import Mode as Mode
 from composable_energy.algebra.negation import Negation as Negation
 from composable_energy.algebra.negation import fill_levels as fill_levels

@@ -125,6 +125,8 @@ class Disjunction(Node):
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         of_term = dict(zip(self.terms, grounded, strict=True))
+        if self.variables and any({*getattr(term, "names", self.variables)} != {*self.variables} for term in self.satisfiable_terms):
+            return False  # a branch leaves a variable free
         return all(map(of_term.__getitem__, self.satisfiable_terms))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:

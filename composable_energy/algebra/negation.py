@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from composable_energy.algebra.factors import Factor
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, energies_in, set_weight
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.algebra.transformed import Conditioned, PulledBack
@@ -19,11 +20,12 @@ from composable_energy.energies.checks import check_value
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import contents, same, tensors_of, twin
-from composable_energy.energies.lift import DistributionEnergy, seeded_draws
+from composable_energy.energies.lift import DistributionEnergy
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, ExpressionError, OptionError
 from composable_energy.events import complement
 from composable_energy.options import check_choice, check_number
 from composable_energy.supports import Support, intersect, is_full
+from composable_energy.supports.distributions import seeded_draws
 
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
@@ -235,6 +237,8 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
             x, inside = energy.generator(x), binds - {"sigma"}
     elif isinstance(energy, Conditioned):
         inside = binds | energy.values.keys()
+    elif isinstance(energy, Factor):
+        x = energy.point(x)
     for term in energy.terms:
         fill_levels(term, x, inside)
     for base in energy.bases:

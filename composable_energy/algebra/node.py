@@ -22,6 +22,7 @@ from composable_energy.errors import ContradictionError, ExpressionError, Option
 from composable_energy.events import Formula
 from composable_energy.options import Recommendation
 from composable_energy.supports import Support
+from composable_energy.supports.variables import unite_variables
 
 Weight = float | Tensor
 Operand = Callable[[Energy, int], str]  # returns the text of an operand, in parentheses if its precedence is lower than a number
@@ -61,6 +62,8 @@ class Node(RelativeEnergy, ABC):
         super().__init__()
         self.operands, self.terms = nn.ModuleList(operands), tuple(operands)
         self.recommended = common_recommendation(operands)
+        if operands[0].variables:
+            self.variables = operands[0].variables
         shaped, shape = None, None
         for term in operands:
             if shape is None:
@@ -70,6 +73,8 @@ class Node(RelativeEnergy, ABC):
                     f"{shaped} takes points of shape {tuple(shape)} and {term} points of shape {tuple(term.event_shape or ())}; "
                     "all terms of an expression must take the same shape."
                 )
+            if term.variables != self.variables:
+                raise ShapeError(f"{operands[0]} and {term} have other variables; bring terms to one space by `to_common_space`.")
             self.conditions |= term.conditions
             self.required_conditions |= term.required_conditions
             self.unsatisfiable |= term.unsatisfiable
@@ -190,6 +195,7 @@ class Transformed(Node, ABC):
     """Abstract node that evaluates its first term at other points, such as decoded ones, or under other conditions."""
 
     sums: ClassVar[bool] = True
+    event: tuple[Sequence[str], Formula] | None = None  # the variables and the formula of an event over some of the variables
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         return grounded[0]
@@ -223,6 +229,13 @@ def set_weight(node: Node, weight: Weight) -> None:
 def as_float(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
+
+
+def format_value(value: Any) -> str:
+    """Returns the value of a condition or variable as text."""
+    if isinstance(value, Tensor):
+        return f"{value.item():g}" if value.numel() == 1 else f"tensor{tuple(value.shape)}"
+    return f"{value:g}" if isinstance(value, (int, float)) else repr(value)
 
 
 def energies_in(module: nn.Module) -> list[Energy]:
@@ -294,10 +307,16 @@ def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], For
     """Returns one formula for the events over each base, and the terms that are not events."""
     groups: list[list[Formula]] = []
     others: list[Energy] = []
+    named: list[tuple[Sequence[str], Formula]] = []
     for term in terms:
         formula = term.formula
         if formula is None:
             others.append(term)
+            if isinstance(term, Transformed) and term.event is not None:
+                names, event = term.event
+                if any(names == other and event.same_base(of_other) for other, of_other in named):
+                    raise ExpressionError(f"Combine events of {', '.join(names)} before they are named: `(A & B).over({names[0]!r})`.")
+                named.append(term.event)
             continue
         group = next((group for group in groups if group[0].same_base(formula)), None)
         groups.append([formula]) if group is None else group.append(formula)
@@ -316,11 +335,12 @@ def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
 
 
 def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
-    """Returns terms in one space: if some are latent, those with the shape of decoded points are pulled back, other than a prior.
+    """Returns terms in one space: over all named variables; pulled back if others are latent, other than a prior of latent points.
 
     Raises:
-        ExpressionError: The terms have different decoders, or it is unclear from the shapes whether a term is latent.
-        ShapeError: A term has neither the shape of latent nor that of decoded points.
+        ExpressionError: The terms have different decoders, it is unclear from the shapes whether a term is latent, or a term has named
+            variables and another has none.
+        ShapeError: A term has neither the shape of latent nor that of decoded points, or a variable has two shapes.
     """
     latent = [term for term in terms if term.decoder is not None]
     for term in latent[1:]:
@@ -331,6 +351,10 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
             )
     if latent:
         terms = [term if term.decoder is not None else _in_latent_space(term, latent) for term in terms]
+    for term in terms:
+        if term.variables:
+            union = unite_variables([(other, other.variables) for other in terms])
+            return tuple(other if [*other.variables.items()] == [*union.items()] else other.over(union) for other in terms)
     return tuple(terms)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.algebra.disjunction import Disjunction
+from composable_energy.algebra.factors import Factor
 from composable_energy.algebra.negation import Mode, Negation, has_level
 from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.sums import Conjunction, Difference, Weighted
@@ -95,6 +96,8 @@ def complement(energy: Energy) -> Energy:
             opposite = Weighted(negate(energy.terms[0]), energy.weight, of_evidence=True)
         case Conditioned() if energy.bases or energy.formula is not None:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
+        case Factor() if not energy.values or energy.bases or energy.event:
+            opposite = Factor(negate(energy.terms[0]), energy.variables, energy.names, energy.values)
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
         case _:

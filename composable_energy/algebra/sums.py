@@ -93,7 +93,10 @@ class Conjunction(Node):
         return itertools.chain(*(_join(group, self._joined) for group in self._groups))
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
-        return any(grounded)
+        if not self.variables:
+            return any(grounded)
+        terms = [term for term, good in zip(self.terms, grounded, strict=True) if good]
+        return bool(terms) and {name for term in terms for name in getattr(term, "names", term.variables)} >= self.variables.keys()
 
     def summands(self) -> list[tuple[Energy, Weight]]:
         return [found for term in self.terms for found in term.summands()]

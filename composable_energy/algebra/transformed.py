@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, Operand, Transformed, as_float
+from composable_energy.algebra.node import Node, Operand, Transformed, as_float, format_value
 from composable_energy.algebra.sums import Weighted
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
@@ -62,10 +62,10 @@ class Conditioned(Transformed):
         return {**super().__getstate__(), "values": detach_conditions(self.values)}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={_format_value(value)}" for name, value in self.values.items())
+        return ", ".join(f"{name}={format_value(value)}" for name, value in self.values.items())
 
     def text(self, operand: Operand) -> str:
-        call = f"at({_format_value(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
+        call = f"at({format_value(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
         return f"{operand(self.terms[0], 95)}.{call}"
 
 
@@ -95,7 +95,7 @@ class PulledBack(Transformed):
         self.damping = check_number("damping", damping, least=0)
         self._decoders = (decoder,)
         self.decoded_shape = operand.event_shape or torch.Size(getattr(decoder, "event_shape", ())) or None
-        self.event_shape = None
+        self.event_shape, self.variables = None, {}
         self.conditions |= {"sigma"}
         self.evidence_has_value = operand.has_value
 
@@ -157,12 +157,6 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
         else:
             done[energy] = energy.rebuild(*(_bind_once(term, own, done) for term in energy.terms))
     return done[energy]
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{value.item():g}" if value.numel() == 1 else f"tensor{tuple(value.shape)}"
-    return f"{value:g}" if isinstance(value, (int, float)) else repr(value)
 
 
 class Decoded(Transformed):

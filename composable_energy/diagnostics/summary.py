@@ -1,4 +1,4 @@
-r"""Summaries of runs: settings, statistics by ArviZ, and warnings; and the export of traces to ArviZ.
+r"""Summaries of runs: settings, statistics by ArviZ, and warnings.
 
 References:
     Rank-normalization, folding, and localization: an improved R-hat for assessing convergence of MCMC (Vehtari et al., 2021),
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
-from composable_energy.errors import OptionError, SamplingWarning, ShapeError
+from composable_energy.errors import OptionError, SamplingWarning
 from composable_energy.options import import_extra, text_table
+from composable_energy.supports.variables import label_numbers
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -72,7 +73,8 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
         event = draws.points.shape[2:]
         points = draws.points.reshape(*draws.points.shape[:2], -1)
         indices = _worst_coordinates(points)
-        names = [f"x[{', '.join(map(str, np.unravel_index(i, event)))}]" if event else "x" for i in indices]
+        names = label_numbers(trace.variables or {"x": event})
+        names = [names[i] for i in indices]
         some = _statistics(names, points[:, :, indices].cpu(), by_arviz)
         if len(indices) < points.shape[2]:
             some.sort(key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)
@@ -188,37 +190,3 @@ def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
     if len(draws.chains) > _MOST_CHAINS:
         facts["R-hat, ESS"] = f"of {_MOST_CHAINS} chains, at even distances"
     return facts
-
-
-def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
-    """Returns a trace as an xarray `DataTree`; see `Trace.to_arviz`."""
-    xarray = import_extra("xarray", "diagnostics")
-    record, steps = trace.to_dict(), trace.kept_steps
-    stats, posterior = record["sample_stats"], record["posterior"]
-    chains, draws = stats["lp"].shape
-    axes = {"chain": np.arange(chains) + trace.first_chain, "draw": np.array(steps, dtype=np.int64)}
-    groups = {}
-    if posterior:
-        event = posterior["x"].shape[2:]
-        dims = [f"{name}_dim_{axis}" for axis in range(len(event))] if dims is None else list(dims)
-        sizes, own = dict(zip(dims, event, strict=False)), {dim: np.asarray(labels) for dim, labels in (coords or {}).items()}
-        wrong = {dim: len(labels) for dim, labels in own.items() if len(labels) != sizes.get(dim)}
-        if len(dims) != len(event) or len(sizes) < len(event) or {"chain", "draw"} & {*dims} or wrong:
-            raise ShapeError(
-                f"`dims` names each axis of points of shape {event}, and `coords` labels each index of some of them; got dims={dims}"
-                + (f" and, for {', '.join(wrong)}, {list(wrong.values())} labels." if wrong else ".")
-            )
-        indices = {dim: np.arange(size) for dim, size in sizes.items()}
-        groups["posterior"] = xarray.Dataset({name: (("chain", "draw", *dims), posterior["x"])}, {**axes, **indices, **own})
-    first, length = trace.steps - len(trace.energies) + 1, getattr(trace.sampler, "step_size", None)
-    if isinstance(length, float):
-        stats["step_size"] = np.full((chains, draws), length)
-    for scalar, values in trace.scalars.items():
-        if len(values) == len(trace.energies):
-            row = np.array([values[step - first] for step in steps])
-            stats["n_steps" if scalar == "leapfrogs" else scalar] = np.broadcast_to(row, (chains, draws))
-    groups["sample_stats"] = xarray.Dataset({stat: (("chain", "draw"), values) for stat, values in stats.items()}, axes)
-    tree = xarray.DataTree.from_dict(groups)
-    for group in (tree, *tree.children.values()):
-        group.attrs.update({"inference_library": "composable-energy", **record["attrs"]})
-    return tree

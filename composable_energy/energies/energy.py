@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
@@ -23,7 +24,7 @@ from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
 from composable_energy.options import Recommendation, check_instance
-from composable_energy.supports import Support, check_support, map_support
+from composable_energy.supports import Support, Variables, check_support, join, map_support
 
 if TYPE_CHECKING:
     import composable_energy as ce
@@ -52,6 +53,7 @@ class Energy(nn.Module, ABC):
         event_shape: The shape of one point; None if it takes several shapes.
         support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$. Sampling runs in its
             unconstrained coordinates. An expression whose terms have supports without a known intersection or union raises.
+        variables: The named variables whose numbers make up a point, with their shapes; none for other points.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
         evidence_normalized: Whether the evidence is minus the logarithm of a probability or a density, without an unknown constant.
@@ -65,16 +67,13 @@ class Energy(nn.Module, ABC):
         conditions: The names of the conditions that the energy depends on: those of `forward`, for a class that does not say others.
         required_conditions: The names of those without a default.
         log_normalizer: The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error, an `Estimate`; None if it is not known.
-        unsatisfiable: Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises
-            `ContradictionError`.
+        unsatisfiable: Whether no point can fulfil it, as far as the structure shows; alone it raises `ContradictionError`.
         terms: The sub-expressions; none for a leaf.
         bases: The energies that this one is relative to, as `WeightedBase`; none for an absolute energy.
         formula: The Boolean `Formula` of an event; None for any other energy.
-        needs_log_densities: Whether its gradient depends on values that its terms lack, as that of a mixture of scores does. Only samplers
-            that carry the log densities of the terms along can draw it.
+        needs_log_densities: Whether its gradient depends on values that its terms lack; only samplers that carry those along draw it.
         origin: How the registry built it; None if it did not.
-        comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
-            nothing to train.
+        comes_trained: Of the class: whether what its plug-in builds is trained; None if there is nothing to train.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.
     """
@@ -87,6 +86,7 @@ class Energy(nn.Module, ABC):
     has_gradient: bool = True
     widens_itself: bool = False
     support: Support = None
+    variables: Variables = MappingProxyType({})
     grounded: bool = True
     conditions: frozenset[str] = frozenset()
     required_conditions: frozenset[str] = frozenset()
@@ -134,7 +134,7 @@ class Energy(nn.Module, ABC):
         """Evaluates `forward` and checks points, conditions and energies.
 
         Args:
-            x: Points, with shape $(B, *)$; the energies have shape $(B,)$.
+            x: Points, with shape $(B, *)$, or a mapping of named variables; the energies have shape $(B,)$.
             **conditions: One value for all points, or one row for each.
 
         Raises:
@@ -157,6 +157,7 @@ class Energy(nn.Module, ABC):
             if x.requires_grad and not energies.requires_grad:
                 note_detached(self, x, conditions)
             return energies
+        x = join(x, self.variables) if isinstance(x, Mapping) and self.variables else x
         return evaluate(self, x, self._check_input(x, conditions), super().__call__)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -268,10 +269,7 @@ class Energy(nn.Module, ABC):
         return [(self, 1.0)]
 
     def equals(self, other: Energy) -> bool:
-        """Returns whether class, `config()`, terms and the numbers in all tensors are equal.
-
-        A copy, also a pickled, saved or converted one, equals its original.
-        """
+        """Returns whether class, `config()`, terms and numbers are equal, as those of a copy, also a pickled, saved or converted one."""
         return same(self, other)
 
     def __str__(self) -> str:
@@ -313,13 +311,13 @@ class Energy(nn.Module, ABC):
     # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
     def given(self, **conditions: Any) -> Energy:
-        """Returns the energy with conditions bound, such as `given(y=3)`; terms that do not depend on a condition ignore it.
+        """Returns the energy with conditions bound, such as `given(y=3)`, or at values of named variables, over the others.
 
         Args:
-            **conditions: Numbers or tensors, which are copied; a tensor has a first axis of 1, or one row for each point. A name that no
-                term takes, or that is already bound, raises `ExpressionError`.
+            **conditions: Numbers or tensors, which are copied: of a condition with a first axis of 1, or one row for each point; of a
+                variable with its shape. A name that no term takes, or that is already bound, raises `ExpressionError`.
         """
-        return _algebra().bind_conditions(self, check_names(self, conditions, self.conditions))
+        return _algebra().bind_names(self, check_names(self, conditions, {*self.conditions, *self.variables}))
 
     def bind(self, conditions: Mapping[str, Any]) -> Energy:
         """Returns a leaf with conditions bound; `given` calls it for each leaf that depends on them."""
@@ -365,9 +363,11 @@ class Energy(nn.Module, ABC):
         """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
     else:  # their signatures, for type checkers and editors
         sample, save = ce.sampling.sample, ce.save
+    over = LazyMethod("composable_energy.algebra:place")
+    """Returns the energy over named variables, so that `&` joins it with others by name: `E.over("theta")`."""
     explain = LazyMethod("composable_energy.algebra.explain:explain")
     """Returns the energy of each term at points, and the share of each branch of `|`: `E.explain(x, **conditions)`."""
-    infer = LazyMethod("composable_energy.algebra.explain:infer")
+    infer = LazyMethod("composable_energy.registry:infer")
     """Returns the `Inference` of conditions given points, over lists of candidates: `E.infer(x, over={"y": range(10)})`."""
     push = LazyMethod("composable_energy.files:push")
     """Uploads the expression and its weights, such as to a hub: `E.push("owner/name")`; see `composable_energy.files.push`."""

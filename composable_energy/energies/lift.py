@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.checks import changed_points
@@ -22,6 +21,7 @@ from composable_energy.options import check_instance
 from composable_energy.supports import Support, contains, evaluate_inside, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
 from composable_energy.supports.sets import circle, ends_of
+from composable_energy.supports.variables import join_parts, read_variables, size_of, split
 
 
 class DistributionEnergy(Energy):
@@ -184,30 +184,6 @@ def _cut_slopes(point: Tensor, logs: Tensor, axes: int) -> None:
         point.register_hook(lambda gradient: gradient.masked_fill(nowhere, 0.0))
 
 
-@torch.no_grad()
-def seeded_draws(distribution: Distribution, count: int, device: torch.device, seed: int) -> Tensor | None:
-    """Returns independent draws; None if the distribution has no method for them. Torch's global random state stays."""
-    with _Seeded(torch.Generator(device).manual_seed(seed)):
-        try:
-            return distribution.sample((count,))
-        except NotImplementedError:
-            return None
-
-
-class _Seeded(TorchDispatchMode):
-    """Random numbers of torch come from a generator: those of this thread inside, not from the state that the caller's code uses."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random and "generator" not in str(func._schema):
-            func = func.overloadpacket.generator
-        return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})
-
-
 class CallableEnergy(Energy):
     r"""The energy that a callable or module computes.
 
@@ -220,6 +196,8 @@ class CallableEnergy(Energy):
             that sampling evaluates copies in eval mode. A module that the function uses otherwise must not be in training mode.
         support: Where the density lives, such as `constraints.positive`; None for all of $\mathbb{R}^n$. The energy is infinite outside,
             and the function is not evaluated there.
+        variables: Named variables in place of points, as in `Energy.over`: the function is called with a tensor of shape $(B, *)$ for
+            each, by their names.
 
     Raises:
         OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
@@ -234,6 +212,7 @@ class CallableEnergy(Energy):
         decoder: nn.Module | None = None,
         modules: Sequence[nn.Module] = (),
         support: Support = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for module in modules:
@@ -246,21 +225,45 @@ class CallableEnergy(Energy):
                 inspect.signature(function).bind_partial(*range(1 + len(modules)))
             except TypeError as error:
                 raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
-        self.conditions, self.required_conditions, _ = parameters_of(function, 1 + len(modules))
+        self.conditions, self.required_conditions, others = parameters_of(function, (variables is None) + len(modules))
         self.name, self.event_shape = name or _name_of(function), event_shape
         self.decoder, self.support = decoder, support
+        if variables is not None:
+            self._take_variables(variables, others)
+
+    def _take_variables(self, variables: Mapping[str, Any], others: bool) -> None:
+        self.variables, supports = read_variables(variables)
+        taken = {"event_shape": self.event_shape, "decoder": self.decoder, "support": self.support}
+        if wrong := [name for name, value in taken.items() if value is not None]:
+            raise OptionError(f"`variables` say shapes and supports, and points are not latent: leave out {', '.join(wrong)}.")
+        if not others and (unknown := self.variables.keys() - self.conditions):
+            raise OptionError(f"{self.name} takes {', '.join(sorted(self.conditions)) or 'nothing'}, not {', '.join(sorted(unknown))}.")
+        self.conditions, self.required_conditions = (names - self.variables.keys() for names in (self.conditions, self.required_conditions))
+        self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.support is None:
+        if self.support is None and not self.variables:
             return self.function(x, *self.arguments, **conditions)
-        return evaluate_inside(self.support, x, lambda points: self.function(points, *self.arguments, **conditions))
+        return (
+            self.call(x, conditions)
+            if self.support is None
+            else evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
+        )
+
+    def call(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        """Returns what the function computes of points, or of the named variables in them."""
+        if self.variables:
+            return self.function(*self.arguments, **split(x, self.variables), **conditions)
+        return self.function(x, *self.arguments, **conditions)
 
 
-def as_energy(obj: Any, **options: Any) -> Energy:
+def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **options: Any) -> Energy:
     """Returns an object as an energy: an energy itself, a callable, a module, or a distribution with energy -log p.
 
     Args:
         obj: The object; an instance, not a class.
+        variables: Named variables, as in `Energy.over`: a callable is called with a tensor of shape $(B, *)$ for each, by name; the point
+            of anything else is one variable, for which a distribution is expanded.
         **options: Those of `CallableEnergy` or `DistributionEnergy`, such as `name` and `event_shape`. An energy takes a `decoder` alone:
             then it is one of latent points.
 
@@ -273,7 +276,15 @@ def as_energy(obj: Any, **options: Any) -> Energy:
         >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
         >>> bowl(torch.ones(2, 3))
         tensor([1.5000, 1.5000])
+        >>> joint = ce.as_energy(lambda a, b: (a - b).square().sum(1), variables={"a": (2,), "b": (2,)})
+        >>> sorted((joint & ce.as_energy(torch.distributions.Normal(0.0, 1.0), variables={"b": (2,)})).sample(5, seed=0))
+        ['a', 'b']
     """
+    if variables is not None and isinstance(obj, Distribution | Energy):
+        if isinstance(obj, Distribution) and isinstance(variables, Mapping) and len(variables) == 1:
+            obj = _expand(obj, *read_variables(variables)[0].values())
+        return as_energy(obj, **options).over(variables)
+    options |= {} if variables is None else {"variables": variables}
     if isinstance(obj, Energy):
         if options.keys() == {"decoder"}:
             return obj if options["decoder"] is None else obj.shown_by(options["decoder"])
@@ -289,6 +300,17 @@ def as_energy(obj: Any, **options: Any) -> Energy:
     if unknown:
         raise OptionError(f"as_energy takes {', '.join(known)} for a {type(obj).__name__}, got {', '.join(sorted(unknown))}.")
     return cls(obj, **options)
+
+
+def _expand(distribution: Distribution, shape: torch.Size) -> Distribution:
+    """Returns a distribution of points of a shape, if it can be expanded to that."""
+    event = distribution.event_shape
+    batch = shape[: len(shape) - len(event)]
+    fits = batch + event == shape and len(batch) >= len(distribution.batch_shape)
+    try:
+        return distribution.expand(batch) if fits and batch != distribution.batch_shape else distribution
+    except (RuntimeError, NotImplementedError):
+        return distribution
 
 
 def liftable(obj: object) -> bool:
@@ -356,7 +378,7 @@ class ScoreEnergy(CallableEnergy):
             ShapeError: The model gives another shape.
         """
         version = None if x.is_inference() else x._version
-        score = self.function(x, *self.arguments, **self._check_input(x, conditions))
+        score = self.call(x, self._check_input(x, conditions))
         if version is not None and x._version != version:
             raise changed_points(self)
         if not isinstance(score, Tensor) or score.shape != x.shape:

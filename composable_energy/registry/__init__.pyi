@@ -11,6 +11,7 @@ from composable_energy.registry.registry import calibrate as calibrate
 from composable_energy.registry.registry import classifier as classifier
 from composable_energy.registry.registry import get as get
 from composable_energy.registry.registry import get_factory as get_factory
+from composable_energy.registry.registry import infer as infer
 from composable_energy.registry.registry import log_z as log_z
 from composable_energy.registry.registry import names as names
 from composable_energy.registry.registry import observed as observed
@@ -19,4 +20,5 @@ from composable_energy.registry.registry import plugins as plugins
 from composable_energy.registry.registry import register as register
 from composable_energy.registry.registry import reward as reward
 from composable_energy.registry.registry import samplers as samplers
+from composable_energy.registry.registry import to_arviz as to_arviz
 from composable_energy.registry.registry import viz as viz

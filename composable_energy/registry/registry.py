@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pkgutil import resolve_name
+from types import MethodType
 from typing import Any
 
 from composable_energy.errors import (
@@ -375,16 +376,23 @@ class PluginFunction:
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.__wrapped__(*args, **options)
 
+    def __get__(self, instance: object, owner: type | None = None) -> Any:  # as a method of a class
+        return self if instance is None else MethodType(self.__wrapped__, instance)
+
 
 calibrate = PluginFunction("estimator", "calibrate")
 """Returns an expression whose levels and mixtures are calibrated; see `composable_energy_mcmc.calibrate_mixtures`."""
 classifier = PluginFunction("estimator", "classifier")
 """Returns a classifier by energies; see `composable_energy_classification.Classifier`."""
+infer = PluginFunction("estimator", "infer")
+"""Returns which of several conditions points fulfil: the method `E.infer`; see `composable_energy_classification.infer`."""
 log_z = PluginFunction("estimator", "log-z")
 r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$; see `composable_energy_mcmc.estimate_log_z`."""
 observed = PluginFunction("energy", "observed")
 """Returns the evidence for a measurement; see `composable_energy_observed.ObservedEnergy`."""
 over_time = PluginFunction("energy", "over-time")
 """Returns an energy of trajectories; see `composable_energy_planning.OverTime`."""
+to_arviz = PluginFunction("plot", "arviz")
+"""Returns a trace for ArviZ: the method `Trace.to_arviz`; see `composable_energy_viz.to_arviz`."""
 reward = PluginFunction("energy", "reward")
 """Returns the energy of a reward; see `composable_energy_observed.RewardEnergy`."""

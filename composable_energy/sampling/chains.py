@@ -12,13 +12,12 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import Faults, is_final
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace, Values
-from composable_energy.sampling.wrappers import visible_state
+from composable_energy.sampling.wrappers import Faults, is_final, visible_state
 
 S = TypeVar("S", bound=State)
 

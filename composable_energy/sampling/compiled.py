@@ -35,11 +35,10 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import twin
 from composable_energy.errors import OptionError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import first_line
 from composable_energy.sampling.noise import Draw, Noise, numbers_of
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
-from composable_energy.sampling.wrappers import EnergyWrapper
+from composable_energy.sampling.wrappers import EnergyWrapper, first_line
 
 _AHEAD = 8  # steps of a function
 _MOST_NUMBERS, _MOST_NODES = 2**16, 1000  # of these steps: their points in the cache, and operations that compile in seconds

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
@@ -25,7 +25,6 @@ from composable_energy.sampling.checks import (
     mixes_values,
     warn_of_spacing,
 )
-from composable_energy.sampling.faults import explain_failure
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
@@ -33,7 +32,8 @@ from composable_energy.sampling.results import Convergence, check_far_chains, di
 from composable_energy.sampling.sampler import bound_conditions, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations, warn_of_weak_evidence
 from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.supports import format_support, is_full
+from composable_energy.sampling.wrappers import explain_failure
+from composable_energy.supports import format_support, is_full, join, split
 
 _DECIDED = "what is accepted and the shares of branches"  # by differences of energies
 _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, much for the short chains of training
@@ -41,12 +41,12 @@ _CHECKED_STEPS = 16  # the check of points that mix costs one or two gradients, 
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent points of an energy that `sample` shows decoded: `E.latents`."""
+    """The points of an energy as chains see them: `E.latents`; latent ones, which `sample` decodes, and vectors of named variables."""
 
     energy: Energy
 
     def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
-        """Draws latent points, which are not decoded; see `composable_energy.sampling.sample`."""
+        """Draws points that are not decoded and not split into variables; see `composable_energy.sampling.sample`."""
         return sample(self, shape, **options)
 
 
@@ -57,7 +57,7 @@ def sample(
     *,
     sampler: SamplerLike | None = None,
     steps: int | None = None,
-    init: Tensor | None = None,
+    init: Tensor | Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     observers: Sequence[Observer] = (),
     trace: Literal[False] = False,
@@ -83,7 +83,7 @@ def sample(
     *,
     sampler: SamplerLike | None = None,
     steps: int | None = None,
-    init: Tensor | None = None,
+    init: Tensor | Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     observers: Sequence[Observer] = (),
     trace: bool | int = False,
@@ -115,7 +115,8 @@ def sample(
             `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number, and doubles it up to three times while the chains have not
             converged and more steps help. Calls with `init`, `resume`, `first_chain` or a `Checkpoint` are not extended.
-        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
+        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed. For named
+            variables also a mapping of them.
         seed: The seed; None draws one, which the trace reports.
         observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
             `composable_energy.sampling.Observer`.
@@ -135,7 +136,8 @@ def sample(
         **options: The sampler's options.
 
     Returns:
-        The points, with shape $(n, *)$, or the pair of points and `Trace`.
+        The points, with shape $(n, *)$, or the pair of points and `Trace`. Points of named variables are a dict of tensors, of shape
+        $(n, *)$ each; the trace has vectors.
 
     Raises:
         OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or
@@ -159,14 +161,17 @@ def sample(
     for one in watching:
         if not isinstance(one, Observer):
             raise OptionError(f"observers is a list of observers, such as `[Progress(), Stop(f), Checkpoint(path)]`, got {one!r} in it.")
-    whole, chosen = as_energy(energy.energy if isinstance(energy, Latents) else energy), (sampler, steps, init, seed, watching, trace)
+    whole = as_energy(energy.energy if isinstance(energy, Latents) else energy)
+    start: Any = join(init, whole.variables) if isinstance(init, Mapping) and whole.variables else init
+    chosen = (sampler, steps, start, seed, watching, trace)
     others = (burn_in, batch_size, on_divergence, allow_improper, compile, first_chain, resume, dtype)
     call = Call(whole, shape, *chosen, *others, options=options, latents=isinstance(energy, Latents))
     points, record = _draw(call)
     for warning in record.observed:
         if not trace or warning.kind != "diverged":  # `trace.diverged` shows it
             warning.emit()
-    return (points, record) if trace else points
+    shown: Any = split(points, whole.variables) if whole.variables and not call.latents else points
+    return (shown, record) if trace else shown
 
 
 def _draw(call: Call) -> tuple[Tensor, Trace]:
@@ -191,6 +196,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         tuned = resume.tuned if resume else () if problem.sampler is given else changed_options(given, problem.sampler)
         blank = Trace(noise.seed, noise.kind, noise.chains[0], problem.sampler, problem.points.shape, problem.policy, tuned)
         blank.steps, blank.burn_in, blank.alike = resume.steps if resume else 0, call.burn_in, not problem.own_conditions
+        blank.variables = dict(problem.whole.variables)
         before = None if file is None else file.trace(blank, chains)
         recorder = TraceRecorder(blank, call.trace, before)
         # Chains that start together at `init` may agree without having been everywhere.

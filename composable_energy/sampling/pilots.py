@@ -16,16 +16,16 @@ from composable_energy.algebra import Branch, Conjunction, Decoded, Difference, 
 from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.lift import DistributionEnergy, seeded_draws
+from composable_energy.energies.lift import DistributionEnergy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
-from composable_energy.sampling.faults import GuardedEnergy, explain_failure
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
 from composable_energy.sampling.sampler import Sampler, State, start_points
 from composable_energy.sampling.selection import recommendations
-from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
+from composable_energy.sampling.wrappers import EnergyWrapper, GuardedEnergy, explain_failure, select_rows
 from composable_energy.supports import circle, contains, ends_of, plain
+from composable_energy.supports.distributions import seeded_draws
 
 _PILOTS = 64
 _NEARLY_ALL = 0.97

@@ -19,13 +19,12 @@ from composable_energy.energies.identity import tensors_of, twin
 from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes
-from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.kernels import forced_kernel
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.sampling.wrappers import UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
+from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
 from composable_energy.supports import Coordinates, coordinates_of
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling

@@ -1,6 +1,6 @@
 """Traces: the record of a call of `sample`, enough to repeat it and to resume it, and the values by which its energy is known again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.diagnostics.summary import Summary, summarize, to_arviz
-from composable_energy.errors import SamplingWarning
+from composable_energy.diagnostics.summary import Summary, summarize
+from composable_energy.errors import OptionError, SamplingWarning
+from composable_energy.lazy import LazyMethod
 from composable_energy.sampling.noise import Kind
 from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.supports import Variables, split
 
 Policy = Literal["raise", "keep"]
 
@@ -74,6 +76,7 @@ class Trace:
         observed: What `sample` warned about; none of it depends on what the trace records.
         shares: The status of the branch shares: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
+        variables: The named variables that points consist of, with their shapes; none for other points.
 
     Example:
         >>> x, trace = ce.load("plane/bar").sample(64, steps=20, seed=0, trace=1)
@@ -110,6 +113,7 @@ class Trace:
     observed: tuple[SamplingWarning, ...] = ()
     shares: Shares | None = None
     reference: tuple[Values, ...] = ()
+    variables: Variables = field(default_factory=dict)
 
     @property
     def chains(self) -> range:
@@ -134,28 +138,13 @@ class Trace:
         """Returns the warnings of the summary, for the same burn-in: what was observed, and what to do."""
         return list(self.summary(burn_in).warnings)
 
-    def to_arviz(self, name: str = "x", dims: Sequence[str] | None = None, coords: Mapping[str, Sequence[Any]] | None = None) -> Any:
-        """Returns an `xarray.DataTree`, the format of ArviZ since version 1; older versions convert it by `arviz.from_datatree`.
-
-        Its group `posterior` has the recorded points with the axes (chain, draw, *), if there are some, and `sample_stats` the rest: `lp`,
-        which is minus the energy, `diverging`, `acceptance_rate`, `step_size`, `n_steps` (leapfrogs) and other scalars of the sampler.
-        Chains are labelled by their ids, draws by their steps.
-
-        Args:
-            name: The name of the points.
-            dims: The names of the axes of a point, such as `("channel", "row", "column")`; numbered ones if None.
-            coords: Labels for some of these axes, by name.
-
-        Raises:
-            ExtraNotInstalled: The extra `diagnostics` is not installed.
-            ShapeError: Names or labels do not fit the points.
-        """
-        return to_arviz(self, name, dims, coords)
+    to_arviz = LazyMethod("composable_energy.registry:to_arviz")
+    """Returns an `xarray.DataTree`, the format of ArviZ; see `composable_energy_viz.to_arviz`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns NumPy arrays with the axes (chain, draw, *shape); `to_arviz` gives them names.
 
-        The draws are the recorded points where there are some, and all steps of this call otherwise.
+        The draws are the recorded points where there are some, by the names of variables or as `x`, and all steps of this call otherwise.
         """
         first, kept = self.steps - len(self.energies) + 1, self.kept_steps
         rows = [step - first for step in kept]
@@ -165,10 +154,33 @@ class Trace:
             stats["acceptance_rate"] = self.acceptance[rows].T
         attributes = {name: getattr(self, name) for name in ("seed", "noise", "first_chain", "steps")}
         return {
-            "posterior": {} if self.points is None else {"x": _array(self.points.transpose(0, 1))},
+            "posterior": {name: _array(values.transpose(0, 1)) for name, values in self._recorded().items()},
             "sample_stats": {name: _array(value) for name, value in stats.items()},
             "attrs": {**attributes, "sampler": repr(self.sampler)},
         }
+
+    def predict(self, function: Callable[..., Tensor]) -> Tensor:
+        """Returns what a function computes of the recorded points, such as draws of new data given parameters.
+
+        Args:
+            function: Its arguments are the named variables, by name, each with shape $(B, *)$; or else the points.
+
+        Returns:
+            The results, with shape (draws, $m$, *).
+
+        Raises:
+            OptionError: No points were recorded.
+        """
+        recorded = {name: values.flatten(0, 1) for name, values in self._recorded().items()}
+        if not recorded:
+            raise OptionError("No points were recorded: draw with `trace=1`, or `trace=k` for every k-th step.")
+        found = function(**recorded) if self.variables else function(recorded["x"])
+        return found.unflatten(0, (len(self.point_steps), -1))
+
+    def _recorded(self) -> dict[str, Tensor]:
+        if self.points is None:
+            return {}
+        return split(self.points, self.variables) if self.variables else {"x": self.points}
 
     @property
     def diverged(self) -> Tensor:

@@ -1,12 +1,13 @@
-"""Constructor arguments, tensors and supports of torch distributions."""
+"""Constructor arguments, tensors, supports and seeded draws of torch distributions."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import Distribution, ExpTransform, Independent, MixtureSameFamily, Transform, TransformedDistribution, VonMises
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from composable_energy.supports.sets import Support, circle, ends_of, interval, plain
 
@@ -140,3 +141,27 @@ def _image(distribution: Any) -> Support:
     if bool((low.isnan() | high.isnan()).any()):
         return plain(distribution.support)  # pyright: ignore[reportArgumentType]
     return interval(low, high)
+
+
+@torch.no_grad()
+def seeded_draws(distribution: Distribution, count: int, device: torch.device, seed: int) -> Tensor | None:
+    """Returns independent draws; None if the distribution has no method for them. Torch's global random state stays."""
+    with _Seeded(torch.Generator(device).manual_seed(seed)):
+        try:
+            return distribution.sample((count,))
+        except NotImplementedError:
+            return None
+
+
+class _Seeded(TorchDispatchMode):
+    """Random numbers of torch come from a generator: those of this thread inside, not from the state that the caller's code uses."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random and "generator" not in str(func._schema):
+            func = func.overloadpacket.generator
+        return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})

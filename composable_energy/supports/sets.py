@@ -51,6 +51,8 @@ class _Empty(Constraint):
 circle: Constraint = _Circle()
 sphere: Constraint = _Sphere()
 empty: Constraint = _Empty()
+positive: Constraint = constraints.positive
+"""The support of positive numbers."""
 
 MATRICES = ("lower_triangular", "lower_cholesky", "positive_definite", "positive_semidefinite")
 _SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "empty": empty}

@@ -18,8 +18,8 @@ from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.parsing import parse
 from composable_energy_cli import main
+from composable_energy_cli.parsing import parse
 from composable_energy_image.data import arrays, open_pictures
 from composable_energy_latent import load_generator
 from tests.campaign.faults import POSSIBLE

@@ -5,6 +5,8 @@ from composable_energy_classification.calibration import fit_probabilities as fi
 from composable_energy_classification.class_energies import ClassEnergies as ClassEnergies
 from composable_energy_classification.class_energies import Marginal as Marginal
 from composable_energy_classification.classifier import Classifier as Classifier
+from composable_energy_classification.inference import Inference as Inference
+from composable_energy_classification.inference import infer as infer
 from composable_energy_classification.refinement import Refinement as Refinement
 from composable_energy_classification.unusual import Histogram as Histogram
 from composable_energy_classification.unusual import auroc as auroc

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_flag, check_integer, check_number
-from composable_energy.parsing import Name, parse, unknown_name
 from composable_energy.registry import names
 from composable_energy_cli.names import Names, read_condition
+from composable_energy_cli.parsing import Name, parse, unknown_name
 
 if TYPE_CHECKING:
     from composable_energy import Energy

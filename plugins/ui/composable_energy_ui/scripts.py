@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from composable_energy.parsing import Name, parse
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
+from composable_energy_cli.parsing import Name, parse
 from composable_energy_ui.orders import Order
 
 if TYPE_CHECKING:

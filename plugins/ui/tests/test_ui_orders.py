@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.parsing import ParseError
 from composable_energy_cli import main
+from composable_energy_cli.parsing import ParseError
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
 from tests.refusals import refusals

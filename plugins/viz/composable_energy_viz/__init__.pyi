@@ -1,3 +1,4 @@
+from composable_energy_viz.arviz import to_arviz as to_arviz
 from composable_energy_viz.chains import trace as trace
 from composable_energy_viz.density import show as show
 from composable_energy_viz.gradients import forces as forces

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, ExpressionError
-from composable_energy.parsing import MAX_DEPTH, MAX_LENGTH, ParseError, parse
+from composable_energy_cli.parsing import MAX_DEPTH, MAX_LENGTH, ParseError, parse
 from tests.processes import run_code
 from tests.refusals import refusals
 
@@ -118,7 +118,7 @@ def test_a_contradiction_is_read_like_any_expression():
 
 def test_thousand_terms_are_built_at_once_and_reading_imports_no_torch():
     assert len(parse(" & ".join(["bowl", "ring_2"] * 500)).build(TOYS).terms) == 1000
-    code = "import sys; from composable_energy.parsing import parse; parse('a & ~b'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from composable_energy_cli.parsing import parse; parse('a & ~b'); sys.exit('torch' in sys.modules)"
     assert run_code(code).returncode == 0
 
 

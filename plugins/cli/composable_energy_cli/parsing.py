@@ -30,7 +30,7 @@ from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.options import nearest_names
 
 if TYPE_CHECKING:
-    from composable_energy.energies.energy import Energy
+    from composable_energy import Energy
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
@@ -281,7 +281,7 @@ def _check_energy(part: _Node, otherwise: str) -> None:
 
 def _evaluate(node: _Node, energies: Mapping[str, Energy]) -> Any:
     """Returns the energy of a node, or the number. A chain is built at once: term by term takes quadratic time."""
-    from composable_energy.algebra import all_of, any_of
+    from composable_energy import all_of, any_of
 
     if not isinstance(node.value, str):
         return energies[node.value.name] if isinstance(node.value, Name) else node.value

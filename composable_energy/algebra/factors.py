@@ -1,0 +1,181 @@
+"""Energies over named variables: factors over some of the variables of an expression, at given values of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra.node import Operand, Transformed, format_value
+from composable_energy.algebra.transformed import bind_conditions, noise_leaves
+from composable_energy.arithmetic import Estimate
+from composable_energy.energies.bases import WeightedBase, evidence_of
+from composable_energy.energies.conditions import copy_condition, detach_conditions
+from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import THREAD, evaluating, memoize
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.supports import Support, contains, format_support
+from composable_energy.supports.variables import (
+    Variables,
+    flatten_support,
+    join_parts,
+    parts_by_name,
+    read_variables,
+    size_of,
+)
+
+
+class Factor(Transformed):
+    r"""An energy over some of the named variables of a point: a factor of a factor graph.
+
+    Args:
+        operand: The energy, of points that are one variable, or over named variables.
+        variables: The variables of a point, with their shapes.
+        names: Which variables, in this order, a point of the operand consists of.
+        values: The values of those names that are no variables of a point.
+
+    Raises:
+        ExpressionError: The operand is an energy of latent points, only some of its terms have noise levels, or a name is also that of one
+            of its conditions.
+    """
+
+    def __init__(self, operand: Energy, variables: Variables, names: Sequence[str], values: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(operand)
+        if operand.decoder is not None:
+            raise ExpressionError(f"{operand} is an energy of latent points, which have no named variables.")
+        if "sigma" in operand.conditions and noise_leaves(operand).plain:
+            raise ExpressionError(
+                f"{operand} has noise levels in some of its terms: name each of its terms, as in `A.over(name) & B.over(name)`."
+            )
+        self.names, self.values = tuple(names), dict(values or {})
+        self.variables = {name: torch.Size(shape) for name, shape in variables.items()}
+        if both := self.conditions & {*self.variables, *self.names}:
+            raise ExpressionError(f"{', '.join(sorted(both))} of {operand} would be the name of a condition and of a variable.")
+        self.event_shape, self.event = (size_of(self.variables),), (self.names, operand.formula) if operand.formula is not None else None
+        self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
+        places, first = {}, 0
+        for name, shape in self.variables.items():
+            places[name] = slice(first, first := first + shape.numel())
+        self._places = [places.get(name, name) for name in self.names]
+        self._whole = not self.values and self._places == list(places.values())
+        self.bases = tuple(WeightedBase(Factor(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
+
+    def config(self) -> dict[str, Any]:
+        shapes = {name: tuple(shape) for name, shape in self.variables.items()}
+        return {"variables": shapes, "names": self.names, "values": self.values}
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.terms[0].log_normalizer if self.variables.keys() == {*self.names} else None
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        operand, (support,) = self.terms[0], supports
+        if support is None:
+            return None
+        own = parts_by_name(support, operand.variables) if operand.variables else {}
+        return join_parts(own or {self.names[0]: flatten_support(self.names[0], support, self.variables[self.names[0]])}, self.variables)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        evaluation, point = THREAD.evaluation, self.point(x)
+        noisy, clean, sigma = (None, None, None) if evaluation is None else evaluation.denoised
+        if noisy is not x:
+            return evidence_of(self.terms[0], point, conditions)
+        with evaluating(denoised=(point, None if clean is None else self.point(clean), sigma)):
+            return evidence_of(self.terms[0], point, conditions)
+
+    def point(self, x: Tensor) -> Tensor:
+        """Returns the points of the operand, for points of all variables; factors over the same variables share them."""
+        version, named = 0 if x.is_inference() else x._version, bool(self.terms[0].variables)
+        key = ("factor", id(x), version, named, *self.variables, self.names, *map(id, self.values.values()))
+        return memoize(key, (x, self.values), lambda: self._select(x))
+
+    def _select(self, x: Tensor) -> Tensor:
+        if self._whole:
+            point = x
+        else:
+            parts = [x[:, at] if isinstance(at, slice) else self.values[at].to(x).reshape(1, -1).expand(len(x), -1) for at in self._places]
+            point = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return point if self.terms[0].variables else point.reshape(len(x), *self.variables[self.names[0]])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Factor:
+        self.values = {name: fn(value) for name, value in self.values.items()}
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "values": detach_conditions(self.values)}
+
+    def text(self, operand: Operand) -> str:
+        if not self.values:
+            return operand(self.terms[0], self.precedence)
+        given = ", ".join(f"{name}={format_value(value)}" for name, value in self.values.items())
+        return f"{operand(self.terms[0], 95)}.given({given})"
+
+
+def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
+    """Returns the energy over named variables: `&` joins it with others by name, and `sample` returns a mapping.
+
+    Args:
+        energy: The energy.
+        variables: The name of the point, or a mapping from that name to a shape, a support such as `constraints.positive` for a single
+            number, or a pair of both. For an energy over named variables a mapping with these and others.
+
+    Raises:
+        OptionError: `variables` is no such mapping.
+        ShapeError: The point is not one variable of this shape.
+        ExpressionError: The energy is one of latent points.
+
+    Example:
+        >>> prior = ce.as_energy(torch.distributions.Normal(0.0, 1.0)).over("mu")
+        >>> prior.sample(3, seed=0)["mu"].shape
+        torch.Size([3])
+    """
+    if isinstance(variables, str):
+        if energy.event_shape is None:
+            raise ShapeError(f"{energy} does not say the shape of its points: write `.over({{{variables!r}: shape}})`.")
+        variables = {variables: (energy.event_shape, None)}
+    shapes, supports = read_variables(variables)
+    support, known = join_parts(supports, shapes), energy.variables
+    if not known:
+        (name, shape), *others = shapes.items()
+        if others or energy.event_shape not in (None, shape):
+            found = "points of any shape" if energy.event_shape is None else f"points of shape {tuple(energy.event_shape)}"
+            raise ShapeError(f"{energy} takes {found}, which are one variable, got {_list(shapes)}.")
+        factor = Factor(energy, shapes, [name])
+    else:
+        wrong = [name for name, shape in known.items() if shapes.get(name) != shape]
+        if wrong:
+            raise ShapeError(f"{energy} is over {_list(known)}, got {_list(shapes)}: it lacks {', '.join(wrong)} of this shape.")
+        placed = energy if isinstance(energy, Factor) and not energy.values else None
+        factor = Factor(energy, shapes, list(known)) if placed is None else Factor(placed.terms[0], shapes, placed.names)
+    return factor if support is None else factor.on(support)
+
+
+def _list(variables: Variables) -> str:
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in variables.items())
+
+
+def bind_names(energy: Energy, given: Mapping[str, Any]) -> Energy:
+    """Returns an energy with conditions bound, or at values of some of its variables, over the others; see `Energy.given`.
+
+    Raises:
+        OptionError: No variable is left, or a value is not in the support of its variable.
+        ShapeError: A value does not have the shape of its variable.
+    """
+    fixed = [name for name in energy.variables if name in given]
+    conditions = {name: value for name, value in given.items() if name not in fixed}
+    energy = bind_conditions(energy, conditions) if conditions else energy
+    if not fixed:
+        return energy
+    rest = {name: shape for name, shape in energy.variables.items() if name not in fixed}
+    if not rest:
+        raise OptionError(f"{energy} has no variables but {', '.join(fixed)}: evaluate it there, `E({{...}})`.")
+    values = {name: torch.as_tensor(copy_condition(given[name])) for name in fixed}
+    parts = parts_by_name(energy.support, energy.variables)
+    for name, value in values.items():
+        if value.shape != energy.variables[name]:
+            raise ShapeError(f"The variable {name} has shape {tuple(energy.variables[name])}, got a value of shape {tuple(value.shape)}.")
+        if not contains(parts[name], value.reshape(1, -1).detach().double()).all():
+            raise OptionError(f"{name} is in {format_support(parts[name])}, got {value}.")
+    return Factor(energy, rest, list(energy.variables), values)

@@ -1,0 +1,129 @@
+r"""Named variables: a point is a vector of the numbers of all variables, one variable after another, in the order of a mapping.
+
+The support of such points is a `cat` with one part for each variable, or a support that all numbers have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.supports.sets import Support, check_support, ends_of, format_support, is_joined, map_support, plain
+
+Variables = Mapping[str, torch.Size]
+
+
+def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dict[str, Support]]:
+    """Returns the shapes and the supports of variables.
+
+    Args:
+        given: For each name a shape such as `(8,)`, a support such as `constraints.positive` for a single number, or a pair of both.
+
+    Raises:
+        OptionError: There is no variable, a name is no identifier of Python, or a variable is none of these.
+    """
+    shapes: dict[str, torch.Size] = {}
+    supports: dict[str, Support] = {}
+    for name, variable in given.items() if isinstance(given, Mapping) else ():
+        shape, support = variable if _is_pair(variable) else ((), variable) if isinstance(variable, Constraint) else (variable, None)
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise OptionError(f"The name of a variable is an identifier of Python, got {name!r}.")
+        if not isinstance(shape, Sequence) or not all(type(size) is int and size > 0 for size in shape):
+            raise OptionError(
+                f"The variable {name} is a shape such as () or (8,), a support such as constraints.positive, or a pair of both, got "
+                f"{variable!r}."
+            )
+        shapes[name], supports[name] = torch.Size(shape), flatten_support(name, check_support(support), torch.Size(shape))
+    if not shapes:
+        raise OptionError(f"`variables` maps names to shapes or supports, as in {{'mu': (), 'tau': constraints.positive}}, got {given!r}.")
+    return shapes, supports
+
+
+def _is_pair(variable: Any) -> bool:
+    return isinstance(variable, tuple) and len(variable) == 2 and (variable[1] is None or isinstance(variable[1], Constraint))
+
+
+def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:
+    """Returns the support of the numbers of a variable in a row; raises `OptionError` where it needs rows or matrices."""
+    if len(shape) > 1 and ends_of(support) is None and (is_joined(support) or getattr(support, "event_dim", 0)):
+        raise OptionError(
+            f"The support {format_support(support)} of the variable {name} joins the numbers of an axis or of a matrix, and its shape is "
+            f"{tuple(shape)}: make one variable of shape (n,) for each row."
+        )
+    return map_support(support, lambda tensor: tensor.expand(shape).flatten() if tensor.ndim else tensor)
+
+
+def size_of(variables: Variables) -> int:
+    """Returns how many numbers a point has."""
+    return sum(shape.numel() for shape in variables.values())
+
+
+def unite_variables(terms: Sequence[tuple[object, Variables]]) -> dict[str, torch.Size]:
+    """Returns the variables of all terms, given as energies with theirs; raises if one has none, or a variable has two shapes."""
+    union, owners = dict[str, torch.Size](), dict[str, object]()
+    for term, variables in terms:
+        if not variables:
+            named, names = next((other, ", ".join(known)) for other, known in terms if known)
+            raise ExpressionError(f"{named} is over {names}, and {term} over points without a name: write `E.over(name)`.")
+        for name, shape in variables.items():
+            if union.setdefault(name, shape) != shape:
+                raise ShapeError(f"The variable {name} has shape {tuple(union[name])} in {owners[name]} and {tuple(shape)} in {term}.")
+            owners.setdefault(name, term)
+    return union
+
+
+def split(points: Tensor, variables: Variables) -> dict[str, Tensor]:
+    r"""Returns the variables of points, each with shape $(*, \text{shape})$, of points with shape $(*, n)$."""
+    parts = points.split([shape.numel() for shape in variables.values()], -1)
+    return {name: part.reshape(*points.shape[:-1], *shape) for (name, shape), part in zip(variables.items(), parts, strict=True)}
+
+
+def join(values: Mapping[str, Any], variables: Variables) -> Tensor:
+    r"""Returns points with shape $(B, n)$ of variables, each with shape $(B, \text{shape})$.
+
+    Raises:
+        OptionError: There are other names than those of the variables.
+        ShapeError: A variable does not have its shape, or not as many rows as the others.
+    """
+    if values.keys() != variables.keys():
+        raise OptionError(f"The variables are {', '.join(variables)}; got {', '.join(map(str, values)) or 'none'}.")
+    tensors = {name: torch.as_tensor(values[name]) for name in variables}
+    rows = next(iter(tensors.values())).shape[:1]
+    for name, tensor in tensors.items():
+        if not tensor.ndim or tensor.shape != (*rows, *variables[name]):
+            expected = ("B", *variables[name]) if not rows else (*rows, *variables[name])
+            raise ShapeError(f"The variable {name} has a row for each point, with shape {expected}, got {tuple(tensor.shape)}.")
+    return torch.cat([tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None] for tensor in tensors.values()], 1)
+
+
+def join_parts(parts: Mapping[str, Support], variables: Variables) -> Support:
+    """Returns the support of points from those of variables, where others are real numbers; None for all of R^n."""
+    if all(parts.get(name) is None for name in variables):
+        return None
+    found = [constraints.real if (part := parts.get(name)) is None else part for name in variables]
+    return constraints.cat(found, dim=-1, lengths=[shape.numel() for shape in variables.values()])
+
+
+def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
+    """Returns the supports of the variables of points on a support; raises `OptionError` if it has other parts than these."""
+    sizes, found, first = [shape.numel() for shape in variables.values()], dict[str, Support](), 0
+    if is_joined(support) and vars(support).get("lengths") != sizes:
+        raise OptionError(f"The support {format_support(support)} has other parts than the variables {', '.join(variables)}.")
+    for i, (name, size) in enumerate(zip(variables, sizes, strict=True)):
+        here = slice(first, first := first + size)
+        cut = map_support(support, lambda tensor, here=here: tensor[here] if tensor.ndim else tensor)
+        found[name] = plain(vars(support)["cseq"][i]) if is_joined(support) else cut
+    return found
+
+
+def label_numbers(variables: Variables) -> list[str]:
+    """Returns a label for each number of a point, such as `mu` and `theta[0]`."""
+    places = ((name, place) for name, shape in variables.items() for place in product(*map(range, shape)))
+    return [f"{name}[{', '.join(map(str, place))}]" if place else name for name, place in places]

@@ -1,0 +1,247 @@
+"""Energies over named variables: factors that `&` joins by name, their supports, draws as mappings, and traces with names."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Dirichlet, Gamma, HalfNormal, Normal, constraints
+
+import composable_energy as ce
+from composable_energy.algebra import Factor
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
+from composable_energy.supports import join, split
+from tests.refusals import refusals
+
+SHAPES = {"mu": (), "tau": constraints.positive, "theta": (3,)}
+MU, TAU, THETA = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 1.0]])
+POINT = {"mu": MU, "tau": TAU, "theta": THETA}
+
+
+def groups(mu: Tensor, tau: Tensor, theta: Tensor) -> Tensor:
+    return -Normal(mu[:, None], tau[:, None]).log_prob(theta).sum(1)
+
+
+def far(theta: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    return (theta - 1).square().sum(1) / scale
+
+
+GROUPS = ce.as_energy(groups, variables=SHAPES)
+PRIOR = ce.as_energy(Normal(0.0, 2.0), variables="mu")
+SCALE = ce.as_energy(HalfNormal(1.5), variables="tau")
+FAR = ce.as_energy(far, variables={"theta": (3,)})
+MODEL = FAR & GROUPS & PRIOR & SCALE
+FAST = {"sampler": "mala", "step_size": 0.1, "steps": 20}  # without pilot chains
+
+
+def test_factors_add_up_by_name():
+    expected = groups(MU, TAU, THETA) + far(THETA) - Normal(0.0, 2.0).log_prob(MU) - HalfNormal(1.5).log_prob(TAU)
+    assert list(MODEL.variables) == ["theta", "mu", "tau"]
+    torch.testing.assert_close(MODEL(POINT), expected)
+    x = join(POINT, MODEL.variables)
+    torch.testing.assert_close(MODEL(x), expected)
+    other = PRIOR & SCALE & GROUPS & FAR
+    assert list(other.variables) == ["mu", "tau", "theta"]
+    torch.testing.assert_close(other(POINT), expected)
+    gradients = [split(one.with_gradient(join(POINT, one.variables))[1], one.variables) for one in (MODEL, other)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert str(MODEL.explain(POINT)).count("\n") == 4
+
+
+def test_supports_are_those_of_the_variables():
+    outside = {**POINT, "tau": torch.tensor([-1.0, 2.0])}
+    assert GROUPS(outside).isinf().tolist() == [True, False]
+    flat = ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (2, 2)}) & ce.as_energy(Dirichlet(torch.ones(3)), variables="share")
+    draws = flat.sample(50, seed=0, **FAST)
+    assert {name: tuple(values.shape) for name, values in draws.items()} == {"rate": (50, 2, 2), "share": (50, 3)}
+    assert (draws["rate"] > 0).all()
+    torch.testing.assert_close(draws["share"].sum(1), torch.ones(50))
+    ends = constraints.interval(torch.zeros(2), torch.tensor([1.0, 5.0]))
+    boxed = ce.as_energy(lambda b: 0 * b.sum(1), variables={"b": ((2,), ends)}) & ce.as_energy(Normal(0.0, 1.0), variables="a")
+    high = boxed.sample(200, seed=0)["b"].amax(0)
+    assert high[0] < 1 < 3 < high[1] < 5
+    numbers = ce.as_energy(Normal(0.0, 1.0), variables={"a": ()}) & ce.as_energy(Normal(0.0, 1.0), variables={"b": (2,)})
+    within = numbers.on(constraints.interval(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.5, 2.0, 1.0]))) & PRIOR
+    draws = within.sample(50, seed=0, **FAST)
+    assert 0 < draws["a"].min() < draws["a"].max() < 0.5
+    assert draws["b"].amin(0)[0] > 1
+    assert draws["b"].abs().amax(0)[1] < 1
+    assert draws["mu"].abs().max() > 2
+
+
+def test_draws_agree_with_a_closed_form():
+    """$a$ is normal, $b$ is $a$ with noise, and $b$ is measured as 1 with noise: a Gaussian with a known precision."""
+    noise = ce.as_energy(lambda a, b: 2 * (b - a).square().sum(1), variables={"a": (1,), "b": (1,)})
+    seen = ce.as_energy(lambda b: (b - 1).square().sum(1) / 2, variables={"b": (1,)})
+    posterior = noise & seen & ce.as_energy(Normal(0.0, 1.0), variables={"a": (1,)})
+    covariance = torch.tensor([[5.0, -4.0], [-4.0, 5.0]]).inverse()
+    draws = posterior.sample(4000, seed=0)
+    points = torch.cat([draws["a"], draws["b"]], 1)
+    mean, errors = covariance @ torch.tensor([0.0, 1.0]), (covariance.diagonal() / 4000).sqrt()
+    assert ((points.mean(0) - mean).abs() < 4 * errors).all()
+    torch.testing.assert_close(points.T.cov(), covariance, rtol=4 * math.sqrt(2 / 4000), atol=0)
+
+
+def test_a_disjunction_of_other_variables_is_a_factor():
+    left, right = FAR, ce.as_energy(lambda mu: 3 * mu.square(), variables={"mu": ()})
+    either = (left | right) & ce.as_energy(Normal(0.0, 1.0), variables={"theta": (3,)}) & PRIOR
+    expected = -torch.logaddexp(-far(THETA), -3 * MU.square()) - Normal(0.0, 1.0).log_prob(THETA).sum(1) - Normal(0.0, 2.0).log_prob(MU)
+    point = {"theta": THETA, "mu": MU}
+    torch.testing.assert_close(either(point), expected)
+    assert either.grounded
+    with pytest.raises(UngroundedError):
+        (left | right).sample(10)
+    with pytest.raises(UngroundedError):
+        (left & ~right).sample(10)
+
+
+def test_complements_are_those_of_the_variable():
+    plain = ce.as_energy(Normal(0.0, 2.0))
+    without = ~PRIOR & GROUPS & SCALE & FAR
+    expected = (~plain)(MU) + (GROUPS & SCALE & FAR)(POINT)
+    torch.testing.assert_close(without(POINT), expected)
+    assert ~~PRIOR is PRIOR
+    found = ce.calibrate(~FAR & FAR.over({"theta": (3,), "mu": ()}) & PRIOR)
+    level = next(part.level for part in found.modules() if isinstance(part, ce.Negation))
+    # far is half a chi-squared number with three degrees of freedom, whose quantile .95 is 7.81
+    assert level == pytest.approx(7.81 / 2, abs=0.25)
+
+
+def test_given_fixes_variables():
+    fixed = MODEL.given(tau=2.0, mu=torch.tensor(0.5))
+    assert list(fixed.variables) == ["theta"]
+    torch.testing.assert_close(fixed({"theta": THETA}), MODEL({"theta": THETA, "mu": torch.full((2,), 0.5), "tau": torch.full((2,), 2.0)}))
+    assert str(fixed).endswith(".given(mu=0.5, tau=2)")
+    assert fixed.sample(5, seed=0, **FAST).keys() == {"theta"}
+    conditional = ce.as_energy(far, variables={"theta": (3,)}).given(scale=4.0) & PRIOR
+    torch.testing.assert_close(conditional.given(mu=0.0)({"theta": THETA}), far(THETA, 4.0) - Normal(0.0, 2.0).log_prob(torch.tensor(0.0)))
+    rows = ce.as_energy(far, variables={"theta": (3,)}).given(scale=torch.tensor([1.0, 2.0])) & PRIOR
+    torch.testing.assert_close(rows({"theta": THETA, "mu": MU}), far(THETA, torch.tensor([1.0, 2.0])) + PRIOR({"mu": MU}))
+
+
+BASE = ce.as_energy(Normal(torch.zeros(2), 1.0), name="base")
+HEADS = nn.Linear(2, 2).eval()
+A, B = (ce.ClassifierEnergy(HEADS, 1, BASE, columns=column, name=name) for column, name in enumerate("AB"))
+
+
+def test_a_base_counts_once_and_events_stay_exact():
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    point = {"place": x, "mu": torch.zeros(4)}
+    relative = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)).relative_to(BASE).over("place")
+    torch.testing.assert_close((A.over("place") & relative & PRIOR)(point), (A & relative.terms[0])(x) + PRIOR({"mu": point["mu"]}))
+    torch.testing.assert_close(((A & ~B).over("place") & PRIOR)(point), (A & ~B)(x) + PRIOR({"mu": point["mu"]}))
+    torch.testing.assert_close((~A.over("place") & PRIOR)(point), (~A)(x) + PRIOR({"mu": point["mu"]}))
+    apart = A.over("one") & A.over("two")
+    torch.testing.assert_close(apart({"one": x, "two": x}), 2 * A(x))
+    for together in (lambda: A.over("place") & B.over("place"), lambda: A.over("place") | B.over("place")):
+        with pytest.raises(ExpressionError, match="before they are named"):
+            together()
+
+
+def test_noise_levels_and_scores_reach_the_variables():
+    clean = ce.as_energy(lambda x: (x - 1).square().sum(1), event_shape=(2,), name="clean")
+    noisy = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 + 2 * sigma**2), event_shape=(2,), name="noisy")
+    options = {"sampler": "annealed", "sigma_max": 8.0, "seed": 0}
+    plain = (noisy & clean).sample(200, **options)
+    with pytest.raises(ExpressionError, match="name each of its terms"):
+        (noisy & clean).over("x")
+    torch.testing.assert_close((noisy.over("x") & clean.over("x")).sample(200, **options)["x"], plain)
+    score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
+    both = score.over("a") & ce.as_energy(Normal(torch.zeros(1), 1.0), variables="b")
+    draws = both.sample(1000, sampler="langevin", step_size=0.1, steps=200, seed=0)
+    assert draws["a"].mean().item() == pytest.approx(3, abs=0.15)
+    assert draws["b"].mean().item() == pytest.approx(0, abs=0.15)
+
+
+@pytest.mark.full
+def test_compiled_steps_draw_the_same():
+    eager, compiled = (MODEL.sample(8, seed=0, compile=flag, **FAST) for flag in (False, True))
+    torch.testing.assert_close(eager, compiled, rtol=1e-3, atol=1e-3)
+
+
+def test_saved_expressions_keep_their_variables(tmp_path):
+    expression = PRIOR & SCALE & ce.as_energy(Normal(0.0, 1.0), variables={"theta": (3,)}) & ~PRIOR.over({"mu": (), "tau": ()})
+    fixed = (PRIOR & SCALE).given(tau=1.0)
+    for number, energy in enumerate((expression, fixed)):
+        energy.save(tmp_path / str(number))
+        loaded = ce.load(tmp_path / str(number))
+        assert loaded.equals(energy)
+        assert list(loaded.variables.items()) == list(energy.variables.items())
+        torch.testing.assert_close(loaded.sample(5, seed=0, **FAST), energy.sample(5, seed=0, **FAST))
+
+
+def test_starts_and_traces_have_names(tmp_path):
+    first = MODEL.sample(16, seed=0, **FAST)
+    draws, trace = MODEL.sample(16, seed=1, init=first, trace=1, **FAST)
+    assert trace.points.shape == (20, 16, 5)
+    torch.testing.assert_close(split(trace.points[-1], MODEL.variables), draws)
+    rows = [row.name for row in trace.summary().rows]
+    assert rows == ["energy", "theta[0]", "theta[1]", "theta[2]", "mu", "tau"]
+    posterior = trace.to_dict()["posterior"]
+    assert {name: values.shape for name, values in posterior.items()} == {"theta": (16, 20, 3), "mu": (16, 20), "tau": (16, 20)}
+    new = trace.predict(lambda mu, tau, theta: mu[:, None] + theta)
+    assert new.shape == (20, 16, 3)
+    torch.testing.assert_close(new[-1], draws["mu"][:, None] + draws["theta"])
+    more, whole = MODEL.sample(16, resume=trace, steps=5), MODEL.sample(16, seed=1, init=first, **FAST | {"steps": 25})
+    torch.testing.assert_close(more, whole, rtol=0, atol=0)
+    watch = [ce.sampling.Checkpoint(tmp_path / "run", every=5)]
+    torch.testing.assert_close(MODEL.sample(16, seed=1, init=first, **FAST | {"steps": 25}, observers=watch), whole, rtol=0, atol=0)
+    plain = MODEL.latents.sample(16, seed=1, init=first, **FAST | {"steps": 25})
+    torch.testing.assert_close(split(plain, MODEL.variables), whole, rtol=0, atol=0)
+
+
+def test_arviz_gets_the_axes_of_each_variable():
+    _, trace = MODEL.sample(8, seed=0, trace=1, **FAST)
+    tree = trace.to_arviz(dims={"theta": ["school"]}, coords={"school": ["a", "b", "c"]})
+    assert tree["posterior"]["theta"].dims == ("chain", "draw", "school")
+    assert tree["posterior"]["mu"].dims == ("chain", "draw")
+    assert trace.to_arviz()["posterior"]["theta"].dims == ("chain", "draw", "theta_dim_0")
+    for wrong in ({"dims": {"theta": []}}, {"dims": {"nu": ["school"]}}, {"dims": {"theta": ["school"]}, "coords": {"school": [1]}}):
+        with pytest.raises(ShapeError, match="`dims` names each axis of theta"):
+            trace.to_arviz(**wrong)
+
+
+def test_predict_needs_recorded_points():
+    _, trace = ce.as_energy(Normal(torch.zeros(1), 1.0)).sample(4, seed=0, steps=3, trace=1)
+    assert trace.predict(lambda x: x.square()).shape == (3, 4, 1)
+    _, short = PRIOR.sample(4, seed=0, steps=3, trace=True)
+    with pytest.raises(OptionError, match="trace=1"):
+        short.predict(lambda mu: mu)
+
+
+def lift(obj: object, variables: object, **options: object) -> ce.Energy:
+    return ce.as_energy(obj, variables=variables, **options)
+
+
+LATENT = ce.as_energy(lambda z: z.square().sum(1), event_shape=(2,), decoder=nn.Linear(2, 2))
+test_what_does_not_fit_is_refused = refusals(
+    (lambda: lift(groups, {"mu": (), "tau": ()})({"mu": MU, "tau": TAU}), ExpressionError, "depends on theta"),
+    (lambda: lift(groups, {**SHAPES, "nu": ()}), OptionError, "takes mu, tau, theta, not nu"),
+    (lambda: lift(groups, "mu"), OptionError, "maps names"),
+    (lambda: lift(groups, {}), OptionError, "maps names"),
+    (lambda: lift(far, {"theta": 3}), OptionError, "theta is a shape"),
+    (lambda: lift(far, {"theta": (0,)}), OptionError, "theta is a shape"),
+    (lambda: lift(far, {"theta": ((2, 2), constraints.simplex)}), OptionError, "one variable of shape"),
+    (lambda: lift(far, {"theta 1": (3,)}), OptionError, "identifier"),
+    (lambda: lift(far, {"theta": (3,)}, event_shape=(3,)), OptionError, "leave out event_shape"),
+    (lambda: lift(Normal(0.0, 1.0), {"a": (), "b": ()}), ShapeError, "one variable"),
+    (lambda: lift(Dirichlet(torch.ones(3)), {"a": (4,)}), ShapeError, "one variable"),
+    (lambda: lift(Normal, {"a": ()}), LiftError, "make an instance"),
+    (lambda: ce.as_energy(lambda x: x.sum(1)).over("x"), ShapeError, "does not say the shape"),
+    (lambda: LATENT.over("z"), ExpressionError, "latent points"),
+    (lambda: MODEL.over({"theta": (3,), "mu": ()}), ShapeError, "lacks tau"),
+    (lambda: PRIOR & ce.as_energy(Normal(torch.zeros(2), 1.0)), ExpressionError, "without a name"),
+    (lambda: PRIOR & ce.as_energy(Normal(0.0, 1.0), variables={"mu": (2,)}), ShapeError, "variable mu has shape"),
+    (lambda: PRIOR & lift(lambda a, mu: a.square() * mu, {"a": ()}), ExpressionError, "condition and of a variable"),
+    (lambda: MODEL.given(tau=-1.0), OptionError, "tau is in positive"),
+    (lambda: MODEL.given(tau=torch.ones(2)), ShapeError, "variable tau has shape"),
+    (lambda: MODEL.given(nu=1.0), ExpressionError, "takes no nu"),
+    (lambda: PRIOR.given(mu=1.0), OptionError, "evaluate it there"),
+    (lambda: MODEL({"mu": MU}), OptionError, "variables are theta, mu, tau; got mu"),
+    (lambda: MODEL({**POINT, "mu": torch.zeros(3)}), ShapeError, "variable mu"),
+    (lambda: MODEL({**POINT, "theta": MU}), ShapeError, "variable theta"),
+    (lambda: PRIOR.sample(3, init={"nu": MU}), OptionError, "variables are mu; got nu"),
+    (lambda: BASE({"x": MU}), DtypeError, "takes a tensor of points"),
+    (lambda: MODEL.sample((4, 3)), ShapeError, None),
+    (lambda: Factor(BASE, {"x": (3,)}, ["x"])(torch.zeros(2, 3)), ShapeError, None),
+)
