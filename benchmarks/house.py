@@ -21,17 +21,17 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_185,
+    "core: lines": 14_200,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_650,
+    "plug-ins: lines without tests": 32_900,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_000,
-    "tests: lines": 29_000,
+    "tests: lines": 29_060,
     "docs: words": 57_000,
     "sample(): keywords": 14,
     "ce.__all__": 30,

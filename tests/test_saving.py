@@ -12,7 +12,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, PluginNotFound, StorageError
+from composable_energy.errors import ExpressionError, OptionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from tests.processes import run_code
 from tests.saving_energies import (
@@ -77,6 +77,11 @@ def test_what_is_saved_in_two_folders_and_equal_counts_as_one_and_events_are_exa
             energy.save(tmp_path / name)
         again = [ce.load(tmp_path / name) for name in "ab"]
         assert again[0] is not ce.load(tmp_path / "a") and ce.load(tmp_path / "a")(X).equal(again[0](X))
+        found = ce.load(tmp_path)
+        with pytest.raises(OptionError, match="takes no options"):
+            ce.load(tmp_path, latent=True)
+    assert list(found) == ["a", "b"] and found["a"].base is found["b"].base and found["a"].logits is found["b"].logits
+    assert torch.equal((found["a"] & ~found["b"])(X), (pair[0] & ~pair[1])(X))
     assert len((again[0] & again[1]).bases) == len((again[0] & pair[1]).bases) == 1
     for before, after in ((pair[0] & ~pair[1], again[0] & ~again[1]), (pair[0] | pair[1], again[0] | again[1])):
         assert torch.equal(after(X), before(X))

@@ -74,9 +74,6 @@ def test_a_folder_without_an_energy_is_an_error(tmp_path):
         ce.load(str(tmp_path / "nowhere"))
     with pytest.raises(PluginNotFound, match="no folder 'nowhere/at/all' either"):
         ce.load("nowhere/at/all")
-    normal().save(tmp_path / "run" / "base")
-    with pytest.raises(FileFormatError, match=r"Its folders do: base\. Write `ce\.load\('.*base'\)`"):
-        ce.load(tmp_path / "run")
     for content in (b"", b"\xff" * 8 + b"not a header", safetensors.torch.save({"x": torch.zeros(1)})):
         (tmp_path / ENERGY_FILE).write_bytes(content)
         with pytest.raises(FileFormatError, match="is damaged, or no record"):

@@ -61,7 +61,7 @@ def train(real: RealSet, scale: float, seed: int) -> Path:
 
 def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yields a row for each expression, and one of Frechet distances."""
-    energies: dict[str, Any] = {name: ce.load(run / name) for name in read_json(run / "report.json")["energies"]}
+    energies = ce.load(run)
     base, pictures = energies["base"], real.held_out.images
     reconstructed = torch.cat([base.decoder(base.decoder.encode(some)).detach() for some in pictures.split(250)])
     truths = real.truths(pictures, real.held_out.marks)

@@ -1,14 +1,17 @@
 """The functions `save`, `load` and `push`, and locations with a scheme."""
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 
 from composable_energy.energies.energy import Energy
+from composable_energy.energies.identity import Copies
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files.nodes import read_expression, write_expression
 from composable_energy.files.record import ENERGY_FILE, expanded, is_directory, is_saved, read_record, write_record
@@ -57,14 +60,20 @@ def save(energy: Energy, folder: str | Path) -> None:
         raise ExpressionError(f"The tensors cannot be written: {error}") from error
 
 
-def load(source: str | Path, /, **options: Any) -> Energy:
+@overload
+def load(source: str, /, **options: Any) -> Energy: ...
+@overload
+def load(source: Path, /, **options: Any) -> Any: ...
+def load(source: str | Path, /, **options: Any) -> Any:
     """Returns a saved expression, an energy by name, or what a loader finds at a location.
+
+    A folder with saved energies in its sub-folders, such as that of a run, gives a dict of them by name, which share what is equal.
 
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        source: A folder that `save` wrote, which takes precedence; the name of an installed energy, such as `faces/male`; or
-            `scheme:location`, such as `hf:owner/name`, for the loader of a plug-in. A `Path` is never a name or location.
+        source: A folder that `save` wrote, or a folder of such, which take precedence; the name of an installed energy, such as
+            `faces/male`; or `scheme:location`, such as `hf:owner/name`, for the loader of a plug-in. A `Path` is never a name or location.
         **options: Options of `get` for a name, of the loader for a location.
 
     Raises:
@@ -79,23 +88,31 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     if not isinstance(source, str | Path):
         raise OptionError(f"load takes a folder, a name or a location, got {type(source).__name__}: write `ce.load('faces/male')`.")
     folder = expanded(source)
-    if is_saved(folder):
+    inside = sorted(file.parent for file in folder.glob(f"*/{ENERGY_FILE}")) if is_directory(folder) and not is_saved(folder) else []
+    if inside or is_saved(folder):
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
+            if inside:
+                return _load_all(inside)
             return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
     located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
         return located(**options)
-    inside = sorted(file.parent.name for file in folder.glob(f"*/{ENERGY_FILE}")) if is_directory(folder) else []
-    if inside or isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
-        there = f" Its folders do: {', '.join(inside)}. Write `ce.load({str(folder / inside[0])!r})`." if inside else ""
-        raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.{there}")
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
+        raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.")
     try:
         return get("energy", source, **options)
     except PluginNotFound as error:
         where = f"no {ENERGY_FILE} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
+
+
+def _load_all(folders: list[Path]) -> dict[str, Energy]:
+    """Returns the saved energies of folders by the names of these, with one object for equal modules, such as their base."""
+    found = {folder.name: load(folder) for folder in folders}
+    pairs = Copies(nn.ModuleList(found.values())).pairs
+    return copy.deepcopy(found, {id(module): first for first, other in pairs for module in (first, other)})
 
 
 def push(energy: Energy, location: str, /, **options: Any) -> str:

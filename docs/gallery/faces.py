@@ -14,7 +14,7 @@ import torch
 import composable_energy as ce
 
 IMG = Path(__file__).parent.parent / "img"
-COLUMNS, GAP, SIZE = 10, 4, 64
+COLUMNS = 10
 INK = "#303f9f"
 
 
@@ -36,9 +36,10 @@ def rows():
 
 def strip(images):
     """Returns one image of the pictures side by side, with shape (H, W, 3)."""
-    sheet = torch.ones(3, SIZE, len(images) * (SIZE + GAP) - GAP)
+    size, gap = images.shape[-1], images.shape[-1] // 14
+    sheet = torch.ones(3, size, len(images) * (size + gap) - gap)
     for i, image in enumerate(images):
-        sheet[:, :, i * (SIZE + GAP) : i * (SIZE + GAP) + SIZE] = image
+        sheet[:, :, i * (size + gap) : i * (size + gap) + size] = image
     return sheet.permute(1, 2, 0)
 
 

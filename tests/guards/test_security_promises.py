@@ -102,10 +102,10 @@ def test_reading_changes_no_file(tmp_path, monkeypatch):
     Image.new("RGB", (4, 4)).save(tmp_path / "given" / "1.png")
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert ce.load(tmp_path / "given" / "E").equals(energy)
+    assert ce.load(tmp_path / "given" / "E").equals(energy) and ce.load(tmp_path / "given")["E"].equals(energy)
     open_pictures(tmp_path / "given", cache=None)
     with pytest.raises(ComposableEnergyError):
-        ce.load(tmp_path / "given")
+        ce.load(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

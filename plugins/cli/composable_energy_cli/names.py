@@ -137,6 +137,8 @@ class Names:
         if name.startswith(("/", "./", "../", "~")):
             if not is_directory(folder):
                 raise unknown_name(leaf, _sibling_folders(name, folder), "there is no such folder.")
+            if not is_file(folder / ENERGY_FILE) and (inside := saved_in(folder)):
+                raise unknown_name(leaf, (), f"it holds several energies; write {name.rstrip('/')}/{inside[0]}, or --in {name}.")
             return folder
         if name in self.members:
             return f"{self.family}/{name}" if self.folder is None else self.folder / name

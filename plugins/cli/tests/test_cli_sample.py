@@ -192,6 +192,9 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
     assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
     assert run("sample", "./nowhere") == 2
     assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
+    ce.get("energy", "toys/bright").save("many/one")
+    assert run("sample", "./many") == 2
+    assert "Unknown name `./many`: it holds several energies; write ./many/one, or --in ./many." in capsys.readouterr().err
     Path("saved", "energy.safetensors").write_text("{")
     assert run("sample", "./saved") == 2
     assert capsys.readouterr().err.startswith("composable-energy: error: ")

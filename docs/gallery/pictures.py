@@ -1,0 +1,35 @@
+"""Draws rows of clothes and letters, one expression per row, unselected.
+
+python docs/gallery/pictures.py
+"""
+
+from faces import draw
+
+import composable_energy as ce
+
+
+def rows():
+    """Returns the energies by their printed expressions."""
+    footwear, dress, trousers, bag, bright, wide = (
+        ce.load(f"fashion/{name}")
+        for name in ("footwear", "dress", "trousers", "bag", "bright", "wide")
+    )
+    a, g, s, k, capital, bold, italic = (
+        ce.load(f"type/{name}")
+        for name in (
+            *(f"letter={letter}" for letter in "agsk"),
+            *("capital", "bold", "italic"),
+        )
+    )
+    return [
+        dress & ~wide,
+        (footwear | bag) & ~bright,
+        2 * (trousers | bag),
+        2 * (a & capital),
+        2 * (s & italic & ~bold),
+        2 * ((g | k) & bold),
+    ]
+
+
+if __name__ == "__main__":
+    draw(rows(), "pictures.jpg")
