@@ -69,10 +69,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         raise ProcessLost(f"Another process of this call ended: {next(filter(None, problems))}")
     if not gather:
         return drawn
-    points, *trace = drawn if isinstance(drawn, tuple) else (drawn,)
-    named = isinstance(points, dict)
-    points = {name: gather_rows(values) for name, values in points.items()} if named else gather_rows(points)
-    return (points, *trace) if trace else points
+    return (_gather(drawn[0]), drawn[1]) if isinstance(drawn, tuple) else _gather(drawn)
 
 
 def own_chains(n: int) -> range:
@@ -86,6 +83,10 @@ def own_chains(n: int) -> range:
     if n < size:
         raise OptionError(f"{size} processes share {n} points: ask for as many at least.")
     return range(rank * n // size, (rank + 1) * n // size)
+
+
+def _gather(own: Any) -> Any:
+    return {name: gather_rows(values) for name, values in own.items()} if isinstance(own, dict) else gather_rows(own)
 
 
 def gather_rows(own: Tensor) -> Tensor:

@@ -34,11 +34,8 @@ class LazyMethod:
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
 
-    Modules that the stub imports by `from . import module as module` are listed and found, but not in `__all__`.
-
-    Args:
-        package: The package's `__name__`.
-        file: The package's `__file__`; the stub is beside it.
+    They take `__name__` and `__file__` of it. Modules that the stub imports by `from . import module as module` are listed and found, but
+    not in `__all__`.
     """
     imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: node.module for node in imports if node.module for alias in node.names}

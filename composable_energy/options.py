@@ -188,8 +188,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 def printable(text: object) -> str:
     r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
 
-    Args:
-        text: The text, or an object whose `str` may even raise.
+    The `str` of an object may even raise.
 
     Example:
         >>> print(printable("\x1b[2Jname"))

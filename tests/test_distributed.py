@@ -56,6 +56,10 @@ for name, (energy, call) in calls.items():
     if name in ("langevin", "support", "keep"):
         shape = (11, 3)
         out[name + " on"] = sample(energies[energy], shape, resume=trace, steps=5)
+named = energies["plane"].over("x") & ce.as_energy(lambda x, y: (y - x[:, 0]).square(), variables={"x": (3,), "y": ()})
+start = {"x": torch.zeros(11, 3, dtype=torch.float64), "y": torch.arange(11.0, dtype=torch.float64)}
+drawn = sample(named, 11, seed=3, init=start, sampler="langevin", step_size=0.1, steps=5)
+out |= {f"named {name}": values for name, values in drawn.items()}
 file = {"observers": [ce.sampling.Checkpoint(f"{folder}/{alone}")], "seed": 3, "sampler": "langevin", "step_size": 0.1}
 sample(energies["plane"], (11, 3), steps=4, **file)
 out["checkpoint"] = sample(energies["plane"], (11, 3), steps=12, **file)

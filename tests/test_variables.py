@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Dirichlet, Gamma, HalfNormal, Normal, constraints
+from torch.distributions import Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, constraints
 
 import composable_energy as ce
 from composable_energy.algebra import Factor
@@ -105,6 +105,24 @@ def test_complements_are_those_of_the_variable():
     level = next(part.level for part in found.modules() if isinstance(part, ce.Negation))
     # far is half a chi-squared number with three degrees of freedom, whose quantile .95 is 7.81
     assert level == pytest.approx(7.81 / 2, abs=0.25)
+
+
+def two(a: float, b: float) -> MixtureSameFamily:
+    return MixtureSameFamily(Categorical(torch.tensor([0.8, 0.2])), Normal(torch.tensor([a, b]), 0.5))
+
+
+@pytest.mark.full
+def test_modes_keep_their_shares():
+    prior = ce.as_energy(two(0.0, 40.0), variables="x") & ce.as_energy(Normal(torch.zeros(4), 1.0), variables="y")
+    for energy in (prior, prior & ce.as_energy(lambda y: y.square().sum(1) / 2, variables={"y": (4,)})):
+        draws, trace = energy.sample(1000, seed=0, trace=True)
+        assert (draws["x"] > 20).float().mean().item() == pytest.approx(0.2, abs=0.06)
+        assert draws["y"].std().item() == pytest.approx(1 if energy is prior else math.sqrt(0.5), abs=0.06)
+        assert trace.exact
+    either = ce.any_of(*(ce.as_energy(Normal(place, 0.5), variables="x") for place in (0.0, 40.0)), weights=[4, 1])
+    draws, trace = either.sample(1000, seed=0, trace=True)
+    assert (draws["x"] > 20).float().mean().item() == pytest.approx(0.2, abs=0.04)
+    torch.testing.assert_close(trace.branch_shares, torch.tensor([0.8, 0.2]), atol=0.04, rtol=0)
 
 
 def test_given_fixes_variables():

@@ -22,6 +22,7 @@ from composable_energy.supports.variables import (
     flatten_support,
     join_parts,
     parts_by_name,
+    places_of,
     read_variables,
     size_of,
 )
@@ -55,9 +56,7 @@ class Factor(Transformed):
             raise ExpressionError(f"{', '.join(sorted(both))} of {operand} would be the name of a condition and of a variable.")
         self.event_shape, self.event = (size_of(self.variables),), (self.names, operand.formula) if operand.formula is not None else None
         self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
-        places, first = {}, 0
-        for name, shape in self.variables.items():
-            places[name] = slice(first, first := first + shape.numel())
+        places = places_of(self.variables)
         self._places = [places.get(name, name) for name in self.names]
         self._whole = not self.values and self._places == list(places.values())
         self.bases = tuple(WeightedBase(Factor(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)

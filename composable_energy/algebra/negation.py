@@ -209,9 +209,7 @@ def lacks_level(module: nn.Module) -> bool:
 def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
     """Returns an expression with the levels that are not known yet, as `fill_levels`; parts without them, and all weights, are shared.
 
-    Args:
-        energy: The expression.
-        find_point: Returns a point with shape $(1, *)$; it is called if a level is missing.
+    `find_point` returns a point with shape $(1, *)$; it is called if a level is missing.
     """
     if not lacks_level(energy):
         return energy
@@ -224,10 +222,7 @@ def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
 def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) -> None:
     """Sets the levels that are not known yet in an expression, such as a twin.
 
-    Args:
-        energy: The expression.
-        x: A point with shape $(1, *)$, which gives the shape, dtype and device of draws.
-        binds: Conditions that are bound around the expression, such as a noise level.
+    A point with shape $(1, *)$ gives the shape, dtype and device of draws; `binds` are conditions that are bound around the expression.
     """
     if not lacks_level(energy):
         return

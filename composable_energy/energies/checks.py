@@ -217,12 +217,8 @@ def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -
 
     A density has a finite integral along almost all parallels of any line, so $E \ge s \log t$ with $s > 1$ there; and along almost all
     rays, with $s > d$. The exponent $s$ is measured along coordinates, a few other lines, and rays, from $2^{10}$ to $2^{40}$ spreads of
-    the points. An energy that grows too slowly along other lines alone is not found.
-
-    Args:
-        energy: An energy on all of $\mathbb{R}^n$, such as one in unconstrained coordinates.
-        points: Points where to begin, with shape $(n, *)$; standard normal ones take their place if one is not finite.
-        conditions: Values of its conditions.
+    the points, with shape $(n, *)$; standard normal ones take their place if one is not finite. An energy on all of $\mathbb{R}^n$ that
+    grows too slowly along other lines alone is not found.
     """
     points = points.detach()[:: -(-len(points) // _POINTS)]
     if not points.isfinite().all() or points.abs().max() > _FARTHEST:

@@ -67,11 +67,7 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
 def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) -> Tensor:
     """Returns a condition as a tensor with one row for each point, on its device and, if real, of its dtype.
 
-    Args:
-        name: The name of the condition, for messages.
-        value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
-        x: The points, with shape $(B, *)$.
-        chains: The chains of the points; None if they are all chains.
+    Its value is a number, or a tensor whose first axis is 1 or the number of chains. `chains` are those of the points; None for all.
     """
     if not isinstance(value, Tensor):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FunctionType
 from typing import Any, cast
 
@@ -304,13 +305,9 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
 
 def _expand(distribution: Distribution, shape: torch.Size) -> Distribution:
     """Returns a distribution of points of a shape, if it can be expanded to that."""
-    event = distribution.event_shape
-    batch = shape[: len(shape) - len(event)]
-    fits = batch + event == shape and len(batch) >= len(distribution.batch_shape)
-    try:
-        return distribution.expand(batch) if fits and batch != distribution.batch_shape else distribution
-    except (RuntimeError, NotImplementedError):
-        return distribution
+    with suppress(RuntimeError, NotImplementedError):
+        return distribution.expand(shape[: len(shape) - len(distribution.event_shape)])
+    return distribution
 
 
 def liftable(obj: object) -> bool:

@@ -176,9 +176,6 @@ def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | No
     `Literal["a", "b"]`, a text that is the default, and any text for the options that the class or function names in its attribute
     `stored_texts`. A path, or an option that takes nothing but other texts, is left out; an entry that needs such an option has none.
     Numbers, truth values, tensors and other energies are data.
-
-    Args:
-        builder: The class or function.
     """
     declared, found = set(getattr(builder, "stored_texts", ())), {}
     for option in _parameters(builder).values():

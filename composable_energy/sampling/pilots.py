@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
-from composable_energy.algebra import Branch, Conjunction, Decoded, Difference, Disjunction, Negation, Relative, Restricted, Weighted
+from composable_energy.algebra import (
+    Branch,
+    Conjunction,
+    Decoded,
+    Difference,
+    Disjunction,
+    Factor,
+    Negation,
+    Relative,
+    Restricted,
+    Weighted,
+)
 from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy
@@ -24,7 +35,7 @@ from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, P
 from composable_energy.sampling.sampler import Sampler, State, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, GuardedEnergy, explain_failure, select_rows
-from composable_energy.supports import circle, contains, ends_of, plain
+from composable_energy.supports import circle, contains, ends_of, join, plain, split
 from composable_energy.supports.distributions import seeded_draws
 
 _PILOTS = 64
@@ -216,6 +227,10 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
         return known[energy]
     own, terms = (), energy.terms
     match energy:
+        case _ if energy.variables:
+            factors = [part for part, _ in energy.summands() if isinstance(part, Factor)]
+            laws = {part.names[0]: part for part in factors if isinstance(part.terms[0], DistributionEnergy)}
+            own, terms = (Conjunction(*laws.values()),) if laws.keys() == energy.variables.keys() else (), ()
         case DistributionEnergy():
             own, terms = (energy,), ()
         case Relative() | Difference() | Decoded() | Restricted():
@@ -234,15 +249,24 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:
-    """Returns exact draws of a distribution; None for another energy, or where they do not follow a seed."""
+    """Returns exact draws of a distribution, or of a product over named variables; None for another energy, or without a seed."""
     while isinstance(energy, Relative | Decoded):
         energy = energy.terms[0]
-    if not isinstance(energy, DistributionEnergy):
-        return None
-    one, two = seeded_draws(energy.distribution, count, points.device, seed), seeded_draws(energy.distribution, count, points.device, seed)
-    if one is None or two is None or one.shape != (count, *points.event) or not torch.equal(one, two):
-        return None
-    return one.to(points.device, points.dtype)
+    if isinstance(energy, DistributionEnergy):
+        law, device = energy.distribution, points.device
+        one, two = seeded_draws(law, count, device, seed), seeded_draws(law, count, device, seed)
+        same = one is not None and two is not None and one.shape == (count, *points.event) and torch.equal(one, two)
+        return one.to(device, points.dtype) if same else None
+    parts, factors = dict[str, Tensor](), energy.terms if isinstance(energy, Conjunction) else (energy,)
+    for number, factor in enumerate(factors):
+        if not isinstance(factor, Factor) or factor.values or not parts.keys().isdisjoint(factor.names):
+            return None
+        law = factor.terms[0]
+        drawn = _draw_distribution(law, replace(points, event=law.event_shape), count, seed + number * _ROUNDS * _DRAWS)
+        if drawn is None:
+            return None
+        parts |= split(drawn.reshape(count, -1), {name: energy.variables[name] for name in factor.names})
+    return join(parts, energy.variables) if parts.keys() == energy.variables.keys() else None
 
 
 def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], Tensor]) -> Tensor | None:

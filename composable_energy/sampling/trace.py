@@ -160,13 +160,10 @@ class Trace:
         }
 
     def predict(self, function: Callable[..., Tensor]) -> Tensor:
-        """Returns what a function computes of the recorded points, such as draws of new data given parameters.
+        """Returns what a function computes of the recorded points, such as draws of new data, with shape (draws, $m$, *).
 
         Args:
             function: Its arguments are the named variables, by name, each with shape $(B, *)$; or else the points.
-
-        Returns:
-            The results, with shape (draws, $m$, *).
 
         Raises:
             OptionError: No points were recorded.

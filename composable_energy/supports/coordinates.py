@@ -261,13 +261,7 @@ def interior(support: Support, x: Tensor) -> Tensor:
 
 
 def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    r"""Returns energies that are $\infty$ with zero gradient outside a support, where the function gets a point inside instead.
-
-    Args:
-        support: The support.
-        x: The points, with shape $(B, *)$.
-        function: The energies, with shape $(B,)$, of points inside.
-    """
+    r"""Returns energies that are $\infty$ with zero gradient outside a support, where the function gets a point inside instead."""
     inside = contains(support, x.detach())
     energies = function(torch.where(unsqueeze_to(inside, x), x, interior(support, x)))
     if energies.shape != inside.shape:  # the caller reports it

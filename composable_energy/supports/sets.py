@@ -261,11 +261,7 @@ def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
-    """Returns the intersection of supports; `empty` if intervals have none.
-
-    Args:
-        terms: Energies with their supports.
-    """
+    """Returns the intersection of the supports of energies, given as pairs; `empty` if intervals have none."""
     owner, found = terms[0]
     for other, support in terms[1:]:
         both = found if support is found else _intersect_two(found, support)
@@ -299,12 +295,7 @@ def _intersect_two(a: Support, b: Support) -> Support | EllipsisType:
 
 
 def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Support:
-    """Returns the union of supports.
-
-    Args:
-        terms: Energies with their supports.
-        one_number: Whether a point is one number, so that overlapping intervals have an interval as union.
-    """
+    """Returns the union of the supports of energies, given as pairs; overlapping intervals have one if a point is `one_number`."""
     (owner, found), *others = [term for term in terms if not isinstance(term[1], _Empty)] or terms
     for other, support in others:
         alike, one, two = is_full(found) == is_full(support), ends_of(found), ends_of(support)

@@ -6,7 +6,7 @@ The support of such points is a `cat` with one part for each variable, or a supp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -21,13 +21,9 @@ Variables = Mapping[str, torch.Size]
 
 
 def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dict[str, Support]]:
-    """Returns the shapes and the supports of variables.
+    """Returns the shapes and the supports of variables, or raises `OptionError`.
 
-    Args:
-        given: For each name a shape such as `(8,)`, a support such as `constraints.positive` for a single number, or a pair of both.
-
-    Raises:
-        OptionError: There is no variable, a name is no identifier of Python, or a variable is none of these.
+    Each is given as a shape such as `(8,)`, a support such as `constraints.positive` of a single number, or a pair of both.
     """
     shapes: dict[str, torch.Size] = {}
     supports: dict[str, Support] = {}
@@ -60,6 +56,12 @@ def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:
     return map_support(support, lambda tensor: tensor.expand(shape).flatten() if tensor.ndim else tensor)
 
 
+def places_of(variables: Variables) -> dict[str, slice]:
+    """Returns where the numbers of each variable are in a point."""
+    ends = dict(zip(variables, accumulate(shape.numel() for shape in variables.values()), strict=True))
+    return {name: slice(end - variables[name].numel(), end) for name, end in ends.items()}
+
+
 def size_of(variables: Variables) -> int:
     """Returns how many numbers a point has."""
     return sum(shape.numel() for shape in variables.values())
@@ -86,12 +88,7 @@ def split(points: Tensor, variables: Variables) -> dict[str, Tensor]:
 
 
 def join(values: Mapping[str, Any], variables: Variables) -> Tensor:
-    r"""Returns points with shape $(B, n)$ of variables, each with shape $(B, \text{shape})$.
-
-    Raises:
-        OptionError: There are other names than those of the variables.
-        ShapeError: A variable does not have its shape, or not as many rows as the others.
-    """
+    r"""Returns points with shape $(B, n)$ of variables with shapes $(B, \text{shape})$; raises if names, shapes or rows do not fit."""
     if values.keys() != variables.keys():
         raise OptionError(f"The variables are {', '.join(variables)}; got {', '.join(map(str, values)) or 'none'}.")
     tensors = {name: torch.as_tensor(values[name]) for name in variables}
@@ -113,14 +110,12 @@ def join_parts(parts: Mapping[str, Support], variables: Variables) -> Support:
 
 def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     """Returns the supports of the variables of points on a support; raises `OptionError` if it has other parts than these."""
-    sizes, found, first = [shape.numel() for shape in variables.values()], dict[str, Support](), 0
-    if is_joined(support) and vars(support).get("lengths") != sizes:
+    if not is_joined(support):
+        places = places_of(variables).items()
+        return {name: map_support(support, lambda end, place=place: end[place] if end.ndim else end) for name, place in places}
+    if vars(support).get("lengths") != [shape.numel() for shape in variables.values()]:
         raise OptionError(f"The support {format_support(support)} has other parts than the variables {', '.join(variables)}.")
-    for i, (name, size) in enumerate(zip(variables, sizes, strict=True)):
-        here = slice(first, first := first + size)
-        cut = map_support(support, lambda tensor, here=here: tensor[here] if tensor.ndim else tensor)
-        found[name] = plain(vars(support)["cseq"][i]) if is_joined(support) else cut
-    return found
+    return dict(zip(variables, map(plain, vars(support)["cseq"]), strict=True))
 
 
 def label_numbers(variables: Variables) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.algebra.explain import encode_points
 from composable_energy.energies.evaluation import evaluating
-from composable_energy.errors import ContradictionError, OptionError
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.options import check_flag
 
 
@@ -79,6 +79,8 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError(f"Candidates must be lists, as in over={{'y': [0, 1]}} or {{'y': range(10)}}, got {dict(over)}.") from error
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
+    if not energy.has_value:
+        raise ExpressionError(f"`infer` needs values of an energy, and {energy} has none: it has only a gradient.")
     x = encode_points(energy, x)
     found: list[Tensor | None] = []
     with torch.no_grad(), evaluating():  # a network that depends on no candidate is evaluated once
