@@ -45,11 +45,9 @@ def contrastive() -> str:
     """Returns the start, and the last row of each long run."""
     found = read_results("contrastive")
     rows = {"start of each": found["monitored"][0], **{f"`{run}`": found[run][-1] for run in found if run != "about"}}
-    lines = [
-        [name, f"{row['step']:,}", f"{row['seconds'] / 60:.0f}", str(row["attempt"]), f"{row['frechet']:.2f}"] for name, row in rows.items()
-    ]
-    lines.append(["other drawn faces", "", "", "", f"{found['about']['real against real']:.2f}"])
-    return markdown_table(["run", "step", "minutes", "returns to a checkpoint", "Frechet distance"], lines)
+    lines = [[name, f"{row['seconds'] / 60:.0f}", str(row["attempt"]), f"{row['frechet']:.2f}"] for name, row in rows.items()]
+    lines.append(["other drawn faces", "", "", f"{found['about']['real against real']:.2f}"])
+    return markdown_table(["run", "minutes", "returns to a checkpoint", "Frechet distance"], lines)
 
 
 def speed() -> str:
@@ -146,7 +144,7 @@ def real_areas() -> str:
 
 def _radii(found: Mapping[str, Row]) -> list[str]:
     keys = [key.partition(" ") for norm in NORMS for key in found["softmax"] if key.startswith(f"{norm} ")]
-    return [" ".join((norm, radius)) for norm, _, radius in keys if float(radius) in (0.05, 0.1, 0.2, 0.5, 1)]
+    return [" ".join((norm, radius)) for norm, _, radius in keys if float(radius) in (0.1, 0.2, 0.5, 1)]
 
 
 def _radius(key: str) -> str:
