@@ -5,11 +5,12 @@ from typing import Any
 
 from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
 
+FORMS = ("denied together", "by classifiers apart", "modus ponens, c8 & (c8 >> P)")
 NOTS = {"bounded": 'bounded, `mode="contrast"`', "classifier": "`~` of the energies' classifier"}
 
 
 def compositional() -> Blocks:
-    functions = (table1, nots, ors, implication, recursion, several_objects, extrapolation, continual, inference, partition)
+    functions = (table1, nots, nested_expressions, several_objects, extrapolation, continual)
     return {function.__name__.replace("_", " "): function for function in functions}
 
 
@@ -22,10 +23,10 @@ def table1() -> str:
         part = "joint" if "joint" in row["scores"] else next(iter(row["scores"]))
         published = [value for value in found["paper"][text] if value is not None]
         paper = format_number(published[-1]) if len(published) in (1, 3) else " and ".join(map(format_number, published))
-        ours = [format_number(found["rules"][rule][k]["scores"][part]) for rule in ("grounded", "grounded, weight 1", "weight 1")]
+        ours = [format_number(found["rules"][rule][k]["scores"][part]) for rule in ("grounded", "grounded, weight 1")]
         chance, theirs = (format_number(some[text][part]) for some in (found["chance"], method))
         lines.append([code_cell(text), chance, paper, theirs, f"**{ours[0]}**", *ours[1:]])
-    return markdown_table(["row", "chance", "paper", "its method, here", "**ours**", "ours, weight 1", "heads, weight 1"], lines)
+    return markdown_table(["row", "chance", "paper", "its method, here", "**ours**", "ours, weight 1"], lines)
 
 
 def nots() -> str:
@@ -33,42 +34,36 @@ def nots() -> str:
         "NOT": lambda row: NOTS.get(row["NOT"], f"$-{row['NOT']}$"),
         "position": number("position"),
         "not the color": number("& ~color"),
-        "Frechet": number("Frechet of position & ~color", 1),
     }
-    return columns(read_results("compositional-2020/paper_method")["not"], cells)
+    rows = read_results("compositional-2020/paper_method")["not"]
+    return columns([rows[0], *rows[3:]], cells)
 
 
-def ors() -> str:
-    cells = {"scale $s$": lambda row: row["scale"], "either": number("either"), "first": number("first"), "second": number("second")}
-    return columns([row for row in read_results("compositional-2020/paper_method")["or"] if "less" not in row["scale"]], cells)
-
-
-def implication() -> str:
-    cells = {"form": lambda row: f"`{row['way']}`", "weight": lambda row: f"{row['weight']:g}"}
-    return columns(
-        read_results("compositional-2020/implication")["rows"], cells | {"holds": number("holds"), "holds for renders": number("chance")}
-    )
-
-
-def recursion() -> str:
-    """Returns the table of nested expressions: means over those of a depth."""
-    found = read_results("compositional-2020/recursion")
-    by = {depth: [row for row in found["rows"] if row["depth"] == depth] for depth in sorted({row["depth"] for row in found["rows"]})}
-    lines = [
-        [str(depth), str(len(rows)), *(format_number(mean(rows, key)) for key in ("holds", "weight 1", "chance"))]
-        for depth, rows in by.items()
-    ]
-    return markdown_table(["depth", "expressions", f"weight {found['weight']:g}", "weight 1", "chance"], lines)
+def nested_expressions() -> str:
+    """Returns the shares of pictures for which implications hold, and the means over the nested expressions of a depth."""
+    found = read_results("compositional-2020/recursion")["rows"]
+    forms = [row for row in read_results("compositional-2020/implication")["rows"] if row["way"] in FORMS]
+    lines = []
+    for way in FORMS:
+        holds = {row["weight"]: format_number(row["holds"]) for row in forms if row["way"] == way}
+        chance = next(row["chance"] for row in forms if row["way"] == way)
+        lines.append([f"`{way}`", holds[8], holds.get(1, ""), format_number(chance)])
+    for depth in sorted({row["depth"] for row in found}):
+        rows = [row for row in found if row["depth"] == depth]
+        name = f"nested, depth {depth}, mean of {len(rows)}"
+        lines.append([name, *(format_number(mean(rows, key)) for key in ("holds", "weight 1", "chance"))])
+    return markdown_table(["expression", "weight 8", "weight 1", "chance"], lines)
 
 
 def several_objects() -> str:
-    """Returns the table of conjunctions of positions, and of the maps of two cubes."""
-    found = read_results("compositional-2020/several_objects")
-    rows = [{**row, "what": f"{row['objects']} objects, {row['pictures']}"} for row in found["rows"]]
-    cells = {"what": lambda row: row["what"], "all found": number("all found"), "goal": number("target", 2)}
-    maps = {f"two cubes by the map of energies, {row['places']}": row["both"] for row in found["two cubes"]}
-    rows += [{"what": name, "all found": value} for name, value in maps.items()]
-    return columns([row for row in rows if "coded" not in row["what"]], cells)
+    """Returns the shares of pictures that have an object at each requested place."""
+    lines = []
+    for count in (2, 3):
+        rows = read_results("compositional-2020/several_objects")["rows"]
+        some = {row["pictures"].partition(":")[0]: row for row in rows if row["objects"] == count}
+        kinds = [some["sampled, weight 8"], some["sampled, weight 1"], some["renders"], some["chance"]]
+        lines.append([str(count), *(format_number(row["all found"]) for row in kinds), format_number(kinds[0]["target"], 2)])
+    return markdown_table(["objects", "weight 8", "weight 1", "renders", "places of another picture", "goal"], lines)
 
 
 def extrapolation() -> str:
@@ -81,20 +76,8 @@ def extrapolation() -> str:
 
 
 def continual() -> str:
-    rows = [row for row in read_results("compositional-2020/continual")["rows"] if row["after"] == "color"]
+    rows = [row for row in read_results("compositional-2020/continual")["rows"] if row["after"] == "color" and "better" not in row[""]]
     return columns(rows, {"method": lambda row: row[""], **{key: number(key) for key in ("position", "shape", "color", "joint")}})
-
-
-def inference() -> str:
-    names = {"heads": "heads", "conditional": "conditional energies", "supervised": "supervised", "chance": "chance"}
-    cells = {"condition": lambda row: row["condition"], **{title: number(name) for name, title in names.items()}}
-    return columns(read_results("compositional-2020/inference")["one picture"], cells)
-
-
-def partition() -> str:
-    """Returns the shares of the branches of mixtures that ask for equal ones."""
-    cells = {"branches": lambda row: row["branches"], "without `calibrate`": number("as it is"), "with": number("calibrated")}
-    return columns([row for row in read_results("compositional-2020/partition")["rows"] if row["requested"] == 0.5], cells)
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -115,7 +98,7 @@ def objects() -> str:
         spread = f"{format_number(mean(some, 'FG-ARI'))} ({format_number(min(scores))} to {format_number(max(scores))})"
         lines.append([f"`{plan}`", f"{mean(some, 'seconds') / 60:.1f}", spread, format_number(floor)])
     paper = read_results("comet-2021/published")["objects on CLEVR"]
-    lines += [[f"paper, CLEVR: {name}", "", format_number(row["ARI"]), ""] for name, row in paper.items()]
+    lines.append(["paper: COMET, CLEVR", "", format_number(paper["COMET"]["ARI"]), ""])
     return markdown_table(["model", "minutes of a core", "FG-ARI, seeds", "highest baseline"], lines)
 
 
@@ -125,11 +108,10 @@ def recombination() -> str:
     lines = []
     for model in dict.fromkeys(model for model, _ in runs):
         rows = [row for name, some in runs if name == model for row in some]
-        of = {kind: [row for row in rows if row["pictures"] == kind] for kind in ("rebuilt", "swapped", "before")}
-        shares = [format_number(mean(of["swapped"], key)) for key in ("shape", "color", "both")]
-        others = [format_number(mean(of[kind], "both")) for kind in ("rebuilt", "before")]
-        lines.append([f"`{model}`", *shares, *others])
-    return markdown_table(["model", "shape", "color", "both", "both, B reconstructed", "both, A before"], lines)
+        swapped, rebuilt = ([row for row in rows if row["pictures"] == kind] for kind in ("swapped", "rebuilt"))
+        shares = [format_number(mean(swapped, key)) for key in ("shape", "color", "both")]
+        lines.append([f"`{model}`", *shares, format_number(mean(rebuilt, "both"))])
+    return markdown_table(["model", "shape", "color", "both", "both, B reconstructed"], lines)
 
 
 def larger_scenes() -> str:
@@ -162,9 +144,10 @@ def factors() -> str:
     found, published = read_results("comet-2021/factors"), read_results("comet-2021/published")["factors on Falcor3D"]
     scores = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("BetaVAE", "MIG", "MCC")]
     titles = [f"{score}, {protocol}" for protocol, score in scores]
-    lines = [
-        [f"`{row['model']}`", format_number(row["R2"][0]), *(format_number(row[title][0], 1) for title in titles)] for row in found["table"]
-    ]
-    for name, row in ((name, row) for name, row in published.items() if name != "seeds"):
+    betas = [row for row in found["table"] if row["model"].startswith("beta")]
+    rows = [{**row, "model": f"`{row['model']}`"} for row in found["table"] if row not in betas]
+    rows.insert(2, {"model": "best of four beta-VAEs, each score", **{key: [max(row[key][0] for row in betas)] for key in ("R2", *titles)}})
+    lines = [[row["model"], format_number(row["R2"][0]), *(format_number(row[title][0], 1) for title in titles)] for row in rows]
+    for name, row in list(published.items())[1:3]:
         lines.append([f"paper: {name}", "", *(str(row.get(protocol, {}).get(score, "")) for protocol, score in scores)])
     return markdown_table(["model", "$R^2$", *titles], lines)

@@ -41,8 +41,8 @@ def noise_levels() -> Blocks:
         rows: dict[str, dict[int, str]] = {}
         for row in found["rows"]:
             rows.setdefault(row["sampler"], {})[row["evaluations"]] = f"{format_number(row['share'])} / {row['spread']:+.0%}"
-        head = ["sampler", *map(str, next(iter(rows.values())))]
-        return markdown_table(head, [[name, *cells.values()] for name, cells in rows.items()])
+        head = ["sampler", *map(str, list(next(iter(rows.values())))[::2])]
+        return markdown_table(head, [[name, *list(cells.values())[::2]] for name, cells in rows.items()])
 
     def expressions() -> str:
         lines = [["exact", *(f"{mean:.2f}, {variance:.2f}" for mean, variance in found["exact"].values())]]
@@ -64,7 +64,7 @@ def accuracy(rows: Rows) -> str:
     for name in dict.fromkeys(row["row"] for row in rows if row["sampler"] == OURS):
         mine = [row for row in rows if row["row"] == name and row["sampler"] == OURS]
         verdicts = [_verdicts([row for row in mine if row["start"] == start]) for start in ("default", "zeros", "far")]
-        warned = f"{sum(bool(row['warnings']) or 'error' in row for row in mine)} of {len(mine)}"
+        warned = str(sum(bool(row["warnings"]) or "error" in row for row in mine))
         nuts = _verdicts([row for row in rows if row["row"] == name and row["sampler"] == NUTS])
         lines.append([get_target(name).title, *verdicts, warned, nuts])
     return markdown_table(["posterior", "default", "zeros", "far", "warned", NUTS], lines)
@@ -72,7 +72,8 @@ def accuracy(rows: Rows) -> str:
 
 def _verdicts(rows: Rows) -> str:
     found = [verdict(row) for row in rows]
-    return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
+    errors = found.count("error")
+    return "/".join(str(found.count(kind)) for kind in ("right", "undecided", "wrong")) + f", {errors} error" * bool(errors)
 
 
 def cost(rows: Rows) -> str:
@@ -80,14 +81,14 @@ def cost(rows: Rows) -> str:
     samplers, lines = list(dict.fromkeys(row["sampler"] for row in rows)), []
     for name in dict.fromkeys(row["row"] for row in rows):
         cells = [get_target(name).title]
-        for column, factor in (("all_gradients_per_effective", 1), ("seconds_per_effective", 1000)):
-            for sampler in samplers:
-                found = [row for row in rows if (row["row"], row["sampler"], row["start"]) == (name, sampler, "default")]
-                known = [row for row in found if verdict(row) in ("right", "undecided") and row["ess"] >= LEAST]
-                cells.append(short(factor * statistics.median(row[column] for row in known)) if known else "-")
+        for sampler in samplers:
+            found = [row for row in rows if (row["row"], row["sampler"], row["start"]) == (name, sampler, "default")]
+            known = [row for row in found if verdict(row) in ("right", "undecided") and row["ess"] >= LEAST]
+            units = (("all_gradients_per_effective", 1), ("seconds_per_effective", 1000)) if known else ()
+            cells.append("; ".join(short(factor * statistics.median(row[key] for row in known)) for key, factor in units) or "-")
         if set(cells[1:]) != {"-"}:
             lines.append(cells)
-    return markdown_table(["posterior", *(f"{unit}: {sampler}" for unit in ("gradients", "ms") for sampler in samplers)], lines)
+    return markdown_table(["gradients; milliseconds", *samplers], lines)
 
 
 def _default() -> str:

@@ -65,20 +65,19 @@ def about(speed: dict[str, Any]) -> str:
 
 def blocks() -> Blocks:
     speed, draws = (read_results(name) for name in ("speed", "quality"))
+    eager = [row for row in draws["rows"] if "compiled" not in row["sampler"]]
     return {
         "machine": lambda: about(speed),
         "langevin": lambda: steps(speed, "langevin"),
         "hmc": lambda: steps(speed, "hmc"),
         "samples a second": lambda: quality(draws, "effective_samples_per_second"),
-        "gradients a sample": lambda: quality(draws, "gradients_per_effective_sample"),
+        "gradients a sample": lambda: quality({"rows": eager}, "gradients_per_effective_sample"),
     }
 
 
 WAYS = {
     "plain": "",
     "batches": ", `batch_size`",
-    "trace": ", `trace=True`",
-    "checkpoint": ", `checkpoint`",
     "returned": ", `batch_size`, blocks returned",
 }
 
@@ -106,7 +105,7 @@ def _time(steps: Mapping[str, Any]) -> str:
     counts = list(next(iter(next(iter(steps.values())).values()))["step_microseconds"])
     rows = []
     for case, ways in steps.items():
-        for way, row in ways.items():
+        for way, row in ((way, ways[way]) for way in WAYS if way in ways):
             each = {n: float(row["step_microseconds"][n]) * 1e3 / int(n) for n in counts}
             ratio = each[counts[-1]] / each[counts[-2]]
             rows.append([case + WAYS[way], *(short(each[n]) for n in counts), f"{ratio:.2f}"])
@@ -117,10 +116,10 @@ def _time(steps: Mapping[str, Any]) -> str:
 def _memory(memory: Mapping[str, Any]) -> str:
     rows = []
     for case, ways in memory["megabytes"].items():
-        for way, row in ways.items():
+        for way, row in ((way, ways[way]) for way in WAYS if way in ways):
             last = list(row)[-1]
-            rows.append([case + WAYS[way], *(f"{value:,.0f}" for value in row.values()), f"{row[last] * 2**20 / int(last):,.0f}"])
-    counts = list(next(iter(next(iter(memory["megabytes"].values())).values())))
+            rows.append([case + WAYS[way], *(f"{row[n]:,.0f}" for n in list(row)[1:]), f"{row[last] * 2**20 / int(last):,.0f}"])
+    counts = list(next(iter(next(iter(memory["megabytes"].values())).values())))[1:]
     head = [f"MB above 100 chains, {memory['steps']} steps", *(f"{int(n):,} chains" for n in counts), "bytes a chain"]
     return markdown_table(head, rows)
 

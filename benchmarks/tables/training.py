@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import groupby
 from typing import Any
 
-from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, number, read_results
-from benchmarks.real.__main__ import table
+from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
+from benchmarks.real.__main__ import KINDS
 
 Row = Mapping[str, Any]
+HARD = ("printed digits", "printed letters", "interpolations")
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
@@ -22,34 +24,38 @@ def training() -> Blocks:
 
 
 def real() -> str:
-    """Returns the shares of pictures that fulfil expressions, by a judge."""
-    return table(read_results("real")["rows"])
+    """Returns the shares of pictures that fulfil expressions, by a judge: the means, the lowest at weight 1, and the distances."""
+    lines = []
+    for name, rows in groupby(read_results("real")["rows"], lambda row: row["set"]):
+        *shares, distances = rows
+        least = min(shares, key=lambda row: row["weight 1"])
+        lines.append([name, f"mean of {len(shares)} expressions", *(format_number(mean(shares, kind)) for kind in KINDS)])
+        lines.append([name, f"lowest: {code_cell(least['row'])}", *(format_number(least[kind]) for kind in KINDS)])
+        lines.append([name, "Frechet distance", *(number(kind, 1)(distances) for kind in KINDS)])
+    return markdown_table(["set", "share", *KINDS], lines)
 
 
 def unseen() -> str:
     """Returns the shares of letters that have combinations which training never shows."""
-    rows = read_results("unseen")["rows"]
+    rows = [row for row in read_results("unseen")["rows"] if "&" in row["expression"]]
     return columns(rows, {"letters": lambda row: code_cell(row["expression"]), **{kind: number(kind, 3) for kind in list(rows[0])[2:]}})
 
 
 def contrastive() -> str:
-    """Returns the first and the last row of each long run."""
+    """Returns the start, and the last row of each long run."""
     found = read_results("contrastive")
-    lines = []
-    for run in (run for run in found if run != "about"):
-        for row in (found[run][0], found[run][-1]):
-            lines.append([f"`{run}`", f"{row['step']:,}", f"{row['seconds'] / 60:.0f}", str(row["attempt"]), f"{row['frechet']:.2f}"])
-    lines.append(["other drawn faces", "", "", "", f"{found['about']['real against real']:.2f}"])
-    return markdown_table(["run", "step", "minutes", "returns to a checkpoint", "Frechet distance"], lines)
+    rows = {"start of each": found["monitored"][0], **{f"`{run}`": found[run][-1] for run in found if run != "about"}}
+    lines = [[name, f"{row['seconds'] / 60:.0f}", str(row["attempt"]), f"{row['frechet']:.2f}"] for name, row in rows.items()]
+    lines.append(["other drawn faces", "", "", f"{found['about']['real against real']:.2f}"])
+    return markdown_table(["run", "minutes", "returns to a checkpoint", "Frechet distance"], lines)
 
 
 def speed() -> str:
-    lines = []
-    for task, found in ((task, found) for task, found in read_results("training_speed").items() if task != "about"):
-        for name, row in found.items():
-            faster = f"{row['ours_is_faster_by']:.2f}" if "ours_is_faster_by" in row else ""
-            lines.append([task, name, f"{row['images_per_second']:.0f}", faster])
-    return markdown_table(["step, pictures", "library", "pictures a second", "this library is faster by"], lines)
+    tasks, lines = {task: found for task, found in read_results("training_speed").items() if task != "about"}, []
+    for task, found in tasks.items():
+        ratios = [f" ({row['ours_is_faster_by']:.2f})" if "ours_is_faster_by" in row else "" for row in found.values()]
+        lines.append([task, *(f"{row['images_per_second']:.0f}{ratio}" for row, ratio in zip(found.values(), ratios, strict=True))])
+    return markdown_table(["pictures a second", *next(iter(tasks.values()))], lines)
 
 
 def objectives() -> Blocks:
@@ -94,7 +100,7 @@ def from_class_to_class() -> str:
 
 
 def robustness() -> Blocks:
-    return {"accuracy": accuracy, "what the attack sees": attacks, "calibration": calibration, "areas": areas, "real areas": real_areas}
+    return {"accuracy": accuracy, "what the attack sees": attacks, "areas": areas, "real areas": real_areas}
 
 
 def accuracy() -> str:
@@ -112,40 +118,33 @@ def attacks() -> str:
     keys = _radii(found)
     for name, row in ((name, row) for name, row in found.items() if f"{keys[0]} adaptive" in row):
         lines += [[name, kind, *(format_number(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
-        lines.append([name, "both", *(format_number(row[key]["mean"]) for key in keys)])
     return markdown_table(["", "attack", *map(_radius, keys)], lines)
-
-
-def calibration() -> str:
-    """Returns the calibration errors before and after a temperature is fitted."""
-    rows = read_results("implicit-2019/robustness")["scikit-learn"]["calibration"].items()
-    keys = {"accuracy": "accuracy", "calibration error": "error", "after the fit": "fitted error"}
-    return markdown_table(["", *keys], [[name, *(format_number(row[key]["mean"]) for key in keys.values())] for name, row in rows])
 
 
 def areas() -> str:
     """Returns the areas under the ROC curve; the best of a kind are bold."""
-    found = read_results("implicit-2019/out_of_distribution")["scores"]
-    kinds = [kind for kind in next(iter(found.values())) if ", " not in kind]
-    best = {kind: max(round(row[kind]["mean"], 3) for row in found.values()) for kind in kinds}
+    found = {}
+    for name, row in read_results("implicit-2019/out_of_distribution")["scores"].items():
+        means = {kind: round(cell["mean"], 3) for kind, cell in row.items() if ", " not in kind}
+        found[name] = {kind: means.pop(kind) for kind in HARD} | {"worst of the others": min(means.values())}
+    best = {kind: max(row[kind] for row in found.values()) for kind in (*HARD, "worst of the others")}
     lines = []
     for name, row in found.items():
-        cells = {kind: round(row[kind]["mean"], 3) for kind in kinds}
-        lines.append(
-            [name, *(f"**{format_number(value)}**" if value == best[kind] else format_number(value) for kind, value in cells.items())]
-        )
-    return markdown_table(["score", *kinds], lines)
+        texts = {kind: format_number(value) for kind, value in row.items()}
+        lines.append([name, *(f"**{text}**" if row[kind] == best[kind] else text for kind, text in texts.items())])
+    return markdown_table(["score", *best], lines)
 
 
 def real_areas() -> str:
     """Returns the areas of pictures that are unusual for a real set."""
     rows = read_results("unusual")["rows"]
     cells = {"known": lambda row: row["set"], "score": lambda row: row["score"]}
-    return columns(rows, cells | {kind: number(kind) for kind in list(rows[0])[2:]})
+    return columns(rows, cells | {kind: number(kind) for kind in list(rows[0])[2:-1]})
 
 
 def _radii(found: Mapping[str, Row]) -> list[str]:
-    return [key for norm in NORMS for key in found["softmax"] if key.startswith(f"{norm} ")]
+    keys = [key.partition(" ") for norm in NORMS for key in found["softmax"] if key.startswith(f"{norm} ")]
+    return [" ".join((norm, radius)) for norm, _, radius in keys if float(radius) in (0.1, 0.2, 0.5, 1)]
 
 
 def _radius(key: str) -> str:

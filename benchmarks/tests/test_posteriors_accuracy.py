@@ -102,7 +102,7 @@ def test_a_row_has_errors_and_costs():
     assert verdict(row) in ("right", "wrong", "undecided")
     failed = {"row": "modes", "sampler": row["sampler"], "seed": 1, "start": "default", "error": "SamplingDiverged", "warnings": []}
     assert "8 far modes" in accuracy([row, failed]) and "1 error" in accuracy([row, failed])
-    assert "gradients: composable-energy" in cost([row, failed])
+    assert "| composable-energy |" in cost([row, failed])
 
 
 def test_an_unknown_row_is_refused(capsys):
