@@ -45,6 +45,7 @@ def test_factors_add_up_by_name():
     torch.testing.assert_close(other(POINT), expected)
     gradients = [split(one.with_gradient(join(POINT, one.variables))[1], one.variables) for one in (MODEL, other)]
     torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(MODEL.with_gradient(POINT)[1], MODEL.with_gradient(x)[1])
     assert str(MODEL.explain(POINT)).count("\n") == 4
 
 

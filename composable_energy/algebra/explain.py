@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import SHARES, Conditioned, Disjunction, Factor, Negation, PulledBack
-from composable_energy.energies.checks import check_batch, check_value, check_weights
+from composable_energy.energies.checks import as_points, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating, memoize
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.supports import join
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
 
 def encode_points(energy: Energy, x: Tensor) -> Tensor:
     """Returns points in the space of an energy; decoded points of a latent energy are encoded by its decoder, variables are joined."""
-    x = join(x, energy.variables) if isinstance(x, Mapping) and energy.variables else x
-    check_batch(energy, x)
+    x = as_points(energy, x)
     decoder, shape = energy.decoder, energy.event_shape
     if decoder is None or shape is None or x.shape[1:] == shape:
         return x

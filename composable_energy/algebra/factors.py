@@ -156,12 +156,7 @@ def _list(variables: Variables) -> str:
 
 
 def bind_names(energy: Energy, given: Mapping[str, Any]) -> Energy:
-    """Returns an energy with conditions bound, or at values of some of its variables, over the others; see `Energy.given`.
-
-    Raises:
-        OptionError: No variable is left, or a value is not in the support of its variable.
-        ShapeError: A value does not have the shape of its variable.
-    """
+    """Returns an energy with conditions bound, or at values of some of its variables, over the others; see `Energy.given`."""
     fixed = [name for name in energy.variables if name in given]
     conditions = {name: value for name, value in given.items() if name not in fixed}
     energy = bind_conditions(energy, conditions) if conditions else energy

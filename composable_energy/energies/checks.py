@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, ExpressionError, ShapeError, UngroundedError
 from composable_energy.options import ran_out
+from composable_energy.supports import join
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
@@ -36,6 +37,13 @@ def check_points(energy: Energy, x: Tensor) -> None:
         raise ShapeError(f"{energy} takes points of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{hint}")
     if not energy.terms:  # the leaves of a node check their own weights
         check_weights(energy, energy, x)
+
+
+def as_points(energy: Energy, x: Any) -> Tensor:
+    """Returns points, or those of a mapping of named variables; raises if they are not a batch of a floating dtype."""
+    x = join(x, energy.variables) if isinstance(x, Mapping) and energy.variables else x
+    check_batch(energy, x)
+    return x
 
 
 def check_batch(energy: Energy, x: Tensor) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.arithmetic import Estimate
-from composable_energy.energies.checks import check_energies, check_points, check_value, note_evaluation
+from composable_energy.energies.checks import as_points, check_energies, check_points, check_value, note_evaluation
 from composable_energy.energies.conditions import check_conditions, check_names, method_parameters
 from composable_energy.energies.evaluation import THREAD, evaluate, note_detached, value_and_gradient
 from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
 from composable_energy.options import Recommendation, check_instance
-from composable_energy.supports import Support, Variables, check_support, join, map_support
+from composable_energy.supports import Support, Variables, check_support, map_support
 
 if TYPE_CHECKING:
     import composable_energy as ce
@@ -157,7 +157,7 @@ class Energy(nn.Module, ABC):
             if x.requires_grad and not energies.requires_grad:
                 note_detached(self, x, conditions)
             return energies
-        x = join(x, self.variables) if isinstance(x, Mapping) and self.variables else x
+        x = x if isinstance(x, Tensor) else as_points(self, x)
         return evaluate(self, x, self._check_input(x, conditions), super().__call__)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
-from composable_energy.energies.checks import changed_points, check_energies, note_evaluation, weights_of
+from composable_energy.energies.checks import as_points, changed_points, check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tens
         x: The points, with shape $(B, *)$, as the gradients.
         **conditions: One value for all points, or one row for each.
     """
+    x = x if isinstance(x, Tensor) else as_points(self, x)
     if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
         with torch.inference_mode(False):
             return value_and_gradient(self, x, **conditions)

@@ -50,8 +50,8 @@ def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:
     """Returns the support of the numbers of a variable in a row; raises `OptionError` where it needs rows or matrices."""
     if len(shape) > 1 and ends_of(support) is None and (is_joined(support) or getattr(support, "event_dim", 0)):
         raise OptionError(
-            f"The support {format_support(support)} of the variable {name} joins the numbers of an axis or of a matrix, and its shape is "
-            f"{tuple(shape)}: make one variable of shape (n,) for each row."
+            f"The variable {name} has shape {tuple(shape)} and the support {format_support(support)}, which joins its numbers: a variable "
+            "may be one row, such as a simplex of shape (n,). Of a matrix name the free numbers, and build it in the function."
         )
     return map_support(support, lambda tensor: tensor.expand(shape).flatten() if tensor.ndim else tensor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ _TAIL, _MARGIN = 0.005, 0.2  # the window: quantiles of the draws, and a margin 
 
 def show(
     energy: Any,
-    points: Tensor | None = None,
+    points: Tensor | Mapping[str, Tensor] | None = None,
     *,
     trace: Trace | None = None,
     chains: int = 4,
@@ -45,7 +46,8 @@ def show(
 
     Args:
         energy: The energy, or an object that `as_energy` lifts.
-        points: Points of shape $(n, 2)$, or $(n, 1)$ or $(n,)$, to draw as dots; None takes those of the trace, else draws some.
+        points: Points of shape $(n, 2)$, or $(n, 1)$ or $(n,)$, or a mapping of named variables, to draw as dots; None takes those of the
+            trace, else draws some.
         trace: A trace with recorded points, `sample(..., trace=1)`, whose chains are drawn as paths.
         chains: The number of chains that are drawn.
         draws: The number of points that are drawn if none are given; 0 draws none, and then needs a window.
@@ -65,6 +67,8 @@ def show(
         >>> figure = ce.viz.show(ring, window=(-3, 3), draws=0)
     """
     energy = ce.as_energy(energy)
+    if isinstance(points, Mapping):
+        points = torch.cat([points[name].reshape(len(points[name]), -1) for name in energy.variables], 1)
     size = _size(energy, points, trace)
     figure, axes = open_axes(ax, path, *((4.6, 4.4) if size == 2 else (5.2, 3.2)))
     shape = energy.event_shape if energy.event_shape is not None else torch.Size([size])
@@ -72,7 +76,7 @@ def show(
     if points is None and trace is not None and trace.points is not None:
         points = trace.points[-1]
     if points is None and check_integer("draws", draws, least=0):
-        points = energy.sample((draws, *shape), seed=seed)
+        points = energy.latents.sample((draws, *shape), seed=seed)
     dots = None if points is None else _dots(points, size)
     ends = _window(window, dots, size)
     axis = [torch.linspace(low, high, check_integer("resolution", resolution, least=2)) for low, high in ends]
@@ -81,6 +85,9 @@ def show(
         _draw_plane(axes, axis, energies, dots, paths)
     else:
         _draw_line(axes, axis[0], energies, dots)
+    if len(energy.variables) == size:
+        for label, name in zip((axes.set_xlabel, axes.set_ylabel), energy.variables, strict=False):
+            label(name)
     axes.set_title(shorten(str(energy), 60), fontfamily="monospace", fontsize=10)
     return finish(figure, path)
 

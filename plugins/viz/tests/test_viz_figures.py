@@ -57,6 +57,13 @@ class TestShow:
         (dots,) = axes_of(ce.viz.show(plane(), points)).collections
         torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
 
+    def test_named_variables_label_the_axes(self):
+        energy = ce.as_energy(lambda a, b: (a - b).square() + a.square(), variables={"a": (), "b": ()})
+        axes = axes_of(ce.viz.show(energy, {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([0.0, 0.5])}))
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("a", "b")
+        assert axes.collections[0].get_offsets().tolist() == [[0.0, 1.0], [0.5, 2.0]]
+        assert axes_of(ce.viz.show(energy.given(b=0.0))).get_xlabel() == "a"
+
     def test_chains_of_a_trace_are_paths(self):
         trace = run(plane())
         axes = axes_of(ce.viz.show(plane(), trace=trace, chains=3))
