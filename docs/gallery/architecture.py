@@ -28,7 +28,7 @@ LONGEST_ROW, LETTERS = 9, 6.5  # boxes; points of a letter by its share of a box
 BANDS = {
     "packages": "composable_energy_comet",
     "people": "__main__",
-    "processes, texts": "distributed",
+    "processes": "distributed",
     "sampling": "sampling",
     "files": "files",
     "expressions": "algebra",
