@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_200,
+    "core: lines": 14_185,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -34,7 +34,7 @@ LIMITS = {
     "tests: lines": 29_060,
     "docs: words": 56_000,
     "sample(): keywords": 14,
-    "ce.__all__": 30,
+    "ce.__all__": 31,
     "a call with langevin: functions of the core": 226,
     "a call with langevin: files of the core": 31,
     "a call with the default sampler: functions of the core": 225,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.algebra import lacks_level
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
 from tests.factories import LEAVES, complement, expressions, points
@@ -95,6 +96,27 @@ def test_gradients_are_those_of_finite_differences(a, seed):
         with torch.no_grad():
             difference = (8 * (a(x + step) - a(x - step)) - (a(x + 2 * step) - a(x - 2 * step))) / 12e-5
         torch.testing.assert_close(gradient[:, axis], difference, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@law
+@given(expressions(3), expressions(3), seeds)
+def test_the_laws_hold_by_the_names_of_variables(a, b, seed):
+    x, y = points(seed=seed), points(seed=seed + 1)
+    one, two, point = built(lambda: a.over({"x": (2,)})), built(lambda: b.over({"y": (2,)})), {"x": x, "y": y}
+    both, total = one & two, a(x) + b(y)
+    for joint in (both, two & one, pickle.loads(pickle.dumps(both)), twin(both)):
+        same(joint(point), total)
+    slopes = ce.supports.split(both.with_gradient(point)[1], both.variables)
+    same(slopes["x"], a.with_gradient(x)[1])
+    same(slopes["y"], b.with_gradient(y)[1])
+    same(both.given(y=y[0])({"x": x}), a(x) + b(y[:1]))
+    opposite = built(lambda: ~a)
+    if not lacks_level(opposite):
+        same(built(lambda: ~one)({"x": x}), opposite(x))
+    same((0.5 * one)({"x": x}), 0.5 * a(x))
+    same(built(lambda: one | b.over({"x": (2,)}))({"x": x}), (a | b)(x))
+    same((one | two)(point), -torch.logaddexp(-a(x), -b(y)))
 
 
 class Levels(ce.Energy):

@@ -152,9 +152,19 @@ def test_a_base_counts_once_and_events_stay_exact():
     torch.testing.assert_close((~A.over("place") & PRIOR)(point), (~A)(x) + PRIOR({"mu": point["mu"]}))
     apart = A.over("one") & A.over("two")
     torch.testing.assert_close(apart({"one": x, "two": x}), 2 * A(x))
-    for together in (lambda: A.over("place") & B.over("place"), lambda: A.over("place") | B.over("place")):
-        with pytest.raises(ExpressionError, match="before they are named"):
-            together()
+    for build in (
+        lambda a, b: a & b,
+        lambda a, b: a | b,
+        lambda a, b: a ^ b,
+        lambda a, b: a >> b,
+        lambda a, b: 2 * a & b,
+        lambda a, b: a.sharpened(torch.tensor(3.0)) & ~b,
+        lambda a, b: (a | b) & a & (~a | ~b),
+    ):
+        torch.testing.assert_close(build(A.over("place"), B.over("place"))({"place": x}), build(A, B)(x))
+    for weigh in (lambda energy: 2 * energy, lambda energy: energy.sharpened(2.0)):
+        apart = weigh(A.over("place") & PRIOR) & B.over("place")
+        torch.testing.assert_close(apart(point), (weigh(A) & B)(x) + weigh(PRIOR)({"mu": point["mu"]}))
 
 
 def test_noise_levels_and_scores_reach_the_variables():

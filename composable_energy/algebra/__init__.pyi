@@ -22,6 +22,7 @@ from composable_energy.algebra.operators import complement as complement
 from composable_energy.algebra.operators import negate as negate
 from composable_energy.algebra.operators import operate as operate
 from composable_energy.algebra.operators import scale as scale
+from composable_energy.algebra.operators import sharpen as sharpen
 from composable_energy.algebra.sums import Conjunction as Conjunction
 from composable_energy.algebra.sums import Difference as Difference
 from composable_energy.algebra.sums import Relative as Relative

@@ -21,7 +21,7 @@ from composable_energy.algebra.node import (
     shared_bases,
     to_common_space,
 )
-from composable_energy.algebra.sums import Conjunction, Relative, Weighted
+from composable_energy.algebra.sums import Conjunction, Relative, Weighted, merge_factors
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.energies.bases import WeightedBase, evidence_of
@@ -94,7 +94,8 @@ class Disjunction(Node):
         if not terms:
             raise ExpressionError("A disjunction needs at least one term.")
         weighted = weights is not None or log_z is not None
-        super().__init__(*to_common_space(terms if weighted else flatten(terms, Disjunction)))
+        terms = to_common_space(terms if weighted else flatten(terms, Disjunction))
+        super().__init__(*(merge_factors(terms, Disjunction) if terms[0].variables and not weighted else terms))
         self.weighted = weighted
         self.weights = _as_floats(weights, "weights", len(terms))
         self.log_z = _as_floats(log_z, "log_z", len(terms))

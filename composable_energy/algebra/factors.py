@@ -54,12 +54,18 @@ class Factor(Transformed):
         self.variables = {name: torch.Size(shape) for name, shape in variables.items()}
         if both := self.conditions & {*self.variables, *self.names}:
             raise ExpressionError(f"{', '.join(sorted(both))} of {operand} would be the name of a condition and of a variable.")
-        self.event_shape, self.event = (size_of(self.variables),), (self.names, operand.formula) if operand.formula is not None else None
+        self.event_shape = (size_of(self.variables),)
         self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
         places = places_of(self.variables)
         self._places = [places.get(name, name) for name in self.names]
         self._whole = not self.values and self._places == list(places.values())
         self.bases = tuple(WeightedBase(Factor(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
+
+    @property
+    def key(self) -> Any:
+        """What is equal for factors whose operands may be joined inside of one: those at the same place, all or none with noise levels."""
+        own = (*self.variables.items(),), self.names, bool(self.terms[0].variables), "sigma" in self.conditions
+        return None if self.values else own
 
     def config(self) -> dict[str, Any]:
         shapes = {name: tuple(shape) for name, shape in self.variables.items()}

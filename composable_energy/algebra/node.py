@@ -195,7 +195,6 @@ class Transformed(Node, ABC):
     """Abstract node that evaluates its first term at other points, such as decoded ones, or under other conditions."""
 
     sums: ClassVar[bool] = True
-    event: tuple[Sequence[str], Formula] | None = None  # the variables and the formula of an event over some of the variables
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         return grounded[0]
@@ -307,16 +306,10 @@ def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], For
     """Returns one formula for the events over each base, and the terms that are not events."""
     groups: list[list[Formula]] = []
     others: list[Energy] = []
-    named: list[tuple[Sequence[str], Formula]] = []
     for term in terms:
         formula = term.formula
         if formula is None:
             others.append(term)
-            if isinstance(term, Transformed) and term.event is not None:
-                names, event = term.event
-                if any(names == other and event.same_base(of_other) for other, of_other in named):
-                    raise ExpressionError(f"Combine events of {', '.join(names)} before they are named: `(A & B).over({names[0]!r})`.")
-                named.append(term.event)
             continue
         group = next((group for group in groups if group[0].same_base(formula)), None)
         groups.append([formula]) if group is None else group.append(formula)

@@ -96,7 +96,7 @@ def complement(energy: Energy) -> Energy:
             opposite = Weighted(negate(energy.terms[0]), energy.weight, of_evidence=True)
         case Conditioned() if energy.bases or energy.formula is not None:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
-        case Factor() if not energy.values or energy.bases or energy.event:
+        case Factor() if not energy.values or energy.bases or energy.terms[0].formula is not None:
             opposite = Factor(negate(energy.terms[0]), energy.variables, energy.names, energy.values)
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
@@ -119,7 +119,10 @@ def operate(sign: str, left: object, right: object) -> Any:
     """Returns the node of a binary operator; NotImplemented if an operand cannot be lifted, so that Python raises the error."""
     if not (liftable(left) and liftable(right)):
         return NotImplemented
-    return _BINARY[sign](as_energy(left), as_energy(right))
+    left, right = as_energy(left), as_energy(right)
+    if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside
+        return left.rebuild(operate(sign, left.terms[0], right.terms[0]))
+    return _BINARY[sign](left, right)
 
 
 def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
@@ -129,7 +132,20 @@ def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
         return NotImplemented
     if inverse and as_float(weight) == 0:
         raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
+    if energy.variables and (terms := _terms_of_each(energy)):
+        return energy.rebuild(*(scale(term, weight, inverse=inverse) for term in terms))
     if tensor:
         return Weighted(energy, weight, inverse)
     weight = 1 / weight if inverse else weight
     return energy if weight == 1 else Weighted(energy, float(weight))
+
+
+def sharpen(energy: Energy, weight: Weight) -> Energy:
+    """Returns `A.sharpened(w)`."""
+    terms = _terms_of_each(energy) if energy.variables else ()
+    return energy.rebuild(*(sharpen(term, weight) for term in terms)) if terms else Weighted(energy, weight, of_evidence=True)
+
+
+def _terms_of_each(energy: Energy) -> Sequence[Energy]:
+    """Returns the terms of factors and conjunctions over named variables, which take weights, so that their events stay exact."""
+    return energy.terms if isinstance(energy, Conjunction) or (isinstance(energy, Factor) and not energy.values) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -31,6 +31,14 @@ from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, conjoin
 from composable_energy.supports import Support, intersect
+
+
+def merge_factors(terms: Sequence[Energy], join: Callable[..., Energy]) -> list[Energy]:
+    """Returns terms over named variables with one factor for all of the same ones, so that events and bases are joined inside of it."""
+    groups: dict[Any, list[Energy]] = {}
+    for term in terms:
+        groups.setdefault(getattr(term, "key", None) or term, []).append(term)
+    return [group[0].rebuild(join(*(factor.terms[0] for factor in group))) if group[1:] else group[0] for group in groups.values()]
 
 
 class Conjunction(Node):
@@ -64,7 +72,8 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction needs at least one term.")
-        super().__init__(*to_common_space(flatten(terms, Conjunction)))
+        terms = to_common_space(flatten(terms, Conjunction))
+        super().__init__(*(merge_factors(terms, Conjunction) if terms[0].variables else terms))
         self.bases = union_of_bases(self.terms)
         concepts = tuple(term for term in self.terms if not contains(self.bases, term)) if self.bases else self.terms
         self.concepts = concepts or self.terms

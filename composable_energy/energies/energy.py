@@ -337,7 +337,7 @@ class Energy(nn.Module, ABC):
 
     def sharpened(self, weight: float | Tensor) -> Energy:
         r"""Returns $\text{base} + w \cdot \text{evidence}$ (guidance); 1 is the exact posterior."""
-        return _algebra().Weighted(self, weight, of_evidence=True)
+        return _algebra().sharpen(self, weight)
 
     def pull_back(self, decoder: nn.Module, damping: float = 0.0) -> Energy:
         """Returns the energy $E(g(z))$ of latent points $z$ of a decoder $g$; see `PulledBack` for noise levels and `damping`."""

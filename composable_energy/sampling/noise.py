@@ -75,14 +75,7 @@ class Noise:
         return Noise, (self.seed, self.chains, self.step, self.kind)
 
     def at(self, step: int) -> Noise:
-        """Returns the noise of the same chains at another step.
-
-        Args:
-            step: The step, from 0 to $2^{32} - 1$.
-
-        Raises:
-            OptionError: The step is out of range.
-        """
+        """Returns the noise of the same chains at another step, from 0 to $2^{32} - 1$; else raises `OptionError`."""
         if type(step) is not int or not 0 <= step <= _WORD:
             _check_word("The step of a noise", step)
         noise = object.__new__(Noise)  # with the other attributes of this noise, which were checked
@@ -114,30 +107,14 @@ class Noise:
         return self._draw("normal", like, stream).to(like.dtype, copy=True)  # what is kept is nobody's to change
 
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
-        r"""Adds $s\, \xi$ to points in place and returns them, with the standard normal numbers $\xi$ of `normal`.
-
-        Args:
-            x: The points, with shape $(B, *)$, one row for each chain.
-            scale: $s$.
-            stream: The number of the draw at this step.
-
-        Raises:
-            OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
-            ShapeError: There are not as many rows as chains.
-        """
+        r"""Adds $s\, \xi$ to points in place and returns them, with the scale $s$ and the standard normal numbers $\xi$ of `normal`."""
         drawn = self._draw("normal", x, stream)
         return x.add_(drawn if drawn.dtype == x.dtype else drawn.to(x.dtype), alpha=scale)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype.
 
-        Args:
-            like: The points, with shape $(B, *)$, one row for each chain.
-            stream: The number of the draw at this step.
-
-        Raises:
-            OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
-            ShapeError: There are not as many rows as chains.
+        Arguments and errors are those of `normal`.
         """
         return self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32, copy=True)
 
