@@ -19,8 +19,7 @@ from composable_energy.registry import get, get_factory
 from composable_energy.sampling import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_training import Callback, Recipe, Trainer, join
-from composable_energy_training.setting_types import get_parameters
-from composable_energy_training.toml import flatten
+from composable_energy_training.toml import flatten, get_parameters
 
 _OBJECTIVES: Mapping[str, type[training.Objective]] = {
     "contrastive-divergence": training.ContrastiveDivergence,

@@ -20,19 +20,16 @@ from torch import nn
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
 from composable_energy.options import check_integer, ran_out
 from composable_energy.sampling import Noise
-from composable_energy_training.batches import BatchLoader
+from composable_energy_training.batches import BatchLoader, Fingerprint
 from composable_energy_training.callbacks import Callback, Checkpoints, ProgressLog
 from composable_energy_training.checkpoints import Checkpoint, CheckpointStore
 from composable_energy_training.description import describe, describe_modules
-from composable_energy_training.ema import EMA, copy_tensors
-from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.monitor import Alert, Monitor, MonitorState, TrainingDiverged, stop_error
 from composable_energy_training.objective import Objective, RankContext
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
-from composable_energy_training.ranks import Ranks
-from composable_energy_training.termination import Termination
-from composable_energy_training.train_step import TrainStep
+from composable_energy_training.ranks import Ranks, Termination
+from composable_energy_training.train_step import EMA, TrainStep, copy_tensors
 
 _LOG = logging.getLogger("composable_energy_training")
 
