@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy_comet.component import ComponentEnergy
-from composable_energy_comet.coordinates import POSE, relative_coordinates
+from composable_energy_comet.component import POSE, ComponentEnergy, relative_coordinates
 from composable_energy_training.second_derivatives import differentiable_gradient
 
 SPREAD = 0.1

@@ -6,9 +6,8 @@ from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_comet.attention_encoder import AttentionEncoder
-from composable_energy_comet.coordinates import POSE
-from composable_energy_comet.vector_encoder import halving_layers
+from composable_energy_comet.component import POSE
+from composable_energy_comet.encoders import AttentionEncoder, halving_layers
 from composable_energy_comet.window import check_window, initialize
 
 _HINT = 16  # numbers that attention tells about an object

@@ -11,14 +11,12 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
-from composable_energy_comet.attention_encoder import AttentionEncoder
-from composable_energy_comet.component import TargetEnergy
+from composable_energy_comet.component import POSE, TargetEnergy
 from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.coordinates import POSE
+from composable_energy_comet.encoders import AttentionEncoder, VectorEncoder
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
-from composable_energy_comet.vector_encoder import VectorEncoder
 
 _TOLERANCE = 1e-3  # values beyond [0, 1] that resizing may cause
 _BATCH = 64

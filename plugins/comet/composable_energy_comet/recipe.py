@@ -16,11 +16,11 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded, replace_file
 from composable_energy.options import check_choice
+from composable_energy_comet.component import QuadraticEnergy
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.model import Comet
 from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
-from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.network_training import read_costs, train_network

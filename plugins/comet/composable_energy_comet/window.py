@@ -11,8 +11,7 @@ from torch.nn import functional as F
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_comet.component import TargetEnergy
-from composable_energy_comet.coordinates import POSE
+from composable_energy_comet.component import POSE, TargetEnergy
 
 _CELLS = 4  # height and width of the painter's first grid
 _OUTSIDE = 10.0  # log weights outside the window are minus this
