@@ -6,9 +6,9 @@ from importlib import metadata
 from typing import Any
 
 import composable_energy as ce
-from composable_energy.options import printable
+from composable_energy.options import printable, text_table
 from composable_energy.registry import Command
-from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.terms import json_text
 from composable_energy_cli.trial import LIBRARY, foreign_output, kernel_state, try_plugins
 
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
@@ -44,12 +44,12 @@ class Doctor(Command):
             report = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
             print(json_text({**report, "plugins": [vars(row) for row in rows], "problems": problems}))
             return 1 if problems else 0
-        print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
+        print(text_table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
         print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
         for name, state in kernels.items():
             print(printable(f"kernel    {name}: {state}"))
         print()
-        print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
+        print(text_table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
         for name, count in families.items():
             print(printable(f"family {name}: {count} members"))
         print("\n" + printable("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))

@@ -9,8 +9,7 @@ from composable_energy.files import expanded
 from composable_energy.registry import Command
 from composable_energy_cli.names import add_expression, read_expression
 from composable_energy_cli.pictures import read_points
-from composable_energy_cli.tables import json_text
-from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, json_text, terms_table, value_range
 from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:

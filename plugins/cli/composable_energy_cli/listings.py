@@ -5,9 +5,9 @@ import shutil
 import sys
 import textwrap
 
-from composable_energy.options import printable
+from composable_energy.options import printable, text_table
 from composable_energy.registry import Command
-from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.terms import json_text
 from composable_energy_cli.trial import LIBRARY, foreign_output
 
 _HEADER = ("energy", "state", "what it is")
@@ -42,7 +42,7 @@ class Energies(Command):
         entries.sort(key=lambda one: (one.error is not None, one.trained is False, bool(one.needs), one.trained is None))
         owners = ["" if one.distribution == LIBRARY else f"  ({one.distribution or 'this session'})" for one in entries]
         cells = [(one.name, one.state or "ready", (one.error or one.summary) + owner) for one, owner in zip(entries, owners, strict=True)]
-        lines = table(_HEADER, cells).splitlines()
+        lines = text_table(_HEADER, cells).splitlines()
         margin = " " * lines[0].index(_HEADER[2])
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
         for entry, line in zip([None, *entries], lines, strict=True):
@@ -73,7 +73,7 @@ class Plugins(Command):
             return 0
         owners = [f"{row.distribution or 'this session'} {row.version or ''}".strip() for row in rows]
         cells = [(row.group.rpartition(".")[2], row.name, row.value, owner, row.state) for row, owner in zip(rows, owners, strict=True)]
-        print(table(("group", "name", "from", "offered by", "state"), cells))
+        print(text_table(("group", "name", "from", "offered by", "state"), cells))
         for row in rows:
             if row.error:
                 print(printable(f"\n{row.qualified if row.name else row.distribution}: {row.error}"))

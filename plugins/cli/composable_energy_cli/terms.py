@@ -1,14 +1,30 @@
-"""Tables and JSON of explanations, and their command-line options."""
+"""JSON of commands, tables of explanations, and their command-line options."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy_cli.tables import table
+from composable_energy.options import check_number, printable, text_table
+
+
+def json_text(value: Any) -> str:
+    """Returns JSON with null for numbers that are not finite, and escapes for control characters."""
+    text = json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(char if printable(char) == char else json.dumps(char)[1:-1] for char in text)
+
+
+def _replace_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_nonfinite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_nonfinite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +97,7 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
             events[f"({row.expression})" if " | " in row.expression else row.expression] = row.probability
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
     cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
-    return table(header, cells, right=range(1, len(header)))
+    return text_table(header, cells, right=range(1, len(header)))
 
 
 def json_rows(explanation: Explanation) -> list[dict[str, Any]]:

@@ -7,8 +7,7 @@ from typing import Any
 import composable_energy as ce
 from composable_energy.errors import FileFormatError
 from composable_energy.files import ENERGY_FILE
-from composable_energy_hub.errors import HubError, translated
-from composable_energy_hub.location import Location, client
+from composable_energy_hub.location import HubError, Location, client, translated
 
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _SHOWN = 5

@@ -16,11 +16,10 @@ import composable_energy as ce
 from composable_energy import Energy, GaussianHead
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy_latent.attributes import Attributes, attribute
+from composable_energy_latent.attributes import WIDTHS, Attributes, FixedWidth, LatentHeads, attribute, network_on
 from composable_energy_latent.flow import descend
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, label_pictures
-from composable_energy_latent.networks import WIDTHS, FixedWidth, LatentHeads, network_on
 
 _NORMAL_90 = 1.6449
 _BINS = 15

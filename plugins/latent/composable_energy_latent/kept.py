@@ -10,9 +10,8 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
 from composable_energy.errors import OptionError
-from composable_energy_latent.attributes import Attributes
+from composable_energy_latent.attributes import Attributes, FixedWidth, LogOdds
 from composable_energy_latent.flow import EditError
-from composable_energy_latent.networks import FixedWidth, LogOdds
 
 _ALL = 1e-3  # how far from 1 the probabilities of all labels of a classifier may sum up to
 

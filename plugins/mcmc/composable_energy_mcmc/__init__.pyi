@@ -7,7 +7,7 @@ from composable_energy_mcmc.descent import Descent as Descent
 from composable_energy_mcmc.feynman_kac import FeynmanKac as FeynmanKac
 from composable_energy_mcmc.hamiltonian import HMC as HMC
 from composable_energy_mcmc.langevin import Langevin as Langevin
+from composable_energy_mcmc.langevin import Underdamped as Underdamped
 from composable_energy_mcmc.mala import MALA as MALA
 from composable_energy_mcmc.smc import SMC as SMC
 from composable_energy_mcmc.tempering import Tempering as Tempering
-from composable_energy_mcmc.underdamped import Underdamped as Underdamped

@@ -10,11 +10,10 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, normal
-from composable_energy_mcmc.approach import approach, redraw_outliers
+from composable_energy_mcmc.batch import REFUSED, choose
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
-from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.tuning import mean_acceptance, take_step
+from composable_energy_mcmc.tuning import approach, mean_acceptance, redraw_outliers, take_step
 from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
 
 _ROUNDING = 1e-6  # of a ratio: without it the last bit of a step size could add a leapfrog

@@ -15,9 +15,8 @@ from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
 from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
-from composable_energy_mcmc.batch import flatten_points
+from composable_energy_mcmc.batch import REFUSED, flatten_points
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.metropolis import REFUSED
 
 _MIN_LEVELS = 8
 _LIKE_FAMILIES = 5.0  # by which relatives that are alike raise variances

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, State
-from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.tuning import DualAveraging, find_first_length, lost_to_jumps, mean_rate, take_step
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, lost_to_jumps, mean_rate, redraw_outliers, take_step
 
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES

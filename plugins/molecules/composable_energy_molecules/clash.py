@@ -11,8 +11,7 @@ import composable_energy as ce
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_number
-from composable_energy_molecules.angles import place_atom
-from composable_energy_molecules.residues import ANGLES, RESIDUES, index_of
+from composable_energy_molecules.residues import ANGLES, RESIDUES, index_of, place_atom
 
 BOND, ANGLE = 1.52, math.radians(112.0)
 """The length of all bonds in angstroms, and all angles between them."""

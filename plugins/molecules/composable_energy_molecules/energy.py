@@ -9,8 +9,7 @@ from torch.nn.functional import silu
 import composable_energy as ce
 from composable_energy import Energy, Recommendation
 from composable_energy.options import check_integer
-from composable_energy_molecules.angles import wrap
-from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, check_context
+from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, check_context, wrap
 
 _BACKBONE_HARMONICS = 3
 _EMBEDDING = 16

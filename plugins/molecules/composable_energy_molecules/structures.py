@@ -12,8 +12,7 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file
 from composable_energy.options import check_integer, import_extra
-from composable_energy_molecules.angles import dihedral
-from composable_energy_molecules.residues import ANGLES, RESIDUES, SideChains, group_of, index_of
+from composable_energy_molecules.residues import ANGLES, RESIDUES, SideChains, dihedral, group_of, index_of
 from composable_energy_viz.files import check_gzip
 
 _NAMES = frozenset(residue.name for residue in RESIDUES)

@@ -7,8 +7,8 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.colored_sprites import FULL_COLORS, TONES
 from composable_energy_scenes.renderer import check_picture_size
+from composable_energy_scenes.sprites import FULL_COLORS, TONES
 
 _COUNT = 3
 _FREE = {

@@ -16,8 +16,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import CalibrationError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
-from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
-from composable_energy_mcmc.annealing.path import geometric_energy
+from composable_energy_mcmc.annealing.path import Gaussian, geometric_energy, normal_energy
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 
 _PILOTS = 256

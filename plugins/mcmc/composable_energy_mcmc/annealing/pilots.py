@@ -11,8 +11,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import Noise, Sampler, State, has_rows, normal
-from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_gaussian
-from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
+from composable_energy_mcmc.annealing.path import Gaussian, check_gaussian_options, evaluate, fit_gaussian, hamiltonian_step
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 from composable_energy_mcmc.batch import finite_rows, select
 from composable_energy_mcmc.hamiltonian import HMC, van_der_corput

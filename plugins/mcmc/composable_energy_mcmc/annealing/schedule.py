@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import Noise
-from composable_energy_mcmc.annealing.gaussian import Gaussian
+from composable_energy_mcmc.annealing.path import Gaussian
 
 _MOVES = 3  # steps of the pilots at each level, during which their step size adapts
 _BISECTIONS = 40

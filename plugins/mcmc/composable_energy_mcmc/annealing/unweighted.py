@@ -8,8 +8,7 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.sampling import Noise, State, has_rows
-from composable_energy_mcmc.annealing.gaussian import Gaussian
-from composable_energy_mcmc.annealing.path import evaluate
+from composable_energy_mcmc.annealing.path import Gaussian, evaluate
 from composable_energy_mcmc.batch import select
 
 _CANDIDATES = 8
