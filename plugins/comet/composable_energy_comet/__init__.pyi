@@ -8,13 +8,13 @@ from composable_energy_comet.component import QuadraticEnergy as QuadraticEnergy
 from composable_energy_comet.component import TargetEnergy as TargetEnergy
 from composable_energy_comet.conv import ConvEnergy as ConvEnergy
 from composable_energy_comet.encoders import AttentionEncoder as AttentionEncoder
+from composable_energy_comet.encoders import GlimpseEncoder as GlimpseEncoder
 from composable_energy_comet.encoders import VectorEncoder as VectorEncoder
 from composable_energy_comet.factory import comet as comet
 from composable_energy_comet.factory import comet_global as comet_global
 from composable_energy_comet.factory import comet_window as comet_window
 from composable_energy_comet.factory import load_comet as load_comet
 from composable_energy_comet.factory import save_comet as save_comet
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder as GlimpseEncoder
 from composable_energy_comet.masks import component_scores as component_scores
 from composable_energy_comet.masks import merge_components as merge_components
 from composable_energy_comet.model import Comet as Comet

@@ -13,8 +13,7 @@ from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.component import POSE, TargetEnergy
 from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.encoders import AttentionEncoder, VectorEncoder
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder
+from composable_energy_comet.encoders import AttentionEncoder, GlimpseEncoder, VectorEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
 

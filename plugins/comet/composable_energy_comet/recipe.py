@@ -17,8 +17,8 @@ from composable_energy.errors import OptionError
 from composable_energy.files import expanded, replace_file
 from composable_energy.options import check_choice
 from composable_energy_comet.component import QuadraticEnergy
+from composable_energy_comet.encoders import GlimpseEncoder
 from composable_energy_comet.factory import load_comet, save_comet
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.model import Comet
 from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
 from composable_energy_comet.sheet import write_sheet

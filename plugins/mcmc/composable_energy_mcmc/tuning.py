@@ -77,7 +77,7 @@ def _propose(energy: Energy, state: State, noise: Noise, lengths: Tensor, metric
 
 
 if TYPE_CHECKING:
-    from composable_energy_mcmc.chees import ChEES
+    from composable_energy_mcmc.hamiltonian import ChEES
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60

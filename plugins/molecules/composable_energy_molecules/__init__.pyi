@@ -1,8 +1,8 @@
 from composable_energy_molecules.baselines import FrequentRotamer as FrequentRotamer
 from composable_energy_molecules.baselines import VonMisesMixture as VonMisesMixture
-from composable_energy_molecules.clash import ClashEnergy as ClashEnergy
-from composable_energy_molecules.clash import side_chain_atoms as side_chain_atoms
+from composable_energy_molecules.energy import ClashEnergy as ClashEnergy
 from composable_energy_molecules.energy import SideChainEnergy as SideChainEnergy
+from composable_energy_molecules.energy import side_chain_atoms as side_chain_atoms
 from composable_energy_molecules.events import Wells as Wells
 from composable_energy_molecules.events import arc as arc
 from composable_energy_molecules.generated import GeneratedRotamers as GeneratedRotamers
