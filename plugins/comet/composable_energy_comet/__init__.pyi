@@ -7,6 +7,7 @@ from composable_energy_comet.component import ComponentEnergy as ComponentEnergy
 from composable_energy_comet.component import QuadraticEnergy as QuadraticEnergy
 from composable_energy_comet.component import TargetEnergy as TargetEnergy
 from composable_energy_comet.conv import ConvEnergy as ConvEnergy
+from composable_energy_comet.conv import WindowEnergy as WindowEnergy
 from composable_energy_comet.encoders import AttentionEncoder as AttentionEncoder
 from composable_energy_comet.encoders import GlimpseEncoder as GlimpseEncoder
 from composable_energy_comet.encoders import VectorEncoder as VectorEncoder
@@ -25,4 +26,3 @@ from composable_energy_comet.objective import squared_error as squared_error
 from composable_energy_comet.parts import InnerDescent as InnerDescent
 from composable_energy_comet.parts import join_parts as join_parts
 from composable_energy_comet.parts import recombine_parts as recombine_parts
-from composable_energy_comet.window import WindowEnergy as WindowEnergy

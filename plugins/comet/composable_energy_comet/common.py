@@ -14,8 +14,8 @@ from torch import Tensor
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
 from composable_energy.sampling import twin
+from composable_energy_comet.conv import WindowEnergy
 from composable_energy_comet.model import Comet, encode_pair
-from composable_energy_comet.window import WindowEnergy
 
 _BATCH = 64
 _RIDGE = 1e-5  # of the variance of latents, in units of its mean over directions

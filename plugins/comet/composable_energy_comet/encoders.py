@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_comet.component import POSE, check_picture_size, coordinate_grid, estimate_pose
-from composable_energy_comet.window import check_window, initialize
+from composable_energy_comet.conv import check_window, initialize
 
 _WIDTH = 64  # of features, keys and the recurrent cell
 _NEAR = 0.99  # inhibition of the neighbors of a cell, relative to that of the cell

@@ -90,11 +90,13 @@ class CometRecipe(Recipe):
         error, share = _ERRORS[table.pop("reconstruction")], table.pop("slow", 1.0)
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
-        known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
+        known, encoder = ("encoder.find.", comet.encoder.find) if isinstance(comet.encoder, GlimpseEncoder) else ("encoder.", comet.encoder)
+        if before is not None:
+            encoder.load_state_dict(before.encoder.state_dict())
         device = torch.device(training["device"] or ranks.device)
         train_network(
             out / "stages" / name,
-            (comet if before is None else _take_encoder(comet, before)).to(device),
+            comet.to(device),
             objective,
             pictures,
             steps=steps,
@@ -137,12 +139,6 @@ comet_recipe = partial(CometRecipe.read, _RECIPES / "comet.toml")
 comet_global_recipe = partial(CometRecipe.read, _RECIPES / "comet-global.toml")
 comet_window_recipe = partial(CometRecipe.read, _RECIPES / "comet-window.toml")
 comet_paper_recipe = partial(CometRecipe.read, _RECIPES / "comet-paper.toml")
-
-
-def _take_encoder(comet: Comet, before: Comet) -> Comet:
-    encoder = comet.encoder.find if isinstance(comet.encoder, GlimpseEncoder) else comet.encoder
-    encoder.load_state_dict(before.encoder.state_dict())
-    return comet
 
 
 def _export(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, Any]) -> None:

@@ -52,19 +52,14 @@ def _facts(energy: ce.Energy) -> str:
     conditions = sorted(energy.conditions - {"chains"})
     if conditions:
         rows.append(("conditions", _listed([f"`{name}`" for name in conditions])))
-    rows.append(("recommended sampler", _recommended(energy)))
+    found = energy.recommended
+    sampler, options = (f"`{found.sampler}`", found.options) if found else ("none: the default", {})
+    rows.append(("recommended sampler", sampler + "".join(f", `{name}={value!r}`" for name, value in options.items())))
     if not energy.grounded:
         rows.append(("density", "it has no lower bound by itself: combine it with an energy that confines the points"))
     if not energy.has_value:
         rows.append(("values", "none: it has a gradient only"))
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
-
-
-def _recommended(energy: ce.Energy) -> str:
-    found = energy.recommended
-    if found is None:
-        return "none: the default"
-    return f"`{found.sampler}`" + "".join(f", `{name}={value!r}`" for name, value in found.options.items())
 
 
 def _requirements(saved: Path) -> list[str]:

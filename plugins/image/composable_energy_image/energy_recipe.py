@@ -145,7 +145,9 @@ class EnergyRecipe(Recipe):
         steps = {name: own.pop(name) for name in _OF_STEPS if name in own}
         checkpoints = _call("training", training.Checkpoints, {"folder": out, **store})
         monitor = _call("monitor", training.Monitor, self._table("monitor"))
-        files = [] if out is None else self._callbacks()
+        files: list[Callback] = [] if out is None else [_call("log", training.CSVLog, self._table("log"))]
+        if out is not None and "sheets" in self.settings:
+            files.append(_call("sheets", training.SampleSheet, self._table("sheets")))
         return _call(
             "training",
             Trainer,
@@ -188,10 +190,6 @@ class EnergyRecipe(Recipe):
         if "augmentation" in self.settings:
             arguments["augment"] = _call("augmentation", training.Augmentation, self._table("augmentation"))
         return _call("objective", objective, arguments)
-
-    def _callbacks(self) -> list[Callback]:
-        sheets = [_call("sheets", training.SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
-        return [_call("log", training.CSVLog, self._table("log")), *sheets]
 
     def _check_fits(self, energy: Energy, pictures: Pictures) -> None:
         """Raises if the sizes or the labels of network and pictures differ."""

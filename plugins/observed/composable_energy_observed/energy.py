@@ -12,9 +12,8 @@ from composable_energy.energies.evaluation import denoised_level
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag, check_number
 from composable_energy.sampling import twin
-from composable_energy_observed.interface import Operator
 from composable_energy_observed.noises import Noise, noise_of
-from composable_energy_observed.operators import description_of, operator_of
+from composable_energy_observed.operators import Operator, description_of, operator_of
 
 
 class ObservedEnergy(Energy):

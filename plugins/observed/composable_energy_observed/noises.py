@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events import log_probability
 from composable_energy.options import check_number
-from composable_energy_observed.interface import Described, build
+from composable_energy_observed.operators import Described, build
 
 
 class Noise(Described):

@@ -110,10 +110,7 @@ class TransitionEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         white, log_det = self.ahead.whiten(x[:, 0], x[:, 1])
-        return log_det - _log_mixture(white) - self._log_odds(x[:, 0], x[:, 1], white)
-
-    def _log_odds(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
-        return self.odds(self._inputs(states, ends, white)).squeeze(1)
+        return log_det - _log_mixture(white) - self.odds(self._inputs(x[:, 0], x[:, 1], white)).squeeze(1)
 
     def _inputs(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         change = ((ends - states) / self.ahead.unit).clamp(-20, 20)

@@ -10,9 +10,8 @@ from composable_energy.files import expanded, is_directory
 from composable_energy.options import nearest
 from composable_energy.registry import get
 from composable_energy_diffusion.energy import DiffusionEnergy
-from composable_energy_diffusion.pipelines.files import read_pipeline
+from composable_energy_diffusion.pipelines.files import process_of, read_pipeline
 from composable_energy_diffusion.pipelines.networks import ClassNetwork, PromptNetwork, decoder_of, network_of
-from composable_energy_diffusion.pipelines.schedulers import process_of
 
 
 class PipelineEnergy(DiffusionEnergy):

@@ -13,8 +13,7 @@ import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data.folders import read_labels
-from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
-from composable_energy_image.data.pictures import CHANNELS, to_bytes
+from composable_energy_image.data.pictures import CHANNELS, Labels, labels_from_numbers, labels_from_words, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text, to_image
 from composable_energy_viz.files import LARGEST_PICTURE, check_archive, read_gzip
 

@@ -13,7 +13,7 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.labels import BINARY, Labels, labels_from_words
+from composable_energy_image.data.pictures import BINARY, Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
 from composable_energy_viz.files import crop_centre, read_picture
 
