@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"composable-energy: interrupted: {printable(note)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        with suppress(OSError, ValueError):  # so that closing the output at exit does not fail again; in tests it is no real file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NO_READER
     except (ComposableEnergyError, OSError, MemoryError, RuntimeError) as error:
         full = ran_out(error)
@@ -139,11 +140,3 @@ def _unshadowed(name: str) -> str:
     if name not in _COMMANDS:
         return name
     return next(row.qualified for row in ce.plugins() if row.group == "composable_energy.commands" and row.name == name)
-
-
-def _drop_output() -> None:
-    """Redirects the output to the null device, so that closing it at exit does not fail again."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # not a real file, as in tests
-        return

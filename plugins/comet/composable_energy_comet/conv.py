@@ -208,16 +208,13 @@ class WindowEnergy(TargetEnergy):
         palette = self.palette(latent).unflatten(1, (self.channels, self.colors))
         mixed = torch.einsum("bkhw,bck->bchw", (_CONTRAST * painted[:, :-1]).softmax(1), palette)
         painted = torch.cat([mixed, painted[:, -1:] + _OUTSIDE], 1)  # so that 0, around the window, is no weight
-        pasted = F.grid_sample(painted, self._window_places(pose) + _FAR * is_ground, align_corners=False)
+        offset = (self.places - pose[:, :2, None, None]) / pose[:, 2, None, None, None].clamp(min=_LEAST_REACH)
+        places = offset.flip(1).movedim(1, 3)  # right and down, from -1 to 1 inside the window
+        pasted = F.grid_sample(painted, places + _FAR * is_ground, align_corners=False)
         tint = self.tint(latent).unflatten(1, (self.channels, self.ground, self.ground)) * is_ground
         pictures = pasted[:, :-1] + self.cover @ tint @ self.cover.T
         weights = pasted[:, -1:] - _OUTSIDE * (1 - is_ground)
         return pictures.unflatten(0, z.shape[:2]) + self.image, weights.unflatten(0, z.shape[:2])
-
-    def _window_places(self, pose: Tensor) -> Tensor:
-        """Returns the coordinates of pixels in the window, right and down, from -1 to 1 inside, with shape $(B, S, S, 2)$."""
-        offset = self.places - pose[:, :2, None, None]
-        return (offset / pose[:, 2, None, None, None].clamp(min=_LEAST_REACH)).flip(1).movedim(1, 3)
 
 
 def check_window(window: int) -> int:

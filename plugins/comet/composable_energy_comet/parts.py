@@ -128,19 +128,13 @@ def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
     if _is_component(joint):
         return decode_latents(models[0], _latents(joint, _count_pictures(parts)), seed)
     if all(_is_component(part) and isinstance(part.terms[0], TargetEnergy) for part in parts):
-        return _quadratic_minimum(parts)
+        with torch.no_grad():
+            rows = _count_pictures(parts)
+            targets = [twin(cast(TargetEnergy, part.terms[0])).decode_targets(_latents(part, rows)) for part in parts]
+        return joint_minimum(*(torch.cat(some, 1) for some in zip(*targets, strict=True))).clamp(0, 1)
     iterations = [model.iterations for model in models if isinstance(model, ConvEnergy)]
     descent = InnerDescent(max(iterations)) if len(iterations) == len(models) else "descent"
     return joint.sample(_count_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
-
-
-def _quadratic_minimum(parts: Sequence[ce.Energy]) -> Tensor:
-    rows, targets = _count_pictures(parts), []
-    with torch.no_grad():
-        for part in parts:
-            model = cast(TargetEnergy, part.terms[0])
-            targets.append(twin(model).decode_targets(_latents(part, rows)))
-    return joint_minimum(*(torch.cat(some, 1) for some in zip(*targets, strict=True))).clamp(0, 1)
 
 
 def _is_component(part: ce.Energy) -> bool:

@@ -47,7 +47,6 @@ class CometRecipe(Recipe):
         return {**kinds, **{key: float | None for key in _BOUNDS if key in kinds}}
 
     def with_steps(self, steps: int) -> CometRecipe:
-        """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
         now = {name: self.settings[name]["steps"] for name in self._stages}
         return self.with_changes({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 

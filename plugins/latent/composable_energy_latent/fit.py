@@ -87,7 +87,8 @@ def fit_attributes(
     check_integer("steps", steps)
     check_number("rate", rate, above=0)
     began = time.perf_counter()
-    z, *starts = draw_latents(base, count, seed).split(_sizes(count, rounds))
+    parts = [(count // 2 + i) // rounds for i in range(rounds)]  # of the points, those of each round
+    z, *starts = draw_latents(base, count, seed).split([count - sum(parts), *parts])
     held_out = len(z) // 10
     labels = label_pictures(base, z, labeller, names, progress)
     points = _points(base, z, on)
@@ -96,7 +97,9 @@ def fit_attributes(
 
     def trained() -> tuple[LatentHeads, list[Column]]:
         columns = columns_of_labels(labels)
-        heads = _new_heads({"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, **sizes}, seed).to(points)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads = ce.get("encoder", "latent-heads", inputs=points[0].numel(), outputs=columns[-1].columns.stop, **sizes).to(points)
         train = torch.arange(2 * held_out, len(points), device=z.device)
         _train(heads, points, columns, train, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
         return heads, columns
@@ -123,26 +126,11 @@ def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
     return base.latents.sample(count, seed=seed)
 
 
-def _sizes(count: int, rounds: int) -> list[int]:
-    """Returns how many latent points are draws of the prior, then those of each round."""
-    if not rounds:
-        return [count]
-    parts = [(count // 2 + i) // rounds for i in range(rounds)]
-    return [count - sum(parts), *parts]
-
-
 def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns labels of more pictures."""
     if labels.keys() != others.keys():
         raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
     return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
-
-
-def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
-    """Returns heads that can be saved with an expression."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ce.get("encoder", "latent-heads", **options)
 
 
 def _points(base: Energy, z: Tensor, on: str) -> Tensor:

@@ -13,8 +13,7 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
-from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
+from composable_energy_mcmc.annealing.schedule import Scheduled, effective_sample_size, systematic_resample, tune_schedule
 from composable_energy_mcmc.batch import REFUSED, flatten_points
 from composable_energy_mcmc.hamiltonian import van_der_corput
 

@@ -15,8 +15,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_integer
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
 from composable_energy_mcmc.annealing.path import Gaussian, evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
-from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc.annealing.schedule import Schedule, Scheduled, tune_schedule
 from composable_energy_mcmc.batch import REFUSED
 from composable_energy_mcmc.hamiltonian import van_der_corput
 

@@ -8,7 +8,6 @@ from composable_energy_training.callbacks import SampleSheet as SampleSheet
 from composable_energy_training.callbacks import TensorBoard as TensorBoard
 from composable_energy_training.contrastive_divergence import ContrastiveDivergence as ContrastiveDivergence
 from composable_energy_training.contrastive_divergence import ImprovedContrastiveDivergence as ImprovedContrastiveDivergence
-from composable_energy_training.energy_discrepancy import EnergyDiscrepancy as EnergyDiscrepancy
 from composable_energy_training.energy_matching import EnergyMatching as EnergyMatching
 from composable_energy_training.heads import AttributeHeads as AttributeHeads
 from composable_energy_training.heads import JointEnergyClassifier as JointEnergyClassifier
@@ -18,6 +17,7 @@ from composable_energy_training.mlp_energy import MLPEnergy as MLPEnergy
 from composable_energy_training.monitor import Alert as Alert
 from composable_energy_training.monitor import Monitor as Monitor
 from composable_energy_training.monitor import TrainingDiverged as TrainingDiverged
+from composable_energy_training.noise_contrastive import EnergyDiscrepancy as EnergyDiscrepancy
 from composable_energy_training.noise_contrastive import FlowNoise as FlowNoise
 from composable_energy_training.noise_contrastive import GaussianNoise as GaussianNoise
 from composable_energy_training.noise_contrastive import NoiseContrastive as NoiseContrastive

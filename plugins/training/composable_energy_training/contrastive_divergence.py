@@ -186,7 +186,9 @@ def contrast(
 
 def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:
     """Runs chains. The last step is taken by `Traits.move` if the sampler has it: it saves the gradient at the final points."""
-    first, moves = _first_chain(noise), steps > 1 and sampler.traits.move is not None
+    chains, moves = noise.chains, steps > 1 and sampler.traits.move is not None
+    if not chains or list(chains) != list(range(chains[0], chains[0] + len(chains))):
+        raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
         x, trace = energy.latents.sample(
@@ -195,21 +197,14 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             steps=steps - moves,
             init=x,
             seed=noise.seed,
-            first_chain=first,
+            first_chain=chains[0],
             allow_improper=True,
             on_divergence="keep",
             trace=True,
         )
-    noise = Noise(noise.seed, range(first, first + len(x)), steps, trace.noise)
+    noise = Noise(noise.seed, range(chains[0], chains[0] + len(x)), steps, trace.noise)
     points = sampler.traits.move(sampler, trace.state, noise) if moves and sampler.traits.move is not None else None
     return x if points is None else points, trace
-
-
-def _first_chain(noise: Noise) -> int:
-    chains = noise.chains
-    if not chains or list(chains) != list(range(chains[0], chains[0] + len(chains))):
-        raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
-    return chains[0]
 
 
 def run_langevin(

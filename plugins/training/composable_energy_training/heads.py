@@ -218,8 +218,11 @@ class LabelContrast(Objective):
         if labels.is_floating_point():
             raise OptionError(f"A contrast of labels needs classes, {self.condition} has numbers.")
         classes = labels.unique() if self.classes is None else torch.tensor(self.classes, device=labels.device)
-        place = self._places(labels, classes)
         count = len(classes)
+        place = torch.searchsorted(classes, labels).clamp_max(count - 1)
+        wrong = labels[classes[place] != labels]
+        if len(wrong):
+            raise OptionError(f"{self.condition} has the class {int(wrong[0])}, but classes are {classes.tolist()}: add it.")
         energies = as_float32(model(batch.x.repeat_interleave(count, 0), y=classes.repeat(len(labels)))).view(len(labels), count)
         own = energies.gather(1, place[:, None])[:, 0]
         value = (own + (-energies).logsumexp(1)).mean()
@@ -232,10 +235,3 @@ class LabelContrast(Objective):
             "magnitude": found.abs().mean(),
         }
         return Loss(value, scalars)
-
-    def _places(self, labels: Tensor, classes: Tensor) -> Tensor:
-        place = torch.searchsorted(classes, labels).clamp_max(len(classes) - 1)
-        wrong = labels[classes[place] != labels]
-        if len(wrong):
-            raise OptionError(f"{self.condition} has the class {int(wrong[0])}, but classes are {classes.tolist()}: add it.")
-        return place

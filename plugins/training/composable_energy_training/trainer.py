@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,7 +159,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
-                stack.push(partial(_end, callback, self))
+                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error))
             devices = [self.device] * (self.device.type == "cuda")
             try:
                 with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
@@ -344,7 +343,3 @@ def _only(callbacks: Sequence[Callback], default: C) -> C:
     if len(found) > 1:
         raise OptionError(f"callbacks must have one {type(default).__name__} at most, got {len(found)}.", ["callbacks"])
     return found[0] if found else default
-
-
-def _end(callback: Callback, trainer: Trainer, kind: object, error: BaseException | None, trace: object) -> None:
-    callback.on_end(trainer, error)
