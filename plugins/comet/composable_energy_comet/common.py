@@ -105,7 +105,11 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
     shares = object_shares(comet, z).double()
     objects = z[:, 1:, : comet.energy.latent].double()
     mean = (shares[..., None] * objects).sum(1).mean(0)
-    total, between = _covariances(objects - mean, shares)
+    apart = objects - mean
+    total = torch.einsum("bk,bki,bkj->ij", shares, apart, apart) / len(apart)
+    sums = torch.einsum("bk,bki->bi", shares, apart)
+    same = torch.einsum("bk,bki,bkj->ij", shares.square(), apart, apart)
+    between = (sums.T @ sums - same) / (1 - shares.square().sum(1)).sum()  # the covariance of two different objects of a picture
     size = total.diagonal().mean()
     root = torch.linalg.cholesky(total + _RIDGE * size * torch.eye(len(total)).to(total))
     half = torch.linalg.solve_triangular(root, between, upper=False)
@@ -116,14 +120,6 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
     vectors = vectors[:, kept]
     read = torch.linalg.solve_triangular(root.T, vectors, upper=True)
     return CommonCode(comet, *(part.to(z) for part in (mean, read, root @ vectors, values[kept])))
-
-
-def _covariances(objects: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the covariance of objects, and that of two different objects of a picture, each with shape $(D, D)$."""
-    total = torch.einsum("bk,bki,bkj->ij", shares, objects, objects) / len(objects)
-    sums = torch.einsum("bk,bki->bi", shares, objects)
-    same = torch.einsum("bk,bki,bkj->ij", shares.square(), objects, objects)
-    return total, (sums.T @ sums - same) / (1 - shares.square().sum(1)).sum()
 
 
 def object_shares(comet: Comet, z: Tensor) -> Tensor:

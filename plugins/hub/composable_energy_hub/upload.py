@@ -19,13 +19,15 @@ def model_card(energy: ce.Energy, place: Location, saved: Path, *, license: str 
     """Returns the text of `README.md`, with its YAML header, for an energy that is saved in a folder."""
     tags = list(dict.fromkeys([LIBRARY, "energy-based-model", *tags]))
     header = client().ModelCardData(library_name=LIBRARY, license=license, tags=tags)
+    names = sorted(set(_distributions(read_record(saved / ENERGY_FILE, "energy", VERSION)[0])) - {LIBRARY, ""})
+    needed = _listed([f"`{name}`" for name in (f"{LIBRARY}[hub]", *names)])
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {place.repository.rpartition('/')[2]}",
         description.strip(),
         f"An energy-based model, made with {LIBRARY}: the expression\n\n{_fenced(str(energy))}",
         f"## Load it\n\n{_fenced(_usage(energy, place), 'python')}\n\n"
-        f"This needs {_listed([f'`{name}`' for name in _requirements(saved)])}. Nothing is unpickled, and no code of this repository runs.",
+        f"This needs {needed}. Nothing is unpickled, and no code of this repository runs.",
         f"## What it is\n\n{_facts(energy)}\n\nThe terms:\n\n{_fenced(repr(energy))}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -62,13 +64,8 @@ def _facts(energy: ce.Energy) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def _requirements(saved: Path) -> list[str]:
-    """Returns the distributions that the saved energy names, the library with its extra first."""
-    header, _ = read_record(saved / ENERGY_FILE, "energy", VERSION)
-    return [f"{LIBRARY}[hub]", *sorted(set(_distributions(header)) - {LIBRARY, ""})]
-
-
 def _distributions(data: Any) -> Iterator[str]:
+    """Yields the distributions that the header of a saved energy names."""
     if isinstance(data, dict):
         if isinstance(data.get("distribution"), str):
             yield data["distribution"]

@@ -292,7 +292,11 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         energy = require_energy(model).given(**conditions) if conditions else require_energy(model)
         last = self._take_last_step(energy, samples)
         kl = as_float32(twin(energy)(last)).mean()
-        distance = self._log_distance(last, samples, batch)
+        distance = last.new_zeros(())  # of chains to their nearest neighbours, the mean logarithm
+        if self.replay is not None and samples.slots is not None and self.entropy:
+            neighbours = self.replay.nearest(last, samples.slots, batch.noise, self.among)
+            squared = (last - neighbours).flatten(1).square().sum(1)
+            distance = squared.clamp_min(torch.finfo(squared.dtype).tiny).log().mean() / 2
         self.keep(samples, last)
         value, scalars = contrast(model, batch.x, last.detach(), conditions, self.l2)
         value = value + self.kl * kl
@@ -310,14 +314,6 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         xi = samples.noise.at(self.steps).normal(samples.x)
         x = samples.x - sampler.step_size / 2 * gradient + math.sqrt(sampler.step_size * sampler.temperature) * xi
         return x if sampler.clamp is None else x.clamp(*sampler.clamp)
-
-    def _log_distance(self, x: Tensor, samples: NegativeSamples, batch: Batch) -> Tensor:
-        """Returns the mean log distance of chains to their nearest neighbors; 0 without the entropy term."""
-        buffer = self.replay
-        if buffer is None or samples.slots is None or not self.entropy:
-            return x.new_zeros(())
-        squared = (x - buffer.nearest(x, samples.slots, batch.noise, self.among)).flatten(1).square().sum(1)
-        return squared.clamp_min(torch.finfo(squared.dtype).tiny).log().mean() / 2
 
 
 @contextmanager

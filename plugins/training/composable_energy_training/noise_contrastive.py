@@ -291,17 +291,11 @@ class EnergyDiscrepancy(Objective):
         centers = batch.x + scale * batch.noise.child("there").normal(batch.x)
         back = batch.noise.child("back")
         points = torch.stack([batch.x, *(centers + scale * back.normal(centers, stream) for stream in range(self.particles))], 1)
-        energies = evaluate_many(model, points, conditions)
+        repeated = {name: value.repeat_interleave(points.shape[1], 0) for name, value in conditions.items()}
+        energies = as_float32(model(points.flatten(0, 1), **repeated)).view(points.shape[:2])
         differences = energies[:, :1] - energies[:, 1:]
         if self.stabilizer:
             differences = torch.cat([differences, differences.new_full((len(differences), 1), math.log(self.stabilizer))], 1)
         value = differences.logsumexp(1).mean() - math.log(self.particles)
         found = energies.detach()
         return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})
-
-
-def evaluate_many(model: nn.Module, points: Tensor, conditions: dict[str, Tensor]) -> Tensor:
-    """Returns the energies, with shape $(B, K)$, of points with shape $(B, K, *)$ in one call; conditions have one value for each row."""
-    rows, count = points.shape[:2]
-    repeated = {name: value.repeat_interleave(count, 0) for name, value in conditions.items()}
-    return as_float32(model(points.flatten(0, 1), **repeated)).view(rows, count)
