@@ -9,7 +9,7 @@ from typing import Any
 
 import composable_energy as ce
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
-from composable_energy_hub.location import SCHEME, Location, client, translated
+from composable_energy_hub.download import SCHEME, Location, client, translated
 
 LIBRARY = "composable-energy"
 _GIVEN_BY_SAMPLERS = {"chains", "sigma"}

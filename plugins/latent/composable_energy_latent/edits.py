@@ -18,8 +18,8 @@ from composable_energy.files import read_record, write_record
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import twin
 from composable_energy_latent.fit import draw_latents
-from composable_energy_latent.flow import EditError, descend
-from composable_energy_latent.kept import Keep, Kept, check_contradictions, held_labels, kept_attributes
+from composable_energy_latent.labels import Keep, Kept, check_contradictions, held_labels, kept_attributes
+from composable_energy_latent.lace import EditError, descend
 
 _TENSORS = ("latents", "reached", "distance", "evaluations")
 

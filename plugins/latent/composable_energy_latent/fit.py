@@ -17,9 +17,9 @@ from composable_energy import Energy, GaussianHead
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import WIDTHS, Attributes, FixedWidth, LatentHeads, attribute, network_on
-from composable_energy_latent.flow import descend
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, label_pictures
+from composable_energy_latent.lace import descend
 
 _NORMAL_90 = 1.6449
 _BINS = 15
@@ -107,7 +107,10 @@ def fit_attributes(
     heads, columns = trained()
     for number, start in enumerate(starts):
         away = _driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
-        labels = _joined(labels, label_pictures(base, away, labeller, names, progress))
+        others = label_pictures(base, away, labeller, names, progress)
+        if labels.keys() != others.keys():
+            raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
+        labels = {name: torch.cat([target, others[name]]) for name, target in labels.items()}
         points = torch.cat([points, _points(base, away, on)])
         heads, columns = trained()
     widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
@@ -124,13 +127,6 @@ def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
             torch.manual_seed(seed)
             return distribution.sample((count,))
     return base.latents.sample(count, seed=seed)
-
-
-def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns labels of more pictures."""
-    if labels.keys() != others.keys():
-        raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
-    return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
 
 
 def _points(base: Energy, z: Tensor, on: str) -> Tensor:

@@ -1,4 +1,5 @@
 from composable_energy_observed.energy import ObservedEnergy as ObservedEnergy
+from composable_energy_observed.energy import RewardEnergy as RewardEnergy
 from composable_energy_observed.noises import Gaussian as Gaussian
 from composable_energy_observed.noises import Noise as Noise
 from composable_energy_observed.noises import Poisson as Poisson
@@ -15,4 +16,3 @@ from composable_energy_observed.operators import Mask as Mask
 from composable_energy_observed.operators import Operator as Operator
 from composable_energy_observed.operators import Radon as Radon
 from composable_energy_observed.operators import operator_of as operator_of
-from composable_energy_observed.reward import RewardEnergy as RewardEnergy

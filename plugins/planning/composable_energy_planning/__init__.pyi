@@ -1,4 +1,3 @@
-from composable_energy_planning.over_time import OverTime as OverTime
 from composable_energy_planning.parts import Parts as Parts
 from composable_energy_planning.parts import parts_of as parts_of
 from composable_energy_planning.planner import Planner as Planner
@@ -7,6 +6,7 @@ from composable_energy_planning.sampler import Trajectories as Trajectories
 from composable_energy_planning.sampler import descend as descend
 from composable_energy_planning.search import Search as Search
 from composable_energy_planning.terms import Effort as Effort
+from composable_energy_planning.terms import OverTime as OverTime
 from composable_energy_planning.terms import Waypoint as Waypoint
 from composable_energy_planning.terms import effort as effort
 from composable_energy_planning.terms import goal as goal
