@@ -290,17 +290,13 @@ class GlimpseEncoder(nn.Module):
         return self.latent + POSE
 
     def _describe(self, x: Tensor, hint: Tensor, centre: Tensor) -> Tensor:
-        centre, reach = self._aim(x, hint, centre)
-        told = self.tell(torch.cat([self.look(self.crop(x, centre, reach).mul(2).sub(1)), hint], 1))
-        return torch.cat([told[:, :-2], centre + _SECOND_SHIFT * reach * told[:, -2:].tanh(), reach], 1)
-
-    def _aim(self, x: Tensor, hint: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns better centres, with shape $(B K, 2)$, and reaches, with shape $(B K, 1)$."""
         largest = self.window / (self.size - 1)
         coarse = _cut(F.avg_pool2d(x, 2), self.coarse, centre, torch.full_like(centre[:, :1], largest))
         aimed = self.aim(torch.cat([self.locate(coarse * 2 - 1), hint], 1))
-        share = _REACHES[0] + (_REACHES[1] - _REACHES[0]) * aimed[:, 2:].sigmoid()
-        return centre + _FIRST_SHIFT * largest * aimed[:, :2].tanh(), largest * share
+        reach = largest * (_REACHES[0] + (_REACHES[1] - _REACHES[0]) * aimed[:, 2:].sigmoid())
+        centre = centre + _FIRST_SHIFT * largest * aimed[:, :2].tanh()
+        told = self.tell(torch.cat([self.look(self.crop(x, centre, reach).mul(2).sub(1)), hint], 1))
+        return torch.cat([told[:, :-2], centre + _SECOND_SHIFT * reach * told[:, -2:].tanh(), reach], 1)
 
 
 def _middles(pixels: int) -> Tensor:

@@ -61,7 +61,13 @@ class Comet(nn.Module):
         self._check_pictures(x)
         with torch.no_grad():
             encoder, energy = twin(self.encoder), twin(self.energy)
-            return torch.cat([_encode(encoder, energy, some) for some in x.split(_BATCH)])
+            parts = []
+            for some in x.split(_BATCH):
+                parts.append(encoder(some))
+                if isinstance(encoder, GlimpseEncoder) and isinstance(energy, TargetEnergy):
+                    for _ in range(encoder.again):
+                        parts[-1] = _look_again(encoder, energy, some, parts[-1])
+            return torch.cat(parts)
 
     def decompose(self, x: Tensor) -> list[ce.Energy]:
         """Returns the parts of pictures: $K$ energies, each with one latent per picture.
@@ -163,14 +169,6 @@ def encode_pair(model: Comet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if len(x) != len(y):
         raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
     return model.encode(x), model.encode(y)
-
-
-def _encode(encoder: nn.Module, energy: ConvEnergy | TargetEnergy, x: Tensor) -> Tensor:
-    z = encoder(x)
-    if isinstance(encoder, GlimpseEncoder) and isinstance(energy, TargetEnergy):
-        for _ in range(encoder.again):
-            z = _look_again(encoder, energy, x, z)
-    return z
 
 
 def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Tensor) -> Tensor:

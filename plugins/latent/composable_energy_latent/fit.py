@@ -237,15 +237,11 @@ def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], width
         right = label == column.target
         share = torch.bincount(column.target).max().item() / len(right)
         kind = "binary" if column.labels == 2 else "labels"
-        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), _calibration_error(probability, right), width))
+        place = (probability * _BINS).long().clamp(0, _BINS - 1)  # in bins of the confidence (Guo et al., 2017)
+        gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probability.double())
+        calibration = float(gaps.abs().sum() / max(1, len(right)))
+        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), calibration, width))
     return rows
-
-
-def _calibration_error(probabilities: Tensor, right: Tensor) -> float:
-    """Returns the mean gap of accuracy and confidence in bins of the confidence (Guo et al., 2017)."""
-    place = (probabilities * _BINS).long().clamp(0, _BINS - 1)
-    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probabilities.double())
-    return float(gaps.abs().sum() / max(1, len(right)))
 
 
 def _attributes(

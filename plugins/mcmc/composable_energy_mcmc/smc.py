@@ -122,7 +122,12 @@ class SMC(Scheduled):
 
     def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
         state = cast(Particles, state)
-        factor = _family_factor(state)
+        # The variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count.
+        x = flatten_points(state.x).double()
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        family = state.ancestor.unique(return_inverse=True)[1]
+        sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
+        factor = (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
         if factor <= _LIKE_FAMILIES:
             return []
         families = len(state.ancestor.unique())
@@ -134,15 +139,6 @@ class SMC(Scheduled):
         return [SamplingWarning("families", seen, ways)]
 
     traits: ClassVar[Traits] = Traits(refused=REFUSED, couple=couple, warn=warn)
-
-
-def _family_factor(state: Particles) -> float:
-    """Returns the variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count."""
-    x = flatten_points(state.x).double()
-    x = (x - x.mean(0)) / x.std(0, correction=0)
-    family = state.ancestor.unique(return_inverse=True)[1]
-    sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
-    return (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
 
 
 def _standard_error(state: Particles) -> float:
