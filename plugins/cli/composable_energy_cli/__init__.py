@@ -9,23 +9,22 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, StorageError
 from composable_energy.options import describe_error, printable, ran_out
+from composable_energy.options import text_table as table
 from composable_energy.registry import Command
 from composable_energy.registry import names as installed
-from composable_energy_cli.doctor import Doctor
-from composable_energy_cli.explain import Explain
-from composable_energy_cli.listings import Energies, Plugins
+from composable_energy_cli.listings import Doctor, Energies, Plugins
 from composable_energy_cli.names import saved_in
 from composable_energy_cli.new_plugin import NewPlugin
 from composable_energy_cli.parser import Parser, whole_number
 from composable_energy_cli.sample import Sample
-from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.terms import Explain, json_text
 from composable_energy_cli.trial import foreign_output
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
@@ -69,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"composable-energy: interrupted: {printable(note)}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        with suppress(OSError, ValueError):  # so that closing the output at exit does not fail again; in tests it is no real file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NO_READER
     except (ComposableEnergyError, OSError, MemoryError, RuntimeError) as error:
         full = ran_out(error)
@@ -140,11 +140,3 @@ def _unshadowed(name: str) -> str:
     if name not in _COMMANDS:
         return name
     return next(row.qualified for row in ce.plugins() if row.group == "composable_energy.commands" and row.name == name)
-
-
-def _drop_output() -> None:
-    """Redirects the output to the null device, so that closing it at exit does not fail again."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # not a real file, as in tests
-        return

@@ -1,14 +1,21 @@
-"""Tables and JSON of explanations, and their command-line options."""
+"""JSON of commands, tables of explanations with their command-line options, and the command `explain`."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import OptionError
-from composable_energy.options import check_number
-from composable_energy_cli.tables import table
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.files import expanded
+from composable_energy.options import check_number, printable, text_table
+from composable_energy.registry import Command
+from composable_energy_cli.names import add_expression, read_expression
+from composable_energy_cli.pictures import read_points
+from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +26,20 @@ if TYPE_CHECKING:
 _LOWEST = 0.05
 _SHOWN = 6
 _SMALL = 5e-4  # below it three digits would show zero
+
+
+def json_text(value: Any) -> str:
+    """Returns JSON with null for numbers that are not finite, and escapes for control characters."""
+    text = json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(char if printable(char) == char else json.dumps(char)[1:-1] for char in text)
+
+
+def _replace_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_nonfinite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_nonfinite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def add_sigma(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +102,7 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
             events[f"({row.expression})" if " | " in row.expression else row.expression] = row.probability
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
     cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
-    return table(header, cells, right=range(1, len(header)))
+    return text_table(header, cells, right=range(1, len(header)))
 
 
 def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
@@ -106,3 +127,52 @@ def _numbers(values: Tensor, each: bool) -> list[str]:
 
 def _share(row: Explanation) -> str:
     return "" if row.share is None else f"{row.share.mean().item():.3f}"
+
+
+class Explain(Command):
+    """The command `composable-energy explain EXPR FILE...`: the energy of each term at images or points."""
+
+    summary = "show the energy of each term at images"
+    description = (
+        "Shows the energy of each term at images, and the share of each branch of |. Images are resized to the shape of the "
+        "energy; a PNG grid that `sample` wrote is split into its images."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_expression(parser)
+        parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="images, or arrays in .npy and .npz files")
+        add_range(parser)
+        add_sigma(parser)
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        black_to_white = value_range(arguments)
+        with foreign_output():
+            energy = at_level(read_expression(arguments), arguments.sigma)
+        labels, points = _read([expanded(path) for path in arguments.files], energy, black_to_white)
+        from composable_energy.sampling import twin
+
+        explanation = twin(energy).explain(points)
+        if arguments.json:
+            print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
+        else:
+            print(terms_table(explanation, labels))
+        return 0
+
+
+def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]) -> tuple[list[str], Tensor]:
+    """Returns a label for each point and the points of all files."""
+    import torch
+
+    from composable_energy.sampling.problem import resolve_points
+
+    if energy.event_shape is None:
+        raise ShapeError(f"{energy} has no event_shape, so no points can be read for it.")
+    spec = resolve_points(energy, 1)
+    shapes = list(dict.fromkeys([tuple(spec.shape[1:]), tuple(spec.event)]))  # decoded, then latent
+    read = [(path, read_points(path, shapes, black_to_white).to(spec.dtype)) for path in files]
+    odd = next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)
+    if odd is not None:
+        raise ShapeError(f"{read[0][0]} and {odd} have points of different shapes; explain them one after the other.")
+    labels = [str(path) if len(points) == 1 else f"{path} {i + 1}" for path, points in read for i in range(len(points))]
+    return labels, torch.cat([points for _, points in read])

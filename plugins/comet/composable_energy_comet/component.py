@@ -1,24 +1,66 @@
-r"""The interface of energies of one component of a picture, which `ConvEnergy`, `QuadraticEnergy` and `WindowEnergy` implement.
+r"""The interface of energies of one component of a picture, its coordinates, and quadratic energies with closed-form minima.
+
+A *pose* is three numbers: the centre $p$ of a component (down, right) and its spread $s > 0$, in coordinates of pixels from -1 to 1.
 
 Notation: $x$ are pictures in [0, 1] with shape $(B, C, S, S)$, $z$ latents with shape $(B, K, D)$ of $K$ components, or $(B, D)$ of one.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_choice, check_integer
 from composable_energy.sampling import Noise
-from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid, options_of
+
+POSE = 3
+"""Numbers in a pose."""
+
+_LEAST_VARIANCE = 0.01  # keeps the spread positive
+_LEAST = -40.0  # a logarithm below any rounding; smaller ones have subnormal numbers or gradients, which slow convolutions down
+
+
+def check_picture_size(value: Any) -> int:
+    """Returns the height and width of pictures, a power of two of at least 16, or raises `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 16 or value & (value - 1):
+        raise OptionError(f"size must be 16, 32, 64 or another power of two, as networks halve pictures; got {value!r}.")
+    return value
+
+
+def coordinate_grid(size: int) -> Tensor:
+    """Returns the coordinates of pixels, down and right, with shape $(2, S, S)$."""
+    line = torch.linspace(-1, 1, size)
+    return torch.stack(torch.meshgrid(line, line, indexing="ij"))
+
+
+def estimate_pose(attention: Tensor, places: Tensor) -> Tensor:
+    """Returns the mean and the spread of attention with shape $(B, N)$ to places with shape $(N, 2)$; the pose has shape $(B, 3)$."""
+    centre = attention @ places
+    variance = attention @ places.square() - centre.square()
+    return torch.cat([centre, (variance.clamp(min=0).mean(1, keepdim=True) + _LEAST_VARIANCE).sqrt()], 1)
+
+
+def relative_coordinates(pose: Tensor, places: Tensor) -> Tensor:
+    """Returns coordinates relative to poses, $(g - p) / 2 s$ and $e^{-|g - p|^2 / 2 s^2}$, with shape $(B, 3, S, S)$."""
+    centre, spread = pose[:, :2, None, None], pose[:, 2:, None, None]
+    offset = (places - centre) / spread
+    near = (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST).exp()
+    return torch.cat([offset / 2, near], 1)
+
+
+def options_of(module: nn.Module) -> dict[str, Any]:
+    """Returns the arguments of a module's constructor, which it keeps as attributes of their names."""
+    return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
+
 
 COORDINATES = ("relative", "absolute", "none")
 """The coordinates that an energy reads: relative to its component, those of the picture, or none."""
-
-_LEAST = -40.0  # a log share below any rounding; smaller ones have subnormal gradients, which slow convolutions down by half
 
 
 class ComponentEnergy(ce.Energy, ABC):
@@ -126,3 +168,55 @@ def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
     """
     least = weights.detach().amax(1, keepdim=True) + _LEAST
     return (weights.maximum(least).softmax(1) * pictures).sum(1)
+
+
+_CELLS = 8  # height and width of the decoder's first grid
+
+
+class QuadraticEnergy(TargetEnergy):
+    r"""A quadratic energy of one component of a picture, $E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$.
+
+    Weights $w > 0$ and pictures $r$ are decoded from the latent. Decoders with masks (MONet, IODINE, slot attention) are energies of this
+    kind.
+    The price: compositions are mask-like, and a component that changes the whole picture, such as light, needs weight everywhere.
+
+    Args:
+        coordinates: `"relative"` or `"absolute"`. Without coordinates the decoder would paint all pixels alike.
+        start: `"image"` or `"uniform"`: the start of joint descents with other energies.
+
+    References:
+        The decoder: Spatial broadcast decoder (Watters et al., 2019), https://arxiv.org/abs/1901.07017.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self,
+        size: int = 32,
+        channels: int = 3,
+        latent: int = 16,
+        *,
+        filters: int = 48,
+        coordinates: Literal["relative", "absolute"] = "relative",
+        start: Literal["image", "uniform"] = "image",
+    ) -> None:
+        check_choice("coordinates", coordinates, ("relative", "absolute"))
+        super().__init__("comet-quadratic", size=size, channels=channels, latent=latent, coordinates=coordinates, start=start)
+        self.recommended = ce.Recommendation("descent", {"step_size": 0.1}, threads=1)
+        self.filters = check_integer("filters", filters)
+        self.register_buffer("cells", coordinate_grid(_CELLS), persistent=False)
+        self.spread = nn.Linear(latent, filters)
+        self.place = nn.Conv2d(POSE if coordinates == "relative" else 2, filters, 1)
+        self.mix = nn.Conv2d(filters, filters, 3, 1, 1)
+        doublings = (size // _CELLS).bit_length() - 1  # 1 or more
+        widths = [filters] * doublings + [32]
+        growing = [nn.ConvTranspose2d(*pair, 4, 2, 1) for pair in pairwise(widths)]
+        self.grow = nn.Sequential(*(layer for one in growing for layer in (one, nn.ReLU())))
+        self.paint = nn.Conv2d(32, channels + 1, 3, 1, 1)
+
+    def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        latent, pose = self.split(z)
+        places = self.cells.expand(len(latent), -1, -1, -1) if pose is None else relative_coordinates(pose, self.cells)
+        h = self.spread(latent)[:, :, None, None] + self.place(places)
+        decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
+        return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]

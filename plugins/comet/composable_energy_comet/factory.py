@@ -8,14 +8,10 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file, read_record, write_record
 from composable_energy.options import check_choice
-from composable_energy_comet.attention_encoder import AttentionEncoder
-from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.coordinates import options_of
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder
+from composable_energy_comet.component import QuadraticEnergy, options_of
+from composable_energy_comet.conv import ConvEnergy, WindowEnergy
+from composable_energy_comet.encoders import AttentionEncoder, GlimpseEncoder, VectorEncoder
 from composable_energy_comet.model import Comet
-from composable_energy_comet.quadratic import QuadraticEnergy
-from composable_energy_comet.vector_encoder import VectorEncoder
-from composable_energy_comet.window import WindowEnergy
 
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the models that come with the package."""

@@ -7,10 +7,8 @@ from torch.nn import functional as F
 
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import Noise
-from composable_energy_comet.component import TargetEnergy
-from composable_energy_comet.conv import SPREAD, ConvEnergy, descend, descent_step
-from composable_energy_comet.quadratic import QuadraticEnergy
-from composable_energy_comet.window import WindowEnergy
+from composable_energy_comet.component import QuadraticEnergy, TargetEnergy
+from composable_energy_comet.conv import SPREAD, ConvEnergy, WindowEnergy, descend, descent_step
 
 SCORE_METHODS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single"), WindowEnergy: ("weight", "single")}
 """The scores that each class of energy supports, best first."""

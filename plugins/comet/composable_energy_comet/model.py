@@ -11,14 +11,11 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
-from composable_energy_comet.attention_encoder import AttentionEncoder
-from composable_energy_comet.component import TargetEnergy
+from composable_energy_comet.component import POSE, TargetEnergy
 from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.coordinates import POSE
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder
+from composable_energy_comet.encoders import AttentionEncoder, GlimpseEncoder, VectorEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
-from composable_energy_comet.vector_encoder import VectorEncoder
 
 _TOLERANCE = 1e-3  # values beyond [0, 1] that resizing may cause
 _BATCH = 64
@@ -64,7 +61,13 @@ class Comet(nn.Module):
         self._check_pictures(x)
         with torch.no_grad():
             encoder, energy = twin(self.encoder), twin(self.energy)
-            return torch.cat([_encode(encoder, energy, some) for some in x.split(_BATCH)])
+            parts = []
+            for some in x.split(_BATCH):
+                parts.append(encoder(some))
+                if isinstance(encoder, GlimpseEncoder) and isinstance(energy, TargetEnergy):
+                    for _ in range(encoder.again):
+                        parts[-1] = _look_again(encoder, energy, some, parts[-1])
+            return torch.cat(parts)
 
     def decompose(self, x: Tensor) -> list[ce.Energy]:
         """Returns the parts of pictures: $K$ energies, each with one latent per picture.
@@ -166,14 +169,6 @@ def encode_pair(model: Comet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if len(x) != len(y):
         raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
     return model.encode(x), model.encode(y)
-
-
-def _encode(encoder: nn.Module, energy: ConvEnergy | TargetEnergy, x: Tensor) -> Tensor:
-    z = encoder(x)
-    if isinstance(encoder, GlimpseEncoder) and isinstance(energy, TargetEnergy):
-        for _ in range(encoder.again):
-            z = _look_again(encoder, energy, x, z)
-    return z
 
 
 def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Tensor) -> Tensor:

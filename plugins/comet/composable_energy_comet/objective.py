@@ -97,7 +97,10 @@ class Decomposition(Objective):
         with torch.enable_grad():
             z = model.encoder(batch.x)
             if isinstance(model.energy, TargetEnergy):
-                value, error = self._target_loss(model.energy, z, F.adaptive_avg_pool2d(batch.x, model.energy.size))
+                pictures, weights = model.energy.decode_targets(z)
+                value = error = self._error(joint_minimum(pictures, weights), F.adaptive_avg_pool2d(batch.x, model.energy.size))
+                if self.cover:
+                    value = error + self.cover * (1 - weights.softmax(1)[:, 0]).mean()
             elif self.cover:
                 raise OptionError(f"cover needs an energy with targets, a quadratic or a window energy; {model.energy} has none.")
             else:
@@ -125,12 +128,6 @@ class Decomposition(Objective):
                 reached = descent_step(energy, z, reached if n == first else reached.clamp(0, 1), graph=True)
             errors.append(self._error(reached, x))
         return torch.stack(errors).mean()
-
-    def _target_loss(self, energy: TargetEnergy, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss and its first part, the error of the closed-form minimum, both with shape $()$."""
-        pictures, weights = energy.decode_targets(z)
-        error = self._error(joint_minimum(pictures, weights), x)
-        return (error + self.cover * (1 - weights.softmax(1)[:, 0]).mean() if self.cover else error), error
 
     def _error(self, reached: Tensor, x: Tensor) -> Tensor:
         return self.reconstruction(reached, x).mean()

@@ -16,11 +16,11 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.files import expanded, replace_file
 from composable_energy.options import check_choice
+from composable_energy_comet.component import QuadraticEnergy
+from composable_energy_comet.encoders import GlimpseEncoder
 from composable_energy_comet.factory import load_comet, save_comet
-from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.model import Comet
 from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
-from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.network_training import read_costs, train_network
@@ -47,7 +47,6 @@ class CometRecipe(Recipe):
         return {**kinds, **{key: float | None for key in _BOUNDS if key in kinds}}
 
     def with_steps(self, steps: int) -> CometRecipe:
-        """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
         now = {name: self.settings[name]["steps"] for name in self._stages}
         return self.with_changes({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 
@@ -90,11 +89,13 @@ class CometRecipe(Recipe):
         error, share = _ERRORS[table.pop("reconstruction")], table.pop("slow", 1.0)
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
-        known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
+        known, encoder = ("encoder.find.", comet.encoder.find) if isinstance(comet.encoder, GlimpseEncoder) else ("encoder.", comet.encoder)
+        if before is not None:
+            encoder.load_state_dict(before.encoder.state_dict())
         device = torch.device(training["device"] or ranks.device)
         train_network(
             out / "stages" / name,
-            (comet if before is None else _take_encoder(comet, before)).to(device),
+            comet.to(device),
             objective,
             pictures,
             steps=steps,
@@ -137,12 +138,6 @@ comet_recipe = partial(CometRecipe.read, _RECIPES / "comet.toml")
 comet_global_recipe = partial(CometRecipe.read, _RECIPES / "comet-global.toml")
 comet_window_recipe = partial(CometRecipe.read, _RECIPES / "comet-window.toml")
 comet_paper_recipe = partial(CometRecipe.read, _RECIPES / "comet-paper.toml")
-
-
-def _take_encoder(comet: Comet, before: Comet) -> Comet:
-    encoder = comet.encoder.find if isinstance(comet.encoder, GlimpseEncoder) else comet.encoder
-    encoder.load_state_dict(before.encoder.state_dict())
-    return comet
 
 
 def _export(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, Any]) -> None:

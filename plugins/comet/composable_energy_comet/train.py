@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy_comet.factory import SHIPPED, load_comet, save_comet
-from composable_energy_comet.recipe import CometRecipe, comet_recipe, comet_window_recipe
+from composable_energy_comet.recipe import comet_recipe, comet_window_recipe
 from composable_energy_image.data import Pictures
 
 SIZE, RENDERED, SEED = 16, 32, 1
@@ -41,18 +41,6 @@ def pictures(n: int, seed: int) -> Pictures:
     return Pictures(small.numpy(), {}, "colored sprites")
 
 
-def object_pictures(n: int, seed: int) -> Pictures:
-    """Returns pictures of two to four solids with shadows, in 64 pixels."""
-    return Pictures(ce.get("world", "objects", **OBJECTS).draw(n, seed=seed).images, {}, "objects")
-
-
-def _recipe(model: str, steps: int | None) -> CometRecipe:
-    if model == "sprites":
-        return comet_recipe().with_changes({**_SETTINGS, "conv.steps": 6000 if steps is None else steps})
-    recipe = comet_window_recipe().with_changes({"training.seed": _OBJECTS_SEED})
-    return recipe if steps is None else recipe.with_steps(steps)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m composable_energy_comet.train", description=(__doc__ or "").partition("\n")[0])
@@ -63,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    drawn = (pictures if options.model == "sprites" else object_pictures)(options.count, SEED)
-    folder = _recipe(options.model, options.steps).train(drawn, options.out, progress=True)
+    if options.model == "sprites":
+        recipe = comet_recipe().with_changes({**_SETTINGS, "conv.steps": 6000 if options.steps is None else options.steps})
+        drawn = pictures(options.count, SEED)
+    else:
+        recipe = comet_window_recipe().with_changes({"training.seed": _OBJECTS_SEED})
+        recipe = recipe if options.steps is None else recipe.with_steps(options.steps)
+        drawn = Pictures(ce.get("world", "objects", **OBJECTS).draw(options.count, seed=SEED).images, {}, "objects")
+    folder = recipe.train(drawn, options.out, progress=True)
     if options.install:
         save_comet(load_comet(folder), SHIPPED / options.model, half=True, small_encoder=options.model == "objects")
         shutil.copy(options.out / "report.json", SHIPPED / options.model)

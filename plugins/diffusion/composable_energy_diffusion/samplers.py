@@ -39,7 +39,6 @@ class LevelSampler(NoiseLevels, ABC):
                 check_number(name, getattr(self, name))
 
     def level(self, step: int) -> float:
-        """Returns the noise level at a step, counted from 1."""
         return self.power_level(step, self.rho)
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:

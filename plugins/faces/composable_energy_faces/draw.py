@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from composable_energy_faces.canvas import HashedRandom
-from composable_energy_faces.portrait import paint_face
+from composable_energy_faces.portrait import HashedRandom, paint_face
 
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 """The binary attributes, in the order of the columns; each has probability 1/2, independently."""

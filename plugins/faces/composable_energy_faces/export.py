@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, draw
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 
 _CHUNK = 500
 _NAMES = (*ATTRIBUTES, "hair")
@@ -36,18 +36,15 @@ def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: S
         for start in range(0, n, _CHUNK):
             faces = draw(min(_CHUNK, n - start), seed=seed, start=start, size=size)
             pixels = faces.images.mul(255).round_().byte().permute(0, 2, 3, 1).numpy()
-            truth = [_column(faces, name) for name in attributes]
+            truth: dict[str, list[Any]] = {
+                name: column.tolist() for name, column in zip(ATTRIBUTES, faces.attributes.int().unbind(1), strict=True)
+            }
+            truth["hair"] = [HAIR_COLORS[color] for color in faces.hair.tolist()]
             for row, picture in enumerate(pixels):
-                name = f"face-{start + row:06d}.png"
-                Image.fromarray(picture).save(folder / name)
-                table.writerow([name, *(column[row] for column in truth)])
+                file_name = f"face-{start + row:06d}.png"
+                Image.fromarray(picture).save(folder / file_name)
+                table.writerow([file_name, *(truth[name][row] for name in attributes)])
             bar.update(len(pixels))
-
-
-def _column(faces: DrawnFaces, name: str) -> list[Any]:
-    if name == "hair":
-        return [HAIR_COLORS[color] for color in faces.hair.tolist()]
-    return faces.attributes[:, ATTRIBUTES.index(name)].int().tolist()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

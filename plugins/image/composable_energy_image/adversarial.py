@@ -85,7 +85,9 @@ class AdversarialReconstruction(Objective):
         self.code, self.noise, self.weight = code, noise, weight
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        decoder, images = _require_decoder(model), batch.x[: (len(batch.x) + 1) // 2]
+        if not isinstance(model, AdversarialDecoder):
+            raise TypeError(f"AdversarialReconstruction trains an AdversarialDecoder, got {type(model).__name__}.")
+        decoder, images = model, batch.x[: (len(batch.x) + 1) // 2]
         noise = batch.noise.normal(batch.x.new_empty(len(batch.x), self.code))[: len(images)] * self.noise
         rows = (batch.noise.child("draws").uniform(batch.x)[: len(images)] * len(decoder.draws)).long().clamp_(max=len(decoder.draws) - 1)
         decoded, discriminator = decoder(images, noise, rows), decoder.discriminator
@@ -100,9 +102,3 @@ class AdversarialReconstruction(Objective):
         total = picture + _MATCHING * matching - self.weight * score + hinge
         terms = {"picture": picture, "matching": matching, "score": score, "discriminator": hinge}
         return Loss(total, {name: value.detach() for name, value in terms.items()})
-
-
-def _require_decoder(model: nn.Module) -> AdversarialDecoder:
-    if not isinstance(model, AdversarialDecoder):
-        raise TypeError(f"AdversarialReconstruction trains an AdversarialDecoder, got {type(model).__name__}.")
-    return model

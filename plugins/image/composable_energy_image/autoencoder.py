@@ -86,11 +86,7 @@ class Autoencoder(nn.Module):
 
 
 def check_picture_shape(size: int, channels: int) -> None:
-    """Raises if the autoencoder does not support this height, width and number of channels.
-
-    Raises:
-        OptionError: It does not.
-    """
+    """Raises `OptionError` if the autoencoder does not support this height, width and number of channels."""
     if size not in range(16, 257):
         raise OptionError(f"size must be a whole number from 16 to 256, got {size!r}.")
     if channels not in (1, 3):

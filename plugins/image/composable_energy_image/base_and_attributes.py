@@ -62,7 +62,6 @@ class BaseAndAttributes(Recipe):
         return {**super().setting_types(changes), **sizes}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
-        """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
         now = {name: self.settings[name]["steps"] for name in STAGES}
         return self.with_changes({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 

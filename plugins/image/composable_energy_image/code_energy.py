@@ -30,7 +30,6 @@ class CodeNetwork(ce.Energy):
         self.net = NoiseConditionedMLP(code, code, width=width, blocks=blocks, conditions=conditions)
 
     def forward(self, x: Tensor, sigma: Tensor | float, y: Tensor | None = None) -> Tensor:
-        """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
         sigma = level_column(sigma, x)
         scale = (1 + sigma * sigma).rsqrt()
         u = x * scale

@@ -19,8 +19,7 @@ from composable_energy.registry import get, get_factory
 from composable_energy.sampling import Noise
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_training import Callback, Recipe, Trainer, join
-from composable_energy_training.setting_types import get_parameters
-from composable_energy_training.toml import flatten
+from composable_energy_training.toml import flatten, get_parameters
 
 _OBJECTIVES: Mapping[str, type[training.Objective]] = {
     "contrastive-divergence": training.ContrastiveDivergence,
@@ -146,7 +145,9 @@ class EnergyRecipe(Recipe):
         steps = {name: own.pop(name) for name in _OF_STEPS if name in own}
         checkpoints = _call("training", training.Checkpoints, {"folder": out, **store})
         monitor = _call("monitor", training.Monitor, self._table("monitor"))
-        files = [] if out is None else self._callbacks()
+        files: list[Callback] = [] if out is None else [_call("log", training.CSVLog, self._table("log"))]
+        if out is not None and "sheets" in self.settings:
+            files.append(_call("sheets", training.SampleSheet, self._table("sheets")))
         return _call(
             "training",
             Trainer,
@@ -189,10 +190,6 @@ class EnergyRecipe(Recipe):
         if "augmentation" in self.settings:
             arguments["augment"] = _call("augmentation", training.Augmentation, self._table("augmentation"))
         return _call("objective", objective, arguments)
-
-    def _callbacks(self) -> list[Callback]:
-        sheets = [_call("sheets", training.SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
-        return [_call("log", training.CSVLog, self._table("log")), *sheets]
 
     def _check_fits(self, energy: Energy, pictures: Pictures) -> None:
         """Raises if the sizes or the labels of network and pictures differ."""

@@ -1,4 +1,5 @@
 from composable_energy_latent.attributes import Attributes as Attributes
+from composable_energy_latent.attributes import LatentHeads as LatentHeads
 from composable_energy_latent.attributes import attribute as attribute
 from composable_energy_latent.attributes import continuous as continuous
 from composable_energy_latent.attributes import graded as graded
@@ -9,11 +10,10 @@ from composable_energy_latent.edits import edit as edit
 from composable_energy_latent.fit import AttributeReport as AttributeReport
 from composable_energy_latent.fit import FitReport as FitReport
 from composable_energy_latent.fit import fit_attributes as fit_attributes
-from composable_energy_latent.flow import EditError as EditError
 from composable_energy_latent.generator import Generator as Generator
 from composable_energy_latent.generator import GeneratorError as GeneratorError
 from composable_energy_latent.generator import latent as latent
+from composable_energy_latent.generator import load_generator as load_generator
 from composable_energy_latent.labels import LabelError as LabelError
 from composable_energy_latent.lace import LACE as LACE
-from composable_energy_latent.loaders import load_generator as load_generator
-from composable_energy_latent.networks import LatentHeads as LatentHeads
+from composable_energy_latent.lace import EditError as EditError

@@ -18,8 +18,8 @@ from composable_energy.files import read_record, write_record
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import twin
 from composable_energy_latent.fit import draw_latents
-from composable_energy_latent.flow import EditError, descend
-from composable_energy_latent.kept import Keep, Kept, check_contradictions, held_labels, kept_attributes
+from composable_energy_latent.labels import Keep, Kept, check_contradictions, held_labels, kept_attributes
+from composable_energy_latent.lace import EditError, descend
 
 _TENSORS = ("latents", "reached", "distance", "evaluations")
 
@@ -223,7 +223,10 @@ def edit(
     potential = _Potential(expression, kept, base, history.latents, weights or EditWeights())
     check_contradictions(expression, kept, potential.labels)
     end, evaluations = _follow(potential, tolerance)
-    distance = _distance(base, history.original, end, identity)
+    with torch.no_grad():
+        pictures = [base.decoder(points) for points in (history.original, end)]  # pyright: ignore[reportOptionalCall]
+        first, second = pictures if identity is None else map(identity, pictures)
+        distance = (first - second).flatten(1).square().mean(1).sqrt()
     step = EditStep(str(expression), end, potential.reached(end), potential.stayed(end), distance, evaluations)
     return Edits(base, history.original, (*history.steps, step))
 
@@ -248,13 +251,6 @@ def _checked(base: Energy, z: Tensor) -> Tensor:
     if outside:
         raise EditError(f"{outside} of {len(z)} latent points are outside the support of {base}.")
     return z.detach().clone()
-
-
-@torch.no_grad()
-def _distance(base: Energy, before: Tensor, after: Tensor, identity: Callable[[Tensor], Tensor] | None) -> Tensor:
-    pictures = [base.decoder(z) for z in (before, after)]  # pyright: ignore[reportOptionalCall]
-    first, second = pictures if identity is None else map(identity, pictures)
-    return (first - second).flatten(1).square().mean(1).sqrt()
 
 
 class _Potential(Energy):

@@ -16,11 +16,10 @@ import composable_energy as ce
 from composable_energy import Energy, GaussianHead
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy_latent.attributes import Attributes, attribute
-from composable_energy_latent.flow import descend
+from composable_energy_latent.attributes import WIDTHS, Attributes, FixedWidth, LatentHeads, attribute, network_on
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, label_pictures
-from composable_energy_latent.networks import WIDTHS, FixedWidth, LatentHeads, network_on
+from composable_energy_latent.lace import descend
 
 _NORMAL_90 = 1.6449
 _BINS = 15
@@ -88,7 +87,8 @@ def fit_attributes(
     check_integer("steps", steps)
     check_number("rate", rate, above=0)
     began = time.perf_counter()
-    z, *starts = draw_latents(base, count, seed).split(_sizes(count, rounds))
+    parts = [(count // 2 + i) // rounds for i in range(rounds)]  # of the points, those of each round
+    z, *starts = draw_latents(base, count, seed).split([count - sum(parts), *parts])
     held_out = len(z) // 10
     labels = label_pictures(base, z, labeller, names, progress)
     points = _points(base, z, on)
@@ -97,7 +97,9 @@ def fit_attributes(
 
     def trained() -> tuple[LatentHeads, list[Column]]:
         columns = columns_of_labels(labels)
-        heads = _new_heads({"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, **sizes}, seed).to(points)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads = ce.get("encoder", "latent-heads", inputs=points[0].numel(), outputs=columns[-1].columns.stop, **sizes).to(points)
         train = torch.arange(2 * held_out, len(points), device=z.device)
         _train(heads, points, columns, train, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
         return heads, columns
@@ -105,7 +107,10 @@ def fit_attributes(
     heads, columns = trained()
     for number, start in enumerate(starts):
         away = _driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
-        labels = _joined(labels, label_pictures(base, away, labeller, names, progress))
+        others = label_pictures(base, away, labeller, names, progress)
+        if labels.keys() != others.keys():
+            raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
+        labels = {name: torch.cat([target, others[name]]) for name, target in labels.items()}
         points = torch.cat([points, _points(base, away, on)])
         heads, columns = trained()
     widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
@@ -122,28 +127,6 @@ def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
             torch.manual_seed(seed)
             return distribution.sample((count,))
     return base.latents.sample(count, seed=seed)
-
-
-def _sizes(count: int, rounds: int) -> list[int]:
-    """Returns how many latent points are draws of the prior, then those of each round."""
-    if not rounds:
-        return [count]
-    parts = [(count // 2 + i) // rounds for i in range(rounds)]
-    return [count - sum(parts), *parts]
-
-
-def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns labels of more pictures."""
-    if labels.keys() != others.keys():
-        raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
-    return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
-
-
-def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
-    """Returns heads that can be saved with an expression."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ce.get("encoder", "latent-heads", **options)
 
 
 def _points(base: Energy, z: Tensor, on: str) -> Tensor:
@@ -254,15 +237,11 @@ def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], width
         right = label == column.target
         share = torch.bincount(column.target).max().item() / len(right)
         kind = "binary" if column.labels == 2 else "labels"
-        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), _calibration_error(probability, right), width))
+        place = (probability * _BINS).long().clamp(0, _BINS - 1)  # in bins of the confidence (Guo et al., 2017)
+        gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probability.double())
+        calibration = float(gaps.abs().sum() / max(1, len(right)))
+        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), calibration, width))
     return rows
-
-
-def _calibration_error(probabilities: Tensor, right: Tensor) -> float:
-    """Returns the mean gap of accuracy and confidence in bins of the confidence (Guo et al., 2017)."""
-    place = (probabilities * _BINS).long().clamp(0, _BINS - 1)
-    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probabilities.double())
-    return float(gaps.abs().sum() / max(1, len(right)))
 
 
 def _attributes(

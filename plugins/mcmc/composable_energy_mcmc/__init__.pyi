@@ -2,12 +2,12 @@ from composable_energy_mcmc.annealed import Annealed as Annealed
 from composable_energy_mcmc.annealing.calibrate import calibrate_mixtures as calibrate_mixtures
 from composable_energy_mcmc.annealing.log_z import LogZ as LogZ
 from composable_energy_mcmc.annealing.log_z import estimate_log_z as estimate_log_z
-from composable_energy_mcmc.chees import ChEES as ChEES
-from composable_energy_mcmc.descent import Descent as Descent
 from composable_energy_mcmc.feynman_kac import FeynmanKac as FeynmanKac
 from composable_energy_mcmc.hamiltonian import HMC as HMC
+from composable_energy_mcmc.hamiltonian import ChEES as ChEES
+from composable_energy_mcmc.langevin import Descent as Descent
 from composable_energy_mcmc.langevin import Langevin as Langevin
+from composable_energy_mcmc.langevin import Underdamped as Underdamped
 from composable_energy_mcmc.mala import MALA as MALA
 from composable_energy_mcmc.smc import SMC as SMC
 from composable_energy_mcmc.tempering import Tempering as Tempering
-from composable_energy_mcmc.underdamped import Underdamped as Underdamped

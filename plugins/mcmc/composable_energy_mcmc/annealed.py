@@ -15,9 +15,9 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.registry import get
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
-from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options, fit_bulk
-from composable_energy_mcmc.annealing.pilots import tune_schedule
-from composable_energy_mcmc.annealing.unweighted import Weighted, first_points, log_density_ratio, warn_of_last_level
+from composable_energy_mcmc.annealing.ais import Weighted, first_points, log_density_ratio, warn_of_last_level
+from composable_energy_mcmc.annealing.path import Gaussian, check_gaussian_options, fit_bulk
+from composable_energy_mcmc.annealing.schedule import tune_schedule
 from composable_energy_mcmc.batch import finite_rows
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin

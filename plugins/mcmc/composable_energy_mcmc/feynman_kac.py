@@ -16,7 +16,7 @@ from composable_energy.options import check_instance, check_integer, check_numbe
 from composable_energy.sampling import Info, Noise, Sampler, Traits
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, products, rise
-from composable_energy_mcmc.annealing.gaussian import Gaussian
+from composable_energy_mcmc.annealing.path import Gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.level_gradient import check_precise_terms

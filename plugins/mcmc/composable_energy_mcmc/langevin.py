@@ -1,21 +1,22 @@
-"""Unadjusted Langevin, and its step sizes by a bound of their bias."""
+"""Samplers that never reject: unadjusted and underdamped Langevin with step sizes by a bound of their bias, and gradient descent."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_interval, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, Traits, langevin_step, normal
-from composable_energy_mcmc.approach import approach, redraw_outliers
-from composable_energy_mcmc.batch import finite_rows, flatten_points, select
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step, normal, underdamped_step
+from composable_energy_mcmc.batch import finite_rows, flatten_points, select, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
+from composable_energy_mcmc.tuning import approach, redraw_outliers
 
 _NO_INFO = Info()
 
@@ -192,3 +193,125 @@ def _secant_curvature(before: State, after: State, way: Tensor, metric: Metric) 
     ratio = change / flatten_points(metric.whiten(way)).norm(dim=1)
     ratio = ratio[ratio.isfinite()]
     return ratio.max().item() if len(ratio) else 0.0
+
+
+@dataclass(frozen=True)
+class MomentumState(State):
+    """A state with a momentum for each coordinate, with shape $(B, *)$."""
+
+    momentum: Tensor
+
+
+@dataclass(frozen=True)
+class Underdamped(Sampler):
+    r"""Underdamped Langevin in the splitting BAOAB (Leimkuhler & Matthews, 2013): points have a momentum that friction slowly renews.
+
+    With $c = e^{-\gamma h}$ a step is
+
+    $$p \leftarrow p - \tfrac{h}{2} \nabla E(x), \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow c\, p + \sqrt{(1 - c^2) T}\, \xi,
+    \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow p - \tfrac{h}{2} \nabla E(x)$$
+
+    and costs one gradient. Points keep their direction for a while, so they cross long valleys in fewer steps. On a Gaussian with variance
+    $s^2$ its points are unbiased for every $h < 2 s$, and its momenta have the variance $T (1 - h^2 / 4 s^2)$; on other energies the bias
+    is of the order of $h^2$.
+
+    Args:
+        step_size: $h > 0$, in units of $x$; that of `langevin` is $\lambda = h^2$. None tunes it on pilot chains, so that `max_bias`
+            holds.
+        friction: $\gamma > 0$, by time: the momentum is forgotten after about $1 / \gamma h$ steps. Near $2 / s$ a
+            Gaussian forgets where it began fastest.
+        temperature: $T \ge 0$; 0 rolls down to a mode.
+        max_bias: The relative loss of the variance of a momentum, $h^2 / 4 s^2$, to tune for: that of a Gaussian, along the coordinate with
+            the steepest gradients. The bias of points is smaller.
+
+    References:
+        Rational construction of stochastic numerical methods for molecular sampling (Leimkuhler & Matthews, 2013),
+        https://doi.org/10.1093/amrx/abs010
+    """
+
+    step_size: float | None = None
+    friction: float = 1.0
+    temperature: float = 1.0
+    max_bias: float = 0.05
+
+    traits: ClassVar[Traits] = Traits(
+        gradients=1, values=False, refused={"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
+    )
+
+    def __post_init__(self) -> None:
+        check_number("step_size", self.step_size, above=0, optional=True)
+        check_number("max_bias", self.max_bias, above=0, below=1)
+        check_number("friction", self.friction, above=0)
+        check_number("temperature", self.temperature, least=0)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        if self.step_size is not None:
+            return self, x
+        overdamped, points = Langevin(temperature=self.temperature, max_bias=self.max_bias).tune(energy, x, noise)
+        return replace(self, step_size=math.sqrt(cast(Langevin, overdamped).step_size or 0.0)), points
+
+    def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
+        return Langevin(temperature=self.temperature).approach(energy, x, noise, level)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> MomentumState:
+        return MomentumState(x, *energy_and_gradient(energy, x), normal(x, noise, math.sqrt(self.temperature)))
+
+    def step(self, energy: Energy, state: MomentumState, noise: Noise) -> tuple[MomentumState, Info]:
+        if self.step_size is None:
+            raise OptionError("Underdamped has no step_size yet: give one, or let `sample` tune it.")
+        half, kept = self.step_size / 2, math.exp(-self.friction * self.step_size)
+        scale = math.sqrt((1 - kept**2) * self.temperature)
+        x, momentum = underdamped_step(state.x, state.grad, state.momentum, noise=noise, drift=half, scale=scale, keep=kept, move=half)
+        energies, grad = energy_and_gradient(energy, x)
+        return MomentumState(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()
+
+
+@dataclass(frozen=True)
+class DescentState(State):
+    r"""A state with the step size $\eta$ of each chain, with shape $(B,)$."""
+
+    rate: Tensor
+
+
+@dataclass(frozen=True)
+class Descent(Sampler):
+    r"""Gradient descent, $x' = x - \eta \nabla E(x)$: finds modes; it does not sample.
+
+    It is `langevin` at temperature 0, with $\eta = \lambda / 2$, but needs no choice of a step size. Each chain has its own: after a step
+    $s$ that changes the gradient by $g$ it is $\eta = s \cdot g / g \cdot g$ (Barzilai & Borwein, 1988), so that narrow valleys take tens
+    of steps instead of thousands. A step that would raise the energy is rejected, and $\eta$ falls to a quarter. A step costs one gradient.
+    A chain whose gradient has vanished stays, and steps cost nothing once all chains have arrived.
+
+    Args:
+        step_size: $\eta > 0$ of the first step, in units of $x^2$.
+        tolerance: The largest number in a gradient that counts as vanished.
+
+    References:
+        Two-point step size gradient methods (Barzilai & Borwein, 1988), https://doi.org/10.1093/imanum/8.1.141
+    """
+
+    step_size: float = 0.01
+    tolerance: float = 1e-6
+
+    traits: ClassVar[Traits] = Traits(steps=500, stationary=False, minimizes=True)
+
+    def __post_init__(self) -> None:
+        check_number("step_size", self.step_size, above=0)
+        check_number("tolerance", self.tolerance, least=0)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> DescentState:
+        energies, grad = energy_and_gradient(energy, x)
+        return DescentState(x, energies, grad, sum_of_each(grad).new_full((len(x),), self.step_size))
+
+    def step(self, energy: Energy, state: DescentState, noise: Noise) -> tuple[DescentState, Info]:
+        moving = (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)
+        if not moving.any():
+            return state, Info()
+        x = state.x - unsqueeze_to(state.rate, state.x).to(state.x.dtype) * state.grad
+        energies, grad = energy_and_gradient(energy, x)
+        accepted = moving & ~(energies > state.energy)  # an energy that is not a number is accepted, so that the driver finds it
+        curvature, change = sum_of_each((x - state.x) * (grad - state.grad)), sum_of_each((grad - state.grad).square())
+        rate = torch.where(curvature > 0, torch.minimum(curvature / change, state.rate * 10), state.rate * 2)
+        rate = torch.where(accepted, rate, torch.where(moving, state.rate / 4, state.rate)).clamp_min(torch.finfo(rate.dtype).tiny)
+        after = select(accepted, State(x, energies, grad), state)
+        return DescentState(after.x, after.energy, after.grad, rate), Info()

@@ -11,10 +11,8 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, langevin_step
-from composable_energy_mcmc.approach import approach
-from composable_energy_mcmc.batch import bound_kicks, sum_of_each
-from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.tuning import tune_step_size
+from composable_energy_mcmc.batch import REFUSED, bound_kicks, choose, sum_of_each
+from composable_energy_mcmc.tuning import approach, tune_step_size
 
 
 @dataclass(frozen=True)

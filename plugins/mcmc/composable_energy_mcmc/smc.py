@@ -13,11 +13,9 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
-from composable_energy_mcmc.annealing.schedule import effective_sample_size, systematic_resample
-from composable_energy_mcmc.batch import flatten_points
+from composable_energy_mcmc.annealing.schedule import Scheduled, effective_sample_size, systematic_resample, tune_schedule
+from composable_energy_mcmc.batch import REFUSED, flatten_points
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.metropolis import REFUSED
 
 _MIN_LEVELS = 8
 _LIKE_FAMILIES = 5.0  # by which relatives that are alike raise variances
@@ -124,7 +122,12 @@ class SMC(Scheduled):
 
     def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
         state = cast(Particles, state)
-        factor = _family_factor(state)
+        # The variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count.
+        x = flatten_points(state.x).double()
+        x = (x - x.mean(0)) / x.std(0, correction=0)
+        family = state.ancestor.unique(return_inverse=True)[1]
+        sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
+        factor = (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
         if factor <= _LIKE_FAMILIES:
             return []
         families = len(state.ancestor.unique())
@@ -136,15 +139,6 @@ class SMC(Scheduled):
         return [SamplingWarning("families", seen, ways)]
 
     traits: ClassVar[Traits] = Traits(refused=REFUSED, couple=couple, warn=warn)
-
-
-def _family_factor(state: Particles) -> float:
-    """Returns the variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count."""
-    x = flatten_points(state.x).double()
-    x = (x - x.mean(0)) / x.std(0, correction=0)
-    family = state.ancestor.unique(return_inverse=True)[1]
-    sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
-    return (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
 
 
 def _standard_error(state: Particles) -> float:

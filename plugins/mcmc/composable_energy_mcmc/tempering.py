@@ -14,12 +14,10 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_integer
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
-from composable_energy_mcmc.annealing.gaussian import Gaussian
-from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.pilots import Scheduled, tune_schedule
-from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc.annealing.path import Gaussian, evaluate, hamiltonian_step
+from composable_energy_mcmc.annealing.schedule import Schedule, Scheduled, tune_schedule
+from composable_energy_mcmc.batch import REFUSED
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.metropolis import REFUSED
 
 _ROUNDS, _SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
 _REJECTION = 0.3  # of a swap between neighbours, which decides the number of levels

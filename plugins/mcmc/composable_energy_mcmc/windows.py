@@ -11,13 +11,12 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, State
-from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.tuning import DualAveraging, find_first_length, lost_to_jumps, mean_rate, take_step
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, lost_to_jumps, mean_rate, redraw_outliers, take_step
 
 if TYPE_CHECKING:
-    from composable_energy_mcmc.chees import ChEES
+    from composable_energy_mcmc.hamiltonian import ChEES
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window

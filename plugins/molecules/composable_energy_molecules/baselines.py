@@ -11,8 +11,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer
-from composable_energy_molecules.angles import wrap
-from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, SideChains, angle_mask, angle_periods
+from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, SideChains, angle_mask, angle_periods, wrap
 
 _STRONGEST = 500.0
 

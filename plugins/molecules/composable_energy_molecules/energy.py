@@ -1,6 +1,8 @@
-r"""The energy of side chains: a small network of angles given their context."""
+r"""The energies of side chains: a small network of angles given their context, and clashes of atoms, by a sketch of the geometry."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +10,19 @@ from torch.nn.functional import silu
 
 import composable_energy as ce
 from composable_energy import Energy, Recommendation
-from composable_energy.options import check_integer
-from composable_energy_molecules.angles import wrap
-from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, check_context
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_integer, check_number
+from composable_energy_molecules.residues import (
+    ANGLES,
+    GROUPS,
+    RESIDUES,
+    angle_mask,
+    angle_periods,
+    check_context,
+    index_of,
+    place_atom,
+    wrap,
+)
 
 _BACKBONE_HARMONICS = 3
 _EMBEDDING = 16
@@ -92,3 +104,90 @@ class SideChainEnergy(Energy):
         waves = torch.where(known[..., None], torch.cat([turns.cos(), turns.sin()], -1), 0.0).flatten(-2)
         sides = [self.neighbour(kinds[..., 1]), self.neighbour(kinds[..., 2] + len(GROUPS))]
         return self.scales(self.context(torch.cat([waves, known.to(waves), self.residue(kinds[..., 0]), *sides], -1)))
+
+
+BOND, ANGLE = 1.52, math.radians(112.0)
+"""The length of all bonds in angstroms, and all angles between them."""
+_TINY = 1e-6
+
+
+def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
+    r"""Returns the atoms along a side chain, with shape $(B, n, 3)$: CB and the `path` of the residue.
+
+    All bonds have one length and all angles one size, and branches are left out, so positions are right to some tenths of an angstrom.
+
+    Args:
+        backbone: The positions of N, CA and C, with shape $(3, 3)$ or $(B, 3, 3)$.
+        chi: Angles, with shape $(B, 4)$.
+
+    Raises:
+        OptionError: The amino acid is unknown.
+    """
+    about = RESIDUES[index_of(residue)]
+    if backbone.shape[-2:] != (3, 3) or backbone.ndim not in (2, 3) or chi.shape[1:] != (ANGLES,):
+        raise ShapeError(
+            f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {tuple(backbone.shape)} and "
+            f"{tuple(chi.shape)}."
+        )
+    n, ca, c = (atom.expand(len(chi), 3) for atom in backbone.unbind(-2))
+    one, other = ca - n, c - ca
+    cb = ca - 0.58273431 * torch.linalg.cross(one, other) + 0.56802827 * one - 0.54067466 * other
+    atoms = [n, ca, cb]
+    for angle in range(about.angles):
+        atoms.append(place_atom(atoms[-3], atoms[-2], atoms[-1], BOND, ANGLE, chi[:, angle]))
+    return torch.stack(atoms[2:], 1)
+
+
+class ClashEnergy(Energy):
+    r"""Atoms of different residues repel each other: $E = \tfrac k2 \sum \max(0, r - d)^2$ over pairs at distance $d$.
+
+    It counts pairs of side-chain atoms, and of those beyond CB with the N, CA and C of other residues. Positions are those of
+    `side_chain_atoms`, so this is a sketch of steric repulsion and no force field. Alone it is a density on the torus, uniform where
+    nothing clashes.
+
+    Args:
+        residues: The amino acids, $R$ names.
+        backbones: The positions of their N, CA and C in angstroms, with shape $(R, 3, 3)$.
+        distance: $r$, in angstroms.
+        stiffness: $k$, in units of energy by square angstrom.
+
+    Raises:
+        OptionError: An amino acid is unknown, there are fewer than two, or a number is not positive.
+    """
+
+    stored_texts: ClassVar[tuple[str, ...]] = ("residues",)
+
+    backbones: Tensor
+
+    def __init__(self, residues: Sequence[str], backbones: Tensor, *, distance: float = 3.4, stiffness: float = 20.0) -> None:
+        super().__init__()
+        self.residues = tuple(residues)
+        for name in self.residues:
+            index_of(name)
+        if len(self.residues) < 2:
+            raise OptionError(f"A clash needs two residues or more, got {len(self.residues)}.")
+        if backbones.shape != (len(self.residues), 3, 3) or not bool(backbones.isfinite().all()):
+            raise ShapeError(f"backbones needs finite numbers of shape ({len(self.residues)}, 3, 3), got shape {tuple(backbones.shape)}.")
+        self.distance, self.stiffness = check_number("distance", distance, above=0), check_number("stiffness", stiffness, above=0)
+        self.register_buffer("backbones", backbones.detach().clone())
+        self.event_shape, self.support, self.name = (len(self.residues), ANGLES), ce.supports.circle, "clash"
+        self.recommended = Recommendation("tempering")
+
+    def config(self) -> dict[str, Any]:
+        return {"residues": list(self.residues), "backbones": self.backbones, "distance": self.distance, "stiffness": self.stiffness}
+
+    def forward(self, chi: Tensor) -> Tensor:
+        backbones = self.backbones.to(chi)
+        chains = [side_chain_atoms(name, frame, chi[:, i]) for i, (name, frame) in enumerate(zip(self.residues, backbones, strict=True))]
+        total = chi.new_zeros(len(chi))
+        for i, atoms in enumerate(chains):
+            others = [frame.expand(len(chi), 3, 3) for j, frame in enumerate(backbones) if j != i]
+            total = total + self._repulsion(atoms[:, 1:], torch.cat(others, 1))
+            if i:
+                total = total + self._repulsion(atoms, torch.cat(chains[:i], 1))
+        return total
+
+    def _repulsion(self, atoms: Tensor, others: Tensor) -> Tensor:
+        squares = (atoms[:, :, None] - others[:, None]).square().sum(3)
+        overlap = (self.distance - (squares + _TINY).sqrt()).clamp(min=0)
+        return self.stiffness / 2 * overlap.square().sum((1, 2))

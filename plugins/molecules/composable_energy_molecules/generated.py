@@ -16,8 +16,17 @@ from composable_energy import Energy, Recommendation
 from composable_energy.arithmetic import Estimate
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_molecules.angles import wrap
-from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, SideChains, angle_mask, angle_periods, check_context, index_of
+from composable_energy_molecules.residues import (
+    ANGLES,
+    GROUPS,
+    RESIDUES,
+    SideChains,
+    angle_mask,
+    angle_periods,
+    check_context,
+    index_of,
+    wrap,
+)
 
 Well = tuple[float, float, float]
 """Centre and width in degrees, and the log weight."""

@@ -12,8 +12,7 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file
 from composable_energy.options import check_integer, import_extra
-from composable_energy_molecules.angles import dihedral
-from composable_energy_molecules.residues import ANGLES, RESIDUES, SideChains, group_of, index_of
+from composable_energy_molecules.residues import ANGLES, RESIDUES, SideChains, dihedral, group_of, index_of
 from composable_energy_viz.files import check_gzip
 
 _NAMES = frozenset(residue.name for residue in RESIDUES)
@@ -79,7 +78,9 @@ def _read_chain(chain: Any, path: Path) -> list[tuple[list[float], list[float], 
         psi = math.nan if after is None else _angle(*map(atoms.get, ("N", "CA", "C")), after[1].get("N"))
         groups = [float(group_of(side and side[0].name)) for side in (before, after)]
         place = f"{chain.name}/{residue.name} {residue.seqid}"
-        rows.append((_side_chain(residue.name, atoms), [phi, psi, float(index_of(residue.name)), *groups], place))
+        about = RESIDUES[index_of(residue.name)]
+        angles = [_angle(*map(atoms.get, about.atoms[i : i + 4])) for i in range(about.angles)] + [0.0] * (ANGLES - about.angles)
+        rows.append((angles, [phi, psi, float(index_of(residue.name)), *groups], place))
     return rows
 
 
@@ -96,12 +97,6 @@ def _atoms(residue: Any, path: Path) -> Atoms:
 
 def _are_bonded(one: Atoms, next_one: Atoms) -> bool:
     return "C" in one and "N" in next_one and bool((one["C"] - next_one["N"]).norm() < _LONGEST)
-
-
-def _side_chain(name: str, atoms: Atoms) -> list[float]:
-    about = RESIDUES[index_of(name)]
-    found = [_angle(*map(atoms.get, about.atoms[i : i + 4])) for i in range(about.angles)]
-    return found + [0.0] * (ANGLES - about.angles)
 
 
 def _angle(*points: Tensor | None) -> float:

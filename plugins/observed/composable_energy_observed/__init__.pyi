@@ -1,6 +1,5 @@
 from composable_energy_observed.energy import ObservedEnergy as ObservedEnergy
-from composable_energy_observed.interface import Function as Function
-from composable_energy_observed.interface import Operator as Operator
+from composable_energy_observed.energy import RewardEnergy as RewardEnergy
 from composable_energy_observed.noises import Gaussian as Gaussian
 from composable_energy_observed.noises import Noise as Noise
 from composable_energy_observed.noises import Poisson as Poisson
@@ -10,9 +9,10 @@ from composable_energy_observed.operators import OPERATORS as OPERATORS
 from composable_energy_observed.operators import Blur as Blur
 from composable_energy_observed.operators import Chain as Chain
 from composable_energy_observed.operators import Downsample as Downsample
+from composable_energy_observed.operators import Function as Function
 from composable_energy_observed.operators import Identity as Identity
 from composable_energy_observed.operators import Linear as Linear
 from composable_energy_observed.operators import Mask as Mask
+from composable_energy_observed.operators import Operator as Operator
 from composable_energy_observed.operators import Radon as Radon
 from composable_energy_observed.operators import operator_of as operator_of
-from composable_energy_observed.reward import RewardEnergy as RewardEnergy

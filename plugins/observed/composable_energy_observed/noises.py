@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events import log_probability
 from composable_energy.options import check_number
-from composable_energy_observed.interface import Described, build
+from composable_energy_observed.operators import Described, build
 
 
 class Noise(Described):
@@ -61,7 +61,12 @@ class Gaussian(Noise):
         return ((predicted - y) / scale).square() / 2 + (scale.log() + math.log(2 * math.pi) / 2)
 
     def check(self, y: Tensor) -> None:
-        _check_broadcast("scale", self.scale, y)
+        try:
+            fits = torch.broadcast_shapes(self.scale.shape, y.shape) == y.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ShapeError(f"The scale of the noise has shape {tuple(self.scale.shape)}, and the measurement {tuple(y.shape)}.")
 
     def level(self, y: Tensor, quantile: float) -> float:
         """Returns the quantile; the sum of the squares has a chi-squared distribution."""
@@ -145,15 +150,6 @@ def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> 
 
 def _widened(scale: Tensor, variance: Tensor | None) -> Tensor:
     return scale if variance is None else (scale.square() + variance).sqrt()
-
-
-def _check_broadcast(name: str, value: Tensor, y: Tensor) -> None:
-    try:
-        fits = torch.broadcast_shapes(value.shape, y.shape) == y.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ShapeError(f"The {name} of the noise has shape {tuple(value.shape)}, and the measurement {tuple(y.shape)}.")
 
 
 def _gamma_quantile(shape: float, quantile: float) -> float:

@@ -1,14 +1,12 @@
-from composable_energy_planning.distances import Box as Box
-from composable_energy_planning.distances import Disc as Disc
-from composable_energy_planning.over_time import OverTime as OverTime
 from composable_energy_planning.parts import Parts as Parts
 from composable_energy_planning.parts import parts_of as parts_of
 from composable_energy_planning.planner import Planner as Planner
 from composable_energy_planning.planner import PlanWarning as PlanWarning
-from composable_energy_planning.refine import descend as descend
 from composable_energy_planning.sampler import Trajectories as Trajectories
+from composable_energy_planning.sampler import descend as descend
 from composable_energy_planning.search import Search as Search
 from composable_energy_planning.terms import Effort as Effort
+from composable_energy_planning.terms import OverTime as OverTime
 from composable_energy_planning.terms import Waypoint as Waypoint
 from composable_energy_planning.terms import effort as effort
 from composable_energy_planning.terms import goal as goal
@@ -21,6 +19,8 @@ from composable_energy_planning.worlds import Arm as Arm
 from composable_energy_planning.worlds import Car as Car
 from composable_energy_planning.worlds import Maze as Maze
 from composable_energy_planning.worlds import World as World
+from composable_energy_planning.zones import Box as Box
+from composable_energy_planning.zones import Disc as Disc
 from composable_energy_planning.zones import Entered as Entered
 from composable_energy_planning.zones import Gap as Gap
 from composable_energy_planning.zones import apart as apart

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from composable_energy import ClassifierEnergy, Energy
 from composable_energy.errors import ExpressionError
-from composable_energy_planning.over_time import OverTime
-from composable_energy_planning.terms import Effort, Waypoint
+from composable_energy_planning.terms import Effort, OverTime, Waypoint
 from composable_energy_planning.transition import TransitionEnergy
 from composable_energy_planning.zones import Entered
 

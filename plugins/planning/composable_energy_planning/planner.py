@@ -12,7 +12,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
 from composable_energy_planning.parts import parts_of
-from composable_energy_planning.refine import descend
+from composable_energy_planning.sampler import descend
 from composable_energy_planning.search import Search
 from composable_energy_planning.terms import Waypoint, start, via
 

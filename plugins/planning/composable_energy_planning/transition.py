@@ -110,10 +110,7 @@ class TransitionEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         white, log_det = self.ahead.whiten(x[:, 0], x[:, 1])
-        return log_det - _log_mixture(white) - self._log_odds(x[:, 0], x[:, 1], white)
-
-    def _log_odds(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
-        return self.odds(self._inputs(states, ends, white)).squeeze(1)
+        return log_det - _log_mixture(white) - self.odds(self._inputs(x[:, 0], x[:, 1], white)).squeeze(1)
 
     def _inputs(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         change = ((ends - states) / self.ahead.unit).clamp(-20, 20)
@@ -143,7 +140,9 @@ class TransitionEnergy(Energy):
             step.unit.copy_((pairs[:, 1] - pairs[:, 0]).std(0))
 
         def likelihood(rows: Tensor) -> Tensor:
-            return _nats(self.ahead, rows[:, 0], rows[:, 1]) + _nats(self.behind, rows[:, 1], rows[:, 0])
+            whitened = self.ahead.whiten(rows[:, 0], rows[:, 1]), self.behind.whiten(rows[:, 1], rows[:, 0])
+            ahead, behind = ((white.square().sum(1) / 2 + log_det).mean() for white, log_det in whitened)
+            return ahead + behind
 
         _descend(likelihood, [*self.ahead.parameters(), *self.behind.parameters()], pairs, max(1, steps // 8), batch, rate, generator)
         inputs = self._contrast(pairs, generator)
@@ -179,11 +178,6 @@ def _descend(loss: Any, parameters: list[nn.Parameter], pairs: Tensor, steps: in
         loss(rows).backward()
         optimizer.step()
         schedule.step()
-
-
-def _nats(step: GaussianStep, states: Tensor, ends: Tensor) -> Tensor:
-    white, log_det = step.whiten(states, ends)
-    return (white.square().sum(1) / 2 + log_det).mean()
 
 
 def _log_mixture(white: Tensor) -> Tensor:

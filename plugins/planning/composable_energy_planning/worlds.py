@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy_planning.distances import Box, Disc
+from composable_energy_planning.zones import Box, Disc
 
 _ROUNDING = 1e-6
 _LOOKAHEAD = 0.05  # beside a move, in which the car steers back to its plan

@@ -1,4 +1,4 @@
-r"""Zones that a trajectory enters or avoids: events with an exact complement."""
+r"""Zones that a trajectory enters or avoids: signed distances, and events with an exact complement."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,44 @@ from torch.nn.functional import logsigmoid
 from composable_energy import ClassifierEnergy
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
-from composable_energy_planning.distances import Box, Disc
+
+
+class Disc(nn.Module):
+    """The signed distance from a disc, or from a ball in more dimensions."""
+
+    center: Tensor
+
+    def __init__(self, center: Sequence[float] | Tensor, radius: float) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.as_tensor(center, dtype=torch.get_default_dtype()).clone())
+        self.radius = check_number("radius", radius, above=0)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Returns the distances, with shape $(*)$, of points with shape $(*, d)$."""
+        return torch.linalg.vector_norm(points - self.center, dim=-1) - self.radius
+
+
+class Box(nn.Module):
+    """The signed distance from a box with a center and half of its size along each axis.
+
+    Raises:
+        OptionError: A size is not positive, or there is not one for each axis.
+    """
+
+    center: Tensor
+    extent: Tensor
+
+    def __init__(self, center: Sequence[float] | Tensor, half: Sequence[float] | Tensor) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.as_tensor(center, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("extent", torch.as_tensor(half, dtype=torch.get_default_dtype()).clone())
+        if self.extent.shape != self.center.shape or not bool((self.extent > 0).all()):
+            raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
+
+    def forward(self, points: Tensor) -> Tensor:
+        beyond = (points - self.center).abs() - self.extent
+        outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
+        return outside + beyond.amax(-1).clamp_max(0)
 
 
 class Entered(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import DamagedFileError, exclusive, read_record, write_record
+from composable_energy_training.batches import Fingerprint
 from composable_energy_training.description import list_differences
-from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.ranks import Ranks
 
 _VERSION = 2

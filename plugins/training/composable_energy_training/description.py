@@ -42,7 +42,10 @@ def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = 
     if isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.kind in "biuf":
         value = torch.as_tensor(np.array(value))
     if isinstance(value, Tensor):
-        return "in the checkpoint" if id(value) in trained else _describe_tensor(value)
+        if id(value) in trained:
+            return "in the checkpoint"
+        dtype = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        return f"{dtype} {value.tolist()!r}" if value.numel() <= 4 else f"{dtype} with digest {digest_of({'': value})[:16]}"
     if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)) or id(value) in path or len(path) >= _DEPTH:
         return getattr(value, "__qualname__", type(value).__qualname__)
 
@@ -117,11 +120,6 @@ def _describe_function(function: types.FunctionType, inner: Any) -> Any:
     captured = {**inspect.getclosurevars(function).nonlocals, "defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
     digest = blake2b(source.encode(), digest_size=8).hexdigest()
     return {"function": function.__qualname__, "source": digest, **inner(captured)}
-
-
-def _describe_tensor(tensor: Tensor) -> str:
-    dtype = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-    return f"{dtype} {tensor.tolist()!r}" if tensor.numel() <= 4 else f"{dtype} with digest {digest_of({'': tensor})[:16]}"
 
 
 def _is_shallow(value: Any) -> bool:

@@ -1,13 +1,18 @@
-r"""Objectives of heads: predictions of attributes from noisy points at all noise levels, which become evidence in expressions."""
+r"""Objectives that learn attributes: heads at all noise levels, which become evidence in expressions, and classifiers that are energies."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_integer
-from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_labels
+from composable_energy.options import check_integer, check_number
+from composable_energy.sampling import Noise, SamplerLike
+from composable_energy_training.contrastive_divergence import ContrastiveDivergence
+from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, get_labels, require_energy
+from composable_energy_training.replay_buffer import Start
 from composable_energy_training.score_matching import add_noise, check_levels
 
 _LOG_WIDTHS = (-5.0, 1.0)  # the range of composable_energy.GaussianHead
@@ -112,3 +117,121 @@ def cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Te
         )
     hits = (logits.detach().argmax(1) == labels).sum()
     return F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum"), hits, (labels >= 0).sum()
+
+
+class JointEnergyClassifier(ContrastiveDivergence):
+    r"""Contrastive divergence of an energy plus the cross entropy of a classifier (Grathwohl et al., 2020):
+
+    $$\langle E(x) - E(x') \rangle + \alpha \langle E(x)^2 + E(x')^2 \rangle - \beta \langle \log p(y \mid x) \rangle$$
+
+    The model has a method `logits(x)` with shape $(B, K)$, and $p(y \mid x) = \text{softmax}(\text{logits})_y$. In the paper the energy is
+    $E(x) = -\log \sum_y e^{\text{logits}_y}$ of the same network, called without a class. Rows with the label -1, unknown, add to the
+    divergence only. All other arguments are those of `ContrastiveDivergence`.
+
+    Args:
+        steps: Steps of each chain for each training step; 20 in the paper.
+        l2: $\alpha$; 0 in the paper.
+        label: The attribute of the data with the class.
+        weight: $\beta$; 1 in the paper.
+
+    References:
+        Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020),
+        https://arxiv.org/abs/1912.03263
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        sampler: SamplerLike = "langevin",
+        options: Mapping[str, Any] | None = None,
+        buffer: int = 10_000,
+        fresh: float = 0.05,
+        start: Start | Literal["data"] = "uniform",
+        l2: float = 0.0,
+        augment: Callable[[Tensor, Noise], Tensor] | None = None,
+        persistent: bool = True,
+        label: str = "class",
+        weight: float = 1.0,
+    ) -> None:
+        chains = {"buffer": buffer, "fresh": fresh, "start": start, "augment": augment, "persistent": persistent}
+        super().__init__(steps=steps, sampler=sampler, options=options, l2=l2, **chains)
+        self.label, self.weight = label, check_number("weight", weight, least=0)
+
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        if not callable(getattr(model, "logits", None)):
+            raise OptionError(f"The model needs a method `logits(x)` with shape (B, K); {type(model).__name__} has none.")
+        super().begin(model, context)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
+        share of known labels that are predicted.
+        """
+        labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
+        logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]
+        if logits.ndim != 2 or len(logits) != len(batch.x):
+            raise ShapeError(f"logits must have shape ({len(batch.x)}, K), got {tuple(logits.shape)}.")
+        total, correct, known = cross_entropy(as_float32(logits), labels, self.label)
+        mean = total / len(labels)
+        scalars = {"cross_entropy": mean.detach(), "accuracy": correct / known.clamp_min(1)}
+        return Loss(divergence.value + self.weight * mean, {**divergence.scalars, **scalars})
+
+
+class LabelContrast(Objective):
+    r"""Cross entropy of $p(y \mid x) \propto e^{-E(x, y)}$ among a set $S$ of classes (Li et al., 2020):
+
+    $$\Bigl\langle E(x, y) + \log \sum_{y' \in S} e^{-E(x, y')} \Bigr\rangle + \alpha \langle E(x, y)^2 \rangle$$
+
+    A softmax layer raises the energies of all its classes on each point. Here $S$ may be the classes of the present task: energies of other
+    classes change only through shared weights, so that a network that learns classes one after the other, without earlier data, forgets
+    less. With all classes as $S$ it is the usual cross entropy. It trains a classifier, not a density of points; add an objective such as
+    `ContrastiveDivergence` for that.
+
+    Args:
+        condition: The attribute of the data with the class; it becomes the condition `y` of the energy.
+        classes: $S$, class numbers that contain all labels of the data; None for the classes that occur in the batch, which needs no
+            knowledge of tasks.
+        l2: $\alpha$.
+
+    Raises:
+        OptionError: A class is no whole number of at least 0, fewer than two classes are given, or `l2` is negative.
+
+    References:
+        Energy-based models for continual learning (Li et al., 2020), https://arxiv.org/abs/2011.12216
+    """
+
+    def __init__(self, condition: str, *, classes: Sequence[int] | None = None, l2: float = 0.0) -> None:
+        self.condition, self.l2 = condition, check_number("l2", l2, least=0)
+        self.classes = None if classes is None else tuple(sorted({check_integer("classes", value, least=0) for value in classes}))
+        if self.classes is not None and len(self.classes) < 2:
+            raise OptionError(f"A contrast needs at least two classes, got {list(self.classes)}.")
+
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        if self.classes is None and len(context.rows) < context.batch_size:
+            raise OptionError("In several processes the classes of a batch differ between processes: give `classes`.")
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        r"""Returns the loss. Its scalars are `accuracy`, the share of rows whose own class has the lowest energy of $S$, `margin`, the mean
+        of the other classes' energies minus the own, and `magnitude`, the mean absolute energy.
+        """
+        labels = get_conditions(require_energy(model), batch, self.condition)["y"]
+        if labels.is_floating_point():
+            raise OptionError(f"A contrast of labels needs classes, {self.condition} has numbers.")
+        classes = labels.unique() if self.classes is None else torch.tensor(self.classes, device=labels.device)
+        count = len(classes)
+        place = torch.searchsorted(classes, labels).clamp_max(count - 1)
+        wrong = labels[classes[place] != labels]
+        if len(wrong):
+            raise OptionError(f"{self.condition} has the class {int(wrong[0])}, but classes are {classes.tolist()}: add it.")
+        energies = as_float32(model(batch.x.repeat_interleave(count, 0), y=classes.repeat(len(labels)))).view(len(labels), count)
+        own = energies.gather(1, place[:, None])[:, 0]
+        value = (own + (-energies).logsumexp(1)).mean()
+        if self.l2:
+            value = value + self.l2 * own.square().mean()
+        found, low = energies.detach(), own.detach()
+        scalars = {
+            "accuracy": (found.argmin(1) == place).to(found).mean(),
+            "margin": ((found.sum(1) - low) / max(count - 1, 1) - low).mean(),
+            "magnitude": found.abs().mean(),
+        }
+        return Loss(value, scalars)

@@ -41,5 +41,4 @@ class MLPEnergy(Energy):
         return {"dim": self.net[0].in_features, "width": self.width, "layers": self.layers, "scale": self.scale}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns energies with shape $(B,)$ of points with shape $(B, D)$."""
         return self.net(x)[:, 0] + x.square().sum(1) / (2 * self.scale**2)

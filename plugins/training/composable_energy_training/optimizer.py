@@ -117,13 +117,8 @@ class Optimizer:
         norm = torch.stack(norms).norm() if norms else torch.zeros(())
         if self.clip == "adam":
             for parameter in parameters:
-                bound = self._adam_bound(optimizer.state.get(parameter, {}), parameter)
+                state = optimizer.state.get(parameter)
+                mean = state["exp_avg_sq"] / (1 - self.betas[1] ** state["step"].item()) if state else torch.zeros_like(parameter)
+                bound = mean.sqrt_().mul_(3).add_(0.1)
                 torch.clamp(parameter.grad, -bound, bound, out=parameter.grad)
         return norm
-
-    def _adam_bound(self, state: dict[str, Tensor], like: Tensor) -> Tensor:
-        """Returns $3 \\sqrt{v} + 0.1$, where $v$ is 0 before the first step."""
-        if not state:
-            return torch.full_like(like, 0.1)
-        corrected = state["exp_avg_sq"] / (1 - self.betas[1] ** state["step"].item())
-        return corrected.sqrt_().mul_(3).add_(0.1)

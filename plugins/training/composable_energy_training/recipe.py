@@ -12,8 +12,7 @@ from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import expanded, is_file, read_bytes, replace_file
 from composable_energy.options import listed, nearest, nearest_names
 from composable_energy.registry import get
-from composable_energy_training.setting_types import NONE, check_setting
-from composable_energy_training.toml import flatten, read_toml, to_toml, unflatten
+from composable_energy_training.toml import NONE, check_setting, flatten, read_toml, to_toml, unflatten
 
 if TYPE_CHECKING:
     from typing_extensions import Self

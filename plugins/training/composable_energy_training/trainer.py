@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,19 +19,16 @@ from torch import nn
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
 from composable_energy.options import check_integer, ran_out
 from composable_energy.sampling import Noise
-from composable_energy_training.batches import BatchLoader
+from composable_energy_training.batches import BatchLoader, Fingerprint
 from composable_energy_training.callbacks import Callback, Checkpoints, ProgressLog
 from composable_energy_training.checkpoints import Checkpoint, CheckpointStore
 from composable_energy_training.description import describe, describe_modules
-from composable_energy_training.ema import EMA, copy_tensors
-from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.monitor import Alert, Monitor, MonitorState, TrainingDiverged, stop_error
 from composable_energy_training.objective import Objective, RankContext
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
-from composable_energy_training.ranks import Ranks
-from composable_energy_training.termination import Termination
-from composable_energy_training.train_step import TrainStep
+from composable_energy_training.ranks import Ranks, Termination
+from composable_energy_training.train_step import EMA, TrainStep, copy_tensors
 
 _LOG = logging.getLogger("composable_energy_training")
 
@@ -163,7 +159,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
-                stack.push(partial(_end, callback, self))
+                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error))
             devices = [self.device] * (self.device.type == "cuda")
             try:
                 with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
@@ -347,7 +343,3 @@ def _only(callbacks: Sequence[Callback], default: C) -> C:
     if len(found) > 1:
         raise OptionError(f"callbacks must have one {type(default).__name__} at most, got {len(found)}.", ["callbacks"])
     return found[0] if found else default
-
-
-def _end(callback: Callback, trainer: Trainer, kind: object, error: BaseException | None, trace: object) -> None:
-    callback.on_end(trainer, error)

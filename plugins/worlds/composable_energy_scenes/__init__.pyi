@@ -1,5 +1,3 @@
-from composable_energy_scenes.colored_sprites import FULL_COLORS as FULL_COLORS
-from composable_energy_scenes.colored_sprites import ColoredSprites as ColoredSprites
 from composable_energy_scenes.concepts import Concepts as Concepts
 from composable_energy_scenes.concepts import SceneFamily as SceneFamily
 from composable_energy_scenes.concepts import load_concepts as load_concepts
@@ -24,8 +22,10 @@ from composable_energy_scenes.presence import Presence as Presence
 from composable_energy_scenes.renderer import KINDS as KINDS
 from composable_energy_scenes.room import ROOM_FACTORS as ROOM_FACTORS
 from composable_energy_scenes.room import Room as Room
+from composable_energy_scenes.sprites import FULL_COLORS as FULL_COLORS
 from composable_energy_scenes.sprites import SPRITE_FACTORS as SPRITE_FACTORS
 from composable_energy_scenes.sprites import SPRITES as SPRITES
+from composable_energy_scenes.sprites import ColoredSprites as ColoredSprites
 from composable_energy_scenes.sprites import Sprites as Sprites
 from composable_energy_scenes.tetris import PIECES as PIECES
 from composable_energy_scenes.tetris import Tetris as Tetris

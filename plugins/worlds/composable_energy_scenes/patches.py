@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import ShapeError
-from composable_energy_image.noise_conditioning import level_column
-from composable_energy_image.unet import UNet
+from composable_energy_image.noise_conditioning import UNet, level_column
 
 CHANNELS = 4
 """Numbers for each patch."""
@@ -76,7 +75,6 @@ class PatchNetwork(ce.Energy):
         self.net = UNet(CHANNELS, None, width=48, levels=2, blocks=1, activation="swish", dropout=0.0)
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
         level = level_column(sigma, x)
         scale = (1 + level * level).rsqrt()
         u = x * scale[:, :, None, None]

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_image.noise_conditioning import level_column
-from composable_energy_image.unet import UNet
+from composable_energy_image.noise_conditioning import UNet, level_column
 from composable_energy_scenes.patches import CHANNELS, PATCHES
 
 CELLS = 16

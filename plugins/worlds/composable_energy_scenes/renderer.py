@@ -53,7 +53,8 @@ def load_mujoco() -> ModuleType:
 
     The environment variable `MUJOCO_GL` selects the backend. On Linux, if it is not set, EGL is used if installed, else OSMesa.
     """
-    _load_triton_first()
+    with suppress(ImportError):  # both Triton and Mesa's software renderer contain LLVM, and importing Triton later crashes the process
+        importlib.import_module("triton")
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = _find_backend()  # MuJoCo reads it at import
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's threads cost more than they gain on pictures this small
@@ -150,12 +151,6 @@ class Camera:
 def _close(camera: weakref.ref[Camera]) -> None:
     for renderer in getattr(camera(), "_renderers", ()):
         renderer.close()
-
-
-def _load_triton_first() -> None:
-    """Imports Triton before Mesa's software renderer. Both contain LLVM, and importing Triton later crashes the process."""
-    with suppress(ImportError):
-        importlib.import_module("triton")
 
 
 def _find_backend() -> str:

@@ -7,8 +7,8 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.colored_sprites import FULL_COLORS, TONES
 from composable_energy_scenes.renderer import check_picture_size
+from composable_energy_scenes.sprites import FULL_COLORS, TONES
 
 _COUNT = 3
 _FREE = {
@@ -73,9 +73,9 @@ class Tetris(World):
             taken = (_CELLS[shape] + cell[:, None]).reshape(-1, 2)
             if taken.max() < self.cells and len(np.unique(taken, axis=0)) == len(taken):
                 break
-        color = np.zeros(_COUNT, np.int64)
+        color, apart = np.zeros(_COUNT, np.int64), np.abs(taken[:, None] - taken).max(2)
         for k in range(_COUNT):
-            used = {color[j] for j in range(k) if _touch(taken[4 * j : 4 * j + 4], taken[4 * k : 4 * k + 4])}
+            used = {color[j] for j in range(k) if apart[4 * j : 4 * j + 4, 4 * k : 4 * k + 4].min() <= 1}
             color[k] = random.choice([tone for tone in range(len(FULL_COLORS)) if tone not in used])
         return {"shape": shape, "color": color, "cell": cell}
 
@@ -94,7 +94,3 @@ class Tetris(World):
         found = board.repeat(wide, 1).repeat(wide, 2)
         images = tones[np.arange(n)[:, None, None], found]
         return Scenes(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), values, found if masks else None)
-
-
-def _touch(cells: np.ndarray, others: np.ndarray) -> bool:
-    return bool(np.abs(cells[:, None] - others).max(2).min() <= 1)

@@ -122,14 +122,9 @@ def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] =
     options = {"rate": 1e-3, "betas": (0.9, 0.99), "warm_up": 200, "ema": 0.998, "precision": "auto"}
     options |= {"steps": scaled(_STEPS, effort), "batch_size": 32, "store": {"every": 250}, "callbacks": [Monitor(None), *callbacks]}
     train_network(folder / "small-faces", unet, ClassDiffusion(), faces, progress=True, **options)
-    return save_pipeline(unet, folder / "weights" / PIPELINE.name)
-
-
-def save_pipeline(unet: Any, folder: Path) -> Path:
-    """Writes a network and the scheduler as a pipeline with weights in half precision, and returns its folder."""
-    pipeline = import_extra("diffusers", "diffusers").DDPMPipeline(copy.deepcopy(unet).half(), small_scheduler())
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    return folder
+    pipeline, target = import_extra("diffusers", "diffusers").DDPMPipeline, folder / "weights" / PIPELINE.name
+    pipeline(copy.deepcopy(unet).half(), small_scheduler()).save_pretrained(target, safe_serialization=True)
+    return target
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

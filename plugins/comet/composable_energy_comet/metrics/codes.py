@@ -128,7 +128,8 @@ def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, poin
     if points is not None and check_integer("points", points, least=2) < len(rows):
         some = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:points]
         rows, levels = check_codes_and_factors(rows[some], levels[some], levels=True)  # a level may be missing now
-    cells = _bin(rows, bins)
+    low, high = rows.amin(0), rows.amax(0)
+    cells = ((rows - low) / torch.where(high > low, high - low, 1.0) * bins).long().clamp(max=bins - 1)  # a constant has one bin
     gaps = []
     for column in levels.unbind(1):
         information, entropy = _information(cells, column, bins)
@@ -144,13 +145,6 @@ def _information(cells: Tensor, levels: Tensor, bins: int) -> tuple[Tensor, Tens
     counts = index.flatten().bincount(minlength=dimensions * bins * n_levels).reshape(dimensions, bins, n_levels)
     entropy = _entropy(counts[0].sum(0))
     return (_entropy(counts.sum(2)) + entropy - _entropy(counts.flatten(1))).clamp(min=0), entropy
-
-
-def _bin(codes: Tensor, bins: int) -> Tensor:
-    """Returns the bin of each number; a constant dimension has one bin."""
-    low, high = codes.amin(0), codes.amax(0)
-    width = torch.where(high > low, high - low, 1.0)
-    return ((codes - low) / width * bins).long().clamp(max=bins - 1)
 
 
 def _entropy(counts: Tensor) -> Tensor:
@@ -185,7 +179,8 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
     check_choice("kind", kind, ("pearson", "spearman"))
     optimize = import_extra("scipy.optimize", "metrics")
     if kind == "spearman":
-        rows, values = _ranks(rows), _ranks(values)
+        rank = import_extra("scipy.stats", "metrics").rankdata  # ties share their mean rank
+        rows, values = (torch.from_numpy(rank(numbers.numpy(), axis=0)) for numbers in (rows, values))
     strength = (_standard(rows).T @ _standard(values)).abs()
     matched = optimize.linear_sum_assignment(strength.numpy(), maximize=True)
     return min(1.0, strength[matched].sum().item() / values.shape[1])
@@ -196,11 +191,6 @@ def _standard(rows: Tensor) -> Tensor:
     varies = rows.amax(0) > rows.amin(0)
     centred = torch.where(varies, rows - rows.mean(0), 0.0)
     return centred / torch.where(varies, centred.norm(dim=0), 1.0)
-
-
-def _ranks(rows: Tensor) -> Tensor:
-    """Returns ranks; ties share their mean rank."""
-    return torch.from_numpy(import_extra("scipy.stats", "metrics").rankdata(rows.numpy(), axis=0))
 
 
 def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_factors: Array) -> Tensor:

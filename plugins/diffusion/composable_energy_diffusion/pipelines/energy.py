@@ -10,9 +10,8 @@ from composable_energy.files import expanded, is_directory
 from composable_energy.options import nearest
 from composable_energy.registry import get
 from composable_energy_diffusion.energy import DiffusionEnergy
-from composable_energy_diffusion.pipelines.files import read_pipeline
+from composable_energy_diffusion.pipelines.files import process_of, read_pipeline
 from composable_energy_diffusion.pipelines.networks import ClassNetwork, PromptNetwork, decoder_of, network_of
-from composable_energy_diffusion.pipelines.schedulers import process_of
 
 
 class PipelineEnergy(DiffusionEnergy):
@@ -88,7 +87,12 @@ class PipelineEnergy(DiffusionEnergy):
         if name is not None:
             conditions = {"class_label" if self.labels else "prompt": name, **conditions}
         if "class_label" in conditions and isinstance(self.model, ClassNetwork):
-            conditions["class_label"] = self._label(self.model, conditions["class_label"])
+            label = conditions["class_label"]
+            if isinstance(label, str):
+                if label not in self.labels:
+                    raise OptionError(f"{self} has no class {label!r}.{nearest(label, self.labels) or ' Give its number.'}")
+                label = self.labels[label]
+            conditions["class_label"] = _check_class(self.model, label)
         if "prompt" in conditions and not isinstance(conditions["prompt"], Tensor):
             conditions |= self.encode(conditions["prompt"])
         return super().concept(**conditions)
@@ -108,13 +112,6 @@ class PipelineEnergy(DiffusionEnergy):
             self._pipeline = read_pipeline(own["location"], revision=own["revision"], variant=own["variant"], dtype=own["dtype"])
         device = next(self.parameters()).device
         return {name: value.to(device) for name, value in self.model.encode(self._pipeline, prompt).items()}
-
-    def _label(self, network: ClassNetwork, label: Any) -> Any:
-        if isinstance(label, str):
-            if label not in self.labels:
-                raise OptionError(f"{self} has no class {label!r}.{nearest(label, self.labels) or ' Give its number.'}")
-            label = self.labels[label]
-        return _check_class(network, label)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_pipeline": None}  # tokenizers are slow to copy, and samplers need none

@@ -14,8 +14,6 @@ from composable_energy_cli import Command, json_text, whole_number
 from composable_energy_cli.parser import add_options, each_once
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from composable_energy_image.data import Scenes
 
 SHEET = "contact-sheet.png"
@@ -79,16 +77,11 @@ def _write_sheet(path: Path, scenes: Scenes, world: str) -> None:
 
     shown = torch.from_numpy(scenes.images[:_SHOWN].copy())
     if scenes.masks is not None:
-        shown = torch.cat([shown.expand(-1, 3, -1, -1), _color_masks(torch.from_numpy(scenes.masks[:_SHOWN].copy()))], 3)
+        hues = [(k * 0.618034 % 1, 0.55 + 0.45 * (k % 2), 1 - 0.3 * (k % 3 == 2)) for k in range(255)]  # neighbors differ
+        palette = torch.tensor([(0.0, 0.0, 0.0)] + [colorsys.hsv_to_rgb(*hue) for hue in hues]).mul(255).byte()
+        masks = palette[torch.from_numpy(scenes.masks[:_SHOWN].copy()).long()].permute(0, 3, 1, 2)
+        shown = torch.cat([shown.expand(-1, 3, -1, -1), masks], 3)
     write_grid(path, shown, (0, 255), {"world": world})
-
-
-def _color_masks(masks: Tensor) -> Tensor:
-    import torch
-
-    hues = [(k * 0.618034 % 1, 0.55 + 0.45 * (k % 2), 1 - 0.3 * (k % 3 == 2)) for k in range(255)]  # neighbors differ
-    palette = torch.tensor([(0.0, 0.0, 0.0)] + [colorsys.hsv_to_rgb(*hue) for hue in hues]).mul(255).byte()
-    return palette[masks.long()].permute(0, 3, 1, 2)
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.labels import BINARY, Labels, labels_from_words
+from composable_energy_image.data.pictures import BINARY, Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
 from composable_energy_viz.files import crop_centre, read_picture
 
@@ -37,9 +37,12 @@ def read_folder(request: ReadRequest) -> PictureSource:
     if not names:
         raise FileFormatError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}, at any depth.")
     names.sort()
-    table = request.labels or _only_table(folder)
-    if table is not None:
-        labels = read_labels(table, names, folder, request.strict)
+    tables = [request.labels] if request.labels else sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
+    if len(tables) > 1:
+        listed = join_names([path.name for path in tables])
+        raise FileFormatError(f"{folder} holds {len(tables)} tables, {listed}: choose one by labels= (--labels of the command `train`).")
+    if tables:
+        labels = read_labels(tables[0], names, folder, request.strict)
     elif all("/" in name for name in names):
         classes = [name.split("/")[0] for name in names]
         if {name.lower() for name in classes} <= {*_PARTS, "val", "validation"}:
@@ -126,14 +129,6 @@ def _read_partition(path: Path, rows: dict[str, bytes]) -> dict[str, list[str]]:
             f"{path} lists {len(listed):,} pictures, the list of attributes {len(rows):,}: only one of them has {differ}."
         )
     return parts
-
-
-def _only_table(folder: Path) -> Path | None:
-    tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
-    if len(tables) > 1:
-        listed = join_names([path.name for path in tables])
-        raise FileFormatError(f"{folder} holds {len(tables)} tables, {listed}: choose one by labels= (--labels of the command `train`).")
-    return tables[0] if tables else None
 
 
 def _list_files(request: ReadRequest) -> list[Path]:

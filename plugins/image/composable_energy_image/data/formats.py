@@ -16,8 +16,7 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import expanded, is_directory, is_file
 from composable_energy.options import check_choice, check_integer
-from composable_energy_image.data.arrays import read_npy, read_npz
-from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
+from composable_energy_image.data.arrays import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx, read_npy, read_npz
 from composable_energy_image.data.folders import is_celeba, is_folder, read_celeba, read_folder
 from composable_energy_image.data.pictures import CHANNELS, Pictures
 from composable_energy_image.data.scene_files import is_rendered, read_rendered

@@ -14,7 +14,7 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import exists, expanded, read_bytes, replace_file
 from composable_energy.options import check_integer
-from composable_energy_image.data.labels import Labels, labels_from_numbers
+from composable_energy_image.data.pictures import Labels, labels_from_numbers
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
 from composable_energy_image.data.world import Scenes, World
 from composable_energy_viz.files import check_archive, regular

@@ -14,7 +14,7 @@ import numpy as np
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import read_bytes
 from composable_energy.options import printable
-from composable_energy_image.data.labels import Labels
+from composable_energy_image.data.pictures import Labels
 from composable_energy_viz.files import fitted
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ class _Calibration:
 
     def calibrate(self, energy: Energy, context: _Context) -> Energy:
         """Returns an energy with its mixtures calibrated."""
-        if energy in self.excluded or not any(map(_is_mixture, energy.modules())):
+        if energy in self.excluded or not any(isinstance(part, ce.Disjunction) and part.formula is None for part in energy.modules()):
             return energy
         place = energy, tuple((name, id(value)) for name, value in context.bound.items())  # nodes of the expression keep the values alive
         if place in self.results:
@@ -100,17 +100,13 @@ class _Calibration:
         terms = [self.calibrate(term, inside) for term in energy.terms]
         new = energy
         if isinstance(energy, ce.Disjunction) and energy.formula is None and energy.shares != "known":
-            new = self._calibrate_mixture(energy, terms, inside)
+            branches = terms if energy.weighted else _group_events(terms)
+            found = [self._estimate(branch, inside) for branch in branches]
+            new = energy.rebuild(*branches, log_z=[one.value for one in found], log_z_errors=[one.standard_error for one in found])
         elif energy.has_config and any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
             new = energy.rebuild(*terms)
         self.results[place] = new
         return new
-
-    def _calibrate_mixture(self, node: ce.Disjunction, terms: Sequence[Energy], context: _Context) -> Energy:
-        branches = list(terms) if node.weighted else _group_events(terms)
-        found = [self._estimate(branch, context) for branch in branches]
-        values, errors = ([getattr(estimate, name) for estimate in found] for name in ("value", "standard_error"))
-        return node.rebuild(*branches, log_z=values, log_z_errors=errors)
 
     def _estimate(self, branch: Energy, context: _Context) -> Estimate:
         if branch.log_normalizer is not None:  # a closed form, or a calibrated mixture
@@ -127,10 +123,6 @@ class _Calibration:
                 value = Estimate(0.0)
             self.estimates.append((density, value))
         return value
-
-
-def _is_mixture(part: object) -> bool:
-    return isinstance(part, ce.Disjunction) and part.formula is None
 
 
 def _group_events(terms: Sequence[Energy]) -> list[Energy]:

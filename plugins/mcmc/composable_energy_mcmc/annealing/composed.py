@@ -12,8 +12,7 @@ from composable_energy.algebra import noise_leaves
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import State, has_rows, plain_energy
-from composable_energy_mcmc.level_gradient import denoised_pull
-from composable_energy_mcmc.widening import Widened, widen
+from composable_energy_mcmc.level_gradient import Widened, denoised_pull, widen
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from composable_energy.errors import CalibrationError, ExpressionError, OptionEr
 from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
 from composable_energy_mcmc.annealing.ais import Path, tune_path
-from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
+from composable_energy_mcmc.annealing.path import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
