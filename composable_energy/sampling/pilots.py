@@ -255,8 +255,9 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
     if isinstance(energy, DistributionEnergy):
         law, device = energy.distribution, points.device
         one, two = seeded_draws(law, count, device, seed), seeded_draws(law, count, device, seed)
-        same = one is not None and two is not None and one.shape == (count, *points.event) and torch.equal(one, two)
-        return one.to(device, points.dtype) if same else None
+        if one is None or two is None or one.shape != (count, *points.event) or not torch.equal(one, two):
+            return None
+        return one.to(device, points.dtype)
     parts, factors = dict[str, Tensor](), energy.terms if isinstance(energy, Conjunction) else (energy,)
     for number, factor in enumerate(factors):
         if not isinstance(factor, Factor) or factor.values or not parts.keys().isdisjoint(factor.names):

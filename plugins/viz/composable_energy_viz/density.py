@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,8 @@ def show(
     """
     energy = ce.as_energy(energy)
     if isinstance(points, Mapping):
-        points = torch.cat([points[name].reshape(len(points[name]), -1) for name in energy.variables], 1)
+        parts = [points[name] for name in energy.variables]
+        points = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
     size = _size(energy, points, trace)
     figure, axes = open_axes(ax, path, *((4.6, 4.4) if size == 2 else (5.2, 3.2)))
     shape = energy.event_shape if energy.event_shape is not None else torch.Size([size])
@@ -77,7 +78,7 @@ def show(
     if points is None and trace is not None and trace.points is not None:
         points = trace.points[-1]
     if points is None and check_integer("draws", draws, least=0):
-        points = energy.latents.sample((draws, *shape), seed=seed)
+        points = cast(Tensor, energy.latents.sample((draws, *shape), seed=seed))
     dots = None if points is None else _dots(points, size)
     ends = _window(window, dots, size)
     axis = [torch.linspace(low, high, check_integer("resolution", resolution, least=2)) for low, high in ends]
