@@ -68,7 +68,8 @@ test: $(STAMP)
 	@start=$$(date +%s); $(MAKE) --no-print-directory lint && $(MAKE) --no-print-directory -j 2 types unit && \
 		echo "The last run here took $$(( ($$(date +%s) - start + 59) / 60 )) minutes." | tee $(TEST_TIME)
 
-# What continuous integration runs. What has one thread runs two at a time, the longest first. The tests run last, so that their summary ends the output.
+# What continuous integration runs. What has one thread runs two at a time, the longest first. The tests run last, so that their summary ends
+# the output.
 test-all: $(STAMP)
 	@$(MAKE) --no-print-directory -j 2 wheel lint types docs house
 	@$(MAKE) --no-print-directory unit-all BUILT_SITE=$(CURDIR)/site
@@ -92,7 +93,7 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not full"
 
-# All tests; coverage is measured in those that `make test` runs (conftest.py). BUILT_SITE names the folder of a site that is built already.
+# All tests; conftest.py says in which ones coverage is measured. BUILT_SITE names the folder of a site that is built already.
 unit-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=composable_energy --cov=composable_energy_training \
 		--cov-report=term:skip-covered --cov-fail-under=95
