@@ -35,7 +35,7 @@ help:
 	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term (seconds)"
 	@echo "make test       run the checks before a commit: lint types unit (about five minutes on two cores)"
 	@echo "make test-fast  run a representative part of the unit tests (less than a minute on two cores)"
-	@echo "make test-all   run everything: lint house types docs wheel, and all tests with their coverage (about twenty minutes on two cores)"
+	@echo "make test-all   run everything: lint house types docs wheel, and all tests with their coverage (about a quarter of an hour on two cores)"
 	@echo "make campaign   run the reliability campaign for MINUTES (10); the counts are added up in .campaign"
 	@echo "make house      measure how much there is to read, and how far one call travels"
 	@echo "make format     apply ruff's fixes and format"
@@ -68,10 +68,11 @@ test: $(STAMP)
 	@start=$$(date +%s); $(MAKE) --no-print-directory lint && $(MAKE) --no-print-directory -j 2 types unit && \
 		echo "The last run here took $$(( ($$(date +%s) - start + 59) / 60 )) minutes." | tee $(TEST_TIME)
 
-# What continuous integration runs. What has one thread runs two at a time. The tests run last, so that their summary ends the output.
+# What continuous integration runs. What has one thread runs two at a time, the longest first. The tests run last, so that their summary ends
+# the output.
 test-all: $(STAMP)
-	@$(MAKE) --no-print-directory -j 2 lint house types docs
-	@$(MAKE) --no-print-directory wheel unit-all BUILT_SITE=$(CURDIR)/site
+	@$(MAKE) --no-print-directory -j 2 wheel lint types docs house
+	@$(MAKE) --no-print-directory unit-all BUILT_SITE=$(CURDIR)/site
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -92,7 +93,7 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not full"
 
-# All tests. BUILT_SITE names the folder of a site that is built already.
+# All tests; conftest.py says in which ones coverage is measured. BUILT_SITE names the folder of a site that is built already.
 unit-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=composable_energy --cov=composable_energy_training \
 		--cov-report=term:skip-covered --cov-fail-under=95

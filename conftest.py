@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread, a fixed seed before each test, no matplotlib windows, what is quick, and entry points for a checkout.
+"""Settings of all tests: one thread, a fixed seed before each test, no windows, what is quick or measured, and entry points for a checkout.
 
 In a checkout that is not installed, tests find plug-ins by name as they do after `pip install -e .`.
 """
@@ -34,9 +34,15 @@ def seeded() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few."""
+    """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few.
+
+    Coverage is not measured in tests of the full suite. They take most of the time, which measuring makes a third longer, and the others
+    cover the code.
+    """
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if item.get_closest_marker("full") and item.config.pluginmanager.hasplugin("_cov"):
+            item.add_marker("no_cover")
         if not (item.get_closest_marker("slow") or item.get_closest_marker("full")):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in cases.values():

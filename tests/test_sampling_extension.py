@@ -9,20 +9,21 @@ import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import SamplingInterrupted
 from composable_energy.sampling import Checkpoint, Stop
+from composable_energy_mcmc import ChEES
 
 # The mean of its first coordinate is 3; 100 steps are too few.
 BANANA = ce.as_energy(lambda x: 5 * (x[:, 0] - 3 * x[:, 1] ** 2) ** 2 + x[:, 1] ** 2 / 2, event_shape=(2,))
+SHORT = ChEES(0.1, 0.3)  # trajectories that are too short, and need no pilot chains
 APART = ce.as_energy(lambda x: -torch.logaddexp(-(x - 20).square().sum(1) / 2, -(x + 20).square().sum(1) / 2), event_shape=(2,))
 
 
+@pytest.mark.full
 def test_steps_are_doubled_until_the_chains_agree():
-    """The points are those of a call with as many steps, and right; with the sampler's own number of steps they are not."""
+    """The points are those of a call with as many steps, and right."""
     points, trace = BANANA.sample(200, seed=1, trace=True)
     assert trace.steps in (200, 400, 800)
     assert torch.equal(points, BANANA.sample(200, seed=1, steps=trace.steps))
     assert abs(points[:, 0].mean() - 3) < 4 * 18**0.5 / 200**0.5
-    with pytest.warns(SamplingWarning, match="R-hat"):
-        assert BANANA.sample(200, seed=1, steps=100, trace=True)[1].steps == 100
 
 
 def test_steps_are_doubled_until_the_points_of_a_trace_are_enough():
@@ -41,9 +42,9 @@ def test_an_interrupted_call_says_how_many_steps_are_left():
             raise KeyboardInterrupt
 
     with pytest.raises(SamplingInterrupted, match=r"after 150 of 200 steps.*steps=50\)") as caught:
-        BANANA.sample(200, seed=1, observers=[Stop(stop)])
-    points = BANANA.sample(200, resume=caught.value.trace, steps=50)
-    assert torch.equal(points, BANANA.sample(200, seed=1, steps=200))
+        BANANA.sample(64, sampler=SHORT, seed=1, observers=[Stop(stop)])
+    points = BANANA.sample(64, resume=caught.value.trace, steps=50)
+    assert torch.equal(points, BANANA.sample(64, sampler=SHORT, seed=1, steps=200))
 
 
 def test_chains_in_modes_that_are_apart_are_given_up_early():
@@ -55,8 +56,9 @@ def test_calls_whose_chains_others_continue_keep_the_number_of_steps(tmp_path):
     """As those with a checkpoint, a trace to resume, or a part of the chains, which would not know the others; and those with starts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SamplingWarning)
-        first = BANANA.sample(64, seed=1, steps=100, trace=True)[1]
-        checkpoint = [Checkpoint(tmp_path / "chains")]
-        start = torch.zeros(64, 2)
-        calls = ({"observers": checkpoint, "seed": 1}, {"first_chain": 64, "seed": 1}, {"init": start, "seed": 1}, {"resume": first})
-        assert [BANANA.sample(64, trace=True, **call)[1].steps for call in calls] == [100, 100, 100, 200]
+        with pytest.warns(SamplingWarning, match="R-hat"):
+            first = BANANA.sample(64, sampler=SHORT, seed=1, steps=100, trace=True)[1]
+        assert BANANA.sample(64, sampler=SHORT, seed=1, trace=True)[1].steps > 100
+        checkpoint = {"observers": [Checkpoint(tmp_path / "chains")]}
+        calls = ({"sampler": SHORT, "seed": 1, **keeps} for keeps in (checkpoint, {"first_chain": 64}, {"init": torch.zeros(64, 2)}))
+        assert [BANANA.sample(64, trace=True, **call)[1].steps for call in (*calls, {"resume": first})] == [100, 100, 100, 200]

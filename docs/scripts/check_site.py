@@ -159,6 +159,10 @@ class _Files(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "max-age=600")  # pages share most files
+        super().end_headers()
+
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 

@@ -10,6 +10,7 @@ from torch.distributions import Normal, constraints
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, LiftError, ShapeError
 from composable_energy.supports import circle
+from tests.refusals import refusals
 
 F64 = torch.float64
 POINTS = torch.tensor([[1.0, 2.0, 3.0], [0.3, 0.2, 0.9], [0.5, -0.2, 0.1]], dtype=F64)
@@ -104,18 +105,14 @@ def test_log_densities_of_another_shape_are_refused():
             ce.as_energy(Product(constraints.positive, wrong))(POINTS[:2])
 
 
-@pytest.mark.parametrize(
-    ("support", "event"),
-    [
-        (None, (3,)),
-        (constraints.simplex, ()),
-        (constraints.cat([constraints.positive, constraints.real], 0, [1, 1]), (3,)),
-        (constraints.nonnegative_integer, (3,)),
-    ],
+test_supports_that_do_not_fit_a_distribution_are_refused = refusals(
+    (None, (3,), None),
+    (constraints.simplex, (), None),
+    (constraints.cat([constraints.positive, constraints.real], 0, [1, 1]), (3,), None),
+    (constraints.nonnegative_integer, (3,), None),
+    call=lambda support, event: ce.as_energy(Product(support, exponential, event=event)),
+    error=LiftError,
 )
-def test_supports_that_do_not_fit_a_distribution_are_refused(support, event):
-    with pytest.raises(LiftError):
-        ce.as_energy(Product(support, exponential, event=event))
 
 
 ZERO, ONE = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)

@@ -92,7 +92,7 @@ def test_smc_is_silent_where_relatives_separate():
 def test_tempering_warns_while_points_descend_from_the_start():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        FAR.sample(64, sampler="tempering", seed=21)
+        FAR.sample(64, sampler="tempering", steps=100, seed=21)
     assert any(re.match("trips: The points of .* of the chains still descend from the start", str(w.message)) for w in caught)
     points = mixture((3.0, -3.0), (1.0, 1.0), (0.7, 0.3), 2).sample(400, sampler="tempering", steps=100, seed=21)  # no warning
     assert abs((points[:, 0] > 0).double().mean().item() - 0.7) < 4.5 * math.sqrt(0.21 / 400)

@@ -11,6 +11,7 @@ from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy_training import ContrastiveDivergence, CSVLog, Monitor, Optimizer, Trainer, TrainingDiverged
 from composable_energy_training.monitor import MonitorState
 from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, same, trainer
+from tests.refusals import refusals
 
 SOON = {"window": 3, "limit": 3}
 
@@ -148,13 +149,9 @@ def test_a_diverging_run_stops_with_an_error_that_names_the_monitor():
     assert caught.value.step < 150
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({name: value} for name, value in [("action", "wait"), ("gap", -1), ("gap", "large"), ("acceptance", 2.0), ("nonfinite", 0)]),
-        *({name: value} for name, value in [("window", 2.5), ("factor", 1.0), ("factor", None), ("limit", -1)]),
-    ],
+test_bad_monitors = refusals(
+    *(({name: value}, name) for name, value in [("action", "wait"), ("gap", -1), ("gap", "large"), ("acceptance", 2.0), ("nonfinite", 0)]),
+    *(({name: value}, name) for name, value in [("window", 2.5), ("factor", 1.0), ("factor", None), ("limit", -1)]),
+    call=lambda options: Monitor(**options),
+    error=OptionError,
 )
-def test_bad_monitors(options):
-    with pytest.raises(OptionError, match=next(iter(options))):
-        Monitor(**options)
