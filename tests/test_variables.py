@@ -11,6 +11,7 @@ import composable_energy as ce
 from composable_energy.algebra import Factor
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
 from composable_energy.supports import join, split
+from composable_energy.testing import check_energy
 from tests.refusals import refusals
 
 SHAPES = {"mu": (), "tau": constraints.positive, "theta": (3,)}
@@ -31,6 +32,7 @@ PRIOR = ce.as_energy(Normal(0.0, 2.0), variables="mu")
 SCALE = ce.as_energy(HalfNormal(1.5), variables="tau")
 FAR = ce.as_energy(far, variables={"theta": (3,)})
 MODEL = FAR & GROUPS & PRIOR & SCALE
+NOT_FAR = ce.negate(FAR, level=3.0)
 FAST = {"sampler": "mala", "step_size": 0.1, "steps": 20}  # without pilot chains
 
 
@@ -47,6 +49,12 @@ def test_factors_add_up_by_name():
     torch.testing.assert_close(gradients[0], gradients[1])
     torch.testing.assert_close(MODEL.with_gradient(POINT)[1], MODEL.with_gradient(x)[1])
     assert str(MODEL.explain(POINT)).count("\n") == 4
+
+
+def test_named_energies_pass_the_kit():
+    for build in (lambda: ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (3,)}), lambda: PRIOR & SCALE & NOT_FAR):
+        energy = build()
+        check_energy(build, torch.rand(4, energy.event_shape[0], generator=torch.Generator().manual_seed(0)))
 
 
 def test_supports_are_those_of_the_variables():
