@@ -13,17 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, constraints
 
 import composable_energy as ce
-from composable_energy import algebra
+from composable_energy import algebra, errors
 from composable_energy.algebra import Node, complement, to_common_space, value_of
-from composable_energy.errors import (
-    ComposableEnergyError,
-    DeviceError,
-    DtypeError,
-    ExpressionError,
-    OptionError,
-    ShapeError,
-    UngroundedError,
-)
 from composable_energy.registry import names
 from composable_energy.sampling import Info, Sampler, State
 from tests.factories import LEAVES, Affine, needs_compiler, normal, points, quadratic
@@ -127,7 +118,7 @@ def test_a_wrapped_energy_keeps_what_it_is():
         for wrapped in Probe.seen:
             assert wrapped.grounded == grounded == energy.grounded
             assert wrapped.has_value and wrapped.evidence_has_value and not wrapped.needs_log_densities and not wrapped.unsatisfiable
-    with pytest.raises(UngroundedError):
+    with pytest.raises(errors.UngroundedError):
         (-1.0 * PLAIN).sample((4, 2), seed=0)
 
 
@@ -186,10 +177,10 @@ def test_an_operator_of_a_third_party_is_right_under_every_sampler(sampler):
     for energy in (own, ours):
         try:
             found.append(energy.sample((16, 2), sampler=sampler, steps=4, seed=0, **options))
-        except ComposableEnergyError as error:
+        except errors.ComposableEnergyError as error:
             found.append(type(error))
     if sampler in ("inner-descent", "lace", "trajectories"):  # they take other energies
-        assert found[0] is found[1] and issubclass(found[0], ComposableEnergyError)
+        assert found[0] is found[1] and issubclass(found[0], errors.ComposableEnergyError)
     else:
         torch.testing.assert_close(*found)
 
@@ -242,21 +233,21 @@ def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
 test_what_cannot_be_lifted_or_does_not_fit_is_refused = refusals(
     *((lambda base, operand=operand: base & operand, TypeError, None) for operand in (3, "male", None, nn.Linear)),
     *((lambda base, operand=operand: operand | base, TypeError, None) for operand in (3, "male", None, nn.Linear)),
-    (lambda base: base.relative_to(quadratic), OptionError, "base must be an energy, got function; lift it once"),
-    (lambda base: ce.as_energy(base, name="another"), OptionError, "base is already an energy and takes no options, got name"),
+    (lambda base: base.relative_to(quadratic), errors.OptionError, "base must be an energy, got function; lift it once"),
+    (lambda base: ce.as_energy(base, name="another"), errors.OptionError, "base is already an energy and takes no options, got name"),
     (lambda base: ce.as_energy(nn.Linear), TypeError, "the class Linear; make an instance"),
     (lambda base: ce.as_energy(3), TypeError, "got int"),
-    (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), ShapeError, r"\(2,\).*\(3,\)"),
-    (lambda base: base(torch.zeros(5, 3).double()), ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
-    (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), ShapeError, "batch of points"),
-    (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
-    (lambda base: LEAVES["network"](torch.zeros(5, 2)), DtypeError, r"float64 weights, the points are torch\.float32"),
-    (lambda base: LEAVES["network"](points().to("meta")), DeviceError, "is on cpu, the points are on meta"),
-    (lambda base: base([[0.0, 1.0]]), DtypeError, "got list"),
-    (lambda base: ce.as_energy(lambda x: 1.0)(points()), DtypeError, "floating tensor of energies, got float"),
-    (lambda base: (base | (lambda x: x.sum(1, keepdim=True)))(points()), ShapeError, r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
-    (lambda base: (base & (lambda x: x.sum()))(points()), ShapeError, r"shape \(\).*not over the batch"),
-    (lambda base: (~ce.as_energy(lambda x: x))(points()), ShapeError, r"shape \(5, 2\).*expected \(5,\)"),
+    (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), errors.ShapeError, r"\(2,\).*\(3,\)"),
+    (lambda base: base(torch.zeros(5, 3).double()), errors.ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
+    (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), errors.ShapeError, "batch of points"),
+    (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), errors.DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
+    (lambda base: LEAVES["network"](torch.zeros(5, 2)), errors.DtypeError, r"float64 weights, the points are torch\.float32"),
+    (lambda base: LEAVES["network"](points().to("meta")), errors.DeviceError, "is on cpu, the points are on meta"),
+    (lambda base: base([[0.0, 1.0]]), errors.DtypeError, "got list"),
+    (lambda base: ce.as_energy(lambda x: 1.0)(points()), errors.DtypeError, "floating tensor of energies, got float"),
+    (lambda base: (base | (lambda x: x.sum(1, keepdim=True)))(points()), errors.ShapeError, r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
+    (lambda base: (base & (lambda x: x.sum()))(points()), errors.ShapeError, r"shape \(\).*not over the batch"),
+    (lambda base: (~ce.as_energy(lambda x: x))(points()), errors.ShapeError, r"shape \(5, 2\).*expected \(5,\)"),
     fixture="base",
 )
 
@@ -282,10 +273,10 @@ def test_a_function_that_writes_to_its_points_is_refused(lift):
 
     energy = lift(shift, event_shape=(2,))
     for use in (energy.with_gradient, (energy & quadratic).with_gradient, lambda x: energy.sample(len(x), steps=1, sampler="langevin")):
-        with pytest.raises(ExpressionError, match="shift changes its points in place"):
+        with pytest.raises(errors.ExpressionError, match="shift changes its points in place"):
             use(torch.zeros(4, 2))
     if lift is ce.as_energy:
-        with pytest.raises(ExpressionError, match="energy changes its points in place"):
+        with pytest.raises(errors.ExpressionError, match="energy changes its points in place"):
             ce.as_energy(lambda x: x.sub_(3).square().sum(1)).with_gradient(points())
 
 
@@ -327,7 +318,7 @@ def test_copies_of_sparse_tensors_count_once_until_a_value_changes():
     both = energy | copied
     assert torch.equal(both(x), (energy | energy)(x))
     next(copied.buffers()).values().mul_(2)
-    with pytest.raises(ExpressionError, match="their numbers differ now"):
+    with pytest.raises(errors.ExpressionError, match="their numbers differ now"):
         both(x)
     assert not torch.equal((energy | copied)(x), (energy | energy)(x))
 
@@ -361,19 +352,19 @@ def test_conditions_come_as_rows(base):
 
 
 test_wrong_conditions_are_errors = refusals(
-    (lambda base: LABELLED.given(y=torch.arange(3))(X), ShapeError, r"y has 3 rows .* for 5 points"),
-    (lambda base: (LABELLED & base)(X), ExpressionError, r"depends on y, which is not bound: bind it with `.given\(y=...\)`"),
-    (lambda base: LABELLED.given(y="red")(X), OptionError, "number or a tensor, got str"),
-    (lambda base: OPTIONAL.given(lable=3), ExpressionError, r"optional takes no lable\. Did you mean 'label'\?"),
-    (lambda base: OPTIONAL(X, label=1, sgima=1.0), ExpressionError, r"takes no sgima\. Did you mean 'sigma'\?"),
-    (lambda base: (OPTIONAL & base).evidence(X, label=1, y=3), ExpressionError, "takes no y"),
-    (lambda base: OPTIONAL.with_gradient(X, label=1, y=3), ExpressionError, "takes no y"),
-    (lambda base: base.given(y=3), ExpressionError, "takes no y"),
-    (lambda base: SCALED.at(2.0).at(3.0), ExpressionError, r"takes no sigma\. It is already bound"),
-    (lambda base: SCALED.at(2.0)(X, sigma=3.0), ExpressionError, r"takes no sigma\. It is already bound"),
-    (lambda base: LABELLED.infer(X, over={"z": [0.0]}), OptionError, r"got candidates of \['z'\]"),
-    (lambda base: LABELLED.infer(X, over={"y": []}), OptionError, "at least one candidate"),
-    (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), OptionError, "Candidates must be lists"),
+    (lambda base: LABELLED.given(y=torch.arange(3))(X), errors.ShapeError, r"y has 3 rows .* for 5 points"),
+    (lambda base: (LABELLED & base)(X), errors.ExpressionError, r"depends on y, which is not bound: bind it with `.given\(y=...\)`"),
+    (lambda base: LABELLED.given(y="red")(X), errors.OptionError, "number or a tensor, got str"),
+    (lambda base: OPTIONAL.given(lable=3), errors.ExpressionError, r"optional takes no lable\. Did you mean 'label'\?"),
+    (lambda base: OPTIONAL(X, label=1, sgima=1.0), errors.ExpressionError, r"takes no sgima\. Did you mean 'sigma'\?"),
+    (lambda base: (OPTIONAL & base).evidence(X, label=1, y=3), errors.ExpressionError, "takes no y"),
+    (lambda base: OPTIONAL.with_gradient(X, label=1, y=3), errors.ExpressionError, "takes no y"),
+    (lambda base: base.given(y=3), errors.ExpressionError, "takes no y"),
+    (lambda base: SCALED.at(2.0).at(3.0), errors.ExpressionError, r"takes no sigma\. It is already bound"),
+    (lambda base: SCALED.at(2.0)(X, sigma=3.0), errors.ExpressionError, r"takes no sigma\. It is already bound"),
+    (lambda base: LABELLED.infer(X, over={"z": [0.0]}), errors.OptionError, r"got candidates of \['z'\]"),
+    (lambda base: LABELLED.infer(X, over={"y": []}), errors.OptionError, "at least one candidate"),
+    (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), errors.OptionError, "Candidates must be lists"),
     fixture="base",
 )
 

@@ -9,22 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
+import composable_energy_training as training
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from composable_energy_training import (
-    AttributeHeads,
-    ContrastiveDivergence,
-    DenoisingScoreMatching,
-    DiffusionRecoveryLikelihood,
-    EnergyDiscrepancy,
-    EnergyMatching,
-    GaussianNoise,
-    ImprovedContrastiveDivergence,
-    JointEnergyClassifier,
-    LabelContrast,
-    NoiseContrastive,
-    ValueHeads,
-)
 from plugins.training.tests.objective_helpers import (
     IMPROVED,
     LANGEVIN,
@@ -45,48 +32,54 @@ from tests.refusals import refusals
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
 MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
-NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+NOISE = training.GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
 
 test_bad_input_is_reported = refusals(
-    (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
-    (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
-    (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
-    (lambda: prepare(ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
-    (lambda: ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
+    (lambda: training.ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
+    (lambda: training.ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
+    (lambda: prepare(training.ContrastiveDivergence(steps=1)), "langevin needs step_size"),
+    (lambda: prepare(training.ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
+    (lambda: training.ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
     (
-        lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)),
+        lambda: prepare(training.ContrastiveDivergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)),
         "no attribute hair; they have kind",
     ),
-    (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
-    (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
-    (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
-    (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
-    (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
-    (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
-    (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
-    (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
-    (lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
-    (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
-    (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
-    (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
-    (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+    (lambda: prepare(training.ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
+    (lambda: prepare(training.ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
+    (lambda: training.DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
+    (lambda: training.AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
+    (lambda: training.AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
+    (lambda: training.AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
+    (lambda: training.DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
+    (lambda: prepare(training.ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
     (
-        lambda: ContrastiveDivergence(**LANGEVIN).loss(ce.as_energy(lambda x, y: x.sum(1) * y), labelled(0)),
+        lambda: prepare(training.ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
+        "supports no metric",
+    ),
+    (
+        lambda: prepare(training.ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)),
+        "two slots for each row, has 7",
+    ),
+    (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
+    (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
+    (lambda: training.NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+    (
+        lambda: training.ContrastiveDivergence(**LANGEVIN).loss(ce.as_energy(lambda x, y: x.sum(1) * y), labelled(0)),
         "depends on y: give the objective `condition=`, .* which have 'kind'",
     ),
-    (lambda: GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
-    (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
-    (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
-    (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
-    (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
-    (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
-    (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
-    (lambda: LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
-    (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
-    (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
-    (lambda: NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
+    (lambda: training.GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
+    (lambda: training.GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
+    (lambda: training.GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
+    (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
+    (lambda: training.EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
+    (lambda: training.EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
+    (lambda: training.LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
+    (lambda: training.LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
+    (lambda: training.LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
+    (lambda: training.LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
+    (lambda: training.NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
     (
-        lambda: AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
+        lambda: training.AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0)),
         r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)",
     ),
     error=ce.errors.ComposableEnergyError,
@@ -97,7 +90,7 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
     """At the model N(mean, 1/p): dE/dmean = -p (x - mean) and dE/dlog p = p (x - mean)^2 / 2."""
     rows, model = 20_000, Bell(0.5, 4.0)
     exact = lambda like, noise: 0.5 + noise.normal(like) / 2
-    objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.1}, start=exact, persistent=False, l2=0.0)
+    objective = training.ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.1}, start=exact, persistent=False, l2=0.0)
     objective.begin(model, context(rows))
     x = data(rows, 1) + 1
     by_mean, by_precision = gradients(model, objective.loss(model, batch_of(x)))
@@ -108,7 +101,7 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
 
 def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before():
     model, x = Net(dropout=0.5), data(4, 2)
-    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0)
+    objective = training.ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0)
     objective.begin(model, context(4, (2,)))
     began, batch = objective.state()["slots"].clone(), batch_of(x)
     loss = objective.loss(model, batch)
@@ -123,7 +116,7 @@ def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before()
 
 def test_the_loss_and_its_scalars_are_those_of_the_formula():
     model, x = Net(), data(4, 2)
-    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, l2=0.7)
+    objective = training.ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, l2=0.7)
     objective.begin(model, context(4, (2,)))
     loss = objective.loss(model, batch_of(x))
     here, there = model(x), model(objective.state()["slots"])
@@ -138,7 +131,7 @@ def test_the_loss_and_its_scalars_are_those_of_the_formula():
 
 
 def test_acceptance_is_reported_for_samplers_that_reject():
-    objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.5}, buffer=4)
+    objective = training.ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.5}, buffer=4)
     objective.begin(Net(), context(4, (2,)))
     assert 0.5 < objective.loss(Net(), batch_of(data(4, 2))).scalars["acceptance"] <= 1
     assert objective.loss(Cliff(-math.inf), batch_of(data(4, 2))).scalars["acceptance"] == 0  # all processes report the same names
@@ -159,7 +152,7 @@ class Cliff(ce.Energy):
 def test_a_chain_that_diverges_starts_again_and_the_others_continue(edge):
     rows, model = 40, Cliff(edge)
     start = lambda like, noise: noise.uniform(like)[:, None] if noise.step == 0 else torch.full_like(like, -0.25)
-    objective = ContrastiveDivergence(steps=1, options={"step_size": 1e-12}, buffer=rows, fresh=0.0, start=start)
+    objective = training.ContrastiveDivergence(steps=1, options={"step_size": 1e-12}, buffer=rows, fresh=0.0, start=start)
     objective.begin(model, context(rows))
     lost = objective.state()["slots"][:, 0] >= edge
     loss = objective.loss(model, batch_of(torch.full((rows, 1), -0.1, dtype=torch.float64)))
@@ -180,7 +173,7 @@ class Slopes(ce.Energy):
         return (x[:, 0] - y @ self.slopes).square() / 2
 
 
-@pytest.mark.parametrize("kind", [ContrastiveDivergence, ImprovedContrastiveDivergence])
+@pytest.mark.parametrize("kind", [training.ContrastiveDivergence, training.ImprovedContrastiveDivergence])
 def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
     """Without noise each step moves a chain towards its row's mean by the factor 1 - step / 2."""
     spot, x, model = data(4, 2, seed=1), data(4, 1), Slopes(0.5, -1.0)
@@ -200,7 +193,7 @@ def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
 
 def improved_once(model, x, step=50, **settings):
     """Returns the loss of a step, the points before the last step of chains, its noise, their nearest others, and those kept."""
-    objective = ImprovedContrastiveDivergence(**{**IMPROVED, "buffer": 30, "entropy_after": 0, **settings})
+    objective = training.ImprovedContrastiveDivergence(**{**IMPROVED, "buffer": 30, "entropy_after": 0, **settings})
     objective.begin(model, context(6, (2,)))
     batch, buffer = batch_of(x, step), objective.replay
     assert buffer is not None
@@ -228,7 +221,7 @@ def test_the_chains_of_the_improved_objective_are_those_of_langevin():
     assert torch.equal(kept, last_step_by_hand(model, moved, kick).detach())
     settings: dict[str, Any] = {**IMPROVED, "buffer": 30, "condition": "kind"}
     model, kind = Net(labels=3, dropout=0.5), torch.arange(6) % 3
-    whole = ImprovedContrastiveDivergence(**settings), ContrastiveDivergence(**settings)
+    whole = training.ImprovedContrastiveDivergence(**settings), training.ContrastiveDivergence(**settings)
     for objective in whole:
         objective.begin(model, context(6, (2,)))
         for step in (1, 2):
@@ -261,7 +254,7 @@ def test_two_processes_give_the_improved_gradients_of_one(condition):
 
     def run(share):
         model, results = Net(labels=3, dropout=0.0), []
-        objective = ImprovedContrastiveDivergence(**{**IMPROVED, "fresh": 0.3}, buffer=31, entropy_after=0, condition=condition)
+        objective = training.ImprovedContrastiveDivergence(**{**IMPROVED, "fresh": 0.3}, buffer=31, entropy_after=0, condition=condition)
         objective.begin(model, context(rows, (2,), share))
         for step in (1, 2, 3):
             loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
@@ -274,7 +267,7 @@ def test_two_processes_give_the_improved_gradients_of_one(condition):
 
 
 def test_heads_take_the_cross_entropy_of_known_labels():
-    rows, model, objective = 8, Heads(5), AttributeHeads({"male": 2, "hair": 3, "smiling": 2}, 0.1, 1.0)
+    rows, model, objective = 8, Heads(5), training.AttributeHeads({"male": 2, "hair": 3, "smiling": 2}, 0.1, 1.0)
     labels: dict[str, Any] = {
         "smiling": torch.tensor([0, 1, -1, 1, 0, 0, 1, -1]),
         "male": torch.tensor([1, 0, 1, -1, 0, 1, 0, 1]),
@@ -300,14 +293,14 @@ def test_heads_take_the_cross_entropy_of_known_labels():
 
 
 def test_unknown_labels_alone_have_no_loss():
-    nothing = AttributeHeads({"male": 2}, 0.1, 1.0).loss(Heads(1), batch_of(data(3, 2), male=torch.full((3,), -1)))
+    nothing = training.AttributeHeads({"male": 2}, 0.1, 1.0).loss(Heads(1), batch_of(data(3, 2), male=torch.full((3,), -1)))
     assert nothing.value == 0 and nothing.scalars["accuracy"] == 0
 
 
 def test_a_joint_loss_is_the_divergence_and_the_cross_entropy():
     model, x, labels = Joint(), data(4, 2), torch.tensor([0, 2, -1, 1])
     settings: dict[str, Any] = {**LANGEVIN, "buffer": 8, "l2": 0.0}
-    joint, plain = JointEnergyClassifier(**settings, label="kind", weight=0.5), ContrastiveDivergence(**settings)
+    joint, plain = training.JointEnergyClassifier(**settings, label="kind", weight=0.5), training.ContrastiveDivergence(**settings)
     for objective in (joint, plain):
         objective.begin(model, context(4, (2,)))
     loss, divergence = joint.loss(model, batch_of(x, kind=labels)), plain.loss(model, batch_of(x))
@@ -342,7 +335,7 @@ def test_heads_become_the_posterior_of_a_linear_gaussian():
     r"""With $x = a v + s \eta$ and a level $\sigma$, $v$ given $x$ has mean $a x / (a^2 + s^2 + \sigma^2)$."""
     sigma, rows = 0.7, 20_000
     x, v = points(rows)
-    model, objective = Line(), ValueHeads("v", 2, sigma, sigma)
+    model, objective = Line(), training.ValueHeads("v", 2, sigma, sigma)
     solver = torch.optim.LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -363,7 +356,7 @@ def test_heads_become_the_posterior_of_a_linear_gaussian():
 def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
     sigma, (x, v) = 0.3, points(50)
     model = Line(0.4, -0.5)
-    loss = ValueHeads("v", 2, sigma, sigma).loss(model, batch_of(x, v=v))
+    loss = training.ValueHeads("v", 2, sigma, sigma).loss(model, batch_of(x, v=v))
     noisy = x + sigma * Noise(3, range(50), 1).child("noise").normal(x)
     head = ce.GaussianHead(lambda x: model(x, torch.full((len(x),), sigma)), dims=2)
     assert torch.allclose(loss.value, head(v).evidence(noisy).mean() - math.log(2 * math.pi))
@@ -372,7 +365,7 @@ def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
 
 def test_rows_without_numbers_add_nothing():
     x, v = points(40)
-    model, objective = Line(0.3, -0.2), ValueHeads("v", 2, 0.5, 0.5)
+    model, objective = Line(0.3, -0.2), training.ValueHeads("v", 2, 0.5, 0.5)
     known = objective.loss(model, batch_of(x[:20], v=v[:20]))
     lacking = v.clone()
     lacking[20:, 0] = math.nan
@@ -383,7 +376,7 @@ def test_rows_without_numbers_add_nothing():
     assert torch.allclose(torch.stack(of_some), torch.stack(of_known) / 2)
     none = objective.loss(model, batch_of(x, v=torch.full_like(v, math.nan)))
     assert none.value == 0 and none.scalars["error"] == 0
-    single = ValueHeads("v", 1, 0.5, 1.0)  # one number needs no axis
+    single = training.ValueHeads("v", 1, 0.5, 1.0)  # one number needs no axis
     assert single.loss(model, batch_of(x[:, :1], v=v[:, 0])).value == single.loss(model, batch_of(x[:, :1], v=v[:, :1])).value
 
 
@@ -392,7 +385,9 @@ test_numbers_that_do_not_fit_are_reported = refusals(
     (2, {"v": torch.zeros(4)}, 4, ShapeError, r"v has shape \(4, 1\); expected \(4, 2\)"),
     (2, {"v": torch.zeros(4, 2)}, 2, ShapeError, r"The model returned shape \(4, 2\); expected \(4, 4\)"),
     (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
-    call=lambda dims, labels, columns: ValueHeads("v", dims, 0.1, 1.0).loss(Heads(columns), batch_of(torch.zeros(4, 2).double(), **labels)),
+    call=lambda dims, labels, columns: training.ValueHeads("v", dims, 0.1, 1.0).loss(
+        Heads(columns), batch_of(torch.zeros(4, 2).double(), **labels)
+    ),
 )
 
 
@@ -401,7 +396,7 @@ def test_an_unknown_number_is_reported():
     v[2, 1] = math.nan
     energy = ce.as_energy(lambda x, y, sigma: (x - y).square().sum(1) / (1 + sigma))
     with pytest.raises(OptionError, match=r"Attribute v is unknown \(NaN\) for some rows"):
-        DenoisingScoreMatching(0.1, 1.0, condition="v").loss(energy, batch_of(x, v=v))
+        training.DenoisingScoreMatching(0.1, 1.0, condition="v").loss(energy, batch_of(x, v=v))
 
 
 class Single(Net):
@@ -421,15 +416,15 @@ class Single(Net):
 @pytest.mark.parametrize(
     "objective",
     [
-        ContrastiveDivergence(**LANGEVIN, condition="kind"),
-        ImprovedContrastiveDivergence(**LANGEVIN, entropy_after=0),
-        DenoisingScoreMatching(0.1, 1.0),
-        JointEnergyClassifier(**LANGEVIN, label="kind"),
-        EnergyDiscrepancy(0.5),
-        NoiseContrastive(GaussianNoise(torch.zeros(2), torch.eye(2))),
-        DiffusionRecoveryLikelihood(0.1, 1.0, steps=3),
-        EnergyMatching(**MATCHING, steps=3, coupling=2),
-        LabelContrast("kind"),
+        training.ContrastiveDivergence(**LANGEVIN, condition="kind"),
+        training.ImprovedContrastiveDivergence(**LANGEVIN, entropy_after=0),
+        training.DenoisingScoreMatching(0.1, 1.0),
+        training.JointEnergyClassifier(**LANGEVIN, label="kind"),
+        training.EnergyDiscrepancy(0.5),
+        training.NoiseContrastive(training.GaussianNoise(torch.zeros(2), torch.eye(2))),
+        training.DiffusionRecoveryLikelihood(0.1, 1.0, steps=3),
+        training.EnergyMatching(**MATCHING, steps=3, coupling=2),
+        training.LabelContrast("kind"),
     ],
     ids=lambda objective: type(objective).__name__,
 )
@@ -443,7 +438,7 @@ def test_networks_may_compute_in_half_precision(objective):
         assert loss.value.dtype == torch.float32
         assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
         # The monitor watches the gap of chains; what an objective without them learns has another name.
-        margin = isinstance(objective, EnergyDiscrepancy | NoiseContrastive | LabelContrast)
+        margin = isinstance(objective, training.EnergyDiscrepancy | training.NoiseContrastive | training.LabelContrast)
         assert ("margin" in loss.scalars) == margin and not (margin and "gap" in loss.scalars)
         results.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
     assert (results[0] - results[1]).norm() < 0.05 * results[0].norm()

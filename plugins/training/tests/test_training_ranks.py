@@ -11,28 +11,15 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+import composable_energy_training as training
 from composable_energy.errors import FileFormatError, OptionError, SamplingDiverged
-from composable_energy_training import (
-    Callback,
-    Checkpoints,
-    ContrastiveDivergence,
-    DenoisingScoreMatching,
-    Loss,
-    Monitor,
-    Objective,
-    Optimizer,
-    Ranks,
-    Trainer,
-    join,
-    leave,
-)
 from plugins.training.tests.run_helpers import DATA, last
 from tests import processes
 from tests.processes import ended, needs_forkserver
 
 OBJECTIVES = {
-    "cd": lambda: ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32),
-    "dsm": lambda: DenoisingScoreMatching(0.1, 1.0),
+    "cd": lambda: training.ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32),
+    "dsm": lambda: training.DenoisingScoreMatching(0.1, 1.0),
 }
 
 
@@ -51,7 +38,7 @@ class Net(ce.Energy):
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
 
 
-class Unstable(Objective):
+class Unstable(training.Objective):
     """Chains of row 5 diverge at step 7, and the gap is large at step 12 of the first attempt."""
 
     def begin(self, model, context):
@@ -62,10 +49,10 @@ class Unstable(Objective):
         if batch.step == 7 and 5 in batch.noise.chains:
             raise SamplingDiverged("Row 5 is gone.")
         opened = float(batch.step >= 12 and batch.noise.seed == self.first)
-        return Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
+        return training.Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
 
 
-class At(Callback):
+class At(training.Callback):
     """Calls a function after a step."""
 
     def __init__(self, step, call):
@@ -77,9 +64,9 @@ class At(Callback):
 
 
 def train(out, kind="cd", width=16, **options):
-    callbacks = [Checkpoints(out, every=5), *options.pop("callbacks", ())]
-    options = {"steps": 20, "batch_size": 8, "optimizer": Optimizer(ema=0.9), **options}
-    return Trainer(Net(width), OBJECTIVES[kind](), DATA, callbacks=callbacks, **options).fit()
+    callbacks = [training.Checkpoints(out, every=5), *options.pop("callbacks", ())]
+    options = {"steps": 20, "batch_size": 8, "optimizer": training.Optimizer(ema=0.9), **options}
+    return training.Trainer(Net(width), OBJECTIVES[kind](), DATA, callbacks=callbacks, **options).fit()
 
 
 def start(folder, size, call, *args, **options):
@@ -100,9 +87,9 @@ def start(folder, size, call, *args, **options):
 def in_group(errors, settings, call):
     os.dup2(os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
     os.environ.update(settings)
-    join(timeout=60)
+    training.join(timeout=60)
     call()
-    leave()
+    training.leave()
 
 
 def run(folder, size, call, *args, **options):
@@ -145,9 +132,14 @@ def train_in_parts(accumulate, out):
     """Trains a network without spectral normalization, whose vectors change with each pass."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
-    objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
-    options = {"steps": 8, "batch_size": 8, "optimizer": Optimizer(accumulate=accumulate), "callbacks": [Checkpoints(out)]}
-    Trainer(ce.as_energy(net), objective, DATA, **options).fit()
+    objective = training.ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
+    options = {
+        "steps": 8,
+        "batch_size": 8,
+        "optimizer": training.Optimizer(accumulate=accumulate),
+        "callbacks": [training.Checkpoints(out)],
+    }
+    training.Trainer(ce.as_energy(net), objective, DATA, **options).fit()
 
 
 @pytest.mark.full
@@ -159,7 +151,9 @@ def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
 
 
 def stray(out):
-    report = Trainer(Net(16), Unstable(), DATA, steps=20, batch_size=8, callbacks=[Monitor(window=3), Checkpoints(out, every=5)]).fit()
+    report = training.Trainer(
+        Net(16), Unstable(), DATA, steps=20, batch_size=8, callbacks=[training.Monitor(window=3), training.Checkpoints(out, every=5)]
+    ).fit()
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
@@ -209,13 +203,13 @@ def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
 @pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1)])
 def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
     with pytest.raises(OptionError, match=f"number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"):
-        Ranks(0, size).select_rows(batch_size, accumulate)
+        training.Ranks(0, size).select_rows(batch_size, accumulate)
 
 
 def test_each_process_has_its_rows_and_one_alone_joins_nobody(monkeypatch):
-    assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+    assert [training.Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
     monkeypatch.delenv("RANK", raising=False)
-    assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()
+    assert training.join() == training.Ranks(0, 1) and not torch.distributed.is_initialized()
 
 
 def refuse(trained):

@@ -9,21 +9,9 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+import composable_energy_training as training
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.testing import check_energy
-from composable_energy_training import (
-    Checkpoints,
-    GaussianNoise,
-    Loss,
-    MLPEnergy,
-    NoiseContrastive,
-    Objective,
-    Optimizer,
-    Recipe,
-    Trainer,
-    open_recipe,
-    toys,
-)
 from composable_energy_training.precision import native_precision
 from composable_energy_training.toml import flatten
 from plugins.training.tests.run_helpers import StopAt, fit_until_stopped, same
@@ -56,7 +44,7 @@ PLAIN, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 
 
 @dataclass(frozen=True)
-class Bowl(Recipe):
+class Bowl(training.Recipe):
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
         self.save(out)
         return out
@@ -116,8 +104,8 @@ def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
     (tmp_path / "wide.toml").write_text('extends = "bowl"\nabout = "A wide bowl"\n[model]\nwidth = 9\n')
     (tmp_path / "widest.toml").write_text('extends = "wide.toml"\n[model]\nwidth = 99\n')
     with ce.register("recipe", "bowl", lambda: bowl):
-        recipe = open_recipe(tmp_path / "widest.toml")
-        assert open_recipe("bowl").entry == recipe.entry == "bowl"
+        recipe = training.open_recipe(tmp_path / "widest.toml")
+        assert training.open_recipe("bowl").entry == recipe.entry == "bowl"
     assert isinstance(recipe, Bowl)
     assert (recipe.name, recipe.about, recipe.needs) == ("widest", "A wide bowl", "nothing")
     assert flatten(recipe.settings) == {**flatten(bowl.settings), "model.width": 99}
@@ -137,7 +125,7 @@ test_bad_files_are_reported = refusals(
     (b'extends = "bawl"\n', PluginNotFound, "the recipe 'bawl'"),
     (b'extends = "bowl"\n[model]\nwith = 3\n', OptionError, r"no setting 'model\.with'"),
     (b"\xff\xfe", FileFormatError, "UTF-8"),
-    call=lambda mine, content: mine.write_bytes(content) and open_recipe(mine),
+    call=lambda mine, content: mine.write_bytes(content) and training.open_recipe(mine),
     fixture="mine",
 )
 
@@ -165,7 +153,7 @@ def test_an_entry_of_another_class_is_refused():
         ce.get("recipe", "odd")
 
 
-class Denoise(Objective):
+class Denoise(training.Objective):
     def __init__(self):
         self.dtypes, self.formats = set(), set()
 
@@ -173,7 +161,7 @@ class Denoise(Objective):
         output = model(batch.x + 0.1 * batch.noise.normal(batch.x))
         self.dtypes.add(output.dtype)
         self.formats.update(weight.is_contiguous(memory_format=CHANNELS_LAST) for weight in model.parameters() if weight.ndim == 4)
-        return Loss((output.float() - batch.x).square().mean())
+        return training.Loss((output.float() - batch.x).square().mean())
 
 
 def network():
@@ -182,8 +170,8 @@ def network():
 
 
 def trainer(model=None, precision="float32", out=None, callbacks=()):
-    callbacks, optimizer = [Checkpoints(out, every=2), *callbacks], Optimizer(precision=precision)
-    return Trainer(model or network(), Denoise(), IMAGES, steps=6, batch_size=8, optimizer=optimizer, callbacks=callbacks)
+    callbacks, optimizer = [training.Checkpoints(out, every=2), *callbacks], training.Optimizer(precision=precision)
+    return training.Trainer(model or network(), Denoise(), IMAGES, steps=6, batch_size=8, optimizer=optimizer, callbacks=callbacks)
 
 
 @pytest.fixture
@@ -250,17 +238,17 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
     assert torch.equal(shared, model[0].weight)
 
 
-@pytest.mark.parametrize("name", toys.NAMES)
+@pytest.mark.parametrize("name", training.toys.NAMES)
 def test_a_toy_set_is_a_function_of_its_seed_and_fills_the_same_square(name):
     state = torch.get_rng_state()
-    points = toys.sample(name, 4000, seed=3)
-    assert points.shape == (4000, 2) and torch.equal(toys.sample(name, 4000, seed=3), points)
-    assert not torch.equal(toys.sample(name, 4000, seed=4), points) and torch.equal(torch.get_rng_state(), state)
+    points = training.toys.sample(name, 4000, seed=3)
+    assert points.shape == (4000, 2) and torch.equal(training.toys.sample(name, 4000, seed=3), points)
+    assert not torch.equal(training.toys.sample(name, 4000, seed=4), points) and torch.equal(torch.get_rng_state(), state)
     assert 1.2 < points.abs().quantile(0.99) < 2.2 and points.mean(0).abs().max() < 0.35
 
 
 def test_sets_have_the_shapes_of_their_names():
-    rings, modes, board = (toys.sample(name, 3000) for name in ("rings", "eight-gaussians", "checkerboard"))
+    rings, modes, board = (training.toys.sample(name, 3000) for name in ("rings", "eight-gaussians", "checkerboard"))
     counts = (rings.norm(dim=1) / 0.6).round().long().bincount()
     assert counts[0] == 0 and counts[1:4].min() > 900
     centres = (modes[:, 1].atan2(modes[:, 0]) / (torch.pi / 4)).round().long() % 8
@@ -271,7 +259,7 @@ def test_sets_have_the_shapes_of_their_names():
 test_unknown_sets_and_numbers_are_reported = refusals(
     (("two-moon", 5), "Did you mean 'two-moons'"),
     (("rings", 0), "n must be"),
-    call=lambda call: toys.sample(*call),
+    call=lambda call: training.toys.sample(*call),
     error=OptionError,
 )
 
@@ -280,14 +268,16 @@ def test_the_energy_keeps_the_laws():
     check_energy(lambda: ce.get("energy", "mlp", dim=2, width=8), torch.randn(4, 2))
     check_energy(lambda: ce.get("energy", "mlp", dim=3, width=8, layers=1, scale=2.0), torch.randn(5, 3))
     with pytest.raises(OptionError, match="scale must be a positive number"):
-        MLPEnergy(2, scale=0.0)
+        training.MLPEnergy(2, scale=0.0)
 
 
 @pytest.mark.full
 def test_noise_contrast_trains_it_to_a_normalized_density_of_the_data():
-    points, test = (toys.sample("eight-gaussians", 4000, seed=seed) for seed in (0, 1))
-    energy, noise = MLPEnergy(2), GaussianNoise.fit(points, widen=1.5)
-    Trainer(energy, NoiseContrastive(noise), points, steps=300, batch_size=256, optimizer=Optimizer(5e-3, betas=(0.9, 0.99))).fit()
+    points, test = (training.toys.sample("eight-gaussians", 4000, seed=seed) for seed in (0, 1))
+    energy, noise = training.MLPEnergy(2), training.GaussianNoise.fit(points, widen=1.5)
+    training.Trainer(
+        energy, training.NoiseContrastive(noise), points, steps=300, batch_size=256, optimizer=training.Optimizer(5e-3, betas=(0.9, 0.99))
+    ).fit()
     axis = torch.linspace(-5, 5, 301)
     with torch.no_grad():
         mass = (-energy(torch.cartesian_prod(axis, axis))).exp().sum() * (axis[1] - axis[0]) ** 2
