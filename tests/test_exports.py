@@ -17,8 +17,7 @@ from composable_energy.sampling import Sampler, sample
 from composable_energy_cli import main
 from tests.processes import run_code
 from tests.refusals import refusals
-from tests.third_party import GOOD_SAMPLER, install
-from tests.toys import Noisy, Toys
+from tests.third_party import GOOD_SAMPLER, Noisy, Toys, install
 
 NORMAL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
 HEAVY = {"matplotlib", "triton", "tqdm", "scipy", "pandas", "PIL", "einops", "safetensors", "mujoco", "arviz_stats", "xarray", "sklearn"}

@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.golden.draws import CASES, FILE, SAMPLERS, draw, evaluate, first_numbers, machine
+from tests.golden.__main__ import CASES, FILE, SAMPLERS, draw, evaluate, first_numbers, machine
 from tests.truth.__main__ import SAMPLERS as ALL
 from tests.truth.__main__ import judge, run_case, run_plant
 from tests.truth.plants import PLANTS

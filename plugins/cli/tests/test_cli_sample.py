@@ -15,7 +15,7 @@ from composable_energy.errors import FileFormatError
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_viz.files import write_grid
-from tests.toys import Noisy, Toys, Untaught, run
+from tests.third_party import Noisy, Toys, Untaught, run
 
 pytestmark = pytest.mark.usefixtures("toys")
 

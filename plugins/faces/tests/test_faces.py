@@ -23,7 +23,7 @@ from composable_energy_faces.training_run import TrainingRun
 from composable_energy_image import Autoencoder, CodeHeads, base_and_attributes, network_training
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import open_pictures
-from tests.precision import train_in_float32
+from plugins.training.tests.run_helpers import train_in_float32
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from composable_energy.errors import ComposableEnergyError, DtypeError, FileForm
 from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Labels, Pictures, Preparation, open_pictures
 from plugins.image.tests.picture_files import channels_first, random_pixels, save
-from tests.campaign.pictures import png
+from tests.campaign.files import png
 from tests.refusals import refusals
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
+import composable_energy_training as training
 from composable_energy.errors import OptionError
 from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
@@ -26,16 +27,6 @@ from composable_energy_image.code_mixture import CodeMixture, divide_components
 from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.label_columns import find_common_combinations
 from composable_energy_image.reconstruction import picture_loss
-from composable_energy_training import (
-    Batch,
-    DiffusionRecoveryLikelihood,
-    EnergyDiscrepancy,
-    EnergyMatching,
-    FlowNoise,
-    GaussianNoise,
-    NoiseContrastive,
-    open_recipe,
-)
 from plugins.image.tests.picture_files import RANDOM, pictures_of, random_pixels, write_celeba, write_cifar, write_mnist
 
 OPTIMIZER = ("rate", "betas", "clip")
@@ -61,12 +52,12 @@ GROUPS = torch.tensor([0, 0, 2, 3])
 def test_settings_are_those_of_the_papers(name: str):
     (steps, step, noise, most), optimizer, (l2, batch_size, fresh) = NUMBERS[name]
     written = ce.get("recipe", name).resolved_settings()
-    objective, chains, training = written["objective"], written["chains"], written["training"]
+    objective, chains, run = written["objective"], written["chains"], written["training"]
     assert (chains["steps"], chains["step"], chains["noise"], chains.get("max_gradient")) == (steps, step, noise, most)
     assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
     assert tuple(written["optimizer"][key] for key in OPTIMIZER) == optimizer
-    assert (objective["l2"], training["batch_size"], objective["fresh"], objective["buffer"]) == (l2, batch_size, fresh, 10_000)
-    assert training["ema"] == (0.99 if name.startswith("improved") else None)
+    assert (objective["l2"], run["batch_size"], objective["fresh"], objective["buffer"]) == (l2, batch_size, fresh, 10_000)
+    assert run["ema"] == (0.99 if name.startswith("improved") else None)
     assert written["sampling"]["step"] == step
 
 
@@ -146,22 +137,22 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("table", "kind", "steps"),
     [
-        ('name = "energy-discrepancy"\nvariance = 0.1', EnergyDiscrepancy, None),
-        ('name = "energy-matching"\ntemperature = 0.1\nwarm_up = 5\nsteps = 7', EnergyMatching, 7),
-        ('name = "diffusion-recovery-likelihood"\nsigma_min = 0.1\nsigma_max = 1.0\nsteps = 7', DiffusionRecoveryLikelihood, 7),
+        ('name = "energy-discrepancy"\nvariance = 0.1', training.EnergyDiscrepancy, None),
+        ('name = "energy-matching"\ntemperature = 0.1\nwarm_up = 5\nsteps = 7', training.EnergyMatching, 7),
+        ('name = "diffusion-recovery-likelihood"\nsigma_min = 0.1\nsigma_max = 1.0\nsteps = 7', training.DiffusionRecoveryLikelihood, 7),
     ],
 )
 def test_a_recipe_may_name_an_objective_with_chains_of_its_own(table: str, kind: type, steps: int | None, tmp_path: Path):
     text = f'about = "An energy"\n[model]\nname = "igebm-mnist"\nwidth = 4\n[objective]\n{table}\n[training]\nsteps = 1\nbatch_size = 2\n'
     (tmp_path / "mine.toml").write_text(text)
     pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
-    objective = open_recipe(tmp_path / "mine.toml").trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
+    objective = training.open_recipe(tmp_path / "mine.toml").trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(objective, kind) and getattr(objective, "steps", None) == steps
 
 
-@pytest.mark.parametrize(("noise", "kind"), [("gaussian", GaussianNoise), ("flow", FlowNoise)])
+@pytest.mark.parametrize(("noise", "kind"), [("gaussian", training.GaussianNoise), ("flow", training.FlowNoise)])
 def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kind: type, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(FlowNoise, "fit", partial(FlowNoise.fit, steps=5))
+    monkeypatch.setattr(training.FlowNoise, "fit", partial(training.FlowNoise.fit, steps=5))
     text = (
         'about = "An energy"\n[model]\nname = "energy-unet"\nsize = 16\nchannels = 1\nwidth = 8\n'
         '[preparation]\ndequantize = "uniform"\n'
@@ -171,9 +162,9 @@ def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kin
     (tmp_path / "mine.toml").write_text(text)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 1, 16, 16), np.uint8)
     pictures = Pictures(pixels, {}, "noise")
-    recipe = open_recipe(tmp_path / "mine.toml")
+    recipe = training.open_recipe(tmp_path / "mine.toml")
     objective = recipe.trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
-    assert isinstance(objective, NoiseContrastive) and isinstance(objective.noise, kind) and objective.ratio == 2
+    assert isinstance(objective, training.NoiseContrastive) and isinstance(objective.noise, kind) and objective.ratio == 2
     images = pictures.images(torch.arange(40))
     assert objective.noise.log_prob(images).mean() > objective.noise.log_prob(1 - 2 * images).mean()
     with pytest.raises(OptionError, match=r"objective\.noise takes 'gaussian' or 'flow'"):
@@ -311,7 +302,7 @@ class TestAdversarialDecoder:
 
     def test_decoder_and_discriminator_descend_their_own_losses(self):
         model, images = self.decoder(), torch.rand(6, 1, 16, 16, dtype=torch.float64)
-        batch = Batch(images, {}, Noise(0, range(6), step=1))
+        batch = training.Batch(images, {}, Noise(0, range(6), step=1))
         objective = AdversarialReconstruction(4, noise=0.05, weight=0.5)
         loss = objective.loss(model, batch)
         assert model.draws.dtype == torch.float64 and loss.value.dtype == torch.float64

@@ -11,20 +11,8 @@ from PIL import Image
 from torch import nn
 
 import composable_energy as ce
+import composable_energy_training as training
 from composable_energy.errors import ExtraNotInstalled, OptionError, SamplingDiverged
-from composable_energy_training import (
-    Callback,
-    Checkpoints,
-    ContrastiveDivergence,
-    CSVLog,
-    Monitor,
-    Optimizer,
-    ProgressBar,
-    SampleSheet,
-    TensorBoard,
-    Trainer,
-    TrainingDiverged,
-)
 from composable_energy_training.callbacks import ProgressLog
 from composable_energy_training.monitor import MonitorState
 from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, same, trainer
@@ -35,18 +23,18 @@ SOON = {"window": 3, "limit": 3}
 
 
 def test_a_log_has_a_row_every_few_steps_and_overwrites_no_other_table(tmp_path):
-    trainer(Scripted(GROWING), Monitor(), out=tmp_path, callbacks=[CSVLog(4)], steps=10).fit()
+    trainer(Scripted(GROWING), training.Monitor(), out=tmp_path, callbacks=[training.CSVLog(4)], steps=10).fit()
     rows = read_log(tmp_path)
     assert [row["step"] for row in rows] == ["4", "8", "10"]
     assert [float(row["gap"]) for row in rows] == pytest.approx([0.04, 0.08, 0.1])
     assert list(rows[0]) == ["attempt", "step", "seconds", "rate", "loss", "gradient", "gap", "event"]
     (tmp_path / "log.csv").write_text("time,value\n1,2\n")
     with pytest.raises(ValueError, match="is not the log of a run"):
-        trainer(Scripted(GROWING), out=tmp_path, callbacks=[CSVLog()]).fit()
+        trainer(Scripted(GROWING), out=tmp_path, callbacks=[training.CSVLog()]).fit()
     assert (tmp_path / "log.csv").read_text() == "time,value\n1,2\n"
 
 
-@pytest.mark.parametrize("make", [CSVLog, SampleSheet, TensorBoard])
+@pytest.mark.parametrize("make", [training.CSVLog, training.SampleSheet, training.TensorBoard])
 def test_files_need_a_folder_and_numbers_are_positive(make):
     with pytest.raises(OptionError, match=r"Checkpoints\(folder\)"):
         trainer(Scripted({}), callbacks=[make()]).fit()
@@ -58,7 +46,7 @@ def test_tensorboard_gets_curves(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer(Scripted(GROWING), Monitor(), out=tmp_path, callbacks=[TensorBoard(5)]).fit()
+    trainer(Scripted(GROWING), training.Monitor(), out=tmp_path, callbacks=[training.TensorBoard(5)]).fit()
     curves = EventAccumulator(str(tmp_path / "tensorboard"))
     curves.Reload()
     assert [point.step for point in curves.Scalars("gap")] == [5, 10, 15, 20]
@@ -68,7 +56,7 @@ def test_tensorboard_gets_curves(tmp_path):
 def test_missing_tensorboard_is_reported_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ExtraNotInstalled, match=re.escape("composable-energy[tensorboard]")):
-        trainer(Scripted({}), out=tmp_path, callbacks=[TensorBoard()]).fit()
+        trainer(Scripted({}), out=tmp_path, callbacks=[training.TensorBoard()]).fit()
 
 
 class Darkness(ce.Energy):
@@ -86,9 +74,9 @@ PICTURES = torch.full((16, 1, 4, 4), 0.8)
 
 
 def test_a_sheet_shows_the_chains(tmp_path):
-    objective = ContrastiveDivergence(steps=2, options={"step_size": 0.01}, buffer=32, l2=0.0)
-    callbacks = [Checkpoints(tmp_path), SampleSheet(5, 16), Monitor(None)]
-    Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, callbacks=callbacks).fit()
+    objective = training.ContrastiveDivergence(steps=2, options={"step_size": 0.01}, buffer=32, l2=0.0)
+    callbacks = [training.Checkpoints(tmp_path), training.SampleSheet(5, 16), training.Monitor(None)]
+    training.Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, callbacks=callbacks).fit()
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-00000005.png", "step-00000010.png"]
     with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
         assert found.size == (4 * 6 - 2, 4 * 6 - 2)
@@ -99,20 +87,23 @@ def test_a_sheet_shows_the_chains(tmp_path):
 
 def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):
     """With a rate of nothing the energy stays at .2, and its cold draws are that gray."""
-    sheet = SampleSheet(10, 4, chains=False, sampler="langevin", steps=50, step_size=0.02, temperature=0.0)
-    training = {"optimizer": Optimizer(rate=1e-9, ema=0.9), "callbacks": [Checkpoints(tmp_path), sheet, Monitor(None)]}
-    objective = ContrastiveDivergence(steps=1, options={"step_size": 0.01}, buffer=8, l2=0.0)
-    Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, **training).fit()
+    sheet = training.SampleSheet(10, 4, chains=False, sampler="langevin", steps=50, step_size=0.02, temperature=0.0)
+    settings = {
+        "optimizer": training.Optimizer(rate=1e-9, ema=0.9),
+        "callbacks": [training.Checkpoints(tmp_path), sheet, training.Monitor(None)],
+    }
+    objective = training.ContrastiveDivergence(steps=1, options={"step_size": 0.01}, buffer=8, l2=0.0)
+    training.Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, **settings).fit()
     with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
         assert found.getpixel((1, 1))[0] / 255 == pytest.approx(0.2, abs=1 / 255)
 
 
 test_a_sheet_without_anything_to_show_is_reported_at_the_start = refusals(
-    (SampleSheet(chains=True), PICTURES, "keeps no chains"),
-    (SampleSheet(), PICTURES, "samples an energy"),
-    (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
-    call=lambda tmp_path, sheet, data: Trainer(
-        network(), Scripted({}), data, steps=3, batch_size=8, callbacks=[Checkpoints(tmp_path), sheet]
+    (training.SampleSheet(chains=True), PICTURES, "keeps no chains"),
+    (training.SampleSheet(), PICTURES, "samples an energy"),
+    (training.SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
+    call=lambda tmp_path, sheet, data: training.Trainer(
+        network(), Scripted({}), data, steps=3, batch_size=8, callbacks=[training.Checkpoints(tmp_path), sheet]
     ).fit(),
     fixture="tmp_path",
     error=OptionError,
@@ -133,7 +124,7 @@ def test_a_line_of_the_log_has_stage_step_loss_and_time_left(tmp_path, caplog):
         ProgressLog(-1)
 
 
-class Open(Callback):
+class Open(training.Callback):
     """Counts what is open, and ends a run at a step."""
 
     def __init__(self, fail=None):
@@ -162,14 +153,14 @@ def test_every_callback_ends_with_the_error_of_the_run():
 
 
 def test_the_bar_shows_loss_gap_and_rate_and_is_closed_after_an_error(capsys):
-    trainer(Scripted({"gap": lambda step, seed: 0.25}), callbacks=[ProgressBar()]).fit()
+    trainer(Scripted({"gap": lambda step, seed: 0.25}), callbacks=[training.ProgressBar()]).fit()
     shown = capsys.readouterr().err
     assert "20/20" in shown and "gap=0.25" in shown and "rate=0.01" in shown and "loss=" in shown
     with pytest.raises(ArithmeticError):
-        trainer(Scripted({}), callbacks=[Open(3), ProgressBar()]).fit()
+        trainer(Scripted({}), callbacks=[Open(3), training.ProgressBar()]).fit()
     assert capsys.readouterr().err.endswith("\n")  # an open bar does not end its line
     with pytest.raises(ArithmeticError):
-        trainer(Scripted({}), callbacks=[Open(0), ProgressBar()]).fit()  # before the bar exists
+        trainer(Scripted({}), callbacks=[Open(0), training.ProgressBar()]).fit()  # before the bar exists
 
 
 @pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_the_bar_shows_loss_gap_and_rate_and_is_closed_after_an_error(capsys):
     ],
 )
 def test_thresholds_are_those_of_the_papers(scalars, cause):
-    state = MonitorState(Monitor(window=4))
+    state = MonitorState(training.Monitor(window=4))
     alerts = [state.update(step, scalars, True) for step in range(1, 5)]
     assert alerts[:3] == [None] * 3  # a mean counts once its window is full
     assert (alerts[3] is None) if cause is None else (alerts[3].cause == cause and alerts[3].action == "rollback")
@@ -198,8 +189,8 @@ def test_thresholds_are_those_of_the_papers(scalars, cause):
 
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
     noted = Noted()
-    with pytest.raises(TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:
-        trainer(Scripted({"gap": lambda step, seed: 2}), Monitor("lower", **SOON), out=tmp_path, callbacks=[noted]).fit()
+    with pytest.raises(training.TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:
+        trainer(Scripted({"gap": lambda step, seed: 2}), training.Monitor("lower", **SOON), out=tmp_path, callbacks=[noted]).fit()
     assert noted.steps == [(0, step) for step in range(1, 13)]
     assert noted.rates == pytest.approx([0.01 * 0.5 ** ((step - 1) // 3) for step in range(1, 13)])
     assert [alert.step for alert in noted.alerts] == [3, 6, 9, 12] and [alert.action for alert in noted.alerts][-1] == "stop"
@@ -216,7 +207,7 @@ def test_a_rollback_takes_other_random_numbers(tmp_path, stored):
         first.append(seed)
         return 2 * (step >= 8 and seed == first[0])
 
-    going = trainer(Scripted({"gap": gap}), Monitor(**SOON), out=tmp_path if stored else None, callbacks=[noted])
+    going = trainer(Scripted({"gap": gap}), training.Monitor(**SOON), out=tmp_path if stored else None, callbacks=[noted])
     report = going.fit()
     assert [alert.cause for alert in report.alerts] == ["gap"] and report.steps == 20
     back = noted.steps.index((1, 6))
@@ -233,7 +224,7 @@ def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
         seeds.extend([seed] if seed not in seeds else [])
         return 2 * (step >= 11 and seeds.index(seed) < 2)
 
-    trainer(Scripted({"gap": gap}), Monitor(**SOON), out=tmp_path, callbacks=[noted]).fit()
+    trainer(Scripted({"gap": gap}), training.Monitor(**SOON), out=tmp_path, callbacks=[noted]).fit()
     attempts = {attempt: [step for a, step in noted.steps if a == attempt] for attempt in (0, 1, 2)}
     assert attempts[1][0] == 11 and attempts[2][0] == 6 and attempts[2][-1] == 20
 
@@ -242,12 +233,12 @@ def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
 def test_steps_that_are_not_finite_do_not_change_the_weights(what):
     model, bad = network(), Scripted({}, lambda step, seed: what if step <= 4 else None)
     before = model.weight.detach().clone()
-    report = Trainer(model, bad, DATA, steps=4, batch_size=8, callbacks=[Monitor(nonfinite=5)]).fit()
+    report = training.Trainer(model, bad, DATA, steps=4, batch_size=8, callbacks=[training.Monitor(nonfinite=5)]).fit()
     assert report.skipped == 4 and torch.equal(model.weight, before) and report.alerts == ()
-    report = Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[Monitor(None)]).fit()
+    report = training.Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[training.Monitor(None)]).fit()
     assert report.skipped == 4 and model.weight.isfinite().all() and not torch.equal(model.weight, before)
-    with pytest.raises(TrainingDiverged, match="not finite 3 times in a row"):
-        Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[Monitor("stop", nonfinite=3)]).fit()
+    with pytest.raises(training.TrainingDiverged, match="not finite 3 times in a row"):
+        training.Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[training.Monitor("stop", nonfinite=3)]).fit()
 
 
 @pytest.mark.slow
@@ -263,7 +254,7 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
         return Unstable({"gap": lambda step, seed: 2 * (step >= 8 and seed == first[0])})
 
     def run(folder, callbacks=()):
-        trainer(objective(), Monitor(**SOON), out=folder, callbacks=[CSVLog(2), *callbacks], ema=0.9).fit()
+        trainer(objective(), training.Monitor(**SOON), out=folder, callbacks=[training.CSVLog(2), *callbacks], ema=0.9).fit()
         return (folder / "checkpoints" / "step-00000020.safetensors").read_bytes(), [{**row, "seconds": ""} for row in read_log(folder)]
 
     whole = run(tmp_path / "whole")
@@ -275,7 +266,7 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
 
 
 def test_a_monitor_without_alerts_changes_nothing():
-    watched, free = (trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor) for monitor in (Monitor(**SOON), None))
+    watched, free = (trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor) for monitor in (training.Monitor(**SOON), None))
     assert watched.fit().alerts == free.fit().alerts == ()
     same(watched.model, free.model)
 
@@ -298,9 +289,11 @@ def test_a_diverging_run_stops_with_an_error_that_names_the_monitor():
     torch.manual_seed(1)
     angle = 2 * torch.pi * torch.rand(2000)
     ring = 1.5 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(2000, 2)
-    chains = ContrastiveDivergence(steps=2, options={"step_size": 0.0002}, start="normal", l2=0.0, buffer=1000)
-    run = Trainer(Bumps(), chains, ring, steps=200, seed=1, optimizer=Optimizer(rate=3e-3), callbacks=[Monitor("stop")])
-    with pytest.raises(TrainingDiverged, match=r"The `Monitor` stopped .*Monitor\((gap|magnitude)=None\)") as caught:
+    chains = training.ContrastiveDivergence(steps=2, options={"step_size": 0.0002}, start="normal", l2=0.0, buffer=1000)
+    run = training.Trainer(
+        Bumps(), chains, ring, steps=200, seed=1, optimizer=training.Optimizer(rate=3e-3), callbacks=[training.Monitor("stop")]
+    )
+    with pytest.raises(training.TrainingDiverged, match=r"The `Monitor` stopped .*Monitor\((gap|magnitude)=None\)") as caught:
         run.fit()
     assert caught.value.step < 150
 
@@ -308,6 +301,6 @@ def test_a_diverging_run_stops_with_an_error_that_names_the_monitor():
 test_bad_monitors = refusals(
     *(({name: value}, name) for name, value in [("action", "wait"), ("gap", -1), ("gap", "large"), ("acceptance", 2.0), ("nonfinite", 0)]),
     *(({name: value}, name) for name, value in [("window", 2.5), ("factor", 1.0), ("factor", None), ("limit", -1)]),
-    call=lambda options: Monitor(**options),
+    call=lambda options: training.Monitor(**options),
     error=OptionError,
 )

@@ -25,7 +25,7 @@ from composable_energy_training import (
     NoiseContrastive,
 )
 from composable_energy_training.second_derivatives import differentiable_gradient
-from plugins.training.tests.objective_helpers import LANGEVIN, Bell, Net, NoisyBell, batch_of, cast, context, data, gradients
+from plugins.training.tests.run_helpers import LANGEVIN, Bell, Net, NoisyBell, batch_of, cast, context, data, gradients
 from tests.refusals import refusals
 
 MEAN, DEVIATION, ROWS = 1.2, 0.6, 2000

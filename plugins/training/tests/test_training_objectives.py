@@ -12,7 +12,7 @@ import composable_energy as ce
 import composable_energy_training as training
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from plugins.training.tests.objective_helpers import (
+from plugins.training.tests.run_helpers import (
     IMPROVED,
     LANGEVIN,
     Bell,
