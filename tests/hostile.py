@@ -33,10 +33,8 @@ from composable_energy.registry import get, names
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_training import open_recipe
-from tests.campaign.files import ODD, damage, edit, places
-from tests.campaign.pictures import KINDS
-from tests.campaign.runner import Counts, run_area
-from tests.campaign.trial import Area, Defect, check, typed
+from tests.campaign.files import KINDS, ODD, damage, edit, places
+from tests.campaign.runner import Area, Counts, Defect, check, run_area, typed
 from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
 
 CANARY = "hostile_canary"

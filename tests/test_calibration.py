@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Gamma, Independent, MultivariateNormal, Normal, Uniform
 
 import composable_energy as ce
-from composable_energy.errors import (
-    CalibrationError,
-    DtypeError,
-    ExpressionError,
-    OptionError,
-    SamplingDiverged,
-    ShapeError,
-    UngroundedError,
-)
+from composable_energy import errors
 from composable_energy_mcmc import LogZ
 from tests.refusals import refusals
 
@@ -36,8 +28,8 @@ def normaliser(width: float, axes: int = 2) -> float:
     return axes * (math.log(2 * math.pi) / 2 + math.log(width))
 
 
-def close(found: LogZ, truth: float, errors: float = 4.0) -> None:
-    assert abs(found.value - truth) < errors * found.standard_error + 1e-6, f"{found}, not {truth:.3f}"
+def close(found: LogZ, truth: float, deviations: float = 4.0) -> None:
+    assert abs(found.value - truth) < deviations * found.standard_error + 1e-6, f"{found}, not {truth:.3f}"
     assert found.standard_error < 0.1
 
 
@@ -99,33 +91,33 @@ ROWS = ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9))
 
 
 test_options = refusals(
-    ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
-    ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"got \(3,\) and \(2,\)"),
-    ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"got \(3,\) and \(2,\)"),
-    ({"draws": torch.randn(100, 3)}, ShapeError, r"got \(3,\) and \(2,\)"),
-    ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
-    ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
-    ({"draws": torch.ones(50, 2)}, OptionError, "all the same in a coordinate"),
-    ({"base": 1.0}, OptionError, "base is a Normal or one MultivariateNormal of torch.distributions, got float"),
-    ({"draws": torch.ones(100, 2, dtype=torch.int64)}, DtypeError, "floating"),
-    ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, OptionError, "pilot run"),
-    ({"particles": 3}, OptionError, "particles"),
-    ({"leapfrog": 3}, OptionError, "leapfrogs"),
-    ({"sampler": "langevin", "step_size": 0.1}, OptionError, "never rejects"),
-    ({"sampler": "annealed"}, OptionError, "step_size"),
+    ({"base": Uniform(torch.zeros(2), 1.0)}, errors.OptionError, "got Uniform"),
+    ({"base": Normal(torch.zeros(3), 1.0)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"draws": torch.randn(100, 3)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"draws": torch.randn(5, 2)}, errors.OptionError, "at least"),
+    ({"draws": torch.full((100, 2), torch.nan)}, errors.OptionError, "not finite"),
+    ({"draws": torch.ones(50, 2)}, errors.OptionError, "all the same in a coordinate"),
+    ({"base": 1.0}, errors.OptionError, "base is a Normal or one MultivariateNormal of torch.distributions, got float"),
+    ({"draws": torch.ones(100, 2, dtype=torch.int64)}, errors.DtypeError, "floating"),
+    ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, errors.OptionError, "pilot run"),
+    ({"particles": 3}, errors.OptionError, "particles"),
+    ({"leapfrog": 3}, errors.OptionError, "leapfrogs"),
+    ({"sampler": "langevin", "step_size": 0.1}, errors.OptionError, "never rejects"),
+    ({"sampler": "annealed"}, errors.OptionError, "step_size"),
     call=lambda options: ce.log_z(gaussian(1.0), **options),
 )
 
 
 test_what_has_no_normaliser = refusals(
-    (STEEP, {"base": Normal(torch.zeros(32), 1.0), "levels": 3}, CalibrationError, r"less than 5%.*levels=12"),
-    (~gaussian(1.0), {}, UngroundedError, None),
-    (Uniform(torch.full((2,), 90.0), 91.0), {"base": WIDE}, CalibrationError, "no pilot point at level 0 has a density"),
-    (HOLE, {}, SamplingDiverged, None),
-    (HOLE, {"base": WIDE}, SamplingDiverged, None),
-    (lambda x: x.square().sum(1), {}, ShapeError, "event_shape"),
-    (ROWS, {"event_shape": (2,)}, ExpressionError, "one value for all"),
-    (Uniform(torch.zeros(2), 1.0), {"draws": 2 * torch.rand(100, 2), "base": WIDE}, OptionError, "density 0"),
+    (STEEP, {"base": Normal(torch.zeros(32), 1.0), "levels": 3}, errors.CalibrationError, r"less than 5%.*levels=12"),
+    (~gaussian(1.0), {}, errors.UngroundedError, None),
+    (Uniform(torch.full((2,), 90.0), 91.0), {"base": WIDE}, errors.CalibrationError, "no pilot point at level 0 has a density"),
+    (HOLE, {}, errors.SamplingDiverged, None),
+    (HOLE, {"base": WIDE}, errors.SamplingDiverged, None),
+    (lambda x: x.square().sum(1), {}, errors.ShapeError, "event_shape"),
+    (ROWS, {"event_shape": (2,)}, errors.ExpressionError, "one value for all"),
+    (Uniform(torch.zeros(2), 1.0), {"draws": 2 * torch.rand(100, 2), "base": WIDE}, errors.OptionError, "density 0"),
     call=lambda energy, options: ce.log_z(energy, seed=0, **options),
 )
 
@@ -239,9 +231,9 @@ def test_quantile_and_temperature_are_options():
     torch.testing.assert_close(border(X), nn.functional.softplus((1.0 - RING(X)) / 2.0))
     assert border.equals(ce.negate(RING, level=1.0, temperature=2.0))
     for wrong in ({"quantile": 1.0}, {"quantile": 0.0}, {"temperature": 0.0}, {"level": math.nan}):
-        with pytest.raises(OptionError):
+        with pytest.raises(errors.OptionError):
             ce.negate(RING, **wrong)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(OptionError, match="options of the mode 'level', and the mode is 'power'"):
+    with pytest.raises(errors.OptionError, match="options of the mode 'level', and the mode is 'power'"):
         ce.negate(RING, mode="power", quantile=0.5)
 
 
@@ -280,7 +272,7 @@ def test_neither_evaluation_nor_sampling_writes_a_level_and_calibration_shares_t
     inner = Shifted()
     energy = RING & ~inner
     for evaluate in (energy, energy.explain, energy.with_gradient):
-        with pytest.raises(CalibrationError, match=r"composable_energy\.calibrate"):
+        with pytest.raises(errors.CalibrationError, match=r"composable_energy\.calibrate"):
             evaluate(X)
     drawn = energy.sample((10, 2), steps=2, seed=0, dtype=F64)
     assert energy.terms[1].level is None
@@ -328,7 +320,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), name="labelled", event_shape=(2,))
     rows = labelled.given(y=torch.arange(6.0, dtype=F64))
     for energy, reason in ((density() - RING, "UngroundedError"), (rows, "it has 6 rows of y")):
-        with pytest.raises(CalibrationError, match=rf"cannot be sampled \({reason}.*'power'.*'contrast'.*'complement'"):
+        with pytest.raises(errors.CalibrationError, match=rf"cannot be sampled \({reason}.*'power'.*'contrast'.*'complement'"):
             ce.calibrate(~energy)
-    with pytest.raises(ExpressionError, match=r"depends on y, which is not bound.*'power'.*'contrast'.*'complement'"):
+    with pytest.raises(errors.ExpressionError, match=r"depends on y, which is not bound.*'power'.*'contrast'.*'complement'"):
         (~labelled)(X, y=torch.ones(6, dtype=F64))

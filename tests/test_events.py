@@ -14,21 +14,8 @@ from scipy import integrate, stats
 from torch import nn
 
 import composable_energy as ce
+from composable_energy import events
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import (
-    Categorical,
-    ChainValues,
-    ClassifierEnergy,
-    Continuous,
-    DensityEnergy,
-    Formula,
-    Interval,
-    Source,
-    complement,
-    conjoin,
-    disjoin,
-    log_probability,
-)
 
 ENDS = (-math.inf, -0.7, 0.1, 0.6, 1.3, math.inf)
 COUNTS = (2, 2, 3, 8, 5)  # labels of each head (the first has one column), and cells of the continuous one
@@ -55,7 +42,10 @@ class World:
             network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
             network.bias.data = torch.rand(network.bias.shape, generator=generator, dtype=torch.double) - 0.5
         self.networks[-1].weight.data *= 0.2
-        self.variables = [*(Categorical(Source(network)) for network in self.networks[:-1]), Continuous(Source(self.networks[-1]))]
+        self.variables = [
+            *(events.Categorical(events.Source(network)) for network in self.networks[:-1]),
+            events.Continuous(events.Source(self.networks[-1])),
+        ]
         with torch.no_grad():
             odds, *logits, gaussian = (network(self.x) for network in self.networks)
         mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()
@@ -65,25 +55,27 @@ class World:
         tables = [torch.cat([(-odds).sigmoid(), odds.sigmoid()], 1), *(raw.softmax(1) for raw in logits), cells]
         self.joint = torch.stack([table[:, column] for table, column in zip(tables, COMBINATIONS.T, strict=True)]).prod(0)
 
-    def atom(self, head: int, values: frozenset[int]) -> Formula:
+    def atom(self, head: int, values: frozenset[int]) -> events.Formula:
         if head < 4:
-            return Formula.atom(self.variables[head], values, f"h{head}{sorted(values)}")
-        return disjoin([Formula.atom(self.variables[4], Interval(ENDS[i], ENDS[i + 1]), f"cell{i}") for i in sorted(values)])
+            return events.Formula.atom(self.variables[head], values, f"h{head}{sorted(values)}")
+        return events.disjoin(
+            [events.Formula.atom(self.variables[4], events.Interval(ENDS[i], ENDS[i + 1]), f"cell{i}") for i in sorted(values)]
+        )
 
     def probability(self, tree) -> torch.Tensor:
         return self.joint[:, truth(tree)].sum(1)
 
-    def build(self, tree) -> Formula:
+    def build(self, tree) -> events.Formula:
         if tree[0] == "atom":
             return self.atom(*tree[1:])
         parts = [self.build(part) for part in tree[1:]]
-        return complement(parts[0]) if tree[0] == "not" else (conjoin if tree[0] == "and" else disjoin)(parts)
+        return events.complement(parts[0]) if tree[0] == "not" else (events.conjoin if tree[0] == "and" else events.disjoin)(parts)
 
 
 WORLD = World()
 
 
-def value(formula: Formula) -> torch.Tensor:
+def value(formula: events.Formula) -> torch.Tensor:
     """The energy; infinite for a formula that has none, because its probability is 0."""
     try:
         return formula.energy(WORLD.x)
@@ -103,7 +95,7 @@ def random_tree(rng: random.Random, depth: int):
     return (kind, *(random_tree(rng, depth - 1) for _ in range(1 if kind == "not" else 2)))
 
 
-def same(left: Formula, right: Formula) -> None:
+def same(left: events.Formula, right: events.Formula) -> None:
     torch.testing.assert_close(value(left), value(right), rtol=1e-12, atol=1e-12)
 
 
@@ -124,7 +116,7 @@ def test_random_formulas_equal_enumeration_and_only_a_whole_that_is_impossible_r
 
 
 def test_a_certain_formula_has_zero_energy_and_gradient_for_any_points():
-    certain = disjoin([WORLD.atom(0, frozenset({1})), complement(WORLD.atom(0, frozenset({1})))])
+    certain = events.disjoin([WORLD.atom(0, frozenset({1})), events.complement(WORLD.atom(0, frozenset({1})))])
     for points in (torch.full((3, 2, 2), 1e38), torch.tensor([[math.nan], [math.inf]]), torch.zeros(0, 3), torch.zeros(4)):
         x = points.requires_grad_()
         energy = certain.energy(x)
@@ -134,89 +126,95 @@ def test_a_certain_formula_has_zero_energy_and_gradient_for_any_points():
 
 def test_labels_that_are_all_there_are():
     zero, one = (WORLD.atom(1, frozenset({label})) for label in (0, 1))
-    neither = conjoin([complement(zero), complement(one)])  # there might be a third
+    neither = events.conjoin([events.complement(zero), events.complement(one)])  # there might be a third
     assert neither.constant is None
     with pytest.raises(ContradictionError):
         neither.energy(WORLD.x)
-    same(disjoin([neither, zero]), zero)
-    assert torch.equal(value(complement(neither)), torch.zeros(5).double())
-    assert torch.equal(value(disjoin([zero, one])), torch.zeros(5).double())
-    known = Categorical(Source(WORLD.networks[1]), labels=2)
-    assert conjoin([complement(Formula.atom(known, {label})) for label in (0, 1)]).constant is False
-    assert conjoin([complement(zero), complement(Formula.atom(known, {1}))]).constant is False  # one variable: what one knows, both know
-    assert Formula.atom(known, {0, 1}).constant is True and Formula.atom(known, ()).constant is False
+    same(events.disjoin([neither, zero]), zero)
+    assert torch.equal(value(events.complement(neither)), torch.zeros(5).double())
+    assert torch.equal(value(events.disjoin([zero, one])), torch.zeros(5).double())
+    known = events.Categorical(events.Source(WORLD.networks[1]), labels=2)
+    assert events.conjoin([events.complement(events.Formula.atom(known, {label})) for label in (0, 1)]).constant is False
+    assert (
+        events.conjoin([events.complement(zero), events.complement(events.Formula.atom(known, {1}))]).constant is False
+    )  # one variable: what one knows, both know
+    assert events.Formula.atom(known, {0, 1}).constant is True and events.Formula.atom(known, ()).constant is False
     with pytest.raises(OptionError, match="Label 5 is out of range: there are 2 labels"):
-        Formula.atom(known, {5})
+        events.Formula.atom(known, {5})
     with pytest.raises(OptionError, match="there are 2 labels"):
         value(WORLD.atom(1, frozenset({5})))
     with pytest.raises(ExpressionError, match="with 2 and with 3 labels"):
-        conjoin([Formula.atom(known, {0}), Formula.atom(Categorical(Source(WORLD.networks[1]), labels=3), {0})])
+        events.conjoin(
+            [events.Formula.atom(known, {0}), events.Formula.atom(events.Categorical(events.Source(WORLD.networks[1]), labels=3), {0})]
+        )
     with pytest.raises(ShapeError, match="logits of 2 labels; expected 3"):
-        value(Formula.atom(Categorical(Source(WORLD.networks[1]), labels=3), {0}))
+        value(events.Formula.atom(events.Categorical(events.Source(WORLD.networks[1]), labels=3), {0}))
 
 
 def test_intervals_that_do_not_meet_exclude_each_other():
-    left, right = (Formula.atom(WORLD.variables[4], Interval(low, low + 1.0)) for low in (0.0, 1.0))
-    assert conjoin([left, right]).constant is False
-    whole = Formula.atom(WORLD.variables[4], Interval(0.0, 2.0))
-    same(disjoin([left, right]), whole)
+    left, right = (events.Formula.atom(WORLD.variables[4], events.Interval(low, low + 1.0)) for low in (0.0, 1.0))
+    assert events.conjoin([left, right]).constant is False
+    whole = events.Formula.atom(WORLD.variables[4], events.Interval(0.0, 2.0))
+    same(events.disjoin([left, right]), whole)
 
 
 def test_ends_for_each_chain_need_one_order():
     def interval(*ends):
-        return Formula.atom(WORLD.variables[4], Interval(*(ChainValues(torch.tensor(end)) for end in ends)))
+        return events.Formula.atom(WORLD.variables[4], events.Interval(*(events.ChainValues(torch.tensor(end)) for end in ends)))
 
     first, second = interval([0.0, 0.1], [1.0, 1.1]), interval([0.5, 0.2], [2.0, 2.0])
-    assert len(conjoin([first, second]).nodes) == 3
+    assert len(events.conjoin([first, second]).nodes) == 3
     with pytest.raises(ExpressionError, match="below another in 1 chains of 2"):
-        conjoin([first, interval([-0.5, 0.2], [2.0, 2.0])])
+        events.conjoin([first, interval([-0.5, 0.2], [2.0, 2.0])])
     with pytest.raises(ShapeError, match="chains and for"):
-        conjoin([first, interval([0.5, 0.2, 0.1], [2.0, 2.0, 2.0])])
-    assert conjoin([first, complement(interval([0.0, 0.1], [1.0, 1.1]))]).constant is False  # equal numbers in other tensors
+        events.conjoin([first, interval([0.5, 0.2, 0.1], [2.0, 2.0, 2.0])])
+    assert events.conjoin([first, events.complement(interval([0.0, 0.1], [1.0, 1.1]))]).constant is False  # equal numbers in other tensors
 
 
 def test_what_bases_differ_makes_no_formula():
     one, other = (ce.as_energy(lambda x: x.square().sum(1), name=name) for name in ("one", "other"))
     network = WORLD.networks[2]
-    left, right = (Formula.atom(Categorical(Source(network), base), {0}, "event") for base in (one, other))
+    left, right = (events.Formula.atom(events.Categorical(events.Source(network), base), {0}, "event") for base in (one, other))
     assert left.same_base(left) and not left.same_base(right)
     assert left.base is one
     with pytest.raises(ExpressionError, match="relative to one and event to other"):
-        conjoin([left, right])
+        events.conjoin([left, right])
     with pytest.raises(ExpressionError, match="at least one"):
-        disjoin([])
+        events.disjoin([])
 
 
-def heads(count: int) -> list[Formula]:
-    return [Formula.atom(Categorical(Source(nn.Linear(3, 1).double())), {1}, f"a{i}") for i in range(count)]
+def heads(count: int) -> list[events.Formula]:
+    return [events.Formula.atom(events.Categorical(events.Source(nn.Linear(3, 1).double())), {1}, f"a{i}") for i in range(count)]
 
 
 def parity(a):
-    return reduce(lambda odd, b: disjoin([conjoin([odd, complement(b)]), conjoin([complement(odd), b])]), a)
+    return reduce(
+        lambda odd, b: events.disjoin([events.conjoin([odd, events.complement(b)]), events.conjoin([events.complement(odd), b])]), a
+    )
 
 
 def pairs(a):
-    return disjoin([conjoin([a[i], a[i + 15]]) for i in range(15)])
+    return events.disjoin([events.conjoin([a[i], a[i + 15]]) for i in range(15)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [parity, pairs])
 def test_diagrams_of_thirty_heads_stay_below_the_limit_of_nodes(make):
     formula = make(heads(30))
-    assert str(Formula(formula.variables, formula.nodes)) == str(formula)
+    assert str(events.Formula(formula.variables, formula.nodes)) == str(formula)
     assert formula.energy(torch.randn(64, 3, dtype=torch.double)).isfinite().all()
 
 
 def test_a_formula_in_a_bad_order_is_refused_with_its_size():
     a = heads(40)
     with pytest.raises(ExpressionError, match="more than 50000 nodes"):  # far fewer than the million that this order needs
-        conjoin([disjoin(a), disjoin([conjoin([a[i], a[i + 20]]) for i in range(20)])])
+        events.conjoin([events.disjoin(a), events.disjoin([events.conjoin([a[i], a[i + 20]]) for i in range(20)])])
 
 
 @pytest.mark.full
 def test_long_chains_need_no_recursion():
     parts = heads(1200)
-    formula = conjoin([*parts[:600], disjoin(parts[600:])])
+    formula = events.conjoin([*parts[:600], events.disjoin(parts[600:])])
     again = pickle.loads(pickle.dumps(copy.deepcopy(formula)))
     assert torch.equal(value(again), value(formula))
     assert len(str(formula)) < 250
@@ -226,28 +224,28 @@ LOGITS = (-1e4, -100.0, -1.0, 0.0, 20.0, 1e4)
 BOUNDS = (-math.inf, -0.7, 0.1, 0.1001, 0.6, math.inf)
 IDENTITY = nn.Identity()  # the points are the outputs, so gradients in points are gradients in outputs
 HEADS = [
-    Categorical(Source(IDENTITY), columns=slice(*ends), labels=labels)
+    events.Categorical(events.Source(IDENTITY), columns=slice(*ends), labels=labels)
     for *ends, labels in ((0, 1, 2), (1, 2, 2), (2, 3, 2), (3, 5, 2), (5, 8, 3), (8, 16, 8))
 ]
-LINE = Continuous(Source(IDENTITY), columns=slice(16, 18))
+LINE = events.Continuous(events.Source(IDENTITY), columns=slice(16, 18))
 
 
-def random_formula(rng: random.Random, depth: int) -> Formula:
+def random_formula(rng: random.Random, depth: int) -> events.Formula:
     """A formula that can be fulfilled; parts of it may be contradictions."""
     while (formula := any_formula(rng, depth)).constant is False:
         pass
     return formula
 
 
-def any_formula(rng: random.Random, depth: int) -> Formula:
+def any_formula(rng: random.Random, depth: int) -> events.Formula:
     if depth == 0 or rng.random() < 0.12:
         head = rng.choice([*HEADS, LINE])
-        if isinstance(head, Continuous):
-            return Formula.atom(head, Interval(*sorted(rng.sample(BOUNDS, 2))))
-        return Formula.atom(head, rng.sample(range(head.labels), rng.randint(1, head.labels - 1)))
+        if isinstance(head, events.Continuous):
+            return events.Formula.atom(head, events.Interval(*sorted(rng.sample(BOUNDS, 2))))
+        return events.Formula.atom(head, rng.sample(range(head.labels), rng.randint(1, head.labels - 1)))
     if rng.random() < 0.2:
-        return complement(any_formula(rng, depth - 1))
-    return rng.choice([conjoin, disjoin])([any_formula(rng, depth - 1) for _ in range(2)])
+        return events.complement(any_formula(rng, depth - 1))
+    return rng.choice([events.conjoin, events.disjoin])([any_formula(rng, depth - 1) for _ in range(2)])
 
 
 def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
@@ -270,10 +268,10 @@ def test_formulas_stay_finite(seed):
 
 def test_leaves_stay_finite():
     x = extremes(random.Random(0), 200)
-    energy = ClassifierEnergy(IDENTITY, None, columns=slice(8, 16))(x, y=torch.arange(200) % 8)
+    energy = events.ClassifierEnergy(IDENTITY, None, columns=slice(8, 16))(x, y=torch.arange(200) % 8)
     gradient = torch.autograd.grad(energy.sum(), x)[0]
     assert energy.isfinite().all() and gradient.isfinite().all() and gradient.abs().max() <= 1 + 1e-6
-    density = DensityEnergy(IDENTITY, dims=9, c=torch.zeros(1, 9))(x)
+    density = events.DensityEnergy(IDENTITY, dims=9, c=torch.zeros(1, 9))(x)
     assert density.isfinite().all() and torch.autograd.grad(density.sum(), x)[0].isfinite().all()
 
 
@@ -296,8 +294,8 @@ def test_an_interval_equals_its_integral(ends):
     nearest = min(max(0.0, low), high)  # the density there is taken out, as it underflows far away
     tail = integrate.quad(lambda v: math.exp(nearest**2 / 2 - v**2 / 2), low, high, points=[nearest], epsabs=0, epsrel=1e-13)[0]
     expected = math.log(tail) - nearest**2 / 2 - math.log(2 * math.pi) / 2
-    assert log_probability(mean, width, low, high).item() == pytest.approx(expected, rel=1e-11, abs=1e-13)
-    single = log_probability(mean.float(), width.float(), low, high).item()
+    assert events.log_probability(mean, width, low, high).item() == pytest.approx(expected, rel=1e-11, abs=1e-13)
+    single = events.log_probability(mean.float(), width.float(), low, high).item()
     assert single == pytest.approx(expected, rel=2e-4 if high - low < 1e-3 else 2e-6, abs=1e-6)
 
 
@@ -305,10 +303,10 @@ def test_half_lines_equal_the_distribution_function():
     mean = torch.linspace(-40, 40, 81, dtype=torch.double)
     width = torch.full_like(mean, 1.5)
     expected = torch.from_numpy(stats.norm.logcdf(0.3, mean.numpy(), 1.5))
-    torch.testing.assert_close(log_probability(mean, width, None, 0.3), expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(events.log_probability(mean, width, None, 0.3), expected, rtol=1e-12, atol=1e-15)
     expected = torch.from_numpy(stats.norm.logsf(0.3, mean.numpy(), 1.5))
-    torch.testing.assert_close(log_probability(mean, width, 0.3, None), expected, rtol=1e-12, atol=1e-15)
-    assert torch.equal(log_probability(mean, width, None, None), torch.zeros_like(mean))
+    torch.testing.assert_close(events.log_probability(mean, width, 0.3, None), expected, rtol=1e-12, atol=1e-15)
+    assert torch.equal(events.log_probability(mean, width, None, None), torch.zeros_like(mean))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -318,7 +316,7 @@ def test_an_interval_pulls_towards_itself_however_far(dtype, span):
     mean = torch.tensor([-1e4, -100.0, -3.0, 0.1, 0.3, 3.0, 100.0, 1e4], dtype=dtype, requires_grad=True)
     for log_width in (-5.0, 0.0, 1.0):
         width = torch.full_like(mean, math.exp(log_width))
-        value = log_probability(mean, width, 0.1, 0.1 + span)
+        value = events.log_probability(mean, width, 0.1, 0.1 + span)
         slope = torch.autograd.grad(value.sum(), mean)[0]
         assert value.isfinite().all() and slope.isfinite().all() and value.max() <= 0
         assert slope[:3].min() > 0 and slope[5:].max() < 0

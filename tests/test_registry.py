@@ -17,8 +17,7 @@ from composable_energy.registry import members_of, names
 from composable_energy.sampling import Kernel, Sampler
 from composable_energy_cli import main
 from tests.refusals import refusals
-from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
-from tests.toys import run
+from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row, run
 
 DRAW = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0}
 OTHER = ({"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})

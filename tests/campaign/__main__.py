@@ -14,13 +14,13 @@ import torch
 import torch._dynamo  # the optimizers of torch load it at first use, and so would each process of trials
 from PIL import Image
 
-from tests.campaign import crashes, programs, races, sampling
+from tests.campaign import crashes, races, sampling
 from tests.campaign.runner import Counts, merge, run_area
 from tests.hostile import AREA as HOSTILE
 
 AREAS = {
     area.name: area
-    for area in (*crashes.KILLS, crashes.DISK, crashes.CLOCKS, crashes.LEAKS, races.RACES, sampling.NUMERICS, programs.COMMANDS, HOSTILE)
+    for area in (*crashes.KILLS, crashes.DISK, crashes.CLOCKS, crashes.LEAKS, races.RACES, sampling.NUMERICS, sampling.COMMANDS, HOSTILE)
 }
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 

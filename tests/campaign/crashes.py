@@ -19,7 +19,7 @@ from composable_energy.files import digest_of
 from composable_energy_training import CSVLog
 from plugins.training.tests.run_helpers import Scripted, read_log, trainer
 from tests.campaign.faults import KILLED, Faults, begin, end, in_child
-from tests.campaign.trial import Area, Outcome, Trial, check
+from tests.campaign.runner import Area, Outcome, Trial, check
 from tests.sampling_runs import BOWL
 
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4}

@@ -15,7 +15,7 @@ from composable_energy_training import Callback, Trainer
 from plugins.training.tests.run_helpers import Scripted, trainer
 from tests.campaign.crashes import CALL, names_in, normal
 from tests.campaign.faults import begin, end
-from tests.campaign.trial import Area, check
+from tests.campaign.runner import Area, check
 from tests.sampling_runs import BOWL
 
 _STEPS = 6

@@ -1,4 +1,4 @@
-"""Runs areas in forked processes, detects hangs, and keeps counts in a JSON file for each area, from which a later call continues."""
+"""Runs areas in forked processes, detects hangs, keeps counts in a JSON file for each area, from which a later call continues."""
 
 import json
 import os
@@ -12,12 +12,47 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.campaign.trial import Area, Defect, Outcome
+from composable_energy.errors import ComposableEnergyError
 
+Outcome = str | dict[str, int]
+"""What a trial found, in one or two words; or how often each of several things happened."""
+
+Trial = Callable[[random.Random, Path], Outcome]
+"""A trial takes its random numbers and an empty folder."""
 _EVERY = 10.0  # seconds between two writings of the counts
 _KEPT = 50  # defects described in the file; all are counted
 _MEMORY = Path("/dev/shm")  # a file system in memory: a trial syncs many files, and the fault layer itself loses what is not synced
+
+
+class Defect(Exception):  # noqa: N818
+    """A trial found a defect; the text begins with its kind."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """An area of the campaign: `prepare` returns the trial, once in each process; a trial of more than `limit` seconds hangs."""
+
+    name: str
+    prepare: Callable[[Path], Trial]
+    limit: float = 60.0
+
+
+def typed(call: Callable[[], Any], allowed: tuple[type[BaseException], ...] = ()) -> tuple[Any, str]:
+    """Returns the result of a call and "", or None and the name of its error, which is of the library or one that is allowed."""
+    try:
+        return call(), ""
+    except (ComposableEnergyError, *allowed) as error:
+        return None, type(error).__name__
+    except Exception as error:
+        raise Defect(f"untyped error: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def check(condition: bool, kind: str, detail: object = "") -> None:
+    """Raises a defect unless a condition holds."""
+    if not condition:
+        raise Defect(f"{kind}: {detail}")
 
 
 @dataclass

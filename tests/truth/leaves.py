@@ -7,23 +7,7 @@ import numpy as np
 import torch
 from scipy import special, stats
 from torch import Tensor, nn
-from torch.distributions import (
-    Beta,
-    Categorical,
-    Dirichlet,
-    Distribution,
-    Exponential,
-    Gamma,
-    HalfNormal,
-    Independent,
-    Laplace,
-    LogNormal,
-    MixtureSameFamily,
-    Normal,
-    StudentT,
-    Uniform,
-    VonMises,
-)
+from torch import distributions as td
 
 import composable_energy as ce
 from tests.truth.spaces import Array, Space
@@ -85,7 +69,7 @@ def _numbers(values: Array) -> Tensor:
     return torch.tensor(values).float()
 
 
-def _law(build: Callable[..., Distribution], logpdf: Callable[..., Array], *ranges: tuple[float, float]) -> Leaf:
+def _law(build: Callable[..., td.Distribution], logpdf: Callable[..., Array], *ranges: tuple[float, float]) -> Leaf:
     """Returns a leaf of independent coordinates, whose parameters are drawn from ranges."""
 
     def leaf(rng: np.random.Generator, space: Space) -> Known:
@@ -111,20 +95,20 @@ def gaussian(rng: np.random.Generator, space: Space) -> Known:
 
 def student(rng: np.random.Generator, space: Space) -> Known:
     df, mean = rng.uniform(3, 8), rng.uniform(-2, 2, space.event)
-    energy = ce.as_energy(StudentT(_numbers(np.full(space.event, df)), _numbers(mean)))
+    energy = ce.as_energy(td.StudentT(_numbers(np.full(space.event, df)), _numbers(mean)))
     return Known(energy, lambda x: -stats.t.logpdf(x, df, mean).sum(1), is_leaf=True, draws_known=True)
 
 
 def mixture(rng: np.random.Generator, space: Space) -> Known:
     share, means, scales = rng.uniform(0.2, 0.8), rng.uniform(-3, 3, (2, space.event)), rng.uniform(0.4, 1.2, (2, space.event))
     weights = np.array([share, 1 - share])
-    parts = Independent(Normal(_numbers(means), _numbers(scales)), 1)
+    parts = td.Independent(td.Normal(_numbers(means), _numbers(scales)), 1)
 
     def energy(x: Array) -> Array:
         logs = [np.log(w) + stats.norm.logpdf(x, m, s).sum(1) for w, m, s in zip(weights, means, scales, strict=True)]
         return -np.logaddexp(*logs)
 
-    lifted = ce.as_energy(MixtureSameFamily(Categorical(_numbers(weights)), parts))
+    lifted = ce.as_energy(td.MixtureSameFamily(td.Categorical(_numbers(weights)), parts))
     return Known(lifted, energy, is_leaf=True, draws_known=True)
 
 
@@ -141,7 +125,7 @@ def ring(rng: np.random.Generator, space: Space) -> Known:
 
 
 def uniform(rng: np.random.Generator, space: Space) -> Known:
-    energy = ce.as_energy(Uniform(torch.full((space.event,), -1.0), torch.full((space.event,), 2.0)))
+    energy = ce.as_energy(td.Uniform(torch.full((space.event,), -1.0), torch.full((space.event,), 2.0)))
     return Known(energy, lambda x: np.full(len(x), space.event * np.log(3.0)), is_leaf=True, draws_known=True)
 
 
@@ -159,18 +143,18 @@ def linear(rng: np.random.Generator, space: Space) -> Known:
 def dirichlet(rng: np.random.Generator, space: Space) -> Known:
     a = rng.uniform(0.7, 4, 3)
     constant = special.gammaln(a.sum()) - special.gammaln(a).sum()
-    energy = ce.as_energy(Dirichlet(_numbers(a)))
+    energy = ce.as_energy(td.Dirichlet(_numbers(a)))
     return Known(energy, lambda x: -constant - ((a - 1) * np.log(np.maximum(x, 1e-300))).sum(1), is_leaf=True, draws_known=True)
 
 
-normal = _law(Normal, stats.norm.logpdf, (-2, 2), (0.4, 2.0))
-laplace = _law(Laplace, stats.laplace.logpdf, (-2, 2), (0.4, 1.5))
-gamma = _law(Gamma, lambda x, a, b: stats.gamma.logpdf(x, a, scale=1 / b), (0.6, 4), (0.5, 2))
-log_normal = _law(LogNormal, lambda x, m, s: stats.lognorm.logpdf(x, s, scale=np.exp(m)), (-1, 1), (0.3, 1))
-half_normal = _law(HalfNormal, lambda x, s: stats.halfnorm.logpdf(x, scale=s), (0.5, 2))
-exponential = _law(Exponential, lambda x, r: stats.expon.logpdf(x, scale=1 / r), (0.5, 2))
-beta = _law(Beta, stats.beta.logpdf, (0.6, 4), (0.6, 4))
-von_mises = _law(VonMises, lambda x, m, k: stats.vonmises.logpdf(x, k, m), (-3, 3), (0.3, 4))
+normal = _law(td.Normal, stats.norm.logpdf, (-2, 2), (0.4, 2.0))
+laplace = _law(td.Laplace, stats.laplace.logpdf, (-2, 2), (0.4, 1.5))
+gamma = _law(td.Gamma, lambda x, a, b: stats.gamma.logpdf(x, a, scale=1 / b), (0.6, 4), (0.5, 2))
+log_normal = _law(td.LogNormal, lambda x, m, s: stats.lognorm.logpdf(x, s, scale=np.exp(m)), (-1, 1), (0.3, 1))
+half_normal = _law(td.HalfNormal, lambda x, s: stats.halfnorm.logpdf(x, scale=s), (0.5, 2))
+exponential = _law(td.Exponential, lambda x, r: stats.expon.logpdf(x, scale=1 / r), (0.5, 2))
+beta = _law(td.Beta, stats.beta.logpdf, (0.6, 4), (0.6, 4))
+von_mises = _law(td.VonMises, lambda x, m, k: stats.vonmises.logpdf(x, k, m), (-3, 3), (0.3, 4))
 _REAL = (gaussian, normal, laplace, student, mixture, network, ring)
 _POSITIVE = (gamma, log_normal, half_normal, exponential, gaussian, network)
 LEAVES: Mapping[str, tuple[Leaf, ...]] = {

@@ -1,4 +1,4 @@
-"""Classifiers by energies, their refinement and attacks, against closed forms: Gaussians, events, conditions, linear classifiers."""
+"""Classifiers by energies, their attacks, calibration and scores of unusual points, against closed forms and brute force."""
 
 import math
 
@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import composable_energy as ce
+import composable_energy_classification as classification
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy_classification import CalibrationWarning, Classifier, Refinement, pgd
 from tests.refusals import refusals
 
+scores = st.lists(st.integers(0, 6), min_size=1, max_size=12).map(lambda values: torch.tensor(values, dtype=torch.float32))
 
-def gaussian(mean, deviation=1.0):
-    return ce.as_energy(torch.distributions.Normal(torch.tensor([float(mean)]), deviation), name=f"at {mean}")
+
+def gaussian(mean=0.0, deviation=1.0, dimension=1):
+    return ce.as_energy(torch.distributions.Normal(torch.full((dimension,), float(mean)), deviation), name=f"at {mean}")
 
 
 def head(seed=0, labels=3, base=True, dtype=torch.float32):
@@ -40,7 +42,7 @@ def conditional(x, y):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_classes_of_a_head_have_its_probabilities_and_the_energy_of_its_base(dtype):
     net, energy = head(dtype=dtype)
-    classifier, x = Classifier(energy), points(dtype=dtype)
+    classifier, x = classification.Classifier(energy), points(dtype=dtype)
     torch.testing.assert_close(classifier(x), net(x).log_softmax(1))
     torch.testing.assert_close(classifier.energy(x), x.square().sum(1) / 2)
     assert classifier.labels == (0, 1, 2) and torch.equal(classifier.predict(x), net(x).argmax(1))
@@ -52,29 +54,29 @@ def test_densities_are_weighed_by_bayes_rule(means, temperature):
     densities = [torch.distributions.Normal(torch.tensor([mean]), 1.0 + k) for k, mean in enumerate(means)]
     x = torch.linspace(-4, 4, 9)[:, None]
     logs = torch.stack([density.log_prob(x).squeeze(1) for density in densities], 1)
-    found = Classifier([ce.as_energy(density) for density in densities], temperature=temperature)
+    found = classification.Classifier([ce.as_energy(density) for density in densities], temperature=temperature)
     torch.testing.assert_close(found(x), (logs / temperature).log_softmax(1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.energy(x), -logs.logsumexp(1), rtol=1e-4, atol=1e-4)
 
 
 def test_a_condition_is_inferred_as_by_infer():
     energy, x = ce.as_energy(conditional), points()[:, :1]
-    classifier = Classifier(energy, classes=[0, 2, 5])
+    classifier = classification.Classifier(energy, classes=[0, 2, 5])
     torch.testing.assert_close(classifier.probabilities(x), energy.infer(x, over={"y": [0, 2, 5]}).probabilities)
-    assert classifier.labels == (0, 2, 5) and Classifier(energy, classes=4).labels == (0, 1, 2, 3)
+    assert classifier.labels == (0, 2, 5) and classification.Classifier(energy, classes=4).labels == (0, 1, 2, 3)
     values = torch.tensor([[0.0], [2.0]])  # points of a continuous condition
     energy = ce.as_energy(lambda x, c: (x - c).square().sum(1) / 2)
-    found = Classifier(energy, over="c", classes=values)(torch.tensor([[0.0], [1.0]]))
+    found = classification.Classifier(energy, over="c", classes=values)(torch.tensor([[0.0], [1.0]]))
     torch.testing.assert_close(found, torch.tensor([[0.0, -2.0], [-0.5, -0.5]]).log_softmax(1))
 
 
 def test_mixtures_and_lists_of_their_branches_agree():
     left, right = gaussian(-1), gaussian(1, 2.0)
     x = torch.linspace(-3, 3, 7)[:, None]
-    mixture, listed = Classifier(left | right), Classifier({"left": left, "right": right})
+    mixture, listed = classification.Classifier(left | right), classification.Classifier({"left": left, "right": right})
     assert mixture.labels == ("at -1", "at 1") and listed.labels == ("left", "right")
     torch.testing.assert_close(mixture(x), listed(x))
-    weighted = Classifier(ce.any_of(left, right, weights=[0.9, 0.1]), classes=["left", "right"])
+    weighted = classification.Classifier(ce.any_of(left, right, weights=[0.9, 0.1]), classes=["left", "right"])
     torch.testing.assert_close(weighted(x), (listed(x) + torch.tensor([0.9, 0.1]).log()).log_softmax(1))
 
 
@@ -83,16 +85,16 @@ def test_exclusive_events_have_their_probabilities_given_one_of_them():
     low, high = energy.given(y=torch.tensor([0])) | energy.given(y=1), energy.given(y=3)
     x, p = points(), net(points()).softmax(1)
     expected = torch.stack([p[:, :2].sum(1), p[:, 3]], 1)
-    classifier = Classifier({"low": low, "high": high})
+    classifier = classification.Classifier({"low": low, "high": high})
     torch.testing.assert_close(classifier.probabilities(x), expected / expected.sum(1, keepdim=True))
     torch.testing.assert_close(classifier.energy(x), x.square().sum(1) / 2 - expected.sum(1).log())
-    torch.testing.assert_close(Classifier([low, ~low]).probabilities(x)[:, 0], p[:, :2].sum(1))
+    torch.testing.assert_close(classification.Classifier([low, ~low]).probabilities(x)[:, 0], p[:, :2].sum(1))
 
 
 def test_the_callers_network_is_evaluated_once_keeps_its_mode_and_shares_its_weights():
     calls, net = [], nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
     net.register_forward_hook(lambda *_: calls.append(1))
-    classifier, x = Classifier(ce.ClassifierEnergy(net, labels=3)), points()
+    classifier, x = classification.Classifier(ce.ClassifierEnergy(net, labels=3)), points()
     classifier.probabilities(x)
     assert len(calls) == 1 and net.training and torch.equal(classifier.train()(x), classifier(x))
     before = classifier(x)
@@ -103,8 +105,8 @@ def test_the_callers_network_is_evaluated_once_keeps_its_mode_and_shares_its_wei
 
 def test_offsets_stand_for_priors():
     x, prior = torch.linspace(-2, 2, 5)[:, None], torch.tensor([0.2, 0.8])
-    even = Classifier([gaussian(-1), gaussian(1)])
-    skewed = Classifier([gaussian(-1), gaussian(1)], offsets=prior.log())
+    even = classification.Classifier([gaussian(-1), gaussian(1)])
+    skewed = classification.Classifier([gaussian(-1), gaussian(1)], offsets=prior.log())
     torch.testing.assert_close(skewed(x), (even(x) + prior.log()).log_softmax(1))
     mixture = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(prior), torch.distributions.Normal(torch.tensor([-1.0, 1.0]), 1.0)
@@ -113,7 +115,7 @@ def test_offsets_stand_for_priors():
 
 
 def test_abstention_keeps_the_share_of_held_out_points():
-    classifier = Classifier([gaussian(-2), gaussian(2)])
+    classifier = classification.Classifier([gaussian(-2), gaussian(2)])
     held_out = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)) + 2
     careful = classifier.abstaining(held_out, keep=0.9)
     assert (careful.predict(held_out) >= 0).float().mean() == pytest.approx(0.9, abs=0.002)
@@ -122,8 +124,8 @@ def test_abstention_keeps_the_share_of_held_out_points():
 
 def test_points_of_no_class_are_refused_or_abstained_from():
     inside = [ce.as_energy(lambda x, m=m: (x - m).square().sum(1), support=torch.distributions.constraints.positive) for m in (1.0, 2.0)]
-    with pytest.warns(CalibrationWarning, match="unknown normalisers"):
-        classifier = Classifier(inside, threshold=100.0)
+    with pytest.warns(classification.CalibrationWarning, match="unknown normalisers"):
+        classifier = classification.Classifier(inside, threshold=100.0)
     x = torch.tensor([[1.0], [-1.0]])
     assert classifier.predict(x).tolist() == [0, -1]
     with pytest.raises(ExpressionError, match="impossible at 1 of 2 points"):
@@ -132,11 +134,11 @@ def test_points_of_no_class_are_refused_or_abstained_from():
 
 def test_refined_probabilities_do_not_depend_on_the_batch():
     _, energy = head()
-    refined = Classifier(energy).refined(steps=3, step_size=0.1, draws=3, seed=5)
+    refined = classification.Classifier(energy).refined(steps=3, step_size=0.1, draws=3, seed=5)
     x = points()
     torch.testing.assert_close(refined.probabilities(x, batch_size=7), refined.probabilities(x))
     assert torch.equal(refined.predict(x, batch_size=7), refined.probabilities(x).argmax(1))
-    assert not torch.allclose(refined(x, seed=6), refined(x)) and torch.allclose(refined.plain(x), Classifier(energy)(x))
+    assert not torch.allclose(refined(x, seed=6), refined(x)) and torch.allclose(refined.plain(x), classification.Classifier(energy)(x))
     careful = refined.abstaining(x, keep=0.5)
     kept = careful.predict(x, batch_size=7) >= 0
     assert torch.equal(careful.predict(x)[kept], refined.predict(x)[kept]), "a point has the noise of its own row"
@@ -150,30 +152,30 @@ test_bad_classifiers_are_refused = refusals(
     (lambda: [gaussian(0), gaussian(1)], {"classes": ["one"]}, "one for each"),
     (lambda: [(e := head()[1]).given(y=0), e.given(y=0) | e.given(y=1)], {}, "may hold together"),
     (lambda: [gaussian(0), gaussian(1)], {"offsets": [1.0, math.nan]}, "finite"),
-    call=lambda energy, options: Classifier(energy(), **options),
+    call=lambda energy, options: classification.Classifier(energy(), **options),
     error=OptionError,
 )
 
 
 def test_bad_points_are_refused():
-    classifier = Classifier([gaussian(0), gaussian(1)])
+    classifier = classification.Classifier([gaussian(0), gaussian(1)])
     for bad, error in (([1.0], DtypeError), (torch.empty(0, 1), ShapeError), (torch.zeros(3, 2), ShapeError)):
         for method in (classifier.predict, classifier.probabilities, classifier.energy):
             with pytest.raises(error):
                 method(bad)
     with pytest.raises(ExpressionError, match="not a number at 1 of 2"):
-        Classifier(ce.as_energy(conditional), classes=2)(torch.tensor([[0.0], [math.nan]]))
+        classification.Classifier(ce.as_energy(conditional), classes=2)(torch.tensor([[0.0], [math.nan]]))
     with pytest.raises(ExpressionError, match="needs values"):
-        Classifier(ce.ScoreEnergy(lambda x, y: -x * y[:, None]), classes=2)
+        classification.Classifier(ce.ScoreEnergy(lambda x, y: -x * y[:, None]), classes=2)
     with pytest.raises(OptionError, match="got both"):
-        classifier.refined(Refinement(), steps=3)
+        classifier.refined(classification.Refinement(), steps=3)
 
 
 CHAINS = 20_000
 
 
 def refine(energy, x, **options):
-    return Refinement(**options)(energy, x)
+    return classification.Refinement(**options)(energy, x)
 
 
 def bowl(width=1.0):
@@ -200,7 +202,7 @@ def test_refinement_has_the_moments_of_langevin():
 
 def test_refinement_can_be_differentiated_through_its_noise():
     energy = ce.as_energy(lambda x: x.pow(4).sum(1))
-    refinement, x = Refinement(steps=4, step_size=0.05), torch.tensor([[0.7, -0.4]], dtype=torch.float64, requires_grad=True)
+    refinement, x = classification.Refinement(steps=4, step_size=0.05), torch.tensor([[0.7, -0.4]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda points: refinement(energy, points, graph=True), (x,))
 
 
@@ -216,12 +218,12 @@ def test_refinement_stays_within_its_clamp_and_refuses_what_diverges():
         refine(bowl(), [1.0])
     for options in ({"steps": 0}, {"temperature": -1}, {"clamp": (1, 0)}):
         with pytest.raises(OptionError):
-            Refinement(**options)
+            classification.Refinement(**options)
 
 
 def test_a_classifier_without_a_base_has_no_density_to_refine_on():
     """Its classes exhaust, so that the energy of points of any class is 0, and its gradient only rounding."""
-    refined = Classifier(ce.ClassifierEnergy(line(), labels=2)).refined(steps=2)
+    refined = classification.Classifier(ce.ClassifierEnergy(line(), labels=2)).refined(steps=2)
     with pytest.raises(ExpressionError, match="gradient"):
         refined.probabilities(torch.rand(3, 4))
 
@@ -234,7 +236,7 @@ def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype
     net, radius = line().to(dtype), 0.3
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
     y = net(x).argmax(1)
-    attacked = pgd(net, x, y, radius, norm=norm, loss=loss, bounds=None, step_size=10 * radius)
+    attacked = classification.pgd(net, x, y, radius, norm=norm, loss=loss, bounds=None, step_size=10 * radius)
     difference = net.weight[1] - net.weight[0]
     sign = 1 - 2.0 * y.to(dtype)
 
@@ -251,7 +253,7 @@ def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_attacked_points_stay_within_bounds_and_the_ball(norm):
     net, x = line(labels=3), torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
-    attacked = pgd(net, x, net(x).argmax(1), 0.4, norm=norm, steps=7, restarts=2)
+    attacked = classification.pgd(net, x, net(x).argmax(1), 0.4, norm=norm, steps=7, restarts=2)
     change = attacked - x
     assert attacked.min() >= 0 and attacked.max() <= 1
     assert (change.abs().amax(1) if norm == "linf" else change.norm(dim=1)).max() <= 0.4 * (1 + 1e-5)
@@ -262,21 +264,21 @@ def test_a_module_is_attacked_in_eval_mode_and_keeps_its_own():
     net, x = nn.Sequential(line(), nn.Dropout(0.9)), torch.rand(20, 4)
     y = net.eval()(x).argmax(1)
     net.train()
-    attacked = pgd(net, x, y, 0.5, steps=10, bounds=None)
+    attacked = classification.pgd(net, x, y, 0.5, steps=10, bounds=None)
     assert net.training and all(parameter.grad is None for parameter in net.parameters())
-    assert torch.equal(attacked, pgd(net[0], x, y, 0.5, steps=10, bounds=None))
+    assert torch.equal(attacked, classification.pgd(net[0], x, y, 0.5, steps=10, bounds=None))
 
 
 def test_the_adaptive_attack_sees_what_the_refinement_does():
     """The step removes coordinate 0, which the plain classifier reads most: its attack changes coordinate 1 by a tenth of the radius."""
     base = ce.as_energy(lambda x: x[:, 0].square() / 2)
     weights = torch.tensor([[10.0, -10.0], [1.0, -1.0]])
-    classifier = Classifier(ce.ClassifierEnergy(lambda x: x @ weights, base=base, labels=2))
+    classifier = classification.Classifier(ce.ClassifierEnergy(lambda x: x @ weights, base=base, labels=2))
     refined = classifier.refined(steps=1, step_size=2.0, temperature=1e-5, draws=2)
     x = torch.cat([torch.zeros(20, 1), torch.linspace(0.1, 0.4, 20)[:, None]], 1)
     y = torch.zeros(20, dtype=torch.int64)
     options = {"norm": "l2", "bounds": None, "steps": 10, "step_size": 1.0}
-    adaptive, unaware = (refined.predict(pgd(model, x, y, 0.5, draws=2, **options)) for model in (refined, refined.plain))
+    adaptive, unaware = (refined.predict(classification.pgd(model, x, y, 0.5, draws=2, **options)) for model in (refined, refined.plain))
     assert torch.equal(refined.predict(x), y) and torch.equal(unaware, y) and torch.equal(adaptive, 1 - y)
 
 
@@ -292,4 +294,125 @@ def test_bad_attacks_are_refused():
         ({"model": lambda x: x.detach()}, ExpressionError),
     ):
         with pytest.raises(error):
-            pgd(**{"model": net, "x": x, "y": y, "radius": 0.1, **options})
+            classification.pgd(**{"model": net, "x": x, "y": y, "radius": 0.1, **options})
+
+
+def drawn_labels(logits, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+
+
+def test_temperature_and_offsets_of_drawn_labels_are_found():
+    """The standard error of log T is at most 1 / sqrt(n I) with the information I of log T; here about .02."""
+    energies = 3 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))
+    assert classification.fit_probabilities(energies, drawn_labels(-energies / 0.3))[0] == pytest.approx(0.3, rel=0.08)
+    wanted, energies = torch.tensor([1.0, -2.0, 1.0]), 2 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(2))
+    temperature, offsets = classification.fit_probabilities(energies, drawn_labels((wanted - energies) / 1.5), offsets=True)
+    assert temperature == pytest.approx(1.5, rel=0.08) and torch.allclose(offsets, wanted.double(), atol=0.2)
+
+
+def test_calibration_mends_normalisers_and_lowers_the_error():
+    """Two Gaussians without their constants: the offsets are the logarithms of prior over normaliser, log(.9 / .1) - log(1 / 3)."""
+    generator = torch.Generator().manual_seed(3)
+    y = (torch.rand(4000, generator=generator) < 0.1).long()
+    x = torch.where(y == 0, torch.randn(4000, generator=generator), 3 * torch.randn(4000, generator=generator))[:, None]
+    energy = ce.as_energy(lambda x, y: x[:, 0].square() / 2 / (1 + 8 * y.to(x)))
+    first = classification.Classifier(energy, classes=2)
+    mended = first.calibrated(x[:2000], y[:2000], offsets=True)
+    before, after = (classification.calibration_error(found.probabilities(x[2000:]), y[2000:]) for found in (first, mended))
+    assert after < 0.03 < before
+    assert mended.offsets[0] - mended.offsets[1] == pytest.approx(math.log(27), abs=0.5)
+    assert first.offsets is None and mended.calibrated(x[:2000], y[:2000]).temperature == pytest.approx(mended.temperature, rel=1e-3)
+    with pytest.raises(OptionError, match="first, then `abstaining`"):
+        first.abstaining(x).calibrated(x, y, offsets=True)
+
+
+@pytest.mark.parametrize(
+    ("energies", "y", "offsets", "error"),
+    [
+        (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), False, DtypeError),
+        (torch.zeros(3, 2), torch.tensor([0, 0, 0]), True, OptionError),
+        (torch.tensor([[torch.inf, 0.0]]), torch.tensor([0]), False, ExpressionError),
+        (torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), False, ExpressionError),
+    ],
+)
+def test_bad_held_out_points_are_refused(energies, y, offsets, error):
+    with pytest.raises(error):
+        classification.fit_probabilities(energies, y, offsets=offsets)
+    with pytest.warns(classification.CalibrationWarning, match="all of them are classified right"):
+        assert classification.fit_probabilities(torch.eye(3) * -5, torch.arange(3))[0] == 1.0
+
+
+def test_the_calibration_error_is_the_mean_gap():
+    p = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    y = torch.tensor([0] * 6 + [1] * 4 + [1] * 6 + [0] * 4)
+    assert classification.calibration_error(p, y) == pytest.approx(0.5 * 0.3 + 0.5 * 0, abs=1e-6)
+    for bad in (p.log(), p[:, 0], 2 * p):
+        with pytest.raises((OptionError, ShapeError)):
+            classification.calibration_error(bad, y)
+
+
+@given(scores, scores)
+@settings(max_examples=25, deadline=None)
+def test_the_area_is_the_share_of_pairs_in_order(inside, outside):
+    pairs = outside[:, None] - inside[None, :]
+    assert classification.auroc(inside, outside) == pytest.approx(float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2))
+    assert classification.auroc(inside, outside) == pytest.approx(1 - classification.auroc(outside, inside))
+
+
+@given(scores, scores)
+@settings(max_examples=25, deadline=None)
+def test_false_positives_are_those_below_the_least_threshold_that_keeps_the_data(inside, outside):
+    kept = [t for t in inside.tolist() if (inside <= t).double().mean() >= 0.95 - 1e-9]
+    assert classification.fpr_at_95(inside, outside) == pytest.approx(float((outside <= min(kept)).double().mean()))
+
+
+@given(scores, scores, st.sampled_from([0.0, 0.1]))
+@settings(max_examples=15, deadline=None)
+def test_histograms_count_every_score(inside, outside, trim):
+    found = classification.histogram(inside, outside, bins=5, trim=trim)
+    assert float(found.inside.sum()) == pytest.approx(1) and float(found.outside.sum()) == pytest.approx(1)
+    assert found.edges.shape == (6,) and bool((found.edges.diff() > 0).all())
+    if trim == 0:
+        first = (inside < found.edges[1]).double().mean()
+        assert float(found.inside[0]) == pytest.approx(float(first), abs=1e-9)
+
+
+def test_bad_scores_are_refused():
+    good = torch.zeros(3)
+    for metric in (classification.auroc, classification.fpr_at_95, classification.histogram):
+        for bad, error in ((torch.zeros(0), ShapeError), (torch.zeros(2, 2), ShapeError), (good / 0, OptionError), ([1.0], DtypeError)):
+            with pytest.raises(error):
+                metric(good, bad)
+    assert classification.auroc(good, torch.tensor([torch.inf])) == 1
+    with pytest.raises(OptionError, match="infinite"):
+        classification.histogram(good, torch.tensor([torch.inf]))
+    with pytest.raises(OptionError, match="kept"):
+        classification.fpr_at_95(good, good, kept=1.5)
+
+
+def test_scores_of_gaussians_have_closed_forms():
+    x, data, wide = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), gaussian(dimension=2), gaussian(0.0, 5.0, dimension=2)
+    torch.testing.assert_close(classification.energy_score(data, x), torch.tensor([0.0, 12.5]) + math.log(2 * math.pi))
+    torch.testing.assert_close(classification.gradient_score(data, x), torch.tensor([0.0, 5.0]))
+    torch.testing.assert_close(classification.relative_score(data, wide, x), torch.tensor([0.0, 12.0]) - 2 * math.log(5.0))
+    reference = torch.tensor([[1.0, 1.0], [2.0, 2.0]])  # energies 1 and 4 above that of the origin
+    torch.testing.assert_close(classification.typicality_score(data, reference, x), torch.tensor([2.5, 10.0]))
+    torch.testing.assert_close(classification.gradient_score(ce.ScoreEnergy(lambda x: -x), x), torch.tensor([0.0, 5.0]))
+    net = nn.Linear(2, 3).double()
+    classifier, x = classification.Classifier(ce.ClassifierEnergy(net, base=data.double(), labels=3)), 30 * torch.randn(20, 2).double()
+    p = net(x).softmax(1)
+    others = p.sum(1) - p.amax(1)  # count where the greatest is 1 up to rounding
+    torch.testing.assert_close(
+        classification.uncertainty_score(classifier.float(), x.float()).double(), -torch.log1p(-others), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    energy = ce.as_energy(lambda x: x.sum(1).sqrt())
+    with pytest.raises(ExpressionError, match="1 of 2 points"):
+        classification.energy_score(energy, torch.tensor([[1.0], [-1.0]]))
+    with pytest.raises(ShapeError, match="reference"):
+        classification.typicality_score(gaussian(), torch.zeros(0, 1), torch.zeros(2, 1))
+    with pytest.raises(ExpressionError, match="reference points"):
+        classification.typicality_score(energy, torch.tensor([[-1.0]]), torch.ones(2, 1))

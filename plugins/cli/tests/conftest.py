@@ -1,4 +1,3 @@
 """Fixtures of the tests of the command line."""
 
-from tests.third_party import site  # noqa: F401
-from tests.toys import toys  # noqa: F401
+from tests.third_party import site, toys  # noqa: F401

@@ -13,7 +13,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.registry import installed
 from tests.processes import run_code
-from tests.toys import Broken, Noisy, Toys, Unmade, python, run
+from tests.third_party import Broken, Noisy, Toys, Unmade, python, run
 
 pytestmark = pytest.mark.usefixtures("toys")
 

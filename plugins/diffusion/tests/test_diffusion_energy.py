@@ -10,25 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
+import composable_energy_diffusion as diffusion
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.testing import check_energy
-from composable_energy_diffusion import (
-    PARAMETRISATIONS,
-    SCHEDULES,
-    Cosine,
-    DiffusionEnergy,
-    DiscreteVP,
-    LinearVP,
-    RectifiedFlow,
-    clean_of,
-    noise_of,
-    output_of,
-    schedule_of,
-)
 from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, network
 from tests.refusals import refusals
 
-PAIRS = [(p, s) for p in PARAMETRISATIONS for s in PROCESSES if p != "edm" or s == "edm"]
+PAIRS = [(p, s) for p in diffusion.PARAMETRISATIONS for s in PROCESSES if p != "edm" or s == "edm"]
 
 
 def sigmas(schedule, fractions: Tensor) -> Tensor:
@@ -43,7 +31,7 @@ def sigmas(schedule, fractions: Tensor) -> Tensor:
 def test_every_parametrisation_and_schedule_gives_the_gradient_of_the_noised_density(parametrisation, process, d, seed):
     schedule, path, time_scale = PROCESSES[process]
     law = mixture(d, seed)
-    E = DiffusionEnergy(network(law, path, parametrisation, time_scale), schedule, parametrisation)
+    E = diffusion.DiffusionEnergy(network(law, path, parametrisation, time_scale), schedule, parametrisation)
     g = torch.Generator().manual_seed(seed)
     sigma = sigmas(schedule, torch.rand(6, generator=g, dtype=F64))
     x = law.draw(6, seed) + sigma[:, None] * torch.randn(6, d, generator=g, dtype=F64)
@@ -63,9 +51,9 @@ def test_outputs_and_predictions_convert_into_each_other(parametrisation, proces
     clean, noise = torch.randn(2, 5, 3, 2, generator=g, dtype=F64)
     sigma = sigmas(schedule, torch.rand(5, generator=g, dtype=F64))
     x = clean + sigma.view(-1, 1, 1) * noise
-    output = output_of(clean, noise, sigma, parametrisation, schedule)
-    torch.testing.assert_close(noise_of(output, x, sigma, parametrisation, schedule), noise, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(clean_of(output, x, sigma, parametrisation, schedule), clean, rtol=1e-7, atol=1e-7)
+    output = diffusion.output_of(clean, noise, sigma, parametrisation, schedule)
+    torch.testing.assert_close(diffusion.noise_of(output, x, sigma, parametrisation, schedule), noise, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(diffusion.clean_of(output, x, sigma, parametrisation, schedule), clean, rtol=1e-7, atol=1e-7)
 
 
 class Concepts(nn.Module):
@@ -90,7 +78,7 @@ class Concepts(nn.Module):
         return -(x - self.means[y].detach()).square().sum(1) / (2 * variance) - torch.log(2 * math.pi * variance)
 
 
-def concepts() -> tuple[Concepts, DiffusionEnergy]:
+def concepts() -> tuple[Concepts, diffusion.DiffusionEnergy]:
     net = Concepts()
     return net, ce.get(
         "energy", "diffusion", model=net, schedule="ve", parametrisation="x0", unconditional={"y": 3}, event_shape=(2,)
@@ -101,7 +89,7 @@ def points(n: int = 7) -> Tensor:
     return 2 * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
 
 
-def expressions(E: DiffusionEnergy):
+def expressions(E: diffusion.DiffusionEnergy):
     a, b, c = (E.concept(y=k) for k in range(3))
 
     def no(term: ce.Energy) -> ce.Energy:
@@ -158,13 +146,13 @@ def test_concepts_beside_other_terms_and_levels_are_batched_where_they_can_be():
     assert sum(net.calls) == 7 + 14
 
 
-def with_values() -> tuple[Concepts, DiffusionEnergy]:
+def with_values() -> tuple[Concepts, diffusion.DiffusionEnergy]:
     net = Concepts()
 
     def model(x: Tensor, t: Tensor, y: Tensor, net: Concepts = net) -> Tensor:
         return -torch.stack([net.log_prob(x, t, k) for k in range(4)], 1).gather(1, y[:, None])[:, 0]
 
-    return net, DiffusionEnergy(model, "ve", "energy", unconditional={"y": 3}, event_shape=(2,))
+    return net, diffusion.DiffusionEnergy(model, "ve", "energy", unconditional={"y": 3}, event_shape=(2,))
 
 
 @pytest.mark.parametrize("sigma", [0.1, 3.0])
@@ -202,37 +190,37 @@ def labelled(x, t, y):
 
 
 def scheduled(**schedule):
-    return DiffusionEnergy(unit, schedule)
+    return diffusion.DiffusionEnergy(unit, schedule)
 
 
 PICTURES = torch.zeros(3, 4, 2, 2)
-DOUBLED, NAMED = (DiffusionEnergy(model, "vp") for model in (lambda x, t: torch.cat([x, x], 1), lambda x, t: {"sample": x}))
+DOUBLED, NAMED = (diffusion.DiffusionEnergy(model, "vp") for model in (lambda x, t: torch.cat([x, x], 1), lambda x, t: {"sample": x}))
 NO_CONCEPT = r"needs y: give the values of no concept, such as `unconditional=\{'y': 0\}`"
 FEWER_AXES = r"\(3, 4\) for points of shape \(3, 4, 2, 2\)"
 
 
 test_what_does_not_fit_is_refused = refusals(
-    (lambda: DiffusionEnergy(unit, "vpp"), OptionError, r"must be one of .*, got 'vpp'\. .*vp"),
+    (lambda: diffusion.DiffusionEnergy(unit, "vpp"), OptionError, r"must be one of .*, got 'vpp'\. .*vp"),
     (lambda: scheduled(name="vp", beta=1), OptionError, r"vp takes beta_min, beta_max, time_scale, got beta"),
     (lambda: scheduled(name="ve", sigma_min=3, sigma_max=2), OptionError, "sigma_min must be below sigma_max"),
     (lambda: scheduled(name="vp-discrete", betas="lineer"), OptionError, r"one of linear, scaled-linear, cosine, got 'lineer'"),
     (lambda: scheduled(name="vp-discrete", betas=[0.1, 1.0]), OptionError, "no signal at the last step.*leave that step out"),
-    (lambda: DiffusionEnergy(unit, "vp", "eps"), OptionError, r"parametrisation must be one of .*'epsilon'.*got 'eps'"),
-    (lambda: DiffusionEnergy(unit, "vp", "edm"), OptionError, "edm is that of the schedule edm, got the schedule vp"),
-    (lambda: DiffusionEnergy(3), LiftError, "model must be a module or function of points and times"),
-    (lambda: DiffusionEnergy(nn.Linear), LiftError, "model must be a module or function of points and times"),
-    (lambda: DiffusionEnergy(labelled, unconditional={"label": 3}), ExpressionError, "takes no label"),
-    (lambda: DiffusionEnergy(labelled, "vp").concept(y=1), ExpressionError, NO_CONCEPT),
-    (lambda: DiffusionEnergy(labelled, "vp", unconditional={"y": 0}).concept(z=1), ExpressionError, "takes no z"),
-    (lambda: noise_of(torch.zeros(3, 4), PICTURES, torch.ones(3), "epsilon", LinearVP()), ShapeError, FEWER_AXES),
+    (lambda: diffusion.DiffusionEnergy(unit, "vp", "eps"), OptionError, r"parametrisation must be one of .*'epsilon'.*got 'eps'"),
+    (lambda: diffusion.DiffusionEnergy(unit, "vp", "edm"), OptionError, "edm is that of the schedule edm, got the schedule vp"),
+    (lambda: diffusion.DiffusionEnergy(3), LiftError, "model must be a module or function of points and times"),
+    (lambda: diffusion.DiffusionEnergy(nn.Linear), LiftError, "model must be a module or function of points and times"),
+    (lambda: diffusion.DiffusionEnergy(labelled, unconditional={"label": 3}), ExpressionError, "takes no label"),
+    (lambda: diffusion.DiffusionEnergy(labelled, "vp").concept(y=1), ExpressionError, NO_CONCEPT),
+    (lambda: diffusion.DiffusionEnergy(labelled, "vp", unconditional={"y": 0}).concept(z=1), ExpressionError, "takes no z"),
+    (lambda: diffusion.noise_of(torch.zeros(3, 4), PICTURES, torch.ones(3), "epsilon", diffusion.LinearVP()), ShapeError, FEWER_AXES),
     (lambda: DOUBLED.with_gradient(PICTURES, sigma=1.0), ShapeError, "the second half of its channels is a variance"),
     (lambda: NAMED.with_gradient(PICTURES, sigma=1.0), ShapeError, r"gave a dict; return the tensor alone"),
 )
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", diffusion.SCHEDULES)
 def test_levels_outside_of_the_schedule_are_refused(name):
-    E = DiffusionEnergy(unit, name)
+    E = diffusion.DiffusionEnergy(unit, name)
     low, high = E.sigma_range
     for sigma in (low, high):
         assert E.with_gradient(torch.ones(2, 1), sigma=sigma)[1].isfinite().all()
@@ -242,7 +230,7 @@ def test_levels_outside_of_the_schedule_are_refused(name):
 
 
 def test_what_needs_a_value_is_refused():
-    E = DiffusionEnergy(labelled, "vp", unconditional={"y": 0}, name="model", event_shape=(1,))
+    E = diffusion.DiffusionEnergy(labelled, "vp", unconditional={"y": 0}, name="model", event_shape=(1,))
     concept = E.concept(y=1)
     for refused in (
         lambda: concept.sample(3, sampler="hmc", seed=0),
@@ -258,9 +246,14 @@ def test_what_needs_a_value_is_refused():
 
 
 def test_schedules_come_back_from_their_config():
-    for schedule in (LinearVP(0.2, 10), Cosine(time_scale=1000), DiscreteVP([0.1, 0.2, 0.3]), RectifiedFlow(True)):
-        assert schedule_of(schedule.config()) == schedule
-    assert schedule_of("ve") is not None and {cls().name for cls in SCHEDULES.values()} == set(SCHEDULES)
+    for schedule in (
+        diffusion.LinearVP(0.2, 10),
+        diffusion.Cosine(time_scale=1000),
+        diffusion.DiscreteVP([0.1, 0.2, 0.3]),
+        diffusion.RectifiedFlow(True),
+    ):
+        assert diffusion.schedule_of(schedule.config()) == schedule
+    assert diffusion.schedule_of("ve") is not None and {cls().name for cls in diffusion.SCHEDULES.values()} == set(diffusion.SCHEDULES)
 
 
 class Denoiser(nn.Module):
@@ -280,4 +273,4 @@ def test_an_energy_is_rebuilt_and_saved_with_its_schedule(tmp_path):
         assert E.rebuild(parametrisation="x0").parametrisation == "x0"
         E.save(tmp_path / "E")
         loaded = ce.load(tmp_path / "E")
-    assert loaded.equals(E) and loaded.schedule == LinearVP(0.2, 10)
+    assert loaded.equals(E) and loaded.schedule == diffusion.LinearVP(0.2, 10)

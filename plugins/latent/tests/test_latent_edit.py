@@ -1,23 +1,27 @@
-"""Edits: what is asked changes, what is kept stays, and nothing else moves far; sequences, undoing, files, contradictions."""
+"""Edits change what is asked and keep what stays, in sequences and files; fitting of attributes, and labels that are refused."""
 
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Uniform
 
+import composable_energy as ce
+import composable_energy_latent as latents
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
-from composable_energy_latent import Attributes, EditError, Edits, EditWeights, attribute, continuous, edit, graded, latent
+from composable_energy.testing import check_sampler
+from plugins.latent.tests.closed_case import direction, errors, logistic, moments
+from tests.refusals import refusals
 
 G = torch.Generator().manual_seed(0)
 MIXING = torch.linalg.qr(torch.randn(6, 6, generator=G))[0]
 
 
-def world(prior=6) -> Attributes:
+def world(prior=6) -> latents.Attributes:
     """Six latents that are mixed into w; attributes are along axes of w, with a little of the next axis."""
-    base = latent(lambda w: torch.tanh(w), prior, mapping=lambda z: z @ MIXING)
+    base = latents.latent(lambda w: torch.tanh(w), prior, mapping=lambda z: z @ MIXING)
     names = ("a", "b", "c", "d")
-    found = {name: attribute(base, lambda w, i=i: 8 * (w[:, i] + 0.3 * w[:, i + 1]), name, on="w") for i, name in enumerate(names)}
-    return Attributes(base, found | {"tone": continuous(base, lambda w: w[:, 5], "tone", on="w", width=0.3)})
+    found = {name: latents.attribute(base, lambda w, i=i: 8 * (w[:, i] + 0.3 * w[:, i + 1]), name, on="w") for i, name in enumerate(names)}
+    return latents.Attributes(base, found | {"tone": latents.continuous(base, lambda w: w[:, 5], "tone", on="w", width=0.3)})
 
 
 def truth(z: torch.Tensor, i: int) -> torch.Tensor:
@@ -36,7 +40,7 @@ Z = torch.randn(200, 6, generator=G)
 @pytest.mark.full
 def test_what_is_asked_changes_and_the_rest_stays(found):
     for keep in (found, [found["b"], found["c"], found["d"], found["tone"]]):
-        edits = edit(Z, found["a"], keep=keep)
+        edits = latents.edit(Z, found["a"], keep=keep)
         after = edits.latents
         assert truth(after, 0).float().mean() > 0.97
         for i in (1, 2, 3):
@@ -49,18 +53,18 @@ def test_what_is_asked_changes_and_the_rest_stays(found):
 
 
 def test_one_of_several_labels_is_kept_where_none_is_likely(found):
-    labels = [attribute(found.base, lambda w: w[:, 2:5] / 4, f"label={i}", on="w", label=i) for i in range(3)]
+    labels = [latents.attribute(found.base, lambda w: w[:, 2:5] / 4, f"label={i}", on="w", label=i) for i in range(3)]
     before = (Z[:50] @ MIXING)[:, 2:5].argmax(1)
     assert ((Z[:50] @ MIXING)[:, 2:5].div(4).softmax(1).max(1).values < 0.5).any()
-    edits = edit(Z[:50], found["a"], keep=labels)
+    edits = latents.edit(Z[:50], found["a"], keep=labels)
     assert ((edits.latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
 
 
 @pytest.mark.full
 def test_points_that_fulfil_it_hardly_move(found):
     z = Z[:50]
-    already, near = truth(z, 0), EditWeights(asked=1, margin=0)  # up to the border alone
-    moved = (edit(z, found["a"], keep=found, weights=near).latents - z).norm(dim=1)
+    already, near = truth(z, 0), latents.EditWeights(asked=1, margin=0)  # up to the border alone
+    moved = (latents.edit(z, found["a"], keep=found, weights=near).latents - z).norm(dim=1)
     assert moved[already].mean() < moved[~already].mean() / 3
 
 
@@ -73,18 +77,18 @@ def test_logic_grades_and_values(found):
         (~(a | b), lambda z: ~truth(z, 0) & ~truth(z, 1)),
         (found["tone"].between(0.5, 1.0), lambda z: ((z @ MIXING)[:, 5] - 0.75).abs() < 0.3),
     ):
-        assert holds(edit(z, E, keep=found).latents).float().mean() > 0.95
+        assert holds(latents.edit(z, E, keep=found).latents).float().mean() > 0.95
     goals = torch.linspace(-1, 1, 60)  # each picture may be asked for its own value
-    tone = (edit(z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
+    tone = (latents.edit(z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
     assert (tone - goals).abs().mean() < 0.1
-    low, high = (edit(z, graded(a)(grade), keep=found).latents @ MIXING for grade in (0.5, 1.5))
+    low, high = (latents.edit(z, latents.graded(a)(grade), keep=found).latents @ MIXING for grade in (0.5, 1.5))
     assert ((low[:, 0] + 0.3 * low[:, 1]) - 0.25).abs().mean() < 0.1  # log odds of 2 in units of 8
     assert ((high[:, 0] + 0.3 * high[:, 1]) - 0.75).abs().mean() < 0.1
 
 
 @pytest.mark.full
 def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
-    first = edit(Z[:50], found["a"], keep=found)
+    first = latents.edit(Z[:50], found["a"], keep=found)
     second = first.edit(found["b"], keep=[found["a"]])
     third = second.edit(~found["c"], keep=found)
     assert [step.asked for step in third.steps] == ["a", "b", "~c"]
@@ -92,12 +96,12 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
         assert (truth(third.latents, i) == wanted).float().mean() > 0.93
     assert third.undo().undo().latents is first.latents
     assert third.undo(3).latents is third.original
-    with pytest.raises(EditError, match="3 edits, so 4"):
+    with pytest.raises(latents.EditError, match="3 edits, so 4"):
         third.undo(4)
     assert third.between(5).shape == (5, 50, 6)
     torch.testing.assert_close(third.between(2)[0], second.images)
     third.save(tmp_path / "edits.safetensors")
-    again = Edits.load(tmp_path / "edits.safetensors", found.base)
+    again = latents.Edits.load(tmp_path / "edits.safetensors", found.base)
     assert str(again) == str(third)
     for name in ("latents", "reached", "distance", "evaluations"):
         assert torch.equal(getattr(again.last, name), getattr(third.last, name))
@@ -105,7 +109,7 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
 
 
 def test_the_distance_is_that_of_the_features_from_the_start(found):
-    edits = edit(Z[:20], found["a"]).edit(found["b"], identity=lambda x: x[:, :2])
+    edits = latents.edit(Z[:20], found["a"]).edit(found["b"], identity=lambda x: x[:, :2])
     expected = (edits.images - torch.tanh(Z[:20] @ MIXING))[:, :2].square().mean(1).sqrt()
     torch.testing.assert_close(edits.last.distance, expected)
 
@@ -114,53 +118,203 @@ def test_the_distance_is_that_of_the_features_from_the_start(found):
 def test_a_prior_with_a_support_keeps_it():
     found = world(Uniform(-torch.ones(6), torch.ones(6)))
     z = Z[:100].clamp(-0.9, 0.9)
-    after = edit(z, found["a"], keep=found).latents
+    after = latents.edit(z, found["a"], keep=found).latents
     assert (after.abs() < 1).all()
     assert truth(after, 0).float().mean() > 0.9
-    with pytest.raises(EditError, match="outside the support of prior"):
-        edit(Z * 5, found["a"])
+    with pytest.raises(latents.EditError, match="outside the support of prior"):
+        latents.edit(Z * 5, found["a"])
 
 
 def test_modules_of_the_caller_do_not_change():
-    base = latent(nn.Linear(3, 4), 3)
+    base = latents.latent(nn.Linear(3, 4), 3)
     network = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.5), nn.Flatten(0)).train()
-    E = attribute(base, network, "a")
+    E = latents.attribute(base, network, "a")
     z = torch.randn(5, 3, generator=G)
-    torch.testing.assert_close(edit(z, E).latents, edit(z, E).latents)
+    torch.testing.assert_close(latents.edit(z, E).latents, latents.edit(z, E).latents)
     assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
 
 
 @pytest.mark.full
 def test_contradictions_say_what_is_kept(found):
     a, b = found["a"], found["b"]
-    with pytest.raises(EditError, match=r"~a contradicts what is kept: \d+ of the pictures have a, which stays"):
-        edit(Z, ~a, keep=[a])
-    with pytest.raises(EditError, match="contradicts what is kept"):
-        edit(Z, a & b, keep=[b])
-    edit(Z[truth(Z, 1)], a & b, keep=[b])  # all of these have b
-    edit(Z, a & b, keep=found)  # of a mapping, b is skipped
-    with pytest.raises(EditError, match="No picture fulfils"):
-        edit(Z, a & ~a)
+    with pytest.raises(latents.EditError, match=r"~a contradicts what is kept: \d+ of the pictures have a, which stays"):
+        latents.edit(Z, ~a, keep=[a])
+    with pytest.raises(latents.EditError, match="contradicts what is kept"):
+        latents.edit(Z, a & b, keep=[b])
+    latents.edit(Z[truth(Z, 1)], a & b, keep=[b])  # all of these have b
+    latents.edit(Z, a & b, keep=found)  # of a mapping, b is skipped
+    with pytest.raises(latents.EditError, match="No picture fulfils"):
+        latents.edit(Z, a & ~a)
 
 
 def test_other_wrong_arguments(found, tmp_path):
     a = found["a"]
     with pytest.raises(ShapeError, match=r"shape \(B, 6\)"):
-        edit(torch.zeros(2, 5), a)
+        latents.edit(torch.zeros(2, 5), a)
     with pytest.raises(ExpressionError, match="has no prior with a generator"):
-        edit(Z, attribute(found.base, lambda z: z[:, 0], "x").rebuild(base=None))
+        latents.edit(Z, latents.attribute(found.base, lambda z: z[:, 0], "x").rebuild(base=None))
     with pytest.raises(OptionError, match="asks for an expression"):
-        edit(Z, "a")  # type: ignore[arg-type]
+        latents.edit(Z, "a")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="keep takes"):
-        edit(Z, a, keep=[a | found["b"]])
+        latents.edit(Z, a, keep=[a | found["b"]])
     with pytest.raises(OptionError, match="asked"):
-        EditWeights(asked=-1)
-    with pytest.raises(EditError, match="no edit yet"):
-        _ = Edits(found.base, Z).last
+        latents.EditWeights(asked=-1)
+    with pytest.raises(latents.EditError, match="no edit yet"):
+        _ = latents.Edits(found.base, Z).last
     path = tmp_path / "edits"
     path.write_bytes(b"no file of tensors")
     with pytest.raises(FileFormatError, match="no record"):
-        Edits.load(path, found.base)
-    Edits(found.base, Z).save(path)
+        latents.Edits.load(path, found.base)
+    latents.Edits(found.base, Z).save(path)
     with pytest.raises(FileFormatError, match="latent points of shape"):
-        Edits.load(path, latent(nn.Linear(3, 4), 3))
+        latents.Edits.load(path, latents.latent(nn.Linear(3, 4), 3))
+
+
+def base(prior=3):
+    mixing = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    return latents.latent(lambda w: torch.tanh(w @ mixing), prior, mapping=lambda z: z * torch.tensor([1.0, 2.0, 0.5]))
+
+
+def labeller(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Three kinds of labels, functions of the picture."""
+    return {"bright": x.mean(1) > 0, "side": (x[:, 0] > -0.5).long() + (x[:, 0] > 0.5).long(), "tone": x[:, 2]}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return latents.fit_attributes(base(), labeller, values={"side": ("left", "middle", "right")}, count=4000, steps=800, seed=0)
+
+
+@pytest.mark.full
+def test_it_learns_labels_of_all_kinds(fitted):
+    assert list(fitted) == ["bright", "side=left", "side=middle", "side=right", "tone"]
+    report = fitted.report
+    assert (report.pictures, report.held_out) == (4000, 400)
+    for name in ("bright", "side", "tone"):
+        assert report[name].accuracy > 0.93, report
+        assert report[name].ece < 0.08, report
+    assert str(report).splitlines()[-1].startswith("4000 pictures, 400 held out")
+
+
+@pytest.mark.full
+def test_draws_have_the_attributes_that_were_asked_for(fitted):
+    E = fitted["bright"] & ~fitted["side=middle"]
+    x = E.sample(400, sampler=latents.LACE(), seed=0)
+    truth = labeller(x)
+    assert (truth["bright"] & (truth["side"] != 1)).float().mean() > 0.92
+    at = fitted["tone"](0.5).sample(300, seed=0)[:, 2]
+    assert abs(at.mean().item() - 0.5) < 0.1
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_heads():
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    state = torch.get_rng_state()
+    first, again, other = (latents.fit_attributes(base(), labeller, on="w", count=300, steps=20, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first["bright"](z), again["bright"](z))
+    assert not torch.equal(first["bright"](z), other["bright"](z))
+
+
+@pytest.mark.full
+def test_rounds_label_the_pictures_that_a_flow_is_led_to():
+    seen, box = [], torch.distributions.Uniform(-torch.ones(3), torch.ones(3))
+
+    def labels(x):
+        seen.append(x)
+        return labeller(x)
+
+    found = latents.fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0)
+    x = torch.cat(seen)
+    assert len(x) == found.report.pictures == 2001 and found.report.held_out == 100
+    shares = [(labeller(part)["side"] == 1).double().mean() for part in (x[:1001], x[1001:])]
+    assert x.abs().max() < 1 and abs(shares[0] - shares[1]) < 0.1  # labels as frequent as before, from other latent points
+    assert found.report["side"].accuracy > 0.9
+
+
+def test_a_tensor_of_labels_has_names(capsys):
+    found = latents.fit_attributes(base(), lambda x: x[:, :2] > 0, names=("a", "b"), count=300, steps=10, progress=True)
+    assert list(found) == ["a", "b"]
+    assert "label" in (shown := capsys.readouterr().err) and "train" in shown
+    with pytest.raises(OptionError, match="no attribute 'c'; known are a, b"):
+        found["c"]
+
+
+test_labels_that_teach_nothing_are_refused = refusals(
+    (lambda x: {"rare": x[:, 0] > 2}, "Of 200 pictures 0 show rare, too few"),
+    (lambda x: {"a": -(x[:, 0] > 0).long()}, "whole numbers from 0"),
+    (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
+    (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
+    (lambda x: x > 0, "give one name for each column"),
+    call=lambda labels: latents.fit_attributes(base(), labels, count=200, steps=1),
+    error=latents.LabelError,
+)
+
+
+def test_other_wrong_arguments_of_fits():
+    plain = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=nn.Linear(3, 4))
+    with pytest.raises(latents.LabelError, match="no Generator as its decoder"):
+        latents.fit_attributes(plain, labeller, count=200)
+    for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"width": 0}):
+        with pytest.raises(OptionError):
+            latents.fit_attributes(base(), labeller, **{"count": 200, "steps": 1, **wrong})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("d", "slope", "offset"), [(1, 2.0, 0.0), (2, 5.0, -2.5), (32, 2.0, 0.0), (8, 5.0, -2.5)])
+@pytest.mark.parametrize("sampler", ["chees", latents.LACE(draws=64)])
+def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
+    E, a = logistic(d, slope, offset)
+    z = E.latents.sample(4000, sampler=sampler, seed=0)
+    truth = moments(slope, offset)
+    assert max(errors(z @ a, truth)) < 4
+    if d > 1:
+        other = torch.linalg.svd(a[None])[2][1:]
+        rest = z @ other.T
+        assert (rest.mean(0).abs() < 4.5 / len(z) ** 0.5).all()
+        assert ((rest.var(0) - 1).abs() < 4.5 * (2 / len(z)) ** 0.5).all()
+
+
+@pytest.mark.slow
+def test_the_prior_may_have_any_mean_and_scale():
+    E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
+    z = E.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
+    along = moments(2.0, 1.0, float(-direction(3).sum()), 0.5)
+    assert max(errors(z @ a, along)) < 4
+
+
+def test_labels_of_each_chain_are_kept_apart():
+    base = latents.latent(torch.nn.Linear(1, 3), 1)
+    side = ce.ClassifierEnergy(lambda z: 8 * z[:, 0], None, base, labels=2, name="side")
+    y = torch.tensor([0, 1]).repeat(50)
+    for draws in (0, 32):
+        z = side.given(y=y).latents.sample(100, sampler=latents.LACE(draws=draws), seed=0)
+        assert ((z[:, 0] > 0) == y.bool()).float().mean() > 0.9
+        assert torch.equal(z, side.given(y=y).latents.sample(100, sampler=latents.LACE(draws=draws), seed=0))
+
+
+def test_a_rare_expression_warns():
+    E, _ = logistic(2, 30.0, -150.0)
+    with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
+        E.latents.sample(8, sampler=latents.LACE(draws=4), seed=0)
+
+
+@pytest.mark.full
+def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
+    base = latents.latent(torch.nn.Linear(2, 3), Uniform(-torch.ones(2), torch.ones(2)))
+    right = latents.attribute(base, lambda z: 10 * z[:, 0], "right")
+    z = right.latents.sample(500, seed=0)
+    assert (z.abs() <= 1).all() and (z[:, 0] > 0).float().mean() > 0.85
+    with pytest.raises(ExpressionError, match="none with independent coordinates of shape"):
+        right.sample(8, sampler=latents.LACE(), seed=0)
+
+
+@pytest.mark.slow
+def test_the_flow_passes_the_checks_of_samplers():
+    check_sampler(latents.LACE(draws=4, mean=torch.zeros(()), scale=torch.ones(())))
+
+
+def test_wrong_options_are_refused():
+    for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
+        with pytest.raises(OptionError):
+            latents.LACE(**options)

@@ -1,4 +1,4 @@
-"""ChEES: what it tunes, that nothing depends on the chains that are drawn, and that a tuned sampler is not tuned again."""
+"""Samplers of the package: the kit on each; what ChEES tunes, and nothing by its own draws; descent, whose energies never rise."""
 
 import math
 from typing import ClassVar
@@ -6,13 +6,49 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.errors import ShapeError
-from composable_energy_mcmc import ChEES
+from composable_energy.errors import SamplingDiverged, ShapeError
+from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, FeynmanKac, Langevin, Tempering, Underdamped
 
+CHECKS = {
+    "langevin": sampler_checks(Langevin(0.5), steps=60, variance=1 / (1 - 0.5 / 4)),
+    "mala": sampler_checks(MALA(1.0), steps=60, exact=True),
+    "hmc": sampler_checks(HMC(0.6, leapfrogs=4), steps=30, exact=True),
+    "underdamped": sampler_checks(Underdamped(1.0), steps=60),  # unbiased on a Gaussian
+    "descent": sampler_checks(Descent(), steps=30),
+    "chees": sampler_checks(ChEES(0.3, 1.5), steps=30, exact=True),
+    "annealed, corrected": sampler_checks(Annealed(levels=5, sigma_min=0.5, corrector=HMC(0.6, leapfrogs=4)), variance=1 / (1 + 0.25)),
+    "smc": sampler_checks(SMC(leapfrogs=3, mean=0.0, scale=2.0)),
+}
+SLOWER = {
+    "feynman-kac": sampler_checks(FeynmanKac(levels=20)),
+    "annealed": sampler_checks(Annealed(), bias=0.12),  # 40 levels are too few for the last hundredths
+    "mala, tuned": sampler_checks(MALA(), steps=60, exact=True),
+    "hmc, tuned": sampler_checks(HMC(tuning_steps=50), steps=30, exact=True),
+    "chees, tuned": sampler_checks(ChEES(tuning_steps=60, max_leapfrogs=16), steps=30, exact=True),
+    "tempering": sampler_checks(Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), steps=40, exact=False),  # only all levels are exact
+}
+EXPECTED = {"descent: seed": "it draws nothing", "descent: noise": "it draws nothing", "descent: moments": "it ends in the mode"}
 F64 = torch.float64
+
+
+def named(samplers: dict[str, list[Check]]) -> list[Check]:
+    return [Check(f"{name}: {check.name}", check.function) for name, checks in samplers.items() for check in checks]
+
+
+@pytest.mark.slow
+@parametrize_with_checks(named(CHECKS), expected_failures=EXPECTED)
+def test_samplers_keep_what_samplers_keep(check: Check) -> None:
+    check()
+
+
+@pytest.mark.full
+@parametrize_with_checks(named(SLOWER), expected_failures={"feynman-kac: values": "it draws no energy whose noise level is bound"})
+def test_tuned_samplers_and_long_schedules_keep_it_too(check: Check) -> None:
+    check()
 
 
 class Gaussian(ce.Energy):
@@ -122,3 +158,47 @@ def test_step_sizes_suit_the_smooth_part_of_energies_that_jump(name):
         mean = weights @ expected
         error = 4 * (weights @ (expected - mean).square() / 2000 + (weights.square() @ (expected - mean).square())).sqrt()
         assert abs(values.mean() - mean) < error
+
+
+def valley(x: Tensor) -> Tensor:
+    """Rosenbrock's function, with its one minimum at (1, 1)."""
+    return (1 - x[:, 0]).square() + 100 * (x[:, 1] - x[:, 0].square()).square()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_narrow_valley_takes_tens_of_steps(scale):
+    """Steps that are all short enough for the walls of condition number 100 take more than 1,000."""
+    widths = torch.logspace(-1, 1, 100, dtype=F64) * scale**2
+    energy = ce.as_energy(lambda x: (x.square() / widths).sum(1) / 2)
+    x, trace = energy.sample(
+        (64, 100), sampler=Descent(tolerance=0), steps=120, seed=0, init=torch.randn(64, 100, dtype=F64) * scale, trace=True
+    )
+    assert energy(x).max() < 1e-6 * trace.energies[0].min()
+
+
+@pytest.mark.slow
+def test_energies_never_rise_and_the_minimum_is_found():
+    x, trace = ce.as_energy(valley).sample((50, 2), sampler="descent", seed=0, dtype=F64, trace=True)
+    assert (trace.energies.diff(dim=0) <= 0).all()
+    torch.testing.assert_close(x, torch.ones(50, 2, dtype=F64), rtol=0, atol=1e-5)
+
+
+def test_every_chain_of_an_expression_ends_in_a_mode():
+    means = torch.tensor([[-3.0, 0.0], [3.0, 0.0]], dtype=F64)
+    two = ce.as_energy(MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), MultivariateNormal(means, 0.25 * torch.eye(2, dtype=F64))))
+    bowl = ce.as_energy(MultivariateNormal(torch.tensor([0.0, 3.0], dtype=F64), torch.eye(2, dtype=F64)))
+    init = 3 * torch.randn(200, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x = (two & bowl).sample((200, 2), sampler="descent", init=init)
+    exact = (4 * means + torch.tensor([0.0, 3.0])) / 5  # means weighted by precisions; the other mode is e^-70 away
+    assert torch.cdist(x, exact).amin(1).max() < 1e-5
+    assert 50 < (x[:, 0] < 0).sum() < 150
+
+
+def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_reported():
+    """Gamma's density rises to its mode and is zero below 0; the first step of this chain would leave the support."""
+    gamma = ce.as_energy(torch.distributions.Gamma(torch.full((1,), 3.0, dtype=F64), 1.0))
+    x = gamma.sample((1, 1), sampler=Descent(step_size=50.0), init=torch.full((1, 1), 9.0, dtype=F64))
+    torch.testing.assert_close(x, torch.full((1, 1), 2.0, dtype=F64), rtol=0, atol=1e-5)
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) < 0.5, torch.nan, 1.0) * x.square().sum(1) / 2)
+    with pytest.raises(SamplingDiverged):
+        broken.sample((50, 2), sampler="descent", seed=0, init=torch.ones(50, 2))

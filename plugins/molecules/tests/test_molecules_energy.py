@@ -1,45 +1,37 @@
-"""The network, its objective and its predictions; generated side chains: a normalised density, and draws and samplers that follow it."""
+"""Side chains: angles, events over them, clashes; the network, its objective and predictions; a normalised density, and its draws."""
 
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import composable_energy as ce
+import composable_energy_molecules as molecules
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise
 from composable_energy.testing import check_energy
-from composable_energy_molecules import (
-    AngleLibrary,
-    GeneratedRotamers,
-    SideChainContrast,
-    SideChainEnergy,
-    SideChains,
-    angle_mask,
-    angle_periods,
-    context_of,
-    generate,
-    log_probs,
-    predict,
-    recovered,
-)
+from composable_energy_molecules import ClashEnergy, Wells, arc, dihedral, side_chain_atoms
 from composable_energy_training import Batch, Optimizer, Trainer
 from tests.refusals import refusals
 
+ANGLES = st.floats(-10, 10)
+
 
 def small(residues=None):
-    return SideChainEnergy(residues, width=16)
+    return molecules.SideChainEnergy(residues, width=16)
 
 
 def test_the_energy_has_the_periods_of_the_angles_and_ignores_those_that_are_not_there():
-    energy, data = small().double(), generate(40)
+    energy, data = small().double(), molecules.generate(40)
     chi, context = data.chi.double(), data.context.double()
     before = energy(chi, context=context)
     generator = torch.Generator().manual_seed(0)
-    turns = torch.randint(-2, 3, chi.shape, generator=generator) * angle_periods(context)
-    other = torch.where(angle_mask(context), chi + turns, torch.randn(chi.shape, generator=generator, dtype=chi.dtype))
+    turns = torch.randint(-2, 3, chi.shape, generator=generator) * molecules.angle_periods(context)
+    other = torch.where(molecules.angle_mask(context), chi + turns, torch.randn(chi.shape, generator=generator, dtype=chi.dtype))
     torch.testing.assert_close(energy(other, context=context), before)
-    moved = energy(torch.where(angle_mask(context), chi + 1.0, chi), context=context)
+    moved = energy(torch.where(molecules.angle_mask(context), chi + 1.0, chi), context=context)
     assert bool(((moved - before).abs() > 1e-6).all())
     end = torch.cat([context[:, :1] * math.nan, context[:, 1:]], 1)  # no angle at the end of a chain
     assert bool(energy(chi, context=end).isfinite().all()) and not torch.equal(energy(chi, context=end), before)
@@ -48,7 +40,7 @@ def test_the_energy_has_the_periods_of_the_angles_and_ignores_those_that_are_not
 def test_the_energy_of_several_residues_is_the_sum():
     one, two = small(), small(2)
     two.load_state_dict(one.state_dict())
-    data = generate(6)
+    data = molecules.generate(6)
     chi, context = data.chi.view(3, 2, 4), data.context.view(3, 2, 5)
     torch.testing.assert_close(two(chi, context=context), one(data.chi, context=data.context).view(3, 2).sum(1))
     torch.testing.assert_close(one.of_each(chi, context[:, 0])[:, 1], one(chi[:, 1], context=context[:, 0]))
@@ -57,13 +49,13 @@ def test_the_energy_of_several_residues_is_the_sum():
 
 
 def test_the_energy_keeps_the_contract():
-    check_energy(lambda: small().given(context=context_of("LYS", -1.1, -0.8)), generate(5, residues=("LYS",)).chi)
+    check_energy(lambda: small().given(context=molecules.context_of("LYS", -1.1, -0.8)), molecules.generate(5, residues=("LYS",)).chi)
 
 
 def test_a_library_is_a_density_and_draws_from_it():
-    data = generate(3000, residues=("LEU", "VAL"))
-    library = AngleLibrary(24).fit(data)
-    context = context_of("LEU", 0.0, 0.0)
+    data = molecules.generate(3000, residues=("LEU", "VAL"))
+    library = molecules.AngleLibrary(24).fit(data)
+    context = molecules.context_of("LEU", 0.0, 0.0)
     centres = (torch.arange(24) + 0.5) * 2 * math.pi / 24 - math.pi
     pairs = torch.cartesian_prod(centres, centres)
     points = torch.cat([pairs, torch.zeros_like(pairs)], 1)[None]
@@ -75,17 +67,17 @@ def test_a_library_is_a_density_and_draws_from_it():
     first = probabilities.view(24, 24).sum(1)
     assert ((counts - 20_000 * first) / (20_000 * first * (1 - first)).sqrt()).abs().max() < 4
     with pytest.raises(OptionError, match="complete side chains"):
-        library.fit(SideChains(torch.full((1, 4), math.nan), context))
+        library.fit(molecules.SideChains(torch.full((1, 4), math.nan), context))
 
 
 @pytest.mark.full
 def test_the_contrast_is_least_at_the_density_of_the_data():
     """The exact energy has a lower loss than the library, a shifted or a sharper density, and its log Z is 0."""
-    data = generate(400, 5, residues=("LEU", "VAL"))
-    library = AngleLibrary().fit(generate(3000, 6, residues=("LEU", "VAL")))
-    exact = GeneratedRotamers()
+    data = molecules.generate(400, 5, residues=("LEU", "VAL"))
+    library = molecules.AngleLibrary().fit(molecules.generate(3000, 6, residues=("LEU", "VAL")))
+    exact = molecules.GeneratedRotamers()
 
-    class Changed(SideChainEnergy):
+    class Changed(molecules.SideChainEnergy):
         def __init__(self, weight, shift):
             super().__init__(width=8)
             self.weight, self.shift = weight, shift
@@ -93,13 +85,13 @@ def test_the_contrast_is_least_at_the_density_of_the_data():
         def of_each(self, chi, context):
             count = chi.shape[1]
             rows = context[:, None].expand(-1, count, -1).reshape(-1, 5)
-            missing = (~angle_mask(context)).sum(1)[:, None] * math.log(2 * math.pi)
+            missing = (~molecules.angle_mask(context)).sum(1)[:, None] * math.log(2 * math.pi)
             return self.weight * (exact((chi + self.shift).view(-1, 4), context=rows).view(-1, count) - missing)
 
     @torch.no_grad()
     def loss(weight, shift):
         batch = Batch(data.chi, {"context": data.context}, Noise(0, range(len(data)), 1))
-        return SideChainContrast(library, 64).loss(Changed(weight, shift), batch)
+        return molecules.SideChainContrast(library, 64).loss(Changed(weight, shift), batch)
 
     best = loss(1.0, 0.0)
     assert abs(best.scalars["log_z"]) < 0.1
@@ -109,29 +101,29 @@ def test_the_contrast_is_least_at_the_density_of_the_data():
 
 @pytest.mark.full
 def test_training_finds_the_rotamers_of_the_generator():
-    data, fresh = generate(4000, 1, residues=("VAL",)), generate(300, 2, residues=("VAL",))
-    library, energy = AngleLibrary().fit(data), SideChainEnergy(width=48)
-    objective, optimizer = SideChainContrast(library, 16), Optimizer(rate=5e-3, betas=(0.9, 0.99), decay=0.5)
+    data, fresh = molecules.generate(4000, 1, residues=("VAL",)), molecules.generate(300, 2, residues=("VAL",))
+    library, energy = molecules.AngleLibrary().fit(data), molecules.SideChainEnergy(width=48)
+    objective, optimizer = molecules.SideChainContrast(library, 16), Optimizer(rate=5e-3, betas=(0.9, 0.99), decay=0.5)
     Trainer(energy, objective, (data.chi, {"context": data.context}), steps=250, batch_size=128, optimizer=optimizer).fit()
-    log_p, log_z = log_probs(energy, fresh.chi, fresh.context, library, draws=512)
-    exact = -GeneratedRotamers()(fresh.chi, context=fresh.context) + 3 * math.log(2 * math.pi)
+    log_p, log_z = molecules.log_probs(energy, fresh.chi, fresh.context, library, draws=512)
+    exact = -molecules.GeneratedRotamers()(fresh.chi, context=fresh.context) + 3 * math.log(2 * math.pi)
     assert float((exact - log_p).mean()) < 0.2 < float((exact - library.log_prob(fresh.chi[:, None], fresh.context)[:, 0]).mean())
     assert log_z.abs().mean() < 0.3
-    first, found = (predict(energy, fresh.context, library, candidates=64, steps=steps) for steps in (0, 20))
+    first, found = (molecules.predict(energy, fresh.context, library, candidates=64, steps=steps) for steps in (0, 20))
     assert bool((energy(found, context=fresh.context) <= energy(first, context=fresh.context)).all())
-    share = recovered(found, fresh.chi, angle_periods(fresh.context))[:, 0].float().mean()
-    weights = GeneratedRotamers().rotamer_log_probs(fresh.context).exp()
+    share = molecules.recovered(found, fresh.chi, molecules.angle_periods(fresh.context))[:, 0].float().mean()
+    weights = molecules.GeneratedRotamers().rotamer_log_probs(fresh.context).exp()
     assert share > weights.amax(1).mean() - 0.1  # of angles within 20 degrees: two standard deviations of a well
     assert not bool(found[:, 1:].any())
 
 
 def test_the_objective_says_what_it_needs():
-    library, data = AngleLibrary(), generate(4)
+    library, data = molecules.AngleLibrary(), molecules.generate(4)
     batch = Batch(data.chi, {}, Noise(0, range(4), 1))
     with pytest.raises(OptionError, match="the label `context`"):
-        SideChainContrast(library).loss(small(), batch)
+        molecules.SideChainContrast(library).loss(small(), batch)
     with pytest.raises(OptionError, match="of one residue"):
-        SideChainContrast(library).loss(small(2), batch)
+        molecules.SideChainContrast(library).loss(small(2), batch)
 
 
 F64 = torch.float64
@@ -147,7 +139,7 @@ def grid(points):
 @pytest.mark.parametrize(("residue", "phi", "psi"), [("SER", -1.1, -0.8), ("LEU", -2.1, 2.4), ("PHE", math.nan, 1.0)])
 def test_the_density_integrates_to_one(residue, phi, psi):
     """The other two angles are uniform."""
-    energy = GeneratedRotamers().double().given(context=context_of(residue, phi, psi, "GLY", "LEU").double())
+    energy = molecules.GeneratedRotamers().double().given(context=molecules.context_of(residue, phi, psi, "GLY", "LEU").double())
     mass = (-energy(grid(72))).exp().sum() * (TWO_PI / 72) ** 2 * TWO_PI**2
     assert float(mass) == pytest.approx(1, abs=1e-5)
     x = grid(1)
@@ -166,11 +158,11 @@ def within(counts, probabilities):
 @pytest.mark.full
 @pytest.mark.parametrize("residue", ["LEU", "ARG"])
 def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
-    exact, rows = GeneratedRotamers(), 20_000
-    context = context_of(residue, -1.1, -0.8, "ASP", "SER")
+    exact, rows = molecules.GeneratedRotamers(), 20_000
+    context = molecules.context_of(residue, -1.1, -0.8, "ASP", "SER")
     draws = exact.draw(context.expand(rows, 5), torch.Generator().manual_seed(1))
     assert bool(((draws >= -math.pi) & (draws < math.pi)).all())
-    assert not bool(draws[:, ~angle_mask(context)[0]].any())
+    assert not bool(draws[:, ~molecules.angle_mask(context)[0]].any())
     # the share of a rotamer among points that are closest to it differs from its weight: compare with the expected shares of the density
     log_weights = exact.rotamer_log_probs(context)[0]
     found = torch.bincount(exact.rotamer_of(draws, context.expand(rows, 5)), minlength=len(log_weights))
@@ -180,8 +172,8 @@ def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
 
 @pytest.mark.full
 def test_samplers_on_the_torus_have_the_shares_of_rotamers():
-    exact, chains = GeneratedRotamers(), 200
-    context = context_of("LEU", -1.1, -0.8, "GLY", "LEU")
+    exact, chains = molecules.GeneratedRotamers(), 200
+    context = molecules.context_of("LEU", -1.1, -0.8, "GLY", "LEU")
     draws = exact.given(context=context).sample(chains, steps=160, seed=0)
     weights = exact.rotamer_log_probs(context)[0].exp()
     assert within(torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=len(weights)), weights) < 4
@@ -189,29 +181,149 @@ def test_samplers_on_the_torus_have_the_shares_of_rotamers():
 
 @pytest.mark.slow
 def test_the_exact_energy_keeps_the_contract():
-    context = context_of("PHE", -1.1, -0.8, "GLY", "LEU")
-    x = GeneratedRotamers().draw(context.expand(5, 5), torch.Generator().manual_seed(0)) + 0.05
-    check_energy(lambda: GeneratedRotamers().given(context=context), x)
+    context = molecules.context_of("PHE", -1.1, -0.8, "GLY", "LEU")
+    x = molecules.GeneratedRotamers().draw(context.expand(5, 5), torch.Generator().manual_seed(0)) + 0.05
+    check_energy(lambda: molecules.GeneratedRotamers().given(context=context), x)
 
 
 def test_the_context_changes_the_rotamers():
-    exact = GeneratedRotamers()
-    rows = torch.cat([context_of("LEU", phi, -0.8, side, "GLY") for phi, side in ((-1.1, "GLY"), (-2.1, "GLY"), (-1.1, "TRP"))])
-    assert torch.equal(generate(200, 3).chi, (one := generate(200, 3)).chi) and len(one.complete()) == 200
+    exact = molecules.GeneratedRotamers()
+    rows = torch.cat([molecules.context_of("LEU", phi, -0.8, side, "GLY") for phi, side in ((-1.1, "GLY"), (-2.1, "GLY"), (-1.1, "TRP"))])
+    assert torch.equal(molecules.generate(200, 3).chi, (one := molecules.generate(200, 3)).chi) and len(one.complete()) == 200
     weights = exact.rotamer_log_probs(rows).exp()
     assert (weights[0] - weights[1]).abs().max() > 0.05 and (weights[0] - weights[2]).abs().max() > 0.05
-    x = generate(3, residues=("LEU",)).chi
+    x = molecules.generate(3, residues=("LEU",)).chi
     each = torch.stack([exact.given(context=row[None])(point[None])[0] for row, point in zip(rows, x, strict=True)])
     torch.testing.assert_close(exact.given(context=rows)(x), each)
 
 
 test_what_cannot_be_generated_is_refused = refusals(
     (
-        lambda: GeneratedRotamers()(torch.zeros(1, 4), context=context_of("TRP", 0.0, 0.0)),
+        lambda: molecules.GeneratedRotamers()(torch.zeros(1, 4), context=molecules.context_of("TRP", 0.0, 0.0)),
         OptionError,
         r"Rotamers of TRP cannot be generated; those of SER",
     ),
-    (lambda: generate(5, residues=("TRP",)), OptionError, "got TRP"),
-    (lambda: GeneratedRotamers()(torch.zeros(1, 4), context=torch.zeros(1, 4)), ShapeError, "need a context of shape"),
-    (lambda: GeneratedRotamers()(torch.zeros(1, 4), context=torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]])), OptionError, "indices below 20"),
+    (lambda: molecules.generate(5, residues=("TRP",)), OptionError, "got TRP"),
+    (lambda: molecules.GeneratedRotamers()(torch.zeros(1, 4), context=torch.zeros(1, 4)), ShapeError, "need a context of shape"),
+    (
+        lambda: molecules.GeneratedRotamers()(torch.zeros(1, 4), context=torch.tensor([[0.0, 0.0, 20.0, 0.0, 0.0]])),
+        OptionError,
+        "indices below 20",
+    ),
 )
+
+
+@pytest.mark.parametrize(
+    ("last", "degrees"), [((1, 1, 0), 0), ((0, 1, -1), 90), ((0, 3, 1), -90), ((1, 2, -1), 45), ((-1, 1, -1e-9), 180), ((-1, 0, 1), -135)]
+)
+def test_a_dihedral_is_the_turn_seen_along_the_middle_bond(last, degrees):
+    """The bond goes from the origin along y, with x to the right and z towards the feet: clockwise turns x to -z."""
+    a, b, c, d = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], last], dtype=F64)
+    assert math.degrees(molecules.dihedral(a, b, c, d)) == pytest.approx(degrees, abs=1e-6)
+
+
+@given(ANGLES, st.floats(0.3, 2.8), st.floats(0.5, 3.0))
+@settings(max_examples=25, deadline=None)
+def test_a_placed_atom_has_the_distance_the_angle_and_the_dihedral(turn, angle, length):
+    a, b, c = torch.tensor([[0.3, -1.0, 0.2], [0.0, 0.1, 0.0], [1.1, 0.4, 0.9]], dtype=F64)
+    d = molecules.place_atom(a, b, c, length, angle, torch.tensor(turn, dtype=F64))
+    assert float((d - c).norm()) == pytest.approx(length)
+    cosine = torch.dot(b - c, d - c) / ((b - c).norm() * (d - c).norm())
+    assert float(cosine) == pytest.approx(math.cos(angle), abs=1e-9)
+    assert abs(molecules.wrap(molecules.dihedral(a, b, c, d) - turn)) < 1e-6
+
+
+@given(ANGLES, ANGLES, st.integers(-3, 3), st.sampled_from([math.pi, 2 * math.pi]))
+@settings(max_examples=25, deadline=None)
+def test_recovery_knows_no_period(one, other, turns, period):
+    angles = torch.tensor([[one, other]], dtype=F64)
+    periods = torch.full_like(angles, period)
+    assert bool(molecules.recovered(angles + turns * period, angles, periods).all())
+    assert not bool(molecules.recovered(angles + turns * period + 0.36, angles, periods).any())  # 20.6 degrees
+    with pytest.raises(ShapeError, match="one shape"):
+        molecules.recovered(angles, angles[:, :1], periods)
+
+
+def test_a_context_names_the_amino_acid_with_its_angles_and_the_groups_of_its_neighbours():
+    context = molecules.context_of(["PHE", "GLU", "LYS", "ALA"], -1.0, 2.0)
+    assert (molecules.angle_periods(context) / math.pi).round().tolist() == [[2, 1, 2, 2], [2, 2, 1, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
+    assert molecules.angle_mask(context).sum(1).tolist() == [2, 3, 4, 0]
+    context = molecules.context_of(["SER", "TRP"], [-1.0, 2.0], 0.5, before=None, after=["LEU", "HOH"])
+    assert context[:, 2:].tolist() == [[15.0, 0.0, 3.0], [17.0, 0.0, 0.0]]
+    with pytest.raises(OptionError, match="'XXX' is none of the 20"):
+        molecules.context_of("XXX", 0.0, 0.0)
+    with pytest.raises(ShapeError, match="one or 3 rows"):
+        molecules.context_of(["SER", "TRP"], [1.0, 2.0, 3.0], 0.0)
+
+
+def test_side_chains_keep_complete_residues():
+    context = molecules.context_of(["SER", "GLY", "LEU"], -1.0, 2.0)
+    chi = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [1.0, math.nan, 0, 0]])
+    data = molecules.SideChains(chi, context, ("A/SER 1", "A/GLY 2", "A/LEU 3"))
+    assert (data.complete().names, data.complete().places) == (["SER"], ("A/SER 1",))
+    with pytest.raises(OptionError, match="None of 2"):
+        data[1:].complete()
+    with pytest.raises(ShapeError, match="N places or none"):
+        molecules.SideChains(chi, context, ("A/SER 1",))
+
+
+def backbone(x=0.0):
+    """N, CA and C of a residue with usual lengths, moved along x."""
+    return torch.tensor([[-1.46 + x, 0.0, 0.0], [x, 0.0, 0.0], [0.55 + x, 1.42, 0.0]])
+
+
+def points(degrees):
+    return torch.cat([torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))[:, None], torch.zeros(len(degrees), 3)], 1)
+
+
+def test_an_angle_is_in_the_well_of_its_third_of_the_circle():
+    well, x = Wells(1), points([10.0, 60.0, 110.0, 130.0, -170.0, -130.0, -110.0, -10.0])
+    probabilities = torch.stack([(-well(name)(x)).exp() for name in ("gauche+", "trans", "gauche-")])
+    assert probabilities.argmax(0).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert bool((probabilities.amax(0) > 0.9).all())
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(8))
+    torch.testing.assert_close(well("trans", "gauche+")(x), (~well("gauche-"))(x))
+
+
+def test_an_arc_holds_what_is_near_its_centre():
+    event, x = arc(1, 175.0, 30.0), points([175.0, 150.0, -160.0, 140.0, -145.0, 0.0])
+    assert ((-event(x)).exp() > 0.5).tolist() == [True, True, True, False, False, False]
+    assert float((-event(points([145.0]))).exp()) == pytest.approx(0.5, abs=1e-3)  # on the border
+    odds = torch.logit((-event(points([148.0]))).exp())
+    assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
+
+
+test_events_and_clashes_say_what_they_need = refusals(
+    (lambda: Wells(1, residue=2)("trans")(torch.zeros(3, 2, 4)), ShapeError, "residue 2 needs points"),
+    (lambda: Wells(5), OptionError, "from 1 to 4"),
+    (lambda: arc(1, 0.0, 190.0), OptionError, "half_width"),
+    (lambda: ClashEnergy(["LEU"], backbone()[None]), OptionError, "two residues or more"),
+    (lambda: ClashEnergy(["LEU", "LYS"], backbone()[None]), ShapeError, "finite numbers of shape"),
+)
+
+
+def test_atoms_have_the_dihedrals_of_the_angles():
+    chi = torch.tensor([[1.0, -2.0, 3.0, 0.5], [-1.1, 3.1, 1.0, -2.0]], dtype=torch.float64)
+    frame = backbone().double()
+    atoms = side_chain_atoms("LYS", frame, chi)
+    chain = torch.cat([frame[:2].expand(2, 2, 3), atoms], 1)
+    found = torch.stack([dihedral(*chain[:, i : i + 4].unbind(1)) for i in range(4)], 1)
+    torch.testing.assert_close(found, chi, atol=1e-6, rtol=0)
+    bonds = (atoms[:, 1:] - atoms[:, :-1]).norm(dim=2)
+    torch.testing.assert_close(bonds, torch.full_like(bonds, 1.52), atol=1e-6, rtol=0)
+    assert float((atoms[0, 0] - frame[1]).norm()) == pytest.approx(1.53, abs=0.03)  # CB
+    with pytest.raises(ShapeError, match="N, CA and C"):
+        side_chain_atoms("LYS", frame[:2], chi)
+
+
+def test_side_chains_that_point_at_each_other_clash_and_far_ones_do_not():
+    near = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(6.0)]))
+    far = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(40.0)]))
+    x = torch.randn(200, 2, 4, generator=torch.Generator().manual_seed(0)) * 2
+    assert not bool(far(x).any())
+    energies = near(x)
+    assert 0.1 < (energies > 0).float().mean() < 1
+    worst = energies.argmax()
+    atoms = [side_chain_atoms("LYS", frame, x[worst, i][None])[0] for i, frame in enumerate(near.backbones)]
+    assert torch.cdist(*atoms).min() < 3.4 or torch.cdist(atoms[0], near.backbones[1]).min() < 3.4
+    check_energy(lambda: ClashEnergy(["LEU", "PHE"], torch.stack([backbone(), backbone(4.0)])), x[:5])

@@ -1,4 +1,4 @@
-"""Posteriors against closed forms, and their draws beside diffusion models at their noise levels."""
+"""Posteriors and rewards against closed forms, quadrature and diffusion models; bad observations, the kit, files and decoders."""
 
 import math
 
@@ -7,12 +7,29 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, ShapeError
-from composable_energy_observed import OPERATORS, Blur, Chain, Downsample, Identity, Linear, Mask, Poisson, Quantised, Radon, operator_of
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
+from composable_energy.testing import check_energy
+from composable_energy_mcmc import SMC
+from composable_energy_observed import (
+    OPERATORS,
+    Blur,
+    Chain,
+    Downsample,
+    Gaussian,
+    Identity,
+    Linear,
+    Mask,
+    Poisson,
+    Quantised,
+    Radon,
+    operator_of,
+)
 from tests.refusals import refusals
 
 F64 = torch.float64
 SHAPE = (1, 4, 4)
+CHAINS = 4000
+SMALL = (1, 4, 4)
 
 
 def cases():
@@ -234,3 +251,169 @@ test_what_cannot_be_measured_is_refused = refusals(
     (lambda: operator_of({"name": "blur", "width": 1.0}), OptionError, "takes kernel, padding"),
     (lambda: operator_of(torch.ones(3)), OptionError, "mask.bool"),
 )
+
+
+def gaussian(*shape):
+    return ce.as_energy(torch.distributions.Normal(torch.zeros(shape or 2), 1.0), name="prior")
+
+
+def first(x):
+    return x[:, 0]
+
+
+def above_one(x):
+    return (x[:, 0] > 1).float()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("sampler", "beta"), [(None, 2.0), ("chees", -2.0)])
+def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
+    reward = ce.reward(above_one, beta, differentiable=False)
+    share = 1 - torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(1.0))
+    expected = share * math.exp(beta) / (share * math.exp(beta) + 1 - share)
+    draws, trace = (gaussian() & reward).sample(CHAINS, seed=0, sampler=sampler, trace=True)
+    # `smc` resamples, so that its draws are worth its effective number of chains.
+    count = CHAINS if sampler else min(trace.scalars["ess"])
+    assert isinstance(trace.sampler, SMC) == (sampler is None)
+    if sampler:
+        assert trace.sampler.step_size > 0.1  # it suits the Gaussian: no step would avoid the jump
+    assert abs(above_one(draws).mean() - expected) < 4 * (expected * (1 - expected) / count).sqrt()
+    assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * count)
+
+
+def test_a_shape_shows_whether_a_reward_has_a_gradient():
+    assert ce.reward(first, event_shape=(2,)).has_gradient
+    for without in (above_one, lambda x: x[:, 0].round(), lambda x: torch.tensor([float(row[0] > 1) for row in x])):
+        assert not ce.reward(without, event_shape=(2,)).has_gradient
+
+
+def test_samplers_that_follow_gradients_alone_refuse_a_reward_without_one():
+    energy = gaussian() & (2 * ce.reward(above_one, differentiable=False))
+    for sampler in ("langevin", "underdamped"):
+        with pytest.raises(ExpressionError, match="has none, so it would not count"):
+            energy.sample(8, sampler=sampler)
+    with pytest.raises(ExpressionError, match="differentiable=False"):
+        ce.reward(above_one).with_gradient(torch.zeros(3, 2))
+
+
+def test_a_reward_composes_is_described_and_saved_with_a_network_of_a_plugin(tmp_path):
+    reward, x = ce.reward(first, 2.0), torch.randn(5, 2)
+    torch.testing.assert_close((gaussian() & reward)(x), gaussian()(x) - 2 * x[:, 0])
+    torch.testing.assert_close((0.5 * reward)(x), -x[:, 0])
+    assert str(gaussian() & reward) == "prior & reward(first)"
+    assert not reward.grounded
+    with ce.register("encoder", "preference", lambda: torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))):
+        reward = ce.reward(ce.get("encoder", "preference"), 2.0)
+        (gaussian() & reward).save(tmp_path)
+        torch.testing.assert_close(ce.load(tmp_path)(x), (gaussian() & reward)(x))
+
+
+test_bad_rewards_are_refused = refusals(
+    (lambda: ce.reward(3), LiftError, "callable"),
+    (lambda: ce.reward(first, differentiable="no"), OptionError, "differentiable"),
+    (lambda: ce.reward(lambda x: x)(torch.zeros(3, 2)), ShapeError, "expected"),
+    (lambda: ce.reward(first).save("nowhere"), ExpressionError, "cannot be saved"),
+)
+
+
+def seen():
+    y = torch.linspace(0.5, 1, 16).view(SMALL)
+    return {
+        "mask": ce.observed(y, y > 0.7, 0.5),
+        "poisson": ce.observed((4 * y).round(), Blur(0.6), Poisson(4.0, 1.0)),
+        "quantised": ce.observed(y[:, ::2, ::2], {"name": "downsample", "factor": 2}, Quantised(0.5, 0.5)),
+        "scales": ce.observed(y[:, :2, :2], Chain([Blur(0.5), Downsample(2)]), Gaussian(torch.tensor([[0.5, 1.0], [1.0, 0.5]]))),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", seen())
+def test_observations_keep_the_contract_of_energies(name):
+    check_energy(lambda: seen()[name], torch.rand(4, *SMALL))
+
+
+@pytest.mark.parametrize("name", seen())
+def test_observations_are_saved_described_and_rebuilt(name, tmp_path):
+    energy = gaussian(*SMALL) & seen()[name]
+    energy.save(tmp_path)
+    again, x = ce.load(tmp_path), torch.rand(3, *SMALL)
+    assert again.equals(ce.load(tmp_path)) and torch.equal(again(x), energy(x))
+    assert (str(again), again.recommended) == (str(energy), energy.recommended)
+
+
+def test_a_bare_function_is_not_saved_and_an_observation_alone_is_not_grounded(tmp_path):
+    observation = ce.observed(torch.ones(2), lambda x: x, 1.0)
+    with pytest.raises(ExpressionError, match="cannot be saved"):
+        observation.save(tmp_path)
+    with pytest.raises(UngroundedError):
+        observation.sample(4)
+    assert (gaussian(2) & observation).grounded
+
+
+class Double(nn.Module):
+    """A decoder of latent points with shape (3,) to pictures with shape (2, 3)."""
+
+    event_shape = (2, 3)
+
+    def forward(self, z):
+        return torch.stack([z, 2 * z], 1)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_an_observation_of_pictures_counts_at_the_decoded_points():
+    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=Double())
+    observation = ce.observed(torch.ones(2, 3), None, 0.5)
+    energy, z = prior & observation, torch.randn(5, 3)
+    torch.testing.assert_close(energy(z), prior(z) + observation(Double()(z)))
+    draws = energy.sample(500, seed=0)
+    precision = 1 + 5 / 0.25
+    assert draws.shape == (500, 2, 3)
+    assert (draws[:, 0].mean(0) - 3 / 0.25 / precision).abs().max() < 4.5 / math.sqrt(500 * precision)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_a_measurement_decides_the_sampler_where_there_are_values():
+    noisy = gaussian(2)
+    noisy.recommended = ce.Recommendation("langevin", {"steps": 10})
+    assert (noisy & ce.observed(torch.ones(2), None, 1.0)).recommended.sampler == "chees"
+    score = ce.ScoreEnergy(lambda x: -x, event_shape=(2,))
+    points = (score & ce.observed(torch.ones(2), None, 1.0)).sample(64, seed=0, steps=50)
+    assert points.isfinite().all()  # by `langevin`, as there are no values
+
+
+class Rounding(nn.Module):
+    def forward(self, x):
+        return x.round()
+
+
+test_an_observation_that_does_not_fit_is_refused = refusals(
+    (lambda: ce.observed(torch.ones(2)), OptionError, "needs its noise"),
+    (lambda: ce.observed(torch.ones(2), None, torch.ones(3)), ShapeError, "noise has shape"),
+    (lambda: ce.observed(torch.ones(2), None, "poison"), OptionError, "Did you mean 'poisson'"),
+    (lambda: ce.observed(torch.ones(2), None, "quantised"), OptionError, "missing step, scale"),
+    (lambda: ce.observed(torch.tensor([1.0, math.nan]), None, 1.0), OptionError, "1 of 2 measured numbers"),
+    (lambda: ce.observed(torch.tensor([1.0, 0.5]), None, "poisson"), OptionError, "counts"),
+    (lambda: ce.observed(torch.ones(2), torch.ones(3, dtype=torch.bool), 1.0), ShapeError, "does not fit"),
+    (lambda: ce.observed(torch.ones(1, 2, 2), Downsample(2), 1.0, event_shape=(1, 8, 8)), ShapeError, "not \\(1, 8, 8\\)"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x.detach(), 1.0, event_shape=(2,)), ExpressionError, "not differentiable"),
+    (lambda: ce.observed(torch.ones(2), Rounding(), 1.0, event_shape=(2,)), ExpressionError, "rounds"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x / 0 * 0, 1.0, event_shape=(2,)), ExpressionError, "not finite"),
+    (lambda: ce.observed(torch.ones(2), lambda x: x + torch.randn_like(x), 1.0, event_shape=(2,)), ExpressionError, "random"),
+    (lambda: ce.observed(torch.ones(2), lambda x: [x], 1.0, event_shape=(2,)), DtypeError, "floating tensor"),
+    (lambda: ~ce.observed(torch.ones(2), None, "poisson"), ExpressionError, "level of its own"),
+)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_a_function_without_a_shape_is_checked_where_it_is_evaluated():
+    with pytest.raises(ShapeError, match="gave shape"):
+        ce.observed(torch.ones(2), lambda x: x[:, :1], 1.0)(torch.ones(3, 4))
+    with pytest.raises(ExpressionError, match="not differentiable"):
+        (gaussian(2) & ce.observed(torch.ones(2), lambda x: x.detach(), 1.0)).sample(4, seed=0)
+    with pytest.raises(ce.errors.SamplingDiverged):
+        (gaussian(2) & ce.observed(torch.ones(2), lambda x: x * math.nan, 1.0)).sample(4, seed=0)
+    y = torch.tensor([1.0, math.nan])
+    assert (gaussian(2) & ce.observed(y, Mask(y.isfinite()), 1.0))(torch.zeros(1, 2)).isfinite().all()

@@ -16,7 +16,7 @@ from composable_energy_cli.parsing import ParseError
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
 from tests.refusals import refusals
-from tests.toys import Noisy
+from tests.third_party import Noisy
 
 WEIGHTS = st.floats(0.1, 5).map(lambda value: round(value, 2))
 

@@ -16,7 +16,7 @@ from composable_energy_scenes.judge import detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
-from tests.precision import train_in_float32
+from plugins.training.tests.run_helpers import train_in_float32
 
 
 class ConstantHead(nn.Module):

@@ -10,7 +10,7 @@ from composable_energy_image import CodeEnergy, network_training
 from composable_energy_scenes import Concepts, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
-from tests.precision import train_in_float32
+from plugins.training.tests.run_helpers import train_in_float32
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
