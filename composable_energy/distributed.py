@@ -69,7 +69,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         raise ProcessLost(f"Another process of this call ended: {next(filter(None, problems))}")
     if not gather:
         return drawn
-    return (_gather(drawn[0]), drawn[1]) if isinstance(drawn, tuple) else _gather(drawn)
+    return (gather_rows(drawn[0]), drawn[1]) if isinstance(drawn, tuple) else gather_rows(drawn)
 
 
 def own_chains(n: int) -> range:
@@ -85,12 +85,10 @@ def own_chains(n: int) -> range:
     return range(rank * n // size, (rank + 1) * n // size)
 
 
-def _gather(own: Any) -> Any:
-    return {name: gather_rows(values) for name, values in own.items()} if isinstance(own, dict) else gather_rows(own)
-
-
-def gather_rows(own: Tensor) -> Tensor:
-    """Returns the rows of all processes one after another."""
+def gather_rows(own: Any) -> Any:
+    """Returns the rows of all processes one after another, also those of each named variable."""
+    if isinstance(own, dict):
+        return {name: gather_rows(values) for name, values in own.items()}
     counts = _gather_objects(len(own))
     data = own.clone(memory_format=torch.contiguous_format).reshape(len(own), -1).view(torch.uint8)  # all backends take bytes
     padded = data.new_zeros((max(counts), *data.shape[1:]))

@@ -175,9 +175,8 @@ class Trace:
         return found.unflatten(0, (len(self.point_steps), -1))
 
     def _recorded(self) -> dict[str, Tensor]:
-        if self.points is None:
-            return {}
-        return split(self.points, self.variables) if self.variables else {"x": self.points}
+        points = {} if self.points is None else {"x": self.points}
+        return split(points["x"], self.variables) if points and self.variables else points
 
     @property
     def diverged(self) -> Tensor:

@@ -203,8 +203,7 @@ def _algebra(energy: Energy, x: Tensor) -> None:
     _require_value(energy)
     b, c = Gaussian(torch.zeros_like(x[0])), Gaussian(torch.ones_like(x[0]), 2.0)
     b.decoder = c.decoder = energy.decoder  # in the same space
-    if energy.variables:
-        b.variables = c.variables = energy.variables
+    b.variables = c.variables = dict(energy.variables)
     for law, left, right in _laws(energy, b, c, x):
         assert_close(left if isinstance(left, Tensor) else left(x), right if isinstance(right, Tensor) else right(x), law, factor=10)
     assert torch.equal((1 * energy)(x), energy(x)), "1 * A is not A"
