@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 from composable_energy import sampling
 from composable_energy.energies.energy import Energy
