@@ -19,8 +19,8 @@ TEST_TIME := $(VENV)/test-time
 TEST_GUESS := "It takes about five minutes on two cores; make test-fast takes less than one."
 
 # Every installation uses the constraints, so that none installs another torch. The path is relative, because the folder's name may have
-# spaces.
-INSTALL := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# spaces. Python compiles the modules that are imported, which takes seconds; pip would compile all, which takes a minute.
+INSTALL := -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 # The networks are small: threads inside an operation make them slower, especially on a busy machine.
 export OMP_NUM_THREADS ?= 1
 # The bytecode of the library and the tests is kept, even if the user's environment says otherwise: each worker and each process that a test
