@@ -51,10 +51,26 @@ def test_factors_add_up_by_name():
     assert str(MODEL.explain(POINT)).count("\n") == 4
 
 
+def test_recommendations_are_those_of_all_terms():
+    plain, advised = (ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)) for _ in range(2))
+    advised.recommended = ce.Recommendation("mala", {"step_size": 0.3})
+    for one, other in ((plain, advised), (advised, plain)):
+        named, third = (one.over("x"), other.over("x")), one.over("y")
+        for energy in (named[0] & named[1], named[0] | named[1], ce.all_of(*named, third), ~named[0] & named[1], 2 * named[1] & named[0]):
+            assert energy.recommended == advised.recommended
+
+
 def test_named_energies_pass_the_kit():
     for build in (lambda: ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (3,)}), lambda: PRIOR & SCALE & NOT_FAR):
         energy = build()
         check_energy(build, torch.rand(4, energy.event_shape[0], generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("energy", [GROUPS, GROUPS.given(mu=0.5), PRIOR], ids=str)
+def test_a_term_may_occur_twice(energy):
+    point = {name: POINT[name] for name in energy.variables}
+    torch.testing.assert_close((energy & energy)(point), 2 * energy(point))
+    torch.testing.assert_close((energy | energy)(point), energy(point) - math.log(2))
 
 
 def test_supports_are_those_of_the_variables():

@@ -67,6 +67,10 @@ class Factor(Transformed):
         own = (*self.variables.items(),), self.names, bool(self.terms[0].variables), "sigma" in self.conditions
         return None if self.values else own
 
+    def around(self, operand: Energy) -> Factor:
+        """Returns a factor of another energy at the same place; unlike `rebuild` with the recommendation of that energy."""
+        return Factor(operand, self.variables, self.names, self.values)
+
     def config(self) -> dict[str, Any]:
         shapes = {name: tuple(shape) for name, shape in self.variables.items()}
         return {"variables": shapes, "names": self.names, "values": self.values}

@@ -97,7 +97,7 @@ def complement(energy: Energy) -> Energy:
         case Conditioned() if energy.bases or energy.formula is not None:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
         case Factor() if not energy.values or energy.bases or energy.terms[0].formula is not None:
-            opposite = Factor(negate(energy.terms[0]), energy.variables, energy.names, energy.values)
+            opposite = energy.around(negate(energy.terms[0]))
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
         case _:
@@ -121,7 +121,7 @@ def operate(sign: str, left: object, right: object) -> Any:
         return NotImplemented
     left, right = as_energy(left), as_energy(right)
     if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside
-        return left.rebuild(operate(sign, left.terms[0], right.terms[0]))
+        return left.around(operate(sign, left.terms[0], right.terms[0]))
     return _BINARY[sign](left, right)
 
 

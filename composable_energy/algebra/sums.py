@@ -35,10 +35,10 @@ from composable_energy.supports import Support, intersect
 
 def merge_factors(terms: Sequence[Energy], join: Callable[..., Energy]) -> list[Energy]:
     """Returns terms over named variables with one factor for all of the same ones, so that events and bases are joined inside of it."""
-    groups: dict[Any, list[Energy]] = {}
-    for term in terms:
-        groups.setdefault(getattr(term, "key", None) or term, []).append(term)
-    return [group[0].rebuild(join(*(factor.terms[0] for factor in group))) if group[1:] else group[0] for group in groups.values()]
+    groups: dict[Any, list[Any]] = {}
+    for number, term in enumerate(terms):  # a term without a key stays alone, also if it occurs twice
+        groups.setdefault(getattr(term, "key", None) or number, []).append(term)
+    return [group[0].around(join(*(factor.terms[0] for factor in group))) if group[1:] else group[0] for group in groups.values()]
 
 
 class Conjunction(Node):

@@ -243,13 +243,9 @@ class CallableEnergy(Energy):
         self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.support is None and not self.variables:
-            return self.function(x, *self.arguments, **conditions)
-        return (
-            self.call(x, conditions)
-            if self.support is None
-            else evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
-        )
+        if self.support is None:  # a call less where there are no names
+            return self.call(x, conditions) if self.variables else self.function(x, *self.arguments, **conditions)
+        return evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
 
     def call(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns what the function computes of points, or of the named variables in them."""
