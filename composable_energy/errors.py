@@ -58,7 +58,7 @@ class DtypeError(ComposableEnergyError, TypeError):
 
 
 class LiftError(ComposableEnergyError, TypeError):
-    """An object cannot become an energy: a class, a discrete distribution, or a distribution with computed learnable tensors."""
+    """An object cannot become an energy: a class, or a distribution with computed learnable tensors."""
 
 
 class DeviceError(ComposableEnergyError, ValueError):

@@ -68,6 +68,7 @@ class Energy(nn.Module, ABC):
         required_conditions: The names of those without a default.
         log_normalizer: The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error, an `Estimate`; None if it is not known.
         unsatisfiable: Whether no point can fulfil it, as far as the structure shows; alone it raises `ContradictionError`.
+        sites: Which numbers of a point are discrete, in the energy that a sampler gets; None if none are.
         terms: The sub-expressions; none for a leaf.
         bases: The energies that this one is relative to, as `WeightedBase`; none for an absolute energy.
         formula: The Boolean `Formula` of an event; None for any other energy.
@@ -92,6 +93,7 @@ class Energy(nn.Module, ABC):
     required_conditions: frozenset[str] = frozenset()
     log_normalizer: Estimate | None = None
     unsatisfiable: bool = False
+    sites: Any = None
     terms: tuple[Energy, ...] = ()
     bases: tuple[Any, ...] = ()
     formula: Any = None

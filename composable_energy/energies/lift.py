@@ -38,7 +38,8 @@ class DistributionEnergy(Energy):
         decoder: The decoder, for a density of latent points.
 
     Raises:
-        LiftError: The distribution is discrete or has no support, or one of its tensors requires a gradient.
+        LiftError: The distribution has no support, or one of its tensors requires a gradient.
+        OptionError: It is discrete, and its points are neither whole numbers in an interval nor one-hot.
         ShapeError: `event_shape` is not the shape of a point.
 
     Example:
@@ -103,7 +104,7 @@ class DistributionEnergy(Energy):
 
 
 def _check(distribution: Distribution) -> None:
-    """Raises if a distribution is discrete, has no support, or has learnable tensors: after a step others computed from them are stale."""
+    """Raises if a distribution has no support, or has learnable tensors: after a step others computed from them are stale."""
     name, inner = type(distribution).__name__, distribution
     while isinstance(inner, Independent | MixtureSameFamily | TransformedDistribution):
         inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
@@ -113,11 +114,6 @@ def _check(distribution: Distribution) -> None:
         support = None
     if support is None or constraints.is_dependent(support):
         raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
-    if support.is_discrete:
-        raise LiftError(
-            f"{name} is discrete: its points are numbers without a gradient, which samplers need. Draw them with its own `sample`, or "
-            "relax it (`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
-        )
     learnt = next((path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad), None)
     if learnt is not None:
         raise LiftError(
@@ -265,7 +261,7 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
             then it is one of latent points.
 
     Raises:
-        LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
+        LiftError: The object cannot become an energy: a class, or not a callable.
         OptionError: An option is unknown, or the object is already an energy and there are options other than `decoder`.
         ShapeError: The `event_shape` is not that of the distribution.
 

@@ -272,6 +272,7 @@ def resolve(call: Call) -> Problem:
     if points.coordinates is not None:
         plain = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
     few = points.event.numel() <= _MOST_TAILS
+    few = few and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
         zeros = points.zeros()
         check_tails(plain, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, plain))

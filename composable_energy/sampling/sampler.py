@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ class Traits:
         values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone can draw from
             an energy without value.
         log_densities: Whether it carries the log densities of scores along noise levels, and so draws energies with `needs_log_densities`.
+        states: Which points it draws: `"continuous"`, `"discrete"` where all numbers are, and `"mixed"` where some are; the energy that it
+            gets has their `sites`.
         gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
             scalar `leapfrogs` instead.
         stationary: Whether the chains have a stationary density, if there is no last step.
@@ -113,6 +115,7 @@ class Traits:
     steps: int = 1000
     values: bool = True
     log_densities: bool = False
+    states: Sequence[Literal["continuous", "discrete", "mixed"]] = ("continuous",)
     gradients: int | None = None
     stationary: bool = True
     minimizes: bool = False

@@ -1,10 +1,12 @@
 """Selection of a sampler: by name, class or instance, by the energy's recommendation, or by default; and whether it fits the energy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from inspect import Parameter, signature
 from operator import attrgetter
 from typing import Any
+
+import torch
 
 from composable_energy.algebra import weakens_evidence
 from composable_energy.algebra.node import energies_in
@@ -23,7 +25,7 @@ from composable_energy.errors import (
 from composable_energy.options import Recommendation, nearest_names
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
-from composable_energy.supports import empty
+from composable_energy.supports import empty, format_support, integer_ends_of, parts_of
 
 SamplerLike = str | type[Sampler] | Sampler
 
@@ -34,7 +36,7 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     Args:
         energy: The energy to sample.
         sampler: A name, a class or an instance; None takes the energy's recommendation, else `annealed` for an energy that needs a noise
-            level, `langevin` for one without value and `chees` for any other. Where evidence is weakened, `feynman-kac` takes the place of
+            level, `langevin` for one without value, `discrete` where numbers are discrete, and `chees` for any other. Where evidence is weakened, `feynman-kac` takes the place of
             a recommended `annealed`, with the same options.
         options: The sampler's options; they take precedence over recommended ones.
         arguments: The names of the caller's own arguments, to suggest one for a misspelt option.
@@ -90,6 +92,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
+    _check_states(energy, traits.states, name)
     if traits.values or (energy.needs_log_densities and not traits.log_densities):
         check_value(energy, name)
     if not (traits.values or traits.log_densities):
@@ -114,6 +117,23 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
         "`'contrast'`); or insist with allow_improper=True."
     )
+
+
+def _check_states(energy: Energy, states: Sequence[str], name: str) -> None:
+    """Raises if a sampler does not draw points with discrete numbers, or without, or if their values have no end."""
+    parts = parts_of(energy.support)
+    discrete = [part for part in parts if part is not None and part.is_discrete]
+    found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
+    if found not in states:
+        use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for discrete numbers"
+        raise OptionError(f"{name} draws {' or '.join(states)} points, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
+    for part in discrete:
+        ends = integer_ends_of(part)
+        if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
+            raise OptionError(
+                f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
+                "`E.on(constraints.integer_interval(0, 100))`."
+            )
 
 
 def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
@@ -155,6 +175,8 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         advice = None  # it was made for energies with values
     if advice is None:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
+        if any(part is not None and part.is_discrete for part in parts_of(energy.support)):
+            name = "discrete"
         return name, _sampler_class(name), dict(options)
     name = advice.sampler
     if name == "annealed" and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy) and not has_rows(energy):

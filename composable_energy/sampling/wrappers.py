@@ -26,7 +26,7 @@ from composable_energy.errors import (
 )
 from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import State
-from composable_energy.supports import Coordinates, contains, format_support
+from composable_energy.supports import Coordinates, Identity, contains, format_support
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
 _MOST_SEARCHES = 20_000  # exceptions of parts of batches in a call, which take tens of seconds
@@ -68,7 +68,7 @@ class EnergyWrapper(Energy, ABC):
 
     has_value, evidence_has_value, needs_log_densities = map(_forwarded, ("has_value", "evidence_has_value", "needs_log_densities"))
     conditions, required_conditions = _forwarded("conditions"), _forwarded("required_conditions")
-    grounded, unsatisfiable, event_shape = map(_forwarded, ("grounded", "unsatisfiable", "event_shape"))
+    grounded, unsatisfiable, event_shape, sites = map(_forwarded, ("grounded", "unsatisfiable", "event_shape", "sites"))
 
     def __init__(self, energy: Energy) -> None:
         nn.Module.__init__(self)  # without a token of its own, which takes longer than the rest
@@ -163,11 +163,12 @@ class UnconstrainedEnergy(EnergyWrapper):
 
     with_gradient = Energy.with_gradient  # by autograd
     event_shape: Any = property(attrgetter("coordinates.shape"))
+    sites: Any = property(attrgetter("coordinates.sites"))
 
     def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: bool = True) -> None:
         super().__init__(energy)
-        self.coordinates = coordinates
-        self.volume = volume
+        self.coordinates, self.volume = coordinates, volume
+        self.moves = not isinstance(coordinates, Identity)  # whether coordinates are other numbers than points
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
         good, x, volume = self._points(u)
@@ -194,11 +195,11 @@ def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
     Compiled energies and guards against exceptions are left out.
     """
     chains: dict[str, Tensor] = {}
-    while isinstance(energy, EnergyWrapper) and not isinstance(energy, UnconstrainedEnergy):
+    while isinstance(energy, EnergyWrapper) and not (isinstance(energy, UnconstrainedEnergy) and energy.moves):
         if isinstance(energy, _RowSelection) and not chains:
             chains = {CHAINS: energy.rows}
         energy = energy.energy
-    return None if isinstance(energy, UnconstrainedEnergy) else energy, chains
+    return None if isinstance(energy, EnergyWrapper) else energy, chains
 
 
 def visible_state(energy: Energy, state: State) -> State:
@@ -214,7 +215,7 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     if coordinates is None:
         return init
     inside = contains(energy.support, init)
-    middle = coordinates.points(init.new_full((1, *coordinates.shape), 0.1))[0]
+    middle = coordinates.points(coordinates.inner(init))[0]
     u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
     outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
     if outside.any():

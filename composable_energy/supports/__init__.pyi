@@ -1,4 +1,5 @@
 from composable_energy.supports.coordinates import Coordinates as Coordinates
+from composable_energy.supports.coordinates import Identity as Identity
 from composable_energy.supports.coordinates import coordinates_of as coordinates_of
 from composable_energy.supports.coordinates import evaluate_inside as evaluate_inside
 from composable_energy.supports.coordinates import interior as interior
@@ -13,15 +14,18 @@ from composable_energy.supports.sets import ends_of as ends_of
 from composable_energy.supports.sets import format_support as format_support
 from composable_energy.supports.sets import includes as includes
 from composable_energy.supports.sets import intersect as intersect
+from composable_energy.supports.sets import integer_ends_of as integer_ends_of
 from composable_energy.supports.sets import interval as interval
 from composable_energy.supports.sets import is_bounded as is_bounded
 from composable_energy.supports.sets import is_full as is_full
 from composable_energy.supports.sets import map_support as map_support
+from composable_energy.supports.sets import parts_of as parts_of
 from composable_energy.supports.sets import plain as plain
 from composable_energy.supports.sets import positive as positive
 from composable_energy.supports.sets import same_support as same_support
 from composable_energy.supports.sets import sphere as sphere
 from composable_energy.supports.sets import unite as unite
+from composable_energy.supports.sites import Sites as Sites
 from composable_energy.supports.variables import Variables as Variables
 from composable_energy.supports.variables import join as join
 from composable_energy.supports.variables import split as split

@@ -12,6 +12,7 @@ one end of some coordinates, and it has no bijection for triangular and positive
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ShapeError
 from composable_energy.supports import sets
 from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
+from composable_energy.supports.sites import Sites, numbers_between, one_hot_rows
 
 _TURNS = 3  # of the window of angles
 
@@ -33,7 +35,12 @@ class Coordinates(ABC):
     Args:
         event: The shape of a point.
         shape: The shape of its coordinates; None for that of a point.
+
+    Attributes:
+        sites: Which of the coordinates are discrete; None if none are.
     """
+
+    sites: Sites | None = None
 
     def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None) -> None:
         self.event = torch.Size(event)
@@ -47,6 +54,10 @@ class Coordinates(ABC):
     def inverse(self, x: Tensor) -> Tensor:
         """Returns the coordinates of points of the support; on a sphere those with a typical radius."""
 
+    def inner(self, like: Tensor) -> Tensor:
+        """Returns the coordinates of one point inside the support, with a first axis of 1 and the dtype and device of a tensor."""
+        return like.new_full((1, *self.shape), 0.1)  # at 0 a radius has no direction
+
     def rounding(self, u: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns how far rounding points to a dtype moves them, by the features of their coordinates, with shape $(B,)$."""
         x = self.points(u)[0].to(dtype)
@@ -57,6 +68,24 @@ class Coordinates(ABC):
     def features(self, u: Tensor) -> Tensor:
         """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
         return u
+
+
+class Identity(Coordinates):
+    """Points themselves: real or discrete numbers."""
+
+    def __init__(self, event: Sequence[int], sites: Sites | None = None) -> None:
+        super().__init__(event)
+        self.sites = sites
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return u, u.new_zeros(len(u))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x
+
+    def inner(self, like: Tensor) -> Tensor:
+        zeros = like.new_zeros((1, *self.shape))
+        return zeros if self.sites is None else self.sites.place(zeros, self.sites.counts.new_zeros((1, len(self.sites.counts))))
 
 
 class Bijection(Coordinates):
@@ -210,11 +239,14 @@ class _Parts(Coordinates):
     """The coordinates of the parts of a `cat` or `stack`, one after another in a vector."""
 
     def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
-        self.support, line = support, [torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf)]
+        self.support = support
         shapes = [some.shape[1:] for some in cut(support, torch.empty((1, *event)))]
-        self.parts = [coordinates_of(part, of, dtype, device) or Box(of, *line) for part, of in zip(support.cseq, shapes, strict=True)]
+        self.parts = [coordinates_of(part, of, dtype, device) or Identity(of) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
         super().__init__(event, (sum(self.sizes),))
+        starts = accumulate([0, *self.sizes])
+        found = [part.sites.shifted(start, 0).groups for part, start in zip(self.parts, starts, strict=False) if part.sites is not None]
+        self.sites = Sites([*chain(*found)], sum(self.sizes)) if found else None
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         found = [part.points(values) for part, values in self._split(u)]
@@ -224,6 +256,9 @@ class _Parts(Coordinates):
     def inverse(self, x: Tensor) -> Tensor:
         pairs = zip(self.parts, cut(self.support, x), strict=True)
         return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in pairs], 1)
+
+    def inner(self, like: Tensor) -> Tensor:
+        return torch.cat([part.inner(like).reshape(1, -1) for part in self.parts], 1)
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)
@@ -245,6 +280,8 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
         return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
     if is_joined(inner):
         return _Parts(inner, event, dtype, device)
+    if inner.is_discrete:
+        return Identity(event, _sites_of(inner, torch.Size(event), dtype, device))
     name = sets.name_of(inner)
     if name in sets.MATRICES:
         return Triangular(event, name)
@@ -252,12 +289,21 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     return known[name](event) if name in known else Bijection(inner, event)
 
 
+def _sites_of(support: Any, event: torch.Size, dtype: torch.dtype, device: torch.device) -> Sites:
+    """Returns the sites of points of a discrete support; numbers without end, which no sampler takes, have one value."""
+    ends = sets.integer_ends_of(support)
+    if ends is None:
+        return one_hot_rows(event, device)
+    low, high = (torch.as_tensor(end, dtype=dtype, device=device).expand(event).flatten() for end in ends)
+    return numbers_between(low, torch.where(high.isfinite(), high, low), event.numel())
+
+
 def interior(support: Support, x: Tensor) -> Tensor:
     """Returns one point inside a support, with the shape, dtype and device of points with shape $(B, *)$ and a first axis of 1."""
     coordinates = coordinates_of(support, x.shape[1:], x.dtype, x.device)
     if coordinates is None:
         return torch.zeros_like(x[:1])
-    return coordinates.points(x.new_full((1, *coordinates.shape), 0.1))[0]  # at 0 a radius has no direction
+    return coordinates.points(coordinates.inner(x))[0]
 
 
 def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

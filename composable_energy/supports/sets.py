@@ -2,7 +2,8 @@ r"""Supports: the sets where densities live, as constraints of `torch.distributi
 
 A support is a `torch.distributions.constraints.Constraint`, or None for all of $\mathbb{R}^n$. It describes one point, and leading axes
 that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle` and
-`sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0.
+`sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0. Discrete numbers have
+the supports `boolean`, `integer_interval`, `nonnegative_integer` and `one_hot`.
 """
 
 import copy
@@ -56,18 +57,20 @@ positive: Constraint = constraints.positive
 
 MATRICES = ("lower_triangular", "lower_cholesky", "positive_definite", "positive_semidefinite")
 _SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "empty": empty}
-_SINGLE |= {name: getattr(constraints, name) for name in ("real", "simplex", "corr_cholesky", *MATRICES)}
+_SINGLE |= {name: getattr(constraints, name) for name in ("real", "simplex", "corr_cholesky", "boolean", "one_hot", *MATRICES)}
+_SINGLE["nonnegative_integer"] = constraints.nonnegative_integer
 _ARGUMENTS = {
     "greater_than": ("lower_bound",),
     "greater_than_eq": ("lower_bound",),
     "less_than": ("upper_bound",),
     "interval": ("lower_bound", "upper_bound"),
     "half_open_interval": ("lower_bound", "upper_bound"),
+    "integer_interval": ("lower_bound", "upper_bound"),
     "independent": ("base_constraint", "reinterpreted_batch_ndims"),
     "cat": ("cseq", "dim", "lengths"),
     "stack": ("cseq", "dim"),
 }
-_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0)}  # of single numbers in points of these supports
+_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "one_hot": (0.0, 1.0)}  # of single numbers in points of these supports
 
 
 def check_support(support: Any) -> Support:
@@ -79,9 +82,10 @@ def check_support(support: Any) -> Support:
         raise OptionError(f"A support is a constraint of torch.distributions, such as constraints.positive, or None, got {got}.")
     if constraints.is_dependent(support):
         raise OptionError(f"A support has its own numbers, such as interval(0, 1), got {support}, which depends on arguments.")
-    if support.is_discrete:
-        raise OptionError(f"A support is continuous, because samplers need gradients, got {format_support(support)}.")
     for part in parts_of(support):
+        if part is not None and part.is_discrete and name_of(part) is None:
+            known = "boolean, integer_interval(low, high), nonnegative_integer or one_hot"
+            raise OptionError(f"A support of discrete numbers is {known}, got {format_support(part)}.")
         if part is not None and name_of(part) is None:
             try:
                 biject_to(part)
@@ -153,9 +157,19 @@ def _tolerance(x: Tensor) -> float:
 def ends_of(support: Support) -> tuple[Bound, Bound] | None:
     """Returns the ends of an interval, infinite for a half-line or all of R^n; None for any other support."""
     support = plain(support)
-    if support is not None and not {"lower_bound", "upper_bound"}.intersection(_ARGUMENTS.get(name_of(support) or "", ())):
+    bounded = support is None or {"lower_bound", "upper_bound"}.intersection(_ARGUMENTS.get(name_of(support) or "", ()))
+    if not bounded or (support is not None and support.is_discrete):
         return None
     return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
+
+
+def integer_ends_of(support: Support) -> tuple[Bound, Bound] | None:
+    """Returns the least and the largest of the whole numbers of a support; None for any other support."""
+    if isinstance(support, type(constraints.boolean)):
+        return 0, 1
+    if support is None or not support.is_discrete or not hasattr(support, "lower_bound"):
+        return None
+    return getattr(support, "lower_bound", 0), getattr(support, "upper_bound", math.inf)
 
 
 def interval(low: Bound, high: Bound) -> Support:
@@ -174,7 +188,7 @@ def is_full(support: Support) -> bool:
 def is_bounded(support: Support) -> bool:
     """Returns whether a support is known to have a finite volume."""
     for part in parts_of(support):
-        ends = (0.0, 1.0) if part is not None and name_of(part) in ("circle", *_RANGES) else ends_of(part)
+        ends = (0.0, 1.0) if part is not None and name_of(part) in ("circle", *_RANGES) else ends_of(part) or integer_ends_of(part)
         if ends is None or not _all(torch.as_tensor(ends[1] - ends[0]).isfinite()):
             return False
     return True
@@ -284,6 +298,10 @@ def _intersect_two(a: Support, b: Support) -> Support | EllipsisType:
     if one is not None and other is not None:
         low, high = _larger(one[0], other[0]), _smaller(one[1], other[1])
         return interval(low, high) if _all(low < high) else empty
+    one, other = integer_ends_of(a), integer_ends_of(b)
+    if one is not None and other is not None:
+        low, high = _larger(one[0], other[0]), _smaller(one[1], other[1])
+        return constraints.integer_interval(low, high) if _all(low <= high) else empty
     joined = [_intersect_two(*pair) for pair in _pairs(a, b)]
     if any(isinstance(both, _Empty) for both in joined):
         return empty
@@ -317,7 +335,10 @@ def includes(a: Support, b: Support) -> bool:
     """Returns whether a support includes another, as far as it is known."""
     if a is None or same_support(a, b) or isinstance(b, _Empty):
         return True
-    outer, inner = ends_of(a), None if b is None else _RANGES.get(name_of(b) or "", ends_of(b))
+    outer, whole = ends_of(a) or integer_ends_of(a), integer_ends_of(b)
+    inner = whole if whole or b is None else _RANGES.get(name_of(b) or "", ends_of(b))
+    if whole is None and integer_ends_of(a) is not None:
+        return False
     if outer is not None and inner is not None:
         return _all(outer[0] <= inner[0]) and _all(inner[1] <= outer[1])
     pairs = _pairs(a, b)
@@ -327,8 +348,8 @@ def includes(a: Support, b: Support) -> bool:
 def same_support(a: Support, b: Support) -> bool:
     """Returns whether two supports are equal, up to their boundary."""
     a, b = plain(a), plain(b)
-    one, other = ends_of(a), ends_of(b)
-    if one is not None and other is not None:
+    one, other = (ends_of(support) or integer_ends_of(support) for support in (a, b))
+    if one is not None and other is not None and ((ends_of(a) is None) == (ends_of(b) is None)):
         return _all(one[0] == other[0]) and _all(one[1] == other[1])
     if type(a) is not type(b):
         return False
@@ -343,7 +364,7 @@ def _pairs(a: Any, b: Any) -> list[tuple[Support, Support]]:
     """Returns the pairs of parts of two supports of which one is a `cat` or `stack`; none if they do not fit."""
     if not is_joined(a):
         return [(one, other) for other, one in _pairs(b, a)] if is_joined(b) else []
-    ends = ends_of(b)
+    ends = ends_of(b) or integer_ends_of(b)
     if ends is not None and not any(isinstance(end, Tensor) and end.ndim for end in ends):
         return [(plain(part), b) for part in a.cseq]
     if type(a) is not type(b) or any(vars(a)[name] != vars(b)[name] for name in ("dim", "lengths") if name in vars(a)):

@@ -1,0 +1,11 @@
+from composable_energy_discrete.gibbs import Annealing as Annealing
+from composable_energy_discrete.gibbs import Discrete as Discrete
+from composable_energy_discrete.gibbs import Enumeration as Enumeration
+from composable_energy_discrete.gibbs import Gibbs as Gibbs
+from composable_energy_discrete.gradients import DiscreteLangevin as DiscreteLangevin
+from composable_energy_discrete.gradients import GibbsWithGradients as GibbsWithGradients
+from composable_energy_discrete.mixed import Mixed as Mixed
+from composable_energy_discrete.models import BoltzmannMachine as BoltzmannMachine
+from composable_energy_discrete.models import Ising as Ising
+from composable_energy_discrete.models import Potts as Potts
+from composable_energy_discrete.neighbours import LocalEnergy as LocalEnergy

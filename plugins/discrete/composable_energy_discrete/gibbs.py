@@ -1,0 +1,176 @@
+"""Gibbs sampling, exact draws of few states, annealing to the best states, and the choice among samplers of discrete points."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.options import check_integer, check_number
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, repeated
+from composable_energy_discrete.neighbours import Neighbourhood, choose_values
+
+_STATES = 2**16  # that are enumerated by default
+_SITES = 64  # values of all sites together that Gibbs sampling takes one after another by default
+
+
+@dataclass(frozen=True)
+class _Blocked(State):
+    """A state with what is known about the neighbours of its points."""
+
+    neighbourhood: Neighbourhood = field(metadata={"per_chain": False})
+
+
+@dataclass(frozen=True)
+class Gibbs(Sampler):
+    r"""Gibbs sampling (Geman & Geman, 1984): each site is drawn from its exact conditional distribution, given the others.
+
+    A step is a sweep over all sites. Sites that do not interact are drawn together, in as few blocks as a greedy colouring finds, where all
+    terms of the energy are a `LocalEnergy` or a distribution of independent sites: two on a square lattice. Other energies are evaluated
+    for each value of one site after another, $\sum_s K_s$ times in a sweep.
+
+    References:
+        Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images (Geman & Geman, 1984),
+        https://doi.org/10.1109/TPAMI.1984.4767596
+    """
+
+    traits: ClassVar[Traits] = Traits(steps=200, states=("discrete",), gradients=0)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return _Blocked(x, energy(x), torch.zeros_like(x), Neighbourhood(energy, x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        return _sweep(energy, state, noise, 1.0), Info()
+
+
+def _sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
+    """Draws all sites, a block after another, at a temperature."""
+    near = state.neighbourhood if state.neighbourhood.energy is energy else Neighbourhood(energy, state.x)
+    x, index = state.x, near.sites.index(state.x)
+    uniform = torch.special.ndtr(noise.normal(x.new_empty(index.shape)))
+    for number in range(int(near.colours.max()) + 1):
+        chosen = (near.colours == number).nonzero()[:, 0].to(x.device)
+        energies = near.energies(x, chosen)
+        index = index.index_copy(1, chosen, choose_values(-energies / temperature, uniform[:, chosen]))
+        x = near.sites.place(x, index)
+    return replace(state, x=x, energy=energy(x), neighbourhood=near)
+
+
+@dataclass(frozen=True)
+class Annealing(Sampler):
+    r"""Gibbs sampling while the temperature falls, to points of low energy: for constraints that few states fulfil.
+
+    A step is a sweep at the temperature $T_0 (T_1 / T_0)^{t / n}$. Chains end in states of low energy, not in draws of the density.
+
+    Args:
+        sweeps: $n$.
+        hottest: $T_0$.
+        coldest: $T_1$.
+
+    References:
+        Optimization by simulated annealing (Kirkpatrick et al., 1983), https://doi.org/10.1126/science.220.4598.671
+    """
+
+    sweeps: int = 500
+    hottest: float = 3.0
+    coldest: float = 0.05
+
+    traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0, minimizes=True)
+
+    def __post_init__(self) -> None:
+        check_integer("sweeps", self.sweeps)
+        check_number("hottest", self.hottest, above=0)
+        check_number("coldest", self.coldest, above=0)
+
+    @property
+    def total_steps(self) -> int:
+        return self.sweeps
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return Gibbs().init(energy, x, noise)
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        temperature = self.hottest * (self.coldest / self.hottest) ** (noise.step / self.sweeps)
+        return _sweep(energy, state, noise, temperature), Info(scalars={"temperature": temperature})
+
+
+@dataclass(frozen=True)
+class Enumeration(Sampler):
+    """Independent exact draws: the energies of all states are evaluated once.
+
+    Args:
+        most: The largest number of states.
+    """
+
+    most: int = 2**20
+
+    traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0)
+
+    def __post_init__(self) -> None:
+        check_integer("most", self.most)
+
+    @property
+    def total_steps(self) -> int:
+        return 1
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, energy(x), torch.zeros_like(x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        if energy.sites.log_states > math.log(self.most) + 1e-9:
+            raise OptionError(f"{energy} has {math.exp(energy.sites.log_states):,.0f} states, enumerated are at most {self.most:,}.")
+        points = all_states(energy, state.x)
+        uniform = noise.uniform(state.x.double())
+        if has_rows(energy):
+            rows = repeated(energy, len(state.x), len(points))(points.repeat(len(state.x), *[1] * (points.ndim - 1)))
+            x = points[choose_values(-rows.view(len(state.x), -1).double(), uniform)]
+        else:
+            x = points[choose_values(-energy(points).double()[None].expand(len(uniform), -1), uniform)]
+        return State(x, energy(x), state.grad), Info()
+
+
+def all_states(energy: Energy, x: Tensor) -> Tensor:
+    """Returns all states of discrete points, with shape (states, *), of points that differ in their continuous numbers alone from x[:1]."""
+    counts = energy.sites.counts.tolist()
+    index = torch.cartesian_prod(*(torch.arange(count, device=x.device) for count in counts)).reshape(-1, len(counts))
+    return energy.sites.place(x[:1].expand(len(index), *x.shape[1:]), index)
+
+
+@dataclass(frozen=True)
+class Discrete(Sampler):
+    """Chooses among the samplers of discrete points: `trace.sampler` is the one that draws.
+
+    It is `Enumeration` of up to 65,536 states, `Gibbs` where blocks of sites are known to be independent, or sites have few values in all,
+    and `DiscreteLangevin` of many sites; `Mixed` where some numbers are continuous.
+    """
+
+    traits: ClassVar[Traits] = Traits(states=("discrete", "mixed"), gradients=0)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        from composable_energy_discrete.gradients import DiscreteLangevin
+        from composable_energy_discrete.mixed import Mixed
+
+        sites = energy.sites
+        if bool(sites.free.any()):
+            chosen: Sampler = Mixed()
+        elif sites.log_states <= math.log(_STATES) + 1e-9:
+            chosen = Enumeration()
+        elif Neighbourhood(energy, x).known or int(sites.counts.sum()) <= _SITES or not has_gradients(energy):
+            chosen = Gibbs()
+        else:
+            chosen = DiscreteLangevin()
+        return chosen.tune(energy, x, noise)
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        raise OptionError("`Discrete` chooses a sampler when it is tuned: let `sample` do that, or take one, such as `Gibbs`.")
+
+
+def has_gradients(energy: Energy) -> bool:
+    """Returns whether all parts of an energy have gradients."""
+    return all(part.has_gradient for part in energy.modules() if isinstance(part, Energy))
+

@@ -1,0 +1,153 @@
+"""Points of discrete and continuous numbers: both kinds move in turn, or the discrete ones are summed out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.options import check_integer
+from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
+from composable_energy_discrete.gibbs import Gibbs, all_states
+from composable_energy_discrete.neighbours import choose_values
+
+_COMBINATIONS = 64  # of discrete values that are summed out by default
+_ROUNDS = 3  # of tuning at other discrete numbers, where these are not summed out
+
+
+@dataclass(frozen=True)
+class _MixedState(State):
+    """A state whose gradient is that of the continuous numbers, with the energy that has it."""
+
+    part: Tensor
+
+
+class _Continuous(Energy):
+    """The energy of the continuous numbers, at the discrete ones of each chain."""
+
+    def __init__(self, energy: Energy, x: Tensor) -> None:
+        super().__init__()
+        self.whole, self.x, self.free = energy, x, energy.sites.free
+        self.event_shape = (int(self.free.sum()),)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Returns the continuous numbers of points."""
+        return x.reshape(len(x), -1)[:, self.free]
+
+    def points(self, v: Tensor) -> Tensor:
+        """Returns points with these continuous numbers."""
+        flat = self.x.reshape(len(self.x), -1).repeat_interleave(len(v) // len(self.x), 0)
+        return flat.masked_scatter(self.free.expand_as(flat), v).reshape(len(v), *self.x.shape[1:])
+
+    def move(self, v: Tensor, noise: Noise) -> Tensor:
+        """Returns points with these continuous numbers, and discrete ones after a sweep."""
+        x = self.points(v)
+        return Gibbs().step(self.whole, Gibbs().init(self.whole, x, noise), noise)[0].x
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.whole(self.points(v))
+
+
+class _Summed(Energy):
+    r"""The energy $-\log \sum_z e^{-E(v, z)}$ of the continuous numbers."""
+
+    def __init__(self, energy: Energy, x: Tensor) -> None:
+        super().__init__()
+        self.whole, self.free = energy, energy.sites.free
+        self.states = all_states(energy, x)
+        self.event_shape = (int(self.free.sum()),)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Returns the continuous numbers of points."""
+        return x.reshape(len(x), -1)[:, self.free]
+
+    def points(self, v: Tensor) -> Tensor:
+        """Returns the points of all combinations, with shape $(B, C, *)$."""
+        flat = self.states.reshape(len(self.states), -1).repeat(len(v), 1)
+        wide = v.repeat_interleave(len(self.states), 0)
+        return flat.masked_scatter(self.free.expand_as(flat), wide).view(len(v), len(self.states), *self.states.shape[1:])
+
+    def energies(self, v: Tensor) -> Tensor:
+        points = self.points(v)
+        return repeated(self.whole, len(v), len(self.states))(points.flatten(0, 1)).view(len(v), -1)
+
+    def move(self, v: Tensor, noise: Noise) -> Tensor:
+        """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""
+        chosen = choose_values(-self.energies(v), noise.uniform(v))
+        return self.points(v)[torch.arange(len(v), device=v.device), chosen]
+
+    def forward(self, v: Tensor) -> Tensor:
+        return -torch.logsumexp(-self.energies(v), 1)
+
+
+@dataclass(frozen=True)
+class Mixed(Sampler):
+    r"""Points of discrete and continuous numbers.
+
+    Up to 64 combinations of discrete values are summed out: the continuous numbers move in the marginal density, and the discrete ones are
+    exact draws given them. With more, both move in turn, each given the other: the continuous numbers by a step of `inner`, the discrete
+    ones by a sweep of `Gibbs`.
+
+    Args:
+        inner: The sampler of the continuous numbers: a name, or a sampler whose state is a `State`.
+        most: The largest number of combinations that are summed out.
+    """
+
+    inner: str | Sampler = "chees"
+    most: int = _COMBINATIONS
+
+    traits: ClassVar[Traits] = Traits(steps=200, states=("mixed",), from_pilots=True)
+
+    def __post_init__(self) -> None:
+        check_integer("most", self.most, 0)
+        found = ce.get("sampler", self.inner)() if isinstance(self.inner, str) else self.inner
+        if not isinstance(found, Sampler) or found.total_steps is not None:
+            raise OptionError(f"inner is a sampler without a schedule, such as 'chees' or 'hmc', got {self.inner!r}.")
+        object.__setattr__(self, "inner", found)
+
+    @property
+    def tuned(self) -> bool:
+        return self.inner.tuned
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        tuned = self
+        for number in range(_ROUNDS):
+            own, part = noise.child(f"round {number}"), self._part(energy, x)
+            inner, v = self.inner.tune(part, part.take(x), own)
+            tuned, x = replace(self, inner=inner), part.move(v, own.child("sites"))
+            if isinstance(part, _Summed):
+                break
+        return tuned, x
+
+    def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
+        part = self._part(energy, x)
+        v, arrived = self.inner.approach(part, part.take(x), noise, level)
+        return part.move(v, noise.child("sites")), arrived
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        part = self._part(energy, x)
+        return self._joined(energy, part, x, self.inner.init(part, part.take(x), noise))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        part, before = self._part(energy, state.x), cast(_MixedState, state)
+        v = part.take(state.x)
+        # Summed over the discrete numbers, energies do not depend on those that were drawn.
+        inner = State(v, before.part, part.take(before.grad)) if isinstance(part, _Summed) else self.inner.init(part, v, noise)
+        after, info = self.inner.step(part, inner, noise)
+        return self._joined(energy, part, part.move(after.x, noise.child("sites")), after), info
+
+    def _joined(self, energy: Energy, part: _Continuous | _Summed, x: Tensor, inner: State) -> State:
+        if type(inner) is not State:
+            raise OptionError(f"The state of {self.inner} has more than points: take 'chees', 'hmc', 'mala' or 'langevin'.")
+        flat = torch.zeros_like(x).reshape(len(x), -1)
+        grad = flat.masked_scatter(part.free.expand_as(flat), inner.grad).reshape(x.shape)
+        return _MixedState(x, energy(x), grad, inner.energy)
+
+    def _part(self, energy: Energy, x: Tensor) -> _Continuous | _Summed:
+        return (_Summed if energy.sites.log_states <= math.log(max(self.most, 1)) + 1e-9 else _Continuous)(energy, x)

@@ -1,0 +1,176 @@
+"""Energies of discrete points: Ising and Potts lattices, and the restricted Boltzmann machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from composable_energy import Energy
+from composable_energy.options import check_flag, check_integer
+from composable_energy_discrete.neighbours import LocalEnergy
+
+
+class _Lattice(LocalEnergy):
+    """Abstract energy of a lattice whose sites interact with their nearest neighbours, all with the same coupling."""
+
+    def __init__(self, shape: int | Sequence[int], coupling: float, field: Any, periodic: bool) -> None:
+        super().__init__()
+        self.shape = tuple(check_integer("shape", size) for size in ((shape,) if isinstance(shape, int) else shape))
+        self.periodic = check_flag("periodic", periodic)
+        self.register_buffer("coupling", torch.as_tensor(coupling, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("field", torch.as_tensor(field, dtype=torch.get_default_dtype()).clone())
+
+    def around(self, values: Tensor) -> Tensor:
+        """Returns the sums of the values of the neighbours of each site, of values with shape $(B, *)$ that may have further axes."""
+        total = torch.zeros_like(values)
+        for axis, size in enumerate(self.shape, start=1):
+            ahead, behind = (torch.roll(values, step, axis) for step in (1, -1))
+            if not self.periodic and size > 1:
+                ahead.narrow(axis, 0, 1).zero_()
+                behind.narrow(axis, size - 1, 1).zero_()
+            if size > 1:
+                total = total + (ahead if self.periodic and size == 2 else ahead + behind)
+        return total
+
+    def couplings(self) -> Tensor:
+        number = torch.arange(math.prod(self.shape)).view(self.shape)
+        pairs = [torch.empty((2, 0), dtype=torch.int64)]
+        for axis, size in enumerate(self.shape):
+            ahead = torch.roll(number, -1, axis)
+            keep = size if self.periodic else size - 1
+            pairs.append(torch.stack([some.narrow(axis, 0, keep).flatten() for some in (number, ahead)]))
+        return torch.cat(pairs, 1)
+
+
+class Ising(_Lattice):
+    r"""The Ising model $E(x) = -J \sum_{\langle i j \rangle} s_i s_j - \sum_i h_i s_i$ of spins $s = 2 x - 1$, where $x$ is 0 or 1.
+
+    On a square lattice it is critical at $J = \ln(1 + \sqrt 2) / 2 \approx .4407$.
+
+    Args:
+        shape: The shape of the lattice, which is that of a point.
+        coupling: $J$, of each pair of neighbours.
+        field: $h$, a number or one for each site.
+        periodic: Whether the ends of each axis are neighbours.
+
+    Example:
+        >>> spins = Ising((24, 24), coupling=0.3).sample(10, seed=0)
+        >>> spins.shape
+        torch.Size([10, 24, 24])
+    """
+
+    def __init__(self, shape: int | Sequence[int], coupling: float = 0.4407, field: Any = 0.0, periodic: bool = True) -> None:
+        super().__init__(shape, coupling, field, periodic)
+        self.event_shape, self.support = self.shape, constraints.boolean
+
+    def config(self) -> dict[str, Any]:
+        return {"shape": self.shape, "coupling": self.coupling, "field": self.field, "periodic": self.periodic}
+
+    def forward(self, x: Tensor) -> Tensor:
+        spins = 2 * x - 1
+        return -(spins * (self.coupling / 2 * self.around(spins) + self.field)).flatten(1).sum(1)
+
+    def neighbour_energies(self, x: Tensor) -> Tensor:
+        force = (self.coupling * self.around(2 * x - 1) + self.field).flatten(1)
+        return torch.stack([force, -force], -1)
+
+
+class Potts(_Lattice):
+    r"""The Potts model $E(x) = -J \sum_{\langle i j \rangle} x_i \cdot x_j - \sum_i h \cdot x_i$ of one-hot rows $x_i$.
+
+    On a square lattice of $q$ states it is critical at $J = \ln(1 + \sqrt q)$.
+
+    Args:
+        shape: The shape of the lattice; a point has one more axis, of the states.
+        states: $q$.
+        coupling: $J$, of each pair of neighbours in the same state.
+        field: $h$, a number for each state.
+        periodic: Whether the ends of each axis are neighbours.
+
+    Example:
+        >>> Potts((8, 8), states=3, coupling=1.0).sample(10, seed=0).argmax(-1).shape
+        torch.Size([10, 8, 8])
+    """
+
+    def __init__(self, shape: int | Sequence[int], states: int, coupling: float = 1.0, field: Any = 0.0, periodic: bool = True) -> None:
+        super().__init__(shape, coupling, field, periodic)
+        self.states = check_integer("states", states, 2)
+        self.event_shape, self.support = (*self.shape, states), constraints.one_hot
+
+    def config(self) -> dict[str, Any]:
+        of_lattice = {"coupling": self.coupling, "field": self.field, "periodic": self.periodic}
+        return {"shape": self.shape, "states": self.states, **of_lattice}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x * (self.coupling / 2 * self.around(x) + self.field)).flatten(1).sum(1)
+
+    def neighbour_energies(self, x: Tensor) -> Tensor:
+        return -(self.coupling * self.around(x) + self.field).flatten(1, -2)
+
+
+class BoltzmannMachine(Energy):
+    r"""The restricted Boltzmann machine (Smolensky, 1986) of visible numbers that are 0 or 1, with its hidden ones summed out.
+
+    $E(v) = -b \cdot v - \sum_j \log(1 + e^{c_j + (v W)_j})$. `joint()` is the machine of visible and hidden numbers, whose two halves
+    `Gibbs` draws in turn.
+
+    Args:
+        visible: How many visible numbers there are.
+        hidden: How many hidden ones.
+
+    References:
+        Training products of experts by minimizing contrastive divergence (Hinton, 2002), https://doi.org/10.1162/089976602760128018
+    """
+
+    def __init__(self, visible: int, hidden: int) -> None:
+        super().__init__()
+        self.visible, self.hidden = check_integer("visible", visible), check_integer("hidden", hidden)
+        self.weight = nn.Parameter(0.01 * torch.randn(visible, hidden, generator=torch.Generator().manual_seed(0)))
+        self.visible_bias, self.hidden_bias = nn.Parameter(torch.zeros(visible)), nn.Parameter(torch.zeros(hidden))
+        self.event_shape, self.support = (visible,), constraints.boolean
+
+    def config(self) -> dict[str, Any]:
+        return {"visible": self.visible, "hidden": self.hidden}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x @ self.visible_bias) - F.softplus(self.hidden_bias + x @ self.weight).sum(1)
+
+    def joint(self) -> JointBoltzmannMachine:
+        """Returns the machine of points $(v, h)$, with the same parameters."""
+        return JointBoltzmannMachine(self)
+
+
+class JointBoltzmannMachine(LocalEnergy):
+    r"""The energy $-b \cdot v - c \cdot h - v W h$ of visible and hidden numbers, one after another in a point.
+
+    Args:
+        machine: The machine, whose parameters it shares.
+    """
+
+    def __init__(self, machine: BoltzmannMachine) -> None:
+        super().__init__()
+        self.machine = machine
+        self.event_shape, self.support = (machine.visible + machine.hidden,), constraints.boolean
+
+    def config(self) -> dict[str, Any]:
+        return {"machine": self.machine}
+
+    def forward(self, x: Tensor) -> Tensor:
+        visible, hidden = x.split([self.machine.visible, self.machine.hidden], 1)
+        biases = visible @ self.machine.visible_bias + hidden @ self.machine.hidden_bias
+        return -biases - ((visible @ self.machine.weight) * hidden).sum(1)
+
+    def neighbour_energies(self, x: Tensor) -> Tensor:
+        machine = self.machine
+        visible, hidden = x.split([machine.visible, machine.hidden], 1)
+        force = torch.cat([machine.visible_bias + hidden @ machine.weight.T, machine.hidden_bias + visible @ machine.weight], 1)
+        return torch.stack([torch.zeros_like(force), -force], -1)
+
+    def couplings(self) -> Tensor:
+        return torch.cartesian_prod(torch.arange(self.machine.visible), self.machine.visible + torch.arange(self.machine.hidden)).T
