@@ -217,7 +217,7 @@ def _compile_steps(problem: Problem, state: State, noise: Noise, most: int) -> F
 class _RecordedNoise:
     """Noise that lists the draws of a step, or makes them of words. A sampler that asks for more is not recorded."""
 
-    normal, uniform, add_normal_ = Noise.normal, Noise.uniform, Noise.add_normal_
+    normal, uniform, uniforms, add_normal_ = Noise.normal, Noise.uniform, Noise.uniforms, Noise.add_normal_
 
     def __init__(self, noise: Noise, words: list[Tensor] | None = None) -> None:
         self.kind, self.chains, self.noise, self.words = noise.kind, noise.chains, noise, words

@@ -34,7 +34,8 @@ _WORD = 0xFFFFFFFF
 _FEW, _MOST_STEPS = 2**16, 64  # numbers and steps that are drawn together
 
 Kind = Literal["numpy", "philox"]
-Draw = Literal["normal", "uniform"]
+Draw = Literal["normal", "uniform", "uniforms"]
+_PURPOSE = {"normal": 0, "uniform": 1, "uniforms": 2}
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,24 @@ class Noise:
         """
         return self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32, copy=True)
 
+    def uniforms(self, like: Tensor, stream: int = 0) -> Tensor:
+        """Returns numbers in (0, 1) with the shape and device of points, and the dtype of `uniform`, as `normal` returns normal ones."""
+        return self._draw("uniforms", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32, copy=True)
+
     def words(self, draw: Draw, like: Tensor, stream: int = 0, steps: int = 1) -> Tensor:
         r"""Returns the random words of NumPy of which `numbers_of` makes the numbers of this step and of those after it.
 
         Args:
-            draw: `"normal"` or `"uniform"`.
+            draw: `"normal"`, `"uniform"` or `"uniforms"`.
             like: The points, with shape $(B, *)$, one row for each chain.
             stream: The number of the draw at each step.
             steps: The number of steps $S$.
 
         Returns:
             Words of int32, of int64 for points of float64, with shape $(S, B, W)$. $W$ is the next even number from the size of a point on
-            for normal numbers, and 1 for uniform ones.
+            for one number of each coordinate, and 1 for one of each chain.
         """
-        width = like[:1].numel() + 1 & ~1 if draw == "normal" else 1
+        width = 1 if draw == "uniform" else like[:1].numel() + 1 & ~1
         runs = [(self.chains.start, len(self.chains))] if isinstance(self.chains, range) and self.chains.step == 1 else self._runs()
         kind, size = (np.int64, 8) if like.dtype == torch.float64 else (np.int32, 4)
         (generator, state), found = _generator_of(get_ident()), list[np.ndarray]()
@@ -139,7 +144,7 @@ class Noise:
         for step in range(self.step, self.step + steps):
             for first, count in runs:
                 block, skipped = divmod(first * width, 32 // size)  # a count of the generator gives 32 bytes
-                state["state"]["counter"][:] = block, step, stream, int(draw == "uniform")
+                state["state"]["counter"][:] = block, step, stream, _PURPOSE[draw]
                 generator.state, end = state, skipped + count * width
                 found.append(generator.random_raw(-(-end * size // 8)).view(kind)[skipped:end])
         together = found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, kind)
@@ -157,7 +162,7 @@ class Noise:
             return philox_numbers(draw, self.seed, self.step, rows.to(like.device), stream, like.shape[1:])
         if torch.compiler.is_dynamo_compiling():
             raise OptionError("NumPy draws this noise, which a graph can't: draw before it, or from Noise(..., kind='philox').")
-        shape, step = like.shape if draw == "normal" else like.shape[:1], self.step
+        shape, step = like.shape[:1] if draw == "uniform" else like.shape, self.step
         place, purpose = (get_ident(), draw, stream), (shape, like.dtype == torch.float64, torch.is_inference_mode_enabled())
         known, steps, rows = self._memory.get(place, (None, range(0), ()))
         if known == purpose and step in steps:
@@ -186,10 +191,10 @@ def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
     They are float32, or float64 for words of int64, with the shape $*$, for normal ones followed by that of a point.
     """
     dtype, bits = (torch.float64, 63) if words.dtype == torch.int64 else (torch.float32, 31)
-    half = words.shape[-1] // 2 if draw == "normal" else 1
+    half = words.shape[-1] // 2 if draw == "normal" else words.shape[-1]
     unit = words[..., :half].to(dtype).mul_(2.0**-bits).abs_().clamp_(2.0 ** (-bits - 1), 1 - torch.finfo(dtype).eps / 2)
-    if draw == "uniform":
-        return unit[..., 0]
+    if draw != "normal":
+        return unit[..., 0] if draw == "uniform" else unit[..., : math.prod(event)].reshape(*words.shape[:-1], *event)
     radius, angle = unit.log_().mul_(-2).sqrt_(), words[..., half:].to(dtype).mul_(math.pi * 2.0**-bits)
     numbers = torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], -1)
     size = math.prod(event)
@@ -239,6 +244,9 @@ def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int
     size, numbers = event.numel(), []
     quads = torch.arange(max(1, -(-size // 4)), device=chains.device)
     words = philox(key_of(seed), (quads, step, chains[:, None], stream))
+    if draw == "uniforms":
+        units = torch.stack([_to_unit(word) for word in words], -1).clamp_min_(2.0**-33)
+        return units.flatten(-2)[..., :size].reshape(len(chains), *event).contiguous()
     for first, second in (words[:2],) if size <= 2 else (words[:2], words[2:]):
         radius, angle = _to_unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_(), _to_unit(second).mul_(2 * math.pi)
         numbers += [radius * angle.cos(), radius * angle.sin()]

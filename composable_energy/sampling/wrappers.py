@@ -171,6 +171,8 @@ class UnconstrainedEnergy(EnergyWrapper):
         self.moves = not isinstance(coordinates, Identity)  # whether coordinates are other numbers than points
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
+        if not self.moves:
+            return self.energy(u, **conditions)
         good, x, volume = self._points(u)
         energies = self.energy(x, **conditions)
         energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)

@@ -19,11 +19,13 @@ class SiteGroup:
         columns: Where their numbers are in a flattened point.
         counts: How many values each site takes, with shape $(S,)$.
         low: The least value of each, of sites that are one number; None for one-hot rows.
+        values: The largest number of values.
     """
 
     columns: slice
     counts: Tensor
     low: Tensor | None
+    values: int
 
     def indices(self, flat: Tensor) -> Tensor:
         part = flat[:, self.columns]
@@ -32,7 +34,7 @@ class SiteGroup:
     def numbers(self, index: Tensor, like: Tensor) -> Tensor:
         if self.low is not None:
             return index.to(like.dtype) + self.low
-        return torch.nn.functional.one_hot(index, int(self.counts[0])).to(like.dtype).flatten(-2)
+        return torch.nn.functional.one_hot(index.long(), self.values).to(like.dtype).flatten(-2)
 
     def slopes(self, flat: Tensor, gradient: Tensor, most: int) -> Tensor:
         part, slope = flat[:, self.columns], gradient[:, self.columns]
@@ -62,7 +64,12 @@ class Sites:
     @cached_property
     def allowed(self) -> Tensor:
         r"""Which of $K = \max_s K_s$ values each site takes, with shape $(S, K)$."""
-        return torch.arange(int(self.counts.max()), device=self.counts.device) < self.counts[:, None]
+        return torch.arange(max(group.values for group in self.groups), device=self.counts.device) < self.counts[:, None]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some numbers of a point are continuous."""
+        return sum(group.columns.stop - group.columns.start for group in self.groups) < self.size
 
     @cached_property
     def free(self) -> Tensor:
@@ -79,7 +86,7 @@ class Sites:
 
     def shifted(self, start: int, size: int) -> Sites:
         """Returns the same sites in points of `size` numbers, of which these begin at `start`."""
-        groups = (SiteGroup(slice(g.columns.start + start, g.columns.stop + start), g.counts, g.low) for g in self.groups)
+        groups = (SiteGroup(slice(g.columns.start + start, g.columns.stop + start), g.counts, g.low, g.values) for g in self.groups)
         return Sites(list(groups), size)
 
     def index(self, x: Tensor) -> Tensor:
@@ -89,6 +96,8 @@ class Sites:
 
     def place(self, x: Tensor, index: Tensor) -> Tensor:
         """Returns points with other values at their sites, given as by `index`."""
+        if len(self.groups) == 1 and self.groups[0].columns == slice(0, self.size):
+            return self.groups[0].numbers(index, x).reshape(x.shape)
         flat, start = x.reshape(len(x), -1).clone(), 0
         for group in self.groups:
             flat[:, group.columns] = group.numbers(index[:, start : start + len(group.counts)], flat)
@@ -125,11 +134,12 @@ class Sites:
 
 def numbers_between(low: Tensor, high: Tensor, size: int) -> Sites:
     """Returns the sites of points of whole numbers between two ends, with shape $(n,)$ each."""
-    return Sites([SiteGroup(slice(0, size), (high - low).round().long() + 1, low)], size)
+    counts = (high - low).round().long() + 1
+    return Sites([SiteGroup(slice(0, size), counts, low, int(counts.max()))], size)
 
 
 def one_hot_rows(event: Sequence[int], device: torch.device) -> Sites:
     """Returns the sites of points whose last axis is a one-hot row."""
     size = math.prod(event)
     counts = torch.full((size // event[-1],), event[-1], device=device)
-    return Sites([SiteGroup(slice(0, size), counts, None)], size)
+    return Sites([SiteGroup(slice(0, size), counts, None, event[-1])], size)

@@ -13,7 +13,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, repeated
-from composable_energy_discrete.neighbours import Neighbourhood, choose_values
+from composable_energy_discrete.neighbours import Blocks, choose_values, neighbour_energies
 
 _STATES = 2**16  # that are enumerated by default
 _SITES = 64  # values of all sites together that Gibbs sampling takes one after another by default
@@ -21,9 +21,9 @@ _SITES = 64  # values of all sites together that Gibbs sampling takes one after 
 
 @dataclass(frozen=True)
 class _Blocked(State):
-    """A state with what is known about the neighbours of its points."""
+    """A state with the blocks of sites that are drawn together."""
 
-    neighbourhood: Neighbourhood = field(metadata={"per_chain": False})
+    blocks: Blocks = field(metadata={"per_chain": False})
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Gibbs(Sampler):
     traits: ClassVar[Traits] = Traits(steps=200, states=("discrete",), gradients=0)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return _Blocked(x, energy(x), torch.zeros_like(x), Neighbourhood(energy, x))
+        return _Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         return _sweep(energy, state, noise, 1.0), Info()
@@ -50,15 +50,17 @@ class Gibbs(Sampler):
 
 def _sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
     """Draws all sites, a block after another, at a temperature."""
-    near = state.neighbourhood if state.neighbourhood.energy is energy else Neighbourhood(energy, state.x)
-    x, index = state.x, near.sites.index(state.x)
-    uniform = torch.special.ndtr(noise.normal(x.new_empty(index.shape)))
-    for number in range(int(near.colours.max()) + 1):
-        chosen = (near.colours == number).nonzero()[:, 0].to(x.device)
-        energies = near.energies(x, chosen)
-        index = index.index_copy(1, chosen, choose_values(-energies / temperature, uniform[:, chosen]))
-        x = near.sites.place(x, index)
-    return replace(state, x=x, energy=energy(x), neighbourhood=near)
+    blocks, sites, x = state.blocks, energy.sites, state.x
+    uniform = noise.uniforms(x.new_empty((len(x), len(sites.counts))))
+    for chosen, numbers in zip(blocks.sites, blocks.numbers, strict=True):
+        if blocks.known:
+            values = blocks.choose(energy, x, uniform, temperature)
+        else:
+            energies = neighbour_energies(energy, x, chosen)
+            values = sites.index(x).index_copy(1, chosen, choose_values(-energies / temperature, uniform[:, chosen]).long())
+        placed = sites.place(x, values)
+        x = torch.where(numbers.view(x.shape[1:]), placed, x) if blocks.known else placed
+    return replace(state, x=x, energy=energy(x))
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ class Enumeration(Sampler):
         uniform = noise.uniform(state.x.double())
         if has_rows(energy):
             rows = repeated(energy, len(state.x), len(points))(points.repeat(len(state.x), *[1] * (points.ndim - 1)))
-            x = points[choose_values(-rows.view(len(state.x), -1).double(), uniform)]
+            x = points[choose_values(-rows.view(len(state.x), -1).double(), uniform).long()]
         else:
-            x = points[choose_values(-energy(points).double()[None].expand(len(uniform), -1), uniform)]
+            x = points[choose_values(-energy(points).double()[None].expand(len(uniform), -1), uniform).long()]
         return State(x, energy(x), state.grad), Info()
 
 
@@ -156,11 +158,11 @@ class Discrete(Sampler):
         from composable_energy_discrete.mixed import Mixed
 
         sites = energy.sites
-        if bool(sites.free.any()):
+        if sites.mixed:
             chosen: Sampler = Mixed()
         elif sites.log_states <= math.log(_STATES) + 1e-9:
             chosen = Enumeration()
-        elif Neighbourhood(energy, x).known or int(sites.counts.sum()) <= _SITES or not has_gradients(energy):
+        elif Blocks(energy, x).known or int(sites.counts.sum()) <= _SITES or not has_gradients(energy):
             chosen = Gibbs()
         else:
             chosen = DiscreteLangevin()

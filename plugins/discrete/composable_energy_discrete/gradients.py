@@ -65,7 +65,7 @@ class GibbsWithGradients(Sampler):
         sites, index = energy.sites, energy.sites.index(state.x)
         forward = self._log_proposals(energy, state, index)
         values = sites.allowed.shape[1]
-        chosen = choose_values(forward.flatten(1), noise.uniform(state.x))
+        chosen = choose_values(forward.flatten(1), noise.uniform(state.x)).long()
         site, value = chosen // values, chosen % values
         rows = torch.arange(len(index), device=index.device)
         moved = index.index_put((rows, site), value)
@@ -133,8 +133,8 @@ class DiscreteLangevin(Sampler):
             raise OptionError("DiscreteLangevin has no step_size yet: give one, or let `sample` tune it.")
         sites, index = energy.sites, energy.sites.index(state.x)
         forward = self._log_proposals(energy, state)
-        uniform = torch.special.ndtr(noise.normal(forward[..., 0]))
-        moved = choose_values(forward, uniform)
+        uniform = noise.uniforms(forward[..., 0])
+        moved = choose_values(forward, uniform).long()
         x = sites.place(state.x, moved)
         proposal = State(x, *energy.with_gradient(x))
         if not self.corrected:

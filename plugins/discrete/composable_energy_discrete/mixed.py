@@ -79,7 +79,7 @@ class _Summed(Energy):
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""
-        chosen = choose_values(-self.energies(v), noise.uniform(v))
+        chosen = choose_values(-self.energies(v), noise.uniform(v)).long()
         return self.points(v)[torch.arange(len(v), device=v.device), chosen]
 
     def forward(self, v: Tensor) -> Tensor:

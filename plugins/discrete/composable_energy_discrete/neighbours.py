@@ -22,52 +22,82 @@ class LocalEnergy(Energy, ABC):
     """
 
     @abstractmethod
-    def neighbour_energies(self, x: Tensor) -> Tensor:
-        """Returns the energies of the points with each value at each site, up to a constant for each site, with shape $(B, S, K)$."""
+    def differences(self, x: Tensor) -> Tensor:
+        """Returns the energies with each value but the first at each site, minus those with the first, with shape $(B, S, K - 1)$."""
 
     @abstractmethod
     def couplings(self) -> Tensor:
         """Returns the pairs of sites that interact, with shape (2, pairs); sites are counted in the order of a flattened point."""
 
 
-class Neighbourhood:
-    """The energies of the neighbours of points, of an energy that a sampler gets.
+class Blocks:
+    """The blocks of sites that Gibbs sampling draws together.
 
     Args:
-        energy: The energy.
-        x: Points with shape $(B, *)$ like those that it is asked for.
+        energy: The energy that a sampler gets.
+        x: Points like those that are sampled, with shape $(B, *)$.
 
     Attributes:
-        sites: The sites of the points.
-        colours: The number of a block for each site, with shape $(S,)$; sites of one block do not interact.
+        known: Whether all terms tell which sites interact.
+        sites: The sites of each block.
+        numbers: Which numbers of a flattened point belong to each block.
+        table: The energies of the values of each site by terms whose sites are independent, with shape $(S, K)$; of two values the
+            difference, with shape $(S,)$; None if all are 0.
     """
 
     def __init__(self, energy: Energy, x: Tensor) -> None:
-        self.energy, self.sites = energy, energy.sites
-        expression, chains = plain_energy(energy)
-        terms = [] if expression is None or chains or self.sites.free.any() else expression.summands()
-        self.local = [(term, weight) for term, weight in terms if isinstance(term, LocalEnergy)]
-        tables = [(_table(term, self.sites, x), weight) for term, weight in terms]
-        self.tables = [(table, weight) for table, weight in tables if table is not None]
-        known = bool(terms) and len(self.local) + len(self.tables) == len(terms)
-        self.local, self.tables = (self.local, self.tables) if known else ([], [])
-        self.known, count = known, len(self.sites.counts)
-        self.colours = colour(count, [term.couplings() for term, _ in self.local]) if known else torch.arange(count)
+        sites, terms = energy.sites, _terms(energy)
+        tables = [weight * table for term, weight in terms if (table := _table(term, sites, x)) is not None]
+        local = [term for term, _ in terms if isinstance(term, LocalEnergy)]
+        self.known, count = bool(terms) and len(local) + len(tables) == len(terms), len(sites.counts)
+        table = sum(tables, start=torch.zeros(sites.allowed.shape, dtype=x.dtype, device=x.device)).masked_fill(~sites.allowed, math.inf)
+        colours = (colour(count, [term.couplings() for term in local]) if self.known else torch.arange(count)).to(x.device)
+        table = table[:, 1] - table[:, 0] if table.shape[1] == 2 else table  # once: compiled steps read it in a row
+        self.table = table if bool(table.any()) or not local else None
+        self._key = self.known, tuple(colours.tolist()), tuple(table.flatten().tolist())
+        self.sites = [(colours == number).nonzero()[:, 0] for number in range(int(colours.max()) + 1)]
+        widths = [1 if g.low is not None else g.values for g in sites.groups for _ in g.counts]
+        self.numbers = [(colours == number).repeat_interleave(torch.tensor(widths, device=x.device)) for number in range(len(self.sites))]
 
-    def energies(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """Returns the energies of the points with each value at each of $m$ sites, up to a constant of a site, with shape $(B, m, K)$."""
-        if self.known:
-            found: Any = sum(weight * term.neighbour_energies(x) for term, weight in self.local)
-            found = found + sum(weight * table for table, weight in self.tables)
-            return found.expand(len(x), -1, -1)[:, chosen].masked_fill(~self.sites.allowed[chosen], math.inf)
-        index, values = self.sites.index(x), self.sites.allowed.shape[1]
-        size = max(1, _NUMBERS // (x.numel() * values))
-        found = []
-        for some in chosen.split(size):
-            points = self.sites.neighbours(x, index, some)
-            evaluated = repeated(self.energy, len(x), len(some) * values)(points.flatten(0, 2))
-            found.append(evaluated.view(len(x), len(some), values))
-        return torch.cat(found, 1).masked_fill(~self.sites.allowed[chosen], math.inf)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Blocks) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def choose(self, energy: Energy, x: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        """Returns a value for each site, drawn given the other sites, with shape $(B, S)$."""
+        terms = [(term, weight / temperature) for term, weight in _terms(energy) if isinstance(term, LocalEnergy)]
+        found = [_scaled(term.differences(x), factor) for term, factor in terms]
+        shift = None if not found else found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        if energy.sites.allowed.shape[1] == 2:
+            shift = None if shift is None else shift[..., 0]
+        elif shift is not None:
+            shift = torch.nn.functional.pad(shift, (1, 0))
+        table = None if self.table is None else _scaled(self.table, 1 / temperature).expand(len(x), *self.table.shape)
+        total: Any = table if shift is None else shift if table is None else shift + table
+        return uniform < torch.sigmoid(-total) if energy.sites.allowed.shape[1] == 2 else choose_values(-total, uniform)
+
+
+def _scaled(values: Tensor, factor: Any) -> Tensor:
+    """Returns a product; the values themselves for a factor of 1, whose product would keep compiled steps from being one loop."""
+    return values if isinstance(factor, float) and factor == 1 else factor * values
+
+
+def _terms(energy: Energy) -> list[tuple[Energy, Any]]:
+    """Returns the terms of the expression that a sampler gets, with their weights; none where it draws mixed points, or rows differ."""
+    expression, chains = plain_energy(energy)
+    return [] if expression is None or chains or energy.sites.mixed else expression.summands()
+
+
+def neighbour_energies(energy: Energy, x: Tensor, chosen: Tensor) -> Tensor:
+    """Returns the energies of the points with each value at each of $m$ sites, evaluated one by one, with shape $(B, m, K)$."""
+    index, values = energy.sites.index(x), energy.sites.allowed.shape[1]
+    found = []
+    for some in chosen.split(max(1, _NUMBERS // (x.numel() * values))):
+        points = energy.sites.neighbours(x, index, some).flatten(0, 2)
+        found.append(repeated(energy, len(x), len(some) * values)(points).view(len(x), len(some), values))
+    return torch.cat(found, 1).masked_fill(~energy.sites.allowed[chosen], math.inf)
 
 
 def _table(term: Energy, sites: Any, x: Tensor) -> Tensor | None:
@@ -99,8 +129,11 @@ def colour(count: int, couplings: list[Tensor]) -> Tensor:
 
 
 def choose_values(logits: Tensor, uniform: Tensor) -> Tensor:
-    r"""Returns values with probabilities $\propto e^{l}$, of logits with shape $(*, K)$ and uniform numbers with shape $*$."""
+    r"""Returns values with probabilities $\propto e^{l}$, of logits with shape $(*, K)$ and uniform numbers with shape $*$.
+
+    Values of two are Boolean.
+    """
     if logits.shape[-1] == 2:
-        return (uniform < torch.sigmoid(logits[..., 1] - logits[..., 0])).long()
+        return uniform < torch.sigmoid(logits[..., 1] - logits[..., 0])
     shares = torch.softmax(logits, -1).cumsum(-1)
     return (shares[..., :-1] <= uniform[..., None] * shares[..., -1:]).sum(-1)
